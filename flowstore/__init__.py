@@ -1,0 +1,117 @@
+"""Workflows whose every run, task, artifact and tag lands in one SQLite file.
+
+A flow is a class; its steps are methods. `python flow.py run` runs it, and what it made can be found again:
+
+    FlowSpec, step            what a flow is made of; Parameter, IncludeFile, retry, catch, timeout, …
+    current                   inside a task: which run, step and task it is
+    Flow, Run, Step, Task,    the results, in this order from the outside to the inside; each is addressed by
+    DataArtifact              a pathspec, "HelloFlow/5/start/17/x", and holds what comes after it
+    namespace(tag)            what the results are narrowed to, by default the user's own
+    use_store(path)           which file
+
+Example:
+    >>> from flowstore import Flow, FlowSpec, step
+    >>> class HelloFlow(FlowSpec):
+    ...     @step
+    ...     def start(self):
+    ...         self.greeting = "hello"
+    ...         self.next(self.end)
+    ...     @step
+    ...     def end(self):
+    ...         print(self.greeting)
+
+With `if __name__ == "__main__": HelloFlow()` at its end, the file runs with `python hello.py run`, and then
+`Flow("HelloFlow").latest_run.data.greeting` is `"hello"`.
+"""
+
+__version__ = "0.1.0"
+
+from flowstore import context as _context
+from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Task
+from flowstore.context import current, default_namespace, get_namespace, namespace
+from flowstore.errors import (
+    ArtifactError,
+    FlowstoreError,
+    GraphError,
+    InvalidPathspec,
+    NamespaceMismatch,
+    NotAStore,
+    NotFound,
+    ParameterError,
+    StoreCorrupt,
+    StoreNotFound,
+    StoreTooNew,
+    TaggingError,
+    TaskFailed,
+    TokenError,
+    UntrustedArtifact,
+)
+from flowstore.flow.decorators import (
+    catch,
+    environment,
+    parallel,
+    project,
+    resources,
+    retry,
+    schedule,
+    step,
+    timeout,
+)
+from flowstore.flow.parameters import IncludeFile, JSONType, Parameter
+from flowstore.flow.spec import FlowSpec
+from flowstore.store.locate import get_store, use_store
+
+
+def _main(flow: type[FlowSpec]) -> None:
+    from flowstore.cli.flow import main
+
+    main(flow)
+
+
+_context.state.make_run = Run
+_context.state.make_task = Task
+_context.state.main = _main
+
+__all__ = [
+    "ArtifactError",
+    "DataArtifact",
+    "ExceptionInfo",
+    "Flow",
+    "FlowSpec",
+    "Flows",
+    "FlowstoreError",
+    "GraphError",
+    "IncludeFile",
+    "InvalidPathspec",
+    "JSONType",
+    "NamespaceMismatch",
+    "NotAStore",
+    "NotFound",
+    "Parameter",
+    "ParameterError",
+    "Run",
+    "Step",
+    "StoreCorrupt",
+    "StoreNotFound",
+    "StoreTooNew",
+    "TaggingError",
+    "Task",
+    "TaskFailed",
+    "TokenError",
+    "UntrustedArtifact",
+    "catch",
+    "current",
+    "default_namespace",
+    "environment",
+    "get_namespace",
+    "get_store",
+    "namespace",
+    "parallel",
+    "project",
+    "resources",
+    "retry",
+    "schedule",
+    "step",
+    "timeout",
+    "use_store",
+]

@@ -1,0 +1,1 @@
+"""The two command lines: `python flow.py …` and `flowstore …`."""

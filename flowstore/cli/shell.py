@@ -1,0 +1,58 @@
+"""What both command lines share: exit codes, and one message for each error.
+
+0 success, 1 an error of ours or a failed run, 2 wrong usage, 128 + n stopped by signal n.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from flowstore.errors import FlowstoreError
+
+
+def run(command: click.Command, arguments: Sequence[str] | None, program: str) -> NoReturn:
+    """Run a command line to its end, and exit."""
+    sys.exit(_exit_code(lambda: command.main(arguments, prog_name=program, standalone_mode=False)))
+
+
+def _exit_code(call: Callable[[], Any]) -> int:
+    try:
+        result = call()
+        sys.stdout.flush()
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except FlowstoreError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Stopped.", err=True)
+        return 130
+    except BrokenPipeError:  # whoever read our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+class Group(click.Group):
+    """A group that lists its commands in the order of definition."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(self.commands)
+
+
+def safe(text: str) -> str:
+    """Text from a store without control characters, which could play tricks on a terminal.
+
+    >>> safe("a\x1b[31mb\\n")
+    'a[31mb\\n'
+    """
+    return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))

@@ -1,0 +1,206 @@
+"""Who and where: the user, the active namespace and store, and `current`.
+
+The only mutable module state of the package is the `state` object below. Everything else is handed
+what it needs. Two hooks point upwards in the layers (`make_run` and `make_task` for `current.run` and
+`current.task`, `main` for `FlowSpec()` in a script) and are set by the package's `__init__`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, Final
+
+from flowstore.errors import FlowstoreError
+
+
+class _Default:
+    """Stands for "the user never chose a namespace", which `None` (the global one) can't."""
+
+
+DEFAULT: Final = _Default()
+
+
+class State:
+    """What a process has chosen, or a task was started with."""
+
+    def __init__(self) -> None:
+        self.namespace: str | None | _Default = DEFAULT
+        self.store: Any = None  # the open flowstore.store.db.Store of this process, if any
+        self.task: dict[str, Any] = {}  # what `current` answers, empty outside a task
+        self.flow_module: ModuleType | None = None  # the module whose classes are this run's own
+        self.make_run: Callable[[str], Any] | None = None
+        self.make_task: Callable[[str], Any] | None = None
+        self.main: Callable[[type], None] | None = None
+
+
+state = State()
+
+
+def username() -> str:
+    """The name that runs are tagged with: `$FLOWSTORE_USER`, `$USERNAME`, `$USER`, else the account's."""
+    for variable in ("FLOWSTORE_USER", "USERNAME", "USER"):
+        if name := os.environ.get(variable):
+            return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # an account without a name, as in some containers
+        raise FlowstoreError("This account has no name: set $FLOWSTORE_USER to the name to tag runs with.") from None
+
+
+def home() -> Path:
+    """The folder of this user's key, tokens and trusted files: `$FLOWSTORE_HOME`, else the platform's."""
+    if chosen := os.environ.get("FLOWSTORE_HOME"):
+        return Path(chosen)
+    from platformdirs import user_data_path
+
+    return user_data_path("flowstore", appauthor=False)
+
+
+def namespace(tag: str | None) -> str | None:
+    """Switch what the Client shows to objects tagged `tag`; `None` shows everything.
+
+    Namespaces keep results organized. They are not a security boundary.
+
+    Args:
+        tag: any tag, such as `"user:anne"` or `"xyz_features"`, or `None` for the global namespace.
+
+    Returns:
+        The namespace that is now active.
+
+    Example:
+        >>> namespace("user:anne")
+        'user:anne'
+        >>> namespace(None) is None
+        True
+        >>> _ = default_namespace()
+    """
+    if tag is not None and (not isinstance(tag, str) or not tag):
+        raise FlowstoreError(f"A namespace is a tag, or None for the global one, not {tag!r}.")
+    state.namespace = tag
+    return tag
+
+
+def get_namespace() -> str | None:
+    """The active namespace: a tag, or `None` where everything is visible."""
+    if isinstance(state.namespace, _Default):
+        return f"user:{username()}"
+    return state.namespace
+
+
+def default_namespace() -> str | None:
+    """Go back to the namespace that this process started with, usually `user:NAME`; returns it."""
+    state.namespace = state.task.get("namespace", DEFAULT)
+    return get_namespace()
+
+
+class Current:
+    """The identity of the task that is running; `None` for everything outside one.
+
+    Attributes:
+        flow_name, run_id, step_name, task_id, pathspec, namespace, username: text.
+        origin_run_id: the run that is being resumed, `None` in a plain run.
+        retry_count: 0 in the first attempt.
+        tags: the run's tags when the task started, a frozenset.
+        parameters: the run's parameters, by name and by attribute.
+        project_name, branch_name, project_flow_name, is_production: of `@project`.
+        parallel: `node_index`, `num_nodes`, `main_ip`, `control_task_id` of a gang's member.
+        is_running_flow: whether this process runs a task.
+        run, task: the Client's objects.
+    """
+
+    _NAMES = (
+        "flow_name", "run_id", "origin_run_id", "step_name", "task_id", "pathspec", "namespace",
+        "username", "retry_count", "tags", "parameters", "is_running_flow", "run", "task",
+        "project_name", "branch_name", "project_flow_name", "is_production", "parallel",
+    )  # fmt: skip
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._NAMES:
+            raise AttributeError(f"current has no attribute {name!r}; it has: {', '.join(self._NAMES)}.")
+        if name == "is_running_flow":
+            return bool(state.task)
+        if name == "run" and state.task and state.make_run:
+            return state.make_run("/".join(state.task["pathspec"].split("/")[:2]))
+        if name == "task" and state.task and state.make_task:
+            return state.make_task(state.task["pathspec"])
+        return state.task.get(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of `name`, or `default` where it is unknown or `None`."""
+        value = getattr(self, name, None)
+        return default if value is None else value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and getattr(self, name, None) is not None
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._NAMES]
+
+
+current = Current()
+
+
+class Parameters:
+    """A run's parameters, by attribute, by name, and as a mapping's `keys()`, `items()`.
+
+    >>> p = Parameters({"alpha": lambda: 0.5})
+    >>> p.alpha, p["alpha"], "alpha" in p, dict(p.items())
+    (0.5, 0.5, True, {'alpha': 0.5})
+    """
+
+    def __init__(self, loaders: dict[str, Callable[[], Any]]) -> None:
+        self._loaders = MappingProxyType(loaders)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._loaders[name]()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._loaders:
+            raise AttributeError(f"the run has no parameter {name!r}")
+        return self._loaders[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaders)
+
+    def __len__(self) -> int:
+        return len(self._loaders)
+
+    def keys(self) -> list[str]:
+        """The names, in the order of definition."""
+        return list(self._loaders)
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Names and values."""
+        return [(name, load()) for name, load in self._loaders.items()]
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._loaders]
+
+
+@contextlib.contextmanager
+def running_task(identity: dict[str, Any]) -> Iterator[None]:
+    """Make `current` and the Client's namespace those of one task, for its duration."""
+    before = state.task, state.namespace
+    state.task, state.namespace = identity, identity["namespace"]
+    try:
+        yield
+    finally:
+        state.task, state.namespace = before
+
+
+@contextlib.contextmanager
+def everything() -> Iterator[None]:
+    """Look at the global namespace, for a block."""
+    before, state.namespace = state.namespace, None
+    try:
+        yield
+    finally:
+        state.namespace = before

@@ -1,0 +1,87 @@
+"""The exception tree: every error says what happened, to what, and what to do.
+
+    FlowstoreError
+    ├── StoreNotFound (FileNotFoundError)      no store where one was looked for
+    ├── NotAStore (ValueError)                 the file is something else
+    ├── StoreCorrupt (ValueError)              the file is damaged, or was tampered with
+    ├── StoreTooNew (ValueError)               a newer flowstore wrote it
+    ├── NotFound (KeyError)                    no such flow, run, step, task or artifact
+    ├── NamespaceMismatch (LookupError)        it exists, in another namespace
+    ├── InvalidPathspec (ValueError)           not of the form Flow/run/step/task/artifact
+    ├── TaggingError (ValueError)              a tag that can't be added or removed
+    ├── ParameterError (ValueError)            a parameter's definition or value
+    ├── GraphError (ValueError)                a flow whose steps don't fit together
+    ├── TokenError (PermissionError)           a deployment that needs authorization
+    ├── UntrustedArtifact (PermissionError)    a pickle that this user did not write
+    ├── ArtifactError (ValueError)             a value that can't be stored or read back
+    └── TaskFailed (RuntimeError)              a run that ended because a task failed
+
+Each derives from the builtin that a caller would naturally catch. On a command line each is one
+message on stderr, without a traceback, and exit code 1.
+"""
+
+from __future__ import annotations
+
+
+class FlowstoreError(Exception):
+    """Whatever flowstore refuses or can't do."""
+
+    def __str__(self) -> str:
+        """The message as written: KeyError's own `str` would quote it."""
+        return str(self.args[0]) if self.args else ""
+
+
+class StoreNotFound(FlowstoreError, FileNotFoundError):
+    """There is no store where one was looked for."""
+
+
+class NotAStore(FlowstoreError, ValueError):
+    """The file is not SQLite, or not flowstore's."""
+
+
+class StoreCorrupt(FlowstoreError, ValueError):
+    """The file is damaged, or its schema was changed."""
+
+
+class StoreTooNew(FlowstoreError, ValueError):
+    """The file was written by a newer flowstore."""
+
+
+class NotFound(FlowstoreError, KeyError):
+    """Nothing in the store has this address."""
+
+
+class NamespaceMismatch(FlowstoreError, LookupError):
+    """The object exists, outside the active namespace."""
+
+
+class InvalidPathspec(FlowstoreError, ValueError):
+    """The text is not a pathspec of the expected depth."""
+
+
+class TaggingError(FlowstoreError, ValueError):
+    """A tag that can't be added, replaced or removed."""
+
+
+class ParameterError(FlowstoreError, ValueError):
+    """A parameter is defined wrongly, or its value does not fit."""
+
+
+class GraphError(FlowstoreError, ValueError):
+    """The steps of a flow don't fit together."""
+
+
+class TokenError(FlowstoreError, PermissionError):
+    """A deployment needs an authorization that was not given."""
+
+
+class UntrustedArtifact(FlowstoreError, PermissionError):
+    """Loading would run code that this user did not write and has not trusted."""
+
+
+class ArtifactError(FlowstoreError, ValueError):
+    """A value can't be stored, or can't be read back."""
+
+
+class TaskFailed(FlowstoreError, RuntimeError):
+    """A run ended because a task failed."""

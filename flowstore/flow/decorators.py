@@ -1,0 +1,278 @@
+"""`@step`, and the small values that decorate steps and flows.
+
+A decorator says what is wanted; the driver and the task do it. Each is a frozen value whose `name` is what
+`--with` calls it. On a step, the innermost `@step` marks the function and the others add themselves to its
+`decorators`; on a flow they add themselves to the class's `flow_decorators`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar, overload
+
+import attrs
+
+from flowstore.errors import GraphError
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
+
+
+def step(function: F) -> F:
+    """Mark a method of a flow as one of its steps."""
+    function.is_step = True  # type: ignore[attr-defined]
+    return function
+
+
+class StepDecorator:
+    """What all step decorators have: a name, and adding themselves to a function."""
+
+    name: ClassVar[str]
+
+    def attach(self, function: F) -> F:
+        """Add to a step, once."""
+        attached: list[StepDecorator] = function.__dict__.setdefault("decorators", [])
+        if any(other.name == self.name for other in attached):
+            raise GraphError(f"Step {function.__name__} has two @{self.name} decorators; keep one.")
+        attached.append(self)
+        return function
+
+
+def _whole(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise GraphError(f"@{instance.name}: {attribute.name} must be a number that is not negative, not {value!r}.")
+
+
+@attrs.frozen(kw_only=True)
+class Retry(StepDecorator):
+    """Try a failed task again."""
+
+    name: ClassVar[str] = "retry"
+    times: int = attrs.field(default=3, validator=_whole)
+    minutes_between_retries: float = attrs.field(default=2, validator=_whole)
+
+
+@attrs.frozen(kw_only=True)
+class Catch(StepDecorator):
+    """Let the run go on when a task has failed for good."""
+
+    name: ClassVar[str] = "catch"
+    var: str | None = None
+    print_exception: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class Timeout(StepDecorator):
+    """Fail an attempt that takes too long."""
+
+    name: ClassVar[str] = "timeout"
+    seconds: float = attrs.field(default=0, validator=_whole)
+    minutes: float = attrs.field(default=0, validator=_whole)
+    hours: float = attrs.field(default=0, validator=_whole)
+
+    def __attrs_post_init__(self) -> None:
+        if self.total_s == 0:
+            raise GraphError("@timeout needs seconds, minutes or hours.")
+
+    @property
+    def total_s(self) -> float:
+        """The sum, in seconds."""
+        return self.seconds + 60 * self.minutes + 3600 * self.hours
+
+
+@attrs.frozen(kw_only=True)
+class Environment(StepDecorator):
+    """Set environment variables for the step's tasks."""
+
+    name: ClassVar[str] = "environment"
+    vars: Mapping[str, str] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.vars, Mapping):
+            raise GraphError(f"@environment: vars must be a dict of names and values, not {self.vars!r}.")
+
+
+class Resources(StepDecorator):
+    """What the step would like to have; recorded in the task's metadata, not enforced on one machine."""
+
+    name: ClassVar[str] = "resources"
+
+    def __init__(self, **amounts: Any) -> None:
+        self.amounts = amounts
+
+
+@attrs.frozen
+class Parallel(StepDecorator):
+    """The step runs as a gang, started with `self.next(…, num_parallel=n)`."""
+
+    name: ClassVar[str] = "parallel"
+
+
+@overload
+def retry(function: F) -> F: ...
+@overload
+def retry(*, times: int = 3, minutes_between_retries: float = 2) -> Callable[[F], F]: ...
+def retry(function: Any = None, **options: Any) -> Any:
+    """Try a failed task of this step again.
+
+    Args:
+        function: the step, where used without parentheses.
+        options: `times`, how often after the first attempt; `minutes_between_retries`.
+    """
+    return _decorate(Retry, function, options)
+
+
+@overload
+def catch(function: F) -> F: ...
+@overload
+def catch(*, var: str | None = None, print_exception: bool = True) -> Callable[[F], F]: ...
+def catch(function: Any = None, **options: Any) -> Any:
+    """Let the run go on when a task of this step has failed for good.
+
+    Args:
+        function: the step, where used without parentheses.
+        options: `var`, the artifact that gets a `flowstore.ExceptionInfo`, `None` where nothing failed;
+            `print_exception`, whether the traceback is printed.
+    """
+    return _decorate(Catch, function, options)
+
+
+@overload
+def timeout(function: F) -> F: ...
+@overload
+def timeout(*, seconds: float = 0, minutes: float = 0, hours: float = 0) -> Callable[[F], F]: ...
+def timeout(function: Any = None, **options: Any) -> Any:
+    """Fail an attempt of this step that takes longer than `seconds` + `minutes` + `hours`."""
+    return _decorate(Timeout, function, options)
+
+
+def environment(function: Any = None, **options: Any) -> Any:
+    """Set environment variables, `vars={"NAME": "value"}`, for this step's tasks."""
+    return _decorate(Environment, function, options)
+
+
+def resources(function: Any = None, **options: Any) -> Any:
+    """Record what this step would like to have, such as `cpu=4, memory=16000`."""
+    return _decorate(Resources, function, options)
+
+
+def parallel(function: Any = None, **options: Any) -> Any:
+    """Mark a step as a gang, started with `self.next(…, num_parallel=n)`."""
+    return _decorate(Parallel, function, options)
+
+
+def _decorate(kind: Callable[..., StepDecorator], function: Any, options: dict[str, Any]) -> Any:
+    if function is not None and not callable(function):
+        raise GraphError(f"@{kind.name}: options are given by name, as in {_example(kind)}.")  # type: ignore[attr-defined]
+    try:
+        decorator = kind(**options)
+    except TypeError:
+        raise GraphError(_unknown_option(kind, options)) from None
+    return decorator.attach if function is None else decorator.attach(function)
+
+
+def _option_names(kind: Any) -> list[str]:
+    return [field.name for field in attrs.fields(kind)] if attrs.has(kind) else []
+
+
+def _example(kind: Any) -> str:
+    names = _option_names(kind)
+    return f"@{kind.name}({names[0]}=…)" if names else f"@{kind.name}"
+
+
+def _unknown_option(kind: Any, options: Mapping[str, Any]) -> str:
+    names = _option_names(kind)
+    unknown = ", ".join(sorted(set(options) - set(names)))
+    return f"@{kind.name} has no option {unknown}; it has: {', '.join(names) or 'none'}."
+
+
+WITH: Mapping[str, Any] = {kind.name: kind for kind in (Retry, Catch, Timeout, Environment, Resources)}
+
+
+def from_text(text: str) -> StepDecorator:
+    """A decorator from `--with`'s form, `name` or `name:option=value,…`.
+
+    >>> from_text("retry:times=4,minutes_between_retries=0")
+    Retry(times=4, minutes_between_retries=0)
+    """
+    import json
+
+    name, _, rest = text.partition(":")
+    if name not in WITH:
+        raise GraphError(f"--with {text}: there is no decorator {name!r}; there are: {', '.join(WITH)}.")
+    options: dict[str, Any] = {}
+    for pair in _pairs(rest):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise GraphError(f"--with {text}: {pair!r} is not of the form option=value.")
+        try:
+            options[key.strip()] = json.loads(value)
+        except ValueError:
+            options[key.strip()] = {"True": True, "False": False, "None": None}.get(value, value)
+    try:
+        return WITH[name](**options)  # type: ignore[no-any-return]
+    except TypeError:
+        raise GraphError(f"--with {text}: {_unknown_option(WITH[name], options)}") from None
+
+
+def _pairs(text: str) -> list[str]:
+    """Split at commas that are not inside brackets, so that `vars={"A": "1", "B": "2"}` is one pair."""
+    pairs, depth = [""], 0
+    for character in text:
+        depth += (character in "{[") - (character in "}]")
+        if character == "," and depth == 0:
+            pairs.append("")
+        else:
+            pairs[-1] += character
+    return [pair for pair in pairs if pair]
+
+
+# --- decorators of flows
+
+
+class FlowDecorator:
+    """What flow decorators have: adding themselves to a class."""
+
+    name: ClassVar[str]
+
+    def __call__(self, flow: C) -> C:
+        """Add to a flow, once; a subclass's own decorator replaces its base's."""
+        own = {other.name: other for other in getattr(flow, "flow_decorators", ())}
+        flow.flow_decorators = (*({**own, self.name: self}).values(),)  # type: ignore[attr-defined]
+        return flow
+
+
+@attrs.frozen(kw_only=True)
+class project(FlowDecorator):  # noqa: N801  # used as a decorator
+    """Put a flow into a project, whose flows find each other's results in production.
+
+    Args:
+        name: lower-case letters, digits and underscores.
+    """
+
+    name: ClassVar[str] = "project"
+    project_name: str = attrs.field(alias="name")
+
+    def __attrs_post_init__(self) -> None:
+        import re
+
+        if not isinstance(self.project_name, str) or not re.fullmatch(r"[a-z0-9_]{1,128}", self.project_name):
+            raise GraphError(
+                f"@project: the name {self.project_name!r} may hold only lower-case letters, digits and underscores."
+            )
+
+
+@attrs.frozen(kw_only=True)
+class schedule(FlowDecorator):  # noqa: N801  # used as a decorator
+    """Say when a deployed flow runs: `hourly`, `daily` (the default), `weekly`, or a `cron` line; in `timezone`."""
+
+    name: ClassVar[str] = "schedule"
+    hourly: bool = False
+    daily: bool | None = None
+    weekly: bool = False
+    cron: str | None = None
+    timezone: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if sum(map(bool, (self.hourly, self.daily, self.weekly, self.cron))) > 1:
+            raise GraphError("@schedule: give one of hourly, daily, weekly and cron.")

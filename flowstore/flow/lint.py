@@ -1,0 +1,299 @@
+"""Every mistake of a graph that can be known before it runs, each as one message that says the fix.
+
+Invariant: a graph that passes has, for each step, one stack of open splits, the same by whatever path the
+step is reached; a join closes the innermost of them, and each split is closed by one join, where all its
+branches arrive. A run relies on it: a task's place in the foreaches around it follows from its step, a join
+knows how many tasks to wait for, and no run ends with a branch left over. `check_nesting` is the traversal
+that computes the stacks; the checks before it make sure that it has a whole graph to walk.
+
+A check is a function that yields messages. Those of a later stage take the earlier ones for granted, and only
+run when these found nothing: with a step missing, half the flow would be called unreachable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import graphlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+import attrs
+
+from flowstore.errors import GraphError
+from flowstore.flow.graph import SPLITS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flowstore.flow.graph import Graph, Node
+
+    Check = Callable[[Graph], Iterator[str]]
+    Stack = tuple[tuple[str, str], ...]  # the open splits, outermost first, each with the branch taken
+
+
+def check(graph: Graph) -> None:
+    """Refuse a graph that can't run.
+
+    Raises:
+        GraphError: with the first, most basic mistake.
+    """
+    for message in _messages(graph):
+        raise GraphError(message)
+
+
+def problems(graph: Graph) -> list[str]:
+    """All mistakes of the most basic kind that the graph has; empty if it can run."""
+    return list(_messages(graph))
+
+
+def _messages(graph: Graph) -> Iterator[str]:
+    for stage in CHECKS:
+        found = False
+        for each in stage:
+            for message in each(graph):
+                found = True
+                yield message
+        if found:
+            return
+
+
+def _at(node: Node, *, tail: bool = False) -> str:
+    return f"{node.file}:{node.next_line if tail else node.line}: step {node.name!r}"
+
+
+# Each step by itself.
+
+
+def check_has_steps(graph: Graph) -> Iterator[str]:
+    """A flow has steps."""
+    if not graph.nodes:
+        yield (
+            f"{graph.file}:{graph.line}: flow {graph.flow!r} has no steps. "
+            "Mark its methods with @step, from `start` to `end`."
+        )
+
+
+def check_start(graph: Graph) -> Iterator[str]:
+    """A run begins at `start`, with nothing to join."""
+    if "start" not in graph:
+        yield (
+            f"{graph.file}:{graph.line}: flow {graph.flow!r} has no step 'start', where a run begins. "
+            "Add one, or mark it with @step."
+        )
+    elif graph["start"].is_join:
+        yield f"{_at(graph['start'])} takes inputs, but a run begins here. Write `def start(self)`."
+
+
+def check_end(graph: Graph) -> Iterator[str]:
+    """A run ends at `end`, and only there."""
+    if "end" not in graph:
+        yield (
+            f"{graph.file}:{graph.line}: flow {graph.flow!r} has no step 'end', where a run ends. "
+            "Add one, or mark it with @step."
+        )
+    for node in graph:
+        if node.name == "end" and node.targets:
+            yield f"{_at(node, tail=True)} calls self.next, but a run ends here. Remove the call."
+        elif node.name != "end" and node.kind == "end":
+            yield (
+                f"{_at(node, tail=True)} has no self.next(...). Add one as its last statement, such as "
+                "self.next(self.end)."
+            )
+
+
+def check_names(graph: Graph) -> Iterator[str]:
+    """Names that begin with an underscore are flowstore's own."""
+    for node in graph:
+        if node.name.startswith("_"):
+            yield f"{_at(node)} begins with an underscore, which is kept for flowstore. Rename it."
+
+
+def check_tails(graph: Graph) -> Iterator[str]:
+    """Each `self.next` is of a form that can be read."""
+    for node in graph:
+        if node.problem:
+            yield f"{_at(node, tail=True)}: {node.problem}"
+
+
+def check_targets(graph: Graph) -> Iterator[str]:
+    """Each `self.next` leads to steps of this flow."""
+    for node in graph:
+        for target in node.targets:
+            if target not in graph:
+                close = difflib.get_close_matches(target, graph.nodes, n=2)
+                hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+                yield (
+                    f"{_at(node, tail=True)} leads to {target!r}, which is no step of {graph.flow}. {hint}"
+                    "If it is a method, mark it with @step."
+                )
+
+
+# Whether every step lies on a way from `start` to `end`.
+
+
+def check_cycles(graph: Graph) -> Iterator[str]:
+    """Only a switch may lead back: any other cycle never ends."""
+    certain = {node.name: node.targets for node in graph if node.kind != "switch"}
+    try:
+        graphlib.TopologicalSorter(certain).prepare()
+    except graphlib.CycleError as error:
+        cycle = error.args[1][:0:-1]  # reversed, as it takes what leads on for what comes before
+        start = cycle.index(next(name for name in graph.nodes if name in cycle))
+        cycle = [*cycle[start:], *cycle[:start]]  # told from the step that comes first in the source
+        way = " -> ".join([*cycle, cycle[0]])
+        yield (
+            f"{_at(graph[cycle[-1]], tail=True)} leads back to {cycle[0]!r} ({way}), so the run never ends. "
+            "To go back, use a switch, which can also go on: "
+            f'self.next({{True: self.{cycle[0]}, False: self.end}}, condition="again").'
+        )
+
+
+def check_reached(graph: Graph) -> Iterator[str]:
+    """Each step can be reached from `start`."""
+    reached = _closure("start", lambda name: graph[name].targets)
+    for node in graph:
+        if node.name not in reached:
+            yield f"{_at(node)} is never reached from 'start'. Lead a self.next(...) to it, or remove it."
+
+
+def check_ends(graph: Graph) -> Iterator[str]:
+    """From each step, `end` can be reached."""
+    ending = _closure("end", graph.parents)
+    for node in graph:
+        if node.name not in ending:
+            yield (
+                f"{_at(node, tail=True)} never gets to 'end': from here the run goes round for ever. Give a "
+                "switch on the way a case that leads out."
+            )
+
+
+def _closure(first: str, following: Callable[[str], tuple[str, ...]]) -> set[str]:
+    seen, left = {first}, [first]
+    while left:
+        new = set(following(left.pop())) - seen
+        seen |= new
+        left += new
+    return seen
+
+
+# Whether every split is joined.
+
+
+def check_nesting(graph: Graph) -> Iterator[str]:
+    """Each step has one stack of open splits, and each split one join."""
+    walk = _Walk(graph)
+    left, seen = deque(["start"]), {"start"}
+    told: set[str] = set()
+    while left:
+        node = graph[left.popleft()]
+        for target in node.targets:
+            problem = walk.arrive(node, graph[target])
+            if problem and problem not in told:  # each branch of a split may meet the same mistake
+                told.add(problem)
+                yield problem
+            if target not in seen:
+                seen.add(target)
+                left.append(target)
+
+
+@attrs.define
+class _Walk:
+    """The splits that are open at each step met so far, from its first arrival; later ones must agree."""
+
+    graph: Graph
+    stacks: dict[str, Stack] = attrs.field(factory=lambda: {"start": ()})
+    closes: dict[str, str] = attrs.field(factory=dict)  # join -> the split it closes
+    joined: dict[str, str] = attrs.field(factory=dict)  # split -> the join that closes it
+    unjoined: set[str] = attrs.field(factory=set)  # splits that are open at `end`
+
+    def arrive(self, node: Node, target: Node) -> str | None:
+        """Go along one edge; what is wrong with it, if anything."""
+        stack = self.stacks[node.name]
+        if node.kind in SPLITS:
+            stack = (*stack, (node.name, target.name))
+        problem = self._close(node, target, stack) if target.is_join else None
+        if target.is_join:
+            stack = stack[:-1]
+        if target.name == "end":
+            return problem or self._left_open(stack)
+        first = self.stacks.setdefault(target.name, stack)
+        return problem or (None if first == stack else self._meet(node, target, stack, first))
+
+    def _close(self, node: Node, join: Node, stack: Stack) -> str | None:
+        if node.kind in SPLITS:
+            return (
+                f"{_at(node, tail=True)} leads straight to the join {join.name!r}, so that branch has no "
+                "step. Put one in between."
+            )
+        if not stack:
+            return (
+                f"{_at(join)} takes inputs, but coming from {node.name!r} no split is open. "
+                f"Write `def {join.name}(self)`, or lead only branches of a split to it."
+            )
+        split = stack[-1][0]
+        first = self.closes.setdefault(join.name, split)
+        if first != split:
+            inner, outer = sorted((split, first), key=lambda name: -len(self.stacks[name]))
+            nested = outer in dict(self.stacks[inner])
+            return (
+                f"{_at(join)} joins branches of two splits, {outer!r} and {'within it ' * nested}{inner!r}. "
+                f"Join those of {inner!r} {'first, ' * nested}in a step of their own."
+            )
+        other = self.joined.setdefault(split, join.name)
+        if other != join.name:
+            return (
+                f"{_at(self.graph[split], tail=True)} splits into branches that arrive at different joins, "
+                f"{other!r} and {join.name!r}. Lead all of them to one."
+            )
+        return None
+
+    def _left_open(self, stack: Stack) -> str | None:
+        if not stack or stack[-1][0] in self.unjoined:  # one branch stands for all
+            return None
+        split = self.graph[stack[-1][0]]
+        self.unjoined.add(split.name)
+        return (
+            f"{_at(split, tail=True)} has a branch, {stack[-1][1]!r}, that gets to 'end' without a join. "
+            "Lead it to a step that takes inputs, such as `def join(self, inputs)`, and that one to 'end'."
+        )
+
+    def _meet(self, node: Node, target: Node, stack: Stack, first: Stack) -> str:
+        if [split for split, _ in stack] == [split for split, _ in first]:
+            split = next(mine[0] for mine, theirs in zip(stack, first, strict=True) if mine != theirs)
+            return (
+                f"{_at(target)} is where branches of {split!r} meet, but it does not join them. "
+                f"Write `def {target.name}(self, inputs)`."
+            )
+        return (
+            f"{_at(target)} is reached from {node.name!r} {_within(stack)}, but elsewhere {_within(first)}. "
+            "On every way to a step the same splits must be open. Join first, or lead to another step."
+        )
+
+
+def _within(stack: Stack) -> str:
+    return f"within {' and '.join(repr(split) for split, _ in stack)}" if stack else "outside of any split"
+
+
+def check_parallel(graph: Graph) -> Iterator[str]:
+    """A gang is started by `num_parallel`, and knows itself as one by `@parallel`."""
+    for node in graph:
+        for target in node.targets:
+            gang = "parallel" in graph[target].decorators
+            if node.kind == "parallel" and not gang:
+                yield f"{_at(graph[target])} is run by num_parallel in {node.name!r}. Add @parallel to it."
+            elif gang and node.kind != "parallel":
+                yield (
+                    f"{_at(node, tail=True)} leads to {target!r}, which is marked @parallel. Write "
+                    f"self.next(self.{target}, num_parallel=n), or remove @parallel."
+                )
+    if "parallel" in graph["start"].decorators:
+        yield f"{_at(graph['start'])} is marked @parallel, but a run begins with one task. Remove @parallel."
+
+
+CHECKS: tuple[tuple[Check, ...], ...] = (
+    (check_has_steps,),
+    (check_start, check_end, check_names, check_tails, check_targets),
+    (check_cycles,),
+    (check_reached, check_ends),
+    (check_nesting, check_parallel),
+)

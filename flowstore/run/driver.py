@@ -1,0 +1,592 @@
+"""The loop: plan -> executor -> commit. The driver is its run's only writer.
+
+What has arrived when the loop comes round is committed in one transaction: results of attempts, the tasks
+that start because of them, and log lines. An attempt is launched only after it is visible as running, and
+its results become visible together with what follows from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any, Protocol
+
+import attrs
+
+from flowstore.flow.graph import Graph
+from flowstore.run import wire
+from flowstore.run.console import Console, Lines
+from flowstore.run.local import Died, Event, Offered, Printed, Reported, Sent
+from flowstore.run.plan import Frame, Outcome, Plan, PlannedTask
+from flowstore.run.resume import Origin
+from flowstore.store import blobs, records, trust
+from flowstore.store.blobs import Staging
+from flowstore.store.codecs import Encoded
+from flowstore.store.db import Store
+from flowstore.store.liveness import HEARTBEAT_S
+
+LOG_INTERVAL_S = 0.5
+KILL_GRACE_S = 5.0  # after a timeout was raised in the step, and after a stop was asked for
+
+
+class Executor(Protocol):
+    """What runs attempts; see `run.local`."""
+
+    def launch(self, order: Mapping[str, Any], step: str) -> int: ...
+    def pid(self, number: int) -> int | None: ...
+    def wait(self, timeout_s: float | None) -> list[Event]: ...
+    def answer(self, number: int, message: dict[str, Any]) -> None: ...
+    def kill(self, number: int, how: signal.Signals) -> None: ...
+    def watch(self, waker: socket.socket) -> None: ...
+
+
+@attrs.frozen
+class StepPolicy:
+    """What a step's decorators ask of the driver."""
+
+    retries: int = 0
+    retry_delay_s: float = 0
+    timeout_s: float = 0
+    catch: Mapping[str, Any] | None = None
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class RunPlan:
+    """All that the driver needs to know of a run.
+
+    Attributes:
+        flow, run_id: its address.
+        graph: its steps.
+        policies: by step.
+        template: what every order holds; see `_order`.
+        max_workers: how many attempts run at a time.
+        origin: the run that it resumes.
+    """
+
+    flow: str
+    run_id: int
+    graph: Graph
+    policies: Mapping[str, StepPolicy]
+    template: Mapping[str, Any]
+    max_workers: int
+    origin: Origin | None = None
+
+
+@attrs.define(eq=False)
+class _Task:
+    """A task that was started, through all of its attempts."""
+
+    planned: PlannedTask
+    id: int
+    base_id: int | None
+    attempt: int = -1
+    attempt_id: int = 0
+    number: int = 0  # the executor's, of the present attempt
+    pid: int | None = None
+    deadline: float | None = None
+    timed_out: bool = False
+    fallback: Mapping[str, str] | None = None
+    streams: dict[str, Lines] = attrs.field(factory=dict)
+    staged: list[tuple[dict[str, Any], Staging | None]] = attrs.field(factory=list)
+    sending: deque[tuple[int, Staging]] = attrs.field(factory=deque)
+
+
+@attrs.frozen
+class _Opened:
+    """A task that opened a foreach or gang: where its tasks find their items."""
+
+    task_id: int
+    items_from: str | None
+    items: list[dict[str, Any]] | None
+
+
+@attrs.frozen
+class _Finished:
+    """How an attempt ended, on its way into the store."""
+
+    task: _Task
+    report: Mapping[str, Any]
+
+
+class Stop:
+    """Asks the driver to stop, from a signal's handler, at a moment when nothing is half done."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.waker, self._wake = socket.socketpair()
+        self._wake.setblocking(False)
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM for the duration."""
+        try:
+            fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        except ValueError:  # not in the main thread: nobody sends signals here
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(fd)
+            self.waker.close()
+            self._wake.close()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+
+
+class Driver:
+    """Runs one run to its end.
+
+    Args:
+        store: open, writable.
+        run: what to run.
+        executor: what runs attempts.
+        console: where lines go.
+        stop: asks to stop early.
+    """
+
+    def __init__(self, store: Store, run: RunPlan, executor: Executor, console: Console, stop: Stop) -> None:
+        self._store = store
+        self._run = run
+        self._executor = executor
+        self._console = console
+        self._stop = stop
+        self._plan = Plan(run.graph)
+        self._ready: deque[PlannedTask] = deque()
+        self._again: list[tuple[float, int, _Task]] = []  # a heap: when, task id, task to try again
+        self._running: dict[int, _Task] = {}
+        self._finished: list[_Finished] = []
+        self._ids: dict[int, tuple[int, str, int | None]] = {}  # plan's key: task id, step, base for what follows
+        self._opened: dict[int, _Opened] = {}
+        self._step_ids: dict[str, int] = {}
+        self._log: list[tuple[int, str, int, str]] = []
+        self._lines: list[tuple[int, str, str]] = []
+        self._log_bytes = 0
+        self._log_due: float | None = None
+        self._seen = time.monotonic()
+        self._counts = {"done": 0, "failed": 0, "reused": 0}
+        self.failed_task: str | None = None
+
+    def run(self) -> str:
+        """Run to the end.
+
+        Returns:
+            The run's status: 'successful', 'failed' or 'stopped'.
+        """
+        self._executor.watch(self._stop.waker)
+        self._ready.append(self._plan.start())
+        status = None
+        while status is None:
+            if self._stop.signal is not None:
+                return self._stop_tasks()
+            if self._finished or self._startable() or self._log_is_due() or self._heartbeat_is_due():
+                status = self._commit()
+                continue
+            for event in self._executor.wait(self._timeout()):
+                self._handle(event)
+            self._kill_overdue()
+        return status
+
+    # --- what is to be done, and when
+
+    def _startable(self) -> bool:
+        if self.failed_task is not None:
+            return False
+        free = len(self._running) < self._run.max_workers
+        if self._again and self._again[0][0] <= time.monotonic() and free:
+            return True
+        return bool(self._ready) and (free or self._ready[0].gang is not None)
+
+    def _log_is_due(self) -> bool:
+        return self._log_due is not None and (time.monotonic() >= self._log_due or self._log_bytes > 4 << 20)
+
+    def _heartbeat_is_due(self) -> bool:
+        return time.monotonic() - self._seen >= HEARTBEAT_S
+
+    def _timeout(self) -> float:
+        now = time.monotonic()
+        due = [self._seen + HEARTBEAT_S]
+        if self._log_due is not None:
+            due.append(self._log_due)
+        if self._again and self.failed_task is None and len(self._running) < self._run.max_workers:
+            due.append(self._again[0][0])
+        due += [task.deadline for task in self._running.values() if task.deadline is not None]
+        return max(0.0, min(due) - now)
+
+    # --- events
+
+    def _handle(self, event: Event) -> None:
+        task = self._running.get(event.number)
+        if task is None:
+            return
+        if isinstance(event, Printed):
+            self._take_output(task, event.stream, event.data)
+        elif isinstance(event, Offered):
+            self._take_offer(task, event.large)
+        elif isinstance(event, Sent):
+            self._take_data(task, event.data)
+        elif isinstance(event, Reported):
+            self._end_attempt(task, event.report)
+        else:
+            self._end_attempt(task, self._death(task, event))
+
+    def _take_output(self, task: _Task, stream: str, data: bytes, *, end: bool = False) -> None:
+        if stream not in task.streams:
+            task.streams[stream] = Lines()
+        text, lines = task.streams[stream].feed(data, end=end)
+        at = records.now_ms()
+        label = self._label(task)
+        self._console.lines([(at, label, line) for line in lines])
+        if text:
+            self._log.append((task.attempt_id, stream, at, text))
+            self._log_bytes += len(text)
+            if self._log_due is None:
+                self._log_due = time.monotonic() + LOG_INTERVAL_S
+
+    def _take_offer(self, task: _Task, large: list[dict[str, Any]]) -> None:
+        """Ask for the contents that the store lacks, each once."""
+        wanted: dict[tuple[str, str], int] = {}
+        with self._store.read() as db:
+            for index, content in enumerate(large):
+                known = blobs.find(db, bytes.fromhex(content["sha"]), content["codec"]) is not None
+                if not known:
+                    wanted.setdefault((content["sha"], content["codec"]), index)
+        for index, content in enumerate(large):
+            staging = None
+            if index in wanted.values():
+                described = (content["codec"], content["size_bytes"], content["type"], content["preview"])
+                staging = Staging(self._store, self._run.run_id, *described)
+                task.sending.append((content["size_bytes"], staging))
+            task.staged.append((content, staging))
+        self._executor.answer(task.number, {"send": sorted(wanted.values())})
+
+    def _take_data(self, task: _Task, data: bytes) -> None:
+        size, staging = task.sending[0]
+        staging.write(data)
+        if staging.received_bytes >= size:
+            task.sending.popleft()
+
+    def _death(self, task: _Task, event: Died) -> dict[str, Any]:
+        kind, message = "TaskDied", str(event)
+        if task.timed_out:
+            limit = self._run.policies[task.planned.step].timeout_s
+            kind, message = "TimeoutExpired", f"The task took longer than its timeout of {limit:g} s and was killed."
+        self._take_output(task, "stderr", f"{message}\n".encode())
+        return {"status": "failed", "died": True, "failure": {"type": kind, "message": message, "traceback": message}}
+
+    def _end_attempt(self, task: _Task, report: Mapping[str, Any]) -> None:
+        del self._running[task.number]
+        for stream in task.streams:
+            self._take_output(task, stream, b"", end=True)
+        task.streams.clear()
+        self._finished.append(_Finished(task, report))
+
+    def _kill_overdue(self) -> None:
+        for task in self._running.values():
+            if task.deadline is not None and time.monotonic() >= task.deadline:
+                task.timed_out, task.deadline = True, None
+                self._executor.kill(task.number, signal.SIGKILL)
+
+    # --- commits
+
+    def _commit(self) -> str | None:
+        """Write all that has come, in one transaction, then launch what starts; gives the status of a run that is over."""
+        finished, self._finished = self._finished, []
+        started: list[_Task] = []
+        lines: list[tuple[_Task, str]] = []
+        with self._store.write() as db:
+            for item in finished:
+                lines += self._record(db, item)
+            self._start_ready(db, started)
+            self._write_log(db)
+            status = self._status(started)
+            if status is not None:
+                records.finish_run(db, self._run.run_id, status)
+            elif self._heartbeat_is_due():
+                records.touch_run(db, self._run.run_id)
+                self._seen = time.monotonic()
+        for task, text in lines:
+            self._console.line(records.now_ms(), self._label(task), text)
+        for task in started:
+            self._launch(task)
+        for task in started:  # only now, since the first launches' pids arrive while the last ones are made
+            task.pid = self._executor.pid(task.number)
+            self._console.line(records.now_ms(), self._label(task), "Task is starting.")
+        self._show_progress()
+        return status
+
+    def _write_log(self, db: Any) -> None:
+        records.append_log(db, self._log)
+        self._log, self._log_bytes, self._log_due = [], 0, None
+
+    def _status(self, started: list[_Task]) -> str | None:
+        if self._running or started:
+            return None
+        if self.failed_task is not None:
+            return "failed"
+        return "successful" if self._plan.done else None
+
+    def _record(self, db: Any, finished: _Finished) -> list[tuple[_Task, str]]:
+        """Write one attempt's end, and find out what follows from it; gives the lines to show."""
+        task, report = finished.task, finished.report
+        policy = self._run.policies[task.planned.step]
+        transition = report.get("outcome")
+        failure = report.get("failure")
+        artifacts = [*self._artifacts(db, task, report)]
+        records.finish_attempt(
+            db,
+            task.id,
+            task.attempt_id,
+            report["status"],
+            pid=task.pid,
+            artifacts=artifacts,
+            transition=json.dumps(transition) if transition else None,
+            failure=records.Failure(**failure) if failure else None,
+            metadata=policy.metadata,
+        )
+        if report["status"] == "successful":
+            self._succeed(task, report, sets_any=bool(artifacts))
+            caught = " (an exception was caught)" if failure else ""
+            return [(task, f"Task finished successfully.{caught}")]
+        return [(task, self._fail(task, policy, report))]
+
+    def _artifacts(self, db: Any, task: _Task, report: Mapping[str, Any]) -> Iterator[tuple[str, int | None, int]]:
+        """The rows of what an attempt set: name, blob, whether merged."""
+        staged = {(content["sha"], content["codec"]): staging for content, staging in task.staged if staging}
+        for artifact in report.get("artifacts", ()):
+            sha, codec = bytes.fromhex(artifact["sha"]), artifact["codec"]
+            staging = staged.get((artifact["sha"], codec))
+            if staging is not None:
+                blob_id = staging.publish(db, sha)
+            elif artifact["large"]:
+                blob_id = self._find_large(db, sha, codec)
+            else:
+                _, data = wire.content_from_json(artifact)
+                described = (codec, artifact["type"], artifact["preview"], artifact["size_bytes"])
+                blob_id = blobs.put(db, self._store, Encoded(*described, sha, [data]))
+            yield artifact["name"], blob_id, 0
+        for name, blob_id in report.get("merged", {}).items():
+            yield name, blob_id, 1
+        for name in report.get("deleted", ()):
+            yield name, None, 0
+
+    def _find_large(self, db: Any, sha: bytes, codec: str) -> int:
+        blob_id = blobs.find(db, sha, codec)
+        assert blob_id is not None  # the offer found it, and nothing in use is ever removed
+        if codec == "pickle":
+            trust.sign(db, self._store.uuid, blob_id, sha, codec)
+        return blob_id
+
+    def _succeed(self, task: _Task, report: Mapping[str, Any], *, sets_any: bool) -> None:
+        asked = report["outcome"]
+        outcome = Outcome(tuple(asked["targets"]), asked["count"], asked["gang"])
+        self._follow(task.planned, task.id, task.id if sets_any else task.base_id, outcome, asked, report["items"])
+        self._counts["done"] += 1
+
+    def _follow(
+        self,
+        planned: PlannedTask,
+        task_id: int,
+        base_id: int | None,
+        outcome: Outcome,
+        asked: Mapping[str, Any],
+        items: list[dict[str, Any]] | None,
+    ) -> None:
+        """Let the plan say what becomes ready, and remember what that needs to know of this task."""
+        self._ids[planned.key] = (task_id, planned.step, base_id)
+        if outcome.count is not None:
+            self._opened[planned.key] = _Opened(task_id, asked.get("items_from"), items)
+        self._ready += self._plan.finish(planned, outcome)
+
+    def _fail(self, task: _Task, policy: StepPolicy, report: Mapping[str, Any]) -> str:
+        """Decide what follows from a failed attempt; gives the line to show."""
+        for _, staging in task.staged:
+            if staging is not None:
+                staging.abandon()
+        attempts = 1 + policy.retries
+        if task.attempt + 1 < attempts and self.failed_task is None:
+            heapq.heappush(self._again, (time.monotonic() + policy.retry_delay_s, task.id, task))
+            wait = f" in {policy.retry_delay_s:g} s" if policy.retry_delay_s else ""
+            return f"Task failed. It will be tried again{wait} (attempt {task.attempt + 2} of {attempts})."
+        if report.get("died") and policy.catch is not None and task.fallback is None:
+            task.fallback = report["failure"]  # the process could not handle its own death: another one does
+            heapq.heappush(self._again, (0.0, task.id, task))
+            return "Task failed. @catch will handle it."
+        self._counts["failed"] += 1
+        if self.failed_task is None:
+            self.failed_task = f"{task.planned.step}/{task.id}"
+        gang = task.planned.gang
+        for other in self._running.values():
+            if gang is not None and other.planned.gang is not None and other.planned.gang.opener == gang.opener:
+                self._executor.kill(other.number, signal.SIGKILL)  # a gang waits for its members
+        return "Task failed."
+
+    # --- starting tasks
+
+    def _start_ready(self, db: Any, started: list[_Task]) -> None:
+        while self.failed_task is None:
+            running = len(self._running) + len(started)
+            free = running < self._run.max_workers
+            if free and self._again and self._again[0][0] <= time.monotonic():
+                _, _, task = heapq.heappop(self._again)
+            elif self._ready and (free or self._ready[0].gang is not None or self._run.origin is not None):
+                planned = self._ready[0]
+                if self._take_over(db, planned):
+                    continue
+                if not free and planned.gang is None:
+                    return
+                task = self._new_task(db, planned)
+            else:
+                return
+            task.attempt += 1
+            task.attempt_id = records.start_attempt(db, task.id, task.attempt)
+            started.append(task)
+
+    def _new_task(self, db: Any, planned: PlannedTask) -> _Task:
+        self._ready.popleft()
+        parents = [self._ids[parent] for parent in planned.parents]
+        base_id = None if self._run.graph[planned.step].is_join or not parents else parents[0][2]
+        step_id = self._step_id(db, planned.step)
+        task_id = records.start_task(
+            db, self._run.run_id, step_id, [parent[0] for parent in parents], base_id, planned.foreach_path
+        )
+        return _Task(planned, task_id, base_id)
+
+    def _take_over(self, db: Any, planned: PlannedTask) -> bool:
+        """Reuse the origin's task for a planned one, if it can be."""
+        taken = self._run.origin.take(planned) if self._run.origin is not None else None
+        if taken is None:
+            return False
+        self._ready.popleft()
+        row, outcome, asked = taken
+        parents = [self._ids[parent] for parent in planned.parents]
+        base_id = None if self._run.graph[planned.step].is_join or not parents else parents[0][2]
+        task_id = records.reuse_task(
+            db, self._run.run_id, self._step_id(db, planned.step), row["id"], [p[0] for p in parents], base_id
+        )
+        self._follow(planned, task_id, task_id if row["sets_any"] else base_id, outcome, asked, None)
+        self._counts["reused"] += 1
+        self._counts["done"] += 1
+        return True
+
+    def _step_id(self, db: Any, name: str) -> int:
+        if name not in self._step_ids:
+            self._step_ids[name] = records.ensure_step(db, self._run.run_id, name)
+        return self._step_ids[name]
+
+    def _launch(self, task: _Task) -> None:
+        policy = self._run.policies[task.planned.step]
+        task.number = self._executor.launch(self._order(task, policy), task.planned.step)
+        self._running[task.number] = task
+        task.pid = None
+        task.staged, task.sending, task.timed_out = [], deque(), False
+        task.deadline = time.monotonic() + policy.timeout_s + KILL_GRACE_S if policy.timeout_s else None
+
+    def _order(self, task: _Task, policy: StepPolicy) -> dict[str, Any]:
+        """What a worker needs to run an attempt; all of it is JSON."""
+        planned = task.planned
+        run = self._run
+        frames = [self._frame(frame) for frame in planned.frames if frame.kind != "branch"]
+        inputs, joined = self._inputs(planned) if run.graph[planned.step].is_join else ([], None)
+        pathspec = f"{run.flow}/{run.run_id}/{planned.step}/{task.id}"
+        gang = planned.gang
+        current = {
+            **run.template["current"],
+            "step_name": planned.step,
+            "task_id": str(task.id),
+            "pathspec": pathspec,
+            "retry_count": task.attempt,
+            "parallel": None if gang is None else self._gang(planned, task.id, gang),
+        }
+        return {
+            **run.template,
+            "current": current,
+            "step": planned.step,
+            "base_id": task.base_id,
+            "frames": frames,
+            "inputs": inputs,
+            "joined": joined,
+            "environment": dict(policy.environment),
+            "timeout_s": policy.timeout_s,
+            "catch": policy.catch,
+            "last_attempt": task.attempt >= policy.retries,
+            "fallback": task.fallback,
+        }
+
+    def _frame(self, frame: Frame) -> dict[str, Any]:
+        opened = self._opened[frame.opener]
+        item = opened.items[frame.index] if opened.items is not None else None
+        return {"index": frame.index, "item": item, **self._frame_of(frame, opened)}
+
+    def _frame_of(self, frame: Frame, opened: _Opened) -> dict[str, Any]:
+        return {"kind": frame.kind, "count": frame.count, "opener": opened.task_id, "items_from": opened.items_from}
+
+    def _inputs(self, planned: PlannedTask) -> tuple[list[tuple[int, str, int]], dict[str, Any] | None]:
+        """The tasks that a join joins, and the frame that they were in."""
+        parents = [self._ids[parent] for parent in planned.parents]
+        inputs = [(task_id, step, index) for index, (task_id, step, _) in enumerate(parents)]
+        closed = planned.closes
+        if closed is None or closed.kind == "branch":
+            return inputs, None
+        return inputs, self._frame_of(closed, self._opened[closed.opener])
+
+    def _gang(self, planned: PlannedTask, task_id: int, frame: Frame) -> dict[str, Any]:
+        first = task_id - frame.index  # members are inserted one after the other, in one transaction
+        return {
+            "main_ip": "127.0.0.1",
+            "num_nodes": frame.count,
+            "node_index": frame.index,
+            "control_task_id": str(first),
+        }
+
+    # --- the end
+
+    def _stop_tasks(self) -> str:
+        """End what runs, keep what has finished, and record the run as stopped."""
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            for number in list(self._running):
+                self._executor.kill(number, signal.Signals(how))
+            deadline = time.monotonic() + KILL_GRACE_S
+            while self._running and time.monotonic() < deadline:
+                for event in self._executor.wait(0.1):
+                    if isinstance(event, Died) and event.number in self._running:
+                        del self._running[event.number]
+                    else:
+                        self._handle(event)
+        finished, self._finished = self._finished, []
+        with self._store.write() as db:
+            for item in finished:
+                if item.report["status"] == "successful":
+                    self._record(db, item)
+            self._write_log(db)
+            done = self._plan.done and not self._running and self.failed_task is None
+            status = "successful" if done else "stopped"
+            records.finish_run(db, self._run.run_id, status)
+        return status
+
+    def _label(self, task: _Task) -> str:
+        return f"{self._run.run_id}/{task.planned.step}/{task.id} (pid {task.pid})"
+
+    def _show_progress(self) -> None:
+        waiting = len(self._ready) + len(self._again)
+        running = len(self._running)
+        total = self._counts["done"] + self._counts["failed"] + running + waiting
+        self._console.progress(done=self._counts["done"], running=running, failed=self._counts["failed"], total=total)
+
+    @property
+    def reused(self) -> int:
+        """How many tasks were taken over from the origin."""
+        return self._counts["reused"]

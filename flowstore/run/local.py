@@ -1,0 +1,410 @@
+"""Tasks on this machine: an executor, which is five methods and a few events.
+
+    launch(order, step) -> number     start an attempt
+    wait(timeout_s) -> [event]        what attempts did since the last call
+    answer(number, message)           reply to an offer
+    kill(number, signal)              end an attempt, with its process group
+    close()                           end everything
+
+The driver knows no more than this, so that tasks can run elsewhere too. Here an attempt is a process: forked
+by the task server, or a fresh interpreter where there is no `fork`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.flow.graph import Graph
+from flowstore.flow.spec import FlowSpec
+from flowstore.run import server, wire
+
+_READ_BYTES = 1 << 16
+_STREAMS = ("stdout", "stderr")
+
+
+@attrs.frozen
+class Printed:
+    """An attempt wrote to `stream`."""
+
+    number: int
+    stream: str
+    data: bytes
+
+
+@attrs.frozen
+class Offered:
+    """An attempt has large contents; it waits for an answer that says which to send."""
+
+    number: int
+    large: list[dict[str, Any]]
+
+
+@attrs.frozen
+class Sent:
+    """The next chunk of the contents that were asked for."""
+
+    number: int
+    data: bytes
+
+
+@attrs.frozen
+class Reported:
+    """An attempt is over, and says how."""
+
+    number: int
+    report: dict[str, Any]
+
+
+@attrs.frozen
+class Died:
+    """An attempt's process ended without a report: `signal` killed it, or it exited with `code`."""
+
+    number: int
+    code: int | None
+    signal: int | None
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            try:
+                name = signal.Signals(self.signal).name
+            except ValueError:
+                name = f"signal {self.signal}"
+            hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
+            return f"The task's process was killed by {name}{hint}."
+        return f"The task's process exited with code {self.code} before the step had finished."
+
+
+Event = Printed | Offered | Sent | Reported | Died
+
+
+class _Worker:
+    """One process that runs tasks, and the driver's ends of its three connections."""
+
+    def __init__(self, ident: int, step: str) -> None:
+        self.ident = ident  # what the task server calls it
+        self.step = step
+        self.number: int | None = None  # the attempt that it runs
+        self.pid: int | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.channel: socket.socket
+        self.pipes: dict[str, int | socket.socket] = {}  # stream: what to read it from
+        self.reader = wire.Reader()
+
+
+class LocalExecutor:
+    """Runs attempts as processes of this machine.
+
+    Args:
+        flow: its class, as this process imported it.
+        graph: its steps.
+        method: 'fork' or 'spawn'.
+        reuse: whether attempts of a step may share a process, one after the other.
+    """
+
+    def __init__(self, flow: type[FlowSpec], graph: Graph, *, method: str, reuse: bool) -> None:
+        self.reuse = reuse
+        self._flow = flow
+        self._selector = selectors.DefaultSelector()
+        self._workers: dict[int, _Worker] = {}  # by ident, all that have not ended
+        self._running: dict[int, _Worker] = {}  # by attempt number
+        self._idle: dict[str, list[_Worker]] = {}  # by step
+        self._leaving: list[subprocess.Popen[bytes]] = []
+        self._numbers = 0
+        self._control: socket.socket | None = None
+        if method == "fork":
+            self._control, self._server_pid = server.start(flow, graph)
+            self._selector.register(self._control, selectors.EVENT_READ, (None, "control"))
+
+    def watch(self, waker: socket.socket) -> None:
+        """Return from `wait` as soon as `waker` can be read."""
+        self._selector.register(waker, selectors.EVENT_READ, (None, "waker"))
+
+    def launch(self, order: Mapping[str, Any], step: str) -> int:
+        """Start an attempt; gives the number that its events carry."""
+        self._numbers += 1
+        idle = self._idle.get(step)
+        worker = idle.pop() if idle else self._start(step)
+        worker.number = self._numbers
+        self._running[self._numbers] = worker
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, which `wait` tells
+            wire.send(worker.channel, {**order, "reuse": self.reuse})
+        return self._numbers
+
+    def pid(self, number: int) -> int | None:
+        """The process of an attempt; waits until the task server has told it."""
+        worker = self._running[number]
+        while worker.pid is None:
+            self._hear(wait=True)
+        return worker.pid
+
+    def answer(self, number: int, message: dict[str, Any]) -> None:
+        """Reply to an offer."""
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died, which `wait` tells
+            wire.send(self._running[number].channel, message)
+
+    def kill(self, number: int, how: signal.Signals) -> None:
+        """Send a signal to an attempt's process group."""
+        worker = self._running[number]
+        if self._control is not None:
+            self._control.sendall(server.MESSAGE.pack(server.KILL, worker.ident, how))
+        elif worker.process is not None:
+            _kill(worker.process, how)
+
+    def close(self) -> None:
+        """End every process. What an attempt had not reported is lost."""
+        for worker in list(self._workers.values()):
+            if worker.process is not None and worker.number is not None:
+                _kill(worker.process, _KILL)
+            self._discard(worker)
+        for process in self._leaving:
+            process.wait()
+        if self._control is not None:
+            self._control.close()
+            os.waitpid(self._server_pid, 0)
+        self._selector.close()
+
+    # --- processes
+
+    def _start(self, step: str) -> _Worker:
+        worker = _Worker(self._numbers, step)
+        worker.channel, theirs = socket.socketpair()
+        ends = {stream: os.pipe() for stream in _STREAMS}
+        child_ends = [ends[stream][1] for stream in _STREAMS]
+        try:
+            if self._control is not None:
+                message = server.MESSAGE.pack(server.FORK, worker.ident, 0)
+                socket.send_fds(self._control, [message], [theirs.fileno(), *child_ends])
+            else:
+                worker.process = _spawn(self._flow, theirs, *child_ends)
+                worker.pid = worker.process.pid
+        except (BrokenPipeError, ConnectionError):
+            raise _server_died() from None
+        finally:
+            theirs.close()
+            for end in child_ends:
+                os.close(end)
+        worker.pipes = {stream: _selectable(ends[stream][0]) for stream in _STREAMS}
+        self._workers[worker.ident] = worker
+        self._selector.register(worker.channel, selectors.EVENT_READ, (worker, "channel"))
+        for stream, pipe in worker.pipes.items():
+            self._selector.register(pipe, selectors.EVENT_READ, (worker, stream))
+        return worker
+
+    def _discard(self, worker: _Worker) -> None:
+        """Forget a worker, and close the driver's ends of its connections."""
+        self._workers.pop(worker.ident, None)
+        if worker.number is not None:
+            self._running.pop(worker.number, None)
+        if worker in (idle := self._idle.get(worker.step, [])):
+            idle.remove(worker)
+        for connection in (worker.channel, *worker.pipes.values()):
+            self._close(connection)
+        worker.pipes = {}
+        if worker.process is not None:
+            self._leaving.append(worker.process)
+
+    def _close(self, connection: int | socket.socket) -> None:
+        with contextlib.suppress(KeyError, ValueError):  # at its end already
+            self._selector.unregister(connection)
+        if isinstance(connection, int):
+            os.close(connection)
+        else:
+            connection.close()
+
+    # --- events
+
+    def wait(self, timeout_s: float | None) -> list[Event]:
+        """What attempts did; waits for the first of it, at most `timeout_s`."""
+        if self._control is None:  # nobody tells when a spawned process ends
+            timeout_s = 0.1 if timeout_s is None else min(timeout_s, 0.1)
+        ready = [key.data for key, _ in self._selector.select(timeout_s)]
+        ended: list[tuple[_Worker, int]] = []
+        if (None, "control") in ready:
+            while told := self._hear(wait=False):
+                ended += [told] if isinstance(told, tuple) else []
+        events: list[Event] = []
+        for worker, what in ready:
+            if worker is None or worker.ident not in self._workers:
+                continue
+            events += self._channel(worker) if what == "channel" else self._output(worker, what)
+        if self._control is None:
+            ended += [(w, w.process.returncode) for w in self._workers.values() if w.process and w.process.poll() is not None]
+            self._leaving = [process for process in self._leaving if process.poll() is None]
+        for worker, code in ended:
+            events += self._ended(worker, code)
+        return events
+
+    def _hear(self, *, wait: bool) -> tuple[_Worker, int] | bool:
+        """Take one message of the server's: a worker that ended, with its exit code; else whether there was one."""
+        assert self._control is not None
+        data = _receive_now(self._control, server.MESSAGE.size) if not wait else self._control.recv(server.MESSAGE.size)
+        if data is None:
+            return False
+        while data and len(data) < server.MESSAGE.size:
+            data += self._control.recv(server.MESSAGE.size - len(data))
+        if not data:
+            raise _server_died()
+        what, ident, argument = server.MESSAGE.unpack(data)
+        worker = self._workers.get(ident)
+        if worker is not None and what == server.ENDED:
+            return worker, os.waitstatus_to_exitcode(argument)
+        if worker is not None:
+            worker.pid = argument
+        return True
+
+    def _output(self, worker: _Worker, stream: str) -> list[Event]:
+        """What can be read of a stream now, in one piece."""
+        pipe = worker.pipes.get(stream)
+        if pipe is None or worker.number is None:
+            return []
+        data = _read_now(pipe)
+        if data:
+            return [Printed(worker.number, stream, data)]
+        if data is not None:
+            self._close(worker.pipes.pop(stream))  # the step closed it
+        return []
+
+    def _all_output(self, worker: _Worker) -> list[Event]:
+        events: list[Event] = []
+        for stream in _STREAMS:
+            while more := self._output(worker, stream):
+                events += more
+        return events
+
+    def _channel(self, worker: _Worker) -> list[Event]:
+        data = _receive_now(worker.channel, 1 << 20)
+        if not data:
+            if data is not None:  # it closed its end; how it ended is told by the server, or by the process
+                self._selector.unregister(worker.channel)
+            return []
+        events: list[Event] = []
+        for kind, body in worker.reader.feed(data):
+            assert worker.number is not None
+            if kind == wire.DATA:
+                events.append(Sent(worker.number, body))
+                continue
+            message = wire.decode_message(body)
+            if message["kind"] == "offer":
+                events.append(Offered(worker.number, message["large"]))
+            else:
+                events += [*self._all_output(worker), Reported(worker.number, message)]
+                self._release(worker)
+        return events
+
+    def _release(self, worker: _Worker) -> None:
+        """A worker's attempt is over: keep it for the next one of its step, or let it end."""
+        if self.reuse and worker.number is not None:
+            del self._running[worker.number]
+            worker.number = None
+            self._idle.setdefault(worker.step, []).append(worker)
+        else:
+            self._discard(worker)
+
+    def _ended(self, worker: _Worker, code: int) -> list[Event]:
+        """A process is gone: take what it still said, which may be the report."""
+        events: list[Event] = []
+        while worker.number is not None and worker.ident in self._workers:
+            more = self._channel(worker) if worker.channel.fileno() in self._selector.get_map() else []
+            if not more:
+                break
+            events += more
+        if worker.ident not in self._workers:
+            return events
+        events += self._all_output(worker)
+        if worker.number is not None:
+            events.append(Died(worker.number, code if code >= 0 else None, -code if code < 0 else None))
+        self._discard(worker)
+        return events
+
+
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end a process
+
+
+def _server_died() -> FlowstoreError:
+    return FlowstoreError("The task server died, so no more tasks can be started. What had finished is kept: resume the run.")
+
+
+def _spawn(flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that runs the flow's file as `__main__`, and finds in its environment what it is for."""
+    main = sys.modules["__main__"]
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    script = ["-m", name.removesuffix(".__main__")] if name else [str(main.__file__)]
+    told = {"FLOWSTORE_DRIVER": str(os.getpid()), "FLOWSTORE_FLOW": flow.__name__}
+    command = [sys.executable, *script]
+    if sys.platform == "win32":
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=err, env={**os.environ, **told, "FLOWSTORE_WORKER": "0"}
+        )
+        assert process.stdin is not None
+        process.stdin.write(channel.share(process.pid))
+        process.stdin.close()
+        return process
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        pass_fds=[channel.fileno()],
+        start_new_session=True,
+        env={**os.environ, **told, "FLOWSTORE_WORKER": str(channel.fileno())},
+    )
+
+
+def _kill(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, how)
+
+
+def _selectable(pipe: int) -> int | socket.socket:
+    """What a selector can wait for: the pipe itself or, on Windows, a socket that a thread feeds from it."""
+    if sys.platform != "win32":
+        os.set_blocking(pipe, False)
+        return pipe
+    ours, theirs = socket.socketpair()
+    threading.Thread(target=pump, args=(pipe, theirs), daemon=True).start()
+    return ours
+
+
+def pump(pipe: int, target: socket.socket) -> None:
+    """Copy a pipe into a socket until the pipe ends."""
+    with open(pipe, "rb", buffering=0) as source, target, contextlib.suppress(OSError):  # noqa: PTH123
+        while data := source.read(_READ_BYTES):
+            target.sendall(data)
+
+
+def _read_now(pipe: int | socket.socket) -> bytes | None:
+    """What can be read now; `None` if nothing, `b""` at the end."""
+    if not isinstance(pipe, int):
+        return _receive_now(pipe, _READ_BYTES)
+    try:
+        return os.read(pipe, _READ_BYTES)
+    except BlockingIOError:
+        return None
+
+
+def _receive_now(connection: socket.socket, count: int) -> bytes | None:
+    """What has arrived; `None` if nothing, `b""` at the end."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(count)
+    except BlockingIOError:
+        return None
+    except ConnectionError:
+        return b""
+    finally:
+        connection.setblocking(True)

@@ -1,0 +1,115 @@
+"""What of an earlier run a resumed one can take over.
+
+A task is taken over when it succeeded, when everything before it was taken over, and when its step is not
+to be run again. It is found by what it followed: the same step, after the same tasks, at the same place in
+the same foreaches. So no numbering of tasks has to be the same in both runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flowstore.errors import NotFound, UntrustedArtifact
+from flowstore.flow.graph import Graph, Node
+from flowstore.run.plan import Outcome, PlannedTask
+from flowstore.run.task import FOREACH_ITEMS
+from flowstore.store import trust
+from flowstore.store.db import Row, Store
+
+
+class Origin:
+    """The run that is resumed.
+
+    Args:
+        store: where it is.
+        run_id: its id.
+        graph: the flow's steps, as they are now.
+        from_step: a step to run again, with all after it, whatever came of them.
+    """
+
+    def __init__(self, store: Store, run_id: int, graph: Graph, from_step: str | None) -> None:
+        self.run_id = run_id
+        self._graph = graph
+        self._again = _with_descendants(graph, from_step) if from_step else frozenset()
+        self._tasks: dict[tuple[str, tuple[int, ...], str | None], Row] = {}
+        self._taken: dict[int, int] = {}  # plan's key: the task taken over for it
+        parents: dict[int, list[int]] = {}
+        for row in store.rows(
+            """select p.task_id, p.parent_id from task_parents p join tasks t on t.id = p.task_id
+               where t.run_id = ? order by p.task_id, p.parent_id""",
+            (run_id,),
+        ):
+            parents.setdefault(row["task_id"], []).append(row["parent_id"])
+        for row in store.rows(
+            """select t.id, s.name as step, t.foreach_path, t.transition,
+                 exists (select 1 from artifacts a where a.attempt_id = t.attempt_id) as sets_any
+               from tasks t join steps s on s.id = t.step_id
+               where t.run_id = ? and t.status = 'successful' order by t.id""",
+            (run_id,),
+        ):
+            self._tasks[row["step"], tuple(parents.get(row["id"], ())), row["foreach_path"]] = row
+        self._check_trust(store)
+
+    def take(self, task: PlannedTask) -> tuple[Row, Outcome, Mapping[str, Any]] | None:
+        """The earlier task to take over for a planned one, what it asked for, and its transition as recorded."""
+        if task.step in self._again or not all(parent in self._taken for parent in task.parents):
+            return None
+        parents = tuple(sorted(self._taken[parent] for parent in task.parents))
+        row = self._tasks.get((task.step, parents, task.foreach_path))
+        if row is None:
+            return None
+        transition = json.loads(row["transition"] or "{}")
+        outcome = _fitting(self._graph[task.step], transition)
+        if outcome is None:
+            return None
+        self._taken[task.key] = row["id"]
+        return row, outcome, transition
+
+    def _check_trust(self, store: Store) -> None:
+        """Refuse before anything starts, rather than in the middle, if a pickle may not be loaded."""
+        rows = store.rows(
+            """select distinct b.id, b.sha, b.codec, a.name from tasks t join artifacts a on a.attempt_id = t.attempt_id
+               join blobs b on b.id = a.blob_id where t.run_id = ? and t.status = 'successful' and b.codec = 'pickle'""",
+            (self.run_id,),
+        )
+        for row in rows:
+            if not trust.may_load(store, row["id"], row["sha"], row["codec"]):
+                raise UntrustedArtifact(
+                    f"Run {self.run_id} holds pickles that your own runs did not write, such as {row['name']!r}; resuming "
+                    f"it would run their author's code.\nIf you trust the file: {trust.command(store.path)}"
+                )
+
+
+def _with_descendants(graph: Graph, step: str) -> frozenset[str]:
+    if step not in graph:
+        raise NotFound(f"There is no step {step!r} to resume from; there are: {', '.join(graph.nodes)}.")
+    found: set[str] = set()
+    waiting = [step]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += graph[name].targets
+    return frozenset(found)
+
+
+def _fitting(node: Node, transition: Mapping[str, Any]) -> Outcome | None:
+    """What a task taken over asks for in the flow as it is now; `None` if that can't be told without running it."""
+    targets: Sequence[str] = transition.get("targets", ())
+    count, gang = transition.get("count"), bool(transition.get("gang"))
+    if node.kind in {"end", "linear", "split"}:
+        return Outcome(tuple(node.targets))
+    if node.kind == "switch":
+        return Outcome(tuple(targets)) if len(targets) == 1 and targets[0] in node.targets else None
+    if count is None or gang != (node.kind == "parallel"):
+        return None
+    if not gang and transition.get("items_from") not in (node.foreach, FOREACH_ITEMS):
+        return None
+    return Outcome(tuple(node.targets), count, gang)
+
+
+def names_of(parameters: Iterable[Row], kind: str) -> dict[str, Row]:
+    """A run's parameters or constants, by name."""
+    return {row["name"]: row for row in parameters if row["kind"] == kind}

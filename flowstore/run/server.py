@@ -1,0 +1,162 @@
+"""The task server: a process that has imported the flow and forks one child for each attempt.
+
+It is forked from the driver before that opens the store, because SQLite's connections don't survive a fork,
+and it never has a thread. The driver sends it three descriptors for each child (channel, stdout, stderr);
+it answers with the child's pid, and later with how the child ended. When the driver dies, so do the server
+and all children, each with whatever process group it leads.
+
+Messages are 9 bytes: a letter, the child's number, a number. To the server: `F` fork, `K` kill (signal).
+From it: `S` started (pid), `X` ended (wait status).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+from types import FrameType
+
+from flowstore.flow.graph import Graph
+from flowstore.flow.spec import FlowSpec
+from flowstore.run import worker
+
+MESSAGE = struct.Struct("!cii")
+FORK, KILL, STARTED, ENDED = b"F", b"K", b"S", b"X"
+
+
+def start(flow: type[FlowSpec], graph: Graph) -> tuple[socket.socket, int]:
+    """Fork the server; gives the socket to talk to it, and its pid."""
+    ours, theirs = socket.socketpair()
+    worker.flush_output()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            ours.close()
+            _Server(theirs, flow, graph).serve()
+            status = 0
+        finally:
+            os._exit(status)
+    theirs.close()
+    return ours, pid
+
+
+class _Server:
+    def __init__(self, control: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:
+        self._control = control
+        self._flow = flow
+        self._graph = graph
+        self._children: dict[int, int] = {}  # pid: number
+
+    def serve(self) -> None:
+        """Work until the driver closes its end."""
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        wakeup, wake = os.pipe()
+        os.set_blocking(wakeup, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
+        signal.signal(signal.SIGCHLD, _ignore)
+        self._warm_up()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(wakeup, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if wakeup in ready:
+                    os.read(wakeup, 4096)
+                    self._reap()
+                if self._control in ready and not self._obey():
+                    break
+        for pid in self._children:
+            _kill_group(pid, signal.SIGKILL)
+
+    def _warm_up(self) -> None:
+        """Import what a first pickled artifact needs, so that each child has it already."""
+        from flowstore.store import pickling
+
+        pickling.register_classes(sys.modules[self._flow.__module__])
+        if "pandas" in sys.modules:
+            with contextlib.suppress(ImportError):
+                import pyarrow.parquet  # noqa: F401
+        gc.collect()
+        gc.freeze()  # what is here stays shared with the children
+
+    def _obey(self) -> bool:
+        message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE.size, 3)
+        while message and len(message) < MESSAGE.size:
+            message += self._control.recv(MESSAGE.size - len(message))
+        if not message:
+            return False
+        order, number, argument = MESSAGE.unpack(message)
+        if order == FORK:
+            self._fork(number, descriptors)
+        else:
+            for pid, child in self._children.items():
+                if child == number:
+                    _kill_group(pid, signal.Signals(argument))
+        return True
+
+    def _fork(self, number: int, descriptors: list[int]) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                self._become_child(descriptors, parent)
+                status = 0
+            finally:
+                os._exit(status)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._children[pid] = number
+        self._tell(STARTED, number, pid)
+
+    def _become_child(self, descriptors: list[int], parent: int) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        self._control.close()
+        channel, out, err = descriptors
+        worker.die_with_parent(parent)
+        worker.redirect_output(out, err)
+        os.close(out)
+        os.close(err)
+        with socket.socket(fileno=channel) as connection:
+            worker.work(connection, self._flow, self._graph)
+        worker.flush_output()
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            number = self._children.pop(pid, None)
+            if number is not None:
+                self._tell(ENDED, number, status)
+
+    def _tell(self, what: bytes, number: int, argument: int) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # the driver is gone: the next read says so
+            self._control.sendall(MESSAGE.pack(what, number, argument))
+
+
+def _ignore(_signal: int, _frame: FrameType | None) -> None:
+    """SIGCHLD only has to wake the loop."""
+
+
+def _kill_group(pid: int, number: signal.Signals) -> None:
+    for kill in (os.killpg, os.kill):  # the group exists once the child has made itself its leader
+        try:
+            kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+        return

@@ -1,0 +1,373 @@
+"""From a flow and what the user asked for to a run: `run_flow` and `resume_flow`.
+
+The order of things matters. The task server is forked while the store is closed; the run is visible, and its
+id in the run id file, before the first task starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from flowstore import __version__, context
+from flowstore.errors import ArtifactError, FlowstoreError, NotFound
+from flowstore.flow import decorators, spec
+from flowstore.flow.graph import Graph
+from flowstore.flow.parameters import parameters_of
+from flowstore.flow.spec import FlowSpec
+from flowstore.run import wire
+from flowstore.run.console import Console, duration
+from flowstore.run.driver import Driver, RunPlan, StepPolicy, Stop
+from flowstore.run.local import LocalExecutor
+from flowstore.run.resume import Origin, names_of
+from flowstore.store import blobs, queries, records, tags, trust
+from flowstore.store.blobs import Blob
+from flowstore.store.codecs import Encoded, encode
+from flowstore.store.db import Store
+from flowstore.store.liveness import is_dead
+from flowstore.store.locate import ensure_active_store
+
+INLINE_PARAMETER_BYTES = 4096
+EXIT_CODES = {"successful": 0, "failed": 1}
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What `run` and `resume` were asked for; each is an option of the command line of that name."""
+
+    store: str | None = None
+    quiet: bool = False
+    namespace: str | None | context._Default = context.DEFAULT  # noqa: SLF001
+    with_: Sequence[str] = ()
+    durable: bool = False
+    branch: str | None = None
+    production: bool = False
+    tags: Sequence[str] = ()
+    max_workers: int | None = None
+    max_num_splits: int = 10_000
+    run_id_file: str | None = None
+    reuse_workers: bool = False
+    start_method: str | None = None
+
+
+def default_start_method() -> str:
+    """`fork` where it is there and safe, else `spawn`."""
+    return "fork" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
+
+
+def run_flow(flow: type[FlowSpec], graph: Graph, values: Mapping[str, Any], options: Options) -> int:
+    """Run a flow.
+
+    Args:
+        flow: its class.
+        graph: its checked steps.
+        values: the parameters, by attribute.
+        options: what else was asked for.
+
+    Returns:
+        The exit code: 0 when the run succeeded, 1 when it failed, 128 + the signal that stopped it.
+    """
+    with _prepared(flow, graph, options) as (store, executor, console, stop):
+        encoded = {name: _encode("Parameter", name, value) for name, value in values.items()}
+        with store.write() as db:
+            parameters = {name: blobs.put(db, store, item) for name, item in encoded.items()}
+            run_id = _create(db, store, flow, options, parameters, _shown(encoded), None)
+        return _drive(store, flow, graph, options, executor, console, stop, run_id, None)
+
+
+def resume_flow(
+    flow: type[FlowSpec], graph: Graph, step: str | None, origin_run_id: str | None, options: Options
+) -> int:
+    """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
+    with _prepared(flow, graph, options) as (store, executor, console, stop):
+        origin_id = _origin_id(store, flow.__name__, origin_run_id)
+        origin = Origin(store, origin_id, graph, step)
+        old = names_of(queries.parameters_of(store, origin_id), "parameter")
+        defined = parameters_of(flow)
+        fresh = {
+            name: parameter.default_value(flow.__name__, context.username())
+            for name, parameter in defined.items()
+            if name not in old
+        }
+        encoded = {name: _encode("Parameter", name, value) for name, value in fresh.items()}
+        with store.write() as db:
+            kept = {name: int(row["blob_id"]) for name, row in old.items() if name in defined}
+            parameters = kept | {name: blobs.put(db, store, item) for name, item in encoded.items()}
+            shown = {name: _shown_blob(old[name]) for name in kept} | _shown(encoded)
+            run_id = _create(db, store, flow, options, parameters, shown, str(origin_id))
+        return _drive(store, flow, graph, options, executor, console, stop, run_id, origin)
+
+
+@contextlib.contextmanager
+def _prepared(
+    flow: type[FlowSpec], graph: Graph, options: Options
+) -> Iterator[tuple[Store, LocalExecutor, Console, Stop]]:
+    console = Console(quiet=options.quiet)
+    stop = Stop()
+    if context.state.store is not None:
+        context.state.store.close()  # opened while the flow was imported: SQLite must not see a fork
+    context.state.flow_module = sys.modules[flow.__module__]
+    method = options.start_method or default_start_method()
+    executor = LocalExecutor(flow, graph, method=method, reuse=options.reuse_workers)
+    store = None
+    try:
+        store = ensure_active_store(options.store)
+        store.durable = options.durable
+        store.use_wal()
+        if store.warning:
+            console.say(store.warning)
+        trust.user_key()  # a key that can't be made is told before anything runs
+        records.record_dead_runs(store)
+        with stop.on_signals():
+            yield store, executor, console, stop
+    finally:
+        console.close()
+        executor.close()
+        if store is not None:
+            store.close()
+
+
+def _create(
+    db: Any,
+    store: Store,
+    flow: type[FlowSpec],
+    options: Options,
+    parameters: Mapping[str, int],
+    shown: Mapping[str, Any],
+    origin_run_id: str | None,
+) -> int:
+    constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(flow).items()}
+    artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.items()]
+    artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
+    script, files = _source(flow)
+    project = _project(flow, options)
+    run = records.NewRun(
+        flow=flow.__name__,
+        user=context.username(),
+        parameters=shown,
+        artifacts=artifacts,
+        code_id=records.ensure_code(db, store, script, files) if files else None,
+        system_tags=[
+            f"user:{context.username()}",
+            *records.runtime_tags(__version__),
+            *([f"project:{project['project_name']}", f"project_branch:{project['branch_name']}"] if project else ()),
+        ],
+        tags=tags.checked([*options.tags, *_environment_tags()]),
+        origin_run_id=origin_run_id,
+    )
+    return records.create_run(db, run)
+
+
+def _environment_tags() -> list[str]:
+    return [tag.strip() for tag in os.environ.get("FLOWSTORE_RUN_TAGS", "").split(",") if tag.strip()]
+
+
+def _encode(kind: str, name: str, value: Any) -> Encoded:
+    try:
+        return encode(value)
+    except ArtifactError as error:
+        hint = " Begin its name with an underscore to keep it out of the store." if kind == "Constant" else ""
+        raise ArtifactError(f"{kind} {name!r} can't be stored: {error}.{hint}") from None
+
+
+def _shown(encoded: Mapping[str, Encoded]) -> dict[str, Any]:
+    """Parameters as `run_summary` shows them: JSON where it is small, else the preview."""
+    import json
+
+    def show(item: Encoded) -> Any:
+        small = item.codec == "json" and item.size_bytes <= INLINE_PARAMETER_BYTES
+        return json.loads(item.content) if small else item.preview
+
+    return {name: show(item) for name, item in encoded.items()}
+
+
+def _shown_blob(row: Any) -> Any:
+    import json
+
+    blob = Blob.of(row)
+    small = blob.codec == "json" and blob.data is not None and blob.size_bytes <= INLINE_PARAMETER_BYTES
+    return json.loads(blob.data or b"null") if small else blob.preview
+
+
+def _source(flow: type[FlowSpec]) -> tuple[str, dict[str, bytes]]:
+    """The flow's file, and the modules beside it that have been imported."""
+    main = getattr(sys.modules[flow.__module__], "__file__", None)
+    if main is None or not Path(main).is_file():
+        return "", {}
+    script = Path(main).resolve()
+    folder = script.parent
+    found = {script.name: script.read_bytes()}
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if not path or not path.endswith(".py") or "site-packages" in path:
+            continue
+        file = Path(path).resolve()
+        if file.is_relative_to(folder) and file.is_file() and not (folder / "pyvenv.cfg").exists():
+            found[file.relative_to(folder).as_posix()] = file.read_bytes()
+    return script.name, found
+
+
+def _project(flow: type[FlowSpec], options: Options) -> dict[str, Any]:
+    """What `current` says of the flow's project; empty without one."""
+    found = [item for item in flow.flow_decorators if isinstance(item, decorators.project)]
+    if not found:
+        if options.branch or options.production:
+            raise FlowstoreError("--branch and --production need a flow with @project(name=…).")
+        return {}
+    name = found[0].project_name
+    if options.production:
+        branch = f"prod.{options.branch}" if options.branch else "prod"
+    else:
+        branch = f"test.{options.branch}" if options.branch else f"user.{context.username()}"
+    return {
+        "project_name": name,
+        "branch_name": branch,
+        "project_flow_name": f"{name}.{branch}.{flow.__name__}",
+        "is_production": options.production,
+    }
+
+
+def _origin_id(store: Store, flow: str, asked: str | None) -> int:
+    if asked is None:
+        user = context.username()
+        newest = next(queries.runs(store, flow, [f"user:{user}"], page=1), None)
+        if newest is None:
+            raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
+    else:
+        found = queries.find_run(store, flow, int(asked)) if asked.isdecimal() and len(asked) < 19 else None
+        if found is None:
+            raise NotFound(f"There is no run {flow}/{asked} in {store.path} to resume.")
+        newest = found
+    if newest["status"] == "running" and not is_dead(newest):
+        raise FlowstoreError(f"Run {flow}/{newest['id']} is still running; stop it, or wait, before resuming it.")
+    return int(newest["id"])
+
+
+def _drive(
+    store: Store,
+    flow: type[FlowSpec],
+    graph: Graph,
+    options: Options,
+    executor: LocalExecutor,
+    console: Console,
+    stop: Stop,
+    run_id: int,
+    origin: Origin | None,
+) -> int:
+    name = flow.__name__
+    if options.run_id_file:
+        Path(options.run_id_file).write_text(str(run_id), "utf-8")
+    console.banner(f"flowstore {__version__}: running {name}/{run_id} for {context.username()} in {store.path}")
+    run = RunPlan(
+        flow=name,
+        run_id=run_id,
+        graph=graph,
+        policies={node.name: _policy(flow, node.name, options.with_) for node in graph},
+        template=_template(store, flow, options, run_id, origin),
+        max_workers=options.max_workers or os.cpu_count() or 1,
+        origin=origin,
+    )
+    driver = Driver(store, run, executor, console, stop)
+    started = _run_started(store, run_id)
+    try:
+        status = driver.run()
+    except BaseException as error:
+        _record_failure(store, run_id, console, error)
+        raise
+    console.close()
+    took = duration((records.now_ms() - started) / 1000)
+    if origin is not None:
+        console.banner(f"{driver.reused} tasks were taken over from {name}/{origin.run_id}.")
+    _tell_end(console, name, run_id, status, took, driver.failed_task)
+    return EXIT_CODES[status] if status in EXIT_CODES else 128 + (stop.signal or 0)
+
+
+def _tell_end(console: Console, flow: str, run_id: int, status: str, took: str, failed: str | None) -> None:
+    script = Path(sys.argv[0]).name
+    resume = f"python {script} resume --origin-run-id {run_id}"
+    if status == "successful":
+        console.banner(f"Done: {flow}/{run_id} was successful after {took}.")
+    elif status == "failed":
+        console.say(f"Run {flow}/{run_id} failed in {failed} after {took}. What had finished is kept; to go on: {resume}")
+    else:
+        console.say(f"Run {flow}/{run_id} was stopped after {took}. What had finished is kept; to go on: {resume}")
+
+
+def _record_failure(store: Store, run_id: int, console: Console, error: BaseException) -> None:
+    """The driver itself can't go on, for want of disk space, say: record that if the store still can."""
+    try:
+        with store.write() as db:
+            records.finish_run(db, run_id, "failed")
+    except FlowstoreError as second:  # the first error is the one to tell
+        console.say(f"The end of run {run_id} could not be recorded ({second}) after: {error}")
+
+
+def _run_started(store: Store, run_id: int) -> int:
+    return int(store.value("select created_at from runs where id = ?", (run_id,)))
+
+
+def _template(
+    store: Store, flow: type[FlowSpec], options: Options, run_id: int, origin: Origin | None
+) -> dict[str, Any]:
+    """What every order of the run holds."""
+    artifacts = queries.parameters_of(store, run_id)
+    parameters = {name: _inline(row) for name, row in names_of(artifacts, "parameter").items()}
+    namespace = options.namespace
+    if isinstance(namespace, context._Default):  # noqa: SLF001
+        namespace = f"user:{context.username()}"
+    current = {
+        "flow_name": flow.__name__,
+        "run_id": str(run_id),
+        "origin_run_id": None if origin is None else str(origin.run_id),
+        "namespace": namespace,
+        "username": context.username(),
+        "tags": sorted(row["tag"] for row in queries.run_tags(store, run_id)),
+        "project_name": None,
+        "branch_name": None,
+        "project_flow_name": None,
+        "is_production": None,
+        **_project(flow, options),
+    }
+    return {
+        "store": str(store.path),
+        "trusted": store.trusted,
+        "run_id": run_id,
+        "max_num_splits": options.max_num_splits,
+        "parameters": parameters,
+        "constants": sorted(names_of(artifacts, "constant")),
+        "current": current,
+    }
+
+
+def _inline(row: Any) -> dict[str, Any] | None:
+    """A parameter that is small enough to travel with every task."""
+    blob = Blob.of(row)
+    if blob.data is None or blob.size_bytes > INLINE_PARAMETER_BYTES or blob.codec == "pickle":
+        return None
+    return wire.content_to_json(
+        Encoded(blob.codec, blob.type, blob.preview, blob.size_bytes, blob.sha, [bytes(blob.data)])
+    )
+
+
+def _policy(flow: type[FlowSpec], step: str, with_: Sequence[str]) -> StepPolicy:
+    """What a step's own decorators and those of `--with` ask for; the step's own win."""
+    attached = {item.name: item for item in map(decorators.from_text, with_)}
+    attached |= {item.name: item for item in getattr(getattr(flow, step), "decorators", ())}
+    retry, catch, timeout = attached.get("retry"), attached.get("catch"), attached.get("timeout")
+    environment, resources = attached.get("environment"), attached.get("resources")
+    return StepPolicy(
+        retries=int(retry.times) if isinstance(retry, decorators.Retry) else 0,
+        retry_delay_s=60 * retry.minutes_between_retries if isinstance(retry, decorators.Retry) else 0,
+        timeout_s=timeout.total_s if isinstance(timeout, decorators.Timeout) else 0,
+        catch=attrs.asdict(catch) if isinstance(catch, decorators.Catch) else None,
+        environment={str(k): str(v) for k, v in environment.vars.items()}
+        if isinstance(environment, decorators.Environment)
+        else {},
+        metadata={"resources": resources.amounts} if isinstance(resources, decorators.Resources) else {},
+    )

@@ -1,0 +1,460 @@
+"""One attempt of one task: load what it reads, run the step, encode what it set. Never writes to the store.
+
+`run_attempt` gives a report, a JSON message, and the contents that go with it; whoever runs tasks carries
+them to the driver. What the report holds decides what becomes visible.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import attrs
+
+from flowstore import context
+from flowstore.client import ExceptionInfo
+from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed
+from flowstore.flow import spec
+from flowstore.flow.graph import Graph
+from flowstore.flow.spec import FlowSpec, Inputs, Transition
+from flowstore.run import wire
+from flowstore.store import blobs, queries
+from flowstore.store.blobs import Blob
+from flowstore.store.codecs import Encoded, decode, encode
+from flowstore.store.db import open_store
+from flowstore.store.locate import activate, active_store
+
+INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
+INLINE_ITEMS_BYTES = 64 << 20
+FOREACH_ITEMS = "_foreach_items"  # holds the items of a foreach over something that can't be indexed
+_INDEXABLE = frozenset({"list", "tuple", "range", "numpy.ndarray"})
+_IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
+
+
+class TimeoutExpired(TaskFailed):
+    """An attempt took longer than its `@timeout`."""
+
+
+@attrs.frozen
+class Product:
+    """What an attempt leaves: the report for the driver, and the contents of what it set."""
+
+    report: dict[str, Any]
+    contents: Sequence[Encoded]
+
+
+class TaskLink:
+    """Connects a flow's instance to its task: where inherited artifacts come from (see `flow.spec.Link`)."""
+
+    def __init__(self, order: Mapping[str, Any], task_id: int | None, *, is_join: bool = False) -> None:
+        self.step: str = order["step"]
+        self.is_join = is_join
+        self.transition: Transition | None = None
+        self.loaded: dict[str, tuple[Blob, Any]] = {}
+        self.merged: dict[str, Blob] = {}
+        self.forgotten: set[str] = set()
+        self._task_id = task_id  # whose artifacts are inherited
+        self._order = order
+        self._visible: dict[str, Blob] | None = None
+        self._frames: list[spec.Frame] | None = None
+
+    def visible(self) -> dict[str, Blob]:
+        """All inherited artifacts."""
+        if self._visible is None:
+            store = active_store()
+            with store.read() as db:
+                if self._task_id is None:
+                    rows = queries.parameters_of(store, int(self._order["run_id"]))
+                    self._visible = {row["name"]: Blob.of(row) for row in rows}
+                else:
+                    row = db.execute("select attempt_id from tasks where id = ?", (self._task_id,)).fetchone()
+                    self._visible = queries.visible_artifacts(db, self._task_id, row["attempt_id"])
+        return self._visible
+
+    def load(self, name: str) -> Any:
+        """The value of an inherited artifact; KeyError where there is none."""
+        if name in self.loaded:
+            return self.loaded[name][1]
+        if name in self.forgotten:
+            raise KeyError(name)
+        if name in self._order["parameters"]:
+            return self._load_parameter(name)
+        blob = self.merged.get(name) or self.visible()[name]
+        value = blobs.load(active_store(), blob, name)
+        self.loaded[name] = (blob, value)
+        return value
+
+    def _load_parameter(self, name: str) -> Any:
+        content = self._order["parameters"][name]
+        if content is None:  # too large to travel
+            return blobs.load(active_store(), self.visible()[name], name)
+        codec, data = wire.content_from_json(content)
+        return decode(codec, iter([data]), len(data))
+
+    def merge(self, own: dict[str, Any], inputs: Inputs, include: Sequence[str], exclude: Sequence[str]) -> None:
+        """Carry artifacts of joined tasks over, without loading them."""
+        if not self.is_join:
+            raise ArtifactError("merge_artifacts works in a join only, a step that takes inputs.")
+        fixed = set(self._order["parameters"]) | set(self._order["constants"])
+        candidates: dict[str, dict[tuple[bytes, str], Blob]] = {}
+        for task in inputs:
+            for name, blob in task.__dict__[spec._LINK].visible().items():  # noqa: SLF001
+                if name not in own and name not in fixed and name not in exclude and (not include or name in include):
+                    candidates.setdefault(name, {})[blob.sha, blob.codec] = blob
+        missing = [name for name in include if name not in candidates and name not in own]
+        if missing:
+            raise ArtifactError(f"merge_artifacts: no branch has {', '.join(missing)}.")
+        unclear = sorted(name for name, versions in candidates.items() if len(versions) > 1 and name != FOREACH_ITEMS)
+        if unclear:
+            raise ArtifactError(
+                f"merge_artifacts: the branches disagree on {', '.join(unclear)}. "
+                "Set them in this step before the call, or name them in exclude."
+            )
+        self.merged.update({name: blob for name, [blob, *_] in ((n, list(v.values())) for n, v in candidates.items())})
+
+    def forget(self, name: str) -> bool:
+        """Hide an inherited artifact from what follows."""
+        if name in self._order["parameters"] or name in self.forgotten:
+            return False
+        known = self.merged.pop(name, None) is not None or name in self.visible()
+        self.loaded.pop(name, None)
+        if known:
+            self.forgotten.add(name)
+        return known
+
+    @property
+    def frames(self) -> list[spec.Frame]:
+        """The enclosing foreaches, with their items."""
+        if self._frames is None:
+            self._frames = [spec.Frame(f["index"], f["count"], _item(f)) for f in self._order["frames"]]
+        return self._frames
+
+
+def _item(frame: Mapping[str, Any]) -> Any:
+    """The item of one enclosing foreach: sent along where it is small, else taken from the list in the store."""
+    if frame["kind"] == "gang":
+        return frame["index"]
+    if frame["item"] is not None:
+        codec, data = wire.content_from_json(frame["item"])
+        return decode(codec, iter([data]), len(data))
+    store = active_store()
+    with store.read() as db:
+        row = db.execute("select attempt_id from tasks where id = ?", (frame["opener"],)).fetchone()
+        [blob] = queries.visible_artifacts(db, frame["opener"], row["attempt_id"], frame["items_from"]).values()
+    return blobs.load(store, blob, frame["items_from"])[frame["index"]]
+
+
+def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) -> Product:
+    """Run one attempt.
+
+    Args:
+        flow: its class, of this process.
+        graph: its steps.
+        order: what the driver asks for; see `driver.Driver._order`.
+
+    Returns:
+        The report: `status`, `outcome`, `artifacts`, `failure`; and the contents of the artifacts.
+    """
+    context.state.flow_module = sys.modules[flow.__module__]
+    os.environ.update(order["environment"])
+    _reseed()
+    node = graph[order["step"]]
+    link = TaskLink(order, order["base_id"], is_join=node.is_join)
+    instance = spec.bind(flow, link)
+    if order["catch"] is not None and order["catch"]["var"]:
+        object.__setattr__(instance, order["catch"]["var"], None)
+    arguments = [_inputs(flow, order)] if node.is_join else []
+    with _task_store(order), context.running_task(_identity(order)):
+        try:
+            if order["fallback"] is not None:
+                raise _Fallback(order["fallback"])
+            with _deadline(order["timeout_s"], link.step):
+                getattr(flow, link.step)(instance, *arguments)
+            outcome, items_value = _outcome(instance, link, graph, order)
+            return _product(instance, link, "successful", outcome, items_value)
+        except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
+            return _failed(instance, link, graph, order, error)
+
+
+class _Fallback(TaskFailed):
+    """Stands for a failure of an earlier attempt whose process died, so that `@catch` can handle it here."""
+
+    def __init__(self, failure: Mapping[str, str]) -> None:
+        super().__init__(failure["message"])
+        self.failure = failure
+
+
+def _failed(
+    instance: FlowSpec, link: TaskLink, graph: Graph, order: Mapping[str, Any], error: BaseException
+) -> Product:
+    failure = _describe(error)
+    catch = order["catch"] if order["last_attempt"] else None
+    if isinstance(error, _Fallback):
+        failure = dict(error.failure)
+    elif catch is None or catch["print_exception"]:
+        print(failure["traceback"], end="", file=sys.stderr, flush=True)
+    if catch is None:
+        return _product(instance, link, "failed", None, None, failure)
+    if catch["var"]:
+        object.__setattr__(instance, catch["var"], ExceptionInfo(**failure))
+    node = graph[link.step]
+    outcome = {"targets": list(node.targets), "count": None, "gang": False}
+    try:
+        return _product(instance, link, "successful", outcome, None, failure)
+    except ArtifactError as unstorable:  # what failed may be the storing itself: keep what can be kept
+        print(f"@catch leaves out what can't be stored: {unstorable}", file=sys.stderr, flush=True)
+        return _product(instance, link, "successful", outcome, None, failure, lenient=True)
+
+
+def _describe(error: BaseException) -> dict[str, str]:
+    shown = error.__traceback__
+    while shown is not None and Path(shown.tb_frame.f_code.co_filename).parent == Path(__file__).parent:
+        shown = shown.tb_next  # begin with the user's own code
+    if isinstance(error, FlowstoreError) and shown is None:
+        text = f"{type(error).__name__}: {error}\n"
+    else:
+        text = "".join(traceback.format_exception(type(error), error, shown))
+    try:
+        message = str(error)
+    except Exception:  # a user's __str__ may raise anything
+        message = ""
+    return {"type": type(error).__qualname__, "message": message, "traceback": text}
+
+
+def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:
+    def link_of(task_id: int, step: str, index: int) -> TaskLink:
+        frame = [{**order["joined"], "index": index, "item": None}] if order["joined"] else []
+        return TaskLink({**order, "step": step, "frames": [*order["frames"], *frame]}, task_id)
+
+    links = [link_of(*joined) for joined in order["inputs"]]
+    return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])
+
+
+def _reseed() -> None:
+    """Random generators differ between tasks: `random` sees to it at a fork, NumPy's global one does not."""
+    import random
+
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+
+
+@contextlib.contextmanager
+def _task_store(order: Mapping[str, Any]) -> Iterator[None]:
+    """Make the run's file this process's store, opened when something is first read from it."""
+    if context.state.store is None or context.state.store.path != Path(order["store"]):
+        activate(_LazyStore(order["store"], trusted=order["trusted"]))
+    yield
+
+
+class _LazyStore:
+    """Opens at first use: a task that reads nothing from the store doesn't open it."""
+
+    def __init__(self, path: str, *, trusted: bool) -> None:
+        self.path = Path(path)
+        self._trusted = trusted
+        self._store: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._store is None:
+            self._store = open_store(self.path, trusted=self._trusted)
+        return getattr(self._store, name)
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float, step: str) -> Iterator[None]:
+    """Raise in the step when its time is up; the driver kills what doesn't react."""
+    if not seconds or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(_signal: int, _frame: FrameType | None) -> None:
+        raise TimeoutExpired(f"Step {step} took longer than its timeout of {seconds:g} s.")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _identity(order: Mapping[str, Any]) -> dict[str, Any]:
+    """What `current` answers."""
+    identity = dict(order["current"])
+    identity["tags"] = frozenset(identity["tags"])
+    link = TaskLink(order, None)
+    identity["parameters"] = context.Parameters(
+        {name: functools.partial(link.load, name) for name in order["parameters"]}
+    )
+    if identity["parallel"] is not None:
+        identity["parallel"] = Gang(**identity["parallel"])
+    return identity
+
+
+@attrs.frozen
+class Gang:
+    """`current.parallel`: a task's place in its gang.
+
+    Attributes:
+        main_ip: the address of the first node.
+        num_nodes: how many there are.
+        node_index: which this is, from 0.
+        control_task_id: the id of node 0's task.
+    """
+
+    main_ip: str
+    num_nodes: int
+    node_index: int
+    control_task_id: str
+
+
+def _outcome(
+    instance: FlowSpec, link: TaskLink, graph: Graph, order: Mapping[str, Any]
+) -> tuple[dict[str, Any], Sequence[Any] | None]:
+    """What comes next, and the items of a foreach."""
+    asked, node = link.transition, graph[link.step]
+    if node.kind == "end":
+        return {"targets": [], "count": None, "gang": False}, None
+    if asked is None:
+        raise GraphError(f"Step {link.step} ended without self.next; it must be its last statement.")
+    if asked.targets != node.targets:
+        raise GraphError(
+            f"Step {link.step} went to {', '.join(asked.targets)}, but its source says {', '.join(node.targets)}."
+        )
+    outcome: dict[str, Any] = {"targets": list(asked.targets), "count": None, "gang": False}
+    items = None
+    if asked.condition is not None and asked.cases is not None:
+        outcome["targets"] = [_choose(instance, link.step, asked)]
+    elif asked.foreach is not None:
+        items, outcome["items_from"] = _items(instance, link, asked.foreach)
+        outcome["count"] = len(items)
+    elif asked.num_parallel is not None or node.kind == "parallel":
+        outcome["count"], outcome["gang"] = asked.num_parallel, True
+        if isinstance(asked.num_parallel, bool) or not isinstance(asked.num_parallel, int) or asked.num_parallel < 1:
+            raise GraphError(f"Step {link.step}: num_parallel must be at least 1, not {asked.num_parallel!r}.")
+    count, limit = outcome["count"], order["max_num_splits"]
+    if count is not None and count > limit:
+        raise GraphError(
+            f"Step {link.step} asks for {count} tasks, more than the limit of {limit}. Raise it with --max-num-splits {count}."
+        )
+    return outcome, items
+
+
+def _choose(instance: FlowSpec, step: str, asked: Transition) -> str:
+    value = getattr(instance, asked.condition or "")
+    cases = asked.cases or {}
+    try:
+        return cases[value]
+    except (KeyError, TypeError):
+        known = ", ".join(repr(case) for case in cases)
+        raise GraphError(f"Step {step}: {asked.condition} is {value!r}, which is none of the cases {known}.") from None
+
+
+def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any], str]:
+    """The items of a foreach, and the artifact from which a task can take them by index."""
+    from flowstore.store.preview import type_name
+
+    try:
+        value = getattr(instance, name)
+    except AttributeError:
+        raise GraphError(f"Step {link.step}: the foreach list {name!r} is not set.") from None
+    try:
+        len(value)
+        items = value if type_name(value) in _INDEXABLE else list(value)
+    except TypeError:
+        raise GraphError(
+            f"Step {link.step}: foreach needs something with a length, but {name!r} is of type {type_name(value)}. "
+            f"Make it a list: self.{name} = list(…)"
+        ) from None
+    if len(items) == 0:
+        raise GraphError(f"Step {link.step}: the foreach list {name!r} is empty, so there is nothing to run.")
+    if items is not value:
+        object.__setattr__(instance, FOREACH_ITEMS, items)
+    return items, name if items is value else FOREACH_ITEMS
+
+
+def _product(
+    instance: FlowSpec,
+    link: TaskLink,
+    status: str,
+    outcome: dict[str, Any] | None,
+    items: Sequence[Any] | None,
+    failure: Mapping[str, str] | None = None,
+    *,
+    lenient: bool = False,
+) -> Product:
+    lenient = lenient or status == "failed"  # a failed attempt keeps what it can
+    names: list[str] = []
+    contents: list[Encoded] = []
+    for name, value in spec.artifacts_set_on(instance).items():
+        try:
+            encoded = _changed(link, name, value)
+        except ArtifactError as error:
+            if lenient:
+                continue
+            raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
+        if encoded is not None:
+            names.append(name)
+            contents.append(encoded)
+    merged = {name: blob.id for name, blob in link.merged.items() if name not in names}
+    report = {
+        "status": status,
+        "outcome": outcome,
+        "items": _inline_items(items),
+        "names": names,
+        "merged": merged,
+        "deleted": sorted(link.forgotten - set(names) - set(merged)),
+        "failure": failure,
+    }
+    return Product(report, contents)
+
+
+def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
+    """The content of what was set; `None` for what was only read, and is as it was."""
+    blob, loaded = link.loaded.get(name, (None, None))
+    if blob is None or loaded is not value:
+        return encode(value)
+    if type(value) in _IMMUTABLE:
+        return None
+    encoded = encode(value)
+    if (encoded.sha, encoded.codec) == (blob.sha, blob.codec):
+        return None
+    if blob.codec == "pickle" and encoded.codec == "pickle":  # equal values may pickle to other bytes: compare afresh
+        fresh = encode(blobs.load(active_store(), blob, name), described=False)
+        if fresh.sha == encoded.sha:
+            return None
+    return encoded
+
+
+def _inline_items(items: Sequence[Any] | None) -> list[dict[str, Any]] | None:
+    """The items of a foreach, where all are small: each task then gets its own without loading the list."""
+    if items is None:
+        return None
+    found: list[dict[str, Any]] = []
+    total = 0
+    for item in items:
+        try:
+            encoded = encode(item, described=False)
+        except ArtifactError:  # the list itself could be stored, so its tasks take their items from there
+            return None
+        total += encoded.size_bytes
+        if encoded.size_bytes > INLINE_ITEM_BYTES or total > INLINE_ITEMS_BYTES:
+            return None
+        found.append(wire.content_to_json(encoded))
+    return found
+

@@ -1,0 +1,148 @@
+"""The process that runs tasks: takes an order from its channel, runs it, delivers what it left.
+
+Large contents are offered first, by hash, and sent only if the store lacks them. All else travels in the
+report. The process ends without Python's own exit, so that what a step left behind can't hold it up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from typing import Any
+
+from flowstore.flow.graph import Graph
+from flowstore.flow.spec import FlowSpec
+from flowstore.run import wire
+from flowstore.run.task import Product, run_attempt
+from flowstore.store.blobs import CHUNK_BYTES, INLINE_BYTES
+from flowstore.store.codecs import Encoded
+
+
+def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:
+    """Run orders until the channel closes; an order says itself whether it is the last."""
+    while (order := wire.receive(channel)) is not None:
+        product = run_attempt(flow, graph, order)
+        flush_output()
+        deliver(channel, product)
+        if not order["reuse"]:
+            return
+
+
+def flush_output() -> None:
+    """Send on what was printed; a step may have closed its streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError, OSError):
+            stream.flush()
+
+
+def redirect_output(out: int, err: int) -> None:
+    """Make two descriptors this process's stdout and stderr, and its stdin empty."""
+    flush_output()
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # a device, not a path of the user's
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    fresh_streams()
+
+
+def fresh_streams() -> None:
+    """Text streams on descriptors 1 and 2 that pass each line on at once, whatever the terminal's encoding."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = open(  # noqa: PTH123, SIM115
+            descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def deliver(channel: socket.socket, product: Product) -> None:
+    """Send an attempt's report, and those of its large contents that the store lacks."""
+    large = [content for content in product.contents if content.size_bytes > INLINE_BYTES]
+    if large:
+        wire.send(channel, {"kind": "offer", "large": [_described(content) for content in large]})
+        answer = wire.receive(channel)
+        if answer is None:
+            return
+        for index in answer["send"]:
+            wire.send_data(channel, iter_chunks(large[index]))
+    artifacts = [
+        {"name": name, **_described(content), "large": content.size_bytes > INLINE_BYTES, **_inline(content)}
+        for name, content in zip(product.report["names"], product.contents, strict=True)
+    ]
+    report = {key: value for key, value in product.report.items() if key != "names"}
+    wire.send(channel, {"kind": "report", **report, "artifacts": artifacts})
+
+
+def _described(content: Encoded) -> dict[str, Any]:
+    return {
+        "codec": content.codec,
+        "sha": content.sha.hex(),
+        "size_bytes": content.size_bytes,
+        "type": content.type,
+        "preview": content.preview,
+    }
+
+
+def _inline(content: Encoded) -> dict[str, Any]:
+    return {} if content.size_bytes > INLINE_BYTES else wire.content_to_json(content)
+
+
+def iter_chunks(content: Encoded) -> Any:
+    """The content in chunks of exactly `CHUNK_BYTES`, but for the last one; large pieces are not copied."""
+    pending = bytearray()
+    for piece in content.pieces:
+        view = memoryview(piece).cast("B") if not isinstance(piece, (bytes, bytearray)) else memoryview(piece)
+        at = 0
+        while at < len(view):
+            if not pending and len(view) - at >= CHUNK_BYTES:
+                yield view[at : at + CHUNK_BYTES]
+                at += CHUNK_BYTES
+                continue
+            room = CHUNK_BYTES - len(pending)
+            pending += view[at : at + room]
+            at += room
+            if len(pending) == CHUNK_BYTES:
+                yield pending
+                pending = bytearray()
+    if pending:
+        yield pending
+
+
+def spawned(flow: type[FlowSpec], graph: Graph) -> None:
+    """The life of a process that was started as `python flow.py` to run tasks, told so by its environment."""
+    handle = os.environ.pop("FLOWSTORE_WORKER")
+    if sys.platform == "win32":
+        channel = socket.fromshare(sys.stdin.buffer.read())
+    else:
+        channel = socket.socket(fileno=int(handle))
+    channel.set_inheritable(False)
+    fresh_streams()
+    die_with_parent(int(os.environ.pop("FLOWSTORE_DRIVER")))
+    work(channel, flow, graph)
+    flush_output()
+    os._exit(0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the system end this process when its parent ends; elsewhere than on Linux, watch for it."""
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
+    elif sys.platform != "win32":
+        import threading
+
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if sys.platform != "win32" and os.getppid() != parent:
+        os._exit(1)  # it ended before this was said
+
+
+def _watch(parent: int) -> None:
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

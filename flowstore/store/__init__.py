@@ -1,0 +1,1 @@
+"""Everything that knows SQLite: the schema, opening a file, bytes, and rows."""

@@ -1,0 +1,241 @@
+"""Bytes <-> content-addressed rows: each content once, whoever writes it, of any size.
+
+Small contents stand in their `blobs` row. Large ones are in `chunks` of 1 MiB, written a few at a time
+under a row without a hash, which nobody else sees; the transaction that finishes the task gives the row
+its hash, or drops it where the same content was already there. A row without a hash whose run is over is
+rubbish from a crash.
+
+Every read compares the content with its hash. Pickles are compared before they are loaded, and loaded only
+if `trust` allows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
+from flowstore.store import codecs, trust
+from flowstore.store.codecs import Encoded, Piece
+from flowstore.store.db import Row, Store
+
+INLINE_BYTES = 65536
+CHUNK_BYTES = 1 << 20
+BATCH_BYTES = 16 << 20  # a transaction: long enough to be fast, short enough to keep other writers waiting 0.3 s at most
+
+COLUMNS = "b.id as blob_id, b.sha, b.codec, b.size_bytes, b.type, b.preview, b.data"
+
+
+@attrs.frozen
+class Blob:
+    """A content's address and description; `data` is its bytes where it is small.
+
+    Attributes:
+        id: the row.
+        sha: SHA-256 of the content.
+        codec, size_bytes, type, preview: as in `codecs.Encoded`.
+    """
+
+    id: int
+    sha: bytes
+    codec: str
+    size_bytes: int
+    type: str
+    preview: str
+    data: bytes | None = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, row: Row) -> Blob:
+        """From a row with `COLUMNS`."""
+        return cls(
+            row["blob_id"], row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"], row["data"]
+        )
+
+
+def find(db: sqlite3.Connection, sha: bytes, codec: str) -> int | None:
+    """The row that holds this content, if it is there."""
+    row = db.execute("select id from blobs where sha = ? and codec = ?", (sha, codec)).fetchone()
+    return row[0] if row else None
+
+
+def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
+    """Store a content in the caller's transaction, unless it is there; gives its row."""
+    blob_id = find(db, encoded.sha, encoded.codec)
+    if blob_id is None:
+        small = encoded.size_bytes <= INLINE_BYTES
+        data = encoded.content if small else None
+        blob_id = insert(db, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview, sha=encoded.sha, data=data)
+        if not small:
+            for n, chunk in enumerate(_chunks(encoded.pieces)):
+                db.execute("insert into chunks values (?, ?, ?)", (blob_id, n, chunk))
+    if encoded.codec == "pickle":
+        trust.sign(db, store.uuid, blob_id, encoded.sha, encoded.codec)
+    return blob_id
+
+
+def insert(
+    db: sqlite3.Connection,
+    codec: str,
+    size_bytes: int,
+    type_name: str,
+    preview: str,
+    *,
+    sha: bytes | None = None,
+    data: bytes | None = None,
+    staged_by: int | None = None,
+) -> int:
+    """Insert one `blobs` row."""
+    cursor = db.execute(
+        "insert into blobs (sha, codec, size_bytes, type, preview, data, staged_by) values (?, ?, ?, ?, ?, ?, ?)",
+        (sha, codec, size_bytes, type_name, preview, data, staged_by),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _chunks(pieces: Any) -> Iterator[bytes]:
+    pending = bytearray()
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            room = CHUNK_BYTES - len(pending)
+            pending += view[:room]
+            view = view[room:]
+            if len(pending) == CHUNK_BYTES:
+                yield bytes(pending)
+                pending.clear()
+    if pending:
+        yield bytes(pending)
+
+
+class Staging:
+    """A large content on its way in: written in short transactions, invisible until it is published."""
+
+    def __init__(self, store: Store, run_id: int, codec: str, size_bytes: int, type_name: str, preview: str) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._row = (codec, size_bytes, type_name, preview)
+        self._blob_id: int | None = None
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._next = 0
+        self.received_bytes = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next chunk, of `CHUNK_BYTES` but for the last one."""
+        self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        self.received_bytes += len(chunk)
+        if self._pending_bytes >= BATCH_BYTES:
+            with self._store.write() as db:
+                self._flush(db)
+
+    def _flush(self, db: sqlite3.Connection) -> int:
+        if self._blob_id is None:
+            codec, size_bytes, type_name, preview = self._row
+            self._blob_id = insert(db, codec, size_bytes, type_name, preview, staged_by=self._run_id)
+        rows = [(self._blob_id, self._next + n, chunk) for n, chunk in enumerate(self._pending)]
+        db.executemany("insert into chunks values (?, ?, ?)", rows)
+        self._next += len(rows)
+        self._pending.clear()
+        self._pending_bytes = 0
+        return self._blob_id
+
+    def publish(self, db: sqlite3.Connection, sha: bytes) -> int:
+        """Make the content visible, in the caller's transaction; gives its row."""
+        codec = self._row[0]
+        blob_id = find(db, sha, codec)
+        if blob_id is None:
+            blob_id = self._flush(db)
+            db.execute("update blobs set sha = ?, staged_by = null where id = ?", (sha, blob_id))
+        else:
+            self._drop(db)
+        if codec == "pickle":
+            trust.sign(db, self._store.uuid, blob_id, sha, codec)
+        return blob_id
+
+    def abandon(self) -> None:
+        """Give the space back: the task that sent it failed in the middle."""
+        if self._blob_id is not None:
+            with self._store.write() as db:
+                self._drop(db)
+
+    def _drop(self, db: sqlite3.Connection) -> None:
+        if self._blob_id is not None:
+            db.execute("delete from blobs where id = ?", (self._blob_id,))
+            self._blob_id = None
+
+
+def drop_orphans(db: sqlite3.Connection) -> None:
+    """Remove what crashed runs had begun to write."""
+    db.execute(
+        """delete from blobs where sha is null and (staged_by is null
+           or not exists (select 1 from runs where runs.id = blobs.staged_by and runs.status = 'running'))"""
+    )
+
+
+def load(store: Store, blob: Blob, name: str) -> Any:
+    """The value of a content.
+
+    Args:
+        store: where it is.
+        blob: its row.
+        name: what to call it in messages: an artifact's name or pathspec.
+
+    Raises:
+        StoreCorrupt: the bytes don't match their hash.
+        UntrustedArtifact: it is a pickle that this user neither wrote nor trusts.
+        ArtifactError: it can't be rebuilt here.
+    """
+    with store.read() as db:
+        if blob.codec == "pickle":
+            if not trust.may_load(store, blob.id, blob.sha, blob.codec):
+                raise UntrustedArtifact(
+                    f"{name} is a pickle ({blob.type}) that your own runs did not write; loading it runs its author's "
+                    f"code.\nPreview: {blob.preview}\nIf you trust the file: {trust.command(store.path)}"
+                )
+            _verify(db, store, blob, name)
+            pieces = read(db, blob)
+        else:
+            pieces = _verified(db, store, blob, name)
+        try:
+            value = codecs.decode(blob.codec, pieces, blob.size_bytes)
+        except ArtifactError as error:
+            _verify(db, store, blob, name)
+            raise ArtifactError(f"{name}: {error}") from error
+        for _ in pieces:  # a decoder may stop early; the hash is compared at the end
+            pass
+        return value
+
+
+def read(db: sqlite3.Connection, blob: Blob) -> Iterator[bytes]:
+    """A content's bytes, piece by piece; each is a query of its own, so that no cursor stays open."""
+    if blob.data is not None:
+        yield blob.data
+        return
+    for n in range((blob.size_bytes + CHUNK_BYTES - 1) // CHUNK_BYTES):
+        row = db.execute("select data from chunks where blob_id = ? and n = ?", (blob.id, n)).fetchone()
+        if row is None:
+            return
+        yield row[0]
+
+
+def _verified(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    for piece in read(db, blob):
+        digest.update(piece)
+        yield piece
+    if digest.digest() != blob.sha:
+        raise StoreCorrupt(f"{store.path}: the bytes of {name} don't match their hash. See: flowstore check --deep")
+
+
+def _verify(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> None:
+    for _ in _verified(db, store, blob, name):
+        pass
+
+
+__all__ = ["BATCH_BYTES", "CHUNK_BYTES", "COLUMNS", "INLINE_BYTES", "Blob", "Piece", "Staging", "drop_orphans", "find", "insert", "load", "put", "read"]

@@ -1,0 +1,371 @@
+"""Values <-> bytes. The safest codec that is faithful wins: a value comes back equal and of the same type.
+
+| codec   | for                                                            | loading runs code |
+| ------- | -------------------------------------------------------------- | ----------------- |
+| json    | None, bool, int of 64 bits, finite float, text, lists and      | no                |
+|         | dicts of them with text keys, without shared parts             |                   |
+| bytes   | bytes                                                          | no                |
+| npy     | plain numpy.ndarray (NumPy's .npy format, without pickles)     | no                |
+| parquet | pandas.DataFrame that comes back identical                     | no                |
+| pickle  | everything else (cloudpickle)                                  | yes               |
+
+The table of decoders is fixed. An unknown codec is an error; nothing falls back to pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from flowstore.errors import ArtifactError
+from flowstore.store.preview import preview, type_name
+
+MAX_JSON_DEPTH = 100
+_LARGE_TEXT = 1 << 20
+_SCALARS = frozenset({bool, type(None)})
+_LARGE_PIECE = 65536  # kept as it is; smaller ones are joined
+
+Piece = bytes | bytearray | memoryview
+
+
+@attrs.frozen
+class Encoded:
+    """A value as bytes.
+
+    Attributes:
+        codec: how it was encoded.
+        type: the name of its Python type.
+        preview: a short text that shows it.
+        size_bytes: the length of all pieces.
+        sha: SHA-256 of all pieces.
+        pieces: the bytes, in order; large ones are views of the value's own memory.
+        keep: holds that memory.
+    """
+
+    codec: str
+    type: str
+    preview: str
+    size_bytes: int
+    sha: bytes
+    pieces: Sequence[Piece] = attrs.field(repr=False)
+    keep: object = attrs.field(default=None, repr=False)
+
+    @property
+    def content(self) -> bytes:
+        """All pieces as one; a copy, so for small values."""
+        return b"".join(self.pieces)
+
+
+def encode(value: Any, *, described: bool = True) -> Encoded:
+    """Encode a value with the safest codec that is faithful.
+
+    Args:
+        value: anything that can be pickled.
+        described: whether to make a preview; not needed where only the hash is compared.
+
+    Raises:
+        ArtifactError: it can't be pickled.
+    """
+    codec, pieces, keep = _encode(value)
+    digest = hashlib.sha256()
+    size = 0
+    for piece in pieces:
+        digest.update(piece)
+        size += memoryview(piece).nbytes
+    text = preview(value) if described else ""
+    return Encoded(codec, type_name(value), text, size, digest.digest(), pieces, keep)
+
+
+def _encode(value: Any) -> tuple[str, Sequence[Piece], object]:
+    kind = type(value)
+    if kind is bytes:
+        return "bytes", [value], None
+    if is_plain_json(value):
+        return "json", _json_pieces(value), None
+    numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
+    if numpy is not None and kind is numpy.ndarray and _is_plain_array(value):
+        return "npy", _npy_pieces(value), value
+    if pandas is not None and kind is pandas.DataFrame and (parquet := _parquet(value)) is not None:
+        return "parquet", [parquet], None
+    return "pickle", *_pickle_pieces(value)
+
+
+def decode(codec: str, pieces: Iterator[bytes], size_bytes: int) -> Any:
+    """Rebuild a value from its bytes.
+
+    Args:
+        codec: one of the table above. For `pickle`, the caller has made sure that it is trusted.
+        pieces: the content, in order.
+        size_bytes: its length.
+
+    Raises:
+        ArtifactError: the codec is unknown, needs a package that is not there, or the bytes don't fit it.
+    """
+    decoder = _DECODERS.get(codec)
+    if decoder is None:
+        raise ArtifactError(f"The codec {codec!r} is unknown to this flowstore; a newer version may know it.")
+    try:
+        return decoder(pieces, size_bytes)
+    except ImportError as error:
+        if codec == "pickle":
+            raise ArtifactError(f"Loading it needs the module {error.name!r}, which is not installed here.") from error
+        raise ArtifactError(f'Loading it needs {error.name}: pip install "flowstore[data]"') from error
+
+
+# --- json
+
+
+def is_plain_json(value: Any) -> bool:
+    """Whether JSON gives the value back equal and of the same types, also in SQLite's reading of it.
+
+    >>> is_plain_json({"a": [1, 2.5, None]}), is_plain_json((1,)), is_plain_json({1: 2}), is_plain_json(2**64)
+    (True, False, False, False)
+    """
+    return _is_plain(value, set(), MAX_JSON_DEPTH)
+
+
+def _is_plain(value: Any, seen: set[int], depth: int) -> bool:
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is str:
+        return _is_text(value)
+    if kind is int:
+        return -(2**63) <= value < 2**63
+    if kind is float:
+        return math.isfinite(value)
+    if kind not in {list, dict} or depth == 0 or id(value) in seen:
+        return False
+    seen.add(id(value))  # a part that stands twice would come back as two
+    if kind is dict:
+        if not all(type(key) is str and _is_text(key) for key in value):
+            return False
+        value = list(value.values())
+    kinds = set(map(type, value))
+    if kinds == {float}:
+        return all(map(math.isfinite, value))
+    if kinds == {int}:
+        return -(2**63) <= min(value) and max(value) < 2**63
+    return all(_is_plain(item, seen, depth - 1) for item in value)
+
+
+def _is_text(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
+def _json_pieces(value: Any) -> list[Piece]:
+    if type(value) is str and len(value) > _LARGE_TEXT:  # one copy of a large text, not three
+        inner = (json.dumps(value[at : at + _LARGE_TEXT], ensure_ascii=False) for at in range(0, len(value), _LARGE_TEXT))
+        return [b'"', *(piece[1:-1].encode() for piece in inner), b'"']
+    return [json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()]
+
+
+def _load_json(pieces: Iterator[bytes], _size: int) -> Any:
+    try:
+        return json.loads(b"".join(pieces))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"Its content is not JSON: {error}") from error
+
+
+# --- numpy
+
+
+def _is_plain_array(array: Any) -> bool:
+    dtype = array.dtype
+    return dtype.kind in "biufcSUmM" and dtype.metadata is None and dtype.fields is None and array.nbytes < 2**62
+
+
+def _npy_pieces(array: Any) -> list[Piece]:
+    import numpy as np
+    from numpy.lib import format as npy
+
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        array = np.ascontiguousarray(array)
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(array))
+    if array.size == 0 or array.dtype.itemsize == 0:
+        return [header.getvalue()]
+    return [header.getvalue(), memoryview(array.ravel(order="K").view(np.uint8))]
+
+
+def _load_npy(pieces: Iterator[bytes], size: int) -> Any:
+    """Read the header, check it against the size, and fill the array in place: one copy, and no trust in the header."""
+    import numpy as np
+    from numpy.lib import format as npy
+
+    first = next(pieces, b"")
+    file = io.BytesIO(first[:65_600])  # the longest header of version 1.0
+    try:
+        version = npy.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"version {version}")
+        shape, fortran, dtype = npy.read_array_header_1_0(file)
+        count = math.prod(shape)
+        if dtype.hasobject or count < 0 or count * dtype.itemsize != size - file.tell():
+            raise ValueError("the header does not fit the content")
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError) as error:
+        raise ArtifactError(f"Its content is not a plain .npy array: {error}") from error
+    array = np.empty(count, dtype)
+    if count * dtype.itemsize:
+        target = memoryview(array.view(np.uint8))
+        at = len(first) - file.tell()
+        target[:at] = first[file.tell() :]
+        for piece in pieces:
+            target[at : at + len(piece)] = piece
+            at += len(piece)
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+# --- data frames
+
+
+def _parquet(frame: Any) -> bytes | None:
+    """The frame as Parquet, or `None` where it would not come back identical (which is tried, not guessed)."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        return None
+    if not frame.columns.is_unique or not all(type(name) is str for name in frame.columns):
+        return None
+    buffer = io.BytesIO()
+    try:
+        pq.write_table(pa.Table.from_pandas(frame, nthreads=1), buffer, compression="zstd")
+        content = buffer.getvalue()
+        back = _load_parquet(iter([content]), len(content))
+        return content if _identical(frame, back) else None
+    except Exception:  # pyarrow raises its own kinds for what it can't hold: then the frame is pickled
+        return None
+
+
+def _load_parquet(pieces: Iterator[bytes], _size: int) -> Any:
+    import pandas as pd  # noqa: F401  # so that a missing pandas is named, rather than pyarrow's guess
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(pa.BufferReader(b"".join(pieces)), use_threads=False).to_pandas(use_threads=False)
+    except pa.ArrowException as error:
+        raise ArtifactError(f"Its content is not Parquet: {error}") from error
+
+
+def _identical(one: Any, two: Any) -> bool:
+    same_index = (
+        type(one.index) is type(two.index)
+        and one.index.equals(two.index)
+        and one.index.dtype == two.index.dtype
+        and one.index.names == two.index.names
+        and getattr(one.index, "freq", None) == getattr(two.index, "freq", None)
+    )
+    return (
+        same_index
+        and one.columns.equals(two.columns)
+        and type(one.columns) is type(two.columns)
+        and one.columns.dtype == two.columns.dtype
+        and one.columns.names == two.columns.names
+        and list(one.dtypes) == list(two.dtypes)
+        and one.attrs == two.attrs
+        and one.flags.allows_duplicate_labels == two.flags.allows_duplicate_labels
+        and all(_same_column(one[name], two[name]) for name in one.columns)
+    )
+
+
+def _same_column(one: Any, two: Any) -> bool:
+    if one.dtype != object:
+        return bool(one.equals(two))
+    return all(type(a) is type(b) and (a == b or (a != a and b != b)) for a, b in zip(one, two, strict=True))  # noqa: PLR0124
+
+
+# --- pickle
+
+
+def _pickle_pieces(value: Any) -> tuple[Sequence[Piece], object]:
+    from flowstore.store import pickling
+
+    pieces: list[Piece] = []
+    small = bytearray()
+
+    def write(piece: Piece) -> int:
+        nonlocal small
+        if memoryview(piece).nbytes > _LARGE_PIECE:
+            if small:
+                pieces.append(small)
+                small = bytearray()
+            pieces.append(piece)
+        else:
+            small += piece
+        return memoryview(piece).nbytes
+
+    try:
+        keep = pickling.dump(value, write)
+    except Exception as error:  # pickling calls the value's own methods, which may raise anything
+        raise ArtifactError(f"it can't be pickled: {type(error).__name__}: {error}") from error
+    pieces.append(small)
+    return pieces, keep
+
+
+def _load_pickle(pieces: Iterator[bytes], _size: int) -> Any:
+    from flowstore.store import pickling
+
+    try:
+        return pickling.load(io.BufferedReader(_Pieces(pieces), 1 << 20))
+    except ImportError:
+        raise
+    except Exception as error:  # unpickling calls the value's own methods, which may raise anything
+        raise ArtifactError(f"Its pickle can't be loaded here: {type(error).__name__}: {error}") from error
+
+
+class _Pieces(io.RawIOBase):
+    """Pieces as a file, without joining them."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Piece, /) -> int:
+        view = memoryview(target).cast("B")
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        count = min(len(view), len(self._rest))
+        view[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+def _load_bytes(pieces: Iterator[bytes], size: int) -> bytes:
+    first = next(pieces, b"")
+    if len(first) == size:
+        return first
+    buffer = io.BytesIO(first)  # grows in place, and its getvalue shares the memory: one copy
+    buffer.seek(0, io.SEEK_END)
+    for piece in pieces:
+        buffer.write(piece)
+    return buffer.getvalue()
+
+
+_DECODERS = {
+    "json": _load_json,
+    "bytes": _load_bytes,
+    "npy": _load_npy,
+    "parquet": _load_parquet,
+    "pickle": _load_pickle,
+}

@@ -1,0 +1,392 @@
+"""Opening a store, and the only two ways to use it: `read()` and `write()`.
+
+Invariants: a write is one `begin immediate … commit`, because a deferred transaction that reads first and
+writes later fails with "database is locked" whatever the timeout. No cursor outlives its transaction,
+because a half-read one keeps others from switching the journal. No connection is open across a `fork`,
+because SQLite's locks don't survive it: they are closed just before, and opened again at the next use.
+
+At rest a store is one file in rollback-journal mode, which any medium can serve. A driver switches to a
+write-ahead log for its run; whoever closes last switches back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
+from flowstore.store import schema
+
+BUSY_TIMEOUT_S = 120.0
+MINIMUM_SQLITE = (3, 38, 0)
+_MAGIC = b"SQLite format 3\x00"
+_NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs"})
+
+Row = sqlite3.Row
+_open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+class Store:
+    """One open store file.
+
+    Attributes:
+        path: the file, absolute.
+        writable: whether this process may change it.
+        trusted: whether the user said, for this process, that its pickles may be loaded.
+        warning: what a user should know of how it was opened, or `None`.
+    """
+
+    def __init__(self, path: Path, *, writable: bool, trusted: bool = False) -> None:
+        self.path = path
+        self.writable = writable
+        self.trusted = trusted
+        self.durable = False
+        self.warning: str | None = None
+        self._wal = False
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
+        self._uuid: str | None = None
+        _open_stores.add(self)
+
+    @property
+    def uuid(self) -> str:
+        """The store's identity."""
+        if self._uuid is None:
+            self._uuid = str(self.value("select uuid from store"))
+        return self._uuid
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """One snapshot: all statements see the same state of the file."""
+        with self._lock, _told_clearly(self.path):
+            connection = self.connection()
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("begin")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:  # SQLite itself rolls back on a full disk or an I/O error
+                    connection.execute("rollback")
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: everything inside becomes visible together, or not at all."""
+        if not self.writable:
+            raise FlowstoreError(f"{self.path} can't be written: the file, its folder or its medium is read-only.")
+        with self._lock, _told_clearly(self.path):
+            connection = self.connection()
+            connection.execute("begin immediate")
+            try:
+                self._ensure_newest_schema(connection)
+                yield connection
+                connection.execute("commit")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
+
+    def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
+        """All rows of one query."""
+        with self._lock, _told_clearly(self.path):
+            return self.connection().execute(sql, parameters).fetchall()
+
+    def row(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
+        """The first row of one query, if there is any."""
+        rows = self.rows(sql, parameters)
+        return rows[0] if rows else None
+
+    def value(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Any:
+        """The first column of the first row, or `None`."""
+        row = self.row(sql, parameters)
+        return row[0] if row else None
+
+    def connection(self) -> sqlite3.Connection:
+        """The open connection, for those that hold the lock of `read` or `write`."""
+        if self._connection is None:
+            with _told_clearly(self.path):
+                self._connection = _connect(self.path, writable=self.writable)
+                if self._wal:
+                    self._switch_to_wal(self._connection)
+        return self._connection
+
+    def use_wal(self) -> None:
+        """Let readers go on while this process writes; where that can't work, say so in `warning`."""
+        with self._lock:
+            self._wal = True
+            with _told_clearly(self.path):
+                self._switch_to_wal(self.connection())
+
+    def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
+        mode = "a network file system" if _on_network(self.path) else _try_wal(connection)
+        if mode == "wal":
+            connection.execute(f"pragma synchronous = {'full' if self.durable else 'normal'}")
+        else:
+            self.warning = (
+                f"{self.path} can't use a write-ahead log ({mode}): readers wait while a run writes. "
+                "A local disk is faster and safer."
+            )
+
+    def _ensure_newest_schema(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("pragma user_version").fetchone()[0]
+        if version < schema.SCHEMA_VERSION:
+            schema.migrate(connection)
+
+    def close(self) -> None:
+        """Close the file, and leave just that one file if nobody else has it open."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is None:
+                return
+            try:
+                if self.writable and not connection.in_transaction:
+                    _leave_one_file(connection)
+            finally:
+                connection.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+
+def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
+    """Open an existing store, for reading and, where the system permits, writing.
+
+    Raises:
+        StoreNotFound, NotAStore, StoreCorrupt, StoreTooNew: nothing was written.
+    """
+    _check_library()
+    path = Path(os.path.abspath(path))
+    _check_header(path)
+    store = Store(path, writable=_may_write(path), trusted=trusted)
+    with _told_clearly(path):
+        version = store.value("pragma user_version")
+        if version > schema.SCHEMA_VERSION:  # a header still in the write-ahead log
+            store.close()
+            raise StoreTooNew(_too_new(path, version))
+    return store
+
+
+def ensure_store(path: str | os.PathLike[str]) -> Store:
+    """Open the store at `path`, creating it where there is none. Safe for many processes at once."""
+    _check_library()
+    path = Path(os.path.abspath(path))
+    if not path.exists():
+        _create(path)
+    store = open_store(path)
+    if not store.writable:
+        store.close()
+        raise FlowstoreError(f"{path} can't be written: the file or its folder is read-only. Choose another with --store.")
+    return store
+
+
+def _create(path: Path) -> None:
+    """Make a whole store under another name, then link it into place: nobody sees half a store."""
+    from flowstore import __version__
+
+    if not path.parent.is_dir():
+        raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{random.getrandbits(32):08x}")
+    try:
+        with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+            connection.execute("pragma synchronous = off")  # one fsync below instead of several
+            schema.create(connection, __version__)
+        _sync(draft)
+        _put_in_place(draft, path)
+    except (OSError, sqlite3.Error) as error:
+        raise FlowstoreError(f"{path} can't be created: {error}. Choose another with --store.") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)  # fails if somebody was faster, which is as good
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links: the window is between these two lines
+        if not path.exists():
+            draft.replace(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_library() -> None:
+    if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+        raise FlowstoreError(
+            f"flowstore needs SQLite 3.38 or later; this Python has {sqlite3.sqlite_version}. Use a newer Python build."
+        )
+
+
+def _check_header(path: Path) -> None:
+    """Tell wrong files apart by their first 100 bytes, before SQLite touches them (format: sqlite.org/fileformat)."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        raise StoreNotFound(f"There is no store at {path}.") from None
+    except IsADirectoryError:
+        raise NotAStore(f"{path} is a folder, not a store.") from None
+    except OSError as error:
+        raise FlowstoreError(f"{path} can't be read: {error.strerror}.") from error
+    if not header.startswith(_MAGIC) or len(header) < 100:
+        raise NotAStore(f"{path} is not a flowstore store: it is not an SQLite file.")
+    if int.from_bytes(header[68:72], "big") != schema.APPLICATION_ID:
+        raise NotAStore(f"{path} is an SQLite file, but not a flowstore store.")
+    version = int.from_bytes(header[60:64], "big")
+    if version > schema.SCHEMA_VERSION:
+        raise StoreTooNew(_too_new(path, version))
+
+
+def _too_new(path: Path, version: int) -> str:
+    return (
+        f"{path} has schema version {version}; this flowstore knows {schema.SCHEMA_VERSION} at most. "
+        "Upgrade: pip install --upgrade flowstore"
+    )
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
+    # An own store is opened read-write even to read: the last closer of a `mode=ro` connection leaves side files.
+    mode = "mode=rw" if writable else "mode=ro"
+    if not writable and _is_wal(path) and not _beside(path, "-wal"):
+        mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
+    uri = f"file:{quote(str(path))}?{mode}"
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.row_factory = sqlite3.Row
+    try:
+        for pragma in ("trusted_schema = off", "cell_size_check = on", "foreign_keys = on", "mmap_size = 0"):
+            connection.execute(f"pragma {pragma}")
+        connection.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if not writable and (_beside(path, "-wal") or _beside(path, "-journal")):
+            raise FlowstoreError(
+                f"{path} needs recovery after a crash, and can't be written here. Copy it together with "
+                f"{path.name}-wal or {path.name}-journal to a folder that can be written, and open the copy."
+            ) from error
+        raise
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _is_wal(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(20)[18:20] == b"\x02\x02"
+
+
+def _beside(path: Path, suffix: str) -> bool:
+    side = path.with_name(path.name + suffix)
+    return side.exists() and side.stat().st_size > 0
+
+
+def _try_wal(connection: sqlite3.Connection) -> str:
+    """Switch to a write-ahead log and prove that it works; gives the mode that is in force, or what failed."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            mode = str(connection.execute("pragma journal_mode = wal").fetchone()[0])
+            connection.execute("begin immediate")  # the shared index is first needed here
+            connection.execute("rollback")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                connection.execute("pragma journal_mode = delete")
+                return str(error)
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.001, 0.01))  # the switch reports "locked" at once, whatever the timeout
+        else:
+            return mode
+
+
+def _leave_one_file(connection: sqlite3.Connection) -> None:
+    """Go back to a rollback journal, unless others have the store open: then the last of them does."""
+    connection.execute("pragma busy_timeout = 0")
+    for _ in range(3):  # two that close at the same moment keep each other from it
+        try:
+            if connection.execute("pragma journal_mode").fetchone()[0] != "wal":
+                return
+            connection.execute("pragma journal_mode = delete")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                return  # a full disk, say: the log stays beside the file, and the next one to open it recovers
+        except sqlite3.DatabaseError:
+            return  # damaged: the next reader is told, and closing must not hide what went wrong before
+        time.sleep(random.uniform(0.001, 0.008))
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _on_network(path: Path) -> bool:
+    """Whether the file system is one where a shared-memory log is unsafe (known on Linux only)."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    best, kind = "", ""
+    for line in lines:
+        mount, filesystem = line.split(" ")[1:3]
+        mount = mount.replace("\\040", " ")
+        if len(mount) >= len(best) and path.is_relative_to(mount):
+            best, kind = mount, filesystem
+    return kind in _NETWORK_FILESYSTEMS
+
+
+@contextlib.contextmanager
+def _told_clearly(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, by error code rather than by message text."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(error.__cause__, UnicodeDecodeError):
+            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy, or see: flowstore check") from error
+        if name.startswith("SQLITE_FULL"):
+            raise FlowstoreError(f"{path} can't grow: the disk is full. What was committed before is kept.") from error
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+            raise FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.") from error
+        if name.startswith("SQLITE_IOERR"):
+            raise FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.") from error
+        if _is_busy(error):
+            raise FlowstoreError(f"{path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process.") from error
+        if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
+            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy, or see: flowstore check") from error
+        raise
+
+
+def _close_before_fork() -> None:
+    for store in list(_open_stores):
+        if store._lock.acquire(blocking=False):  # noqa: SLF001  # module-private
+            try:
+                if store._connection is not None and not store._connection.in_transaction:  # noqa: SLF001
+                    store.close()
+            finally:
+                store._lock.release()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_close_before_fork)

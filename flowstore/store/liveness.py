@@ -1,0 +1,83 @@
+"""Whether a run's driver still lives.
+
+A driver is known by host, boot and process: the process id alone may be another's by now, so its start time
+counts too, and a machine that was started again has a boot of its own. Where these can't be compared (another
+machine, another container, a system that does not tell), the last sign of life decides.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import attrs
+
+from flowstore.store.db import Row
+
+HEARTBEAT_S = 5.0
+SILENCE_S = 60.0  # a driver on another machine that wrote nothing for so long is taken for dead
+
+
+@attrs.frozen
+class Process:
+    """A process, told apart from all others that ever ran.
+
+    Attributes:
+        host: the machine's name.
+        boot: the machine's boot and process namespace, empty where the system does not tell.
+        pid: the process id.
+        started: when it started, in the system's own form; empty where the system does not tell.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+
+
+def this_process() -> Process:
+    """The identity of the process that asks."""
+    return Process(platform.node(), _boot(), os.getpid(), _started(os.getpid()) or "")
+
+
+def is_dead(run: Row) -> bool:
+    """Whether the driver of a run that is recorded as running is gone."""
+    silent = time.time() - run["last_seen_at"] / 1000 > SILENCE_S
+    if run["host"] != platform.node() or not run["boot"] or not run["pid_started"]:
+        return silent
+    if run["boot"] != _boot():
+        boot, _, namespace = run["boot"].partition(" ")
+        own_boot, _, own_namespace = _boot().partition(" ")
+        return boot != own_boot if namespace == own_namespace else silent  # another container can't be looked into
+    return _started(run["pid"]) != run["pid_started"]
+
+
+@functools.cache
+def _boot() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return "this" if sys.platform == "darwin" else ""  # a pid's start time alone tells boots apart there
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, or `None` where there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return _started_by_ps(pid) if sys.platform == "darwin" else None
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name, in parentheses, may hold blanks; see proc(5)
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _started_by_ps(pid: int) -> str | None:
+    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return told.stdout.strip() or None

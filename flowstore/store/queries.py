@@ -1,0 +1,232 @@
+"""Every question that the Client and the command lines ask of the rows; `records` writes them.
+
+A namespace is a tag. Queries by tag walk `run_tags` from the newest run of the first tag and check the
+others for each run, all through indexes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+from flowstore.store.blobs import COLUMNS, Blob
+from flowstore.store.db import Row, Store
+
+PAGE = 256
+
+RUN = """select r.id, f.name as flow, r.flow_id, r.user, r.status, r.created_at, r.finished_at, r.last_seen_at, r.host,
+         r.boot, r.pid, r.pid_started, r.origin_run_id, r.parameters, r.code_id, r.uuid
+         from runs r join flows f on f.id = r.flow_id"""
+STEP = """select s.id, s.run_id, s.name, s.created_at from steps s"""
+TASK = """select t.id, t.run_id, t.step_id, s.name as step, t.status, t.started_at, t.finished_at, t.attempts,
+          t.attempt_id, t.foreach_path, t.base_id, t.transition, t.origin_pathspec
+          from tasks t join steps s on s.id = t.step_id"""
+
+
+def find_flow(store: Store, name: str) -> int | None:
+    """The row of a flow's name."""
+    found: int | None = store.value("select id from flows where name = ?", (name,))
+    return found
+
+
+def flow_names(store: Store, tag: str | None) -> list[str]:
+    """The flows that have a run with a tag; all that have a run, for `None`."""
+    if tag is None:
+        has_run = "exists (select 1 from runs r where r.flow_id = f.id)"
+    else:
+        has_run = """exists (select 1 from run_tags rt where rt.flow_id = f.id
+                     and rt.tag_id = (select id from tags where tag = :tag))"""
+    rows = store.rows(f"select f.name from flows f where {has_run} order by f.name", {"tag": tag})  # noqa: S608
+    return [row[0] for row in rows]
+
+
+def find_run(store: Store, flow: str, run_id: int) -> Row | None:
+    """A run's row."""
+    return store.row(f"{RUN} where r.id = ? and f.name = ?", (run_id, flow))
+
+
+def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False, page: int = PAGE) -> Iterator[Row]:
+    """A flow's runs that have all tags, newest first; fetched a page at a time, as they are asked for."""
+    flow_id = find_flow(store, flow)
+    tag_ids = [store.value("select id from tags where tag = ?", (tag,)) for tag in dict.fromkeys(tags)]
+    if flow_id is None or None in tag_ids:
+        return
+    last: tuple[int, int] = (2**62, 2**62)
+    while True:
+        rows = _page(store, flow_id, tag_ids, successful, last, page)
+        yield from rows
+        if len(rows) < page:
+            return
+        last = (rows[-1]["created_at"], rows[-1]["id"])
+        page = min(page * 2, PAGE)
+
+
+def _page(
+    store: Store, flow_id: int, tag_ids: Sequence[int], successful: bool, last: tuple[int, int], page: int
+) -> list[Row]:
+    if not tag_ids:
+        where = "and r.status = 'successful'" if successful else ""
+        return store.rows(
+            f"""{RUN} where r.flow_id = ? and (r.created_at, r.id) < (?, ?) {where}
+                order by r.created_at desc, r.id desc limit ?""",
+            (flow_id, *last, page),
+        )
+    first, *others = tag_ids
+    checks = "".join(
+        """ and exists (select 1 from run_tags o where o.tag_id = ? and o.flow_id = w.flow_id
+            and o.created_at = w.created_at and o.run_id = w.run_id)"""
+        for _ in others
+    )
+    where = "and w.successful = 1" if successful else ""
+    return store.rows(
+        f"""{RUN} join run_tags w on w.run_id = r.id
+            where w.tag_id = ? and w.flow_id = ? and (w.created_at, w.run_id) < (?, ?) {where} {checks}
+            order by w.created_at desc, w.run_id desc limit ?""",
+        (first, flow_id, *last, *others, page),
+    )
+
+
+def run_tags(store: Store, run_id: int) -> list[Row]:
+    """A run's tags: `tag`, `system`."""
+    return store.rows(
+        "select g.tag, rt.system from run_tags rt join tags g on g.id = rt.tag_id where rt.run_id = ?", (run_id,)
+    )
+
+
+def node_tags(store: Store, run_id: int, step_id: int, task_id: int, artifact: str) -> list[str]:
+    """The tags set on a step, task or artifact and on the step and task above it."""
+    rows = store.rows(
+        """select g.tag from node_tags n join tags g on g.id = n.tag_id
+           where n.run_id = ? and n.step_id = ? and n.task_id in (0, ?) and n.artifact in ('', ?)""",
+        (run_id, step_id, task_id, artifact),
+    )
+    return [row[0] for row in rows]
+
+
+def steps(store: Store, run_id: int) -> list[Row]:
+    """A run's steps, the latest first."""
+    return store.rows(f"{STEP} where s.run_id = ? order by s.id desc", (run_id,))
+
+
+def find_step(store: Store, run_id: int, name: str) -> Row | None:
+    """A step's row."""
+    return store.row(f"{STEP} where s.run_id = ? and s.name = ?", (run_id, name))
+
+
+def tasks(store: Store, run_id: int, step_id: int) -> Iterator[Row]:
+    """A step's tasks, the latest first, a page at a time."""
+    last = 2**62
+    while rows := store.rows(
+        f"{TASK} where t.run_id = ? and t.step_id = ? and t.id < ? order by t.id desc limit ?",
+        (run_id, step_id, last, PAGE),
+    ):
+        yield from rows
+        last = rows[-1]["id"]
+
+
+def find_task(store: Store, run_id: int, step_id: int, task_id: int) -> Row | None:
+    """A task's row."""
+    return store.row(f"{TASK} where t.id = ? and t.run_id = ? and t.step_id = ?", (task_id, run_id, step_id))
+
+
+def relatives(store: Store, task_id: int, *, children: bool) -> list[Row]:
+    """The tasks that ran directly before, or after, a task."""
+    near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
+    return store.rows(
+        f"{TASK} join task_parents p on p.{far} = t.id where p.{near} = ? order by t.id", (task_id,)
+    )
+
+
+def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
+    """The names of the steps whose tasks ran directly before, or after, a step's."""
+    near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
+    rows = store.rows(
+        f"""select distinct o.step_id, s.name from tasks t join task_parents p on p.{near} = t.id
+            join tasks o on o.id = p.{far} join steps s on s.id = o.step_id where t.step_id = ? order by s.id""",  # noqa: S608
+        (step_id,),
+    )
+    return [row["name"] for row in rows]
+
+
+def find_attempt(store: Store, task_id: int, number: int) -> Row | None:
+    """An attempt's row."""
+    return store.row("select * from attempts where task_id = ? and number = ?", (task_id, number))
+
+
+# What a task sees: its own artifacts, those of the tasks that flow into it, nearest first, and the run's.
+_VISIBLE = f"""
+with recursive
+  chain (depth, attempt_id, base_id) as (
+    select 0, :attempt_id, t.base_id from tasks t where t.id = :task_id
+    union all
+    select c.depth + 1, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
+  ),
+  seen as (
+    select a.name, a.blob_id, min(c.depth) as depth from chain c join artifacts a on a.attempt_id = c.attempt_id
+    group by a.name
+    union all
+    select p.name, p.blob_id, 1 << 40 from run_artifacts p
+    where p.run_id = (select run_id from tasks where id = :task_id)
+  ),
+  nearest as (select name, blob_id, min(depth) as depth from seen group by name)
+select v.name, v.depth, {COLUMNS} from nearest v join blobs b on b.id = v.blob_id
+where :name is null or v.name = :name
+order by v.name"""  # noqa: S608
+
+
+def visible_artifacts(
+    db: sqlite3.Connection, task_id: int, attempt_id: int | None, name: str | None = None
+) -> dict[str, Blob]:
+    """What a task has after an attempt: what it set, and what it inherits. A bare `min` picks the whole row."""
+    rows = db.execute(_VISIBLE, {"task_id": task_id, "attempt_id": attempt_id, "name": name}).fetchall()
+    return {row["name"]: Blob.of(row) for row in rows}
+
+
+def artifact_created_at(store: Store, task_id: int, attempt_id: int, name: str) -> int | None:
+    """When the task, or the one that it inherits from, finished the attempt that set an artifact."""
+    found: int | None = store.value(
+        """with recursive chain (depth, attempt_id, base_id) as (
+             select 0, ?, t.base_id from tasks t where t.id = ?
+             union all
+             select c.depth + 1, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
+           )
+           select coalesce(at.finished_at, at.started_at) from chain c
+           join artifacts a on a.attempt_id = c.attempt_id and a.name = ?
+           join attempts at on at.id = c.attempt_id order by c.depth limit 1""",
+        (attempt_id, task_id, name),
+    )
+    return found
+
+
+def parameters_of(store: Store, run_id: int) -> list[Row]:
+    """A run's parameters and constants, with their blobs."""
+    return store.rows(
+        f"select p.name, p.kind, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id where p.run_id = ?",  # noqa: S608
+        (run_id,),
+    )
+
+
+def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
+    """What an attempt printed: `stream`, `written_at`, `text`, in order, a page at a time."""
+    last = 0
+    while rows := store.rows(
+        """select id, stream, written_at, text from log_chunks
+           where log_id = ? and id > ? and (? is null or stream = ?) order by id limit ?""",
+        (log_id, last, stream, stream, PAGE),
+    ):
+        yield from rows
+        last = rows[-1]["id"]
+
+
+def code_files(store: Store, code_id: int) -> dict[str, Blob]:
+    """The files of a code snapshot."""
+    rows = store.rows(
+        f"select c.path, {COLUMNS} from code_files c join blobs b on b.id = c.blob_id where c.code_id = ? order by c.path",  # noqa: S608
+        (code_id,),
+    )
+    return {row["path"]: Blob.of(row) for row in rows}
+
+
+def script_name(store: Store, code_id: int) -> str:
+    """The name of a snapshot's flow file."""
+    return str(store.value("select script_name from codes where id = ?", (code_id,)))

@@ -1,0 +1,315 @@
+"""Rows of runs, tasks and attempts: every write that a run makes of them.
+
+All functions take the connection of an open `Store.write()`; what one call of `write()` holds becomes
+visible together. Times are milliseconds since 1970, UTC.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from flowstore.store import blobs, liveness
+from flowstore.store.db import Store
+
+
+def now_ms() -> int:
+    """The time, in milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def date_tag(at_ms: int) -> str:
+    """The system tag of a day.
+
+    >>> date_tag(0)
+    'date:1970-01-01'
+    """
+    return f"date:{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
+
+
+@attrs.frozen
+class NewRun:
+    """What is known of a run before it starts.
+
+    Attributes:
+        flow, user: names.
+        parameters: a JSON object for the `run_summary` view.
+        artifacts: name, kind ('parameter' or 'constant') and blob of each.
+        code_id: the snapshot of its source.
+        system_tags, tags: text.
+        origin_run_id: the run that it resumes.
+    """
+
+    flow: str
+    user: str
+    parameters: Mapping[str, Any]
+    artifacts: Sequence[tuple[str, str, int]]
+    code_id: int | None
+    system_tags: Sequence[str]
+    tags: Sequence[str]
+    origin_run_id: str | None = None
+
+
+def runtime_tags(version: str) -> list[str]:
+    """The system tags that say what a run ran with."""
+    return ["runtime:local", f"python_version:{platform.python_version()}", f"flowstore_version:{version}"]
+
+
+def create_run(db: sqlite3.Connection, run: NewRun) -> int:
+    """Insert a run with its tags, parameters and constants; gives its id."""
+    db.execute("insert or ignore into flows (name) values (?)", (run.flow,))
+    flow_id = db.execute("select id from flows where name = ?", (run.flow,)).fetchone()[0]
+    newest = "select max(m) from (select (select max(created_at) from runs r where r.flow_id = f.id) m from flows f)"
+    created_at = max(now_ms(), db.execute(newest).fetchone()[0] or 0)  # never back, whatever the clock does
+    me = liveness.this_process()
+    cursor = db.execute(
+        """insert into runs (uuid, flow_id, user, status, created_at, last_seen_at, host, boot, pid, pid_started,
+             origin_run_id, parameters, code_id) values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        (
+            uuid.uuid4().hex, flow_id, run.user, created_at, created_at, me.host, me.boot, me.pid, me.started,
+            run.origin_run_id, json.dumps(run.parameters, ensure_ascii=False), run.code_id,
+        ),
+    )  # fmt: skip
+    run_id = cursor.lastrowid
+    assert run_id is not None
+    db.executemany(
+        "insert into run_artifacts (run_id, name, kind, blob_id) values (?, ?, ?, ?)",
+        [(run_id, *artifact) for artifact in run.artifacts],
+    )
+    system = dict.fromkeys([*run.system_tags, date_tag(created_at)])
+    db.executemany(
+        "insert or ignore into run_tags (tag_id, flow_id, created_at, run_id, system) values (?, ?, ?, ?, ?)",
+        [
+            (ensure_tag(db, tag), flow_id, created_at, run_id, int(tag in system))
+            for tag in dict.fromkeys([*system, *run.tags])
+        ],
+    )
+    return run_id
+
+
+def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
+    """The row of a tag's text."""
+    row = db.execute("select id from tags where tag = ?", (tag,)).fetchone()
+    if row is None:
+        row = db.execute("insert into tags (tag) values (?) returning id", (tag,)).fetchone()
+    return int(row[0])
+
+
+def ensure_step(db: sqlite3.Connection, run_id: int, name: str) -> int:
+    """The row of a run's step."""
+    row = db.execute("select id from steps where run_id = ? and name = ?", (run_id, name)).fetchone()
+    if row is None:
+        row = db.execute(
+            "insert into steps (run_id, name, created_at) values (?, ?, ?) returning id", (run_id, name, now_ms())
+        ).fetchone()
+    return int(row[0])
+
+
+def start_task(
+    db: sqlite3.Connection,
+    run_id: int,
+    step_id: int,
+    parents: Sequence[int],
+    base_id: int | None,
+    foreach_path: str | None,
+) -> int:
+    """Insert a task that is about to run; gives its id."""
+    cursor = db.execute(
+        """insert into tasks (run_id, step_id, status, started_at, attempts, foreach_path, base_id)
+           values (?, ?, 'running', ?, 0, ?, ?)""",
+        (run_id, step_id, now_ms(), foreach_path, base_id),
+    )
+    assert cursor.lastrowid is not None
+    _link_parents(db, cursor.lastrowid, parents)
+    return cursor.lastrowid
+
+
+def _link_parents(db: sqlite3.Connection, task_id: int, parents: Iterable[int]) -> None:
+    db.executemany("insert or ignore into task_parents values (?, ?)", [(task_id, parent) for parent in parents])
+
+
+def start_attempt(db: sqlite3.Connection, task_id: int, number: int) -> int:
+    """Insert an attempt that is about to run; gives its id."""
+    cursor = db.execute(
+        "insert into attempts (task_id, number, status, started_at, log_id) values (?, ?, 'running', ?, 0)",
+        (task_id, number, now_ms()),
+    )
+    attempt_id = cursor.lastrowid
+    assert attempt_id is not None
+    db.execute("update attempts set log_id = id where id = ?", (attempt_id,))
+    db.execute(
+        "update tasks set attempts = ?, attempt_id = ?, status = 'running', finished_at = null where id = ?",
+        (number + 1, attempt_id, task_id),
+    )
+    return attempt_id
+
+
+@attrs.frozen
+class Failure:
+    """Why an attempt failed: the exception's type, message and traceback."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+def finish_attempt(
+    db: sqlite3.Connection,
+    task_id: int,
+    attempt_id: int,
+    status: str,
+    *,
+    pid: int | None = None,
+    artifacts: Iterable[tuple[str, int | None, int]] = (),
+    transition: str | None = None,
+    failure: Failure | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Record how an attempt ended, and what it set.
+
+    Args:
+        db: of an open transaction.
+        task_id, attempt_id: the rows.
+        status: 'successful', 'failed' or 'stopped'.
+        pid: of the process that ran it.
+        artifacts: name, blob (none: deleted) and 1 where merged, of each.
+        transition: what `next` asked for, as JSON.
+        failure: why it failed.
+        metadata: whatever else is worth keeping.
+    """
+    at = now_ms()
+    failed = (failure.type, failure.message, failure.traceback) if failure else (None, None, None)
+    db.execute(
+        """update attempts set status = ?, finished_at = max(?, started_at), pid = ?, metadata = ?,
+             error_type = ?, error_message = ?, traceback = ? where id = ?""",
+        (status, at, pid, json.dumps(metadata) if metadata else None, *failed, attempt_id),
+    )
+    db.execute(
+        "update tasks set status = ?, finished_at = max(?, started_at), transition = ? where id = ?",
+        (status, at, transition, task_id),
+    )
+    db.executemany(
+        "insert into artifacts (attempt_id, name, blob_id, merged) values (?, ?, ?, ?)",
+        [(attempt_id, *artifact) for artifact in artifacts],
+    )
+
+
+def reuse_task(
+    db: sqlite3.Connection, run_id: int, step_id: int, origin_id: int, parents: Sequence[int], base_id: int | None
+) -> int:
+    """Insert a task of a resumed run that points at what an earlier run's task made; gives its id."""
+    cursor = db.execute(
+        """insert into tasks (run_id, step_id, status, started_at, finished_at, attempts, foreach_path, base_id,
+             transition, origin_pathspec)
+           select ?, ?, t.status, t.started_at, t.finished_at, 1, t.foreach_path, ?, t.transition,
+             coalesce(t.origin_pathspec, f.name || '/' || r.id || '/' || s.name || '/' || t.id)
+           from tasks t join steps s on s.id = t.step_id join runs r on r.id = t.run_id join flows f on f.id = r.flow_id
+           where t.id = ?""",
+        (run_id, step_id, base_id, origin_id),
+    )
+    task_id = cursor.lastrowid
+    assert task_id is not None
+    _link_parents(db, task_id, parents)
+    attempt_id = db.execute(
+        """insert into attempts (task_id, number, status, started_at, finished_at, pid, log_id, metadata)
+           select ?, 0, a.status, a.started_at, a.finished_at, a.pid, a.log_id, a.metadata
+           from attempts a join tasks t on t.attempt_id = a.id where t.id = ?""",
+        (task_id, origin_id),
+    ).lastrowid
+    db.execute("update tasks set attempt_id = ? where id = ?", (attempt_id, task_id))
+    db.execute(
+        """insert into artifacts (attempt_id, name, blob_id, merged)
+           select ?, a.name, a.blob_id, a.merged from artifacts a join tasks t on t.attempt_id = a.attempt_id
+           where t.id = ?""",
+        (attempt_id, origin_id),
+    )
+    return task_id
+
+
+def append_log(db: sqlite3.Connection, rows: Iterable[tuple[int, str, int, str]]) -> None:
+    """Append log id, stream, time and text of each piece."""
+    db.executemany("insert into log_chunks (log_id, stream, written_at, text) values (?, ?, ?, ?)", rows)
+
+
+def finish_run(db: sqlite3.Connection, run_id: int, status: str) -> None:
+    """Record how a run ended; attempts that were still running end with it."""
+    at = now_ms()
+    db.execute(
+        "update runs set status = ?, finished_at = max(?, created_at), last_seen_at = max(?, created_at) where id = ?",
+        (status, at, at, run_id),
+    )
+    if status == "successful":
+        db.execute(
+            """update run_tags set successful = 1 where (tag_id, flow_id, created_at, run_id) in
+               (select tag_id, flow_id, created_at, run_id from run_tags where run_id = ?)""",
+            (run_id,),
+        )
+    else:
+        _end_tasks(db, run_id, "stopped" if status == "failed" else status, at)
+
+
+def _end_tasks(db: sqlite3.Connection, run_id: int, status: str, at_ms: int) -> None:
+    db.execute(
+        """update attempts set status = ?, finished_at = max(?, started_at) where status = 'running'
+           and task_id in (select id from tasks where run_id = ? and status = 'running')""",
+        (status, at_ms, run_id),
+    )
+    db.execute(
+        "update tasks set status = ?, finished_at = max(?, started_at) where run_id = ? and status = 'running'",
+        (status, at_ms, run_id),
+    )
+
+
+def touch_run(db: sqlite3.Connection, run_id: int) -> None:
+    """Record that the driver lives."""
+    db.execute("update runs set last_seen_at = max(?, last_seen_at) where id = ?", (now_ms(), run_id))
+
+
+def record_dead_runs(store: Store) -> None:
+    """Mark the runs whose driver died, and remove what they had begun to write."""
+    running = store.rows("select id, last_seen_at, host, boot, pid, pid_started from runs where status = 'running'")
+    dead = [row for row in running if liveness.is_dead(row)]
+    orphans = store.value(
+        """select 1 from blobs where sha is null and (staged_by is null
+           or not exists (select 1 from runs where runs.id = blobs.staged_by and runs.status = 'running')) limit 1"""
+    )
+    if not dead and not orphans:
+        return
+    with store.write() as db:
+        for row in dead:
+            db.execute(
+                "update runs set status = 'dead', finished_at = last_seen_at where id = ? and status = 'running'",
+                (row["id"],),
+            )
+            _end_tasks(db, row["id"], "dead", row["last_seen_at"])
+        blobs.drop_orphans(db)
+
+
+def ensure_code(db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes]) -> int:
+    """Store a snapshot of source files, unless it is there; gives its row."""
+    import hashlib
+
+    from flowstore.store.codecs import encode
+
+    encoded = {path: encode(content) for path, content in sorted(files.items())}
+    listing = "\0".join([script_name, *(f"{path}\0{item.sha.hex()}" for path, item in encoded.items())])
+    sha = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
+    row = db.execute("select id from codes where sha = ?", (sha,)).fetchone()
+    if row is not None:
+        return int(row[0])
+    code_id = db.execute(
+        "insert into codes (sha, script_name) values (?, ?) returning id", (sha, script_name)
+    ).fetchone()[0]
+    db.executemany(
+        "insert into code_files (code_id, path, blob_id) values (?, ?, ?)",
+        [(code_id, path, blobs.put(db, store, item)) for path, item in encoded.items()],
+    )
+    return int(code_id)

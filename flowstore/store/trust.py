@@ -1,0 +1,148 @@
+"""Whose pickles may be loaded: those that this user's runs wrote on this machine, and those that he trusts.
+
+A pickle is code. Each one that a run writes is signed with the user's key, which never leaves
+`$FLOWSTORE_HOME`: HMAC-SHA256 over the store's identity, the content's hash and the codec. A file that
+somebody mails carries no such signature, so its pickles are not loaded until the user trusts the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import shlex
+import sqlite3
+from pathlib import Path
+
+from flowstore.context import home
+from flowstore.errors import FlowstoreError
+from flowstore.store.db import Store
+
+_keys: dict[Path, bytes] = {}
+
+
+def user_key() -> bytes:
+    """This user's secret key, made at first use.
+
+    Raises:
+        FlowstoreError: it can't be read or made.
+    """
+    path = home() / "key"
+    if path not in _keys:
+        try:
+            _keys[path] = _read_key(path) or _make_key(path)
+        except OSError as error:
+            raise FlowstoreError(
+                f"Your key {path} can't be read or made: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
+            ) from error
+    return _keys[path]
+
+
+def _read_key(path: Path) -> bytes | None:
+    try:
+        text = path.read_text("ascii").strip()
+        key = bytes.fromhex(text)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise FlowstoreError(f"{path} does not hold a key of 64 hex digits. Restore it, or remove it to start anew.")
+    return key
+
+
+def _make_key(path: Path) -> bytes:
+    """Write the key under another name first, so that two first runs at once agree on one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = secrets.token_bytes(32)
+    draft = path.with_name(f"key.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key.hex() + "\n")
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return _read_key(path) or key
+    except OSError:  # a file system without hard links
+        draft.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+    return key
+
+
+def key_id(key: bytes) -> bytes:
+    """What a signature says of the key that made it, without giving the key away."""
+    return hashlib.sha256(b"flowstore key id" + key).digest()[:8]
+
+
+def _mac(key: bytes, store_uuid: str, sha: bytes, codec: str) -> bytes:
+    return hmac.digest(key, b"\0".join((store_uuid.encode(), sha, codec.encode())), "sha256")
+
+
+def sign(db: sqlite3.Connection, store_uuid: str, blob_id: int, sha: bytes, codec: str) -> None:
+    """Record that this user's run wrote this content."""
+    key = user_key()
+    db.execute(
+        "insert or replace into signatures values (?, ?, ?)", (blob_id, key_id(key), _mac(key, store_uuid, sha, codec))
+    )
+
+
+def may_load(store: Store, blob_id: int, sha: bytes, codec: str) -> bool:
+    """Whether this content's code may run in this process."""
+    if store.trusted or is_trusted(store.path, store.uuid):
+        return True
+    if not (home() / "key").exists():
+        return False
+    key = user_key()
+    row = store.row("select mac from signatures where blob_id = ? and key_id = ?", (blob_id, key_id(key)))
+    return row is not None and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, sha, codec))
+
+
+def is_trusted(path: Path, store_uuid: str) -> bool:
+    """Whether the user trusts the store at `path`, which must still be the same store."""
+    return _trusted().get(str(path.resolve())) == store_uuid
+
+
+def trust(path: Path, store_uuid: str) -> None:
+    """Remember that the pickles of the store at `path` may be loaded."""
+    _write({**_trusted(), str(path.resolve()): store_uuid})
+
+
+def revoke(path: Path) -> bool:
+    """Forget that; gives whether it was trusted."""
+    trusted = _trusted()
+    known = trusted.pop(str(path.resolve()), None) is not None
+    if known:
+        _write(trusted)
+    return known
+
+
+def command(path: Path) -> str:
+    """The command line that trusts the store at `path`."""
+    return f"flowstore trust {shlex.quote(str(path))}"
+
+
+def _trusted() -> dict[str, str]:
+    path = home() / "trusted.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise FlowstoreError(f"{path} can't be read: {error}. Mend or remove it; removing trusts no file.") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _write(trusted: dict[str, str]) -> None:
+    path = home() / "trusted.json"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f"trusted.{os.getpid()}")
+        draft.write_text(json.dumps(trusted, indent=2, sort_keys=True) + "\n", "utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise FlowstoreError(f"{path} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours.") from error

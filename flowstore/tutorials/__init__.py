@@ -1,0 +1,1 @@
+"""Two flows to read, run and copy: `penguins` needs nothing but Python, `digits` needs scikit-learn."""
