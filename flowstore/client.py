@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 import attrs
 
@@ -30,6 +30,7 @@ from flowstore.store.locate import active_store
 
 _LARGEST_ID = 2**63 - 1
 _DONE = frozenset({"successful", "failed", "stopped"})
+_STREAMS = ("stdout", "stderr")
 
 
 def _time(at_ms: int | None) -> datetime | None:
@@ -142,7 +143,7 @@ class Flows:
 
     def __iter__(self) -> Iterator[Flow]:
         for name in queries.flow_names(self._store, context.get_namespace()):
-            yield Flow._at(self._store, name)  # noqa: SLF001
+            yield Flow._at(self._store, name)
 
     def __len__(self) -> int:
         return len(queries.flow_names(self._store, context.get_namespace()))
@@ -196,7 +197,7 @@ class Flow(_Object):
         active = context.get_namespace()
         wanted = [*tags, *([active] if active is not None else [])]
         for row in queries.runs(self._store, self.id, wanted, successful=successful, page=page):
-            yield Run._at(self._store, f"{self.id}/{row['id']}")  # noqa: SLF001
+            yield Run._at(self._store, f"{self.id}/{row['id']}")
 
     def __iter__(self) -> Iterator[Run]:
         return self._runs(())
@@ -217,9 +218,6 @@ class Flow(_Object):
     def latest_successful_run(self) -> Run | None:
         """The newest run in the active namespace that succeeded, or `None`."""
         return next(self._runs((), successful=True, page=1), None)
-
-    def _get_object(self) -> None:
-        """Nothing: a flow is no more than its name."""
 
 
 class Run(_Object):
@@ -289,6 +287,11 @@ class Run(_Object):
         return found
 
     @property
+    def user(self) -> str:
+        """Who ran it."""
+        return str(self._row()["user"])
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Its parameters, large or unusual values as their previews."""
         found: dict[str, Any] = json.loads(self._row()["parameters"])
@@ -345,7 +348,7 @@ class Step(_Object):
     _KIND, _FORM, _DEPTH = "step", "FlowName/run_id/step", 3
 
     def __init__(self, pathspec: str) -> None:
-        flow, run_id, name = self._open(pathspec)
+        flow, run_id, _ = self._open(pathspec)
         if queries.find_run(self._store, flow, _number("run", run_id)) is None or self._find() is None:
             raise NotFound(f"There is no step {pathspec} in {self._store.path}.")
         self._check_namespace()
@@ -542,19 +545,18 @@ class Task(_Object):
     def _text(self, stream: str) -> str:
         return "".join(row["text"] for row in queries.log(self._store, self._attempt_row()["log_id"], stream))
 
-    def loglines(self, stream: str) -> Iterator[tuple[datetime, str]]:
-        """The lines of 'stdout' or 'stderr', each with when it was read."""
-        if stream not in {"stdout", "stderr"}:
-            raise ValueError(f"There is no stream {stream!r}; there are stdout and stderr.")
-        rest = ""
-        row = None
-        for row in queries.log(self._store, self._attempt_row()["log_id"], stream):
-            *lines, rest = (rest + row["text"]).split("\n")
+    def loglines(self, *streams: str) -> Iterator[tuple[datetime, str]]:
+        """The lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read."""
+        for stream in streams:
+            if stream not in _STREAMS:
+                raise ValueError(f"There is no stream {stream!r}; there are stdout and stderr.")
+        rests = dict.fromkeys(_STREAMS, "")
+        at = self.created_at
+        for row in queries.log(self._store, self._attempt_row()["log_id"], streams[0] if len(streams) == 1 else None):
             at = datetime.fromtimestamp(row["written_at"] / 1000, UTC)
-            for line in lines:
-                yield at, line
-        if row is not None and rest:
-            yield datetime.fromtimestamp(row["written_at"] / 1000, UTC), rest
+            *lines, rests[row["stream"]] = (rests[row["stream"]] + row["text"]).split("\n")
+            yield from ((at, line) for line in lines)
+        yield from ((at, rest) for rest in rests.values() if rest)
 
     @property
     def metadata(self) -> list[Metadata]:
@@ -671,6 +673,14 @@ class DataArtifact(_Object):
             StoreCorrupt: its bytes are damaged.
         """
         return blobs.load(self._store, self._blob(), self.pathspec)
+
+    def copy_to(self, file: BinaryIO) -> None:
+        """Write its bytes to an open file, as they are stored, without making the value.
+
+        Raises:
+            StoreCorrupt: they are damaged.
+        """
+        blobs.copy(self._store, self._blob(), file, self.pathspec)
 
     @property
     def sha(self) -> str:
@@ -858,6 +868,3 @@ class _using:  # noqa: N801  # a context manager used as a function
 
     def __exit__(self, *_: object) -> None:
         context.state.store = self._before
-
-
-

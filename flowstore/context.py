@@ -29,7 +29,7 @@ class State:
     """What a process has chosen, or a task was started with."""
 
     def __init__(self) -> None:
-        self.namespace: str | None | _Default = DEFAULT
+        self.namespace: str | _Default | None = DEFAULT
         self.store: Any = None  # the open flowstore.store.db.Store of this process, if any
         self.task: dict[str, Any] = {}  # what `current` answers, empty outside a task
         self.flow_module: ModuleType | None = None  # the module whose classes are this run's own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,8 @@ def _run_options() -> frozenset[str]:
     return frozenset({*(name.lstrip("-") for name in names), "help", "branch", "production"})
 
 
-def _decorated(command: click.Command, options: Any) -> click.Command:
-    def holder() -> None:
-        """Collects the options, which click keeps on the function that it decorates."""
-
-    for option in reversed(options):
-        option(holder)
-    command.params += reversed(getattr(holder, "__click_params__", []))
+def _decorated(command: click.Command, options: Sequence[shell.Option]) -> click.Command:
+    shell.add_options(command, options)
     return command
 
 
@@ -140,22 +135,11 @@ def _command(name: str, callback: Callable[..., Any], help_: str, params: Any = 
 _SHARED_NAMES = frozenset({"store", "quiet", "namespace", "with_", "durable"})
 
 
-def _settings(ctx: click.Context) -> dict[str, Any]:
-    """The shared options: those after the command win over those before it, `--with` adds up."""
-    found = _settings(ctx.parent) if ctx.parent is not None else {}
-    for name, value in ctx.params.items():
-        if name == "with_":
-            found[name] = (*found.get(name, ()), *value)
-        elif value is not None or name not in found:
-            found[name] = value
-    return found
-
-
 def _apply(ctx: click.Context) -> None:
     """Open the store that is asked for, and switch to the namespace."""
     from flowstore.store.locate import use_store
 
-    settings = _settings(ctx)
+    settings = shell.settings(ctx)
     if settings.get("store"):
         use_store(settings["store"])
     if settings.get("namespace") is not None:
@@ -165,7 +149,7 @@ def _apply(ctx: click.Context) -> None:
 # --- run and resume
 
 
-class _ParameterType(click.ParamType):
+class _ParameterType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """A flow's parameter as click sees it."""
 
     def __init__(self, parameter: Parameter) -> None:
@@ -249,14 +233,14 @@ class _Resume(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            error.message += " A resumed run keeps its origin's parameters; to change them, use run."
-            raise
+            hint = "A resumed run keeps its origin's parameters; to change them, use run."
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
 
 
 def _options(ctx: click.Context) -> Any:
     from flowstore.run.start import Options
 
-    found = _settings(ctx)
+    found = shell.settings(ctx)
     namespace = found["namespace"]
     return Options(
         store=found["store"],
@@ -298,19 +282,16 @@ def _dot(this: _Flow) -> Callable[[], None]:
 
 
 def _tasks(this: _Flow, pathspec: str) -> list[Any]:
-    """The tasks that RUN, RUN/STEP or RUN/STEP/TASK addresses, in the order of their ids."""
+    """The tasks that RUN, RUN/STEP or RUN/STEP/TASK addresses, in whichever namespace, in the order of their ids."""
+    from flowstore.cli.render import tasks_of
     from flowstore.client import Run, Step, Task
 
     parts = pathspec.removeprefix(f"{this.name}/").split("/")
-    address = "/".join([this.name, *parts])
+    if len(parts) > 3:
+        raise click.UsageError(f"{pathspec!r} is not of the form RUN, RUN/STEP or RUN/STEP/TASK.")
+    kind = (Run, Step, Task)[len(parts) - 1]
     with context.everything():
-        if len(parts) == 3:
-            return [Task(address)]
-        if len(parts) == 2:
-            return sorted(Step(address), key=lambda task: int(task.id))
-        if len(parts) == 1:
-            return sorted((task for step in Run(address) for task in step), key=lambda task: int(task.id))
-    raise click.UsageError(f"{pathspec!r} is not of the form RUN, RUN/STEP or RUN/STEP/TASK.")
+        return tasks_of(kind("/".join([this.name, *parts])))
 
 
 def _dump_command(this: _Flow) -> click.Command:
@@ -319,8 +300,9 @@ def _dump_command(this: _Flow) -> click.Command:
             raise click.UsageError(f"{pathspec!r} is not of the form RUN/STEP or RUN/STEP/TASK.")
         wanted = set(include.split(",")) if include else None
         found: dict[str, dict[str, Any]] = {}
-        for task in _tasks(this, pathspec):
-            names = [name for name in task._blobs() if private or not name.startswith("_")]  # noqa: SLF001
+        tasks = _tasks(this, pathspec)
+        for task in tasks:
+            names = [name for name in task._blobs() if private or not name.startswith("_")]
             chosen = [name for name in names if wanted is None or name in wanted]
             found[task.pathspec] = {name: task[name] for name in chosen}
         missing = (wanted or set()) - {name for artifacts in found.values() for name in artifacts}
@@ -367,17 +349,20 @@ def _dump_to_file(found: dict[str, dict[str, Any]], file: Path) -> None:
 
 def _logs_command(this: _Flow) -> click.Command:
     def show(pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None) -> None:
-        from flowstore.cli.render import print_log
+        from flowstore.cli.render import print_log, streams
 
-        tasks = _tasks(this, pathspec)
-        print_log(tasks, stdout=stdout or not stderr, stderr=stderr or not stdout, timestamps=timestamps, attempt=attempt)
+        with context.everything():
+            chosen = streams(stdout=stdout, stderr=stderr)
+            print_log(_tasks(this, pathspec), chosen, timestamps=timestamps, attempt=attempt)
 
     params = [
         click.Argument(["pathspec"], metavar="RUN[/STEP[/TASK]]"),
         click.Option(["--stdout"], is_flag=True, help="Only stdout."),
         click.Option(["--stderr"], is_flag=True, help="Only stderr."),
         click.Option(["--timestamps"], is_flag=True, help="Begin each line with its time, in UTC."),
-        click.Option(["--attempt"], type=click.IntRange(0), metavar="N", help="Of this attempt, from 0; default: the last."),
+        click.Option(
+            ["--attempt"], type=click.IntRange(0), metavar="N", help="Of this attempt, from 0; default: the last."
+        ),
     ]
     group = click.Group("logs", help="What tasks printed.", context_settings=SETTINGS)
     command = _command("show", show, "Show what tasks printed.", params)
@@ -386,12 +371,16 @@ def _logs_command(this: _Flow) -> click.Command:
 
 
 def _list_command(this: _Flow) -> click.Command:
-    group = click.Group("list", help="What the store has of this flow, in the current namespace.", context_settings=SETTINGS)
+    group = click.Group(
+        "list", help="What the store has of this flow, in the current namespace.", context_settings=SETTINGS
+    )
 
     def runs() -> None:
         from flowstore.cli.render import echo_table, run_rows
+        from flowstore.client import Flow, Flows
 
-        echo_table(run_rows(this.name))
+        found = this.name in Flows()
+        echo_table(run_rows(Flow(this.name)) if found else [])
 
     def steps(run: str | None) -> None:
         from flowstore.cli.render import echo_table, step_rows
@@ -399,9 +388,9 @@ def _list_command(this: _Flow) -> click.Command:
         echo_table(step_rows(_one_run(this, run)))
 
     def tasks(run: str | None) -> None:
-        from flowstore.cli.render import echo_table, task_rows
+        from flowstore.cli.render import echo_table, task_rows, tasks_of
 
-        echo_table(task_rows(_one_run(this, run)))
+        echo_table(task_rows(tasks_of(_one_run(this, run))))
 
     which = [click.Argument(["run"], required=False)]
     for name, callback, params in (("runs", runs, []), ("steps", steps, which), ("tasks", tasks, which)):

@@ -44,15 +44,40 @@ def _exit_code(call: Callable[[], Any]) -> int:
 class Group(click.Group):
     """A group that lists its commands in the order of definition."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Their names."""
         return list(self.commands)
 
 
-def safe(text: str) -> str:
-    """Text from a store without control characters, which could play tricks on a terminal.
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-    >>> safe("a\x1b[31mb\\n")
-    'a[31mb\\n'
+
+def add_options(command: click.Command, options: Sequence[Option]) -> None:
+    """Give a command further options."""
+
+    def holder() -> None:
+        """Collects them: click keeps options on the function that they decorate."""
+
+    for option in reversed(options):
+        option(holder)
+    command.params += reversed(getattr(holder, "__click_params__", []))
+
+
+def settings(ctx: click.Context) -> dict[str, Any]:
+    """All options, of the command and of the groups above it: what is given later wins, lists add up."""
+    found = settings(ctx.parent) if ctx.parent is not None else {}
+    for name, value in ctx.params.items():
+        if isinstance(value, tuple) and isinstance(found.get(name), tuple):
+            found[name] = (*found[name], *value)
+        elif value is not None or name not in found:
+            found[name] = value
+    return found
+
+
+def safe(text: str) -> str:
+    r"""Text from a store without control characters, which could play tricks on a terminal.
+
+    >>> safe("a\x1b[31mb")
+    'a[31mb'
     """
     return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))

@@ -81,7 +81,9 @@ class Parameter:
         if self.type in (dict, list):
             self.type = JSONType
         if self.type not in (str, int, float, bool, JSONType):
-            raise ParameterError(f"Parameter {name}: the type {self.type!r} is none of str, int, float, bool, JSONType.")
+            raise ParameterError(
+                f"Parameter {name}: the type {self.type!r} is none of str, int, float, bool, JSONType."
+            )
         if is_flag and self.type is not bool:
             raise ParameterError(f"Parameter {name}: is_flag goes with type=bool.")
         if separator is not None and self.type is not str:
@@ -126,7 +128,9 @@ class Parameter:
             if isinstance(error, ParameterError):
                 raise
             detail = f" ({error})" if self.type is JSONType else ""
-            raise ParameterError(f"Parameter {self.name}: {value!r} is not {_article(self.type_name)}{detail}.") from None
+            raise ParameterError(
+                f"Parameter {self.name}: {value!r} is not {_article(self.type_name)}{detail}."
+            ) from None
 
     def _convert(self, value: Any) -> Any:
         if self.separator is not None:
@@ -155,7 +159,9 @@ class Parameter:
                 takes = len(inspect.signature(value).parameters)
                 value = value(DeployTimeContext(flow_name, user_name, self.name)) if takes else value()
             except Exception as error:  # a user's function may raise anything
-                raise ParameterError(f"Parameter {self.name}: its default raised {type(error).__name__}: {error}") from error
+                raise ParameterError(
+                    f"Parameter {self.name}: its default raised {type(error).__name__}: {error}"
+                ) from error
         return None if value is None else self.convert(value)
 
     def __repr__(self) -> str:
@@ -198,7 +204,8 @@ class IncludeFile(Parameter):
             raise ParameterError(f"Parameter {self.name}: {value} can't be read: {error.strerror}.") from None
         except (UnicodeDecodeError, LookupError) as error:
             raise ParameterError(
-                f"Parameter {self.name}: {value} is not text in {self.encoding} ({error}). Give encoding= or is_text=False."
+                f"Parameter {self.name}: {value} is not text in {self.encoding} ({error}). "
+                "Give encoding= or is_text=False."
             ) from None
 
 
@@ -239,7 +246,9 @@ def check_names(parameters: Mapping[str, Parameter], taken: frozenset[str]) -> N
     for parameter in parameters.values():
         option = parameter.name.replace("_", "-").lower()
         if option in taken:
-            raise ParameterError(f"Parameter {parameter.name}: --{option} is an option of run itself. Choose another name.")
+            raise ParameterError(
+                f"Parameter {parameter.name}: --{option} is an option of run itself. Choose another name."
+            )
         if option in seen:
             raise ParameterError(f"Parameters {seen[option]} and {parameter.name} are the same option, --{option}.")
         seen[option] = parameter.name

@@ -52,8 +52,12 @@ class Link(Protocol):
     """What connects a flow's instance to the task that it runs in."""
 
     step: str
-    frames: Sequence[Frame]
+    is_join: bool
     transition: Transition | None
+
+    @property
+    def frames(self) -> Sequence[Frame]:
+        """The enclosing foreaches, outermost first."""
 
     def load(self, name: str) -> Any:
         """The value of an inherited artifact; KeyError where there is none."""
@@ -227,7 +231,9 @@ def constants_and_methods(flow: type) -> frozenset[str]:
     if flow not in _fixed:
         names = _class_attributes(flow)
         fixed = {name for name, value in names.items() if _is_constant(name, value) or isinstance(value, FunctionType)}
-        _fixed[flow] = frozenset(fixed | {name for name in vars(FlowSpec) if isinstance(vars(FlowSpec)[name], FunctionType)})
+        _fixed[flow] = frozenset(
+            fixed | {name for name in vars(FlowSpec) if isinstance(vars(FlowSpec)[name], FunctionType)}
+        )
     return _fixed[flow]
 
 

@@ -303,7 +303,7 @@ class Driver:
     # --- commits
 
     def _commit(self) -> str | None:
-        """Write all that has come, in one transaction, then launch what starts; gives the status of a run that is over."""
+        """Write what has come, in one transaction, then launch what starts; gives the status when the run is over."""
         finished, self._finished = self._finished, []
         started: list[_Task] = []
         lines: list[tuple[_Task, str]] = []
@@ -509,7 +509,7 @@ class Driver:
             "task_id": str(task.id),
             "pathspec": pathspec,
             "retry_count": task.attempt,
-            "parallel": None if gang is None else self._gang(planned, task.id, gang),
+            "parallel": None if gang is None else self._gang(task.id, gang),
         }
         return {
             **run.template,
@@ -543,7 +543,7 @@ class Driver:
             return inputs, None
         return inputs, self._frame_of(closed, self._opened[closed.opener])
 
-    def _gang(self, planned: PlannedTask, task_id: int, frame: Frame) -> dict[str, Any]:
+    def _gang(self, task_id: int, frame: Frame) -> dict[str, Any]:
         first = task_id - frame.index  # members are inserted one after the other, in one transaction
         return {
             "main_ip": "127.0.0.1",

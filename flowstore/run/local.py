@@ -240,7 +240,9 @@ class LocalExecutor:
                 continue
             events += self._channel(worker) if what == "channel" else self._output(worker, what)
         if self._control is None:
-            ended += [(w, w.process.returncode) for w in self._workers.values() if w.process and w.process.poll() is not None]
+            ended += [
+                (w, w.process.returncode) for w in self._workers.values() if w.process and w.process.poll() is not None
+            ]
             self._leaving = [process for process in self._leaving if process.poll() is None]
         for worker, code in ended:
             events += self._ended(worker, code)
@@ -333,7 +335,9 @@ _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end
 
 
 def _server_died() -> FlowstoreError:
-    return FlowstoreError("The task server died, so no more tasks can be started. What had finished is kept: resume the run.")
+    return FlowstoreError(
+        "The task server died, so no more tasks can be started. What had finished is kept: resume the run."
+    )
 
 
 def _spawn(flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
@@ -382,7 +386,7 @@ def _selectable(pipe: int) -> int | socket.socket:
 
 def pump(pipe: int, target: socket.socket) -> None:
     """Copy a pipe into a socket until the pipe ends."""
-    with open(pipe, "rb", buffering=0) as source, target, contextlib.suppress(OSError):  # noqa: PTH123
+    with open(pipe, "rb", buffering=0) as source, target, contextlib.suppress(OSError):
         while data := source.read(_READ_BYTES):
             target.sendall(data)
 

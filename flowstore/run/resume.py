@@ -70,15 +70,16 @@ class Origin:
     def _check_trust(self, store: Store) -> None:
         """Refuse before anything starts, rather than in the middle, if a pickle may not be loaded."""
         rows = store.rows(
-            """select distinct b.id, b.sha, b.codec, a.name from tasks t join artifacts a on a.attempt_id = t.attempt_id
-               join blobs b on b.id = a.blob_id where t.run_id = ? and t.status = 'successful' and b.codec = 'pickle'""",
+            """select distinct b.id, b.sha, b.codec, a.name
+               from tasks t join artifacts a on a.attempt_id = t.attempt_id join blobs b on b.id = a.blob_id
+               where t.run_id = ? and t.status = 'successful' and b.codec = 'pickle'""",
             (self.run_id,),
         )
         for row in rows:
             if not trust.may_load(store, row["id"], row["sha"], row["codec"]):
                 raise UntrustedArtifact(
-                    f"Run {self.run_id} holds pickles that your own runs did not write, such as {row['name']!r}; resuming "
-                    f"it would run their author's code.\nIf you trust the file: {trust.command(store.path)}"
+                    f"Run {self.run_id} holds pickles that your own runs did not write, such as {row['name']!r}; "
+                    f"resuming it would run their author's code.\nIf you trust the file: {trust.command(store.path)}"
                 )
 
 

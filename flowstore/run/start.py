@@ -43,7 +43,7 @@ class Options:
 
     store: str | None = None
     quiet: bool = False
-    namespace: str | None | context._Default = context.DEFAULT  # noqa: SLF001
+    namespace: str | context._Default | None = context.DEFAULT
     with_: Sequence[str] = ()
     durable: bool = False
     branch: str | None = None
@@ -294,7 +294,9 @@ def _tell_end(console: Console, flow: str, run_id: int, status: str, took: str, 
     if status == "successful":
         console.banner(f"Done: {flow}/{run_id} was successful after {took}.")
     elif status == "failed":
-        console.say(f"Run {flow}/{run_id} failed in {failed} after {took}. What had finished is kept; to go on: {resume}")
+        console.say(
+            f"Run {flow}/{run_id} failed in {failed} after {took}. What had finished is kept; to go on: {resume}"
+        )
     else:
         console.say(f"Run {flow}/{run_id} was stopped after {took}. What had finished is kept; to go on: {resume}")
 
@@ -319,7 +321,7 @@ def _template(
     artifacts = queries.parameters_of(store, run_id)
     parameters = {name: _inline(row) for name, row in names_of(artifacts, "parameter").items()}
     namespace = options.namespace
-    if isinstance(namespace, context._Default):  # noqa: SLF001
+    if isinstance(namespace, context._Default):
         namespace = f"user:{context.username()}"
     current = {
         "flow_name": flow.__name__,

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -30,7 +30,7 @@ from flowstore.run import wire
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode, encode
-from flowstore.store.db import open_store
+from flowstore.store.db import Store, open_store
 from flowstore.store.locate import activate, active_store
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
@@ -107,7 +107,7 @@ class TaskLink:
         fixed = set(self._order["parameters"]) | set(self._order["constants"])
         candidates: dict[str, dict[tuple[bytes, str], Blob]] = {}
         for task in inputs:
-            for name, blob in task.__dict__[spec._LINK].visible().items():  # noqa: SLF001
+            for name, blob in task.__dict__[spec._LINK].visible().items():
                 if name not in own and name not in fixed and name not in exclude and (not include or name in include):
                     candidates.setdefault(name, {})[blob.sha, blob.codec] = blob
         missing = [name for name in include if name not in candidates and name not in own]
@@ -252,7 +252,7 @@ def _reseed() -> None:
 def _task_store(order: Mapping[str, Any]) -> Iterator[None]:
     """Make the run's file this process's store, opened when something is first read from it."""
     if context.state.store is None or context.state.store.path != Path(order["store"]):
-        activate(_LazyStore(order["store"], trusted=order["trusted"]))
+        activate(cast("Store", _LazyStore(order["store"], trusted=order["trusted"])))
     yield
 
 
@@ -350,7 +350,8 @@ def _outcome(
     count, limit = outcome["count"], order["max_num_splits"]
     if count is not None and count > limit:
         raise GraphError(
-            f"Step {link.step} asks for {count} tasks, more than the limit of {limit}. Raise it with --max-num-splits {count}."
+            f"Step {link.step} asks for {count} tasks, more than the limit of {limit}. "
+            f"Raise it with --max-num-splits {count}."
         )
     return outcome, items
 
@@ -457,4 +458,3 @@ def _inline_items(items: Sequence[Any] | None) -> list[dict[str, Any]] | None:
             return None
         found.append(wire.content_to_json(encoded))
     return found
-

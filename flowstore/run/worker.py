@@ -50,7 +50,7 @@ def redirect_output(out: int, err: int) -> None:
 def fresh_streams() -> None:
     """Text streams on descriptors 1 and 2 that pass each line on at once, whatever the terminal's encoding."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        stream = open(  # noqa: PTH123, SIM115
+        stream = open(  # noqa: SIM115
             descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
         )
         setattr(sys, name, stream)

@@ -14,18 +14,20 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.store import codecs, trust
-from flowstore.store.codecs import Encoded, Piece
+from flowstore.store.codecs import Encoded
 from flowstore.store.db import Row, Store
 
 INLINE_BYTES = 65536
 CHUNK_BYTES = 1 << 20
-BATCH_BYTES = 16 << 20  # a transaction: long enough to be fast, short enough to keep other writers waiting 0.3 s at most
+BATCH_BYTES = (
+    16 << 20
+)  # a transaction: long enough to be fast, short enough to keep other writers waiting 0.3 s at most
 
 COLUMNS = "b.id as blob_id, b.sha, b.codec, b.size_bytes, b.type, b.preview, b.data"
 
@@ -68,7 +70,9 @@ def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
     if blob_id is None:
         small = encoded.size_bytes <= INLINE_BYTES
         data = encoded.content if small else None
-        blob_id = insert(db, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview, sha=encoded.sha, data=data)
+        blob_id = insert(
+            db, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview, sha=encoded.sha, data=data
+        )
         if not small:
             for n, chunk in enumerate(_chunks(encoded.pieces)):
                 db.execute("insert into chunks values (?, ?, ?)", (blob_id, n, chunk))
@@ -212,6 +216,12 @@ def load(store: Store, blob: Blob, name: str) -> Any:
         return value
 
 
+def copy(store: Store, blob: Blob, file: BinaryIO, name: str) -> None:
+    """Write a content's bytes to a file; StoreCorrupt if they don't match their hash."""
+    with store.read() as db:
+        file.writelines(_verified(db, store, blob, name))
+
+
 def read(db: sqlite3.Connection, blob: Blob) -> Iterator[bytes]:
     """A content's bytes, piece by piece; each is a query of its own, so that no cursor stays open."""
     if blob.data is not None:
@@ -236,6 +246,3 @@ def _verified(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> It
 def _verify(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> None:
     for _ in _verified(db, store, blob, name):
         pass
-
-
-__all__ = ["BATCH_BYTES", "CHUNK_BYTES", "COLUMNS", "INLINE_BYTES", "Blob", "Piece", "Staging", "drop_orphans", "find", "insert", "load", "put", "read"]

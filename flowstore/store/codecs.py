@@ -138,7 +138,7 @@ def _is_plain(value: Any, seen: set[int], depth: int) -> bool:
     if kind is str:
         return _is_text(value)
     if kind is int:
-        return -(2**63) <= value < 2**63
+        return bool(-(2**63) <= value < 2**63)
     if kind is float:
         return math.isfinite(value)
     if kind not in {list, dict} or depth == 0 or id(value) in seen:
@@ -152,7 +152,7 @@ def _is_plain(value: Any, seen: set[int], depth: int) -> bool:
     if kinds == {float}:
         return all(map(math.isfinite, value))
     if kinds == {int}:
-        return -(2**63) <= min(value) and max(value) < 2**63
+        return bool(min(value) >= -(2**63) and max(value) < 2**63)
     return all(_is_plain(item, seen, depth - 1) for item in value)
 
 
@@ -168,7 +168,9 @@ def _is_text(text: str) -> bool:
 
 def _json_pieces(value: Any) -> list[Piece]:
     if type(value) is str and len(value) > _LARGE_TEXT:  # one copy of a large text, not three
-        inner = (json.dumps(value[at : at + _LARGE_TEXT], ensure_ascii=False) for at in range(0, len(value), _LARGE_TEXT))
+        inner = (
+            json.dumps(value[at : at + _LARGE_TEXT], ensure_ascii=False) for at in range(0, len(value), _LARGE_TEXT)
+        )
         return [b'"', *(piece[1:-1].encode() for piece in inner), b'"']
     return [json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()]
 
@@ -198,7 +200,7 @@ def _npy_pieces(array: Any) -> list[Piece]:
     npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(array))
     if array.size == 0 or array.dtype.itemsize == 0:
         return [header.getvalue()]
-    return [header.getvalue(), memoryview(array.ravel(order="K").view(np.uint8))]
+    return [header.getvalue(), array.ravel(order="K").view(np.uint8).data]
 
 
 def _load_npy(pieces: Iterator[bytes], size: int) -> Any:
@@ -220,7 +222,7 @@ def _load_npy(pieces: Iterator[bytes], size: int) -> Any:
         raise ArtifactError(f"Its content is not a plain .npy array: {error}") from error
     array = np.empty(count, dtype)
     if count * dtype.itemsize:
-        target = memoryview(array.view(np.uint8))
+        target = array.view(np.uint8).data
         at = len(first) - file.tell()
         target[:at] = first[file.tell() :]
         for piece in pieces:
@@ -338,7 +340,7 @@ class _Pieces(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, target: Piece, /) -> int:
+    def readinto(self, target: Any, /) -> int:
         view = memoryview(target).cast("B")
         while not self._rest:
             piece = next(self._pieces, None)

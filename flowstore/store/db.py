@@ -29,7 +29,9 @@ from flowstore.store import schema
 BUSY_TIMEOUT_S = 120.0
 MINIMUM_SQLITE = (3, 38, 0)
 _MAGIC = b"SQLite format 3\x00"
-_NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs"})
+_NETWORK_FILESYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs"}
+)
 
 Row = sqlite3.Row
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -185,7 +187,9 @@ def ensure_store(path: str | os.PathLike[str]) -> Store:
     store = open_store(path)
     if not store.writable:
         store.close()
-        raise FlowstoreError(f"{path} can't be written: the file or its folder is read-only. Choose another with --store.")
+        raise FlowstoreError(
+            f"{path} can't be written: the file or its folder is read-only. Choose another with --store."
+        )
     return store
 
 
@@ -380,12 +384,12 @@ def _told_clearly(path: Path) -> Iterator[None]:
 
 def _close_before_fork() -> None:
     for store in list(_open_stores):
-        if store._lock.acquire(blocking=False):  # noqa: SLF001  # module-private
+        if store._lock.acquire(blocking=False):  # module-private
             try:
-                if store._connection is not None and not store._connection.in_transaction:  # noqa: SLF001
+                if store._connection is not None and not store._connection.in_transaction:
                     store.close()
             finally:
-                store._lock.release()  # noqa: SLF001
+                store._lock.release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -47,14 +47,16 @@ def this_process() -> Process:
 
 def is_dead(run: Row) -> bool:
     """Whether the driver of a run that is recorded as running is gone."""
-    silent = time.time() - run["last_seen_at"] / 1000 > SILENCE_S
+    silent: bool = time.time() - run["last_seen_at"] / 1000 > SILENCE_S
     if run["host"] != platform.node() or not run["boot"] or not run["pid_started"]:
         return silent
     if run["boot"] != _boot():
         boot, _, namespace = run["boot"].partition(" ")
         own_boot, _, own_namespace = _boot().partition(" ")
-        return boot != own_boot if namespace == own_namespace else silent  # another container can't be looked into
-    return _started(run["pid"]) != run["pid_started"]
+        return (
+            bool(boot != own_boot) if namespace == own_namespace else silent
+        )  # another container can't be looked into
+    return bool(_started(run["pid"]) != run["pid_started"])
 
 
 @functools.cache

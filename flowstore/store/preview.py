@@ -47,7 +47,9 @@ def _preview(value: Any) -> str:
         return f"{_repr.repr(value)} ({len(value)} items)"
     if type(value) in {str, bytes, bytearray}:
         short = repr(value[:160])
-        return short if len(value) <= 160 else f"{short}… ({len(value)} {'characters' if type(value) is str else 'bytes'})"
+        return (
+            short if len(value) <= 160 else f"{short}… ({len(value)} {'characters' if type(value) is str else 'bytes'})"
+        )
     numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
     if numpy is not None and isinstance(value, numpy.ndarray):
         head = ", ".join(str(item) for item in value.ravel()[:6].tolist()) if value.dtype.kind != "O" else "…"

@@ -132,9 +132,7 @@ def find_task(store: Store, run_id: int, step_id: int, task_id: int) -> Row | No
 def relatives(store: Store, task_id: int, *, children: bool) -> list[Row]:
     """The tasks that ran directly before, or after, a task."""
     near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
-    return store.rows(
-        f"{TASK} join task_parents p on p.{far} = t.id where p.{near} = ? order by t.id", (task_id,)
-    )
+    return store.rows(f"{TASK} join task_parents p on p.{far} = t.id where p.{near} = ? order by t.id", (task_id,))
 
 
 def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
@@ -221,7 +219,8 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
 def code_files(store: Store, code_id: int) -> dict[str, Blob]:
     """The files of a code snapshot."""
     rows = store.rows(
-        f"select c.path, {COLUMNS} from code_files c join blobs b on b.id = c.blob_id where c.code_id = ? order by c.path",  # noqa: S608
+        f"""select c.path, {COLUMNS} from code_files c join blobs b on b.id = c.blob_id
+            where c.code_id = ? order by c.path""",  # noqa: S608
         (code_id,),
     )
     return {row["path"]: Blob.of(row) for row in rows}

@@ -99,7 +99,9 @@ def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
     """The row of a tag's text."""
     row = db.execute("select id from tags where tag = ?", (tag,)).fetchone()
     if row is None:
-        row = db.execute("insert into tags (tag) values (?) returning id", (tag,)).fetchone()
+        row = db.execute(
+            "insert into tags (tag, json) values (?, ?) returning id", (tag, json.dumps(tag, ensure_ascii=False))
+        ).fetchone()
     return int(row[0])
 
 
@@ -177,7 +179,8 @@ def finish_attempt(
 
     Args:
         db: of an open transaction.
-        task_id, attempt_id: the rows.
+        task_id: the task's row.
+        attempt_id: the attempt's row.
         status: 'successful', 'failed' or 'stopped'.
         pid: of the process that ran it.
         artifacts: name, blob (none: deleted) and 1 where merged, of each.

@@ -16,7 +16,9 @@ from __future__ import annotations
 import sqlite3
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 APPLICATION_ID = 0x666C6F77  # "flow"
 PAGE_SIZE = 8192  # measured: large blobs within 5 % of 16 KiB pages, small commits within 10 % of 4 KiB
@@ -178,7 +180,12 @@ create table run_artifacts (
 create index run_artifacts_by_name on run_artifacts (name);
 create index run_artifacts_by_blob on run_artifacts (blob_id);
 
-create table tags (id integer primary key, tag text not null unique) strict;
+create table tags (
+  id integer primary key,
+  tag text not null unique,
+  json text not null                                   -- the same as JSON: SQLite's JSON functions are not allowed
+                                                       -- in views where a connection doesn't trust the schema
+) strict;
 create table run_tags (
   -- ordered so that "the newest run of a flow with a tag" is one seek
   tag_id integer not null references tags (id),
@@ -211,9 +218,9 @@ create view run_summary as
          (r.finished_at - r.created_at) / 1000.0 as duration_s,
          r.origin_run_id as origin_run_id,
          r.parameters as parameters,
-         (select json_group_array(tag) from
-            (select t.tag from run_tags rt join tags t on t.id = rt.tag_id where rt.run_id = r.id order by t.tag)
-         ) as tags,
+         '[' || coalesce((select group_concat(json, ', ') from
+            (select t.json from run_tags rt join tags t on t.id = rt.tag_id where rt.run_id = r.id order by t.tag)
+         ), '') || ']' as tags,
          (select count(*) from tasks t where t.run_id = r.id) as tasks,
          (select count(*) from tasks t where t.run_id = r.id and t.status = 'failed') as failed_tasks,
          strftime('%Y-%m-%d %H:%M:%f', r.last_seen_at / 1000.0, 'unixepoch') as last_seen_at,
@@ -361,8 +368,10 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
 
-def _runner(sql: str):  # type: ignore[no-untyped-def]  # a sqlite-utils migration function
-    def run(db):  # type: ignore[no-untyped-def]
+def _runner(sql: str) -> Callable[[Any], None]:
+    """A migration as sqlite-utils calls it, with its `Database`."""
+
+    def run(db: Any) -> None:
         for statement in statements(sql):
             db.execute(statement)
 

@@ -145,4 +145,6 @@ def _write(trusted: dict[str, str]) -> None:
         draft.write_text(json.dumps(trusted, indent=2, sort_keys=True) + "\n", "utf-8")
         draft.replace(path)
     except OSError as error:
-        raise FlowstoreError(f"{path} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours.") from error
+        raise FlowstoreError(
+            f"{path} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
+        ) from error

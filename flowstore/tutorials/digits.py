@@ -72,9 +72,7 @@ class DigitsFlow(FlowSpec):
         precision, recall, _, support = precision_recall_fscore_support(
             self.test_digits, predicted, labels=labels, zero_division=0
         )
-        self.report = pd.DataFrame(
-            {"digit": labels, "precision": precision, "recall": recall, "support": support}
-        )
+        self.report = pd.DataFrame({"digit": labels, "precision": precision, "recall": recall, "support": support})
         accuracy = float((predicted == self.test_digits).mean())
         self.metrics = {"gamma": self.gamma, "accuracy": round(accuracy, 4)}
         self.next(self.end)
