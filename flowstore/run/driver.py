@@ -7,7 +7,6 @@ its results become visible together with what follows from them.
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import json
 import signal
@@ -15,17 +14,16 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from types import FrameType
 from typing import Any, Protocol
 
 import attrs
 
-from flowstore.flow.graph import Graph
 from flowstore.run import wire
 from flowstore.run.console import Console, Lines
 from flowstore.run.local import Died, Event, Offered, Printed, Reported, Sent
-from flowstore.run.plan import Frame, Outcome, Plan, PlannedTask
-from flowstore.run.resume import Origin
+from flowstore.run.orders import Orders, RunPlan, StepPolicy
+from flowstore.run.plan import Outcome, Plan, PlannedTask
+from flowstore.run.stop import Stop
 from flowstore.store import blobs, records, trust
 from flowstore.store.blobs import Staging
 from flowstore.store.codecs import Encoded
@@ -47,47 +45,12 @@ class Executor(Protocol):
     def watch(self, waker: socket.socket) -> None: ...
 
 
-@attrs.frozen
-class StepPolicy:
-    """What a step's decorators ask of the driver."""
-
-    retries: int = 0
-    retry_delay_s: float = 0
-    timeout_s: float = 0
-    catch: Mapping[str, Any] | None = None
-    environment: Mapping[str, str] = attrs.field(factory=dict)
-    metadata: Mapping[str, Any] = attrs.field(factory=dict)
-
-
-@attrs.frozen
-class RunPlan:
-    """All that the driver needs to know of a run.
-
-    Attributes:
-        flow, run_id: its address.
-        graph: its steps.
-        policies: by step.
-        template: what every order holds; see `_order`.
-        max_workers: how many attempts run at a time.
-        origin: the run that it resumes.
-    """
-
-    flow: str
-    run_id: int
-    graph: Graph
-    policies: Mapping[str, StepPolicy]
-    template: Mapping[str, Any]
-    max_workers: int
-    origin: Origin | None = None
-
-
 @attrs.define(eq=False)
 class _Task:
     """A task that was started, through all of its attempts."""
 
     planned: PlannedTask
     id: int
-    base_id: int | None
     attempt: int = -1
     attempt_id: int = 0
     number: int = 0  # the executor's, of the present attempt
@@ -101,50 +64,11 @@ class _Task:
 
 
 @attrs.frozen
-class _Opened:
-    """A task that opened a foreach or gang: where its tasks find their items."""
-
-    task_id: int
-    items_from: str | None
-    items: list[dict[str, Any]] | None
-
-
-@attrs.frozen
 class _Finished:
     """How an attempt ended, on its way into the store."""
 
     task: _Task
     report: Mapping[str, Any]
-
-
-class Stop:
-    """Asks the driver to stop, from a signal's handler, at a moment when nothing is half done."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.waker, self._wake = socket.socketpair()
-        self._wake.setblocking(False)
-
-    @contextlib.contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM for the duration."""
-        try:
-            fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        except ValueError:  # not in the main thread: nobody sends signals here
-            yield
-            return
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(fd)
-            self.waker.close()
-            self._wake.close()
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
 
 
 class Driver:
@@ -169,8 +93,7 @@ class Driver:
         self._again: list[tuple[float, int, _Task]] = []  # a heap: when, task id, task to try again
         self._running: dict[int, _Task] = {}
         self._finished: list[_Finished] = []
-        self._ids: dict[int, tuple[int, str, int | None]] = {}  # plan's key: task id, step, base for what follows
-        self._opened: dict[int, _Opened] = {}
+        self._orders = Orders(run)
         self._step_ids: dict[str, int] = {}
         self._log: list[tuple[int, str, int, str]] = []
         self._lines: list[tuple[int, str, str]] = []
@@ -393,23 +316,10 @@ class Driver:
     def _succeed(self, task: _Task, report: Mapping[str, Any], *, sets_any: bool) -> None:
         asked = report["outcome"]
         outcome = Outcome(tuple(asked["targets"]), asked["count"], asked["gang"])
-        self._follow(task.planned, task.id, task.id if sets_any else task.base_id, outcome, asked, report["items"])
+        base_id = task.id if sets_any else self._orders.base(task.planned)
+        self._orders.note(task.planned, task.id, base_id, asked, report["items"])
+        self._ready += self._plan.finish(task.planned, outcome)
         self._counts["done"] += 1
-
-    def _follow(
-        self,
-        planned: PlannedTask,
-        task_id: int,
-        base_id: int | None,
-        outcome: Outcome,
-        asked: Mapping[str, Any],
-        items: list[dict[str, Any]] | None,
-    ) -> None:
-        """Let the plan say what becomes ready, and remember what that needs to know of this task."""
-        self._ids[planned.key] = (task_id, planned.step, base_id)
-        if outcome.count is not None:
-            self._opened[planned.key] = _Opened(task_id, asked.get("items_from"), items)
-        self._ready += self._plan.finish(planned, outcome)
 
     def _fail(self, task: _Task, policy: StepPolicy, report: Mapping[str, Any]) -> str:
         """Decide what follows from a failed attempt; gives the line to show."""
@@ -457,13 +367,10 @@ class Driver:
 
     def _new_task(self, db: Any, planned: PlannedTask) -> _Task:
         self._ready.popleft()
-        parents = [self._ids[parent] for parent in planned.parents]
-        base_id = None if self._run.graph[planned.step].is_join or not parents else parents[0][2]
         step_id = self._step_id(db, planned.step)
-        task_id = records.start_task(
-            db, self._run.run_id, step_id, [parent[0] for parent in parents], base_id, planned.foreach_path
-        )
-        return _Task(planned, task_id, base_id)
+        parents, base_id = self._orders.parents(planned), self._orders.base(planned)
+        task_id = records.start_task(db, self._run.run_id, step_id, parents, base_id, planned.foreach_path)
+        return _Task(planned, task_id)
 
     def _take_over(self, db: Any, planned: PlannedTask) -> bool:
         """Reuse the origin's task for a planned one, if it can be."""
@@ -472,12 +379,11 @@ class Driver:
             return False
         self._ready.popleft()
         row, outcome, asked = taken
-        parents = [self._ids[parent] for parent in planned.parents]
-        base_id = None if self._run.graph[planned.step].is_join or not parents else parents[0][2]
-        task_id = records.reuse_task(
-            db, self._run.run_id, self._step_id(db, planned.step), row["id"], [p[0] for p in parents], base_id
-        )
-        self._follow(planned, task_id, task_id if row["sets_any"] else base_id, outcome, asked, None)
+        step_id = self._step_id(db, planned.step)
+        parents, base_id = self._orders.parents(planned), self._orders.base(planned)
+        task_id = records.reuse_task(db, self._run.run_id, step_id, row["id"], parents, base_id)
+        self._orders.note(planned, task_id, task_id if row["sets_any"] else base_id, asked, None)
+        self._ready += self._plan.finish(planned, outcome)
         self._counts["reused"] += 1
         self._counts["done"] += 1
         return True
@@ -489,68 +395,12 @@ class Driver:
 
     def _launch(self, task: _Task) -> None:
         policy = self._run.policies[task.planned.step]
-        task.number = self._executor.launch(self._order(task, policy), task.planned.step)
+        order = self._orders.order(task.planned, task.id, task.attempt, task.fallback)
+        task.number = self._executor.launch(order, task.planned.step)
         self._running[task.number] = task
         task.pid = None
         task.staged, task.sending, task.timed_out = [], deque(), False
         task.deadline = time.monotonic() + policy.timeout_s + KILL_GRACE_S if policy.timeout_s else None
-
-    def _order(self, task: _Task, policy: StepPolicy) -> dict[str, Any]:
-        """What a worker needs to run an attempt; all of it is JSON."""
-        planned = task.planned
-        run = self._run
-        frames = [self._frame(frame) for frame in planned.frames if frame.kind != "branch"]
-        inputs, joined = self._inputs(planned) if run.graph[planned.step].is_join else ([], None)
-        pathspec = f"{run.flow}/{run.run_id}/{planned.step}/{task.id}"
-        gang = planned.gang
-        current = {
-            **run.template["current"],
-            "step_name": planned.step,
-            "task_id": str(task.id),
-            "pathspec": pathspec,
-            "retry_count": task.attempt,
-            "parallel": None if gang is None else self._gang(task.id, gang),
-        }
-        return {
-            **run.template,
-            "current": current,
-            "step": planned.step,
-            "base_id": task.base_id,
-            "frames": frames,
-            "inputs": inputs,
-            "joined": joined,
-            "environment": dict(policy.environment),
-            "timeout_s": policy.timeout_s,
-            "catch": policy.catch,
-            "last_attempt": task.attempt >= policy.retries,
-            "fallback": task.fallback,
-        }
-
-    def _frame(self, frame: Frame) -> dict[str, Any]:
-        opened = self._opened[frame.opener]
-        item = opened.items[frame.index] if opened.items is not None else None
-        return {"index": frame.index, "item": item, **self._frame_of(frame, opened)}
-
-    def _frame_of(self, frame: Frame, opened: _Opened) -> dict[str, Any]:
-        return {"kind": frame.kind, "count": frame.count, "opener": opened.task_id, "items_from": opened.items_from}
-
-    def _inputs(self, planned: PlannedTask) -> tuple[list[tuple[int, str, int]], dict[str, Any] | None]:
-        """The tasks that a join joins, and the frame that they were in."""
-        parents = [self._ids[parent] for parent in planned.parents]
-        inputs = [(task_id, step, index) for index, (task_id, step, _) in enumerate(parents)]
-        closed = planned.closes
-        if closed is None or closed.kind == "branch":
-            return inputs, None
-        return inputs, self._frame_of(closed, self._opened[closed.opener])
-
-    def _gang(self, task_id: int, frame: Frame) -> dict[str, Any]:
-        first = task_id - frame.index  # members are inserted one after the other, in one transaction
-        return {
-            "main_ip": "127.0.0.1",
-            "num_nodes": frame.count,
-            "node_index": frame.index,
-            "control_task_id": str(first),
-        }
 
     # --- the end
 

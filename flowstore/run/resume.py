@@ -13,8 +13,8 @@ from typing import Any
 
 from flowstore.errors import NotFound, UntrustedArtifact
 from flowstore.flow.graph import Graph, Node
+from flowstore.run.link import FOREACH_ITEMS
 from flowstore.run.plan import Outcome, PlannedTask
-from flowstore.run.task import FOREACH_ITEMS
 from flowstore.store import trust
 from flowstore.store.db import Row, Store
 

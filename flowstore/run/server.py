@@ -81,6 +81,7 @@ class _Server:
         """Import what a first pickled artifact needs, so that each child has it already."""
         from flowstore.store import pickling
 
+        worker.warm_up()
         pickling.register_classes(sys.modules[self._flow.__module__])
         if "pandas" in sys.modules:
             with contextlib.suppress(ImportError):

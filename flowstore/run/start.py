@@ -23,9 +23,11 @@ from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import wire
 from flowstore.run.console import Console, duration
-from flowstore.run.driver import Driver, RunPlan, StepPolicy, Stop
+from flowstore.run.driver import Driver
 from flowstore.run.local import LocalExecutor
+from flowstore.run.orders import RunPlan, StepPolicy
 from flowstore.run.resume import Origin, names_of
+from flowstore.run.stop import Stop
 from flowstore.store import blobs, queries, records, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode

@@ -27,15 +27,14 @@ from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
-from flowstore.store import blobs, queries
-from flowstore.store.blobs import Blob
-from flowstore.store.codecs import Encoded, decode, encode
+from flowstore.run.link import FOREACH_ITEMS, TaskLink
+from flowstore.store import blobs
+from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Store, open_store
 from flowstore.store.locate import activate, active_store
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
-FOREACH_ITEMS = "_foreach_items"  # holds the items of a foreach over something that can't be indexed
 _INDEXABLE = frozenset({"list", "tuple", "range", "numpy.ndarray"})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
 
@@ -50,107 +49,6 @@ class Product:
 
     report: dict[str, Any]
     contents: Sequence[Encoded]
-
-
-class TaskLink:
-    """Connects a flow's instance to its task: where inherited artifacts come from (see `flow.spec.Link`)."""
-
-    def __init__(self, order: Mapping[str, Any], task_id: int | None, *, is_join: bool = False) -> None:
-        self.step: str = order["step"]
-        self.is_join = is_join
-        self.transition: Transition | None = None
-        self.loaded: dict[str, tuple[Blob, Any]] = {}
-        self.merged: dict[str, Blob] = {}
-        self.forgotten: set[str] = set()
-        self._task_id = task_id  # whose artifacts are inherited
-        self._order = order
-        self._visible: dict[str, Blob] | None = None
-        self._frames: list[spec.Frame] | None = None
-
-    def visible(self) -> dict[str, Blob]:
-        """All inherited artifacts."""
-        if self._visible is None:
-            store = active_store()
-            with store.read() as db:
-                if self._task_id is None:
-                    rows = queries.parameters_of(store, int(self._order["run_id"]))
-                    self._visible = {row["name"]: Blob.of(row) for row in rows}
-                else:
-                    row = db.execute("select attempt_id from tasks where id = ?", (self._task_id,)).fetchone()
-                    self._visible = queries.visible_artifacts(db, self._task_id, row["attempt_id"])
-        return self._visible
-
-    def load(self, name: str) -> Any:
-        """The value of an inherited artifact; KeyError where there is none."""
-        if name in self.loaded:
-            return self.loaded[name][1]
-        if name in self.forgotten:
-            raise KeyError(name)
-        if name in self._order["parameters"]:
-            return self._load_parameter(name)
-        blob = self.merged.get(name) or self.visible()[name]
-        value = blobs.load(active_store(), blob, name)
-        self.loaded[name] = (blob, value)
-        return value
-
-    def _load_parameter(self, name: str) -> Any:
-        content = self._order["parameters"][name]
-        if content is None:  # too large to travel
-            return blobs.load(active_store(), self.visible()[name], name)
-        codec, data = wire.content_from_json(content)
-        return decode(codec, iter([data]), len(data))
-
-    def merge(self, own: dict[str, Any], inputs: Inputs, include: Sequence[str], exclude: Sequence[str]) -> None:
-        """Carry artifacts of joined tasks over, without loading them."""
-        if not self.is_join:
-            raise ArtifactError("merge_artifacts works in a join only, a step that takes inputs.")
-        fixed = set(self._order["parameters"]) | set(self._order["constants"])
-        candidates: dict[str, dict[tuple[bytes, str], Blob]] = {}
-        for task in inputs:
-            for name, blob in task.__dict__[spec._LINK].visible().items():
-                if name not in own and name not in fixed and name not in exclude and (not include or name in include):
-                    candidates.setdefault(name, {})[blob.sha, blob.codec] = blob
-        missing = [name for name in include if name not in candidates and name not in own]
-        if missing:
-            raise ArtifactError(f"merge_artifacts: no branch has {', '.join(missing)}.")
-        unclear = sorted(name for name, versions in candidates.items() if len(versions) > 1 and name != FOREACH_ITEMS)
-        if unclear:
-            raise ArtifactError(
-                f"merge_artifacts: the branches disagree on {', '.join(unclear)}. "
-                "Set them in this step before the call, or name them in exclude."
-            )
-        self.merged.update({name: blob for name, [blob, *_] in ((n, list(v.values())) for n, v in candidates.items())})
-
-    def forget(self, name: str) -> bool:
-        """Hide an inherited artifact from what follows."""
-        if name in self._order["parameters"] or name in self.forgotten:
-            return False
-        known = self.merged.pop(name, None) is not None or name in self.visible()
-        self.loaded.pop(name, None)
-        if known:
-            self.forgotten.add(name)
-        return known
-
-    @property
-    def frames(self) -> list[spec.Frame]:
-        """The enclosing foreaches, with their items."""
-        if self._frames is None:
-            self._frames = [spec.Frame(f["index"], f["count"], _item(f)) for f in self._order["frames"]]
-        return self._frames
-
-
-def _item(frame: Mapping[str, Any]) -> Any:
-    """The item of one enclosing foreach: sent along where it is small, else taken from the list in the store."""
-    if frame["kind"] == "gang":
-        return frame["index"]
-    if frame["item"] is not None:
-        codec, data = wire.content_from_json(frame["item"])
-        return decode(codec, iter([data]), len(data))
-    store = active_store()
-    with store.read() as db:
-        row = db.execute("select attempt_id from tasks where id = ?", (frame["opener"],)).fetchone()
-        [blob] = queries.visible_artifacts(db, frame["opener"], row["attempt_id"], frame["items_from"]).values()
-    return blobs.load(store, blob, frame["items_from"])[frame["index"]]
 
 
 def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) -> Product:

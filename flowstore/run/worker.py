@@ -7,7 +7,9 @@ report. The process ends without Python's own exit, so that what a step left beh
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -128,16 +130,26 @@ def spawned(flow: type[FlowSpec], graph: Graph) -> None:
 def die_with_parent(parent: int) -> None:
     """Have the system end this process when its parent ends; elsewhere than on Linux, watch for it."""
     if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
+        _libc().prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
     elif sys.platform != "win32":
         import threading
 
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     if sys.platform != "win32" and os.getppid() != parent:
         os._exit(1)  # it ended before this was said
+
+
+@functools.cache
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None)
+
+
+def warm_up() -> None:
+    """Do once, before forking, what each child would do."""
+    if sys.platform == "linux":
+        _libc()
 
 
 def _watch(parent: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -81,5 +80,7 @@ def _started(pid: int) -> str | None:
 
 
 def _started_by_ps(pid: int) -> str | None:
+    import subprocess
+
     told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return told.stdout.strip() or None

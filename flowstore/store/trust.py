@@ -12,8 +12,6 @@ import hashlib
 import hmac
 import json
 import os
-import secrets
-import shlex
 import sqlite3
 from pathlib import Path
 
@@ -56,6 +54,8 @@ def _read_key(path: Path) -> bytes | None:
 
 def _make_key(path: Path) -> bytes:
     """Write the key under another name first, so that two first runs at once agree on one."""
+    import secrets
+
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = secrets.token_bytes(32)
     draft = path.with_name(f"key.{os.getpid()}")
@@ -123,6 +123,8 @@ def revoke(path: Path) -> bool:
 
 def command(path: Path) -> str:
     """The command line that trusts the store at `path`."""
+    import shlex
+
     return f"flowstore trust {shlex.quote(str(path))}"
 
 

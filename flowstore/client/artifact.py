@@ -1,0 +1,159 @@
+"""Artifacts: one with its address, all of a task's, and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from flowstore.client.base import Object, number
+from flowstore.errors import NotFound
+from flowstore.store import blobs, queries
+from flowstore.store.blobs import Blob
+
+if TYPE_CHECKING:
+    from flowstore.client.task import Task
+
+
+class DataArtifact(Object):
+    """One artifact of a task.
+
+    Args:
+        pathspec: `FlowName/run_id/step/task_id/name`.
+    """
+
+    _KIND, _FORM, _DEPTH = "artifact", "FlowName/run_id/step/task_id/name", 5
+
+    def __init__(self, pathspec: str) -> None:
+        name = self._open(pathspec)[-1]
+        self._task: Task = self._above(4)
+        self._task._attempt = None
+        number("task", self.path_components[3])
+        if self._task._find() is None or name not in self._task._blobs(name):
+            raise NotFound(f"There is no artifact {pathspec} in {self._store.path}.")
+        self._check_namespace()
+
+    @classmethod
+    def _of(cls, task: Task, name: str) -> DataArtifact:
+        made = cls._at(task._store, f"{task.pathspec}/{name}")
+        made._task = task
+        return made
+
+    @property
+    def parent(self) -> Task:
+        """The task."""
+        return self._task
+
+    def _effective_tags(self) -> tuple[set[str], set[str]]:
+        user, system = self._task._effective_tags()
+        row = self._task._row()
+        return user | set(queries.node_tags(self._store, row["run_id"], row["step_id"], row["id"], self.id)), system
+
+    def _blob(self) -> Blob:
+        found = self._task._blobs(self.id).get(self.id)
+        if found is None:
+            raise NotFound(f"Artifact {self.pathspec} was deleted from {self._store.path}.")
+        return found
+
+    @property
+    def data(self) -> Any:
+        """The value.
+
+        Raises:
+            UntrustedArtifact: it is a pickle that this user's runs did not write.
+            ArtifactError: it can't be rebuilt here.
+            StoreCorrupt: its bytes are damaged.
+        """
+        return blobs.load(self._store, self._blob(), self.pathspec)
+
+    def copy_to(self, file: BinaryIO) -> None:
+        """Write its bytes to an open file, as they are stored, without making the value.
+
+        Raises:
+            StoreCorrupt: they are damaged.
+        """
+        blobs.copy(self._store, self._blob(), file, self.pathspec)
+
+    @property
+    def sha(self) -> str:
+        """SHA-256 of its bytes, in hex."""
+        return self._blob().sha.hex()
+
+    @property
+    def size(self) -> int:
+        """Its size, in bytes."""
+        return self._blob().size_bytes
+
+    @property
+    def codec(self) -> str:
+        """How its bytes become a value: 'json', 'bytes', 'npy', 'parquet' or 'pickle'."""
+        return self._blob().codec
+
+    @property
+    def type(self) -> str:
+        """The name of its Python type."""
+        return self._blob().type
+
+    @property
+    def preview(self) -> str:
+        """A short text that shows it, without loading it."""
+        return self._blob().preview
+
+    @property
+    def created_at(self) -> datetime:
+        """When the attempt that set it ended, in UTC."""
+        attempt = self._task._attempt_row()
+        at = queries.artifact_created_at(self._store, attempt["task_id"], attempt["id"], self.id)
+        return self._task._run.created_at if at is None else datetime.fromtimestamp(at / 1000, UTC)
+
+
+class Artifacts:
+    """A task's artifacts: iterable, by attribute, by name."""
+
+    def __init__(self, task: Task, names: Sequence[str]) -> None:
+        self._task = task
+        self._names = names
+
+    def __iter__(self) -> Iterator[DataArtifact]:
+        return (DataArtifact._of(self._task, name) for name in self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> DataArtifact:
+        return self._task[name]
+
+    def __getattr__(self, name: str) -> DataArtifact:
+        if name.startswith("__") or name not in self._task:
+            raise AttributeError(f"Task {self._task.pathspec} has no artifact {name!r}.")
+        return self._task[name]
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._names]
+
+    def __repr__(self) -> str:
+        return f"Artifacts({', '.join(self._names)})"
+
+
+class Data:
+    """The values of a task's artifacts, by attribute."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in self._task:
+            raise AttributeError(f"Task {self._task.pathspec} has no artifact {name!r}.")
+        return self._task[name].data
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._task
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._task.artifacts._names]
+
+    def __repr__(self) -> str:
+        return f"Data({', '.join(self._task.artifacts._names)})"

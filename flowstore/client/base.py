@@ -1,0 +1,165 @@
+"""What all objects have in common: an address, a parent, tags, a namespace to be in.
+
+An object is no more than its pathspec and its store; each question is a query. The kinds know each other by
+their depth in the pathspec, so that a task can name its step without importing what a step is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+
+from flowstore import context
+from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound
+from flowstore.store.db import Row, Store
+from flowstore.store.liveness import is_dead
+from flowstore.store.locate import active_store
+
+_LARGEST_ID = 2**63 - 1
+DONE = frozenset({"successful", "failed", "stopped"})
+_kinds: dict[int, Any] = {}  # depth of the pathspec: the class
+
+
+def time_of(at_ms: int | None) -> datetime | None:
+    """A stored time, in UTC."""
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+def number(kind: str, text: str) -> int:
+    """An id as a number; what isn't one can't exist."""
+    if not (text.isascii() and text.isdecimal()) or int(text) > _LARGEST_ID:
+        raise NotFound(f"There is no {kind} {text!r}: {kind} ids are numbers.")
+    return int(text)
+
+
+class Object:
+    """What all objects have in common: an address, a parent, tags."""
+
+    _KIND: ClassVar[str]
+    _FORM: ClassVar[str]
+    _DEPTH: ClassVar[int]
+
+    _store: Store
+    pathspec: str
+
+    def __init_subclass__(cls) -> None:
+        _kinds[cls._DEPTH] = cls
+
+    def _open(self, pathspec: str) -> list[str]:
+        if not isinstance(pathspec, str):
+            raise InvalidPathspec(f"A {self._KIND} is addressed by text of the form {self._FORM}, not {pathspec!r}.")
+        parts = pathspec.split("/")
+        if len(parts) != self._DEPTH or not all(parts):
+            raise InvalidPathspec(f"{pathspec!r} does not address a {self._KIND}: give {self._FORM}.")
+        self._store = active_store()
+        self.pathspec = pathspec
+        return parts
+
+    def _above(self, depth: int) -> Any:
+        """The object above this one that has `depth` parts in its pathspec."""
+        return _kinds[depth]._at(self._store, "/".join(self.path_components[:depth]))
+
+    def _below(self, ident: object) -> Any:
+        """The object of that id in this one; raises like its constructor."""
+        with using(self._store):
+            return _kinds[self._DEPTH + 1](f"{self.pathspec}/{ident}")
+
+    @property
+    def path_components(self) -> list[str]:
+        """The parts of the pathspec."""
+        return self.pathspec.split("/")
+
+    @property
+    def id(self) -> str:
+        """The last part of the pathspec."""
+        return self.path_components[-1]
+
+    def _effective_tags(self) -> tuple[set[str], set[str]]:
+        """User tags and system tags, own and inherited."""
+        raise AssertionError  # each kind of object defines it
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """All tags, the inherited ones included."""
+        user, system = self._effective_tags()
+        return frozenset(user | system)
+
+    @property
+    def user_tags(self) -> frozenset[str]:
+        """The tags that people set."""
+        return frozenset(self._effective_tags()[0])
+
+    @property
+    def system_tags(self) -> frozenset[str]:
+        """The tags that flowstore set."""
+        return frozenset(self._effective_tags()[1])
+
+    def _check_namespace(self) -> None:
+        active = context.get_namespace()
+        if active is None or active in self.tags:
+            return
+        owners = sorted(tag for tag in self.system_tags if tag.startswith(("user:", "production:")))
+        switch = f'namespace("{owners[0]}") or ' if owners else ""
+        raise NamespaceMismatch(
+            f"{self._KIND.capitalize()} {self.pathspec} is not in the active namespace, {active!r}. "
+            f"To use it: {switch}namespace(None)"
+        )
+
+    def _has(self, tags: Iterable[str]) -> bool:
+        """Whether this object is in the active namespace and has all tags."""
+        wanted = set(tags)
+        if (active := context.get_namespace()) is not None:
+            wanted.add(active)
+        return wanted <= self.tags
+
+    @classmethod
+    def _at(cls, store: Store, pathspec: str) -> Self:
+        """An object that is known to exist, without looking."""
+        made = cls.__new__(cls)
+        made._store = store
+        made.pathspec = pathspec
+        return made
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.pathspec!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Object)
+            and type(other) is type(self)
+            and other.pathspec == self.pathspec
+            and other._store.path == self._store.path
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.pathspec, self._store.path))
+
+
+def status_of(run: Row) -> str:
+    """A run's status as it is now: the driver of one that is recorded as running may have died."""
+    status: str = run["status"]
+    return "dead" if status == "running" and is_dead(run) else status
+
+
+def is_there(container: Any, key: object) -> bool:
+    """Whether `container[key]` exists and may be seen."""
+    try:
+        container[key]
+    except (NotFound, NamespaceMismatch, InvalidPathspec):
+        return False
+    return True
+
+
+class using:  # noqa: N801  # a context manager used as a function
+    """Make an object's store the active one while another object of it is made."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        self._before = context.state.store
+        context.state.store = self._store
+
+    def __exit__(self, *_: object) -> None:
+        context.state.store = self._before

@@ -1,0 +1,307 @@
+"""Flows, runs and steps: what holds tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from flowstore import context
+from flowstore.client.artifact import Data
+from flowstore.client.base import DONE, Object, is_there, number, status_of, time_of
+from flowstore.client.code import Code
+from flowstore.client.task import Task
+from flowstore.errors import NamespaceMismatch, NotFound
+from flowstore.store import queries
+from flowstore.store.db import Row
+from flowstore.store.locate import active_store
+
+
+class Flows:
+    """All flows that have a run in the active namespace, by name."""
+
+    def __init__(self) -> None:
+        self._store = active_store()
+
+    def __iter__(self) -> Iterator[Flow]:
+        for name in queries.flow_names(self._store, context.get_namespace()):
+            yield Flow._at(self._store, name)
+
+    def __len__(self) -> int:
+        return len(queries.flow_names(self._store, context.get_namespace()))
+
+    def __getitem__(self, name: str) -> Flow:
+        return Flow(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in queries.flow_names(self._store, context.get_namespace())
+
+    def __repr__(self) -> str:
+        return f"Flows({', '.join(queries.flow_names(self._store, context.get_namespace()))})"
+
+
+class Flow(Object):
+    """A flow: all of its runs.
+
+    Args:
+        pathspec: the flow's name.
+
+    Raises:
+        NotFound: no flow of that name was ever run in this store.
+        NamespaceMismatch: none of its runs is in the active namespace.
+    """
+
+    _KIND, _FORM, _DEPTH = "flow", "FlowName", 1
+
+    def __init__(self, pathspec: str) -> None:
+        [name] = self._open(pathspec)
+        if name not in queries.flow_names(self._store, None):
+            raise NotFound(f"There is no run of a flow {name!r} in {self._store.path}.")
+        active = context.get_namespace()
+        if active is not None and name not in queries.flow_names(self._store, active):
+            raise NamespaceMismatch(
+                f"Flow {name} has no run in the active namespace, {active!r}. To see all runs: namespace(None)"
+            )
+
+    @property
+    def parent(self) -> None:
+        """A flow has no parent."""
+        return
+
+    def _effective_tags(self) -> tuple[set[str], set[str]]:
+        return set(), set()
+
+    def runs(self, *tags: str) -> Iterator[Run]:
+        """The runs in the active namespace that have all tags, newest first, fetched as they are asked for."""
+        return self._runs(tags)
+
+    def _runs(self, tags: Sequence[str], *, successful: bool = False, page: int = queries.PAGE) -> Iterator[Run]:
+        active = context.get_namespace()
+        wanted = [*tags, *([active] if active is not None else [])]
+        for row in queries.runs(self._store, self.id, wanted, successful=successful, page=page):
+            yield Run._at(self._store, f"{self.id}/{row['id']}")
+
+    def __iter__(self) -> Iterator[Run]:
+        return self._runs(())
+
+    def __getitem__(self, run_id: str | int) -> Run:
+        found: Run = self._below(run_id)
+        return found
+
+    def __contains__(self, run_id: object) -> bool:
+        return is_there(self, run_id)
+
+    @property
+    def latest_run(self) -> Run | None:
+        """The newest run in the active namespace, or `None`."""
+        return next(self._runs((), page=1), None)
+
+    @property
+    def latest_successful_run(self) -> Run | None:
+        """The newest run in the active namespace that succeeded, or `None`."""
+        return next(self._runs((), successful=True, page=1), None)
+
+
+class Run(Object):
+    """One run of a flow.
+
+    Args:
+        pathspec: `FlowName/run_id`.
+
+    Raises:
+        NotFound: there is no such run.
+        NamespaceMismatch: it is not in the active namespace.
+    """
+
+    _KIND, _FORM, _DEPTH = "run", "FlowName/run_id", 2
+
+    def __init__(self, pathspec: str) -> None:
+        flow, run_id = self._open(pathspec)
+        if queries.find_run(self._store, flow, number("run", run_id)) is None:
+            raise NotFound(f"There is no run {pathspec} in {self._store.path}.")
+        self._check_namespace()
+
+    def _row(self) -> Row:
+        flow, run_id = self.path_components
+        row = queries.find_run(self._store, flow, int(run_id))
+        if row is None:
+            raise NotFound(f"Run {self.pathspec} was deleted from {self._store.path}.")
+        return row
+
+    def _effective_tags(self) -> tuple[set[str], set[str]]:
+        rows = queries.run_tags(self._store, int(self.id))
+        return {row["tag"] for row in rows if not row["system"]}, {row["tag"] for row in rows if row["system"]}
+
+    @property
+    def parent(self) -> Flow:
+        """The flow."""
+        return Flow._at(self._store, self.path_components[0])
+
+    @property
+    def status(self) -> str:
+        """'running', 'successful', 'failed', 'stopped', or 'dead' if its process died."""
+        return status_of(self._row())
+
+    @property
+    def successful(self) -> bool:
+        """Whether all of it went well."""
+        return self.status == "successful"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to an end: successful, failed or stopped."""
+        return self.status in DONE
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was created, in UTC."""
+        return datetime.fromtimestamp(self._row()["created_at"] / 1000, UTC)
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When it ended, in UTC; `None` while it runs."""
+        return time_of(self._row()["finished_at"])
+
+    @property
+    def origin_run_id(self) -> str | None:
+        """The run that it resumed, or `None`."""
+        found: str | None = self._row()["origin_run_id"]
+        return found
+
+    @property
+    def user(self) -> str:
+        """Who ran it."""
+        return str(self._row()["user"])
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Its parameters, large or unusual values as their previews."""
+        found: dict[str, Any] = json.loads(self._row()["parameters"])
+        return found
+
+    @property
+    def code(self) -> Code | None:
+        """The source that it ran, or `None` where there was no file."""
+        code_id = self._row()["code_id"]
+        return None if code_id is None else Code(self._store, code_id)
+
+    def steps(self, *tags: str) -> Iterator[Step]:
+        """The steps that have begun and have all tags, the latest first."""
+        for row in queries.steps(self._store, int(self.id)):
+            found = Step._at(self._store, f"{self.pathspec}/{row['name']}")
+            if found._has(tags):
+                yield found
+
+    def __iter__(self) -> Iterator[Step]:
+        return self.steps()
+
+    def __getitem__(self, name: str) -> Step:
+        found: Step = self._below(name)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return is_there(self, name)
+
+    @property
+    def end_task(self) -> Task | None:
+        """The task of the step `end`, or `None` while there is none that succeeded."""
+        row = queries.find_step(self._store, int(self.id), "end")
+        if row is None:
+            return None
+        task = next(queries.tasks(self._store, int(self.id), row["id"]), None)
+        if task is None or task["status"] != "successful":
+            return None
+        return Task._of(self._store, self.path_components[0], task)
+
+    @property
+    def data(self) -> Data | None:
+        """The artifacts of `end`, inherited ones included; `None` while there is no end."""
+        end = self.end_task
+        return None if end is None else end.data
+
+
+class Step(Object):
+    """One step of a run: all of its tasks.
+
+    Args:
+        pathspec: `FlowName/run_id/step`.
+    """
+
+    _KIND, _FORM, _DEPTH = "step", "FlowName/run_id/step", 3
+
+    def __init__(self, pathspec: str) -> None:
+        flow, run_id, _ = self._open(pathspec)
+        if queries.find_run(self._store, flow, number("run", run_id)) is None or self._find() is None:
+            raise NotFound(f"There is no step {pathspec} in {self._store.path}.")
+        self._check_namespace()
+
+    def _find(self) -> Row | None:
+        return queries.find_step(self._store, int(self.path_components[1]), self.id)
+
+    def _row(self) -> Row:
+        row = self._find()
+        if row is None:
+            raise NotFound(f"Step {self.pathspec} was deleted from {self._store.path}.")
+        return row
+
+    @property
+    def parent(self) -> Run:
+        """The run."""
+        run: Run = self._above(2)
+        return run
+
+    def _effective_tags(self) -> tuple[set[str], set[str]]:
+        user, system = self.parent._effective_tags()
+        row = self._row()
+        return user | set(queries.node_tags(self._store, row["run_id"], row["id"], 0, "")), system
+
+    @property
+    def created_at(self) -> datetime:
+        """When its first task started, in UTC."""
+        return datetime.fromtimestamp(self._row()["created_at"] / 1000, UTC)
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When its last task ended, in UTC; `None` while one runs."""
+        ends = [task.finished_at for task in self]
+        return None if None in ends else max((end for end in ends if end is not None), default=None)
+
+    @property
+    def task(self) -> Task | None:
+        """One of its tasks: the first, where there are many."""
+        row = self._row()
+        tasks = list(queries.tasks(self._store, row["run_id"], row["id"]))
+        return Task._of(self._store, self.path_components[0], tasks[-1]) if tasks else None
+
+    def tasks(self, *tags: str) -> Iterator[Task]:
+        """The tasks that have all tags, the latest first."""
+        row = self._row()
+        for found in queries.tasks(self._store, row["run_id"], row["id"]):
+            task = Task._of(self._store, self.path_components[0], found)
+            if task._has(tags):
+                yield task
+
+    def __iter__(self) -> Iterator[Task]:
+        return self.tasks()
+
+    def __getitem__(self, task_id: str | int) -> Task:
+        found: Task = self._below(task_id)
+        return found
+
+    def __contains__(self, task_id: object) -> bool:
+        return is_there(self, task_id)
+
+    @property
+    def parent_steps(self) -> Iterator[Step]:
+        """The steps whose tasks ran directly before this one's."""
+        return self._related(children=False)
+
+    @property
+    def child_steps(self) -> Iterator[Step]:
+        """The steps whose tasks ran directly after this one's."""
+        return self._related(children=True)
+
+    def _related(self, *, children: bool) -> Iterator[Step]:
+        for name in queries.related_steps(self._store, self._row()["id"], children=children):
+            yield Step._at(self._store, f"{self.parent.pathspec}/{name}")

@@ -1,0 +1,256 @@
+"""Tasks: how one went, what it printed, and its artifacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from flowstore.client.artifact import Artifacts, Data, DataArtifact
+from flowstore.client.base import DONE, Object, number, time_of
+from flowstore.errors import NotFound
+from flowstore.store import queries
+from flowstore.store.blobs import Blob
+from flowstore.store.db import Row, Store
+
+if TYPE_CHECKING:
+    from flowstore.client.run import Run, Step
+
+_STREAMS = ("stdout", "stderr")
+
+
+@attrs.frozen
+class Metadata:
+    """One fact about a task's attempt."""
+
+    name: str
+    value: str
+    created_at: datetime
+    task: Task
+
+
+@attrs.frozen
+class ExceptionInfo:
+    """Why an attempt failed: what `@catch` stores, and `Task.exception` gives.
+
+    Attributes:
+        type: the exception's class.
+        message: its text.
+        traceback: as printed.
+    """
+
+    type: str
+    message: str
+    traceback: str = attrs.field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return self.traceback or f"{self.type}: {self.message}"
+
+
+class Task(Object):
+    """One task: its artifacts, what it printed, how it went.
+
+    Args:
+        pathspec: `FlowName/run_id/step/task_id`.
+        attempt: look at this attempt, from 0, rather than at the last one.
+    """
+
+    _KIND, _FORM, _DEPTH = "task", "FlowName/run_id/step/task_id", 4
+
+    def __init__(self, pathspec: str, attempt: int | None = None) -> None:
+        *_, task_id = self._open(pathspec)
+        number("task", task_id)
+        self._attempt = attempt
+        row = self._find()
+        if row is None:
+            raise NotFound(f"There is no task {pathspec} in {self._store.path}.")
+        if attempt is not None and queries.find_attempt(self._store, row["id"], attempt) is None:
+            raise NotFound(f"Task {pathspec} has no attempt {attempt}; it has {row['attempts']}, counted from 0.")
+        self._check_namespace()
+
+    @classmethod
+    def _of(cls, store: Store, flow: str, row: Row) -> Task:
+        made = cls._at(store, f"{flow}/{row['run_id']}/{row['step']}/{row['id']}")
+        made._attempt = None
+        return made
+
+    def _find(self) -> Row | None:
+        flow, run_id, step, task_id = self.path_components
+        if queries.find_run(self._store, flow, number("run", run_id)) is None:
+            return None
+        step_row = queries.find_step(self._store, int(run_id), step)
+        return None if step_row is None else queries.find_task(self._store, int(run_id), step_row["id"], int(task_id))
+
+    def _row(self) -> Row:
+        row = self._find()
+        if row is None:
+            raise NotFound(f"Task {self.pathspec} was deleted from {self._store.path}.")
+        return row
+
+    def _attempt_row(self) -> Row:
+        row = self._row()
+        number = row["attempts"] - 1 if self._attempt is None else self._attempt
+        found = queries.find_attempt(self._store, row["id"], number)
+        if found is None:
+            raise NotFound(f"Task {self.pathspec} has no attempt {number}.")
+        return found
+
+    @property
+    def _run(self) -> Run:
+        run: Run = self._above(2)
+        return run
+
+    @property
+    def parent(self) -> Step:
+        """The step."""
+        step: Step = self._above(3)
+        return step
+
+    def _effective_tags(self) -> tuple[set[str], set[str]]:
+        user, system = self._run._effective_tags()
+        row = self._row()
+        return user | set(queries.node_tags(self._store, row["run_id"], row["step_id"], row["id"], "")), system
+
+    @property
+    def status(self) -> str:
+        """'running', 'successful', 'failed', 'stopped' or 'dead'."""
+        status: str = self._row()["status"] if self._attempt is None else self._attempt_row()["status"]
+        return "dead" if status == "running" and self._run.status == "dead" else status
+
+    @property
+    def successful(self) -> bool:
+        """Whether it went well, or its failure was caught."""
+        return self.status == "successful"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to an end: successful, failed or stopped."""
+        return self.status in DONE
+
+    @property
+    def created_at(self) -> datetime:
+        """When it started, in UTC."""
+        return datetime.fromtimestamp(self._row()["started_at"] / 1000, UTC)
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When it ended, in UTC; `None` while it runs."""
+        return time_of(self._row()["finished_at"])
+
+    @property
+    def current_attempt(self) -> int:
+        """The number of the attempt that is looked at, from 0."""
+        return self._row()["attempts"] - 1 if self._attempt is None else self._attempt
+
+    @property
+    def index(self) -> int | None:
+        """Its place in the innermost foreach; `None` outside one."""
+        path = self._row()["foreach_path"]
+        return None if path is None else int(path.rpartition("/")[2])
+
+    @property
+    def origin_pathspec(self) -> str | None:
+        """The task that this one stands for, in a resumed run that took it over; else `None`."""
+        found: str | None = self._row()["origin_pathspec"]
+        return found
+
+    @property
+    def exception(self) -> ExceptionInfo | None:
+        """Why the attempt failed, or what was caught; `None` if nothing was raised."""
+        row = self._attempt_row()
+        if row["error_type"] is None:
+            return None
+        return ExceptionInfo(row["error_type"], row["error_message"], row["traceback"])
+
+    @property
+    def stdout(self) -> str:
+        """What it printed."""
+        return self._text("stdout")
+
+    @property
+    def stderr(self) -> str:
+        """What it printed on stderr, tracebacks too."""
+        return self._text("stderr")
+
+    def _text(self, stream: str) -> str:
+        return "".join(row["text"] for row in queries.log(self._store, self._attempt_row()["log_id"], stream))
+
+    def loglines(self, *streams: str) -> Iterator[tuple[datetime, str]]:
+        """The lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read."""
+        for stream in streams:
+            if stream not in _STREAMS:
+                raise ValueError(f"There is no stream {stream!r}; there are stdout and stderr.")
+        rests = dict.fromkeys(_STREAMS, "")
+        at = self.created_at
+        for row in queries.log(self._store, self._attempt_row()["log_id"], streams[0] if len(streams) == 1 else None):
+            at = datetime.fromtimestamp(row["written_at"] / 1000, UTC)
+            *lines, rests[row["stream"]] = (rests[row["stream"]] + row["text"]).split("\n")
+            yield from ((at, line) for line in lines)
+        yield from ((at, rest) for rest in rests.values() if rest)
+
+    @property
+    def metadata(self) -> list[Metadata]:
+        """What is known about the attempt beside its artifacts."""
+        at = self.created_at
+        return [Metadata(name, value, at, self) for name, value in self.metadata_dict.items()]
+
+    @property
+    def metadata_dict(self) -> dict[str, str]:
+        """The same, by name; all values are text."""
+        attempt, run = self._attempt_row(), self._run._row()
+        found: dict[str, Any] = {
+            "attempt": attempt["number"],
+            "attempt_ok": attempt["status"] == "successful",
+            "pid": attempt["pid"],
+            "host": run["host"],
+            "user": run["user"],
+            "origin-task": self.origin_pathspec,
+            "origin-run-id": run["origin_run_id"],
+            **json.loads(attempt["metadata"] or "{}"),
+        }
+        as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+        return {name: text for name, text in as_text.items() if text != "null"}
+
+    @property
+    def parent_tasks(self) -> Iterator[Task]:
+        """The tasks that ran directly before this one."""
+        return self._relatives(children=False)
+
+    @property
+    def child_tasks(self) -> Iterator[Task]:
+        """The tasks that ran directly after this one."""
+        return self._relatives(children=True)
+
+    def _relatives(self, *, children: bool) -> Iterator[Task]:
+        for row in queries.relatives(self._store, self._row()["id"], children=children):
+            yield Task._of(self._store, self.path_components[0], row)
+
+    def _blobs(self, name: str | None = None) -> dict[str, Blob]:
+        """The contents of what the attempt has, set or inherited."""
+        with self._store.read() as db:
+            attempt = self._attempt_row()
+            return queries.visible_artifacts(db, attempt["task_id"], attempt["id"], name)
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """Its artifacts, inherited ones included, without those that begin with an underscore."""
+        return Artifacts(self, [name for name in self._blobs() if not name.startswith("_")])
+
+    @property
+    def data(self) -> Data:
+        """The values of its artifacts, inherited ones included, loaded when they are asked for."""
+        return Data(self)
+
+    def __iter__(self) -> Iterator[DataArtifact]:
+        return iter(self.artifacts)
+
+    def __getitem__(self, name: str) -> DataArtifact:
+        if not isinstance(name, str) or name not in self._blobs(name):
+            raise NotFound(f"Task {self.pathspec} has no artifact {name!r}.")
+        return DataArtifact._of(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._blobs(name)
