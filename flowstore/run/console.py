@@ -27,9 +27,10 @@ class Console:
         self._progress: Any = None
         self._bar: Any = None
 
-    def line(self, at_ms: int, label: str, text: str) -> None:
-        """Show one line of a task's, or an event."""
-        self.lines([(at_ms, label, text)])
+    def event(self, at_ms: int, label: str, text: str, *, routine: bool) -> None:
+        """Show an event; where the bar counts tasks, only what is out of the ordinary."""
+        if not (routine and self._progress is not None):
+            self.lines([(at_ms, label, text)])
 
     def lines(self, lines: list[tuple[int, str, str]]) -> None:
         """Show lines: when, whose, and what."""

@@ -31,6 +31,7 @@ from flowstore.store.db import Store
 from flowstore.store.liveness import HEARTBEAT_S
 
 LOG_INTERVAL_S = 0.5
+_SUCCESS = "Task finished successfully."
 KILL_GRACE_S = 5.0  # after a timeout was raised in the step, and after a stop was asked for
 
 
@@ -96,7 +97,6 @@ class Driver:
         self._orders = Orders(run)
         self._step_ids: dict[str, int] = {}
         self._log: list[tuple[int, str, int, str]] = []
-        self._lines: list[tuple[int, str, str]] = []
         self._log_bytes = 0
         self._log_due: float | None = None
         self._seen = time.monotonic()
@@ -242,12 +242,13 @@ class Driver:
                 records.touch_run(db, self._run.run_id)
                 self._seen = time.monotonic()
         for task, text in lines:
-            self._console.line(records.now_ms(), self._label(task), text)
+            routine = text == _SUCCESS
+            self._console.event(records.now_ms(), self._label(task), text, routine=routine)
         for task in started:
             self._launch(task)
         for task in started:  # only now, since the first launches' pids arrive while the last ones are made
             task.pid = self._executor.pid(task.number)
-            self._console.line(records.now_ms(), self._label(task), "Task is starting.")
+            self._console.event(records.now_ms(), self._label(task), "Task is starting.", routine=True)
         self._show_progress()
         return status
 
@@ -282,8 +283,7 @@ class Driver:
         )
         if report["status"] == "successful":
             self._succeed(task, report, sets_any=bool(artifacts))
-            caught = " (an exception was caught)" if failure else ""
-            return [(task, f"Task finished successfully.{caught}")]
+            return [(task, f"{_SUCCESS} (an exception was caught)" if failure else _SUCCESS)]
         return [(task, self._fail(task, policy, report))]
 
     def _artifacts(self, db: Any, task: _Task, report: Mapping[str, Any]) -> Iterator[tuple[str, int | None, int]]:

@@ -8,6 +8,7 @@ name, to its own class; any other rebuilds the copy, once for all artifacts that
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pickle
 from collections.abc import Callable
@@ -47,8 +48,9 @@ def load(file: Readable) -> Any:
     return pickle.load(file)  # noqa: S301  # guarded by flowstore.store.blobs, where trust is checked
 
 
+@functools.cache
 def register_classes(module: ModuleType) -> None:
-    """Prepare the classes of a flow's module before any fork, so that all tasks write the same bytes for them."""
+    """Prepare the classes of a flow's module, so that all processes write the same bytes for them."""
     if module.__name__ != "__main__":
         cloudpickle.register_pickle_by_value(module)
     for candidate in list(vars(module).values()):
@@ -81,7 +83,8 @@ def _find(module: ModuleType, qualname: str) -> Any:
 def _copy_of(cls: type, module: ModuleType) -> bytes | None:
     """The class by value, or `None` where that can't be done: then only this flow's processes can load it."""
     if cls not in _copies:
-        _track(cls, module)
+        register_classes(module)
+        _track(cls, module)  # one that was made after the module was imported
         try:
             _copies[cls] = cloudpickle.dumps(cls, protocol=PROTOCOL)
         except Exception:  # a lock, a module or an open file among its attributes; anything may raise here
