@@ -379,8 +379,10 @@ def _list_command(this: _Flow) -> click.Command:
         from flowstore.cli.render import echo_table, run_rows
         from flowstore.client import Flow, Flows
 
-        found = this.name in Flows()
-        echo_table(run_rows(Flow(this.name)) if found else [])
+        if this.name in Flows():
+            echo_table(run_rows(Flow(this.name)))
+        else:
+            click.echo(_nothing(this), err=True)
 
     def steps(run: str | None) -> None:
         from flowstore.cli.render import echo_table, step_rows
@@ -400,12 +402,21 @@ def _list_command(this: _Flow) -> click.Command:
     return group
 
 
+def _nothing(this: _Flow) -> str:
+    from flowstore.client import Flows
+
+    active = context.get_namespace()
+    with context.everything():
+        elsewhere = this.name in Flows()
+    hint = ' There are runs in others: --namespace ""' if elsewhere and active is not None else ""
+    return f"There is no run of {this.name} in the namespace {active!r}.{hint}"
+
+
 def _one_run(this: _Flow, run: str | None) -> Any:
-    from flowstore.client import Flow, Run
+    from flowstore.client import Flow, Flows, Run
 
     if run is not None:
         return Run(f"{this.name}/{run.removeprefix(this.name + '/')}")
-    latest = Flow(this.name).latest_run
-    if latest is None:
-        raise NotFound(f"There is no run of {this.name} in the namespace {context.get_namespace()!r}.")
-    return latest
+    if this.name not in Flows():
+        raise NotFound(_nothing(this))
+    return Flow(this.name).latest_run

@@ -38,7 +38,11 @@ class Flows:
         return name in queries.flow_names(self._store, context.get_namespace())
 
     def __repr__(self) -> str:
-        return f"Flows({', '.join(queries.flow_names(self._store, context.get_namespace()))})"
+        active = context.get_namespace()
+        names = queries.flow_names(self._store, active)
+        others = 0 if names or active is None else len(queries.flow_names(self._store, None))
+        hint = f"none in {active!r}, {others} in all: namespace(None)" if others else ""
+        return f"Flows({', '.join(names) or hint})"
 
 
 class Flow(Object):

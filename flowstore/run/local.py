@@ -121,6 +121,7 @@ class LocalExecutor:
         self._running: dict[int, _Worker] = {}  # by attempt number
         self._idle: dict[str, list[_Worker]] = {}  # by step
         self._leaving: list[subprocess.Popen[bytes]] = []
+        self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with their exit codes
         self._numbers = 0
         self._control: socket.socket | None = None
         if method == "fork":
@@ -229,27 +230,26 @@ class LocalExecutor:
         """What attempts did; waits for the first of it, at most `timeout_s`."""
         if self._control is None:  # nobody tells when a spawned process ends
             timeout_s = 0.1 if timeout_s is None else min(timeout_s, 0.1)
-        ready = [key.data for key, _ in self._selector.select(timeout_s)]
-        ended: list[tuple[_Worker, int]] = []
+        ready = [key.data for key, _ in self._selector.select(0 if self._ended else timeout_s)]
         if (None, "control") in ready:
-            while told := self._hear(wait=False):
-                ended += [told] if isinstance(told, tuple) else []
+            while self._hear(wait=False):
+                pass
         events: list[Event] = []
         for worker, what in ready:
             if worker is None or worker.ident not in self._workers:
                 continue
             events += self._channel(worker) if what == "channel" else self._output(worker, what)
         if self._control is None:
-            ended += [
-                (w, w.process.returncode) for w in self._workers.values() if w.process and w.process.poll() is not None
-            ]
+            gone = [worker for worker in self._workers.values() if worker.process and worker.process.poll() is not None]
+            self._ended += [(worker, worker.process.returncode) for worker in gone if worker.process]
             self._leaving = [process for process in self._leaving if process.poll() is None]
+        ended, self._ended = self._ended, []
         for worker, code in ended:
-            events += self._ended(worker, code)
+            events += self._end(worker, code)
         return events
 
-    def _hear(self, *, wait: bool) -> tuple[_Worker, int] | bool:
-        """Take one message of the server's: a worker that ended, with its exit code; else whether there was one."""
+    def _hear(self, *, wait: bool) -> bool:
+        """Take one message of the server's, if there is one."""
         assert self._control is not None
         data = _receive_now(self._control, server.MESSAGE.size) if not wait else self._control.recv(server.MESSAGE.size)
         if data is None:
@@ -261,8 +261,8 @@ class LocalExecutor:
         what, ident, argument = server.MESSAGE.unpack(data)
         worker = self._workers.get(ident)
         if worker is not None and what == server.ENDED:
-            return worker, os.waitstatus_to_exitcode(argument)
-        if worker is not None:
+            self._ended.append((worker, os.waitstatus_to_exitcode(argument)))
+        elif worker is not None:
             worker.pid = argument
         return True
 
@@ -314,7 +314,7 @@ class LocalExecutor:
         else:
             self._discard(worker)
 
-    def _ended(self, worker: _Worker, code: int) -> list[Event]:
+    def _end(self, worker: _Worker, code: int) -> list[Event]:
         """A process is gone: take what it still said, which may be the report."""
         events: list[Event] = []
         while worker.number is not None and worker.ident in self._workers:
