@@ -197,9 +197,9 @@ def running_task(identity: dict[str, Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def everything() -> Iterator[None]:
-    """Look at the global namespace, for a block."""
-    before, state.namespace = state.namespace, None
+def within(tag: str | None) -> Iterator[None]:
+    """Look at another namespace, for a block; `None` is the global one."""
+    before, state.namespace = state.namespace, tag
     try:
         yield
     finally:

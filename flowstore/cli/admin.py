@@ -108,6 +108,25 @@ def show(pathspec: str, raw: bool, form: str) -> None:
 
 
 @command
+def tags(form: str) -> None:
+    """List every tag of a run, with how many runs have it, and when one of them was last created."""
+    from flowstore.cli import render
+    from flowstore.store.tags import listing
+
+    render.echo([dict(row) for row in listing(locate.active_store(), namespace=context.get_namespace())], form)
+
+
+@command
+def namespaces(form: str) -> None:
+    """List the users' and the production namespaces, as `tags` does."""
+    from flowstore.cli import render
+    from flowstore.store.tags import RESERVED, listing
+
+    found = listing(locate.active_store(), prefixes=RESERVED, namespace=context.get_namespace())
+    render.echo([{"namespace": row["tag"], "runs": row["runs"], "last_used": row["last_used"]} for row in found], form)
+
+
+@command
 @click.argument("pathspec")
 @click.option("--stdout", is_flag=True, help="Only stdout.")
 @click.option("--stderr", is_flag=True, help="Only stderr.")

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from flowstore.client.base import Object, number
+from flowstore.client.base import number
+from flowstore.client.tagging import Tagged
 from flowstore.errors import NotFound
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
+from flowstore.store.tags import Node
 
 if TYPE_CHECKING:
     from flowstore.client.task import Task
 
 
-class DataArtifact(Object):
+class DataArtifact(Tagged):
     """One artifact of a task.
 
     Args:
@@ -38,6 +40,10 @@ class DataArtifact(Object):
         made = cls._at(task._store, f"{task.pathspec}/{name}")
         made._task = task
         return made
+
+    def _node(self) -> Node:
+        row = self._task._row()
+        return Node(self.pathspec, row["run_id"], row["step_id"], row["id"], self.id)
 
     @property
     def parent(self) -> Task:

@@ -44,7 +44,8 @@ class Object:
     pathspec: str
 
     def __init_subclass__(cls) -> None:
-        _kinds[cls._DEPTH] = cls
+        if "_KIND" in vars(cls):
+            _kinds[cls._DEPTH] = cls
 
     def _open(self, pathspec: str) -> list[str]:
         if not isinstance(pathspec, str):

@@ -11,11 +11,13 @@ from flowstore import context
 from flowstore.client.artifact import Data
 from flowstore.client.base import DONE, Object, is_there, number, status_of, time_of
 from flowstore.client.code import Code
+from flowstore.client.tagging import Tagged
 from flowstore.client.task import Task
 from flowstore.errors import NamespaceMismatch, NotFound
 from flowstore.store import queries
 from flowstore.store.db import Row
 from flowstore.store.locate import active_store
+from flowstore.store.tags import Node
 
 
 class Flows:
@@ -107,7 +109,7 @@ class Flow(Object):
         return next(self._runs((), successful=True, page=1), None)
 
 
-class Run(Object):
+class Run(Tagged):
     """One run of a flow.
 
     Args:
@@ -136,6 +138,9 @@ class Run(Object):
     def _effective_tags(self) -> tuple[set[str], set[str]]:
         rows = queries.run_tags(self._store, int(self.id))
         return {row["tag"] for row in rows if not row["system"]}, {row["tag"] for row in rows if row["system"]}
+
+    def _node(self) -> Node:
+        return Node(self.pathspec, int(self.id))
 
     @property
     def parent(self) -> Flow:
@@ -225,7 +230,7 @@ class Run(Object):
         return None if end is None else end.data
 
 
-class Step(Object):
+class Step(Tagged):
     """One step of a run: all of its tasks.
 
     Args:
@@ -248,6 +253,10 @@ class Step(Object):
         if row is None:
             raise NotFound(f"Step {self.pathspec} was deleted from {self._store.path}.")
         return row
+
+    def _node(self) -> Node:
+        row = self._row()
+        return Node(self.pathspec, row["run_id"], row["id"])
 
     @property
     def parent(self) -> Run:

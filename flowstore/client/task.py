@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
-from flowstore.client.base import DONE, Object, number, time_of
+from flowstore.client.base import DONE, number, time_of
+from flowstore.client.tagging import Tagged
 from flowstore.errors import NotFound
 from flowstore.store import queries
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Row, Store
+from flowstore.store.tags import Node
 
 if TYPE_CHECKING:
     from flowstore.client.run import Run, Step
@@ -50,7 +52,7 @@ class ExceptionInfo:
         return self.traceback or f"{self.type}: {self.message}"
 
 
-class Task(Object):
+class Task(Tagged):
     """One task: its artifacts, what it printed, how it went.
 
     Args:
@@ -97,6 +99,10 @@ class Task(Object):
         if found is None:
             raise NotFound(f"Task {self.pathspec} has no attempt {number}.")
         return found
+
+    def _node(self) -> Node:
+        row = self._row()
+        return Node(self.pathspec, row["run_id"], row["step_id"], row["id"])
 
     @property
     def _run(self) -> Run:

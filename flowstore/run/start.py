@@ -149,6 +149,8 @@ def _create(
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
     script, files = _source(flow)
     project = _project(flow, options)
+    user_tags = tags.checked([*options.tags, *_environment_tags()])
+    tags.check_not_reserved(user_tags)
     run = records.NewRun(
         flow=flow.__name__,
         user=context.username(),
@@ -160,7 +162,7 @@ def _create(
             *records.runtime_tags(__version__),
             *([f"project:{project['project_name']}", f"project_branch:{project['branch_name']}"] if project else ()),
         ],
-        tags=tags.checked([*options.tags, *_environment_tags()]),
+        tags=user_tags,
         origin_run_id=origin_run_id,
     )
     return records.create_run(db, run)
