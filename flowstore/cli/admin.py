@@ -28,7 +28,7 @@ SHARED = (
 
 def main() -> None:
     """The console script."""
-    shell.run(flowstore, None, "flowstore")
+    shell.run(lambda: flowstore, "flowstore")
 
 
 @click.group(cls=shell.Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -27,7 +27,7 @@ def main(flow: type[FlowSpec]) -> None:
 
             worker.spawned(flow, graph_of(flow))
         return
-    shell.run(_group(flow), None, f"python {Path(sys.argv[0]).name}")
+    shell.run(lambda: _group(flow), f"python {Path(sys.argv[0]).name}")
 
 
 def _group(flow: type[FlowSpec]) -> click.Group:

@@ -44,6 +44,7 @@ class FlowFile:
         self.type = flow
         self.name = flow.__name__
         self.parameters = parameters_of(flow)
+        check_names(self.parameters, run_option_names())
         self._graph: Graph | None = None
 
     def graph(self) -> Graph:
@@ -53,7 +54,6 @@ class FlowFile:
         if self._graph is None:
             self._graph = graph_of(self.type)
             check(self._graph)
-            check_names(self.parameters, run_option_names())
         return self._graph
 
 

@@ -15,9 +15,9 @@ import click
 from flowstore.errors import FlowstoreError
 
 
-def run(command: click.Command, arguments: Sequence[str] | None, program: str) -> NoReturn:
-    """Run a command line to its end, and exit."""
-    sys.exit(_exit_code(lambda: command.main(arguments, prog_name=program, standalone_mode=False)))
+def run(make: Callable[[], click.Command], program: str) -> NoReturn:
+    """Make a command line and run it to its end; exits."""
+    sys.exit(_exit_code(lambda: make().main(prog_name=program, standalone_mode=False)))
 
 
 def _exit_code(call: Callable[[], Any]) -> int:

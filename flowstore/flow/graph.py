@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import CodeType
 
 SPLITS = frozenset({"split", "foreach", "parallel"})  # the kinds that open branches, for a join to close
+CHOOSING = frozenset({"foreach", "parallel", "switch"})  # what follows is chosen while the step runs
 
 _NOT_PLAIN = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _SWITCH = 'self.next({"x": self.a, "y": self.b}, condition="name")'

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from flowstore.errors import GraphError
-from flowstore.flow.graph import SPLITS
+from flowstore.flow.graph import CHOOSING, SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flowstore.flow.graph import Graph, Node
+    from flowstore.flow.graph import CHOOSING, Graph, Node
 
     Check = Callable[[Graph], Iterator[str]]
     Stack = tuple[tuple[str, str], ...]  # the open splits, outermost first, each with the branch taken
@@ -290,10 +290,20 @@ def check_parallel(graph: Graph) -> Iterator[str]:
         yield f"{_at(graph['start'])} is marked @parallel, but a run begins with one task. Remove @parallel."
 
 
+def check_catch(graph: Graph) -> Iterator[str]:
+    """A step that failed has not said over what to fan out, or which way to go."""
+    for node in graph:
+        if "catch" in node.decorators and node.kind in CHOOSING:
+            yield (
+                f"{_at(node)} has @catch, but what follows it is chosen while it runs ({node.kind}). "
+                "Do the work that may fail in a step of its own before it."
+            )
+
+
 CHECKS: tuple[tuple[Check, ...], ...] = (
     (check_has_steps,),
     (check_start, check_end, check_names, check_tails, check_targets),
     (check_cycles,),
     (check_reached, check_ends),
-    (check_nesting, check_parallel),
+    (check_nesting, check_parallel, check_catch),
 )

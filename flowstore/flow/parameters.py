@@ -245,6 +245,8 @@ def check_names(parameters: Mapping[str, Parameter], taken: frozenset[str]) -> N
     seen: dict[str, str] = {}
     for parameter in parameters.values():
         option = parameter.name.replace("_", "-").lower()
+        if option == "tags":
+            raise ParameterError("Parameter tags: $FLOWSTORE_RUN_TAGS holds a run's tags. Choose another name.")
         if option in taken:
             raise ParameterError(
                 f"Parameter {parameter.name}: --{option} is an option of run itself. Choose another name."

@@ -187,9 +187,8 @@ class FlowSpec:
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        fixed = getattr(type(self), name, None) if name in constants_and_methods(type(self)) else None
-        if name in constants_and_methods(type(self)):
-            what = "a step or method" if isinstance(fixed, FunctionType) else "a constant of the class"
+        if name in fixed_names(type(self)):
+            what = "a constant" if name in constants_of(type(self)) else "a step, a method or a property"
             raise AttributeError(f"{name} is {what} of {type(self).__name__} and can't be assigned. Use another name.")
         object.__setattr__(self, name, value)
 
@@ -226,14 +225,13 @@ def constants_of(flow: type) -> dict[str, Any]:
 _fixed: dict[type, frozenset[str]] = {}
 
 
-def constants_and_methods(flow: type) -> frozenset[str]:
+def fixed_names(flow: type) -> frozenset[str]:
     """The names that steps must not assign."""
     if flow not in _fixed:
         names = _class_attributes(flow)
         fixed = {name for name, value in names.items() if _is_constant(name, value) or isinstance(value, FunctionType)}
-        _fixed[flow] = frozenset(
-            fixed | {name for name in vars(FlowSpec) if isinstance(vars(FlowSpec)[name], FunctionType)}
-        )
+        own = {name for name, value in vars(FlowSpec).items() if isinstance(value, (FunctionType, property))}
+        _fixed[flow] = frozenset(fixed | own)
     return _fixed[flow]
 
 

@@ -7,6 +7,7 @@ If stdout is closed by whoever reads it, the run goes on without showing anythin
 from __future__ import annotations
 
 import codecs
+import contextlib
 import sys
 from datetime import datetime
 from typing import Any
@@ -56,10 +57,8 @@ class Console:
 
     def say(self, text: str) -> None:
         """Tell about the run in any case: warnings and errors."""
-        try:
+        with contextlib.suppress(BrokenPipeError, ValueError):  # nobody is there to be told
             print(text, file=sys.stderr, flush=True)
-        except (BrokenPipeError, ValueError):
-            self._muted = True
 
     def progress(self, *, done: int, running: int, failed: int, total: int) -> None:
         """Count tasks at the bottom of a terminal, from when there are many."""

@@ -58,6 +58,7 @@ class _Task:
     pid: int | None = None
     deadline: float | None = None
     timed_out: bool = False
+    stopped: bool = False
     fallback: Mapping[str, str] | None = None
     streams: dict[str, Lines] = attrs.field(factory=dict)
     staged: list[tuple[dict[str, Any], Staging | None]] = attrs.field(factory=list)
@@ -129,7 +130,7 @@ class Driver:
         if self.failed_task is not None:
             return False
         free = len(self._running) < self._run.max_workers
-        if self._again and self._again[0][0] <= time.monotonic() and free:
+        if self._again and self._again[0][0] <= time.monotonic() and (free or self._again[0][2].planned.gang):
             return True
         return bool(self._ready) and (free or self._ready[0].gang is not None)
 
@@ -144,8 +145,9 @@ class Driver:
         due = [self._seen + HEARTBEAT_S]
         if self._log_due is not None:
             due.append(self._log_due)
-        if self._again and self.failed_task is None and len(self._running) < self._run.max_workers:
-            due.append(self._again[0][0])
+        if self._again and self.failed_task is None:
+            free = len(self._running) < self._run.max_workers
+            due += [self._again[0][0]] if free or self._again[0][2].planned.gang else []
         due += [task.deadline for task in self._running.values() if task.deadline is not None]
         return max(0.0, min(due) - now)
 
@@ -203,6 +205,8 @@ class Driver:
             task.sending.popleft()
 
     def _death(self, task: _Task, event: Died) -> dict[str, Any]:
+        if task.stopped:
+            return {"status": "stopped"}
         kind, message = "TaskDied", str(event)
         if task.timed_out:
             limit = self._run.policies[task.planned.step].timeout_s
@@ -284,6 +288,8 @@ class Driver:
         if report["status"] == "successful":
             self._succeed(task, report, sets_any=bool(artifacts))
             return [(task, f"{_SUCCESS} (an exception was caught)" if failure else _SUCCESS)]
+        if report["status"] == "stopped":
+            return [(task, "Task was stopped.")]
         return [(task, self._fail(task, policy, report))]
 
     def _artifacts(self, db: Any, task: _Task, report: Mapping[str, Any]) -> Iterator[tuple[str, int | None, int]]:
@@ -291,7 +297,7 @@ class Driver:
         staged = {(content["sha"], content["codec"]): staging for content, staging in task.staged if staging}
         for artifact in report.get("artifacts", ()):
             sha, codec = bytes.fromhex(artifact["sha"]), artifact["codec"]
-            staging = staged.get((artifact["sha"], codec))
+            staging = staged.pop((artifact["sha"], codec), None)  # two names may have the same content
             if staging is not None:
                 blob_id = staging.publish(db, sha)
             elif artifact["large"]:
@@ -301,6 +307,8 @@ class Driver:
                 described = (codec, artifact["type"], artifact["preview"], artifact["size_bytes"])
                 blob_id = blobs.put(db, self._store, Encoded(*described, sha, [data]))
             yield artifact["name"], blob_id, 0
+        for staging in staged.values():
+            staging.drop(db)  # the attempt ended without naming what it had sent
         for name, blob_id in report.get("merged", {}).items():
             yield name, blob_id, 1
         for name in report.get("deleted", ()):
@@ -323,9 +331,6 @@ class Driver:
 
     def _fail(self, task: _Task, policy: StepPolicy, report: Mapping[str, Any]) -> str:
         """Decide what follows from a failed attempt; gives the line to show."""
-        for _, staging in task.staged:
-            if staging is not None:
-                staging.abandon()
         attempts = 1 + policy.retries
         if task.attempt + 1 < attempts and self.failed_task is None:
             heapq.heappush(self._again, (time.monotonic() + policy.retry_delay_s, task.id, task))
@@ -341,7 +346,8 @@ class Driver:
         gang = task.planned.gang
         for other in self._running.values():
             if gang is not None and other.planned.gang is not None and other.planned.gang.opener == gang.opener:
-                self._executor.kill(other.number, signal.SIGKILL)  # a gang waits for its members
+                other.stopped = True  # a gang waits for its members
+                self._executor.kill(other.number, signal.SIGKILL)
         return "Task failed."
 
     # --- starting tasks
@@ -350,7 +356,8 @@ class Driver:
         while self.failed_task is None:
             running = len(self._running) + len(started)
             free = running < self._run.max_workers
-            if free and self._again and self._again[0][0] <= time.monotonic():
+            due = bool(self._again) and self._again[0][0] <= time.monotonic()
+            if due and (free or self._again[0][2].planned.gang):  # the others of a gang may wait for this one
                 _, _, task = heapq.heappop(self._again)
             elif self._ready and (free or self._ready[0].gang is not None or self._run.origin is not None):
                 planned = self._ready[0]

@@ -269,11 +269,11 @@ class LocalExecutor:
     def _output(self, worker: _Worker, stream: str) -> list[Event]:
         """What can be read of a stream now, in one piece."""
         pipe = worker.pipes.get(stream)
-        if pipe is None or worker.number is None:
+        if pipe is None:
             return []
         data = _read_now(pipe)
-        if data:
-            return [Printed(worker.number, stream, data)]
+        if data:  # an idle worker's is a forgotten child's, and nobody's
+            return [] if worker.number is None else [Printed(worker.number, stream, data)]
         if data is not None:
             self._close(worker.pipes.pop(stream))  # the step closed it
         return []

@@ -26,13 +26,15 @@ class Origin:
         store: where it is.
         run_id: its id.
         graph: the flow's steps, as they are now.
-        from_step: a step to run again, with all after it, whatever came of them.
+        from_step: a step whose tasks run again, whatever came of them, and so all that follows those.
     """
 
     def __init__(self, store: Store, run_id: int, graph: Graph, from_step: str | None) -> None:
         self.run_id = run_id
         self._graph = graph
-        self._again = _with_descendants(graph, from_step) if from_step else frozenset()
+        if from_step is not None and from_step not in graph:
+            raise NotFound(f"There is no step {from_step!r} to resume from; there are: {', '.join(graph.nodes)}.")
+        self._from_step = from_step
         self._tasks: dict[tuple[str, tuple[int, ...], str | None], Row] = {}
         self._taken: dict[int, int] = {}  # plan's key: the task taken over for it
         parents: dict[int, list[int]] = {}
@@ -54,11 +56,11 @@ class Origin:
 
     def take(self, task: PlannedTask) -> tuple[Row, Outcome, Mapping[str, Any]] | None:
         """The earlier task to take over for a planned one, what it asked for, and its transition as recorded."""
-        if task.step in self._again or not all(parent in self._taken for parent in task.parents):
+        if task.step == self._from_step or not all(parent in self._taken for parent in task.parents):
             return None
         parents = tuple(sorted(self._taken[parent] for parent in task.parents))
         row = self._tasks.get((task.step, parents, task.foreach_path))
-        if row is None:
+        if row is None or not self._whole_gang(task, parents):
             return None
         transition = json.loads(row["transition"] or "{}")
         outcome = _fitting(self._graph[task.step], transition)
@@ -66,6 +68,14 @@ class Origin:
             return None
         self._taken[task.key] = row["id"]
         return row, outcome, transition
+
+    def _whole_gang(self, task: PlannedTask, parents: tuple[int, ...]) -> bool:
+        """A gang works together: it is taken over as a whole, or runs again as a whole."""
+        if task.gang is None or task.foreach_path is None:
+            return True
+        outer = task.foreach_path.rpartition("/")[0]
+        paths = (f"{outer}/{index}".removeprefix("/") for index in range(task.gang.count))
+        return all((task.step, parents, path) in self._tasks for path in paths)
 
     def _check_trust(self, store: Store) -> None:
         """Refuse before anything starts, rather than in the middle, if a pickle may not be loaded."""
@@ -81,19 +91,6 @@ class Origin:
                     f"Run {self.run_id} holds pickles that your own runs did not write, such as {row['name']!r}; "
                     f"resuming it would run their author's code.\nIf you trust the file: {trust.command(store.path)}"
                 )
-
-
-def _with_descendants(graph: Graph, step: str) -> frozenset[str]:
-    if step not in graph:
-        raise NotFound(f"There is no step {step!r} to resume from; there are: {', '.join(graph.nodes)}.")
-    found: set[str] = set()
-    waiting = [step]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += graph[name].targets
-    return frozenset(found)
 
 
 def _fitting(node: Node, transition: Mapping[str, Any]) -> Outcome | None:

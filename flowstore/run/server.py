@@ -122,6 +122,9 @@ class _Server:
     def _become_child(self, descriptors: list[int], parent: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # what the step starts would inherit that it is ignored
         os.setsid()
         self._control.close()
         channel, out, err = descriptors

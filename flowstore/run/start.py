@@ -18,7 +18,7 @@ import attrs
 from flowstore import __version__, context
 from flowstore.errors import ArtifactError, FlowstoreError, NotFound
 from flowstore.flow import decorators, spec
-from flowstore.flow.graph import Graph
+from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import wire
@@ -272,7 +272,7 @@ def _drive(
         flow=name,
         run_id=run_id,
         graph=graph,
-        policies={node.name: _policy(flow, node.name, options.with_) for node in graph},
+        policies={node.name: _policy(flow, node, options.with_, console) for node in graph},
         template=_template(store, flow, options, run_id, origin),
         max_workers=options.max_workers or os.cpu_count() or 1,
         origin=origin,
@@ -361,10 +361,15 @@ def _inline(row: Any) -> dict[str, Any] | None:
     )
 
 
-def _policy(flow: type[FlowSpec], step: str, with_: Sequence[str]) -> StepPolicy:
+def _policy(flow: type[FlowSpec], node: Node, with_: Sequence[str], console: Console) -> StepPolicy:
     """What a step's own decorators and those of `--with` ask for; the step's own win."""
     attached = {item.name: item for item in map(decorators.from_text, with_)}
-    attached |= {item.name: item for item in getattr(getattr(flow, step), "decorators", ())}
+    if "catch" in attached and node.kind in CHOOSING:
+        del attached["catch"]
+        console.say(
+            f"--with catch: not for step {node.name}, where what follows is chosen while it runs ({node.kind})."
+        )
+    attached |= {item.name: item for item in getattr(getattr(flow, node.name), "decorators", ())}
     retry, catch, timeout = attached.get("retry"), attached.get("catch"), attached.get("timeout")
     environment, resources = attached.get("environment"), attached.get("resources")
     return StepPolicy(

@@ -71,16 +71,34 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
     if order["catch"] is not None and order["catch"]["var"]:
         object.__setattr__(instance, order["catch"]["var"], None)
     arguments = [_inputs(flow, order)] if node.is_join else []
+    process = os.getpid()
     with _task_store(order), context.running_task(_identity(order)):
         try:
             if order["fallback"] is not None:
                 raise _Fallback(order["fallback"])
             with _deadline(order["timeout_s"], link.step):
                 getattr(flow, link.step)(instance, *arguments)
+            _leave_if_forked(process, None)
             outcome, items_value = _outcome(instance, link, graph, order)
             return _product(instance, link, "successful", outcome, items_value)
         except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
+            _leave_if_forked(process, error)
             return _failed(instance, link, graph, order, error)
+
+
+def _leave_if_forked(process: int, error: BaseException | None) -> None:
+    """End a process that the step itself forked: it must not speak for the task."""
+    if os.getpid() == process:
+        return
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 class _Fallback(TaskFailed):
@@ -99,7 +117,7 @@ def _failed(
     if isinstance(error, _Fallback):
         failure = dict(error.failure)
     elif catch is None or catch["print_exception"]:
-        print(failure["traceback"], end="", file=sys.stderr, flush=True)
+        _complain(failure["traceback"])
     if catch is None:
         return _product(instance, link, "failed", None, None, failure)
     if catch["var"]:
@@ -109,8 +127,14 @@ def _failed(
     try:
         return _product(instance, link, "successful", outcome, None, failure)
     except ArtifactError as unstorable:  # what failed may be the storing itself: keep what can be kept
-        print(f"@catch leaves out what can't be stored: {unstorable}", file=sys.stderr, flush=True)
+        _complain(f"@catch leaves out what can't be stored: {unstorable}\n")
         return _product(instance, link, "successful", outcome, None, failure, lenient=True)
+
+
+def _complain(text: str) -> None:
+    """Write to stderr, if the step has left it open."""
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        print(text, end="", file=sys.stderr, flush=True)
 
 
 def _describe(error: BaseException) -> dict[str, str]:
@@ -125,7 +149,8 @@ def _describe(error: BaseException) -> dict[str, str]:
         message = str(error)
     except Exception:  # a user's __str__ may raise anything
         message = ""
-    return {"type": type(error).__qualname__, "message": message, "traceback": text}
+    told = {"type": type(error).__qualname__, "message": message, "traceback": text}
+    return {key: value.encode("utf-8", "backslashreplace").decode() for key, value in told.items()}
 
 
 def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:

@@ -35,7 +35,7 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:
 def flush_output() -> None:
     """Send on what was printed; a step may have closed its streams."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(ValueError, OSError, AttributeError):
             stream.flush()
 
 

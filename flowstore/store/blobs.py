@@ -157,18 +157,13 @@ class Staging:
             blob_id = self._flush(db)
             db.execute("update blobs set sha = ?, staged_by = null where id = ?", (sha, blob_id))
         else:
-            self._drop(db)
+            self.drop(db)
         if codec == "pickle":
             trust.sign(db, self._store.uuid, blob_id, sha, codec)
         return blob_id
 
-    def abandon(self) -> None:
-        """Give the space back: the task that sent it failed in the middle."""
-        if self._blob_id is not None:
-            with self._store.write() as db:
-                self._drop(db)
-
-    def _drop(self, db: sqlite3.Connection) -> None:
+    def drop(self, db: sqlite3.Connection) -> None:
+        """Give the space back: the content is there already, or the task that sent it failed."""
         if self._blob_id is not None:
             db.execute("delete from blobs where id = ?", (self._blob_id,))
             self._blob_id = None

@@ -222,8 +222,10 @@ def reuse_task(
     assert task_id is not None
     _link_parents(db, task_id, parents)
     attempt_id = db.execute(
-        """insert into attempts (task_id, number, status, started_at, finished_at, pid, log_id, metadata)
-           select ?, 0, a.status, a.started_at, a.finished_at, a.pid, a.log_id, a.metadata
+        """insert into attempts (task_id, number, status, started_at, finished_at, pid, log_id, metadata,
+             error_type, error_message, traceback)
+           select ?, 0, a.status, a.started_at, a.finished_at, a.pid, a.log_id, a.metadata,
+             a.error_type, a.error_message, a.traceback
            from attempts a join tasks t on t.attempt_id = a.id where t.id = ?""",
         (task_id, origin_id),
     ).lastrowid

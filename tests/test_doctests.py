@@ -1,0 +1,22 @@
+"""The examples in docstrings do what they say."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import flowstore
+
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(flowstore.__path__, "flowstore.")
+    if not module.name.startswith(("flowstore.tutorials.", "flowstore.__main__"))
+]
+
+
+@pytest.mark.parametrize("name", ["flowstore", *MODULES])
+def test_examples(name):
+    """The examples of a module pass."""
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
