@@ -82,7 +82,7 @@ class Flow(Object):
         """The runs in the active namespace that have all tags, newest first, fetched as they are asked for."""
         return self._runs(tags)
 
-    def _runs(self, tags: Sequence[str], *, successful: bool = False, page: int = queries.PAGE) -> Iterator[Run]:
+    def _runs(self, tags: Sequence[str], *, successful: bool = False, page: int = 4) -> Iterator[Run]:
         active = context.get_namespace()
         wanted = [*tags, *([active] if active is not None else [])]
         for row in queries.runs(self._store, self.id, wanted, successful=successful, page=page):

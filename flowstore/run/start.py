@@ -204,16 +204,15 @@ def _source(flow: type[FlowSpec]) -> tuple[str, dict[str, bytes]]:
     main = getattr(sys.modules[flow.__module__], "__file__", None)
     if main is None or not Path(main).is_file():
         return "", {}
-    script = Path(main).resolve()
+    script = Path(os.path.abspath(main))
     folder = script.parent
     found = {script.name: script.read_bytes()}
+    beside = f"{folder}{os.sep}"
     for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
-        if not path or not path.endswith(".py") or "site-packages" in path:
-            continue
-        file = Path(path).resolve()
-        if file.is_relative_to(folder) and file.is_file() and not (folder / "pyvenv.cfg").exists():
-            found[file.relative_to(folder).as_posix()] = file.read_bytes()
+        path = getattr(module, "__file__", None) or ""
+        installed = "site-packages" in path or "dist-packages" in path
+        if path.endswith(".py") and path.startswith(beside) and not installed and Path(path).is_file():
+            found[Path(path).relative_to(folder).as_posix()] = Path(path).read_bytes()
     return script.name, found
 
 

@@ -173,10 +173,13 @@ def _reseed() -> None:
 
 @contextlib.contextmanager
 def _task_store(order: Mapping[str, Any]) -> Iterator[None]:
-    """Make the run's file this process's store, opened when something is first read from it."""
-    if context.state.store is None or context.state.store.path != Path(order["store"]):
+    """Make the run's file this process's store while the attempt runs."""
+    if not isinstance(context.state.store, _LazyStore):
         activate(cast("Store", _LazyStore(order["store"], trusted=order["trusted"])))
-    yield
+    try:
+        yield
+    finally:
+        context.state.store.close()
 
 
 class _LazyStore:
@@ -185,7 +188,7 @@ class _LazyStore:
     def __init__(self, path: str, *, trusted: bool) -> None:
         self.path = Path(path)
         self._trusted = trusted
-        self._store: Any = None
+        self._store: Store | None = None
 
     def __getattr__(self, name: str) -> Any:
         if self._store is None:
@@ -194,7 +197,7 @@ class _LazyStore:
 
     def close(self) -> None:
         if self._store is not None:
-            self._store.close()
+            self._store.close(tidy=False)  # the driver, which has it open too, closes last
 
 
 @contextlib.contextmanager

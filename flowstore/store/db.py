@@ -144,14 +144,14 @@ class Store:
         if version < schema.SCHEMA_VERSION:
             schema.migrate(connection)
 
-    def close(self) -> None:
-        """Close the file, and leave just that one file if nobody else has it open."""
+    def close(self, *, tidy: bool = True) -> None:
+        """Close the file; where `tidy`, leave just that one file if nobody else has it open."""
         with self._lock:
             connection, self._connection = self._connection, None
             if connection is None:
                 return
             try:
-                if self.writable and not connection.in_transaction:
+                if tidy and self.writable and not connection.in_transaction:
                     _leave_one_file(connection)
             finally:
                 connection.close()

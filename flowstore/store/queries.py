@@ -45,8 +45,8 @@ def find_run(store: Store, flow: str, run_id: int) -> Row | None:
     return store.row(f"{RUN} where r.id = ? and f.name = ?", (run_id, flow))
 
 
-def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False, page: int = PAGE) -> Iterator[Row]:
-    """A flow's runs that have all tags, newest first; fetched a page at a time, as they are asked for."""
+def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False, page: int = 4) -> Iterator[Row]:
+    """A flow's runs that have all tags, newest first; fetched as they are asked for, few at first, then more."""
     flow_id = find_flow(store, flow)
     tag_ids = [store.value("select id from tags where tag = ?", (tag,)) for tag in dict.fromkeys(tags)]
     if flow_id is None or None in tag_ids:
@@ -58,7 +58,7 @@ def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = Fal
         if len(rows) < page:
             return
         last = (rows[-1]["created_at"], rows[-1]["id"])
-        page = min(page * 2, PAGE)
+        page = min(page * 4, PAGE)
 
 
 def _page(
