@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from flowstore.client import html
 from flowstore.client.base import number
 from flowstore.client.tagging import Tagged
 from flowstore.errors import NotFound
@@ -79,6 +80,9 @@ class DataArtifact(Tagged):
             StoreCorrupt: they are damaged.
         """
         blobs.copy(self._store, self._blob(), file, self.pathspec)
+
+    def _repr_html_(self) -> str:
+        return html.artifact(self)
 
     @property
     def sha(self) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowstore import context
+from flowstore.client import html
 from flowstore.client.artifact import Data
 from flowstore.client.base import DONE, Object, is_there, number, status_of, time_of
 from flowstore.client.code import Code
+from flowstore.client.frame import frame_of
 from flowstore.client.tagging import Tagged
 from flowstore.client.task import Task
 from flowstore.errors import NamespaceMismatch, NotFound
@@ -18,6 +20,9 @@ from flowstore.store import queries
 from flowstore.store.db import Row
 from flowstore.store.locate import active_store
 from flowstore.store.tags import Node
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Flows:
@@ -87,6 +92,19 @@ class Flow(Object):
         wanted = [*tags, *([active] if active is not None else [])]
         for row in queries.runs(self._store, self.id, wanted, successful=successful, page=page):
             yield Run._at(self._store, f"{self.id}/{row['id']}")
+
+    def to_dataframe(self, *tags: str) -> pd.DataFrame:
+        """The runs that `runs(*tags)` gives as a table: a row a run.
+
+        Its columns are what is known of the run, its parameters, and the small artifacts of its end task.
+
+        Raises:
+            FlowstoreError: pandas is not installed.
+        """
+        return frame_of(self.runs(*tags))
+
+    def _repr_html_(self) -> str:
+        return html.flow(self)
 
     def __iter__(self) -> Iterator[Run]:
         return self._runs(())
@@ -202,6 +220,9 @@ class Run(Tagged):
             if found._has(tags):
                 yield found
 
+    def _repr_html_(self) -> str:
+        return html.run(self)
+
     def __iter__(self) -> Iterator[Step]:
         return self.steps()
 
@@ -294,6 +315,9 @@ class Step(Tagged):
             task = Task._of(self._store, self.path_components[0], found)
             if task._has(tags):
                 yield task
+
+    def _repr_html_(self) -> str:
+        return html.step(self)
 
     def __iter__(self) -> Iterator[Task]:
         return self.tasks()

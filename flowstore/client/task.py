@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from flowstore.client import html
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.base import DONE, number, time_of
 from flowstore.client.tagging import Tagged
@@ -249,6 +250,9 @@ class Task(Tagged):
     def data(self) -> Data:
         """The values of its artifacts, inherited ones included, loaded when they are asked for."""
         return Data(self)
+
+    def _repr_html_(self) -> str:
+        return html.task(self)
 
     def __iter__(self) -> Iterator[DataArtifact]:
         return iter(self.artifacts)

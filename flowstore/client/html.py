@@ -1,0 +1,76 @@
+"""How objects look in a notebook: tables made of previews, so that looking never loads anything."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowstore.client.artifact import DataArtifact
+    from flowstore.client.run import Flow, Run, Step
+    from flowstore.client.task import Task
+
+MOST_ROWS = 20
+
+
+def flow(found: Flow) -> str:
+    """Its newest runs in the active namespace."""
+    return _page(found, {}, _table(("run", "status", "created", "tags"), map(_run_cells, found)))
+
+
+def _run_cells(run: Run) -> Sequence[Any]:
+    return run.id, run.status, f"{run.created_at:%Y-%m-%d %H:%M:%S}", ", ".join(sorted(run.user_tags))
+
+
+def run(found: Run) -> str:
+    """Its status, tags and steps."""
+    facts = {
+        "status": found.status,
+        "created": f"{found.created_at:%Y-%m-%d %H:%M:%S} UTC",
+        "parameters": ", ".join(f"{name}={value!r}" for name, value in found.parameters.items()),
+        "tags": ", ".join(sorted(found.tags)),
+    }
+    return _page(found, facts, _table(("step", "tasks", "after"), map(_step_cells, reversed(list(found)))))
+
+
+def _step_cells(step: Step) -> Sequence[Any]:
+    states = [task.status for task in step]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    return step.id, counts, ", ".join(parent.id for parent in step.parent_steps)
+
+
+def step(found: Step) -> str:
+    """Its tasks."""
+    cells = ((task.id, task.status, task.index) for task in found)
+    return _page(found, {}, _table(("task", "status", "index"), cells))
+
+
+def task(found: Task) -> str:
+    """How it went, and its artifacts."""
+    why = found.exception
+    facts = {"status": found.status, "exception": "" if why is None else f"{why.type}: {why.message}"}
+    cells = ((item.id, item.type, item.size, item.preview) for item in found)
+    return _page(found, facts, _table(("artifact", "type", "bytes", "preview"), cells))
+
+
+def artifact(found: DataArtifact) -> str:
+    """What it is."""
+    return _page(found, {"type": found.type, "bytes": found.size, "codec": found.codec, "preview": found.preview}, "")
+
+
+def _page(found: Any, facts: Mapping[str, Any], table: str) -> str:
+    lines = "".join(f"<br>{escape(name)}: {_cell(value)}" for name, value in facts.items() if value != "")
+    return f"<div><b>{escape(repr(found))}</b>{lines}{table}</div>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    shown = list(itertools.islice(rows, MOST_ROWS + 1))
+    body = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in shown[:MOST_ROWS])
+    more = "<tr><td>…</td></tr>" if len(shown) > MOST_ROWS else ""
+    return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>{body}{more}</table>"
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else escape(str(value)).replace("\n", "<br>")
