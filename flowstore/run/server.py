@@ -129,9 +129,9 @@ class _Server:
         self._control.close()
         channel, out, err = descriptors
         worker.die_with_parent(parent)
-        worker.redirect_output(out, err)
-        os.close(out)
-        os.close(err)
+        for number, pipe in ((1, out), (2, err)):
+            os.dup2(pipe, number)
+            os.close(pipe)
         with socket.socket(fileno=channel) as connection:
             worker.work(connection, self._flow, self._graph)
         worker.flush_output()

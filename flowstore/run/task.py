@@ -163,10 +163,7 @@ def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:
 
 
 def _reseed() -> None:
-    """Random generators differ between tasks: `random` sees to it at a fork, NumPy's global one does not."""
-    import random
-
-    random.seed()
+    """NumPy's global generator is copied by a fork, so that all tasks would draw alike; Python's own sees to itself."""
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
 

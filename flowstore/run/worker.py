@@ -39,16 +39,6 @@ def flush_output() -> None:
             stream.flush()
 
 
-def redirect_output(out: int, err: int) -> None:
-    """Make two descriptors this process's stdout and stderr, and its stdin empty."""
-    flush_output()
-    with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # a device, not a path of the user's
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    fresh_streams()
-
-
 def fresh_streams() -> None:
     """Text streams on descriptors 1 and 2 that pass each line on at once, whatever the terminal's encoding."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
@@ -147,9 +137,12 @@ def _libc() -> Any:
 
 
 def warm_up() -> None:
-    """Do once, before forking, what each child would do."""
+    """Do once, before forking, what each child would do: it then only moves its pipes to descriptors 1 and 2."""
     if sys.platform == "linux":
         _libc()
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # a device, not a path of the user's
+        os.dup2(nothing.fileno(), 0)
+    fresh_streams()
 
 
 def _watch(parent: int) -> None:
