@@ -11,6 +11,7 @@ write-ahead log for its run; whoever closes last switches back.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import random
@@ -155,6 +156,10 @@ class Store:
                     _leave_one_file(connection)
             finally:
                 connection.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_connection", None) is not None:  # else it failed to open, or was closed
+            self.close()
 
     def __repr__(self) -> str:
         return f"<Store {self.path}>"
@@ -380,6 +385,12 @@ def _told_clearly(path: Path) -> Iterator[None]:
         if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
             raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy, or see: flowstore check") from error
         raise
+
+
+@atexit.register
+def _close_all() -> None:
+    for store in list(_open_stores):
+        store.close()
 
 
 def _close_before_fork() -> None:

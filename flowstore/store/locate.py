@@ -5,7 +5,6 @@ One store is active in a process at a time; `use_store` switches it.
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 from pathlib import Path
@@ -64,17 +63,10 @@ def ensure_active_store(path: str | os.PathLike[str] | None = None) -> Store:
 
 def activate(store: Store) -> Store:
     """Make an open store this process's own."""
-    if state.store is None:
-        atexit.register(_close_active)
-    elif state.store is not store:
+    if state.store is not None and state.store is not store:
         state.store.close()
     state.store = store
     return store
-
-
-def _close_active() -> None:
-    if state.store is not None:
-        state.store.close()
 
 
 class use_store:  # noqa: N801  # reads as a function, like `open`
@@ -99,9 +91,7 @@ class use_store:  # noqa: N801  # reads as a function, like `open`
         store = open_store(path, trusted=trust)
         self._before: Store | None = state.store
         self.path = store.path
-        if state.store is None:
-            atexit.register(_close_active)
-        else:
+        if state.store is not None:
             state.store.close()  # only its file: it opens again when it is used again
         state.store = store
 
