@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from flowstore import context
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound
@@ -17,6 +17,7 @@ from flowstore.store.liveness import is_dead
 from flowstore.store.locate import active_store
 
 _LARGEST_ID = 2**63 - 1
+Item = TypeVar("Item")
 DONE = frozenset({"successful", "failed", "stopped"})
 _kinds: dict[int, Any] = {}  # depth of the pathspec: the class
 
@@ -44,6 +45,7 @@ class Object:
     pathspec: str
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if "_KIND" in vars(cls):
             _kinds[cls._DEPTH] = cls
 
@@ -137,19 +139,44 @@ class Object:
         return hash((type(self), self.pathspec, self._store.path))
 
 
+class Container(Object, Generic[Item]):
+    """An object that holds others, by id."""
+
+    def __getitem__(self, ident: str | int) -> Item:
+        found: Item = self._below(ident)
+        return found
+
+    def __contains__(self, ident: object) -> bool:
+        try:
+            self._below(ident)
+        except (NotFound, NamespaceMismatch, InvalidPathspec):
+            return False
+        return True
+
+
+class Ending(Object):
+    """An object with a status, a beginning and an end."""
+
+    @property
+    def status(self) -> str:
+        """'running', 'successful', 'failed', 'stopped', or 'dead' if its process died."""
+        raise AssertionError  # runs and tasks define it
+
+    @property
+    def successful(self) -> bool:
+        """Whether all went well; a failure that was caught is well too."""
+        return self.status == "successful"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to an end: successful, failed or stopped."""
+        return self.status in DONE
+
+
 def status_of(run: Row) -> str:
     """A run's status as it is now: the driver of one that is recorded as running may have died."""
     status: str = run["status"]
     return "dead" if status == "running" and is_dead(run) else status
-
-
-def is_there(container: Any, key: object) -> bool:
-    """Whether `container[key]` exists and may be seen."""
-    try:
-        container[key]
-    except (NotFound, NamespaceMismatch, InvalidPathspec):
-        return False
-    return True
 
 
 class using:  # noqa: N801  # a context manager used as a function

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flowstore import context
 from flowstore.client import html
 from flowstore.client.artifact import Data
-from flowstore.client.base import DONE, Object, is_there, number, status_of, time_of
+from flowstore.client.base import Container, Ending, number, status_of, time_of
 from flowstore.client.code import Code
 from flowstore.client.frame import frame_of
 from flowstore.client.tagging import Tagged
@@ -52,7 +52,7 @@ class Flows:
         return f"Flows({', '.join(names) or hint})"
 
 
-class Flow(Object):
+class Flow(Container["Run"]):
     """A flow: all of its runs.
 
     Args:
@@ -109,13 +109,6 @@ class Flow(Object):
     def __iter__(self) -> Iterator[Run]:
         return self._runs(())
 
-    def __getitem__(self, run_id: str | int) -> Run:
-        found: Run = self._below(run_id)
-        return found
-
-    def __contains__(self, run_id: object) -> bool:
-        return is_there(self, run_id)
-
     @property
     def latest_run(self) -> Run | None:
         """The newest run in the active namespace, or `None`."""
@@ -127,7 +120,7 @@ class Flow(Object):
         return next(self._runs((), successful=True, page=1), None)
 
 
-class Run(Tagged):
+class Run(Tagged, Container["Step"], Ending):
     """One run of a flow.
 
     Args:
@@ -169,16 +162,6 @@ class Run(Tagged):
     def status(self) -> str:
         """'running', 'successful', 'failed', 'stopped', or 'dead' if its process died."""
         return status_of(self._row())
-
-    @property
-    def successful(self) -> bool:
-        """Whether all of it went well."""
-        return self.status == "successful"
-
-    @property
-    def finished(self) -> bool:
-        """Whether it came to an end: successful, failed or stopped."""
-        return self.status in DONE
 
     @property
     def created_at(self) -> datetime:
@@ -226,13 +209,6 @@ class Run(Tagged):
     def __iter__(self) -> Iterator[Step]:
         return self.steps()
 
-    def __getitem__(self, name: str) -> Step:
-        found: Step = self._below(name)
-        return found
-
-    def __contains__(self, name: object) -> bool:
-        return is_there(self, name)
-
     @property
     def end_task(self) -> Task | None:
         """The task of the step `end`, or `None` while there is none that succeeded."""
@@ -251,7 +227,7 @@ class Run(Tagged):
         return None if end is None else end.data
 
 
-class Step(Tagged):
+class Step(Tagged, Container[Task]):
     """One step of a run: all of its tasks.
 
     Args:
@@ -321,13 +297,6 @@ class Step(Tagged):
 
     def __iter__(self) -> Iterator[Task]:
         return self.tasks()
-
-    def __getitem__(self, task_id: str | int) -> Task:
-        found: Task = self._below(task_id)
-        return found
-
-    def __contains__(self, task_id: object) -> bool:
-        return is_there(self, task_id)
 
     @property
     def parent_steps(self) -> Iterator[Step]:

@@ -11,7 +11,7 @@ import attrs
 
 from flowstore.client import html
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
-from flowstore.client.base import DONE, number, time_of
+from flowstore.client.base import Ending, number, time_of
 from flowstore.client.tagging import Tagged
 from flowstore.errors import NotFound
 from flowstore.store import queries
@@ -53,7 +53,7 @@ class ExceptionInfo:
         return self.traceback or f"{self.type}: {self.message}"
 
 
-class Task(Tagged):
+class Task(Tagged, Ending):
     """One task: its artifacts, what it printed, how it went.
 
     Args:
@@ -126,16 +126,6 @@ class Task(Tagged):
         """'running', 'successful', 'failed', 'stopped' or 'dead'."""
         status: str = self._row()["status"] if self._attempt is None else self._attempt_row()["status"]
         return "dead" if status == "running" and self._run.status == "dead" else status
-
-    @property
-    def successful(self) -> bool:
-        """Whether it went well, or its failure was caught."""
-        return self.status == "successful"
-
-    @property
-    def finished(self) -> bool:
-        """Whether it came to an end: successful, failed or stopped."""
-        return self.status in DONE
 
     @property
     def created_at(self) -> datetime:
