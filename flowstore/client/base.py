@@ -29,8 +29,9 @@ def time_of(at_ms: int | None) -> datetime | None:
 
 def number(kind: str, text: str) -> int:
     """An id as a number; what isn't one can't exist."""
-    if not (text.isascii() and text.isdecimal()) or int(text) > _LARGEST_ID:
-        raise NotFound(f"There is no {kind} {text!r}: {kind} ids are numbers.")
+    plain = text.isascii() and text.isdecimal() and len(text) <= len(str(_LARGEST_ID))
+    if not plain or text != str(int(text)) or int(text) > _LARGEST_ID:
+        raise NotFound(f"There is no {kind} {text[:100]!r}: {kind} ids are numbers.")
     return int(text)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flowstore import context
 from flowstore.client import html
 from flowstore.client.artifact import Data
-from flowstore.client.base import Container, Ending, number, status_of, time_of
+from flowstore.client.base import Container, Ending, number, status_of, time_of, using
 from flowstore.client.code import Code
 from flowstore.client.frame import frame_of
 from flowstore.client.tagging import Tagged
@@ -39,7 +39,8 @@ class Flows:
         return len(queries.flow_names(self._store, context.get_namespace()))
 
     def __getitem__(self, name: str) -> Flow:
-        return Flow(name)
+        with using(self._store):
+            return Flow(name)
 
     def __contains__(self, name: object) -> bool:
         return name in queries.flow_names(self._store, context.get_namespace())

@@ -130,12 +130,13 @@ class Task(Tagged, Ending):
     @property
     def created_at(self) -> datetime:
         """When it started, in UTC."""
-        return datetime.fromtimestamp(self._row()["started_at"] / 1000, UTC)
+        row = self._row() if self._attempt is None else self._attempt_row()
+        return datetime.fromtimestamp(row["started_at"] / 1000, UTC)
 
     @property
     def finished_at(self) -> datetime | None:
         """When it ended, in UTC; `None` while it runs."""
-        return time_of(self._row()["finished_at"])
+        return time_of((self._row() if self._attempt is None else self._attempt_row())["finished_at"])
 
     @property
     def current_attempt(self) -> int:

@@ -18,7 +18,7 @@ from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import wire
 from flowstore.run.task import Product, run_attempt
-from flowstore.store.blobs import CHUNK_BYTES, INLINE_BYTES
+from flowstore.store.blobs import INLINE_BYTES, chunks_of
 from flowstore.store.codecs import Encoded
 
 
@@ -58,7 +58,7 @@ def deliver(channel: socket.socket, product: Product) -> None:
         if answer is None:
             return
         for index in answer["send"]:
-            wire.send_data(channel, iter_chunks(large[index]))
+            wire.send_data(channel, chunks_of(large[index].pieces))
     artifacts = [
         {"name": name, **_described(content), "large": content.size_bytes > INLINE_BYTES, **_inline(content)}
         for name, content in zip(product.report["names"], product.contents, strict=True)
@@ -79,27 +79,6 @@ def _described(content: Encoded) -> dict[str, Any]:
 
 def _inline(content: Encoded) -> dict[str, Any]:
     return {} if content.size_bytes > INLINE_BYTES else wire.content_to_json(content)
-
-
-def iter_chunks(content: Encoded) -> Any:
-    """The content in chunks of exactly `CHUNK_BYTES`, but for the last one; large pieces are not copied."""
-    pending = bytearray()
-    for piece in content.pieces:
-        view = memoryview(piece).cast("B") if not isinstance(piece, (bytes, bytearray)) else memoryview(piece)
-        at = 0
-        while at < len(view):
-            if not pending and len(view) - at >= CHUNK_BYTES:
-                yield view[at : at + CHUNK_BYTES]
-                at += CHUNK_BYTES
-                continue
-            room = CHUNK_BYTES - len(pending)
-            pending += view[at : at + room]
-            at += room
-            if len(pending) == CHUNK_BYTES:
-                yield pending
-                pending = bytearray()
-    if pending:
-        yield pending
 
 
 def spawned(flow: type[FlowSpec], graph: Graph) -> None:

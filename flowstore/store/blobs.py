@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import attrs
 
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.store import codecs, trust
-from flowstore.store.codecs import Encoded
+from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.db import Row, Store
 
 INLINE_BYTES = 65536
@@ -28,6 +28,8 @@ CHUNK_BYTES = 1 << 20
 BATCH_BYTES = (
     16 << 20
 )  # a transaction: long enough to be fast, short enough to keep other writers waiting 0.3 s at most
+
+_SEE = "The file is damaged: restore a copy."
 
 COLUMNS = "b.id as blob_id, b.sha, b.codec, b.size_bytes, b.type, b.preview, b.data"
 
@@ -74,7 +76,7 @@ def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
             db, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview, sha=encoded.sha, data=data
         )
         if not small:
-            for n, chunk in enumerate(_chunks(encoded.pieces)):
+            for n, chunk in enumerate(chunks_of(encoded.pieces)):
                 db.execute("insert into chunks values (?, ?, ?)", (blob_id, n, chunk))
     if encoded.codec == "pickle":
         trust.sign(db, store.uuid, blob_id, encoded.sha, encoded.codec)
@@ -101,19 +103,25 @@ def insert(
     return cursor.lastrowid
 
 
-def _chunks(pieces: Any) -> Iterator[bytes]:
+def chunks_of(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """A content in chunks of exactly `CHUNK_BYTES`, but for the last one; what is large is not copied."""
     pending = bytearray()
     for piece in pieces:
-        view = memoryview(piece)
-        while view:
+        view = memoryview(piece).cast("B")
+        at = 0
+        while at < len(view):
+            if not pending and len(view) - at >= CHUNK_BYTES:
+                yield view[at : at + CHUNK_BYTES]
+                at += CHUNK_BYTES
+                continue
             room = CHUNK_BYTES - len(pending)
-            pending += view[:room]
-            view = view[room:]
+            pending += view[at : at + room]
+            at += room
             if len(pending) == CHUNK_BYTES:
-                yield bytes(pending)
-                pending.clear()
+                yield pending
+                pending = bytearray()
     if pending:
-        yield bytes(pending)
+        yield pending
 
 
 class Staging:
@@ -134,29 +142,26 @@ class Staging:
         self._pending.append(chunk)
         self._pending_bytes += len(chunk)
         self.received_bytes += len(chunk)
-        if self._pending_bytes >= BATCH_BYTES:
+        if self._pending_bytes >= BATCH_BYTES or self.received_bytes >= self._row[1]:
             with self._store.write() as db:
-                self._flush(db)
-
-    def _flush(self, db: sqlite3.Connection) -> int:
-        if self._blob_id is None:
-            codec, size_bytes, type_name, preview = self._row
-            self._blob_id = insert(db, codec, size_bytes, type_name, preview, staged_by=self._run_id)
-        rows = [(self._blob_id, self._next + n, chunk) for n, chunk in enumerate(self._pending)]
-        db.executemany("insert into chunks values (?, ?, ?)", rows)
-        self._next += len(rows)
-        self._pending.clear()
-        self._pending_bytes = 0
-        return self._blob_id
+                if self._blob_id is None:
+                    codec, size_bytes, type_name, preview = self._row
+                    self._blob_id = insert(db, codec, size_bytes, type_name, preview, staged_by=self._run_id)
+                rows = [(self._blob_id, self._next + n, chunk) for n, chunk in enumerate(self._pending)]
+                db.executemany("insert into chunks values (?, ?, ?)", rows)
+            self._next += len(rows)
+            self._pending.clear()
+            self._pending_bytes = 0
 
     def publish(self, db: sqlite3.Connection, sha: bytes) -> int:
         """Make the content visible, in the caller's transaction; gives its row."""
         codec = self._row[0]
         blob_id = find(db, sha, codec)
         if blob_id is None:
-            blob_id = self._flush(db)
+            assert self._blob_id is not None  # all of it has been written
+            blob_id = self._blob_id
             db.execute("update blobs set sha = ?, staged_by = null where id = ?", (sha, blob_id))
-        else:
+        elif blob_id != self._blob_id:
             self.drop(db)
         if codec == "pickle":
             trust.sign(db, self._store.uuid, blob_id, sha, codec)
@@ -164,9 +169,7 @@ class Staging:
 
     def drop(self, db: sqlite3.Connection) -> None:
         """Give the space back: the content is there already, or the task that sent it failed."""
-        if self._blob_id is not None:
-            db.execute("delete from blobs where id = ?", (self._blob_id,))
-            self._blob_id = None
+        db.execute("delete from blobs where id = ? and sha is null and staged_by = ?", (self._blob_id, self._run_id))
 
 
 def drop_orphans(db: sqlite3.Connection) -> None:
@@ -191,24 +194,38 @@ def load(store: Store, blob: Blob, name: str) -> Any:
         ArtifactError: it can't be rebuilt here.
     """
     with store.read() as db:
-        if blob.codec == "pickle":
-            if not trust.may_load(store, blob.id, blob.sha, blob.codec):
-                raise UntrustedArtifact(
-                    f"{name} is a pickle ({blob.type}) that your own runs did not write; loading it runs its author's "
-                    f"code.\nPreview: {blob.preview}\nIf you trust the file: {trust.command(store.path)}"
-                )
-            _verify(db, store, blob, name)
+        _check_trust(store, blob, name)
+        _check_size(db, store, blob, name)
+        pieces = _verified(db, store, blob, name)
+        if blob.codec == "pickle":  # its code must not run before all of it was compared
+            _exhaust(pieces)
             pieces = read(db, blob)
-        else:
-            pieces = _verified(db, store, blob, name)
         try:
             value = codecs.decode(blob.codec, pieces, blob.size_bytes)
         except ArtifactError as error:
-            _verify(db, store, blob, name)
+            _exhaust(_verified(db, store, blob, name))  # damage is the better explanation
             raise ArtifactError(f"{name}: {error}") from error
-        for _ in pieces:  # a decoder may stop early; the hash is compared at the end
-            pass
+        _exhaust(pieces)  # a decoder may stop early, and the hash is compared at the end
         return value
+
+
+def _check_trust(store: Store, blob: Blob, name: str) -> None:
+    if blob.codec == "pickle" and not trust.may_load(store, blob.id, blob.sha, blob.codec):
+        raise UntrustedArtifact(
+            f"{name} is a pickle ({blob.type}) that your own runs did not write; loading it runs its author's code.\n"
+            f"Preview: {blob.preview}\nIf you trust the file: {trust.command(store.path)}"
+        )
+
+
+def _check_size(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> None:
+    """Compare the size that a row claims with what is there, before anybody makes room for it."""
+    if blob.data is None:
+        row = db.execute("select sum(length(data)) from chunks where blob_id = ?", (blob.id,)).fetchone()
+        size = row[0] or 0
+    else:
+        size = len(blob.data)
+    if size != blob.size_bytes:
+        raise StoreCorrupt(f"{store.path}: {name} has {size} bytes instead of {blob.size_bytes}. {_SEE}")
 
 
 def copy(store: Store, blob: Blob, file: BinaryIO, name: str) -> None:
@@ -235,9 +252,9 @@ def _verified(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> It
         digest.update(piece)
         yield piece
     if digest.digest() != blob.sha:
-        raise StoreCorrupt(f"{store.path}: the bytes of {name} don't match their hash. See: flowstore check --deep")
+        raise StoreCorrupt(f"{store.path}: the bytes of {name} don't match their hash. {_SEE}")
 
 
-def _verify(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> None:
-    for _ in _verified(db, store, blob, name):
+def _exhaust(pieces: Iterator[bytes]) -> None:
+    for _ in pieces:
         pass

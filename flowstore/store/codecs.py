@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,6 +32,7 @@ from flowstore.store.preview import preview, type_name
 MAX_JSON_DEPTH = 100
 _LARGE_TEXT = 1 << 20
 _SCALARS = frozenset({bool, type(None)})
+_CELLS = frozenset({str, bytes, bool, int, type(None)})  # what a column of objects may hold and come back as it was
 _LARGE_PIECE = 65536  # kept as it is; smaller ones are joined
 
 Piece = bytes | bytearray | memoryview
@@ -203,32 +206,38 @@ def _npy_pieces(array: Any) -> list[Piece]:
     return [header.getvalue(), array.ravel(order="K").view(np.uint8).data]
 
 
+# The header that NumPy writes for a plain array; anything else is not ours (numpy.org: numpy.lib.format).
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '([<>|][biufcSUmM]\d{1,9}(?:\[[\w/]{1,20}\])?)', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,18}(?:, ?|(?=\))))*)\), \} *\n"
+)
+
+
 def _load_npy(pieces: Iterator[bytes], size: int) -> Any:
     """Read the header, check it against the size, and fill the array in place: one copy, and no trust in the header."""
     import numpy as np
-    from numpy.lib import format as npy
 
     first = next(pieces, b"")
-    file = io.BytesIO(first[:65_600])  # the longest header of version 1.0
+    start = 10 + int.from_bytes(first[8:10], "little")
+    match = _NPY_HEADER.fullmatch(first[10:start]) if first[:8] == b"\x93NUMPY\x01\x00" else None
+    if match is None:
+        raise ArtifactError("Its content is not a plain .npy array: the header is of another form.")
+    shape = tuple(map(int, re.findall(rb"\d+", match[3])))
     try:
-        version = npy.read_magic(file)
-        if version != (1, 0):
-            raise ValueError(f"version {version}")
-        shape, fortran, dtype = npy.read_array_header_1_0(file)
-        count = math.prod(shape)
-        if dtype.hasobject or count < 0 or count * dtype.itemsize != size - file.tell():
+        dtype = np.dtype(match[1].decode())
+        if math.prod(shape) * dtype.itemsize != size - start:
             raise ValueError("the header does not fit the content")
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError) as error:
+        array = np.empty(math.prod(shape), dtype)
+        shaped = array.reshape(shape, order="F" if match[2] == b"True" else "C")
+    except (ValueError, TypeError, MemoryError, OverflowError) as error:
         raise ArtifactError(f"Its content is not a plain .npy array: {error}") from error
-    array = np.empty(count, dtype)
-    if count * dtype.itemsize:
+    if array.nbytes:
         target = array.view(np.uint8).data
-        at = len(first) - file.tell()
-        target[:at] = first[file.tell() :]
-        for piece in pieces:
+        at = 0
+        for piece in itertools.chain([first[start:]], pieces):
             target[at : at + len(piece)] = piece
             at += len(piece)
-    return array.reshape(shape, order="F" if fortran else "C")
+    return shaped
 
 
 # --- data frames
@@ -260,7 +269,7 @@ def _load_parquet(pieces: Iterator[bytes], _size: int) -> Any:
 
     try:
         return pq.read_table(pa.BufferReader(b"".join(pieces)), use_threads=False).to_pandas(use_threads=False)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"Its content is not Parquet: {error}") from error
 
 
@@ -288,7 +297,7 @@ def _identical(one: Any, two: Any) -> bool:
 def _same_column(one: Any, two: Any) -> bool:
     if one.dtype != object:
         return bool(one.equals(two))
-    return all(type(a) is type(b) and (a == b or (a != a and b != b)) for a, b in zip(one, two, strict=True))  # noqa: PLR0124
+    return all(type(a) is type(b) and type(a) in _CELLS and a == b for a, b in zip(one, two, strict=True))
 
 
 # --- pickle

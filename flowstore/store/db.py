@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import random
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,14 +25,11 @@ from typing import Any
 from urllib.parse import quote
 
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
-from flowstore.store import schema
+from flowstore.store import foreign, journal, schema
 
 BUSY_TIMEOUT_S = 120.0
 MINIMUM_SQLITE = (3, 38, 0)
 _MAGIC = b"SQLite format 3\x00"
-_NETWORK_FILESYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs"}
-)
 
 Row = sqlite3.Row
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -131,14 +128,22 @@ class Store:
                 self._switch_to_wal(self.connection())
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
-        mode = "a network file system" if _on_network(self.path) else _try_wal(connection)
-        if mode == "wal":
+        problem = (
+            "it is on a network file system"
+            if journal.on_network(self.path)
+            else journal.try_wal(connection, BUSY_TIMEOUT_S)
+        )
+        if problem is None:
             connection.execute(f"pragma synchronous = {'full' if self.durable else 'normal'}")
-        else:
-            self.warning = (
-                f"{self.path} can't use a write-ahead log ({mode}): readers wait while a run writes. "
-                "A local disk is faster and safer."
-            )
+            return
+        self._wal = False
+        self._connection = None
+        connection.close()
+        journal.back_to_rollback_journal(self.path)
+        self.warning = (
+            f"{self.path} can't use a write-ahead log ({problem}): readers wait while a run writes. "
+            "A local disk is faster and safer."
+        )
 
     def _ensure_newest_schema(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("pragma user_version").fetchone()[0]
@@ -151,11 +156,13 @@ class Store:
             connection, self._connection = self._connection, None
             if connection is None:
                 return
+            tidy = tidy and self.writable and not connection.in_transaction
             try:
-                if tidy and self.writable and not connection.in_transaction:
-                    _leave_one_file(connection)
+                left = journal.leave_one_file(connection) if tidy else True
             finally:
                 connection.close()
+            if not left:
+                journal.leave_one_file_later(self.path, functools.partial(_connect, self.path, writable=True))
 
     def __del__(self) -> None:
         if getattr(self, "_connection", None) is not None:  # else it failed to open, or was closed
@@ -174,12 +181,11 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     _check_library()
     path = Path(os.path.abspath(path))
     _check_header(path)
+    if _beside(path, "-wal"):
+        _check_log(path)
     store = Store(path, writable=_may_write(path), trusted=trusted)
-    with _told_clearly(path):
-        version = store.value("pragma user_version")
-        if version > schema.SCHEMA_VERSION:  # a header still in the write-ahead log
-            store.close()
-            raise StoreTooNew(_too_new(path, version))
+    with store.read() as connection:
+        foreign.check_schema(connection, path)
     return store
 
 
@@ -187,7 +193,7 @@ def ensure_store(path: str | os.PathLike[str]) -> Store:
     """Open the store at `path`, creating it where there is none. Safe for many processes at once."""
     _check_library()
     path = Path(os.path.abspath(path))
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  # unlike Path's, it answers in a folder that is forbidden, too
         _create(path)
     store = open_store(path)
     if not store.writable:
@@ -206,6 +212,7 @@ def _create(path: Path) -> None:
         raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")
     draft = path.with_name(f".{path.name}.{os.getpid()}-{random.getrandbits(32):08x}")
     try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # SQLite would ignore a generous umask
         with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             connection.execute("pragma synchronous = off")  # one fsync below instead of several
             schema.create(connection, __version__)
@@ -214,7 +221,8 @@ def _create(path: Path) -> None:
     except (OSError, sqlite3.Error) as error:
         raise FlowstoreError(f"{path} can't be created: {error}. Choose another with --store.") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # linked into place, or never made
+            draft.unlink()
 
 
 def _put_in_place(draft: Path, path: Path) -> None:
@@ -260,6 +268,15 @@ def _check_header(path: Path) -> None:
     version = int.from_bytes(header[60:64], "big")
     if version > schema.SCHEMA_VERSION:
         raise StoreTooNew(_too_new(path, version))
+
+
+def _check_log(path: Path) -> None:
+    """The same for a version that is still in the write-ahead log; looking at it read-only leaves it as it is."""
+    with contextlib.suppress(sqlite3.OperationalError):  # it needs recovery, which opening it for writing does
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            version = connection.execute("pragma user_version").fetchone()[0]
+        if version > schema.SCHEMA_VERSION:
+            raise StoreTooNew(_too_new(path, version))
 
 
 def _too_new(path: Path, version: int) -> str:
@@ -311,79 +328,27 @@ def _beside(path: Path, suffix: str) -> bool:
     return side.exists() and side.stat().st_size > 0
 
 
-def _try_wal(connection: sqlite3.Connection) -> str:
-    """Switch to a write-ahead log and prove that it works; gives the mode that is in force, or what failed."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            mode = str(connection.execute("pragma journal_mode = wal").fetchone()[0])
-            connection.execute("begin immediate")  # the shared index is first needed here
-            connection.execute("rollback")
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error):
-                connection.execute("pragma journal_mode = delete")
-                return str(error)
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(random.uniform(0.001, 0.01))  # the switch reports "locked" at once, whatever the timeout
-        else:
-            return mode
-
-
-def _leave_one_file(connection: sqlite3.Connection) -> None:
-    """Go back to a rollback journal, unless others have the store open: then the last of them does."""
-    connection.execute("pragma busy_timeout = 0")
-    for _ in range(3):  # two that close at the same moment keep each other from it
-        try:
-            if connection.execute("pragma journal_mode").fetchone()[0] != "wal":
-                return
-            connection.execute("pragma journal_mode = delete")
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error):
-                return  # a full disk, say: the log stays beside the file, and the next one to open it recovers
-        except sqlite3.DatabaseError:
-            return  # damaged: the next reader is told, and closing must not hide what went wrong before
-        time.sleep(random.uniform(0.001, 0.008))
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-
-
-def _on_network(path: Path) -> bool:
-    """Whether the file system is one where a shared-memory log is unsafe (known on Linux only)."""
-    try:
-        lines = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    best, kind = "", ""
-    for line in lines:
-        mount, filesystem = line.split(" ")[1:3]
-        mount = mount.replace("\\040", " ")
-        if len(mount) >= len(best) and path.is_relative_to(mount):
-            best, kind = mount, filesystem
-    return kind in _NETWORK_FILESYSTEMS
-
-
 @contextlib.contextmanager
 def _told_clearly(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours, by error code rather than by message text."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(error.__cause__, UnicodeDecodeError):
-            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy, or see: flowstore check") from error
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
         if name.startswith("SQLITE_FULL"):
             raise FlowstoreError(f"{path} can't grow: the disk is full. What was committed before is kept.") from error
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
             raise FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.") from error
         if name.startswith("SQLITE_IOERR"):
             raise FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.") from error
-        if _is_busy(error):
+        if journal.is_busy(error):
             raise FlowstoreError(f"{path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process.") from error
         if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
-            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy, or see: flowstore check") from error
+            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
         raise
 
 
@@ -393,15 +358,35 @@ def _close_all() -> None:
         store.close()
 
 
-def _close_before_fork() -> None:
-    for store in list(_open_stores):
-        if store._lock.acquire(blocking=False):  # module-private
-            try:
-                if store._connection is not None and not store._connection.in_transaction:
-                    store.close()
-            finally:
-                store._lock.release()
+_held: list[Store] = []  # the stores whose lock is held across a fork
 
+
+def _before_fork() -> None:
+    """Close what other threads are done with, and hold the locks, so that the child inherits none that is taken."""
+    for store in list(_open_stores):
+        if store._lock.acquire(timeout=5):
+            _held.append(store)
+            if store._connection is not None and not store._connection.in_transaction:
+                store.close()
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop()._lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """A connection that was in use can't be closed in time: the child leaves it alone, and only reads that store."""
+    for store in list(_open_stores):
+        store._lock = threading.RLock()
+        if store._connection is not None:
+            _abandoned.append(store._connection)
+            store._connection = None
+            store.writable = False
+    _held.clear()
+
+
+_abandoned: list[sqlite3.Connection] = []  # never closed, since that would drop the parent's locks
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_close_before_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import json
 import os
 import sqlite3
 from pathlib import Path
@@ -20,6 +19,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.store.db import Store
 
 _keys: dict[Path, bytes] = {}
+_CODE = "code"  # no codec has this name, so no artifact's signature passes for a deployment's
 
 
 def user_key() -> bytes:
@@ -102,23 +102,59 @@ def may_load(store: Store, blob_id: int, sha: bytes, codec: str) -> bool:
     return row is not None and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, sha, codec))
 
 
+def sign_code(store_uuid: str, sha: bytes) -> tuple[bytes, bytes]:
+    """This user's word that code of this hash is his to run: which key signed it, and the signature."""
+    key = user_key()
+    return key_id(key), _mac(key, store_uuid, sha, _CODE)
+
+
+def may_run(store: Store, sha: bytes, signed_by: bytes, mac: bytes) -> bool:
+    """Whether deployed code of this hash may run: this user deployed it, or trusts the store."""
+    if store.trusted or is_trusted(store.path, store.uuid):
+        return True
+    if not (home() / "key").exists():
+        return False
+    key = user_key()
+    return signed_by == key_id(key) and hmac.compare_digest(mac, _mac(key, store.uuid, sha, _CODE))
+
+
 def is_trusted(path: Path, store_uuid: str) -> bool:
     """Whether the user trusts the store at `path`, which must still be the same store."""
-    return _trusted().get(str(path.resolve())) == store_uuid
+    place = _place(path)
+    try:
+        return place.read_text("utf-8").splitlines() == [str(path.resolve()), store_uuid]
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise FlowstoreError(f"{place} can't be read: {error}. Removing it trusts {path} no longer.") from error
 
 
 def trust(path: Path, store_uuid: str) -> None:
     """Remember that the pickles of the store at `path` may be loaded."""
-    _write({**_trusted(), str(path.resolve()): store_uuid})
+    place = _place(path)
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = place.with_name(f"{place.name}.{os.getpid()}")
+        draft.write_text(f"{path.resolve()}\n{store_uuid}\n", "utf-8")
+        draft.replace(place)
+    except OSError as error:
+        raise FlowstoreError(
+            f"{place} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
+        ) from error
 
 
 def revoke(path: Path) -> bool:
     """Forget that; gives whether it was trusted."""
-    trusted = _trusted()
-    known = trusted.pop(str(path.resolve()), None) is not None
-    if known:
-        _write(trusted)
-    return known
+    try:
+        _place(path).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _place(path: Path) -> Path:
+    """A file for each trusted store, so that two processes that trust at once don't undo each other."""
+    return home() / "trusted" / hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def command(path: Path) -> str:
@@ -126,27 +162,3 @@ def command(path: Path) -> str:
     import shlex
 
     return f"flowstore trust {shlex.quote(str(path))}"
-
-
-def _trusted() -> dict[str, str]:
-    path = home() / "trusted.json"
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise FlowstoreError(f"{path} can't be read: {error}. Mend or remove it; removing trusts no file.") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _write(trusted: dict[str, str]) -> None:
-    path = home() / "trusted.json"
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f"trusted.{os.getpid()}")
-        draft.write_text(json.dumps(trusted, indent=2, sort_keys=True) + "\n", "utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise FlowstoreError(
-            f"{path} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
-        ) from error

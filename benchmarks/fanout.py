@@ -1,0 +1,82 @@
+"""A foreach of trivial tasks, each a process of its own: what one more task costs.
+
+The slope between two sizes, so that start-up does not count. The peer runs fewer tasks, being slower.
+Floor: fork a process for each task, two at a time; it sends its result through a pipe; one transaction stores it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import sqlite3
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from benchmarks.libraries import FLOWSTORE, Library, Settings
+from benchmarks.measure import Line, Process, in_turns, run_function
+
+
+def measure(settings: Settings) -> Iterator[Line]:
+    sizes = settings.size(200, 10), settings.size(1000, 30)
+    contestants = {
+        "floor": partial(slope_ms, settings, partial(floor, forked), sizes),
+        "flowstore": partial(slope_ms, settings, partial(fan_out, FLOWSTORE, ()), sizes),
+    }
+    if settings.metaflow is not None:
+        few = settings.size(5, 2), settings.size(25, 4)
+        contestants["metaflow"] = partial(slope_ms, settings, partial(fan_out, settings.metaflow, ()), few)
+    samples = in_turns(contestants, settings.rounds)
+    yield Line("fanout, a process a task", "ms/task", samples, "<= 1.3 x floor", settings.missing)
+
+
+def slope_ms(settings: Settings, run: Callable[[int, Path], Process], sizes: tuple[int, int]) -> float:
+    """What one more task costs, in milliseconds, of runs of two sizes in new folders."""
+    walls = []
+    for size in sizes:
+        with settings.folder() as folder:
+            walls.append(run(size, folder).wall_s)
+    return (walls[1] - walls[0]) / (sizes[1] - sizes[0]) * 1000
+
+
+def fan_out(library: Library, options: tuple[str, ...], tasks: int, folder: Path) -> Process:
+    """Run the flow with so many tasks."""
+    return library.run("fanout", folder, *options, "--tasks", tasks)
+
+
+def floor(function: Callable[[int, str], None], tasks: int, folder: Path) -> Process:
+    """Run a floor with so many tasks."""
+    return run_function(function, tasks, folder / "floor.db", folder=folder)
+
+
+def new_database(path: str) -> sqlite3.Connection:
+    """A database with one table for results, in which each statement is a transaction."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = normal")
+    connection.execute("create table results (id integer primary key, data blob not null)")
+    return connection
+
+
+def forked(tasks: int, path: str) -> None:
+    connection = new_database(path)
+    numbers = iter(range(tasks))
+    running: dict[int, int] = {}  # the pipe of each process
+    while True:
+        while len(running) < 2 and (number := next(numbers, None)) is not None:
+            reader, writer = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.write(writer, pickle.dumps({"doubled": number * 2}))
+                os._exit(0)
+            os.close(writer)
+            running[reader] = pid
+        if not running:
+            break
+        for reader in select.select(list(running), [], [])[0]:
+            data = os.read(reader, 65536)
+            os.close(reader)
+            os.waitpid(running.pop(reader), 0)
+            connection.execute("insert into results (data) values (?)", (data,))
+    connection.close()

@@ -1,0 +1,93 @@
+"""The journal of a store: a write-ahead log while a run writes, a rollback journal at rest.
+
+With a log, readers go on while a run writes, but two more files lie beside the store, and a read-only medium
+can't serve it. So whoever closes last switches back. A file system that can't share memory can't have a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flowstore.errors import FlowstoreError
+
+_NETWORK_FILESYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs"}
+)
+
+
+def try_wal(connection: sqlite3.Connection, timeout_s: float) -> str | None:
+    """Switch to a write-ahead log and prove that it works; gives what failed, or `None`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            mode = connection.execute("pragma journal_mode = wal").fetchone()[0]
+            connection.execute("begin immediate")  # the shared index is first needed here
+            connection.execute("rollback")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                return str(error)
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.001, 0.01))  # the switch reports "locked" at once, whatever the timeout
+        else:
+            return None if mode == "wal" else f"the journal stays in mode {mode}"
+
+
+def on_network(path: Path) -> bool:
+    """Whether the file system is one where a shared-memory log is unsafe (known on Linux only)."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    best, kind = "", ""
+    for line in lines:
+        mount, filesystem = line.split(" ")[1:3]
+        mount = mount.replace("\\040", " ")
+        if len(mount) >= len(best) and path.is_relative_to(mount):
+            best, kind = mount, filesystem
+    return kind in _NETWORK_FILESYSTEMS
+
+
+def back_to_rollback_journal(path: Path) -> None:
+    """Undo a switch that the file system can't serve: alone with the file, SQLite needs no shared memory for it."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("pragma locking_mode = exclusive")
+        connection.execute("pragma journal_mode = delete")
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # of no use here, and nobody else could open it
+
+
+def leave_one_file(connection: sqlite3.Connection) -> bool:
+    """Go back to a rollback journal; False while others have the store open."""
+    try:
+        connection.execute("pragma busy_timeout = 0")
+        if connection.execute("pragma journal_mode").fetchone()[0] == "wal":
+            connection.execute("pragma journal_mode = delete")
+    except sqlite3.OperationalError as error:
+        return not is_busy(error)  # a full disk, say: the log stays, and the next one to open it recovers
+    except sqlite3.DatabaseError:
+        return True  # damaged: the next reader is told, and closing must not hide what went wrong before
+    return True
+
+
+def leave_one_file_later(path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
+    """Try again a few times, with the file closed in between: those that close at one moment hinder each other."""
+    for _ in range(6):
+        time.sleep(random.uniform(0.001, 0.012))
+        if not path.with_name(f"{path.name}-wal").exists():
+            return  # somebody else has done it
+        try:
+            with contextlib.closing(connect()) as connection:
+                if leave_one_file(connection):
+                    return
+        except (sqlite3.Error, FlowstoreError, OSError):
+            return  # removed or replaced meanwhile, or damaged, which the next one to open it is told
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether the file is in use by others, by error code rather than by message text."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
