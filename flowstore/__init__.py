@@ -68,18 +68,8 @@ def _main(flow: type[FlowSpec]) -> None:
     main(flow)
 
 
-def _run(pathspec: str) -> Run:
-    with _context.within(None):  # a task may look at itself, whatever namespace it looks at
-        return Run(pathspec)
-
-
-def _task(pathspec: str) -> Task:
-    with _context.within(None):
-        return Task(pathspec)
-
-
-_context.state.make_run = _run
-_context.state.make_task = _task
+_context.state.make_run = Run
+_context.state.make_task = Task
 _context.state.main = _main
 
 __all__ = [

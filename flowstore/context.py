@@ -45,11 +45,28 @@ def username() -> str:
     """The name that runs are tagged with: `$FLOWSTORE_USER`, `$USERNAME`, `$USER`, else the account's."""
     for variable in ("FLOWSTORE_USER", "USERNAME", "USER"):
         if name := os.environ.get(variable):
+            if not is_text(name):
+                raise FlowstoreError(f"${variable} is {name!r}, which is not valid Unicode text. Set $FLOWSTORE_USER.")
             return name
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # an account without a name, as in some containers
         raise FlowstoreError("This account has no name: set $FLOWSTORE_USER to the name to tag runs with.") from None
+
+
+def is_text(value: str) -> bool:
+    r"""Whether a text can be stored: what comes from a command line or the environment may hold lone surrogates.
+
+    >>> is_text("é"), is_text("\udcff")
+    (True, False)
+    """
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def home() -> Path:
@@ -79,7 +96,7 @@ def namespace(tag: str | None) -> str | None:
         True
         >>> _ = default_namespace()
     """
-    if tag is not None and (not isinstance(tag, str) or not tag):
+    if tag is not None and (not isinstance(tag, str) or not tag or not is_text(tag)):
         raise FlowstoreError(f"A namespace is a tag, or None for the global one, not {tag!r}.")
     state.namespace = tag
     return tag

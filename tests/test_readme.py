@@ -27,7 +27,13 @@ def run_console(text, folder):
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
         ran = subprocess.run(
-            command, shell=True, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path}, timeout=60
+            command,
+            shell=True,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path},
+            timeout=60,
         )
         printed = ran.stdout + "".join(line for line in ran.stderr.splitlines(True) if line.startswith("Run "))
         assert doctest.OutputChecker().check_output(expected, printed, FLAGS), f"{command}\n{printed}\n{ran.stderr}"

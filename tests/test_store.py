@@ -443,6 +443,9 @@ def test_an_older_store_is_migrated_at_the_first_write(path, monkeypatch):
     assert store.value("select count(*) from _sqlite_migrations") == schema.SCHEMA_VERSION
     assert store.value("select note from runs") is None
     store.close()
+    again = db.open_store(path)
+    assert again.value("select count(*) from notes") == 1
+    again.close()
     assert names_beside(path) == ["flowstore.db"]
 
 

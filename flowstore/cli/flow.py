@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from flowstore import context
-from flowstore.cli import results, shell, tag
+from flowstore.cli import deploy, results, shell, tag
 from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command
 from flowstore.errors import ParameterError
 from flowstore.flow.graph import describe, graph_of, to_dot
@@ -62,6 +62,7 @@ def _commands(this: FlowFile) -> Iterator[click.Command]:
     yield command("output-dot", _dot(this), "Print the flow's graph for Graphviz.")
     yield from results.commands(this)
     yield tag.tag_group(this)
+    yield from deploy.commands(this)
 
 
 # --- run and resume
@@ -111,8 +112,12 @@ def _run_command(this: FlowFile) -> click.Command:
         from flowstore.run.start import run_flow
 
         graph = this.graph()
-        values = {name: _value(this, name, given[f"parameter_{name}"]) for name in this.parameters}
-        return run_flow(this.type, graph, values, _options(click.get_current_context()))
+        options = _options(click.get_current_context())
+        texts = {name: given[f"parameter_{name}"] for name in this.parameters}
+        if options.deployment is not None:  # which knows the defaults as they were when it was made
+            texts = {name: text for name, text in texts.items() if text is not None}
+        values = {name: _value(this, name, text) for name, text in texts.items()}
+        return run_flow(this.type, graph, values, options)
 
     params = [_parameter_option(parameter) for parameter in this.parameters.values()]
     made = click.Command("run", callback=run, help="Run the flow.", params=list(params))
@@ -160,6 +165,7 @@ class _Resume(click.Command):
 
 
 def _options(ctx: click.Context) -> Any:
+    from flowstore.run.identity import told_deployment
     from flowstore.run.start import Options
 
     found = shell.settings(ctx)
@@ -178,6 +184,7 @@ def _options(ctx: click.Context) -> Any:
         run_id_file=found["run_id_file"],
         reuse_workers=found["reuse_workers"],
         start_method=found["start_method"],
+        deployment=told_deployment(),
     )
 
 

@@ -81,3 +81,12 @@ def safe(text: str) -> str:
     'a[31mb'
     """
     return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))
+
+
+def one_line(text: str) -> str:
+    r"""The same in one line, for lists in which a line is an item.
+
+    >>> one_line("a\nb")
+    'a\\nb'
+    """
+    return safe(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -9,7 +9,7 @@ import click
 
 from flowstore import context
 from flowstore.cli.options import FlowFile, command, group
-from flowstore.cli.shell import safe
+from flowstore.cli.shell import one_line
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import NotFound
 
@@ -129,6 +129,6 @@ def _shown(found: Any, hide_system_tags: bool) -> list[str]:
 def _print(groups: Mapping[str, Iterable[str]], *, flat: bool) -> None:
     for head, members in groups.items():
         if head:
-            click.echo(safe(head))
+            click.echo(one_line(head))
         for member in () if flat and head else members:
-            click.echo(safe(f"  {member}" if head else member))
+            click.echo(f"  {one_line(member)}" if head else one_line(member))

@@ -101,7 +101,7 @@ class Object:
 
     def _check_namespace(self) -> None:
         active = context.get_namespace()
-        if active is None or active in self.tags:
+        if active is None or self._is_of_the_running_task() or active in self.tags:
             return
         owners = sorted(tag for tag in self.system_tags if tag.startswith(("user:", "production:")))
         switch = f'namespace("{owners[0]}") or ' if owners else ""
@@ -113,9 +113,14 @@ class Object:
     def _has(self, tags: Iterable[str]) -> bool:
         """Whether this object is in the active namespace and has all tags."""
         wanted = set(tags)
-        if (active := context.get_namespace()) is not None:
+        if (active := context.get_namespace()) is not None and not self._is_of_the_running_task():
             wanted.add(active)
         return wanted <= self.tags
+
+    def _is_of_the_running_task(self) -> bool:
+        """Whether this is part of the run that asks, which may look at itself in whatever namespace it looks."""
+        running: str = context.state.task.get("pathspec", "")
+        return running.split("/")[:2] == self.path_components[:2]
 
     @classmethod
     def _at(cls, store: Store, pathspec: str) -> Self:

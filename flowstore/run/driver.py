@@ -24,7 +24,7 @@ from flowstore.run.local import Died, Event, Offered, Printed, Reported, Sent
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
-from flowstore.store import blobs, records, trust
+from flowstore.store import blobs, queries, records, trust
 from flowstore.store.blobs import Staging
 from flowstore.store.codecs import Encoded
 from flowstore.store.db import Store
@@ -403,6 +403,7 @@ class Driver:
     def _launch(self, task: _Task) -> None:
         policy = self._run.policies[task.planned.step]
         order = self._orders.order(task.planned, task.id, task.attempt, task.fallback)
+        order["current"]["tags"] = [row["tag"] for row in queries.run_tags(self._store, self._run.run_id)]
         task.number = self._executor.launch(order, task.planned.step)
         self._running[task.number] = task
         task.pid = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,22 @@ from flowstore.flow import decorators, spec
 from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import wire
+from flowstore.run import identity, wire
 from flowstore.run.console import Console, duration
 from flowstore.run.driver import Driver
+from flowstore.run.identity import Identity
 from flowstore.run.local import LocalExecutor
 from flowstore.run.orders import RunPlan, StepPolicy
 from flowstore.run.resume import Origin, names_of
 from flowstore.run.stop import Stop
-from flowstore.store import blobs, queries, records, tags, trust
+from flowstore.store import blobs, deployments, queries, records, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Store
+from flowstore.store.deployments import INLINE_PARAMETER_BYTES, Deployment
 from flowstore.store.liveness import is_dead
 from flowstore.store.locate import ensure_active_store
 
-INLINE_PARAMETER_BYTES = 4096
 EXIT_CODES = {"successful": 0, "failed": 1}
 
 
@@ -56,6 +57,7 @@ class Options:
     run_id_file: str | None = None
     reuse_workers: bool = False
     start_method: str | None = None
+    deployment: str | None = None  # not an option: what `identity.told_deployment` gave
 
 
 def default_start_method() -> str:
@@ -69,18 +71,24 @@ def run_flow(flow: type[FlowSpec], graph: Graph, values: Mapping[str, Any], opti
     Args:
         flow: its class.
         graph: its checked steps.
-        values: the parameters, by attribute.
+        values: the parameters, by attribute; of a deployment, only those that were given.
         options: what else was asked for.
 
     Returns:
         The exit code: 0 when the run succeeded, 1 when it failed, 128 + the signal that stopped it.
     """
     with _prepared(flow, graph, options) as (store, executor, console, stop):
+        who, options = _identity(store, flow, options)
+        deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
+        if who.deployment is not None:
+            values = {**_defaults(flow, {*values, *deployed}), **values}
         encoded = {name: _encode("Parameter", name, value) for name, value in values.items()}
         with store.write() as db:
-            parameters = {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            run_id = _create(db, store, flow, options, parameters, _shown(encoded), None)
-        return _drive(store, flow, graph, options, executor, console, stop, run_id, None)
+            parameters = {name: blob.id for name, blob in deployed.items()}
+            parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
+            shown = {name: deployments.shown(blob) for name, blob in deployed.items()} | _shown(encoded)
+            run_id = _create(db, store, flow, options, who, parameters, shown, None)
+        return _drive(store, flow, graph, options, who, executor, console, stop, run_id, None)
 
 
 def resume_flow(
@@ -91,19 +99,41 @@ def resume_flow(
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
+        who = identity.own(flow, options.branch, production=options.production)
         defined = parameters_of(flow)
-        fresh = {
-            name: parameter.default_value(flow.__name__, context.username())
-            for name, parameter in defined.items()
-            if name not in old
-        }
-        encoded = {name: _encode("Parameter", name, value) for name, value in fresh.items()}
+        encoded = {name: _encode("Parameter", name, value) for name, value in _defaults(flow, old).items()}
         with store.write() as db:
             kept = {name: int(row["blob_id"]) for name, row in old.items() if name in defined}
             parameters = kept | {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: _shown_blob(old[name]) for name in kept} | _shown(encoded)
-            run_id = _create(db, store, flow, options, parameters, shown, str(origin_id))
-        return _drive(store, flow, graph, options, executor, console, stop, run_id, origin)
+            shown = {name: deployments.shown(Blob.of(old[name])) for name in kept} | _shown(encoded)
+            run_id = _create(db, store, flow, options, who, parameters, shown, str(origin_id))
+        return _drive(store, flow, graph, options, who, executor, console, stop, run_id, origin)
+
+
+def _identity(store: Store, flow: type[FlowSpec], options: Options) -> tuple[Identity, Options]:
+    """Whose the run is, and the options together with what the deployment adds to them."""
+    if options.deployment is None:
+        return identity.own(flow, options.branch, production=options.production), options
+    who = identity.deployed(store, options.deployment)
+    deployment = who.deployment
+    assert deployment is not None
+    tags, with_ = (*deployment.tags, *options.tags), (*deployment.with_, *options.with_)
+    return who, attrs.evolve(options, tags=tags, with_=with_)
+
+
+def _deployed_values(store: Store, deployment: Deployment, given: Container[str]) -> dict[str, Blob]:
+    """The deployed defaults of the parameters that were not given."""
+    found = deployments.parameters_of(store, deployment.id)
+    return {item.name: item.blob for item in found if item.blob is not None and item.name not in given}
+
+
+def _defaults(flow: type[FlowSpec], given: Container[str]) -> dict[str, Any]:
+    """The defaults of the other parameters, as they are now."""
+    return {
+        name: parameter.default_value(flow.__name__, context.username())
+        for name, parameter in parameters_of(flow).items()
+        if name not in given
+    }
 
 
 @contextlib.contextmanager
@@ -140,6 +170,7 @@ def _create(
     store: Store,
     flow: type[FlowSpec],
     options: Options,
+    who: Identity,
     parameters: Mapping[str, int],
     shown: Mapping[str, Any],
     origin_run_id: str | None,
@@ -147,25 +178,24 @@ def _create(
     constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(flow).items()}
     artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.items()]
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
-    script, files = _source(flow)
-    project = _project(flow, options)
     user_tags = tags.checked([*options.tags, *_environment_tags()])
     tags.check_not_reserved(user_tags)
     run = records.NewRun(
         flow=flow.__name__,
-        user=context.username(),
+        user=who.user,
         parameters=shown,
         artifacts=artifacts,
-        code_id=records.ensure_code(db, store, script, files) if files else None,
-        system_tags=[
-            f"user:{context.username()}",
-            *records.runtime_tags(__version__),
-            *([f"project:{project['project_name']}", f"project_branch:{project['branch_name']}"] if project else ()),
-        ],
+        code_id=_code(db, store, flow) if who.deployment is None else who.deployment.code_id,
+        system_tags=[*who.system_tags, *records.runtime_tags(__version__)],
         tags=user_tags,
         origin_run_id=origin_run_id,
     )
     return records.create_run(db, run)
+
+
+def _code(db: Any, store: Store, flow: type[FlowSpec]) -> int | None:
+    script, files = _source(flow)
+    return records.ensure_code(db, store, script, files) if files else None
 
 
 def _environment_tags() -> list[str]:
@@ -191,14 +221,6 @@ def _shown(encoded: Mapping[str, Encoded]) -> dict[str, Any]:
     return {name: show(item) for name, item in encoded.items()}
 
 
-def _shown_blob(row: Any) -> Any:
-    import json
-
-    blob = Blob.of(row)
-    small = blob.codec == "json" and blob.data is not None and blob.size_bytes <= INLINE_PARAMETER_BYTES
-    return json.loads(blob.data or b"null") if small else blob.preview
-
-
 def _source(flow: type[FlowSpec]) -> tuple[str, dict[str, bytes]]:
     """The flow's file, and the modules beside it that have been imported."""
     main = getattr(sys.modules[flow.__module__], "__file__", None)
@@ -214,26 +236,6 @@ def _source(flow: type[FlowSpec]) -> tuple[str, dict[str, bytes]]:
         if path.endswith(".py") and path.startswith(beside) and not installed and Path(path).is_file():
             found[Path(path).relative_to(folder).as_posix()] = Path(path).read_bytes()
     return script.name, found
-
-
-def _project(flow: type[FlowSpec], options: Options) -> dict[str, Any]:
-    """What `current` says of the flow's project; empty without one."""
-    found = [item for item in flow.flow_decorators if isinstance(item, decorators.project)]
-    if not found:
-        if options.branch or options.production:
-            raise FlowstoreError("--branch and --production need a flow with @project(name=…).")
-        return {}
-    name = found[0].project_name
-    if options.production:
-        branch = f"prod.{options.branch}" if options.branch else "prod"
-    else:
-        branch = f"test.{options.branch}" if options.branch else f"user.{context.username()}"
-    return {
-        "project_name": name,
-        "branch_name": branch,
-        "project_flow_name": f"{name}.{branch}.{flow.__name__}",
-        "is_production": options.production,
-    }
 
 
 def _origin_id(store: Store, flow: str, asked: str | None) -> int:
@@ -257,6 +259,7 @@ def _drive(
     flow: type[FlowSpec],
     graph: Graph,
     options: Options,
+    who: Identity,
     executor: LocalExecutor,
     console: Console,
     stop: Stop,
@@ -266,13 +269,13 @@ def _drive(
     name = flow.__name__
     if options.run_id_file:
         Path(options.run_id_file).write_text(str(run_id), "utf-8")
-    console.banner(f"flowstore {__version__}: running {name}/{run_id} for {context.username()} in {store.path}")
+    console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}")
     run = RunPlan(
         flow=name,
         run_id=run_id,
         graph=graph,
         policies={node.name: _policy(flow, node, options.with_, console) for node in graph},
-        template=_template(store, flow, options, run_id, origin),
+        template=_template(store, flow, options, who, run_id, origin),
         max_workers=options.max_workers or os.cpu_count() or 1,
         origin=origin,
     )
@@ -287,13 +290,15 @@ def _drive(
     took = duration((records.now_ms() - started) / 1000)
     if origin is not None:
         console.banner(f"{driver.reused} tasks were taken over from {name}/{origin.run_id}.")
-    _tell_end(console, name, run_id, status, took, driver.failed_task)
+    _tell_end(console, who, name, run_id, status, took, driver.failed_task)
     return EXIT_CODES[status] if status in EXIT_CODES else 128 + (stop.signal or 0)
 
 
-def _tell_end(console: Console, flow: str, run_id: int, status: str, took: str, failed: str | None) -> None:
-    script = Path(sys.argv[0]).name
-    resume = f"python {script} resume --origin-run-id {run_id}"
+def _tell_end(
+    console: Console, who: Identity, flow: str, run_id: int, status: str, took: str, failed: str | None
+) -> None:
+    script = called_as() if who.deployment is None else f"python {who.deployment.script_name}"  # not its temporary copy
+    resume = f"{script} resume --origin-run-id {run_id}"
     if status == "successful":
         console.banner(f"Done: {flow}/{run_id} was successful after {took}.")
     elif status == "failed":
@@ -302,6 +307,14 @@ def _tell_end(console: Console, flow: str, run_id: int, status: str, took: str, 
         )
     else:
         console.say(f"Run {flow}/{run_id} was stopped after {took}. What had finished is kept; to go on: {resume}")
+
+
+def called_as() -> str:
+    """How this process was started, as one would type it."""
+    import shlex
+
+    name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", None)
+    return f"python -m {name.removesuffix('.__main__')}" if name else f"python {shlex.quote(sys.argv[0])}"
 
 
 def _record_failure(store: Store, run_id: int, console: Console, error: BaseException) -> None:
@@ -318,26 +331,22 @@ def _run_started(store: Store, run_id: int) -> int:
 
 
 def _template(
-    store: Store, flow: type[FlowSpec], options: Options, run_id: int, origin: Origin | None
+    store: Store, flow: type[FlowSpec], options: Options, who: Identity, run_id: int, origin: Origin | None
 ) -> dict[str, Any]:
     """What every order of the run holds."""
     artifacts = queries.parameters_of(store, run_id)
     parameters = {name: _inline(row) for name, row in names_of(artifacts, "parameter").items()}
-    namespace = options.namespace
-    if isinstance(namespace, context._Default):
-        namespace = f"user:{context.username()}"
     current = {
         "flow_name": flow.__name__,
         "run_id": str(run_id),
         "origin_run_id": None if origin is None else str(origin.run_id),
-        "namespace": namespace,
-        "username": context.username(),
-        "tags": sorted(row["tag"] for row in queries.run_tags(store, run_id)),
+        "namespace": who.sees(options.namespace),
+        "username": who.user,
         "project_name": None,
         "branch_name": None,
         "project_flow_name": None,
         "is_production": None,
-        **_project(flow, options),
+        **who.project,
     }
     return {
         "store": str(store.path),

@@ -26,6 +26,7 @@ from typing import Any
 
 import attrs
 
+from flowstore.context import is_text
 from flowstore.errors import ArtifactError
 from flowstore.store.preview import preview, type_name
 
@@ -139,7 +140,7 @@ def _is_plain(value: Any, seen: set[int], depth: int) -> bool:
     if kind in _SCALARS:
         return True
     if kind is str:
-        return _is_text(value)
+        return is_text(value)
     if kind is int:
         return bool(-(2**63) <= value < 2**63)
     if kind is float:
@@ -148,7 +149,7 @@ def _is_plain(value: Any, seen: set[int], depth: int) -> bool:
         return False
     seen.add(id(value))  # a part that stands twice would come back as two
     if kind is dict:
-        if not all(type(key) is str and _is_text(key) for key in value):
+        if not all(type(key) is str and is_text(key) for key in value):
             return False
         value = list(value.values())
     kinds = set(map(type, value))
@@ -157,16 +158,6 @@ def _is_plain(value: Any, seen: set[int], depth: int) -> bool:
     if kinds == {int}:
         return bool(min(value) >= -(2**63) and max(value) < 2**63)
     return all(_is_plain(item, seen, depth - 1) for item in value)
-
-
-def _is_text(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True
 
 
 def _json_pieces(value: Any) -> list[Piece]:

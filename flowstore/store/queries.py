@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 
+from flowstore.context import is_text
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Row, Store
 
@@ -47,6 +48,8 @@ def find_run(store: Store, flow: str, run_id: int) -> Row | None:
 
 def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False, page: int = 4) -> Iterator[Row]:
     """A flow's runs that have all tags, newest first; fetched as they are asked for, few at first, then more."""
+    if not all(isinstance(tag, str) and is_text(tag) for tag in (flow, *tags)):
+        return  # such a tag can't be set, so nothing has it
     flow_id = find_flow(store, flow)
     tag_ids = [store.value("select id from tags where tag = ?", (tag,)) for tag in dict.fromkeys(tags)]
     if flow_id is None or None in tag_ids:

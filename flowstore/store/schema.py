@@ -20,6 +20,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from flowstore.store.migrations import M002_DEPLOYMENTS, M003_SCHEDULES
+
 APPLICATION_ID = 0x666C6F77  # "flow"
 PAGE_SIZE = 8192  # measured: large blobs within 5 % of 16 KiB pages, small commits within 10 % of 4 KiB
 MIGRATION_SET = "flowstore"
@@ -321,7 +323,11 @@ create view object_tags as
       and o.task_id = a.task_id and o.artifact = '' and o.tag_id = n.tag_id));
 """
 
-MIGRATIONS: tuple[tuple[str, str], ...] = (("m001_initial", M001_INITIAL),)
+MIGRATIONS: tuple[tuple[str, str], ...] = (
+    ("m001_initial", M001_INITIAL),
+    ("m002_deployments", M002_DEPLOYMENTS),
+    ("m003_schedules", M003_SCHEDULES),
+)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 PUBLIC_VIEWS = ("run_summary", "task_summary", "artifact_values", "object_tags", "lineage", "task_logs")

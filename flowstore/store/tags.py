@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from flowstore.context import is_text
 from flowstore.errors import NotFound, TaggingError
 from flowstore.store import records
 from flowstore.store.db import Row, Store
@@ -61,10 +62,8 @@ def _checked(tag: object) -> str:
         raise TaggingError("A tag can't be empty.")
     if len(tag) > MAX_LENGTH:
         raise TaggingError(f"A tag has at most {MAX_LENGTH} characters; this one has {len(tag)}: {tag[:40]!r}…")
-    try:
-        tag.encode()
-    except UnicodeEncodeError:
-        raise TaggingError(f"The tag {tag!r} can't be stored: it is not valid Unicode text.") from None
+    if not is_text(tag):
+        raise TaggingError(f"The tag {tag!r} can't be stored: it is not valid Unicode text.")
     return tag
 
 
@@ -173,21 +172,23 @@ def _insert(db: sqlite3.Connection, node: Node, tag: str) -> None:
 
 
 def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None = None) -> list[Row]:
-    """Every tag of a run: how many runs have it, whether flowstore set it, when one of them was last created.
+    """Every tag: how many runs have it or something with it, whether flowstore set it, when the last was created.
 
     Args:
         store: where to look.
         prefixes: only tags that begin with one of these.
         namespace: only runs with this tag.
     """
-    within = (
-        "and exists (select 1 from run_tags o join tags n on n.id = o.tag_id where n.tag = ? and o.run_id = rt.run_id)"
-    )
+    within = """where exists (select 1 from run_tags o join tags n on n.id = o.tag_id
+                              where n.tag = ? and o.run_id = u.run_id)"""
     rows = store.rows(
-        f"""select g.tag, count(*) as runs, max(rt.system) as system,
-              strftime('%Y-%m-%d %H:%M:%f', max(rt.created_at) / 1000.0, 'unixepoch') as last_used
-            from run_tags rt join tags g on g.id = rt.tag_id
-            where 1 {within if namespace else ""} group by g.id order by g.tag""",  # noqa: S608
+        f"""with uses (tag_id, run_id, system) as (
+              select tag_id, run_id, system from run_tags union select tag_id, run_id, 0 from node_tags
+            )
+            select g.tag, count(distinct u.run_id) as runs, max(u.system) as system,
+              strftime('%Y-%m-%d %H:%M:%f', max(r.created_at) / 1000.0, 'unixepoch') as last_used
+            from uses u join tags g on g.id = u.tag_id join runs r on r.id = u.run_id
+            {within if namespace else ""} group by g.id order by g.tag""",  # noqa: S608
         (namespace,) if namespace else (),
     )
     return [row for row in rows if not prefixes or row["tag"].startswith(tuple(prefixes))]

@@ -1,0 +1,237 @@
+"""Putting a version of a flow into production, and taking it out again: `create` and `delete`.
+
+What authorizes is the token of the flow, or of its project's branch: whoever made it holds it, and gives it to
+others. All that one `create` changes, it changes in one transaction, in which the user's own tokens file is
+written last. Running what is deployed is `trigger`'s.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from flowstore import context, tokens
+from flowstore.errors import GraphError, NotFound, ParameterError, TokenError
+from flowstore.flow import decorators
+from flowstore.flow.parameters import parameters_of
+from flowstore.flow.spec import FlowSpec
+from flowstore.run import snapshot
+from flowstore.run.identity import project_of
+from flowstore.run.launch import check_trusted, trigger
+from flowstore.store import blobs, records, tags, trust
+from flowstore.store import deployments as rows
+from flowstore.store.codecs import Encoded, encode
+from flowstore.store.db import Row, Store, open_store
+from flowstore.store.deployments import Deployment, NewDeployment
+from flowstore.store.locate import activate, active_store, ensure_active_store
+
+__all__ = ["Asked", "Created", "Deployment", "check_trusted", "create", "delete", "deployments", "find", "trigger"]
+
+_CRON = {"hourly": "0 * * * *", "daily": "0 0 * * *", "weekly": "0 0 * * 0"}
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
+
+
+@attrs.frozen(kw_only=True)
+class Asked:
+    """What `deploy create` was asked for; each is an option of the command line of that name."""
+
+    store: str | None = None
+    branch: str | None = None
+    production: bool = False
+    authorize: str | None = None
+    generate_new_token: bool = False
+    tags: Sequence[str] = ()
+    with_: Sequence[str] = ()
+    namespace: str | context._Default | None = context.DEFAULT
+
+
+@attrs.frozen
+class Created:
+    """What `create` did.
+
+    Attributes:
+        deployment: the version that is now in force.
+        new_token: whether its token is new.
+        moved: the other deployments that a new token moved with it.
+    """
+
+    deployment: Deployment
+    new_token: bool
+    moved: Sequence[Deployment]
+
+
+def deployments(store: Store) -> list[Deployment]:
+    """The deployments in force, by flow, project and branch."""
+    return rows.active(store)
+
+
+def find(store: Store, flow: type[FlowSpec], branch: str | None = None, *, production: bool = False) -> Deployment:
+    """The deployment in force of a flow, or of a branch of its project.
+
+    Raises:
+        NotFound: there is none.
+    """
+    scope = _scope(flow, project_of(flow, branch, production=production))
+    found = rows.find(store, flow.__name__, scope)
+    if found is None:
+        where = "" if scope.startswith("flow:") else f" in {scope.removeprefix('project:')}"
+        others = [other.branch for other in rows.active(store) if other.flow == flow.__name__ and other.branch]
+        hint = f" It is in: {', '.join(others)}; choose with --branch and --production." if others and where else ""
+        raise NotFound(f"{flow.__name__} is not deployed{where} in {store.path}.{hint} Deploy it with: deploy create")
+    return found
+
+
+# --- create and delete
+
+
+def create(flow: type[FlowSpec], asked: Asked) -> Created:
+    """Put this version of a flow into production.
+
+    Raises:
+        TokenError: somebody else deployed, and the token that authorizes to do so was not given.
+        FlowstoreError: it can't be deployed; nothing was changed.
+    """
+    user = context.username()
+    project = project_of(flow, asked.branch, production=asked.production)
+    user_tags = tags.checked(asked.tags)
+    tags.check_not_reserved(user_tags)
+    for text in asked.with_:
+        decorators.from_text(text)
+    schedule = _schedule(flow)
+    values = _defaults(flow, user, scheduled=schedule is not None)
+    script, files = snapshot.take()
+    scope = _scope(flow, project)
+    trust.user_key()  # this, and an unreadable tokens file, is told before a store is made
+    tokens.read()
+    store = _store(asked)
+    with tokens.keeping() as mine, store.write() as db:
+        new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, asked)
+        code_id = records.ensure_code(db, store, script, files)
+        new = NewDeployment(
+            flow=flow.__name__,
+            project=project.get("project_name"),
+            branch=project.get("branch_name"),
+            deployed_by=user,
+            schedule=schedule,
+            code_id=code_id,
+            signature=trust.sign_code(store.uuid, rows.code_digest(store, code_id)),
+            parameters=[
+                (name, option, is_flag, None if value is None else blobs.put(db, store, value))
+                for name, option, is_flag, value in values
+            ],
+            tags=user_tags,
+            namespace=asked.namespace,
+            with_=asked.with_,
+        )
+        made = rows.get(store, rows.insert(db, new))
+        moved = [other for other in rows.active(store) if other.scope == scope and other.id != made.id]
+        mine.prepare(store.uuid, scope, made.token)
+    return Created(made, new_token, moved if new_token else [])
+
+
+def delete(store: Store, deployment: Deployment, authorize: str | None = None) -> None:
+    """Take a deployment out of force. Its runs stay, and what is deployed again goes on in the same namespace.
+
+    Raises:
+        TokenError: somebody else deployed it, and its token was not given; nothing was changed.
+    """
+    with tokens.keeping() as mine, store.write() as db:
+        held = rows.find_token(store, deployment.scope)
+        _authorize(store, deployment.flow, deployment.scope, held, authorize)
+        rows.delete(db, deployment, context.username())
+        mine.prepare(store.uuid, deployment.scope, deployment.token)
+
+
+def _ensure_token(
+    db: sqlite3.Connection, store: Store, flow: str, project: str | None, scope: str, asked: Asked
+) -> bool:
+    """Give the scope a token if it has none, or is to have another one; gives whether it is new."""
+    held = rows.find_token(store, scope)
+    if held is not None or asked.authorize is not None:
+        _authorize(store, flow, scope, held, asked.authorize)
+    if held is not None and not asked.generate_new_token:
+        return False
+    generation = 1 if held is None else held["generation"] + 1
+    rows.put_token(db, scope, _new_token(store, project or flow, generation), context.username())
+    return True
+
+
+def _store(asked: Asked) -> Store:
+    """Where to deploy; who has a token to show has a store to show it in."""
+    if asked.authorize is None:
+        return ensure_active_store(asked.store)
+    return active_store() if asked.store is None else activate(open_store(asked.store))
+
+
+def _scope(flow: type[FlowSpec], project: Mapping[str, Any]) -> str:
+    return rows.scope_of(flow.__name__, project.get("project_name"), project.get("branch_name"))
+
+
+def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str | None) -> None:
+    """Refuse who neither gives nor holds the token."""
+    what = flow if scope.startswith("flow:") else f"{flow} ({scope.removeprefix('project:')})"
+    if held is None:
+        raise TokenError(
+            f"{what} was never deployed in {store.path}, so there is no token to authorize with. "
+            "Check --store, --branch and --production, or deploy it first, without --authorize."
+        )
+    stored = tokens.find(store.uuid, scope)
+    offered = stored if given is None else given
+    if offered is not None and hmac.compare_digest(offered.encode(), held["token"].encode()):
+        return
+    last = rows.last_in(store, scope)
+    at = datetime.fromtimestamp(last["deployed_at"] / 1000, UTC)
+    who = f"{last['deployed_by']} deployed last, at {at:%Y-%m-%d %H:%M} UTC"
+    if given is not None:
+        raise TokenError(f"{what}: that is not its production token. {who}; ask there for it. Nothing was changed.")
+    reason = "your stored token is no longer valid, since a new one was generated" if stored else "you hold no token"
+    raise TokenError(
+        f"{what} is in production, and {reason}. {who}. Ask there for the production token, and give it once, "
+        "with --authorize TOKEN. Nothing was changed."
+    )
+
+
+def _new_token(store: Store, name: str, generation: int) -> str:
+    """A new one: readable, and nobody else's."""
+    while True:
+        letters = "".join(secrets.choice(_LETTERS) for _ in range(5))
+        token = f"{name.lower()[:60]}-{generation}-{letters}"
+        if not rows.is_taken(store, token):
+            return token
+
+
+def _schedule(flow: type[FlowSpec]) -> dict[str, Any] | None:
+    """`@schedule` as cron and zone; daily is what it means by itself."""
+    from flowstore.flow.cron import check_schedule
+
+    found = [item for item in flow.flow_decorators if isinstance(item, decorators.schedule)]
+    if not found:
+        return None
+    asked = found[0]
+    named = "hourly" if asked.hourly else "weekly" if asked.weekly else "daily" if asked.daily is not False else None
+    if asked.cron is None and named is None:
+        raise GraphError("@schedule: daily=False leaves nothing; give one of hourly, daily, weekly and cron.")
+    schedule = {"cron": asked.cron or _CRON[named or "daily"], "timezone": asked.timezone}
+    check_schedule(schedule)
+    return schedule
+
+
+def _defaults(flow: type[FlowSpec], user: str, *, scheduled: bool) -> list[tuple[str, str, bool, Encoded | None]]:
+    """Of each parameter the name, the option, whether it is a flag, and the default as it is now."""
+    found: list[tuple[str, str, bool, Encoded | None]] = []
+    for name, parameter in parameters_of(flow).items():
+        missing = parameter.required and parameter.default is None
+        if missing and scheduled:
+            raise ParameterError(
+                f"Parameter {name} is required and has no default, so nobody gives it a value when @schedule "
+                "starts the flow. Give it a default."
+            )
+        value = None if missing else encode(parameter.default_value(flow.__name__, user))
+        found.append((name, parameter.name.replace("_", "-"), parameter.is_flag, value))
+    return found

@@ -1,0 +1,293 @@
+"""Rows of deployments and production tokens: all SQL of them.
+
+A deployment is a version of a flow in a scope; a scope is a flow of its own, or a branch of a project, whose
+flows share one token. Which token a deployment has is never copied into its row: a new token of the scope
+moves all of its deployments at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from flowstore.context import DEFAULT, _Default
+from flowstore.errors import NotFound
+from flowstore.store.blobs import COLUMNS, Blob
+from flowstore.store.db import Row, Store
+from flowstore.store.records import now_ms
+
+INLINE_PARAMETER_BYTES = 4096
+
+
+@attrs.frozen(kw_only=True)
+class Deployment:
+    """A version of a flow in production.
+
+    Attributes:
+        id: its row.
+        flow: the flow's name.
+        project, branch: of `@project`, else `None`.
+        token: its runs are tagged `production:TOKEN`.
+        version: 1, 2, … of this flow and branch.
+        deployed_by: the user.
+        deployed_at: milliseconds since 1970, UTC.
+        schedule: `{"cron": "0 * * * *", "timezone": "Europe/Berlin"}`, the zone possibly `None`; `None` without
+            `@schedule`.
+        code_id: the snapshot's row.
+        script_name: of the flow's file in it.
+        parameters: the defaults by name, unusual and large ones as their previews.
+        tags: of its runs.
+        namespace: what the Client sees in its runs: a tag, `None` for everything, `DEFAULT` for their own.
+        with_: the decorators that `--with` adds.
+    """
+
+    id: int
+    flow: str
+    project: str | None
+    branch: str | None
+    token: str
+    version: int
+    deployed_by: str
+    deployed_at: int
+    schedule: dict[str, Any] | None
+    code_id: int
+    script_name: str
+    parameters: dict[str, Any]
+    tags: list[str]
+    namespace: str | _Default | None = DEFAULT
+    with_: list[str] = attrs.field(factory=list)
+
+    @property
+    def scope(self) -> str:
+        """What its token is for."""
+        return scope_of(self.flow, self.project, self.branch)
+
+    @property
+    def production_namespace(self) -> str:
+        """The tag of its runs."""
+        return f"production:{self.token}"
+
+
+@attrs.frozen
+class DeployedParameter:
+    """A parameter as it was deployed; `blob` is its default, `None` where it is required and has none."""
+
+    name: str
+    option: str
+    is_flag: bool
+    blob: Blob | None
+
+
+@attrs.frozen(kw_only=True)
+class NewDeployment:
+    """What is known of a version before it is in force; see `Deployment`.
+
+    Attributes:
+        parameters: name, option, whether it is a flag, and the blob of the default, of each.
+        signature: which key signed the code, and how.
+    """
+
+    flow: str
+    project: str | None
+    branch: str | None
+    deployed_by: str
+    schedule: Mapping[str, Any] | None
+    code_id: int
+    signature: tuple[bytes, bytes]
+    parameters: Sequence[tuple[str, str, bool, int | None]]
+    tags: Sequence[str]
+    namespace: str | _Default | None
+    with_: Sequence[str]
+
+
+def scope_of(flow: str, project: str | None, branch: str | None) -> str:
+    """What a token is for: a branch of a project, else the flow itself."""
+    return f"flow:{flow}" if project is None else f"project:{project}/{branch}"
+
+
+# --- tokens
+
+
+def find_token(store: Store, scope: str) -> Row | None:
+    """A scope's `token`, `generation`, `created_by`, `created_at`."""
+    if not _has_tables(store):
+        return None
+    return store.row("select * from production_tokens where scope = ?", (scope,))
+
+
+def is_taken(store: Store, token: str) -> bool:
+    """Whether a token, or a run that an import brought with it, is there already."""
+    return bool(
+        store.value(
+            """select exists (select 1 from production_tokens where token = ?)
+                 or exists (select 1 from tags where tag = ?)""",
+            (token, f"production:{token}"),
+        )
+    )
+
+
+def put_token(db: sqlite3.Connection, scope: str, token: str, user: str) -> None:
+    """Give a scope its first or next token."""
+    db.execute(
+        """insert into production_tokens (scope, token, generation, created_at, created_by) values (?, ?, 1, ?, ?)
+           on conflict (scope) do update set token = excluded.token, generation = generation + 1,
+             created_at = excluded.created_at, created_by = excluded.created_by""",
+        (scope, token, now_ms(), user),
+    )
+
+
+# --- deployments
+
+_ACTIVE = """d.deleted_at is null and d.version =
+  (select max(n.version) from deployments n where n.flow = d.flow and n.scope = d.scope)"""
+_DEPLOYMENT = """select d.*, t.token, c.script_name from deployments d
+  join production_tokens t on t.scope = d.scope join codes c on c.id = d.code_id"""
+
+
+def active(store: Store) -> list[Deployment]:
+    """The deployments in force, by flow, project and branch."""
+    if not _has_tables(store):
+        return []
+    with store.read():
+        rows = store.rows(f"{_DEPLOYMENT} where {_ACTIVE} order by d.flow, d.project, d.branch")
+        return [_deployment(store, row) for row in rows]
+
+
+def find(store: Store, flow: str, scope: str) -> Deployment | None:
+    """The deployment in force of a flow in a scope."""
+    return next((found for found in active(store) if (found.flow, found.scope) == (flow, scope)), None)
+
+
+def get(store: Store, deployment_id: int) -> Deployment:
+    """A deployment by its row, in force or not.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = store.row(f"{_DEPLOYMENT} where d.id = ?", (deployment_id,)) if _has_tables(store) else None
+    if row is None:
+        raise NotFound(f"There is no deployment {deployment_id} in {store.path}.")
+    return _deployment(store, row)
+
+
+def last_in(store: Store, scope: str) -> Row:
+    """Who deployed last in a scope, and when: `deployed_by`, `deployed_at`."""
+    row = store.row(
+        """select deployed_by, deployed_at from deployments where scope = :scope
+           union all select created_by, created_at from production_tokens where scope = :scope
+           order by 2 desc limit 1""",
+        {"scope": scope},
+    )
+    assert row is not None  # only asked for scopes that have a token
+    return row
+
+
+def insert(db: sqlite3.Connection, new: NewDeployment) -> int:
+    """Insert the next version of a flow; gives its row."""
+    scope = scope_of(new.flow, new.project, new.branch)
+    row = db.execute(
+        """insert into deployments (flow, scope, project, branch, version, deployed_at, deployed_by, schedule, code_id,
+             key_id, mac, tags, with_decorators, namespace)
+           values (:flow, :scope, :project, :branch,
+             1 + (select coalesce(max(version), 0) from deployments where flow = :flow and scope = :scope),
+             :now, :deployed_by, :schedule, :code_id, :key_id, :mac, :tags, :with_, :namespace) returning id""",
+        {
+            "flow": new.flow,
+            "scope": scope,
+            "project": new.project,
+            "branch": new.branch,
+            "now": now_ms(),
+            "deployed_by": new.deployed_by,
+            "schedule": None if new.schedule is None else _json(new.schedule),
+            "code_id": new.code_id,
+            "key_id": new.signature[0],
+            "mac": new.signature[1],
+            "tags": _json(list(new.tags)),
+            "with_": _json(list(new.with_)),
+            "namespace": None if isinstance(new.namespace, _Default) else (new.namespace or ""),
+        },
+    ).fetchone()
+    db.executemany(
+        "insert into deployment_parameters (deployment_id, name, option, is_flag, blob_id) values (?, ?, ?, ?, ?)",
+        [(row[0], *parameter) for parameter in new.parameters],
+    )
+    return int(row[0])
+
+
+def delete(db: sqlite3.Connection, deployment: Deployment, user: str) -> None:
+    """Put all versions of a flow in a scope out of force; their rows stay, as history."""
+    db.execute(
+        "update deployments set deleted_at = ?, deleted_by = ? where flow = ? and scope = ? and deleted_at is null",
+        (now_ms(), user, deployment.flow, deployment.scope),
+    )
+
+
+def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
+    """A deployment's parameters, by name."""
+    rows = store.rows(
+        f"""select p.name, p.option, p.is_flag, {COLUMNS} from deployment_parameters p
+            left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",  # noqa: S608
+        (deployment_id,),
+    )
+    return [
+        DeployedParameter(
+            row["name"], row["option"], bool(row["is_flag"]), None if row["blob_id"] is None else Blob.of(row)
+        )
+        for row in rows
+    ]
+
+
+def shown(blob: Blob) -> Any:
+    """A parameter's value as `run_summary` shows it: JSON where it is small, else the preview."""
+    small = blob.codec == "json" and blob.data is not None and blob.size_bytes <= INLINE_PARAMETER_BYTES
+    return json.loads(blob.data or b"null") if small else blob.preview
+
+
+def _deployment(store: Store, row: Row) -> Deployment:
+    parameters = parameters_of(store, row["id"])
+    names = ("id", "flow", "project", "branch", "token", "version", "deployed_by", "deployed_at", "code_id")
+    return Deployment(
+        **{name: row[name] for name in names},
+        script_name=row["script_name"],
+        schedule=None if row["schedule"] is None else json.loads(row["schedule"]),
+        parameters={item.name: shown(item.blob) for item in parameters if item.blob is not None},
+        tags=json.loads(row["tags"]),
+        namespace=DEFAULT if row["namespace"] is None else (row["namespace"] or None),
+        with_=json.loads(row["with_decorators"]),
+    )
+
+
+# --- the signed code
+
+
+def signature(store: Store, deployment_id: int) -> tuple[bytes, bytes]:
+    """Which key signed a deployment's code, and the signature."""
+    row = store.row("select key_id, mac from deployments where id = ?", (deployment_id,))
+    assert row is not None
+    return bytes(row["key_id"]), bytes(row["mac"])
+
+
+def code_digest(store: Store, code_id: int) -> bytes:
+    """A hash of a snapshot as its rows are now: the recorded one says nothing about rows that were changed since."""
+    script = store.value("select script_name from codes where id = ?", (code_id,))
+    rows = store.rows(
+        """select c.path, b.sha from code_files c join blobs b on b.id = c.blob_id where c.code_id = ?
+           order by c.path""",
+        (code_id,),
+    )
+    listing = [script, *([row["path"], bytes(row["sha"]).hex()] for row in rows)]
+    return hashlib.sha256(json.dumps(listing).encode()).digest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _has_tables(store: Store) -> bool:
+    """Whether the store is new enough; an older one is read as it is, and has no deployments."""
+    return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'deployments'"))

@@ -1,0 +1,87 @@
+"""Who is the scheduler of this store, and up to when each deployment's due times are dealt with.
+
+A due time is marked in a transaction that also sees that the scheduler is still the one, before its run is
+started. So no due time runs twice: not with two schedulers, not after a crash, not when the clock is set back.
+Each version of a deployment is a row of its own, so a new version starts afresh at the moment it was deployed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime
+
+from flowstore.errors import FlowstoreError
+from flowstore.store import liveness
+from flowstore.store.db import Row, Store
+from flowstore.store.liveness import Process
+from flowstore.store.records import now_ms
+
+
+def claim(store: Store, me: Process) -> None:
+    """Make a process the scheduler of the store, in place of one that died.
+
+    Raises:
+        FlowstoreError: another one lives.
+    """
+    with store.write() as db:
+        other = db.execute("select * from scheduler").fetchone()
+        if other is not None and not liveness.is_dead(other):
+            since = datetime.fromtimestamp(other["started_at"] / 1000, UTC)
+            raise FlowstoreError(
+                f"{store.path} has a scheduler already: process {other['pid']} on {other['host']}, "
+                f"since {since:%Y-%m-%d %H:%M:%S} UTC. Stop that one first; a store has one scheduler."
+            )
+        db.execute(
+            """insert or replace into scheduler (id, host, boot, pid, pid_started, started_at, last_seen_at)
+               values (1, ?, ?, ?, ?, ?, ?)""",
+            (me.host, me.boot, me.pid, me.started, now_ms(), now_ms()),
+        )
+
+
+def keep(db: sqlite3.Connection, me: Process) -> bool:
+    """Record that the scheduler lives; false where another process has taken over from one that was silent."""
+    kept = db.execute(
+        "update scheduler set last_seen_at = ? where host = ? and boot = ? and pid = ? and pid_started = ?",
+        (now_ms(), me.host, me.boot, me.pid, me.started),
+    )
+    return kept.rowcount > 0
+
+
+def leave(store: Store, me: Process) -> None:
+    """Be the scheduler no longer."""
+    with store.write() as db:
+        db.execute(
+            "delete from scheduler where host = ? and boot = ? and pid = ? and pid_started = ?",
+            (me.host, me.boot, me.pid, me.started),
+        )
+
+
+def find_scheduler(store: Store) -> Row | None:
+    """The living scheduler of the store, if there is one."""
+    if not _has_tables(store):
+        return None
+    row = store.row("select * from scheduler")
+    return None if row is None or liveness.is_dead(row) else row
+
+
+def mark(db: sqlite3.Connection, deployment_id: int, due_at: datetime) -> None:
+    """Record that a due time, and all before it, are dealt with."""
+    db.execute(
+        "insert or replace into due_marks (deployment_id, due_at) values (?, ?)",
+        (deployment_id, int(due_at.timestamp()) * 1000),
+    )
+
+
+def marks(store: Store) -> dict[int, datetime]:
+    """Up to when due times are dealt with, by deployment, in UTC."""
+    if not _has_tables(store):
+        return {}
+    return {
+        row["deployment_id"]: datetime.fromtimestamp(row["due_at"] / 1000, UTC)
+        for row in store.rows("select deployment_id, due_at from due_marks")
+    }
+
+
+def _has_tables(store: Store) -> bool:
+    """Whether the store is new enough; an older one is read as it is, and has no schedules."""
+    return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'scheduler'"))

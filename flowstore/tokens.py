@@ -1,0 +1,106 @@
+"""The production tokens that this user holds, in `$FLOWSTORE_HOME/tokens.json`: by store, then by scope.
+
+Whose file holds a token may deploy. The store has the tokens too, since the names of production namespaces show
+them; a token guards against accidents, not against attackers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from flowstore.context import home
+from flowstore.errors import FlowstoreError
+
+
+def find(store_uuid: str, scope: str) -> str | None:
+    """The token that this user holds for a scope of a store, if any."""
+    return read().get(store_uuid, {}).get(scope)
+
+
+def read() -> dict[str, dict[str, str]]:
+    """All tokens of this user.
+
+    Raises:
+        FlowstoreError: the file is there, but not as flowstore writes it.
+    """
+    path = _path()
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise FlowstoreError(f"Your tokens {path} can't be read: {error.strerror}. Nothing was changed.") from error
+    except ValueError as error:
+        raise FlowstoreError(f"Your tokens {path} can't be read: {error}. {_MEND}") from error
+    sound = isinstance(found, dict) and all(
+        isinstance(scopes, dict) and all(isinstance(token, str) for token in scopes.values())
+        for scopes in found.values()
+    )
+    if not sound:
+        raise FlowstoreError(f"Your tokens {path} can't be read: it does not hold tokens by store and scope. {_MEND}")
+    return {store: dict(scopes) for store, scopes in found.items()}
+
+
+_MEND = "Nothing was changed. Mend or remove it; then deploying to what is there already needs --authorize TOKEN."
+
+
+class Keeper:
+    """Takes a token into the file in two steps, around the commit of the transaction that makes it valid."""
+
+    def __init__(self) -> None:
+        self._draft: Path | None = None
+
+    def prepare(self, store_uuid: str, scope: str, token: str) -> None:
+        """Write the new file beside the old one, readable for this user only; nothing where the token is held.
+
+        Raises:
+            FlowstoreError: it can't be written.
+        """
+        tokens = read()
+        if tokens.get(store_uuid, {}).get(scope) == token:
+            return
+        tokens.setdefault(store_uuid, {})[scope] = token
+        path = _path()
+        draft = path.with_name(f"tokens.{os.getpid()}")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft.unlink(missing_ok=True)
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(json.dumps(tokens, indent=2, sort_keys=True) + "\n")
+        except OSError as error:
+            raise FlowstoreError(
+                f"Your tokens {path} can't be written: {error.strerror}. Nothing was changed. "
+                "Set $FLOWSTORE_HOME to a folder of yours."
+            ) from error
+        self._draft = draft
+
+    def finish(self) -> None:
+        """Put what was prepared in the old file's place, at once."""
+        if self._draft is not None:
+            self._draft.replace(_path())
+            self._draft = None
+
+    def drop(self) -> None:
+        """Forget what was prepared."""
+        if self._draft is not None:
+            self._draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def keeping() -> Iterator[Keeper]:
+    """Keep the token that the block prepares, if the block ends well; the transaction stands inside it."""
+    keeper = Keeper()
+    try:
+        yield keeper
+        keeper.finish()
+    finally:
+        keeper.drop()
+
+
+def _path() -> Path:
+    return home() / "tokens.json"
