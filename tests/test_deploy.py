@@ -751,7 +751,7 @@ def test_a_run_dies_with_who_triggered_it(anne_and_will):
     """What runs in the foreground doesn't go on behind one's back."""
     anne, _ = anne_and_will(flow_source(MIDDLE, middle="Path('begun').touch(); time.sleep(60)"))
     anne.deploy()
-    process = anne.script.start("deploy", "trigger", **anne.environment)
+    process = anne.script.start("deploy", "trigger", TMPDIR=str(anne.script.folder), **anne.environment)
     wait_for((anne.script.folder / "begun").exists)
     stop(process, signal.SIGKILL)
     flowstore.namespace(None)

@@ -366,9 +366,7 @@ def test_arguments_are_self_and_inputs():
 def test_every_mistake_of_a_kind_is_listed():
     """`problems` has all that `check` would name one by one."""
     flow = flow_of("join start: self.next('x')", f"_a: {to('b')}", "c: pass", "end: pass")
-    assert [message.split(": ")[0].rsplit(":")[-1] for message in lint.problems(graph_of(flow))] == list(
-        "37535"
-    )
+    assert [message.split(": ")[0].rsplit(":")[-1] for message in lint.problems(graph_of(flow))] == list("37535")
 
 
 def test_what_a_node_knows():
@@ -471,9 +469,7 @@ def test_steps_are_inherited_across_files(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "base_of_test_graph.py").write_text(BASE)
     (tmp_path / "derived_of_test_graph.py").write_text(DERIVED)
-    spec = importlib.util.spec_from_file_location(
-        "derived_of_test_graph", tmp_path / "derived_of_test_graph.py"
-    )
+    spec = importlib.util.spec_from_file_location("derived_of_test_graph", tmp_path / "derived_of_test_graph.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "derived_of_test_graph", module)
     spec.loader.exec_module(module)
@@ -532,9 +528,7 @@ def test_describe_shows_docstrings_and_next_steps():
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
 def test_graphviz_reads_the_dot():
     """Whatever is in a docstring or a case, `dot` can read it."""
-    subprocess.run(
-        ["dot", "-Tsvg"], input=to_dot(graph_of(awkward())), text=True, check=True, capture_output=True
-    )
+    subprocess.run(["dot", "-Tsvg"], input=to_dot(graph_of(awkward())), text=True, check=True, capture_output=True)
 
 
 def test_dot_is_quoted():

@@ -1,4 +1,4 @@
-"""Artifacts over 2 GiB. Not part of the quick suite: `python -m pytest -m large -n0`, a few minutes and 8 GB of disk."""
+"""Artifacts over 2 GiB, not in the quick suite: `python -m pytest -m large -n0`, some minutes and 8 GB of disk."""
 
 import resource
 
