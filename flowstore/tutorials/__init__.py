@@ -1,1 +1,1 @@
-"""Two flows to read, run and copy: `penguins` needs nothing but Python, `digits` needs scikit-learn."""
+"""Small flows to read, run and copy: `penguins`, `features` and `predictions` in plain Python, `digits` with scikit-learn."""
