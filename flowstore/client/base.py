@@ -110,12 +110,12 @@ class Object:
             f"To use it: {switch}namespace(None)"
         )
 
-    def _has(self, tags: Iterable[str]) -> bool:
-        """Whether this object is in the active namespace and has all tags."""
+    def _lacking(self, tags: Iterable[str]) -> set[str]:
+        """Those of the tags, and of the namespace, that what is below this must have itself to be listed."""
         wanted = set(tags)
         if (active := context.get_namespace()) is not None and not self._is_of_the_running_task():
             wanted.add(active)
-        return wanted <= self.tags
+        return wanted - self.tags if wanted else wanted
 
     def _is_of_the_running_task(self) -> bool:
         """Whether this is part of the run that asks, which may look at itself in whatever namespace it looks."""

@@ -199,10 +199,8 @@ class Run(Tagged, Container["Step"], Ending):
 
     def steps(self, *tags: str) -> Iterator[Step]:
         """The steps that have begun and have all tags, the latest first."""
-        for row in queries.steps(self._store, int(self.id)):
-            found = Step._at(self._store, f"{self.pathspec}/{row['name']}")
-            if found._has(tags):
-                yield found
+        for row in queries.steps(self._store, int(self.id), self._lacking(tags)):
+            yield Step._at(self._store, f"{self.pathspec}/{row['name']}")
 
     def _repr_html_(self) -> str:
         return html.run(self)
@@ -288,10 +286,8 @@ class Step(Tagged, Container[Task]):
     def tasks(self, *tags: str) -> Iterator[Task]:
         """The tasks that have all tags, the latest first."""
         row = self._row()
-        for found in queries.tasks(self._store, row["run_id"], row["id"]):
-            task = Task._of(self._store, self.path_components[0], found)
-            if task._has(tags):
-                yield task
+        for found in queries.tasks(self._store, row["run_id"], row["id"], self._lacking(tags)):
+            yield Task._of(self._store, self.path_components[0], found)
 
     def _repr_html_(self) -> str:
         return html.step(self)

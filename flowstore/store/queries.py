@@ -7,7 +7,7 @@ others for each run, all through indexes.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flowstore.context import is_text
 from flowstore.store.blobs import COLUMNS, Blob
@@ -48,11 +48,9 @@ def find_run(store: Store, flow: str, run_id: int) -> Row | None:
 
 def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False, page: int = 4) -> Iterator[Row]:
     """A flow's runs that have all tags, newest first; fetched as they are asked for, few at first, then more."""
-    if not all(isinstance(tag, str) and is_text(tag) for tag in (flow, *tags)):
-        return  # such a tag can't be set, so nothing has it
     flow_id = find_flow(store, flow)
-    tag_ids = [store.value("select id from tags where tag = ?", (tag,)) for tag in dict.fromkeys(tags)]
-    if flow_id is None or None in tag_ids:
+    tag_ids = _tag_ids(store, tags)
+    if flow_id is None or tag_ids is None:
         return
     last: tuple[int, int] = (2**62, 2**62)
     while True:
@@ -89,6 +87,18 @@ def _page(
     )
 
 
+def _tag_ids(store: Store, tags: Iterable[str]) -> list[int] | None:
+    """The rows of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
+    found: list[int] = []
+    for tag in dict.fromkeys(tags):
+        known = isinstance(tag, str) and is_text(tag)
+        tag_id = store.value("select id from tags where tag = ?", (tag,)) if known else None
+        if tag_id is None:
+            return None
+        found.append(tag_id)
+    return found
+
+
 def run_tags(store: Store, run_id: int) -> list[Row]:
     """A run's tags: `tag`, `system`."""
     return store.rows(
@@ -106,9 +116,14 @@ def node_tags(store: Store, run_id: int, step_id: int, task_id: int, artifact: s
     return [row[0] for row in rows]
 
 
-def steps(store: Store, run_id: int) -> list[Row]:
-    """A run's steps, the latest first."""
-    return store.rows(f"{STEP} where s.run_id = ? order by s.id desc", (run_id,))
+def steps(store: Store, run_id: int, tags: Iterable[str] = ()) -> list[Row]:
+    """A run's steps that have all tags set on themselves, the latest first."""
+    tag_ids = _tag_ids(store, tags)
+    if tag_ids is None:
+        return []
+    own = """ and exists (select 1 from node_tags n where n.run_id = s.run_id and n.step_id = s.id and n.task_id = 0
+              and n.artifact = '' and n.tag_id = ?)"""
+    return store.rows(f"{STEP} where s.run_id = ?{own * len(tag_ids)} order by s.id desc", (run_id, *tag_ids))
 
 
 def find_step(store: Store, run_id: int, name: str) -> Row | None:
@@ -116,12 +131,18 @@ def find_step(store: Store, run_id: int, name: str) -> Row | None:
     return store.row(f"{STEP} where s.run_id = ? and s.name = ?", (run_id, name))
 
 
-def tasks(store: Store, run_id: int, step_id: int) -> Iterator[Row]:
-    """A step's tasks, the latest first, a page at a time."""
+def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> Iterator[Row]:
+    """A step's tasks that have all tags set on themselves, the latest first, a page at a time."""
+    tag_ids = _tag_ids(store, tags)
     last = 2**62
-    while rows := store.rows(
-        f"{TASK} where t.run_id = ? and t.step_id = ? and t.id < ? order by t.id desc limit ?",
-        (run_id, step_id, last, PAGE),
+    own = """ and exists (select 1 from node_tags n where n.run_id = t.run_id and n.step_id = t.step_id
+              and n.task_id = t.id and n.artifact = '' and n.tag_id = ?)"""
+    while tag_ids is not None and (
+        rows := store.rows(
+            f"""{TASK} where t.run_id = ? and t.step_id = ? and t.id < ?{own * len(tag_ids)}
+                order by t.id desc limit ?""",
+            (run_id, step_id, last, *tag_ids, PAGE),
+        )
     ):
         yield from rows
         last = rows[-1]["id"]
