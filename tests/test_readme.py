@@ -71,10 +71,11 @@ def test_every_kind_of_block_is_known():
     assert sum(kind == "sh" for kind, _, _ in blocks()) == 2
 
 
-def test_demo_says_what_works(tmp_path):
-    """The lines that `flowstore demo` prints can be pasted."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
+@pytest.mark.parametrize("activated", [True, False], ids=["activated", "not activated"])
+def test_demo_says_what_works(tmp_path, activated):
+    """The lines that `flowstore demo` prints can be pasted, whether or not its environment is activated."""
+    folders = [str(Path(sys.executable).parent)] if activated else []
+    environment = {**os.environ, "PATH": os.pathsep.join([*folders, "/usr/bin", "/bin"])}
     ran = subprocess.run(
         [sys.executable, "-m", "flowstore", "demo"], cwd=tmp_path, capture_output=True, text=True, env=environment
     )

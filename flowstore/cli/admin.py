@@ -246,6 +246,12 @@ def scheduler(once: bool) -> int:
     return Scheduler(locate.active_store(), say).run(once=once)
 
 
+def _command(name: str) -> str | None:
+    """A command's name, where typing it starts the one of this environment."""
+    found = shutil.which(name)
+    return name if found is not None and Path(found).parent == Path(sys.executable).parent else None
+
+
 @command
 def demo(store: str | None) -> int:
     """Run a small real flow, and show where to look next."""
@@ -261,9 +267,9 @@ def demo(store: str | None) -> int:
     run = Flow("PenguinsFlow").latest_run
     if run is None:
         raise FlowstoreError("The demo's run is not in the global namespace.")
-    called = "flowstore" if shutil.which("flowstore") else f"{shlex.quote(sys.executable)} -m flowstore"
+    python = _command("python") or shlex.quote(sys.executable)
+    called = _command("flowstore") or f"{python} -m flowstore"
     where = f" --store {shlex.quote(str(path))}" if store else ""
-    python = "python" if shutil.which("python") else shlex.quote(sys.executable)
     use = f"use_store({str(path)!r}); " if store else ""
     names = "Flow, use_store" if store else "Flow"
     question = (
