@@ -597,6 +597,16 @@ def test_resuming_past_others_pickles_needs_trust(project, notebook):
     assert Flow("ShakyFlow").latest_run.data.value == {1, 2, 3}
 
 
+def test_resuming_from_the_start_takes_no_pickles_over(project, notebook):
+    """Where nothing of the other's is taken over, none of it needs to be trusted."""
+    (project.folder / "shaky.py").write_text(SHAKY.format(value="{1, 2, 3}"))
+    project.run("anne", "shaky", "run", expect=1)
+    (project.folder / "mended").touch()
+    project.run("will", "shaky", "resume", "start", "--origin-run-id", "10")
+    notebook("will")
+    assert Flow("ShakyFlow").latest_run.data.value == {1, 2, 3}
+
+
 def test_loading_others_pickles_needs_trust(project, notebook):
     """In the Client, too, the refusal prints the command; plain artifacts of the same run load without."""
     (project.folder / "shaky.py").write_text(SHAKY.format(value="{1, 2, 3}"))

@@ -1086,3 +1086,11 @@ def test_the_first_of_many_runs(thousands):
         assert flow.latest_run.id == "1981"
         store.connection().set_progress_handler(None, 0)
         assert len(steps) < 300, "SQLite's own steps, however many runs there are"
+
+
+def test_ones_own_user_tag_may_be_given(flow):
+    """Adding a tag that is there anyway, a system tag included, is no error; it stays a system tag."""
+    script = flow(flow_source(LINEAR))
+    script("run", "--tag", "user:tester", "--tag", "mine")
+    assert script.client().user_tags == {"mine"}
+    assert "user:tester" in script.client().system_tags

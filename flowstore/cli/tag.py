@@ -99,7 +99,7 @@ def _list(
         for pathspec, tags in found.items():
             for each in tags:
                 by_tag.setdefault(each, []).append(pathspec)
-        _print(by_tag, flat=flat)
+        _print(dict(sorted(by_tag.items())) if flat else by_tag, flat=flat)
     else:
         _print({"": next(iter(found.values()))} if len(found) == 1 and not group_by_run else found, flat=flat)
 

@@ -34,8 +34,7 @@ class Origin:
         self._graph = graph
         if from_step is not None and from_step not in graph:
             raise NotFound(f"There is no step {from_step!r} to resume from; there are: {', '.join(graph.nodes)}.")
-        self._from_step = from_step
-        self._tasks: dict[tuple[str, tuple[int, ...], str | None], Row] = {}
+        self._tasks: dict[tuple[str, tuple[int, ...], str | None], Row] = {}  # those that can be taken over
         self._taken: dict[int, int] = {}  # plan's key: the task taken over for it
         parents: dict[int, list[int]] = {}
         for row in store.rows(
@@ -44,6 +43,7 @@ class Origin:
             (run_id,),
         ):
             parents.setdefault(row["task_id"], []).append(row["parent_id"])
+        known: set[int] = set()
         for row in store.rows(
             """select t.id, s.name as step, t.foreach_path, t.transition,
                  exists (select 1 from artifacts a where a.attempt_id = t.attempt_id) as sets_any
@@ -51,12 +51,15 @@ class Origin:
                where t.run_id = ? and t.status = 'successful' order by t.id""",
             (run_id,),
         ):
-            self._tasks[row["step"], tuple(parents.get(row["id"], ())), row["foreach_path"]] = row
-        self._check_trust(store)
+            before = tuple(parents.get(row["id"], ()))
+            if row["step"] != from_step and known.issuperset(before):
+                known.add(row["id"])
+                self._tasks[row["step"], before, row["foreach_path"]] = row
+        self._check_trust(store, known)
 
     def take(self, task: PlannedTask) -> tuple[Row, Outcome, Mapping[str, Any]] | None:
         """The earlier task to take over for a planned one, what it asked for, and its transition as recorded."""
-        if task.step == self._from_step or not all(parent in self._taken for parent in task.parents):
+        if not all(parent in self._taken for parent in task.parents):
             return None
         parents = tuple(sorted(self._taken[parent] for parent in task.parents))
         row = self._tasks.get((task.step, parents, task.foreach_path))
@@ -77,15 +80,15 @@ class Origin:
         paths = (f"{outer}/{index}".removeprefix("/") for index in range(task.gang.count))
         return all((task.step, parents, path) in self._tasks for path in paths)
 
-    def _check_trust(self, store: Store) -> None:
+    def _check_trust(self, store: Store, task_ids: set[int]) -> None:
         """Refuse before anything starts, rather than in the middle, if a pickle may not be loaded."""
         rows = store.rows(
-            """select distinct b.id, b.sha, b.codec, a.name
+            """select t.id as task_id, b.id, b.sha, b.codec, a.name
                from tasks t join artifacts a on a.attempt_id = t.attempt_id join blobs b on b.id = a.blob_id
                where t.run_id = ? and t.status = 'successful' and b.codec = 'pickle'""",
             (self.run_id,),
         )
-        for row in rows:
+        for row in {row["id"]: row for row in rows if row["task_id"] in task_ids}.values():
             if not trust.may_load(store, row["id"], row["sha"], row["codec"]):
                 raise UntrustedArtifact(
                     f"Run {self.run_id} holds pickles that your own runs did not write, such as {row['name']!r}; "

@@ -178,7 +178,8 @@ def _create(
     constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(flow).items()}
     artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.items()]
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
-    user_tags = tags.checked([*options.tags, *_environment_tags()])
+    system_tags = [*who.system_tags, *records.runtime_tags(__version__)]
+    user_tags = [tag for tag in tags.checked([*options.tags, *_environment_tags()]) if tag not in system_tags]
     tags.check_not_reserved(user_tags)
     run = records.NewRun(
         flow=flow.__name__,
@@ -186,7 +187,7 @@ def _create(
         parameters=shown,
         artifacts=artifacts,
         code_id=_code(db, store, flow) if who.deployment is None else who.deployment.code_id,
-        system_tags=[*who.system_tags, *records.runtime_tags(__version__)],
+        system_tags=system_tags,
         tags=user_tags,
         origin_run_id=origin_run_id,
     )
