@@ -16,14 +16,14 @@ from typing import Any
 import attrs
 import click
 
-from benchmarks import artifact, crowd, fanout, hello, iterate, passthrough, query, resume, reuse, size
+from benchmarks import artifact, crowd, fanout, hello, importing, iterate, passthrough, query, resume, reuse, size
 from benchmarks.libraries import Settings, find_metaflow
 from benchmarks.measure import Failed, Line
 from flowstore import __version__
 
 BENCHMARKS: dict[str, Callable[[Settings], Iterable[Line]]] = {
     module.__name__.rpartition(".")[2]: module.measure
-    for module in (hello, fanout, reuse, artifact, passthrough, query, iterate, resume, crowd, size)
+    for module in (importing, hello, fanout, reuse, artifact, passthrough, query, iterate, resume, crowd, size)
 }
 
 FORM = "{:<52} {:<10} {:>9} {:>9} {:>7}  {:<28} {}"

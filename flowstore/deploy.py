@@ -183,7 +183,7 @@ def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str
         )
     stored = tokens.find(store.uuid, scope)
     offered = stored if given is None else given
-    if offered is not None and hmac.compare_digest(offered.encode(), held["token"].encode()):
+    if offered is not None and hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), held["token"].encode()):
         return
     last = rows.last_in(store, scope)
     at = datetime.fromtimestamp(last["deployed_at"] / 1000, UTC)

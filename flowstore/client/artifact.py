@@ -6,16 +6,15 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from flowstore.client import html
 from flowstore.client.base import number
 from flowstore.client.tagging import Tagged
 from flowstore.errors import NotFound
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
-from flowstore.store.tags import Node
 
 if TYPE_CHECKING:
     from flowstore.client.task import Task
+    from flowstore.store.tags import Node
 
 
 class DataArtifact(Tagged):
@@ -43,6 +42,8 @@ class DataArtifact(Tagged):
         return made
 
     def _node(self) -> Node:
+        from flowstore.store.tags import Node
+
         row = self._task._row()
         return Node(self.pathspec, row["run_id"], row["step_id"], row["id"], self.id)
 
@@ -82,6 +83,8 @@ class DataArtifact(Tagged):
         blobs.copy(self._store, self._blob(), file, self.pathspec)
 
     def _repr_html_(self) -> str:
+        from flowstore.client import html
+
         return html.artifact(self)
 
     @property

@@ -8,21 +8,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flowstore import context
-from flowstore.client import html
 from flowstore.client.artifact import Data
 from flowstore.client.base import Container, Ending, number, status_of, time_of, using
 from flowstore.client.code import Code
-from flowstore.client.frame import frame_of
 from flowstore.client.tagging import Tagged
 from flowstore.client.task import Task
 from flowstore.errors import NamespaceMismatch, NotFound
 from flowstore.store import queries
 from flowstore.store.db import Row
 from flowstore.store.locate import active_store
-from flowstore.store.tags import Node
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from flowstore.store.tags import Node
 
 
 class Flows:
@@ -102,9 +101,13 @@ class Flow(Container["Run"]):
         Raises:
             FlowstoreError: pandas is not installed.
         """
+        from flowstore.client.frame import frame_of
+
         return frame_of(self.runs(*tags))
 
     def _repr_html_(self) -> str:
+        from flowstore.client import html
+
         return html.flow(self)
 
     def __iter__(self) -> Iterator[Run]:
@@ -152,6 +155,8 @@ class Run(Tagged, Container["Step"], Ending):
         return {row["tag"] for row in rows if not row["system"]}, {row["tag"] for row in rows if row["system"]}
 
     def _node(self) -> Node:
+        from flowstore.store.tags import Node
+
         return Node(self.pathspec, int(self.id))
 
     @property
@@ -203,6 +208,8 @@ class Run(Tagged, Container["Step"], Ending):
             yield Step._at(self._store, f"{self.pathspec}/{row['name']}")
 
     def _repr_html_(self) -> str:
+        from flowstore.client import html
+
         return html.run(self)
 
     def __iter__(self) -> Iterator[Step]:
@@ -251,6 +258,8 @@ class Step(Tagged, Container[Task]):
         return row
 
     def _node(self) -> Node:
+        from flowstore.store.tags import Node
+
         row = self._row()
         return Node(self.pathspec, row["run_id"], row["id"])
 
@@ -290,6 +299,8 @@ class Step(Tagged, Container[Task]):
             yield Task._of(self._store, self.path_components[0], found)
 
     def _repr_html_(self) -> str:
+        from flowstore.client import html
+
         return html.step(self)
 
     def __iter__(self) -> Iterator[Task]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from flowstore.client.base import Object
-from flowstore.store import tags
-from flowstore.store.tags import Node
+
+if TYPE_CHECKING:
+    from flowstore.store.tags import Node
 
 
 class Tagged(Object):
@@ -46,4 +48,6 @@ class Tagged(Object):
 
     def replace_tags(self, tags_to_remove: Iterable[str], tags_to_add: Iterable[str]) -> None:
         """Remove tags, then add others."""
+        from flowstore.store import tags  # not before a tag is changed: looking at results needs none of it
+
         tags.change(self._store, self._node(), remove=tags_to_remove, add=tags_to_add)

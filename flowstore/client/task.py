@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from flowstore.client import html
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.base import Ending, number, time_of
 from flowstore.client.tagging import Tagged
@@ -17,10 +16,10 @@ from flowstore.errors import NotFound
 from flowstore.store import queries
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Row, Store
-from flowstore.store.tags import Node
 
 if TYPE_CHECKING:
     from flowstore.client.run import Run, Step
+    from flowstore.store.tags import Node
 
 _STREAMS = ("stdout", "stderr")
 
@@ -102,6 +101,8 @@ class Task(Tagged, Ending):
         return found
 
     def _node(self) -> Node:
+        from flowstore.store.tags import Node
+
         row = self._row()
         return Node(self.pathspec, row["run_id"], row["step_id"], row["id"])
 
@@ -243,6 +244,8 @@ class Task(Tagged, Ending):
         return Data(self)
 
     def _repr_html_(self) -> str:
+        from flowstore.client import html
+
         return html.task(self)
 
     def __iter__(self) -> Iterator[DataArtifact]:

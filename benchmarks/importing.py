@@ -1,0 +1,26 @@
+"""`import flowstore` in a fresh process. Floor: a bare Python; the difference is what every script pays."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from benchmarks.libraries import Settings
+from benchmarks.measure import ROOT, Line, in_turns, run
+
+
+def measure(settings: Settings) -> Iterator[Line]:
+    with settings.folder() as folder:
+        contestants = {
+            "floor": partial(_start, folder, "pass"),
+            "flowstore": partial(_start, folder, "import flowstore"),
+        }
+        samples = in_turns(contestants, settings.size(settings.rounds * 4, 1))
+    yield Line("import flowstore", "ms", samples, "<= floor + 60 ms")
+
+
+def _start(folder: Path, code: str) -> float:
+    return run([sys.executable, "-c", code], folder, {**os.environ, "PYTHONPATH": str(ROOT)}).wall_s * 1000
