@@ -750,6 +750,22 @@ store.close()
     told(python(code, path))
 
 
+def test_a_second_store_of_one_file_keeps_the_locks_of_the_first(path):
+    """Opening a file that this process has open must not drop SQLite's locks, as closing any descriptor of it would."""
+    first = db.ensure_store(path)
+    code = (
+        "import sqlite3, sys\nfile = sqlite3.connect(sys.argv[1], timeout=0)\n"
+        "try: print(file.execute('begin immediate').fetchall())\n"
+        "except sqlite3.OperationalError as error: print(error)\nfile.close()"
+    )
+    with first.write() as connection:
+        connection.execute("insert into flows (name) values ('F')")
+        second = db.open_store(path)
+        assert "locked" in told(python(code, path))
+    second.close()
+    first.close()
+
+
 def test_threads_share_a_store(path):
     """Threads of one process may use one store."""
     store = db.ensure_store(path)

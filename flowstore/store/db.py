@@ -161,7 +161,7 @@ class Store:
                 left = journal.leave_one_file(connection) if tidy else True
             finally:
                 connection.close()
-            if not left:
+            if not left and not _is_open_here(self.path):
                 journal.leave_one_file_later(self.path, functools.partial(_connect, self.path, writable=True))
 
     def __del__(self) -> None:
@@ -180,13 +180,28 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     """
     _check_library()
     path = Path(os.path.abspath(path))
-    _check_header(path)
+    if not _is_open_here(path):
+        _check_header(path)
     if _beside(path, "-wal"):
         _check_log(path)
     store = Store(path, writable=_may_write(path), trusted=trusted)
-    with store.read() as connection:
-        foreign.check_schema(connection, path)
+    try:
+        with store.read() as connection:
+            foreign.check_schema(connection, path)
+    except BaseException:
+        store.close(tidy=False)
+        raise
     return store
+
+
+def _is_open_here(path: Path) -> bool:
+    """Whether this process has the file open: then nothing but SQLite may open it too.
+
+    Closing any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's as well
+    (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    real = os.path.realpath(path)
+    return any(store._connection is not None and os.path.realpath(store.path) == real for store in list(_open_stores))
 
 
 def ensure_store(path: str | os.PathLike[str]) -> Store:
@@ -293,7 +308,7 @@ def _may_write(path: Path) -> bool:
 def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     # An own store is opened read-write even to read: the last closer of a `mode=ro` connection leaves side files.
     mode = "mode=rw" if writable else "mode=ro"
-    if not writable and _is_wal(path) and not _beside(path, "-wal"):
+    if not writable and journal.is_wal(path) and not _beside(path, "-wal"):
         mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
     uri = f"file:{quote(str(path))}?{mode}"
     connection = sqlite3.connect(
@@ -312,15 +327,10 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
                 f"{path.name}-wal or {path.name}-journal to a folder that can be written, and open the copy."
             ) from error
         raise
-    except sqlite3.Error:
+    except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _is_wal(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(20)[18:20] == b"\x02\x02"
 
 
 def _beside(path: Path, suffix: str) -> bool:

@@ -61,6 +61,12 @@ def back_to_rollback_journal(path: Path) -> None:
     path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # of no use here, and nobody else could open it
 
 
+def is_wal(path: Path) -> bool:
+    """Whether the header says that there is a log (bytes 18 and 19: sqlite.org/fileformat)."""
+    with path.open("rb") as file:
+        return file.read(20)[18:20] == b"\x02\x02"
+
+
 def leave_one_file(connection: sqlite3.Connection) -> bool:
     """Go back to a rollback journal; False while others have the store open."""
     try:
@@ -78,9 +84,9 @@ def leave_one_file_later(path: Path, connect: Callable[[], sqlite3.Connection]) 
     """Try again a few times, with the file closed in between: those that close at one moment hinder each other."""
     for _ in range(6):
         time.sleep(random.uniform(0.001, 0.012))
-        if not path.with_name(f"{path.name}-wal").exists():
-            return  # somebody else has done it
         try:
+            if not is_wal(path):
+                return  # somebody else has done it
             with contextlib.closing(connect()) as connection:
                 if leave_one_file(connection):
                     return
