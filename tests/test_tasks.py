@@ -408,6 +408,23 @@ self.y = self.input
     assert "exited with code 9" in Task(run["body"].task.pathspec, attempt=0).exception.message
 
 
+TEN = {f"s{n}": f"self.next(self.{'end' if n == 9 else f's{n + 1}'})" for n in range(10)}
+
+
+@pytest.mark.parametrize("body", ["pass", "len(self.big)", "self.big = bytes(self.big)"], ids=["passed", "read", "set"])
+def test_a_large_artifact_through_ten_steps_is_stored_once(flow, body):
+    """100 MB through ten steps, passed on, read, or set again, adds 100 MB once; resuming past it adds nothing."""
+    bodies = dict.fromkeys(TEN, body)
+    script = flow(
+        flow_source({"start": "self.next(self.s0)", **TEN, "end": ""}, start="self.big = os.urandom(10**8)", **bodies)
+    )
+    script("run", "--quiet", timeout=200)
+    size = (script.folder / "flowstore.db").stat().st_size
+    assert 10**8 < size < 1.02 * 10**8
+    script("resume", "end")
+    assert (script.folder / "flowstore.db").stat().st_size < size + 10**6
+
+
 # --- what a step may print
 
 
