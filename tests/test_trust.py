@@ -46,11 +46,11 @@ def data_of(path, **options):
     return flowstore.Run("F/1").data
 
 
-def edited(path, sql, *parameters):
+def edited(path, sql, data=None):
     """Change the file as somebody with sqlite3 can."""
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.create_function("sha", 1, lambda data: hashlib.sha256(data).digest())
-        connection.execute(sql, parameters)
+        connection.execute(sql, {"data": data})
 
 
 def assert_safe_ones_load(data):
@@ -158,20 +158,20 @@ def test_own_pickles_load_from_a_copy(path, tmp_path):
 
 
 CHANGES = {
-    "bytes": ("update blobs set data = ? where codec = 'pickle'", StoreCorrupt),
+    "bytes": ("update blobs set data = :data where codec = 'pickle'", StoreCorrupt),
     "bytes and hash": (
-        "update blobs set data = ?1, sha = sha(?1), size_bytes = length(?1) where codec = 'pickle'",
+        "update blobs set data = :data, sha = sha(:data), size_bytes = length(:data) where codec = 'pickle'",
         UntrustedArtifact,
     ),
     "codec of bytes": (
-        "update blobs set data = ?1, sha = sha(?1), codec = 'pickle' where codec = 'bytes'",
+        "update blobs set data = :data, sha = sha(:data), codec = 'pickle' where codec = 'bytes'",
         UntrustedArtifact,
     ),
-    "code": ("update signatures set mac = substr(sha(?), 1, 32)", UntrustedArtifact),
-    "shorter code": ("update signatures set mac = substr(mac, 1, 8 * length(?) / length(?1))", UntrustedArtifact),
-    "no code": ("delete from signatures where ? <> ''", UntrustedArtifact),
-    "another key": ("update signatures set key_id = substr(sha(?), 1, 8)", UntrustedArtifact),
-    "another store": ("update store set uuid = 'f' || substr(uuid, 2) || length(?)", UntrustedArtifact),
+    "code": ("update signatures set mac = substr(sha(:data), 1, 32)", UntrustedArtifact),
+    "shorter code": ("update signatures set mac = substr(mac, 1, 8 * length(:data) / length(:data))", UntrustedArtifact),
+    "no code": ("delete from signatures where :data <> ''", UntrustedArtifact),
+    "another key": ("update signatures set key_id = substr(sha(:data), 1, 8)", UntrustedArtifact),
+    "another store": ("update store set uuid = 'f' || substr(uuid, 2) || length(:data)", UntrustedArtifact),
 }
 
 
@@ -191,7 +191,7 @@ def test_a_copy_that_came_back_changed_runs_no_code(path, what, tmp_path):
 
 def test_a_signed_code_is_no_code_for_another_content(path, tmp_path):
     """A code moved to another pickle doesn't verify."""
-    edited(path, f"insert into {BLOB} values (sha(?1), 'pickle', length(?1), 'x', 'x', ?1)", BOMB)
+    edited(path, f"insert into {BLOB} values (sha(:data), 'pickle', length(:data), 'x', 'x', :data)", BOMB)
     edited(path, "insert into signatures select (select max(id) from blobs), key_id, mac from signatures")
     edited(path, "update artifacts set blob_id = (select max(id) from blobs) where name = 'p'")
     with pytest.raises(UntrustedArtifact):
