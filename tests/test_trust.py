@@ -168,7 +168,10 @@ CHANGES = {
         UntrustedArtifact,
     ),
     "code": ("update signatures set mac = substr(sha(:data), 1, 32)", UntrustedArtifact),
-    "shorter code": ("update signatures set mac = substr(mac, 1, 8 * length(:data) / length(:data))", UntrustedArtifact),
+    "shorter code": (
+        "update signatures set mac = substr(mac, 1, 8 * length(:data) / length(:data))",
+        UntrustedArtifact,
+    ),
     "no code": ("delete from signatures where :data <> ''", UntrustedArtifact),
     "another key": ("update signatures set key_id = substr(sha(:data), 1, 8)", UntrustedArtifact),
     "another store": ("update store set uuid = 'f' || substr(uuid, 2) || length(:data)", UntrustedArtifact),
