@@ -26,8 +26,9 @@ With `if __name__ == "__main__": HelloFlow()` at its end, the file runs with `py
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING, Any
+
 from flowstore import context as _context
-from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Task
 from flowstore.context import current, default_namespace, get_namespace, namespace
 from flowstore.errors import (
     ArtifactError,
@@ -59,7 +60,38 @@ from flowstore.flow.decorators import (
 )
 from flowstore.flow.parameters import IncludeFile, JSONType, Parameter
 from flowstore.flow.spec import FlowSpec
-from flowstore.store.locate import get_store, use_store
+
+if TYPE_CHECKING:
+    from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Task
+    from flowstore.store.locate import get_store, use_store
+
+_CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Task"})
+_STORE = frozenset({"get_store", "use_store"})
+
+
+def __getattr__(name: str) -> Any:
+    """The Client, loaded with SQLite when it is first asked for: most flows' files never do."""
+    if name in _CLIENT:
+        from flowstore import client
+
+        return getattr(client, name)
+    if name in _STORE:
+        from flowstore.store import locate
+
+        return getattr(locate, name)
+    raise AttributeError(f"module 'flowstore' has no attribute {name!r}")
+
+
+def _run(pathspec: str) -> Run:
+    from flowstore.client import Run
+
+    return Run(pathspec)
+
+
+def _task(pathspec: str) -> Task:
+    from flowstore.client import Task
+
+    return Task(pathspec)
 
 
 def _main(flow: type[FlowSpec]) -> None:
@@ -68,8 +100,8 @@ def _main(flow: type[FlowSpec]) -> None:
     main(flow)
 
 
-_context.state.make_run = Run
-_context.state.make_task = Task
+_context.state.make_run = _run
+_context.state.make_task = _task
 _context.state.main = _main
 
 __all__ = [
