@@ -24,6 +24,8 @@ With `if __name__ == "__main__": HelloFlow()` at its end, the file runs with `py
 `Flow("HelloFlow").latest_run.data.greeting` is `"hello"`.
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"
 
 from typing import TYPE_CHECKING, Any
