@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from flowstore.client.base import number
+from flowstore.client.base import number, time_of
 from flowstore.client.tagging import Tagged
 from flowstore.errors import NotFound
 from flowstore.store import blobs, queries
@@ -117,7 +117,7 @@ class DataArtifact(Tagged):
         """When the attempt that set it ended, in UTC."""
         attempt = self._task._attempt_row()
         at = queries.artifact_created_at(self._store, attempt["task_id"], attempt["id"], self.id)
-        return self._task._run.created_at if at is None else datetime.fromtimestamp(at / 1000, UTC)
+        return self._task._run.created_at if at is None else time_of(at)
 
 
 class Artifacts:

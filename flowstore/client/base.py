@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from flowstore import context
-from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound
+from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreCorrupt
 from flowstore.store.db import Row, Store
 from flowstore.store.liveness import is_dead
 from flowstore.store.locate import active_store
@@ -22,9 +22,12 @@ DONE = frozenset({"successful", "failed", "stopped"})
 _kinds: dict[int, Any] = {}  # depth of the pathspec: the class
 
 
-def time_of(at_ms: int | None) -> datetime | None:
-    """A stored time, in UTC."""
-    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
+def time_of(at_ms: int) -> datetime:
+    """A stored time, in UTC; StoreCorrupt if no clock can have shown it."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise StoreCorrupt(f"The store is damaged: {at_ms} is not a time in milliseconds ({error}).") from error
 
 
 def number(kind: str, text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flowstore import context
@@ -172,12 +172,13 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def created_at(self) -> datetime:
         """When it was created, in UTC."""
-        return datetime.fromtimestamp(self._row()["created_at"] / 1000, UTC)
+        return time_of(self._row()["created_at"])
 
     @property
     def finished_at(self) -> datetime | None:
         """When it ended, in UTC; `None` while it runs."""
-        return time_of(self._row()["finished_at"])
+        at = self._row()["finished_at"]
+        return None if at is None else time_of(at)
 
     @property
     def origin_run_id(self) -> str | None:
@@ -277,7 +278,7 @@ class Step(Tagged, Container[Task]):
     @property
     def created_at(self) -> datetime:
         """When its first task started, in UTC."""
-        return datetime.fromtimestamp(self._row()["created_at"] / 1000, UTC)
+        return time_of(self._row()["created_at"])
 
     @property
     def finished_at(self) -> datetime | None:

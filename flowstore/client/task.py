@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -132,12 +132,13 @@ class Task(Tagged, Ending):
     def created_at(self) -> datetime:
         """When it started, in UTC."""
         row = self._row() if self._attempt is None else self._attempt_row()
-        return datetime.fromtimestamp(row["started_at"] / 1000, UTC)
+        return time_of(row["started_at"])
 
     @property
     def finished_at(self) -> datetime | None:
         """When it ended, in UTC; `None` while it runs."""
-        return time_of((self._row() if self._attempt is None else self._attempt_row())["finished_at"])
+        at = (self._row() if self._attempt is None else self._attempt_row())["finished_at"]
+        return None if at is None else time_of(at)
 
     @property
     def current_attempt(self) -> int:
@@ -185,7 +186,7 @@ class Task(Tagged, Ending):
         rests = dict.fromkeys(_STREAMS, "")
         at = self.created_at
         for row in queries.log(self._store, self._attempt_row()["log_id"], streams[0] if len(streams) == 1 else None):
-            at = datetime.fromtimestamp(row["written_at"] / 1000, UTC)
+            at = time_of(row["written_at"])
             *lines, rests[row["stream"]] = (rests[row["stream"]] + row["text"]).split("\n")
             yield from ((at, line) for line in lines)
         yield from ((at, rest) for rest in rests.values() if rest)

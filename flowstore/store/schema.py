@@ -20,7 +20,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from flowstore.store.migrations import M002_DEPLOYMENTS, M003_SCHEDULES
+from flowstore.store.migrations import (
+    M002_DEPLOYMENTS,
+    M003_SCHEDULES,
+    M004_TAG_PAIRS,
+    M005_ORIGINS,
+    M006_OWNERS,
+)
 
 APPLICATION_ID = 0x666C6F77  # "flow"
 PAGE_SIZE = 8192  # measured: large blobs within 5 % of 16 KiB pages, small commits within 10 % of 4 KiB
@@ -327,6 +333,9 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("m001_initial", M001_INITIAL),
     ("m002_deployments", M002_DEPLOYMENTS),
     ("m003_schedules", M003_SCHEDULES),
+    ("m004_tag_pairs", M004_TAG_PAIRS),
+    ("m005_origins", M005_ORIGINS),
+    ("m006_owners", M006_OWNERS),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 

@@ -1,0 +1,59 @@
+"""`flowstore demo`: a small real flow, and where to look next."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from flowstore.cli.admin import command
+from flowstore.client import Flow
+from flowstore.errors import FlowstoreError
+from flowstore.store import locate
+
+
+def _command(name: str) -> str | None:
+    """A command's name, where typing it starts the one of this environment."""
+    found = shutil.which(name)
+    return name if found is not None and Path(found).parent == Path(sys.executable).parent else None
+
+
+@command
+def demo(store: str | None) -> int:
+    """Run a small real flow, and show where to look next."""
+    import subprocess
+
+    chosen = ["--store", store] if store else []
+    flow = [sys.executable, "-m", "flowstore.tutorials.penguins"]
+    code = subprocess.run([*flow, "run", *chosen], check=False).returncode
+    if code != 0:
+        return code
+    path = Path(store) if store else (locate.find_path() or locate.candidates()[0])
+    locate.use_store(path)
+    run = Flow("PenguinsFlow").latest_run
+    if run is None:
+        raise FlowstoreError("The demo's run is not in the global namespace.")
+    python = _command("python") or shlex.quote(sys.executable)
+    called = _command("flowstore") or f"{python} -m flowstore"
+    where = f" --store {shlex.quote(str(path))}" if store else ""
+    use = f"use_store({str(path)!r}); " if store else ""
+    names = "Flow, use_store" if store else "Flow"
+    question = (
+        "select value ->> '$.model' as model, value ->> '$.accuracy' as accuracy "
+        "from artifact_values where name = 'metrics' order by run_id desc"
+    )
+    lines = [
+        f"{called} runs{where}",
+        f"{called} show {run.pathspec}{where}",
+        f"{called} logs {run.pathspec}/end{where}",
+        f'{called} sql{where} "{question}"',
+        f"{python} -c \"from flowstore import {names}; {use}print(Flow('PenguinsFlow').latest_run.data.metrics)\"",
+        f"{python} -m flowstore.tutorials.penguins run --folds 10{where}",
+    ]
+    click.echo(f"\nEverything is in one file, {path}. Where to look next; each line can be pasted:\n")
+    for line in lines:
+        click.echo(f"  {line}")
+    return 0
