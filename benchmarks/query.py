@@ -21,6 +21,7 @@ from benchmarks.libraries import USER, Settings
 from benchmarks.measure import Failed, Line, call_s, in_turns
 from flowstore import Flow, Run, __version__, namespace, use_store
 from flowstore.store import schema
+from flowstore.store.migrations import M004_TAG_PAIRS
 from flowstore.store.records import date_tag, ensure_tag
 
 DAY_MS = 86_400_000
@@ -155,6 +156,7 @@ def fill(path: Path, runs: int) -> None:
             )
         for tag, system, which in TAGS:
             _tag(connection, tag, system, which.replace("half", str(runs // 2)))
+        connection.execute(schema.statements(M004_TAG_PAIRS)[1])
         connection.execute("commit")
 
 

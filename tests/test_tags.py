@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from contextlib import contextmanager
-from itertools import combinations
+from itertools import combinations, islice, product
 
 import attrs
 import pytest
@@ -1038,17 +1038,22 @@ QUESTIONS = {
     "runs(common)": lambda flow: list(flow.runs("common")),
     "runs(rare)": lambda flow: list(flow.runs("rare")),
     "runs(common, rare)": lambda flow: list(flow.runs("common", "rare")),
+    "runs(early, late)": lambda flow: list(flow.runs("early", "late")),
 }
 
 
 @pytest.fixture(scope="module")
 def thousands(tmp_path_factory):
-    """A store with 2,000 runs of 20 flows and 10 users; all are common, one in a hundred is rare."""
+    """A store with 2,000 runs of 20 flows and 10 users; all are common, one in a hundred is rare.
+
+    The first half of each flow's runs is early, the rest late.
+    """
     path = tmp_path_factory.mktemp("thousands") / "flowstore.db"
     store = ensure_store(path)
     with store.write() as db:
         for number in range(2000):
             given = ["common", "rare"] if number % 100 == 0 else ["common"]
+            given += ["early"] if number < 1000 else ["late"]
             status = "successful" if number % 3 else "failed"
             add_run(db, store, flow=f"F{number % 20}", user=f"u{number // 200}", given=given, status=status, steps=())
     store.close()
@@ -1081,11 +1086,44 @@ def test_the_first_of_many_runs(thousands):
             assert len(list(flow.runs())) == 100
         assert len(first) <= 3
         assert len(all_) <= 8
-        steps = []
-        store.connection().set_progress_handler(lambda: steps.append(1), 1)
         assert flow.latest_run.id == "1981"
-        store.connection().set_progress_handler(None, 0)
-        assert len(steps) < 300, "SQLite's own steps, however many runs there are"
+        assert steps_of(store, lambda: flow.latest_run) < 300, "however many runs there are"
+
+
+def steps_of(store, ask):
+    """The steps that SQLite's own machine takes to answer."""
+    steps = []
+    store.connection().set_progress_handler(lambda: steps.append(1), 1)
+    ask()
+    store.connection().set_progress_handler(None, 0)
+    return len(steps)
+
+
+def test_tags_that_never_meet_are_not_searched_for(thousands):
+    """Two tags that half of the runs have each: that none has both costs what it costs with ten runs."""
+    with flowstore.use_store(thousands), context.within(None):
+        flow, store = Flow("F1"), active_store()
+        assert [run.id for run in flow.runs("early", "late")] == []
+        assert len(list(flow.runs("early"))) == len(list(flow.runs("late"))) == 50
+        assert steps_of(store, lambda: list(flow.runs("early", "late"))) < 300
+
+
+def test_tags_of_a_crowded_run_are_found_together(thousands):
+    """A run with many tags, given at once or one by one, is found by any two of them."""
+    at_once, one_by_one = [f"a{n}" for n in range(40)], [f"b{n}" for n in range(40)]
+    with flowstore.use_store(thousands), context.within(None):
+        flow = Flow("F2")
+        first, second = islice(flow.runs(), 2)
+        first.add_tags(at_once)
+        for tag in one_by_one:
+            second.add_tag(tag)
+        for tags_, owner in ((at_once, first), (one_by_one, second)):
+            for pair in combinations(["common", *tags_], 2):
+                assert list(flow.runs(*pair)) == [owner]
+        for pair in product(at_once, one_by_one[::7]):
+            assert list(flow.runs(*pair)) == []
+        first.remove_tags(at_once)
+        second.remove_tags(one_by_one)
 
 
 def test_ones_own_user_tag_may_be_given(flow):

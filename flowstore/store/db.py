@@ -55,6 +55,7 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.RLock()
         self._uuid: str | None = None
+        self._version: int | None = None
         _open_stores.add(self)
 
     @property
@@ -63,6 +64,13 @@ class Store:
         if self._uuid is None:
             self._uuid = str(self.value("select uuid from store"))
         return self._uuid
+
+    @property
+    def version(self) -> int:
+        """The schema version when it was first asked for: another process may have migrated the store since."""
+        if self._version is None:
+            self._version = int(self.value("pragma user_version"))
+        return self._version
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

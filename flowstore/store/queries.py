@@ -1,11 +1,14 @@
 """Every question that the Client and the command lines ask of the rows; `records` writes them.
 
-A namespace is a tag. Queries by tag walk `run_tags` from the newest run of the first tag and check the
-others for each run, all through indexes.
+A namespace is a tag. Queries by tag walk `run_tags` from the newest run of the rarest tag and check the others
+for each run, all through indexes. They begin where all the tags have last met in pairs (`tag_pairs`), which
+ends a search at once for tags that never do. Left is a search for three tags that all meet in pairs and never
+together: it walks the rarest one.
 """
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,6 +17,7 @@ from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Row, Store
 
 PAGE = 256
+_PAIRS_SINCE = 4  # the schema version; an older file that can't be written is read without
 
 RUN = """select r.id, f.name as flow, r.flow_id, r.user, r.status, r.created_at, r.finished_at, r.last_seen_at, r.host,
          r.boot, r.pid, r.pid_started, r.origin_run_id, r.parameters, r.code_id, r.uuid
@@ -53,6 +57,11 @@ def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = Fal
     if flow_id is None or tag_ids is None:
         return
     last: tuple[int, int] = (2**62, 2**62)
+    if len(tag_ids) > 1 and store.version >= _PAIRS_SINCE:
+        newest_at, tag_ids = _met(store, flow_id, tag_ids)
+        if newest_at < 0:
+            return
+        last = (newest_at, 2**62)
     while True:
         rows = _page(store, flow_id, tag_ids, successful, last, page)
         yield from rows
@@ -85,6 +94,22 @@ def _page(
             order by w.created_at desc, w.run_id desc limit ?""",
         (first, flow_id, *last, *others, page),
     )
+
+
+def _met(store: Store, flow_id: int, tag_ids: Sequence[int]) -> tuple[int, list[int]]:
+    """After when no run of the flow can have all tags (-1: none ever had), and the tags, the rarest first."""
+    marks = ", ".join("?" * len(tag_ids))
+    rows = store.rows(
+        f"select a, b, newest_at, runs from tag_pairs where flow_id = ? and a in (0, {marks}) and b in ({marks})",  # noqa: S608
+        (flow_id, *tag_ids, *tag_ids),
+    )
+    newest = {(row["a"], row["b"]): row["newest_at"] for row in rows}
+    runs = {row["a"]: row["runs"] for row in rows if row["a"] == row["b"]}
+    bounds = [
+        max(newest.get(pair, -1), min(newest.get((0, tag), -1) for tag in pair))
+        for pair in itertools.combinations_with_replacement(sorted(tag_ids), 2)
+    ]
+    return min(bounds), sorted(tag_ids, key=lambda tag: runs.get(tag, 0))
 
 
 def _tag_ids(store: Store, tags: Iterable[str]) -> list[int] | None:

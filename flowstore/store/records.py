@@ -11,7 +11,7 @@ import platform
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,8 @@ import attrs
 
 from flowstore.store import blobs, liveness
 from flowstore.store.db import Store
+
+CROWD = 32  # tags of one run; the pairs of more are not worth their rows (as in the migration that made `tag_pairs`)
 
 
 def now_ms() -> int:
@@ -85,13 +87,12 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
         [(run_id, *artifact) for artifact in run.artifacts],
     )
     system = dict.fromkeys([*run.system_tags, date_tag(created_at)])
+    tags = {tag: ensure_tag(db, tag) for tag in dict.fromkeys([*system, *run.tags])}
     db.executemany(
-        "insert or ignore into run_tags (tag_id, flow_id, created_at, run_id, system) values (?, ?, ?, ?, ?)",
-        [
-            (ensure_tag(db, tag), flow_id, created_at, run_id, int(tag in system))
-            for tag in dict.fromkeys([*system, *run.tags])
-        ],
+        "insert into run_tags (tag_id, flow_id, created_at, run_id, system) values (?, ?, ?, ?, ?)",
+        [(tag_id, flow_id, created_at, run_id, int(tag in system)) for tag, tag_id in tags.items()],
     )
+    pair_tags(db, flow_id, created_at, [*tags.values()])
     return run_id
 
 
@@ -103,6 +104,36 @@ def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
             "insert into tags (tag, json) values (?, ?) returning id", (tag, json.dumps(tag, ensure_ascii=False))
         ).fetchone()
     return int(row[0])
+
+
+def pair_tags(
+    db: sqlite3.Connection,
+    flow_id: int,
+    created_at: int,
+    tag_ids: Collection[int],
+    fresh: Collection[int] | None = None,
+) -> None:
+    """Record which tags met on a run, so that those that never did are not searched for.
+
+    Args:
+        db: of an open transaction.
+        flow_id: the run's flow.
+        created_at: when the run was created.
+        tag_ids: all tags of the run.
+        fresh: those of them that it did not have before; default: all.
+    """
+    fresh = tag_ids if fresh is None else fresh
+    pairs = {(tag, tag) for tag in fresh}
+    if len(tag_ids) <= CROWD:
+        pairs |= {(min(tag, other), max(tag, other)) for tag in fresh for other in tag_ids}
+    else:
+        crowded_before = len(tag_ids) - len(fresh) > CROWD
+        pairs |= {(0, tag) for tag in (fresh if crowded_before else tag_ids)}
+    db.executemany(
+        """insert into tag_pairs values (?, ?, ?, ?, 1)
+           on conflict do update set newest_at = max(newest_at, excluded.newest_at), runs = runs + 1""",
+        [(flow_id, *pair, created_at) for pair in pairs],
+    )
 
 
 def ensure_step(db: sqlite3.Connection, run_id: int, name: str) -> int:

@@ -101,8 +101,7 @@ def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterabl
         for tag in removed:
             if tag in set_on:
                 _delete(db, node, tag)
-        for tag in fresh:
-            _insert(db, node, tag)
+        _insert(db, node, [records.ensure_tag(db, tag) for tag in fresh])
 
 
 @attrs.frozen
@@ -156,19 +155,20 @@ def _delete(db: sqlite3.Connection, node: Node, tag: str) -> None:
         )
 
 
-def _insert(db: sqlite3.Connection, node: Node, tag: str) -> None:
-    tag_id = records.ensure_tag(db, tag)
-    if node.step_id == 0:
-        db.execute(
+def _insert(db: sqlite3.Connection, node: Node, fresh: Sequence[int]) -> None:
+    if node.step_id != 0:
+        db.executemany(
+            "insert into node_tags (run_id, step_id, task_id, artifact, tag_id) values (?, ?, ?, ?, ?)",
+            [(node.run_id, node.step_id, node.task_id, node.artifact, tag_id) for tag_id in fresh],
+        )
+    elif fresh:
+        db.executemany(
             """insert into run_tags (tag_id, flow_id, created_at, run_id, system, successful)
                select ?, flow_id, created_at, id, 0, status = 'successful' from runs where id = ?""",
-            (tag_id, node.run_id),
+            [(tag_id, node.run_id) for tag_id in fresh],
         )
-    else:
-        db.execute(
-            "insert into node_tags (run_id, step_id, task_id, artifact, tag_id) values (?, ?, ?, ?, ?)",
-            (node.run_id, node.step_id, node.task_id, node.artifact, tag_id),
-        )
+        rows = db.execute("select tag_id, flow_id, created_at from run_tags where run_id = ?", [node.run_id]).fetchall()
+        records.pair_tags(db, rows[0]["flow_id"], rows[0]["created_at"], [row["tag_id"] for row in rows], fresh)
 
 
 def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None = None) -> list[Row]:
