@@ -35,14 +35,18 @@ def run_console(text, folder):
             env={**os.environ, "PATH": path},
             timeout=60,
         )
-        printed = ran.stdout + "".join(line for line in ran.stderr.splitlines(True) if line.startswith("Run "))
+        printed = ran.stdout + "".join(
+            line for line in ran.stderr.splitlines(True) if line.startswith(("Run ", "Error: "))
+        )
         assert doctest.OutputChecker().check_output(expected, printed, FLAGS), f"{command}\n{printed}\n{ran.stderr}"
 
 
-def run_doctest(text):
+def run_doctest(text, names):
+    """Run a block in the session that `names` are of."""
     test = doctest.DocTestParser().get_doctest(text, {}, "README", str(README), 0)
+    test.globs = names
     runner = doctest.DocTestRunner(optionflags=FLAGS)
-    runner.run(test)
+    runner.run(test, clear_globs=False)
     assert runner.failures == 0
 
 
@@ -50,13 +54,14 @@ def test_examples(tmp_path, monkeypatch):
     """Flows, commands, Python and SQL of the README do what it says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWSTORE_USER", "tester")
+    names = {}
     for kind, title, text in blocks():
         if title:
             (tmp_path / title).write_text(text, "utf-8")
         elif kind == "console":
             run_console(text, tmp_path)
         elif kind == "python":
-            run_doctest(text)
+            run_doctest(text, names)
     with sqlite3.connect(tmp_path / "flowstore.db") as database:
         for kind, _, text in blocks():
             if kind == "sql":
