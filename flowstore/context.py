@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -76,6 +77,14 @@ def home() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("flowstore", appauthor=False)
+
+
+def called_as() -> str:
+    """How this process was started, as one would type it."""
+    import shlex
+
+    name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", None)
+    return f"python -m {name.removesuffix('.__main__')}" if name else f"python {shlex.quote(sys.argv[0])}"
 
 
 def namespace(tag: str | None) -> str | None:

@@ -100,13 +100,11 @@ def _create_command(this: FlowFile) -> click.Command:
 
 def _called(found: dict[str, Any]) -> str:
     """How to call this flow's command line again, about the same deployment."""
-    from flowstore.run.start import called_as
-
     parts: list[str] = []
     for name in ("store", "branch"):
         parts += [f"--{name}", str(found[name])] if found.get(name) else []
     parts += ["--production"] if found.get("production") else []
-    return " ".join([called_as(), *map(shlex.quote, parts)])
+    return " ".join([context.called_as(), *map(shlex.quote, parts)])
 
 
 def _tell_created(created: Created, called: str) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,7 +25,7 @@ def main(flow: type[FlowSpec]) -> None:
 
             worker.spawned(flow, graph_of(flow))
         return
-    shell.run(lambda: _group(flow), f"python {Path(sys.argv[0]).name}")
+    shell.run(lambda: _group(flow), context.called_as())
 
 
 def _group(flow: type[FlowSpec]) -> click.Group:
