@@ -74,6 +74,8 @@ def home() -> Path:
     """The folder of this user's key, tokens and trusted files: `$FLOWSTORE_HOME`, else the platform's."""
     if chosen := os.environ.get("FLOWSTORE_HOME"):
         return Path(chosen)
+    if sys.platform == "linux":  # platformdirs' answer, without the 10 ms that importing it takes
+        return Path(os.environ.get("XDG_DATA_HOME", "").strip() or Path("~/.local/share").expanduser()) / "flowstore"
     from platformdirs import user_data_path
 
     return user_data_path("flowstore", appauthor=False)

@@ -12,6 +12,7 @@ import pytest
 from test_store import python, told
 
 import flowstore
+from flowstore import context
 
 PACKAGE = Path(flowstore.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -153,3 +154,16 @@ def test_importing_touches_nothing(tmp_path):
     """`import flowstore` opens no store and writes no file."""
     told(python("import flowstore; assert flowstore.context.state.store is None", folder=tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_folder_is_the_platforms(monkeypatch, tmp_path):
+    """Without $FLOWSTORE_HOME a user's key and tokens are where `platformdirs` has it, wherever data is kept."""
+    from platformdirs import user_data_path
+
+    monkeypatch.delenv("FLOWSTORE_HOME", raising=False)
+    for value in (None, "", str(tmp_path)):
+        if value is None:
+            monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+        else:
+            monkeypatch.setenv("XDG_DATA_HOME", value)
+        assert context.home() == user_data_path("flowstore", appauthor=False)

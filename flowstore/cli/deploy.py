@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,24 +24,18 @@ if TYPE_CHECKING:
 _AUTHORIZE = click.Option(["--authorize"], metavar="TOKEN", help="The production token; kept, so needed once.")
 
 
-def commands(this: FlowFile) -> Iterator[click.Command]:
-    """The commands, for one flow."""
-    yield group(
-        "deploy",
-        "Put this version of the flow into production, and run it there.",
-        [
-            _create_command(this),
-            _trigger_command(this),
-            command("show", lambda: _show(*_find(this)), "Show what is deployed."),
-            command("list-runs", lambda: _list_runs(_find(this)[1]), "List the runs in the production namespace."),
-            _delete_command(this),
-        ],
-    )
-    yield _elsewhere("step-functions")
-    yield _elsewhere("argo-workflows")
+def _deploy_group(this: FlowFile) -> click.Command:
+    commands = [
+        _create_command(this),
+        _trigger_command(this),
+        command("show", lambda: _show(*_find(this)), "Show what is deployed."),
+        command("list-runs", lambda: _list_runs(_find(this)[1]), "List the runs in the production namespace."),
+        _delete_command(this),
+    ]
+    return group("deploy", "Put this version of the flow into production, and run it there.", commands)
 
 
-def _elsewhere(name: str) -> click.Command:
+def _elsewhere(name: str, _this: FlowFile) -> click.Command:
     """A command of Metaflow's that has another name here."""
 
     def refuse(**_given: Any) -> NoReturn:
@@ -246,3 +241,9 @@ def _list_runs(made: Deployment) -> None:
             echo_table(run_rows(Flow(made.flow)))
         else:
             click.echo(f"No run of {made.flow} in {made.production_namespace} yet. Start one: deploy trigger", err=True)
+
+
+MAKERS: dict[str, Callable[[FlowFile], click.Command]] = {
+    "deploy": _deploy_group,
+    **{name: functools.partial(_elsewhere, name) for name in ("step-functions", "argo-workflows")},
+}

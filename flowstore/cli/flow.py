@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from flowstore import context
-from flowstore.cli import deploy, results, shell, tag
+from flowstore.cli import shell
 from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command
 from flowstore.errors import ParameterError
 from flowstore.flow.graph import describe, graph_of, to_dot
@@ -42,25 +43,30 @@ def _group(flow: type[FlowSpec]) -> click.Group:
     @click.pass_context
     def group(ctx: click.Context, /, **_options: Any) -> Any:
         if ctx.invoked_subcommand is None:
-            return ctx.invoke(commands["check"])
+            return ctx.invoke(group.makers["check"]())
         return None
 
-    commands = {each.name: each for each in _commands(this)}
     shell.add_options(group, SHARED)
-    for each in commands.values():
-        group.add_command(each)
+    group.makers.update((name, functools.partial(make, this)) for name, make in _MAKERS.items())
     return group
 
 
-def _commands(this: FlowFile) -> Iterator[click.Command]:
-    yield _run_command(this)
-    yield _resume_command(this)
-    yield command("show", _show(this), "Show the flow's steps.")
-    yield command("check", _check(this), "Check that the flow is valid.")
-    yield command("output-dot", _dot(this), "Print the flow's graph for Graphviz.")
-    yield from results.commands(this)
-    yield tag.tag_group(this)
-    yield from deploy.commands(this)
+def _from_results(name: str, this: FlowFile) -> click.Command:
+    from flowstore.cli import results
+
+    return results.MAKERS[name](this)
+
+
+def _from_tag(this: FlowFile) -> click.Command:
+    from flowstore.cli import tag
+
+    return tag.tag_group(this)
+
+
+def _from_deploy(name: str, this: FlowFile) -> click.Command:
+    from flowstore.cli import deploy
+
+    return deploy.MAKERS[name](this)
 
 
 # --- run and resume
@@ -189,17 +195,29 @@ def _options(ctx: click.Context) -> Any:
 # --- structure
 
 
-def _show(this: FlowFile) -> Callable[[], None]:
-    return lambda: click.echo(describe(this.graph()))
+def _show_command(this: FlowFile) -> click.Command:
+    return command("show", lambda: click.echo(describe(this.graph())), "Show the flow's steps.")
 
 
-def _check(this: FlowFile) -> Callable[[], None]:
+def _check_command(this: FlowFile) -> click.Command:
     def check() -> None:
         this.graph()
         click.echo(f"{this.name} is valid.")
 
-    return check
+    return command("check", check, "Check that the flow is valid.")
 
 
-def _dot(this: FlowFile) -> Callable[[], None]:
-    return lambda: click.echo(to_dot(this.graph()))
+def _dot_command(this: FlowFile) -> click.Command:
+    return command("output-dot", lambda: click.echo(to_dot(this.graph())), "Print the flow's graph for Graphviz.")
+
+
+_MAKERS: dict[str, Callable[[FlowFile], click.Command]] = {  # in the order of the help
+    "run": _run_command,
+    "resume": _resume_command,
+    "show": _show_command,
+    "check": _check_command,
+    "output-dot": _dot_command,
+    **{name: functools.partial(_from_results, name) for name in ("dump", "logs", "list")},
+    "tag": _from_tag,
+    **{name: functools.partial(_from_deploy, name) for name in ("deploy", "step-functions", "argo-workflows")},
+}

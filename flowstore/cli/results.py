@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,6 @@ from flowstore import context
 from flowstore.cli.options import FlowFile, command, group
 from flowstore.cli.shell import safe
 from flowstore.errors import NotFound
-
-
-def commands(this: FlowFile) -> Iterator[click.Command]:
-    """The commands, for one flow."""
-    yield _dump_command(this)
-    yield _logs_command(this)
-    yield _list_command(this)
 
 
 def _tasks(this: FlowFile, pathspec: str) -> list[Any]:
@@ -158,3 +150,6 @@ def _one_run(this: FlowFile, run: str | None) -> Any:
     if this.name not in Flows():
         raise NotFound(_nothing(this))
     return Flow(this.name).latest_run
+
+
+MAKERS = {"dump": _dump_command, "logs": _logs_command, "list": _list_command}

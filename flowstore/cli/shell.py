@@ -42,11 +42,25 @@ def _exit_code(call: Callable[[], Any]) -> int:
 
 
 class Group(click.Group):
-    """A group that lists its commands in the order of definition."""
+    """A group that lists its commands in the order of definition, and makes one when it is asked for.
+
+    Attributes:
+        makers: by name, what makes the commands that are not made yet.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.makers: dict[str, Callable[[], click.Command]] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Their names."""
-        return list(self.commands)
+        return [*self.makers, *(name for name in self.commands if name not in self.makers)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by name."""
+        if cmd_name in self.makers and cmd_name not in self.commands:
+            self.add_command(self.makers[cmd_name]())
+        return super().get_command(ctx, cmd_name)
 
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]

@@ -56,13 +56,11 @@ class _Server:
     def serve(self) -> None:
         """Work until the driver closes its end."""
         os.setsid()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._prepare_signals()
         wakeup, wake = os.pipe()
         os.set_blocking(wakeup, False)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake)
-        signal.signal(signal.SIGCHLD, _ignore)
         self._warm_up()
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
@@ -76,6 +74,18 @@ class _Server:
                     break
         for pid in self._children:
             _kill_group(pid, signal.SIGKILL)
+
+    def _prepare_signals(self) -> None:
+        """Set what server and children do on signals once: each call in a child would cost it copies of pages."""
+        server = os.getpid()
+
+        def interrupt(_signal: int, _frame: FrameType | None) -> None:
+            if os.getpid() != server:
+                raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, _ignore)
 
     def _warm_up(self) -> None:
         """Import what a first pickled artifact needs, so that each child has it already."""
@@ -121,10 +131,6 @@ class _Server:
 
     def _become_child(self, descriptors: list[int], parent: int) -> None:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # what the step starts would inherit that it is ignored
         os.setsid()
         self._control.close()
         channel, out, err = descriptors

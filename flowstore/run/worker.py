@@ -99,7 +99,7 @@ def spawned(flow: type[FlowSpec], graph: Graph) -> None:
 def die_with_parent(parent: int) -> None:
     """Have the system end this process when its parent ends; elsewhere than on Linux, watch for it."""
     if sys.platform == "linux":
-        _libc().prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
+        _prctl()(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
     elif sys.platform != "win32":
         import threading
 
@@ -109,16 +109,16 @@ def die_with_parent(parent: int) -> None:
 
 
 @functools.cache
-def _libc() -> Any:
+def _prctl() -> Any:
     import ctypes
 
-    return ctypes.CDLL(None)
+    return ctypes.CDLL(None).prctl
 
 
 def warm_up() -> None:
     """Do once, before forking, what each child would do: it then only moves its pipes to descriptors 1 and 2."""
     if sys.platform == "linux":
-        _libc()
+        _prctl()
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # a device, not a path of the user's
         os.dup2(nothing.fileno(), 0)
     fresh_streams()
