@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from harness import Script
@@ -48,3 +51,13 @@ def flow(tmp_path):
     _close()
     for script in made:
         script.check()
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that other accounts may look into, as pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="flowstore-test-"))
+    folder.chmod(0o755)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from flowstore.client.base import number, time_of
+from flowstore.client.base import number
 from flowstore.client.tagging import Tagged
 from flowstore.errors import NotFound
-from flowstore.store import blobs, queries
+from flowstore.store import blobs, queries, visible
 from flowstore.store.blobs import Blob
+from flowstore.store.rows import time_of
 
 if TYPE_CHECKING:
     from flowstore.client.task import Task
@@ -29,7 +30,6 @@ class DataArtifact(Tagged):
     def __init__(self, pathspec: str) -> None:
         name = self._open(pathspec)[-1]
         self._task: Task = self._above(4)
-        self._task._attempt = None
         number("task", self.path_components[3])
         if self._task._find() is None or name not in self._task._blobs(name):
             raise NotFound(f"There is no artifact {pathspec} in {self._store.path}.")
@@ -69,16 +69,17 @@ class DataArtifact(Tagged):
 
         Raises:
             UntrustedArtifact: it is a pickle that this user's runs did not write.
-            ArtifactError: it can't be rebuilt here.
+            ArtifactError: it can't be rebuilt here, or was left out when this file was exported.
             StoreCorrupt: its bytes are damaged.
         """
-        return blobs.load(self._store, self._blob(), self.pathspec)
+        return blobs.load(self._store, self._blob(), self.pathspec, run_id=int(self.path_components[1]))
 
     def copy_to(self, file: BinaryIO) -> None:
         """Write its bytes to an open file, as they are stored, without making the value.
 
         Raises:
             StoreCorrupt: they are damaged.
+            ArtifactError: they were left out when this file was exported.
         """
         blobs.copy(self._store, self._blob(), file, self.pathspec)
 
@@ -116,7 +117,7 @@ class DataArtifact(Tagged):
     def created_at(self) -> datetime:
         """When the attempt that set it ended, in UTC."""
         attempt = self._task._attempt_row()
-        at = queries.artifact_created_at(self._store, attempt["task_id"], attempt["id"], self.id)
+        at = visible.artifact_created_at(self._store, attempt["task_id"], attempt["id"], self.id)
         return self._task._run.created_at if at is None else time_of(at)
 
 
@@ -146,6 +147,9 @@ class Artifacts:
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._names]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._names)
 
     def __repr__(self) -> str:
         return f"Artifacts({', '.join(self._names)})"

@@ -6,9 +6,9 @@ their depth in the pathspec, so that a task can name its step without importing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from typing import Any, ClassVar, Generic, Self, TypeVar
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from flowstore import context
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreCorrupt
@@ -17,17 +17,10 @@ from flowstore.store.liveness import is_dead
 from flowstore.store.locate import active_store
 
 _LARGEST_ID = 2**63 - 1
+MOST_KEYS = 100  # of what Tab offers
 Item = TypeVar("Item")
 DONE = frozenset({"successful", "failed", "stopped"})
 _kinds: dict[int, Any] = {}  # depth of the pathspec: the class
-
-
-def time_of(at_ms: int) -> datetime:
-    """A stored time, in UTC; StoreCorrupt if no clock can have shown it."""
-    try:
-        return datetime.fromtimestamp(at_ms / 1000, UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise StoreCorrupt(f"The store is damaged: {at_ms} is not a time in milliseconds ({error}).") from error
 
 
 def number(kind: str, text: str) -> int:
@@ -127,7 +120,9 @@ class Object:
 
     @classmethod
     def _at(cls, store: Store, pathspec: str) -> Self:
-        """An object that is known to exist, without looking."""
+        """An object that is known to exist, without looking; StoreCorrupt if no name can be part of a pathspec."""
+        if pathspec.count("/") != cls._DEPTH - 1:
+            raise StoreCorrupt(f"{store.path} is damaged: no {cls._KIND} can be {pathspec!r}. Restore a copy.")
         made = cls.__new__(cls)
         made._store = store
         made.pathspec = pathspec
@@ -161,6 +156,13 @@ class Container(Object, Generic[Item]):
         except (NotFound, NamespaceMismatch, InvalidPathspec):
             return False
         return True
+
+    def __iter__(self) -> Iterator[Item]:
+        raise AssertionError  # each kind of container defines it
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """What Tab offers after an opening bracket: the newest ids."""
+        return [item.id for item in itertools.islice(cast("Iterable[Any]", self), MOST_KEYS)]
 
 
 class Ending(Object):

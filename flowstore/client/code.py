@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flowstore.errors import StoreCorrupt
+from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import blobs, queries
 from flowstore.store.db import Store
 
@@ -36,19 +36,34 @@ class Code:
 
         Raises:
             StoreCorrupt: a path points outside of the folder, which no run of flowstore wrote.
+            FlowstoreError: a file can't be written.
         """
         target = Path(folder).resolve()
-        places = {path: (target / path).resolve() for path in self._files}
+        places = {path: self._place(target, path) for path in self._files}
         for path, place in places.items():
-            if not place.is_relative_to(target) or place == target:
-                raise StoreCorrupt(f"{self._store.path}: the code holds the path {path!r}, which points outside.")
-        for path, place in places.items():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(self._read(path))
+            content = self._read(path)
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+            except OSError as error:
+                raise FlowstoreError(f"{place} can't be written: {error.strerror}. Choose another folder.") from error
         return target
 
+    def _place(self, target: Path, path: str) -> Path:
+        try:
+            place = (target / path).resolve()
+        except (ValueError, OSError, RuntimeError):  # a null character, a name that is too long, a circle of links
+            place = target
+        if place == target or not place.is_relative_to(target):
+            raise StoreCorrupt(f"{self._store.path}: the code holds the path {path!r}, which points outside.")
+        return place
+
     def _read(self, path: str) -> bytes:
-        value: bytes = blobs.load(self._store, self._files[path], path)
+        if path not in self._files:
+            raise StoreCorrupt(f"{self._store.path} is damaged: the code lacks its file {path!r}. Restore a copy.")
+        value = blobs.load(self._store, self._files[path], path)
+        if not isinstance(value, bytes):
+            raise StoreCorrupt(f"{self._store.path}: the file {path!r} of the code is no file. Restore a copy.")
         return value
 
     def __repr__(self) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from flowstore.client.base import status_of
 from flowstore.errors import FlowstoreError
+from flowstore.store import blobs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from flowstore.client.run import Run
 
 SMALL_BYTES = 65536
+KNOWN = ("run_id", "status", "user", "created_at", "finished_at", "duration_s", "tags")
 
 
 def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
@@ -25,21 +28,34 @@ def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
         import pandas as pd
     except ImportError:
         raise FlowstoreError('to_dataframe needs pandas: pip install "flowstore[data]"') from None
-    return pd.DataFrame([_row(run) for run in runs])
+    rows = [_row(run) for run in runs]
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys((*KNOWN, *(name for row in rows for name in row)))))
+    for name in ("created_at", "finished_at"):
+        frame[name] = pd.to_datetime(frame[name], utc=True)
+    return frame
 
 
 def _row(run: Run) -> dict[str, Any]:
-    created_at, finished_at = run.created_at, run.finished_at
+    row, created_at, finished_at = run._row(), run.created_at, run.finished_at
     known = {
         "run_id": run.id,
-        "status": run.status,
-        "user": run.user,
+        "status": status_of(row),
+        "user": row["user"],
         "created_at": created_at,
         "finished_at": finished_at,
         "duration_s": None if finished_at is None else (finished_at - created_at).total_seconds(),
         "tags": sorted(run.user_tags),
     }
-    end = run.end_task
-    small = [] if end is None else [item for item in end if item.codec == "json" and item.size <= SMALL_BYTES]
-    values = run.parameters | {item.id: item.data for item in small}
+    values = run.parameters | _small_artifacts(run)
     return known | {(f"{name}_value" if name in known else name): value for name, value in values.items()}
+
+
+def _small_artifacts(run: Run) -> dict[str, Any]:
+    """The values of the end task's small JSON artifacts; those that an export left out have none."""
+    end = run.end_task
+    found = {} if end is None else end._blobs()
+    return {
+        name: blobs.load(run._store, blob, f"{run.pathspec}: {name}")
+        for name, blob in found.items()
+        if blob.codec == "json" and blob.size_bytes <= SMALL_BYTES and blob.data is not None and name[:1] != "_"
+    }

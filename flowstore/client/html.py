@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from flowstore.client import diagram
+from flowstore.store import overview
+
 if TYPE_CHECKING:
     from flowstore.client.artifact import DataArtifact
     from flowstore.client.run import Flow, Run, Step
@@ -25,20 +28,28 @@ def _run_cells(run: Run) -> Sequence[Any]:
 
 
 def run(found: Run) -> str:
-    """Its status, tags and steps."""
+    """Its status, tags, parameters and steps, drawn and as a table, and what its end has."""
     facts = {
         "status": found.status,
         "created": f"{found.created_at:%Y-%m-%d %H:%M:%S} UTC",
         "parameters": ", ".join(f"{name}={value!r}" for name, value in found.parameters.items()),
         "tags": ", ".join(sorted(found.tags)),
     }
-    return _page(found, facts, _table(("step", "tasks", "after"), map(_step_cells, reversed(list(found)))))
+    steps = overview.steps(found._store, int(found.id), dead=facts["status"] == "dead")
+    edges = overview.edges(found._store, int(found.id))
+    rows = ((step.name, _counts(step), _after(step.name, edges), step.duration_s) for step in steps)
+    table = _table(("step", "tasks", "after", "seconds"), rows)
+    end = found.end_task
+    artifacts = "" if end is None else _artifacts(end)
+    return _page(found, facts, f"<div>{diagram.svg(steps, edges)}</div>{table}{artifacts}")
 
 
-def _step_cells(step: Step) -> Sequence[Any]:
-    states = [task.status for task in step]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    return step.id, counts, ", ".join(parent.id for parent in step.parent_steps)
+def _counts(step: overview.StepState) -> str:
+    return ", ".join(f"{count} {status}" for status, count in step.tasks.items())
+
+
+def _after(name: str, edges: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(before for before, after in edges if after == name)
 
 
 def step(found: Step) -> str:
@@ -51,8 +62,13 @@ def task(found: Task) -> str:
     """How it went, and its artifacts."""
     why = found.exception
     facts = {"status": found.status, "exception": "" if why is None else f"{why.type}: {why.message}"}
-    cells = ((item.id, item.type, item.size, item.preview) for item in found)
-    return _page(found, facts, _table(("artifact", "type", "bytes", "preview"), cells))
+    return _page(found, facts, _artifacts(found))
+
+
+def _artifacts(found: Task) -> str:
+    public = ((name, blob) for name, blob in found._blobs().items() if not name.startswith("_"))
+    cells = ((name, blob.type, blob.size_bytes, blob.preview) for name, blob in public)
+    return _table(("artifact", "type", "bytes", "preview"), cells)
 
 
 def artifact(found: DataArtifact) -> str:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flowstore import context
 from flowstore.client.artifact import Data
-from flowstore.client.base import Container, Ending, number, status_of, time_of, using
+from flowstore.client.base import Container, Ending, number, status_of, using
 from flowstore.client.code import Code
 from flowstore.client.tagging import Tagged
-from flowstore.client.task import Task
+from flowstore.client.task import Listed, Task
 from flowstore.errors import NamespaceMismatch, NotFound
 from flowstore.store import queries
 from flowstore.store.db import Row
 from flowstore.store.locate import active_store
+from flowstore.store.rows import json_of, time_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +43,9 @@ class Flows:
 
     def __contains__(self, name: object) -> bool:
         return name in queries.flow_names(self._store, context.get_namespace())
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return queries.flow_names(self._store, context.get_namespace())
 
     def __repr__(self) -> str:
         active = context.get_namespace()
@@ -187,6 +190,11 @@ class Run(Tagged, Container["Step"], Ending):
         return found
 
     @property
+    def imported_from(self) -> str | None:
+        """Where it came from, as the other store's uuid and its pathspec there, `UUID/Flow/5`; else `None`."""
+        return queries.imported_from(self._store, int(self.id))
+
+    @property
     def user(self) -> str:
         """Who ran it."""
         return str(self._row()["user"])
@@ -194,8 +202,7 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def parameters(self) -> dict[str, Any]:
         """Its parameters, large or unusual values as their previews."""
-        found: dict[str, Any] = json.loads(self._row()["parameters"])
-        return found
+        return json_of(self._row()["parameters"], dict)
 
     @property
     def code(self) -> Code | None:
@@ -222,7 +229,7 @@ class Run(Tagged, Container["Step"], Ending):
         row = queries.find_step(self._store, int(self.id), "end")
         if row is None:
             return None
-        task = next(queries.tasks(self._store, int(self.id), row["id"]), None)
+        task = queries.first_task(self._store, int(self.id), row["id"])
         if task is None or task["status"] != "successful":
             return None
         return Task._of(self._store, self.path_components[0], task)
@@ -290,14 +297,15 @@ class Step(Tagged, Container[Task]):
     def task(self) -> Task | None:
         """One of its tasks: the first, where there are many."""
         row = self._row()
-        tasks = list(queries.tasks(self._store, row["run_id"], row["id"]))
-        return Task._of(self._store, self.path_components[0], tasks[-1]) if tasks else None
+        found = queries.first_task(self._store, row["run_id"], row["id"])
+        return None if found is None else Task._of(self._store, self.path_components[0], found)
 
     def tasks(self, *tags: str) -> Iterator[Task]:
         """The tasks that have all tags, the latest first."""
         row = self._row()
-        for found in queries.tasks(self._store, row["run_id"], row["id"], self._lacking(tags)):
-            yield Task._of(self._store, self.path_components[0], found)
+        for page in queries.tasks(self._store, row["run_id"], row["id"], self._lacking(tags)):
+            listed = Listed(self._store, page)
+            yield from (Task._of(self._store, self.path_components[0], found, listed) for found in page)
 
     def _repr_html_(self) -> str:
         from flowstore.client import html

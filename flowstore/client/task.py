@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
-from flowstore.client.base import Ending, number, time_of
+from flowstore.client.base import Ending, number
 from flowstore.client.tagging import Tagged
-from flowstore.errors import NotFound
+from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.store import queries
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Row, Store
+from flowstore.store.rows import json_of, place_of, time_of
+from flowstore.store.visible import visible_artifacts
 
 if TYPE_CHECKING:
     from flowstore.client.run import Run, Step
@@ -52,6 +54,27 @@ class ExceptionInfo:
         return self.traceback or f"{self.type}: {self.message}"
 
 
+class Listed:
+    """Tasks that were listed together: what they have is fetched for all at once, by the first that is asked.
+
+    Only of those that have succeeded, since that stays as it is.
+    """
+
+    def __init__(self, store: Store, rows: Sequence[Row]) -> None:
+        self._store = store
+        self._attempts = {row["id"]: row["attempt_id"] for row in rows if row["status"] == "successful"}
+        self._blobs: dict[int, dict[str, Blob]] | None = None
+
+    def blobs(self, task_id: int) -> dict[str, Blob] | None:
+        """The contents that a task has; `None` if it may still change."""
+        if task_id not in self._attempts:
+            return None
+        if self._blobs is None:
+            with self._store.read() as db:
+                self._blobs = visible_artifacts(db, self._attempts)
+        return self._blobs[task_id]
+
+
 class Task(Tagged, Ending):
     """One task: its artifacts, what it printed, how it went.
 
@@ -61,6 +84,8 @@ class Task(Tagged, Ending):
     """
 
     _KIND, _FORM, _DEPTH = "task", "FlowName/run_id/step/task_id", 4
+    _attempt: int | None = None
+    _listed: Listed | None = None
 
     def __init__(self, pathspec: str, attempt: int | None = None) -> None:
         *_, task_id = self._open(pathspec)
@@ -74,9 +99,9 @@ class Task(Tagged, Ending):
         self._check_namespace()
 
     @classmethod
-    def _of(cls, store: Store, flow: str, row: Row) -> Task:
+    def _of(cls, store: Store, flow: str, row: Row, listed: Listed | None = None) -> Task:
         made = cls._at(store, f"{flow}/{row['run_id']}/{row['step']}/{row['id']}")
-        made._attempt = None
+        made._listed = listed
         return made
 
     def _find(self) -> Row | None:
@@ -149,7 +174,7 @@ class Task(Tagged, Ending):
     def index(self) -> int | None:
         """Its place in the innermost foreach; `None` outside one."""
         path = self._row()["foreach_path"]
-        return None if path is None else int(path.rpartition("/")[2])
+        return None if path is None else place_of(path)[-1]
 
     @property
     def origin_pathspec(self) -> str | None:
@@ -163,7 +188,7 @@ class Task(Tagged, Ending):
         row = self._attempt_row()
         if row["error_type"] is None:
             return None
-        return ExceptionInfo(row["error_type"], row["error_message"], row["traceback"])
+        return ExceptionInfo(row["error_type"], row["error_message"] or "", row["traceback"] or "")
 
     @property
     def stdout(self) -> str:
@@ -187,6 +212,8 @@ class Task(Tagged, Ending):
         at = self.created_at
         for row in queries.log(self._store, self._attempt_row()["log_id"], streams[0] if len(streams) == 1 else None):
             at = time_of(row["written_at"])
+            if row["stream"] not in rests:
+                raise StoreCorrupt(f"{self._store.path} is damaged: {self.pathspec} has the log of no stream.")
             *lines, rests[row["stream"]] = (rests[row["stream"]] + row["text"]).split("\n")
             yield from ((at, line) for line in lines)
         yield from ((at, rest) for rest in rests.values() if rest)
@@ -209,7 +236,7 @@ class Task(Tagged, Ending):
             "user": run["user"],
             "origin-task": self.origin_pathspec,
             "origin-run-id": run["origin_run_id"],
-            **json.loads(attempt["metadata"] or "{}"),
+            **json_of(attempt["metadata"] or "{}", dict),
         }
         as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
         return {name: text for name, text in as_text.items() if text != "null"}
@@ -230,9 +257,11 @@ class Task(Tagged, Ending):
 
     def _blobs(self, name: str | None = None) -> dict[str, Blob]:
         """The contents of what the attempt has, set or inherited."""
+        if self._listed is not None and (known := self._listed.blobs(int(self.id))) is not None:
+            return known
         with self._store.read() as db:
             attempt = self._attempt_row()
-            return queries.visible_artifacts(db, attempt["task_id"], attempt["id"], name)
+            return visible_artifacts(db, {attempt["task_id"]: attempt["id"]}, name)[attempt["task_id"]]
 
     @property
     def artifacts(self) -> Artifacts:
@@ -259,3 +288,6 @@ class Task(Tagged, Ending):
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._blobs(name)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.artifacts._names)

@@ -184,10 +184,9 @@ class Driver:
     def _take_offer(self, task: _Task, large: list[dict[str, Any]]) -> None:
         """Ask for the contents that the store lacks, each once."""
         wanted: dict[tuple[str, str], int] = {}
-        with self._store.read() as db:
+        with self._store.write() as db:
             for index, content in enumerate(large):
-                known = blobs.find(db, bytes.fromhex(content["sha"]), content["codec"]) is not None
-                if not known:
+                if not blobs.hold(db, bytes.fromhex(content["sha"]), content["codec"]):
                     wanted.setdefault((content["sha"], content["codec"]), index)
         for index, content in enumerate(large):
             staging = None
@@ -306,6 +305,8 @@ class Driver:
                 _, data = wire.content_from_json(artifact)
                 described = (codec, artifact["type"], artifact["preview"], artifact["size_bytes"])
                 blob_id = blobs.put(db, self._store, Encoded(*described, sha, [data]))
+            if self._run.origin is not None:
+                trust.clear_unverified(db, self._run.run_id, blob_id)
             yield artifact["name"], blob_id, 0
         for staging in staged.values():
             staging.drop(db)  # the attempt ended without naming what it had sent
@@ -315,10 +316,9 @@ class Driver:
             yield name, None, 0
 
     def _find_large(self, db: Any, sha: bytes, codec: str) -> int:
-        blob_id = blobs.find(db, sha, codec)
-        assert blob_id is not None  # the offer found it, and nothing in use is ever removed
-        if codec == "pickle":
-            trust.sign(db, self._store.uuid, blob_id, sha, codec)
+        blob_id = blobs.release(db, sha, codec)
+        assert blob_id is not None  # the offer found it, and what somebody holds is not removed
+        trust.sign(db, self._store.uuid, blob_id, sha, codec)
         return blob_id
 
     def _succeed(self, task: _Task, report: Mapping[str, Any], *, sets_any: bool) -> None:

@@ -13,14 +13,38 @@ from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import decode
 from flowstore.store.locate import active_store
+from flowstore.store.visible import visible_artifacts
 
 FOREACH_ITEMS = "_foreach_items"  # holds the items of a foreach over something that can't be indexed
+
+
+class Inherited:
+    """What the tasks that flow into this one have, fetched for many at once when one is asked for."""
+
+    def __init__(self, task_ids: Sequence[int]) -> None:
+        self._task_ids = task_ids
+        self._found: dict[int, dict[str, Blob]] = {}
+
+    def of(self, task_id: int) -> dict[str, Blob]:
+        """A task's artifacts, inherited ones included."""
+        if task_id not in self._found:
+            at = self._task_ids.index(task_id)
+            with active_store().read() as db:
+                self._found = visible_artifacts(db, dict.fromkeys(self._task_ids[at : at + queries.PAGE]))
+        return self._found[task_id]
 
 
 class TaskLink:
     """Connects a flow's instance to its task: where inherited artifacts come from (see `flow.spec.Link`)."""
 
-    def __init__(self, order: Mapping[str, Any], task_id: int | None, *, is_join: bool = False) -> None:
+    def __init__(
+        self,
+        order: Mapping[str, Any],
+        task_id: int | None,
+        inherited: Inherited | None = None,
+        *,
+        is_join: bool = False,
+    ) -> None:
         self.step: str = order["step"]
         self.is_join = is_join
         self.transition: Transition | None = None
@@ -28,6 +52,7 @@ class TaskLink:
         self.merged: dict[str, Blob] = {}
         self.forgotten: set[str] = set()
         self._task_id = task_id  # whose artifacts are inherited
+        self._inherited = inherited or Inherited([] if task_id is None else [task_id])
         self._order = order
         self._visible: dict[str, Blob] | None = None
         self._frames: list[spec.Frame] | None = None
@@ -35,14 +60,11 @@ class TaskLink:
     def visible(self) -> dict[str, Blob]:
         """All inherited artifacts."""
         if self._visible is None:
-            store = active_store()
-            with store.read() as db:
-                if self._task_id is None:
-                    rows = queries.parameters_of(store, int(self._order["run_id"]))
-                    self._visible = {row["name"]: Blob.of(row) for row in rows}
-                else:
-                    row = db.execute("select attempt_id from tasks where id = ?", (self._task_id,)).fetchone()
-                    self._visible = queries.visible_artifacts(db, self._task_id, row["attempt_id"])
+            if self._task_id is None:
+                rows = queries.parameters_of(active_store(), int(self._order["run_id"]))
+                self._visible = {row["name"]: Blob.of(row) for row in rows}
+            else:
+                self._visible = self._inherited.of(self._task_id)
         return self._visible
 
     def load(self, name: str) -> Any:
@@ -54,14 +76,18 @@ class TaskLink:
         if name in self._order["parameters"]:
             return self._load_parameter(name)
         blob = self.merged.get(name) or self.visible()[name]
-        value = blobs.load(active_store(), blob, name)
+        value = self.load_blob(blob, name)
         self.loaded[name] = (blob, value)
         return value
+
+    def load_blob(self, blob: Blob, name: str) -> Any:
+        """The value of a content that the run has."""
+        return blobs.load(active_store(), blob, name, run_id=int(self._order["run_id"]))
 
     def _load_parameter(self, name: str) -> Any:
         content = self._order["parameters"][name]
         if content is None:  # too large to travel
-            return blobs.load(active_store(), self.visible()[name], name)
+            return self.load_blob(self.visible()[name], name)
         codec, data = wire.content_from_json(content)
         return decode(codec, iter([data]), len(data))
 
@@ -100,19 +126,16 @@ class TaskLink:
     def frames(self) -> list[spec.Frame]:
         """The enclosing foreaches, with their items."""
         if self._frames is None:
-            self._frames = [spec.Frame(f["index"], f["count"], _item(f)) for f in self._order["frames"]]
+            self._frames = [spec.Frame(f["index"], f["count"], self._item(f)) for f in self._order["frames"]]
         return self._frames
 
-
-def _item(frame: Mapping[str, Any]) -> Any:
-    """The item of one enclosing foreach: sent along where it is small, else taken from the list in the store."""
-    if frame["kind"] == "gang":
-        return frame["index"]
-    if frame["item"] is not None:
-        codec, data = wire.content_from_json(frame["item"])
-        return decode(codec, iter([data]), len(data))
-    store = active_store()
-    with store.read() as db:
-        row = db.execute("select attempt_id from tasks where id = ?", (frame["opener"],)).fetchone()
-        [blob] = queries.visible_artifacts(db, frame["opener"], row["attempt_id"], frame["items_from"]).values()
-    return blobs.load(store, blob, frame["items_from"])[frame["index"]]
+    def _item(self, frame: Mapping[str, Any]) -> Any:
+        """The item of one enclosing foreach: sent along where it is small, else taken from the list in the store."""
+        if frame["kind"] == "gang":
+            return frame["index"]
+        if frame["item"] is not None:
+            codec, data = wire.content_from_json(frame["item"])
+            return decode(codec, iter([data]), len(data))
+        with active_store().read() as db:
+            [blob] = visible_artifacts(db, {frame["opener"]: None}, frame["items_from"])[frame["opener"]].values()
+        return self.load_blob(blob, frame["items_from"])[frame["index"]]

@@ -7,8 +7,8 @@ the same foreaches. So no numbering of tasks has to be the same in both runs.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 from flowstore.errors import NotFound, UntrustedArtifact
@@ -17,6 +17,7 @@ from flowstore.run.link import FOREACH_ITEMS
 from flowstore.run.plan import Outcome, PlannedTask
 from flowstore.store import trust
 from flowstore.store.db import Row, Store
+from flowstore.store.rows import json_of
 
 
 class Origin:
@@ -65,7 +66,7 @@ class Origin:
         row = self._tasks.get((task.step, parents, task.foreach_path))
         if row is None or not self._whole_gang(task, parents):
             return None
-        transition = json.loads(row["transition"] or "{}")
+        transition = json_of(row["transition"] or "{}", dict)
         outcome = _fitting(self._graph[task.step], transition)
         if outcome is None:
             return None
@@ -85,11 +86,15 @@ class Origin:
         rows = store.rows(
             """select t.id as task_id, b.id, b.sha, b.codec, a.name
                from tasks t join artifacts a on a.attempt_id = t.attempt_id join blobs b on b.id = a.blob_id
-               where t.run_id = ? and t.status = 'successful' and b.codec = 'pickle'""",
-            (self.run_id,),
+               where t.run_id = :run_id and t.status = 'successful' and b.codec = 'pickle'
+               union all
+               select null, b.id, b.sha, b.codec, p.name from run_artifacts p join blobs b on b.id = p.blob_id
+               where p.run_id = :run_id and p.kind = 'parameter' and b.codec = 'pickle'""",
+            {"run_id": self.run_id},
         )
-        for row in {row["id"]: row for row in rows if row["task_id"] in task_ids}.values():
-            if not trust.may_load(store, row["id"], row["sha"], row["codec"]):
+        taken = {row["id"]: row for row in rows if row["task_id"] is None or row["task_id"] in task_ids}
+        for row in taken.values():
+            if not trust.may_load(store, self.run_id, row["id"], row["sha"], row["codec"]):
                 raise UntrustedArtifact(
                     f"Run {self.run_id} holds pickles that your own runs did not write, such as {row['name']!r}; "
                     f"resuming it would run their author's code.\nIf you trust the file: {trust.command(store.path)}"
@@ -98,8 +103,9 @@ class Origin:
 
 def _fitting(node: Node, transition: Mapping[str, Any]) -> Outcome | None:
     """What a task taken over asks for in the flow as it is now; `None` if that can't be told without running it."""
-    targets: Sequence[str] = transition.get("targets", ())
-    count, gang = transition.get("count"), bool(transition.get("gang"))
+    targets, count, gang = transition.get("targets", ()), transition.get("count"), bool(transition.get("gang"))
+    if not isinstance(targets, (list, tuple)) or not isinstance(count, (int, NoneType)):
+        return None
     if node.kind in {"end", "linear", "split"}:
         return Outcome(tuple(node.targets))
     if node.kind == "switch":

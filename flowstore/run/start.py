@@ -107,6 +107,7 @@ def resume_flow(
             parameters = kept | {name: blobs.put(db, store, item) for name, item in encoded.items()}
             shown = {name: deployments.shown(Blob.of(old[name])) for name in kept} | _shown(encoded)
             run_id = _create(db, store, flow, options, who, parameters, shown, str(origin_id))
+            trust.inherit_unverified(db, run_id, origin_id, kept.values())
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, origin)
 
 
@@ -191,6 +192,7 @@ def _create(
         tags=user_tags,
         origin_run_id=origin_run_id,
     )
+    trust.claim(db, store.uuid)
     return records.create_run(db, run)
 
 
@@ -298,7 +300,8 @@ def _drive(
 def _tell_end(
     console: Console, who: Identity, flow: str, run_id: int, status: str, took: str, failed: str | None
 ) -> None:
-    script = called_as() if who.deployment is None else f"python {who.deployment.script_name}"  # not its temporary copy
+    deployed = who.deployment  # runs from a temporary copy, which nobody can resume
+    script = context.called_as() if deployed is None else f"python {deployed.script_name}"
     resume = f"{script} resume --origin-run-id {run_id}"
     if status == "successful":
         console.banner(f"Done: {flow}/{run_id} was successful after {took}.")
@@ -308,14 +311,6 @@ def _tell_end(
         )
     else:
         console.say(f"Run {flow}/{run_id} was stopped after {took}. What had finished is kept; to go on: {resume}")
-
-
-def called_as() -> str:
-    """How this process was started, as one would type it."""
-    import shlex
-
-    name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", None)
-    return f"python -m {name.removesuffix('.__main__')}" if name else f"python {shlex.quote(sys.argv[0])}"
 
 
 def _record_failure(store: Store, run_id: int, console: Console, error: BaseException) -> None:

@@ -27,11 +27,10 @@ from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
-from flowstore.run.link import FOREACH_ITEMS, TaskLink
-from flowstore.store import blobs
+from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Store, open_store
-from flowstore.store.locate import activate, active_store
+from flowstore.store.locate import activate
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
@@ -63,7 +62,8 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
         The report: `status`, `outcome`, `artifacts`, `failure`; and the contents of the artifacts.
     """
     context.state.flow_module = sys.modules[flow.__module__]
-    os.environ.update(order["environment"])
+    if order["environment"]:
+        os.environ.update(order["environment"])
     _reseed()
     node = graph[order["step"]]
     link = TaskLink(order, order["base_id"], is_join=node.is_join)
@@ -154,9 +154,11 @@ def _describe(error: BaseException) -> dict[str, str]:
 
 
 def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:
+    inherited = Inherited([task_id for task_id, _, _ in order["inputs"]])
+
     def link_of(task_id: int, step: str, index: int) -> TaskLink:
         frame = [{**order["joined"], "index": index, "item": None}] if order["joined"] else []
-        return TaskLink({**order, "step": step, "frames": [*order["frames"], *frame]}, task_id)
+        return TaskLink({**order, "step": step, "frames": [*order["frames"], *frame]}, task_id, inherited)
 
     links = [link_of(*joined) for joined in order["inputs"]]
     return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])
@@ -359,7 +361,7 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     if (encoded.sha, encoded.codec) == (blob.sha, blob.codec):
         return None
     if blob.codec == "pickle" and encoded.codec == "pickle":  # equal values may pickle to other bytes: compare afresh
-        fresh = encode(blobs.load(active_store(), blob, name), described=False)
+        fresh = encode(link.load_blob(blob, name), described=False)
         if fresh.sha == encoded.sha:
             return None
     return encoded

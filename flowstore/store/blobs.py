@@ -3,7 +3,10 @@
 Small contents stand in their `blobs` row. Large ones are in `chunks` of 1 MiB, written a few at a time
 under a row without a hash, which nobody else sees; the transaction that finishes the task gives the row
 its hash, or drops it where the same content was already there. A row without a hash whose run is over is
-rubbish from a crash.
+rubbish from a crash, and so is one that an import leased whose process is gone.
+
+A row with a hash, without `data`, and with the empty chunk number -1 stands for bytes that an export left out: its
+description is all there is of it. Whoever brings the bytes fills it.
 
 Every read compares the content with its hash. Pickles are compared before they are loaded, and loaded only
 if `trust` allows it.
@@ -13,21 +16,21 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import attrs
 
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
-from flowstore.store import codecs, trust
+from flowstore.store import codecs, liveness, trust
 from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.db import Row, Store
+from flowstore.store.preview import in_line
 
 INLINE_BYTES = 65536
 CHUNK_BYTES = 1 << 20
-BATCH_BYTES = (
-    16 << 20
-)  # a transaction: long enough to be fast, short enough to keep other writers waiting 0.3 s at most
+BATCH_BYTES = 16 << 20  # a transaction: fast, and no other writer waits longer than 0.3 s
 
 _SEE = "The file is damaged: restore a copy."
 
@@ -54,33 +57,84 @@ class Blob:
 
     @classmethod
     def of(cls, row: Row) -> Blob:
-        """From a row with `COLUMNS`."""
+        """From a row with `COLUMNS`; StoreCorrupt where it is not described."""
+        if None in (row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"]):
+            raise StoreCorrupt(f"The store is damaged: its content {row['blob_id']} is not described. Restore a copy.")
         return cls(
             row["blob_id"], row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"], row["data"]
         )
 
 
+# Of a row `b` of blobs: its bytes were left out of the file that it came with.
+LEFT_OUT = "exists (select 1 from chunks c where c.blob_id = b.id and c.n = -1)"
+
+
 def find(db: sqlite3.Connection, sha: bytes, codec: str) -> int | None:
-    """The row that holds this content, if it is there."""
-    row = db.execute("select id from blobs where sha = ? and codec = ?", (sha, codec)).fetchone()
-    return row[0] if row else None
+    """The row that holds this content, if it is there, bytes and all."""
+    blob_id, whole = find_described(db, sha, codec)
+    return blob_id if whole else None
+
+
+def find_described(db: sqlite3.Connection, sha: bytes, codec: str) -> tuple[int | None, bool]:
+    """The row that describes this content, if there is one, and whether its bytes are there too."""
+    row = db.execute(
+        f"select b.id, not {LEFT_OUT} as whole from blobs b where b.sha = ? and b.codec = ?",  # noqa: S608
+        (sha, codec),
+    ).fetchone()
+    return (row[0], bool(row[1])) if row else (None, False)
 
 
 def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
     """Store a content in the caller's transaction, unless it is there; gives its row."""
-    blob_id = find(db, encoded.sha, encoded.codec)
-    if blob_id is None:
+    blob_id, whole = find_described(db, encoded.sha, encoded.codec)
+    if blob_id is None or not whole:
         small = encoded.size_bytes <= INLINE_BYTES
         data = encoded.content if small else None
-        blob_id = insert(
-            db, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview, sha=encoded.sha, data=data
-        )
+        if blob_id is None:
+            described = (encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
+            blob_id = insert(db, *described, sha=encoded.sha, data=data)
+        else:
+            _take_in(db, blob_id, data)
         if not small:
             for n, chunk in enumerate(chunks_of(encoded.pieces)):
                 db.execute("insert into chunks values (?, ?, ?)", (blob_id, n, chunk))
-    if encoded.codec == "pickle":
-        trust.sign(db, store.uuid, blob_id, encoded.sha, encoded.codec)
+    trust.sign(db, store.uuid, blob_id, encoded.sha, encoded.codec)
     return blob_id
+
+
+def hold(db: sqlite3.Connection, sha: bytes, codec: str) -> bool:
+    """Keep a content from being deleted until `release`, or this process's end; false if it isn't there."""
+    blob_id = find(db, sha, codec)
+    if blob_id is not None:
+        me = liveness.this_process()
+        now = time.time_ns() // 1_000_000
+        db.execute(
+            "insert or replace into leases values (?, ?, ?, ?, ?, ?)",
+            (blob_id, me.host, me.boot, me.pid, me.started, now),
+        )
+    return blob_id is not None
+
+
+def release(db: sqlite3.Connection, sha: bytes, codec: str) -> int | None:
+    """Undo that, in the transaction that refers to the content; gives its row."""
+    blob_id = find(db, sha, codec)
+    me = liveness.this_process()
+    db.execute(
+        "delete from leases where blob_id = ? and host = ? and boot = ? and pid = ?",
+        (blob_id, me.host, me.boot, me.pid),
+    )
+    return blob_id
+
+
+def leave_out(db: sqlite3.Connection, blob_id: int) -> None:
+    """Mark a row without bytes as one whose bytes were left out."""
+    db.execute("insert into chunks values (?, -1, x'')", (blob_id,))
+
+
+def _take_in(db: sqlite3.Connection, blob_id: int, data: bytes | None) -> None:
+    """Undo that: the bytes have come, `data` where they are few, else as chunks."""
+    db.execute("delete from chunks where blob_id = ? and n = -1", (blob_id,))
+    db.execute("update blobs set data = ? where id = ?", (data, blob_id))
 
 
 def insert(
@@ -156,15 +210,9 @@ class Staging:
     def publish(self, db: sqlite3.Connection, sha: bytes) -> int:
         """Make the content visible, in the caller's transaction; gives its row."""
         codec = self._row[0]
-        blob_id = find(db, sha, codec)
-        if blob_id is None:
-            assert self._blob_id is not None  # all of it has been written
-            blob_id = self._blob_id
-            db.execute("update blobs set sha = ?, staged_by = null where id = ?", (sha, blob_id))
-        elif blob_id != self._blob_id:
-            self.drop(db)
-        if codec == "pickle":
-            trust.sign(db, self._store.uuid, blob_id, sha, codec)
+        assert self._blob_id is not None  # all of it has been written
+        blob_id = publish(db, self._blob_id, sha, codec)
+        trust.sign(db, self._store.uuid, blob_id, sha, codec)
         return blob_id
 
     def drop(self, db: sqlite3.Connection) -> None:
@@ -172,55 +220,101 @@ class Staging:
         db.execute("delete from blobs where id = ? and sha is null and staged_by = ?", (self._blob_id, self._run_id))
 
 
+def publish(db: sqlite3.Connection, staged_id: int, sha: bytes, codec: str) -> int:
+    """Make a staged content visible in the caller's transaction, or drop it where it is there; gives its row."""
+    blob_id, whole = find_described(db, sha, codec)
+    if blob_id is None:
+        db.execute("update blobs set sha = ?, staged_by = null where id = ?", (sha, staged_id))
+        return staged_id
+    if not whole:
+        _take_in(db, blob_id, db.execute("select data from blobs where id = ?", (staged_id,)).fetchone()[0])
+        db.execute("update chunks set blob_id = ? where blob_id = ?", (blob_id, staged_id))
+    db.execute("delete from blobs where id = ? and sha is null", (staged_id,))
+    return blob_id
+
+
+# Of a row of blobs: nobody who lives is writing it. A lease stands for a process, which `drop_orphans` looks at.
+ORPHANED = """(sha is null
+  and not exists (select 1 from runs where runs.id = blobs.staged_by and runs.status = 'running')
+  and not exists (select 1 from leases where leases.blob_id = blobs.id))"""
+
+
 def drop_orphans(db: sqlite3.Connection) -> None:
-    """Remove what crashed runs had begun to write."""
-    db.execute(
-        """delete from blobs where sha is null and (staged_by is null
-           or not exists (select 1 from runs where runs.id = blobs.staged_by and runs.status = 'running'))"""
-    )
+    """Remove what crashed runs and imports had begun to write."""
+    holders = db.execute(
+        "select host, boot, pid, pid_started, max(last_seen_at) as last_seen_at from leases group by 1, 2, 3, 4"
+    ).fetchall()
+    for holder in holders:
+        if liveness.is_dead(holder):
+            db.execute(
+                "delete from leases where host = ? and boot = ? and pid = ? and pid_started = ?", tuple(holder)[:4]
+            )
+    db.execute(f"delete from blobs where {ORPHANED}")  # noqa: S608
 
 
-def load(store: Store, blob: Blob, name: str) -> Any:
+def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> Any:
     """The value of a content.
 
     Args:
         store: where it is.
         blob: its row.
         name: what to call it in messages: an artifact's name or pathspec.
+        run_id: the run as a part of which it is loaded; `None` for what is part of no run.
 
     Raises:
         StoreCorrupt: the bytes don't match their hash.
         UntrustedArtifact: it is a pickle that this user neither wrote nor trusts.
-        ArtifactError: it can't be rebuilt here.
+        ArtifactError: it can't be rebuilt here, or was left out of this file.
     """
+    if blob.data is not None and blob.codec != "pickle":
+        return _value(None, store, blob, name)
     with store.read() as db:
-        _check_trust(store, blob, name)
-        _check_size(db, store, blob, name)
-        pieces = _verified(db, store, blob, name)
-        if blob.codec == "pickle":  # its code must not run before all of it was compared
-            _exhaust(pieces)
-            pieces = read(db, blob)
-        try:
-            value = codecs.decode(blob.codec, pieces, blob.size_bytes)
-        except ArtifactError as error:
-            _exhaust(_verified(db, store, blob, name))  # damage is the better explanation
-            raise ArtifactError(f"{name}: {error}") from error
-        _exhaust(pieces)  # a decoder may stop early, and the hash is compared at the end
-        return value
+        _check_trust(store, blob, name, run_id)
+        return _value(db, store, fetched(db, blob), name)
 
 
-def _check_trust(store: Store, blob: Blob, name: str) -> None:
-    if blob.codec == "pickle" and not trust.may_load(store, blob.id, blob.sha, blob.codec):
+def _value(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> Any:
+    """What a content's bytes mean; without a connection, of one that was fetched with all of them."""
+    pieces = verified(db, store, blob, name)
+    if blob.codec == "pickle":  # its code must not run before all of it was compared
+        _exhaust(pieces)
+        pieces = read(db, blob)
+    try:
+        value = codecs.decode(blob.codec, pieces, blob.size_bytes)
+    except ArtifactError as error:
+        _exhaust(verified(db, store, blob, name))  # damage is the better explanation
+        raise ArtifactError(f"{name}: {error}") from error
+    _exhaust(pieces)  # a decoder may stop early, and the hash is compared at the end
+    return value
+
+
+def _check_trust(store: Store, blob: Blob, name: str, run_id: int | None) -> None:
+    if blob.codec == "pickle" and not trust.may_load(store, run_id, blob.id, blob.sha, blob.codec):
         raise UntrustedArtifact(
-            f"{name} is a pickle ({blob.type}) that your own runs did not write; loading it runs its author's code.\n"
-            f"Preview: {blob.preview}\nIf you trust the file: {trust.command(store.path)}"
+            f"{name} is a pickle ({in_line(blob.type)}) that your own runs did not write; loading it runs its author's "
+            f"code.\nPreview: {in_line(blob.preview)}\nIf you trust the file: {trust.command(store.path)}"
         )
 
 
-def _check_size(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> None:
+def fetched(db: sqlite3.Connection | None, blob: Blob) -> Blob:
+    """With its bytes, where they are small but were not fetched with the rest."""
+    if blob.data is not None or blob.size_bytes > INLINE_BYTES:
+        return blob
+    assert db is not None
+    row = db.execute("select data from blobs where id = ?", (blob.id,)).fetchone()
+    return blob if row is None else attrs.evolve(blob, data=row["data"])
+
+
+def _check_size(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> None:
     """Compare the size that a row claims with what is there, before anybody makes room for it."""
     if blob.data is None:
-        row = db.execute("select sum(length(data)) from chunks where blob_id = ?", (blob.id,)).fetchone()
+        assert db is not None
+        row = db.execute("select sum(length(data)), min(n) from chunks where blob_id = ?", (blob.id,)).fetchone()
+        if row[1] == -1:
+            raise ArtifactError(
+                f"{name} ({blob.type}, {blob.size_bytes} bytes) was left out of {store.path} when that was exported. "
+                "Its bytes come with: flowstore import FILE, of a file that has them."
+            )
         size = row[0] or 0
     else:
         size = len(blob.data)
@@ -229,16 +323,20 @@ def _check_size(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> 
 
 
 def copy(store: Store, blob: Blob, file: BinaryIO, name: str) -> None:
-    """Write a content's bytes to a file; StoreCorrupt if they don't match their hash."""
+    """Write a content's bytes to a file; raises like `verified`."""
     with store.read() as db:
-        file.writelines(_verified(db, store, blob, name))
+        file.writelines(verified(db, store, blob, name))
 
 
-def read(db: sqlite3.Connection, blob: Blob) -> Iterator[bytes]:
-    """A content's bytes, piece by piece; each is a query of its own, so that no cursor stays open."""
+def read(db: sqlite3.Connection | None, blob: Blob) -> Iterator[bytes]:
+    """A content's bytes, piece by piece; each is a query of its own, so that no cursor stays open.
+
+    What was fetched with all its bytes needs no connection, here and below.
+    """
     if blob.data is not None:
         yield blob.data
         return
+    assert db is not None
     for n in range((blob.size_bytes + CHUNK_BYTES - 1) // CHUNK_BYTES):
         row = db.execute("select data from chunks where blob_id = ? and n = ?", (blob.id, n)).fetchone()
         if row is None:
@@ -246,7 +344,15 @@ def read(db: sqlite3.Connection, blob: Blob) -> Iterator[bytes]:
         yield row[0]
 
 
-def _verified(db: sqlite3.Connection, store: Store, blob: Blob, name: str) -> Iterator[bytes]:
+def verified(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> Iterator[bytes]:
+    """A content's bytes, piece by piece, compared with its hash at the end.
+
+    Raises:
+        StoreCorrupt: they don't match.
+        ArtifactError: they were left out of this file.
+    """
+    blob = fetched(db, blob)
+    _check_size(db, store, blob, name)
     digest = hashlib.sha256()
     for piece in read(db, blob):
         digest.update(piece)

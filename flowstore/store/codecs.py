@@ -34,6 +34,7 @@ MAX_JSON_DEPTH = 100
 _LARGE_TEXT = 1 << 20
 _SCALARS = frozenset({bool, type(None)})
 _CELLS = frozenset({str, bytes, bool, int, type(None)})  # what a column of objects may hold and come back as it was
+_MOST_EMPTY_TEXTS = 1 << 20
 _LARGE_PIECE = 65536  # kept as it is; smaller ones are joined
 
 Piece = bytes | bytearray | memoryview
@@ -170,10 +171,22 @@ def _json_pieces(value: Any) -> list[Piece]:
 
 
 def _load_json(pieces: Iterator[bytes], _size: int) -> Any:
+    """Only what could have been written comes back: JSON that other readers understand otherwise is refused."""
     try:
-        return json.loads(b"".join(pieces))
+        value = json.loads(b"".join(pieces).decode(), object_pairs_hook=_unambiguous)
+        plain = is_plain_json(value)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"Its content is not JSON: {error}") from error
+    if not plain:
+        raise ArtifactError("Its content is not plain JSON: a number, a text or the depth has no place there.")
+    return value
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
 
 
 # --- numpy
@@ -181,7 +194,9 @@ def _load_json(pieces: Iterator[bytes], _size: int) -> Any:
 
 def _is_plain_array(array: Any) -> bool:
     dtype = array.dtype
-    return dtype.kind in "biufcSUmM" and dtype.metadata is None and dtype.fields is None and array.nbytes < 2**62
+    few = array.nbytes < 2**62 if dtype.itemsize else array.size <= _MOST_EMPTY_TEXTS
+    plain = dtype.kind in "biufcSUmM" and dtype.metadata is None and dtype.fields is None and few
+    return plain and _has_sound_items(array)
 
 
 def _npy_pieces(array: Any) -> list[Piece]:
@@ -218,6 +233,8 @@ def _load_npy(pieces: Iterator[bytes], size: int) -> Any:
         dtype = np.dtype(match[1].decode())
         if math.prod(shape) * dtype.itemsize != size - start:
             raise ValueError("the header does not fit the content")
+        if dtype.itemsize == 0 and math.prod(shape) > _MOST_EMPTY_TEXTS:
+            raise ValueError("so many empty texts can't have been stored")
         array = np.empty(math.prod(shape), dtype)
         shaped = array.reshape(shape, order="F" if match[2] == b"True" else "C")
     except (ValueError, TypeError, MemoryError, OverflowError) as error:
@@ -228,7 +245,21 @@ def _load_npy(pieces: Iterator[bytes], size: int) -> Any:
         for piece in itertools.chain([first[start:]], pieces):
             target[at : at + len(piece)] = piece
             at += len(piece)
+    if not _has_sound_items(array):
+        raise ArtifactError("Its content is not a plain .npy array: it holds what is no item of its type.")
     return shaped
+
+
+def _has_sound_items(array: Any) -> bool:
+    """Booleans are 0 or 1, and characters are Unicode's: NumPy takes both on trust, and trips over others later."""
+    import numpy as np
+
+    if array.dtype.kind == "b":
+        return bool(array.view(np.uint8).max(initial=0) <= 1)
+    if array.dtype.kind == "U" and array.nbytes:
+        characters = np.dtype(np.uint32).newbyteorder(array.dtype.byteorder)
+        return bool(array.reshape(-1).view(characters).max(initial=0) <= sys.maxunicode)
+    return True
 
 
 # --- data frames
@@ -237,31 +268,29 @@ def _load_npy(pieces: Iterator[bytes], size: int) -> Any:
 def _parquet(frame: Any) -> bytes | None:
     """The frame as Parquet, or `None` where it would not come back identical (which is tried, not guessed)."""
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from flowstore.store import parquet
     except ImportError:
         return None
     if not frame.columns.is_unique or not all(type(name) is str for name in frame.columns):
         return None
-    buffer = io.BytesIO()
     try:
-        pq.write_table(pa.Table.from_pandas(frame, nthreads=1), buffer, compression="zstd")
-        content = buffer.getvalue()
-        back = _load_parquet(iter([content]), len(content))
-        return content if _identical(frame, back) else None
+        content = parquet.dump(frame)
+        return content if _identical(frame, parquet.load(content)) else None
     except Exception:  # pyarrow raises its own kinds for what it can't hold: then the frame is pickled
         return None
 
 
 def _load_parquet(pieces: Iterator[bytes], _size: int) -> Any:
     import pandas as pd  # noqa: F401  # so that a missing pandas is named, rather than pyarrow's guess
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from flowstore.store import parquet
 
     try:
-        return pq.read_table(pa.BufferReader(b"".join(pieces)), use_threads=False).to_pandas(use_threads=False)
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-        raise ArtifactError(f"Its content is not Parquet: {error}") from error
+        return parquet.load(b"".join(pieces))
+    except ImportError:
+        raise
+    except Exception as error:  # damaged bytes and metadata trip pyarrow and pandas in many ways
+        raise ArtifactError(f"Its content is not Parquet: {type(error).__name__}: {error}") from error
 
 
 def _identical(one: Any, two: Any) -> bool:

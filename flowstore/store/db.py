@@ -25,11 +25,18 @@ from typing import Any
 from urllib.parse import quote
 
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
-from flowstore.store import foreign, journal, schema
+from flowstore.store import foreign, journal, rows, schema
 
 BUSY_TIMEOUT_S = 120.0
 MINIMUM_SQLITE = (3, 38, 0)
 _MAGIC = b"SQLite format 3\x00"
+_PRAGMAS = (
+    "trusted_schema = off",
+    "cell_size_check = on",
+    "foreign_keys = on",
+    "mmap_size = 0",
+    "secure_delete = fast",  # also for what is only moved to another page: its copy would outlive a later delete
+)
 
 Row = sqlite3.Row
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -56,6 +63,7 @@ class Store:
         self._lock = threading.RLock()
         self._uuid: str | None = None
         self._version: int | None = None
+        self._is_newest = False  # its schema, as this connection has seen
         _open_stores.add(self)
 
     @property
@@ -84,6 +92,7 @@ class Store:
             try:
                 yield connection
             finally:
+                rows.release(connection)
                 if connection.in_transaction:  # SQLite itself rolls back on a full disk or an I/O error
                     connection.execute("rollback")
 
@@ -100,6 +109,7 @@ class Store:
                 yield connection
                 connection.execute("commit")
             except BaseException:
+                rows.release(connection)
                 if connection.in_transaction:
                     connection.execute("rollback")
                 raise
@@ -107,12 +117,17 @@ class Store:
     def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
         """All rows of one query."""
         with self._lock, _told_clearly(self.path):
-            return self.connection().execute(sql, parameters).fetchall()
+            cursor = self.connection().execute(sql, parameters)
+            try:
+                return cursor.fetchall()
+            except BaseException:
+                cursor.close()  # half read, it would keep the file locked for as long as the error is held
+                raise
 
     def row(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
         """The first row of one query, if there is any."""
-        rows = self.rows(sql, parameters)
-        return rows[0] if rows else None
+        found = self.rows(sql, parameters)
+        return found[0] if found else None
 
     def value(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Any:
         """The first column of the first row, or `None`."""
@@ -124,6 +139,7 @@ class Store:
         if self._connection is None:
             with _told_clearly(self.path):
                 self._connection = _connect(self.path, writable=self.writable)
+                self._is_newest = False
                 if self._wal:
                     self._switch_to_wal(self._connection)
         return self._connection
@@ -154,9 +170,10 @@ class Store:
         )
 
     def _ensure_newest_schema(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("pragma user_version").fetchone()[0]
-        if version < schema.SCHEMA_VERSION:
-            schema.migrate(connection)
+        if not self._is_newest:
+            self._is_newest = connection.execute("pragma user_version").fetchone()[0] >= schema.SCHEMA_VERSION
+            if not self._is_newest:  # that it is once this transaction has been committed, the next one sees
+                schema.migrate(connection)
 
     def close(self, *, tidy: bool = True) -> None:
         """Close the file; where `tidy`, leave just that one file if nobody else has it open."""
@@ -188,6 +205,8 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     """
     _check_library()
     path = Path(os.path.abspath(path))
+    foreign.check_file(path)
+    foreign.check_beside(path)
     if not _is_open_here(path):
         _check_header(path)
     if _beside(path, "-wal"):
@@ -195,7 +214,9 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     store = Store(path, writable=_may_write(path), trusted=trusted)
     try:
         with store.read() as connection:
-            foreign.check_schema(connection, path)
+            extras = foreign.check_schema(connection, path)
+        if extras:
+            foreign.check_extras(store, extras)
     except BaseException:
         store.close(tidy=False)
         raise
@@ -280,8 +301,6 @@ def _check_header(path: Path) -> None:
             header = file.read(100)
     except FileNotFoundError:
         raise StoreNotFound(f"There is no store at {path}.") from None
-    except IsADirectoryError:
-        raise NotAStore(f"{path} is a folder, not a store.") from None
     except OSError as error:
         raise FlowstoreError(f"{path} can't be read: {error.strerror}.") from error
     if not header.startswith(_MAGIC) or len(header) < 100:
@@ -322,9 +341,10 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
-    connection.row_factory = sqlite3.Row
+    connection.row_factory = rows.Checked(path)
     try:
-        for pragma in ("trusted_schema = off", "cell_size_check = on", "foreign_keys = on", "mmap_size = 0"):
+        foreign.harden(connection)
+        for pragma in _PRAGMAS:
             connection.execute(f"pragma {pragma}")
         connection.execute("select count(*) from sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
@@ -334,6 +354,8 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
                 f"{path} needs recovery after a crash, and can't be written here. Copy it together with "
                 f"{path.name}-wal or {path.name}-journal to a folder that can be written, and open the copy."
             ) from error
+        if error.sqlite_errorname == "SQLITE_ERROR":  # such as a format number that no SQLite knows
+            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
         raise
     except BaseException:
         connection.close()
@@ -342,7 +364,7 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
 
 
 def _beside(path: Path, suffix: str) -> bool:
-    side = path.with_name(path.name + suffix)
+    side = Path(os.path.realpath(path) + suffix)  # SQLite follows a link to the store before it names its side files
     return side.exists() and side.stat().st_size > 0
 
 
@@ -351,7 +373,7 @@ def _told_clearly(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours, by error code rather than by message text."""
     try:
         yield
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, OverflowError) as error:  # the latter from arithmetic with numbers that were read
         raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
@@ -365,7 +387,8 @@ def _told_clearly(path: Path) -> Iterator[None]:
             raise FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.") from error
         if journal.is_busy(error):
             raise FlowstoreError(f"{path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process.") from error
-        if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
+        undecodable = isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error)
+        if undecodable or name.startswith(("SQLITE_TOOBIG", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_FORMAT")):
             raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
         raise
 

@@ -17,9 +17,11 @@ import attrs
 
 from flowstore.context import DEFAULT, _Default
 from flowstore.errors import NotFound
+from flowstore.store import codecs
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Row, Store
 from flowstore.store.records import now_ms
+from flowstore.store.rows import json_of, texts_of
 
 INLINE_PARAMETER_BYTES = 4096
 
@@ -245,7 +247,7 @@ def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
 def shown(blob: Blob) -> Any:
     """A parameter's value as `run_summary` shows it: JSON where it is small, else the preview."""
     small = blob.codec == "json" and blob.data is not None and blob.size_bytes <= INLINE_PARAMETER_BYTES
-    return json.loads(blob.data or b"null") if small else blob.preview
+    return codecs.decode("json", iter([blob.data or b"null"]), blob.size_bytes) if small else blob.preview
 
 
 def _deployment(store: Store, row: Row) -> Deployment:
@@ -254,11 +256,11 @@ def _deployment(store: Store, row: Row) -> Deployment:
     return Deployment(
         **{name: row[name] for name in names},
         script_name=row["script_name"],
-        schedule=None if row["schedule"] is None else json.loads(row["schedule"]),
+        schedule=None if row["schedule"] is None else json_of(row["schedule"], dict),
         parameters={item.name: shown(item.blob) for item in parameters if item.blob is not None},
-        tags=json.loads(row["tags"]),
+        tags=texts_of(row["tags"]),
         namespace=DEFAULT if row["namespace"] is None else (row["namespace"] or None),
-        with_=json.loads(row["with_decorators"]),
+        with_=texts_of(row["with_decorators"]),
     )
 
 

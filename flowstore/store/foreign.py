@@ -1,28 +1,107 @@
-"""Files that somebody else made: their schema is compared with ours before anything is asked of them.
+"""Files that somebody else made: what lies beside them, and their schema, are looked at before anything is asked.
 
-A trigger runs when we write, a view in place of ours answers what its author likes, a virtual table runs code
-of its module. None of these is in a store that flowstore wrote. Tables, views and indexes that people add for
-their own questions are left alone, because nothing here ever reads them.
+*Beside the file.* A process that was killed leaves `-journal` or `-wal`, and the next one to open the store
+recovers what was committed. Whose they are can't be told before that: the row that says whose a store is may
+itself stand in the log, and somebody who shares a store recovers it for its owner. So they are used, also where
+a stranger sent them. Their content is no more than what he could have written into the file, and the schema is
+compared after it was taken in. What remains is what SQLite does to *other* files on their word, and that is
+refused: a journal may name a super-journal, which SQLite deletes after playing the journal back, whatever file
+that is (sqlite.org/atomiccommit, 5.5; flowstore writes to one file at a time, so never makes one), and a link in
+place of a side file would be written through. A `-shm` needs no look: the first to open a store empties it.
+
+*The schema.* A trigger runs when we write, a virtual table runs code of its module, a view in place of ours
+answers what its author likes: none of these is in a store that flowstore wrote. SQLite goes by the text of a
+definition and not by the type beside it, so the same is done here. What people add to their own store for their
+questions is fine, since nothing here reads it; in a stranger's it can only be meant for us, as an index whose
+expression is evaluated when we write is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import sqlite3
-from collections.abc import Mapping
+import stat
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flowstore.errors import StoreCorrupt
+from flowstore.errors import NotAStore, StoreCorrupt
 from flowstore.store import schema
 
+if TYPE_CHECKING:
+    from flowstore.store.db import Store
+
+_LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: 64 << 20,  # bytes of a value; the largest of ours is a chunk of 1 MiB
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 1_000_000,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1_000,  # matching takes the square of it
+}
+_STEPS_BETWEEN_LOOKS = 100_000  # a millisecond or so
+
 _CREATE = re.compile(r"\s*create\s+(unique\s+)?(table|view|index)\s+\"?(\w+)\"?", re.IGNORECASE)
-_VIRTUAL = re.compile(r"\s*create\s+virtual\b", re.IGNORECASE)
+_ALLOWED = re.compile(r"create\s+((unique\s+)?index|table|view)\s", re.IGNORECASE)
+_SQLITE_S_OWN = re.compile(r"create table sqlite_(sequence|stat[1-4])\([\w,]+\)", re.IGNORECASE)
+_SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal that names one (sqlite.org/fileformat)
 
 
-def check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Compare a store's schema with what our migrations make.
+# --- beside the file
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file: a pipe would be waited for, for ever.
+
+    Raises:
+        NotAStore: it is a folder, a pipe or a device.
+    """
+    with contextlib.suppress(OSError):  # missing or forbidden, which reading it tells
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise NotAStore(f"{path} is a folder, not a store.")
+        if not stat.S_ISREG(mode):
+            raise NotAStore(f"{path} is not a flowstore store: it is not a regular file.")
+
+
+def check_beside(path: Path) -> None:
+    """Refuse side files that would make SQLite change another file.
+
+    Raises:
+        StoreCorrupt: names the file that must go.
+    """
+    real = os.path.realpath(path)  # as SQLite does, for the names of the side files too
+    for suffix in ("-journal", "-wal", "-shm"):
+        side = Path(real + suffix)
+        try:
+            mode = side.lstat().st_mode
+        except OSError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise StoreCorrupt(f"{side} is a link, a folder or a device, which no process left there. Remove it.")
+        if suffix == "-journal" and _names_a_super_journal(side):
+            raise StoreCorrupt(
+                f"{side} names another file, which SQLite would delete; flowstore never writes such a journal. "
+                f"If the store is not yours, remove {side.name} and open it again."
+            )
+
+
+def _names_a_super_journal(journal: Path) -> bool:
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_SUPER_JOURNAL)))
+            return file.read() == _SUPER_JOURNAL
+    except OSError:
+        return False  # SQLite can't read it either
+
+
+# --- the schema
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
+    """Compare a store's schema with what our migrations make; gives what is there beyond it.
 
     Raises:
         StoreCorrupt: names the trigger, the virtual table, or the definition that was changed or is missing.
@@ -30,13 +109,35 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("pragma user_version").fetchone()[0]
     found: dict[str, str] = {}
     for kind, name, sql in connection.execute("select type, name, sql from sqlite_master where sql is not null"):
-        if kind == "trigger" or _VIRTUAL.match(sql):
-            raise StoreCorrupt(f"{path} holds the {kind} {name!r}, which flowstore never makes; it is not opened.")
-        found[name] = _normal(sql)
-    if _wrong(found, _as_written(version)):  # an altered table reads otherwise than any migration writes it
-        for name in _wrong(found, _as_made(version)):
-            what = "was changed" if name in found else "is missing"
-            raise StoreCorrupt(f"{path}: the definition of {name!r} {what}; it is not opened.")
+        if not isinstance(sql, str) or not _ALLOWED.match(sql):
+            what = kind if kind == "trigger" else "definition"
+            raise StoreCorrupt(f"{path} holds the {what} {name!r}, which flowstore never makes; it is not opened.")
+        if name in found:
+            raise StoreCorrupt(f"{path} holds two definitions of {name!r}; it is not opened.")
+        if not _SQLITE_S_OWN.fullmatch(sql):
+            found[name] = _normal(sql)
+    expected = _as_written(version)
+    if _wrong(found, expected):  # an altered table reads otherwise than any migration writes it
+        expected = _as_made(version)
+    for name in _wrong(found, expected):
+        what = "was changed" if name in found else "is missing"
+        raise StoreCorrupt(f"{path}: the definition of {name!r} {what}; it is not opened.")
+    return [name for name, sql in found.items() if name not in expected and _BOOKKEEPING.get(name) != _bare(sql)]
+
+
+def check_extras(store: Store, extras: Sequence[str]) -> None:
+    """Refuse what our migrations don't make, unless the store is the user's own, or trusted.
+
+    Raises:
+        StoreCorrupt: names the first of them, and what to do.
+    """
+    from flowstore.store import trust
+
+    if trust.is_foreign(store):
+        raise StoreCorrupt(
+            f"{store.path} holds {extras[0]!r}, which flowstore did not make, and no run of yours; it is not opened. "
+            f"If you trust whoever made the file: {trust.command(store.path)}"
+        )
 
 
 def _wrong(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
@@ -63,3 +164,41 @@ def _as_made(version: int) -> Mapping[str, str]:
 def _normal(sql: str) -> str:
     """A definition as SQLite keeps it: it writes the first words its own way."""
     return _CREATE.sub(lambda match: f"{match[1] or ''}{match[2]} {match[3]}".lower(), sql.strip().rstrip(";"), count=1)
+
+
+def _bare(sql: str) -> str:
+    """A definition without white space, quotes and case, in which versions of sqlite-utils may differ."""
+    return re.sub(r'[\s"]', "", _normal(sql)).lower()
+
+
+_BOOKKEEPING = {
+    match[3]: _bare(each) for each in schema.statements(schema.BOOKKEEPING) if (match := _CREATE.match(each))
+}
+
+
+# --- limits
+
+
+def harden(connection: sqlite3.Connection) -> None:
+    """What costs our own stores nothing either: no trigger ever runs, and no statement can damage the file."""
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER, False)
+
+
+@contextlib.contextmanager
+def limited(connection: sqlite3.Connection, deadline_s: float) -> Iterator[None]:
+    """Let no query take more time or memory than one about our own rows needs.
+
+    SQLite ends it with SQLITE_INTERRUPT or SQLITE_TOOBIG. Our own queries need no such limits: each is bounded by
+    the rows that the file holds, and SQLite reads no value that is larger than the file.
+    """
+    until = time.monotonic() + deadline_s
+    before = {what: connection.setlimit(what, most) for what, most in _LIMITS.items()}
+    connection.set_progress_handler(lambda: time.monotonic() > until, _STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
+        for what, most in before.items():
+            connection.setlimit(what, most)

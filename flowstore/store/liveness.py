@@ -17,6 +17,7 @@ from pathlib import Path
 import attrs
 
 from flowstore.store.db import Row
+from flowstore.store.rows import time_of
 
 HEARTBEAT_S = 5.0
 SILENCE_S = 60.0  # a driver on another machine that wrote nothing for so long is taken for dead
@@ -46,7 +47,7 @@ def this_process() -> Process:
 
 def is_dead(run: Row) -> bool:
     """Whether the driver of a run that is recorded as running is gone."""
-    silent: bool = time.time() - run["last_seen_at"] / 1000 > SILENCE_S
+    silent = time.time() - time_of(run["last_seen_at"]).timestamp() > SILENCE_S
     if run["host"] != platform.node() or not run["boot"] or not run["pid_started"]:
         return silent
     if run["boot"] != _boot():

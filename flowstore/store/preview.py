@@ -26,6 +26,15 @@ def type_name(value: Any) -> str:
     return f"{prefix}{kind.__qualname__}"
 
 
+def in_line(text: str) -> str:
+    r"""A stored text within a message: without line breaks, so that none of its lines passes for the message's own.
+
+    >>> in_line("2 rows\n   x")
+    '2 rows ⏎    x'
+    """
+    return " ⏎ ".join(text.splitlines())
+
+
 def preview(value: Any) -> str:
     """A short text: the shape and first values of arrays and frames, the length of collections, else the repr.
 

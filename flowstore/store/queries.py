@@ -9,14 +9,16 @@ together: it walks the rarest one.
 from __future__ import annotations
 
 import itertools
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from flowstore.context import is_text
+from flowstore.errors import StoreCorrupt
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Row, Store
 
 PAGE = 256
+Key = TypeVar("Key", int, tuple[int, int])
 _PAIRS_SINCE = 4  # the schema version; an older file that can't be written is read without
 
 RUN = """select r.id, f.name as flow, r.flow_id, r.user, r.status, r.created_at, r.finished_at, r.last_seen_at, r.host,
@@ -67,8 +69,15 @@ def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = Fal
         yield from rows
         if len(rows) < page:
             return
-        last = (rows[-1]["created_at"], rows[-1]["id"])
+        last = _onward(store, last, (rows[-1]["created_at"], rows[-1]["id"]))
         page = min(page * 4, PAGE)
+
+
+def _onward(store: Store, last: Key, row: Key) -> Key:
+    """Where the next page begins: below the last row, unless an index is damaged and would be read round and round."""
+    if not row < last:
+        raise StoreCorrupt(f"{store.path} is damaged (rows are out of order). Restore a copy.")
+    return row
 
 
 def _page(
@@ -114,13 +123,19 @@ def _met(store: Store, flow_id: int, tag_ids: Sequence[int]) -> tuple[int, list[
 
 def _tag_ids(store: Store, tags: Iterable[str]) -> list[int] | None:
     """The rows of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
-    found: list[int] = []
-    for tag in dict.fromkeys(tags):
-        known = isinstance(tag, str) and is_text(tag)
-        tag_id = store.value("select id from tags where tag = ?", (tag,)) if known else None
-        if tag_id is None:
-            return None
-        found.append(tag_id)
+    wanted = list(dict.fromkeys(tags))
+    if not wanted or not all(isinstance(tag, str) and is_text(tag) for tag in wanted):
+        return None if wanted else []
+    marks = ", ".join("?" * len(wanted))
+    found = [row["id"] for row in store.rows(f"select id from tags where tag in ({marks})", wanted)]  # noqa: S608
+    return found if len(found) == len(wanted) else None
+
+
+def imported_from(store: Store, run_id: int) -> str | None:
+    """The other store's uuid and the pathspec there of a run that was imported."""
+    if not store.value("select 1 from sqlite_master where name = 'origins'"):  # an older store is read as it is
+        return None
+    found: str | None = store.value("select store_uuid || '/' || pathspec from origins where run_id = ?", (run_id,))
     return found
 
 
@@ -156,8 +171,8 @@ def find_step(store: Store, run_id: int, name: str) -> Row | None:
     return store.row(f"{STEP} where s.run_id = ? and s.name = ?", (run_id, name))
 
 
-def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> Iterator[Row]:
-    """A step's tasks that have all tags set on themselves, the latest first, a page at a time."""
+def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> Iterator[list[Row]]:
+    """A step's tasks that have all tags set on themselves, the latest first, in pages."""
     tag_ids = _tag_ids(store, tags)
     last = 2**62
     own = """ and exists (select 1 from node_tags n where n.run_id = t.run_id and n.step_id = t.step_id
@@ -169,8 +184,13 @@ def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> 
             (run_id, step_id, last, *tag_ids, PAGE),
         )
     ):
-        yield from rows
-        last = rows[-1]["id"]
+        yield rows
+        last = _onward(store, last, rows[-1]["id"])
+
+
+def first_task(store: Store, run_id: int, step_id: int) -> Row | None:
+    """The task of a step that began first."""
+    return store.row(f"{TASK} where t.run_id = ? and t.step_id = ? order by t.id limit 1", (run_id, step_id))
 
 
 def find_task(store: Store, run_id: int, step_id: int, task_id: int) -> Row | None:
@@ -200,51 +220,6 @@ def find_attempt(store: Store, task_id: int, number: int) -> Row | None:
     return store.row("select * from attempts where task_id = ? and number = ?", (task_id, number))
 
 
-# What a task sees: its own artifacts, those of the tasks that flow into it, nearest first, and the run's.
-_VISIBLE = f"""
-with recursive
-  chain (depth, attempt_id, base_id) as (
-    select 0, :attempt_id, t.base_id from tasks t where t.id = :task_id
-    union all
-    select c.depth + 1, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
-  ),
-  seen as (
-    select a.name, a.blob_id, min(c.depth) as depth from chain c join artifacts a on a.attempt_id = c.attempt_id
-    group by a.name
-    union all
-    select p.name, p.blob_id, 1 << 40 from run_artifacts p
-    where p.run_id = (select run_id from tasks where id = :task_id)
-  ),
-  nearest as (select name, blob_id, min(depth) as depth from seen group by name)
-select v.name, v.depth, {COLUMNS} from nearest v join blobs b on b.id = v.blob_id
-where :name is null or v.name = :name
-order by v.name"""  # noqa: S608
-
-
-def visible_artifacts(
-    db: sqlite3.Connection, task_id: int, attempt_id: int | None, name: str | None = None
-) -> dict[str, Blob]:
-    """What a task has after an attempt: what it set, and what it inherits. A bare `min` picks the whole row."""
-    rows = db.execute(_VISIBLE, {"task_id": task_id, "attempt_id": attempt_id, "name": name}).fetchall()
-    return {row["name"]: Blob.of(row) for row in rows}
-
-
-def artifact_created_at(store: Store, task_id: int, attempt_id: int, name: str) -> int | None:
-    """When the task, or the one that it inherits from, finished the attempt that set an artifact."""
-    found: int | None = store.value(
-        """with recursive chain (depth, attempt_id, base_id) as (
-             select 0, ?, t.base_id from tasks t where t.id = ?
-             union all
-             select c.depth + 1, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
-           )
-           select coalesce(at.finished_at, at.started_at) from chain c
-           join artifacts a on a.attempt_id = c.attempt_id and a.name = ?
-           join attempts at on at.id = c.attempt_id order by c.depth limit 1""",
-        (attempt_id, task_id, name),
-    )
-    return found
-
-
 def parameters_of(store: Store, run_id: int) -> list[Row]:
     """A run's parameters and constants, with their blobs."""
     return store.rows(
@@ -262,7 +237,7 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
         (log_id, last, stream, stream, PAGE),
     ):
         yield from rows
-        last = rows[-1]["id"]
+        last = -_onward(store, -last, -rows[-1]["id"])
 
 
 def code_files(store: Store, code_id: int) -> dict[str, Blob]:

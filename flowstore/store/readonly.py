@@ -1,17 +1,21 @@
 """SQL that a user types: it can read the store's tables and views, and nothing else.
 
 An authorizer refuses everything but reading, since even a connection that is opened read-only could attach
-other files or call functions that give away more than rows.
+other files or call functions that give away more than rows. A stranger's rows can make a harmless question
+endless, so there is a deadline for those.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import Any
 
 from flowstore.errors import FlowstoreError
+from flowstore.store import foreign, trust
 from flowstore.store.db import Store
 
+DEADLINE_S = 30.0
 _READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
 _SAVEPOINT = 32  # sqlite-utils sets one around a query; sqlite3 names no constant for it
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
@@ -26,17 +30,30 @@ def ask(store: Store, query: str) -> list[dict[str, Any]]:
     """
     from sqlite_utils import Database
 
-    with store.read() as connection:
+    strange = trust.is_foreign(store)
+    with store.read() as connection, foreign.limited(connection, DEADLINE_S) if strange else contextlib.nullcontext():
         database = Database(connection, execute_plugins=False, recursive_triggers=False)
+        checked, connection.row_factory = connection.row_factory, None  # a query names its columns as it likes
         connection.set_authorizer(_authorize)
         try:
             return list(database.query(query))
-        except (sqlite3.DatabaseError, sqlite3.ProgrammingError, ValueError, OverflowError) as error:
-            if "not authorized" in str(error) or "prohibited" in str(error):
-                raise FlowstoreError(f"Only reading is allowed here, so this was not run: {query}") from None
-            raise FlowstoreError(f"SQLite says: {error}\nThe views that can be asked: flowstore schema") from None
+        except (sqlite3.DatabaseError, sqlite3.ProgrammingError, ValueError, OverflowError, MemoryError) as error:
+            # without its traceback, which holds a cursor that is half read and so would keep the file locked
+            raise _told(error.with_traceback(None), query) from None
         finally:
             connection.set_authorizer(None)
+            connection.row_factory = checked
+
+
+def _told(error: Exception, query: str) -> FlowstoreError:
+    if "not authorized" in str(error) or "prohibited" in str(error):
+        return FlowstoreError(f"Only reading is allowed here, so this was not run: {query}")
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+        return FlowstoreError(
+            f"The query took more than {DEADLINE_S:.0f} s, which is all that a stranger's file is given. "
+            "Ask for less, or trust the file: flowstore trust PATH"
+        )
+    return FlowstoreError(f"SQLite says: {error}\nThe views that can be asked: flowstore schema")
 
 
 def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _inner: str | None) -> int:

@@ -267,6 +267,12 @@ def reuse_task(
            where t.id = ?""",
         (attempt_id, origin_id),
     )
+    db.execute(
+        """insert or ignore into unverified
+           select ?, u.blob_id from artifacts a join tasks t on t.id = ?
+           join unverified u on u.run_id = t.run_id and u.blob_id = a.blob_id where a.attempt_id = ?""",
+        (run_id, origin_id, attempt_id),
+    )
     return task_id
 
 
@@ -313,31 +319,36 @@ def record_dead_runs(store: Store) -> None:
     """Mark the runs whose driver died, and remove what they had begun to write."""
     running = store.rows("select id, last_seen_at, host, boot, pid, pid_started from runs where status = 'running'")
     dead = [row for row in running if liveness.is_dead(row)]
-    orphans = store.value(
-        """select 1 from blobs where sha is null and (staged_by is null
-           or not exists (select 1 from runs where runs.id = blobs.staged_by and runs.status = 'running')) limit 1"""
-    )
-    if not dead and not orphans:
+    if not dead and not store.value("select 1 from blobs where sha is null limit 1"):
         return
     with store.write() as db:
         for row in dead:
-            db.execute(
-                "update runs set status = 'dead', finished_at = last_seen_at where id = ? and status = 'running'",
-                (row["id"],),
-            )
-            _end_tasks(db, row["id"], "dead", row["last_seen_at"])
+            record_death(db, row["id"], row["last_seen_at"])
         blobs.drop_orphans(db)
+
+
+def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None:
+    """Record that a run's driver died, which is known to have."""
+    db.execute(
+        "update runs set status = 'dead', finished_at = last_seen_at where id = ? and status = 'running'", (run_id,)
+    )
+    _end_tasks(db, run_id, "dead", last_seen_at)
+
+
+def code_sha(script_name: str, files: Mapping[str, bytes]) -> bytes:
+    """The hash of a code snapshot, of its files' paths and hashes."""
+    import hashlib
+
+    listing = "\0".join([script_name, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
+    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
 
 
 def ensure_code(db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes]) -> int:
     """Store a snapshot of source files, unless it is there; gives its row."""
-    import hashlib
-
     from flowstore.store.codecs import encode
 
     encoded = {path: encode(content) for path, content in sorted(files.items())}
-    listing = "\0".join([script_name, *(f"{path}\0{item.sha.hex()}" for path, item in encoded.items())])
-    sha = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
+    sha = code_sha(script_name, {path: item.sha for path, item in encoded.items()})
     row = db.execute("select id from codes where sha = ?", (sha,)).fetchone()
     if row is not None:
         return int(row[0])

@@ -342,7 +342,7 @@ SCHEMA_VERSION = len(MIGRATIONS)
 PUBLIC_VIEWS = ("run_summary", "task_summary", "artifact_values", "object_tags", "lineage", "task_logs")
 
 # As sqlite-utils makes it, so that its migrations recognise what a new store already has.
-_BOOKKEEPING = """
+BOOKKEEPING = """
 create table "_sqlite_migrations" (
    "id" INTEGER PRIMARY KEY, "migration_set" TEXT, "name" TEXT, "applied_at" TEXT);
 create unique index "idx__sqlite_migrations_migration_set_name" on "_sqlite_migrations" ("migration_set", "name");
@@ -353,7 +353,7 @@ def create(connection: sqlite3.Connection, flowstore_version: str) -> None:
     """Fill a new, empty database with the newest schema and an identity of its own."""
     connection.execute(f"pragma page_size = {PAGE_SIZE}")
     connection.execute("pragma auto_vacuum = incremental")
-    script = [_BOOKKEEPING, *(sql for _, sql in MIGRATIONS)]
+    script = [BOOKKEEPING, *(sql for _, sql in MIGRATIONS)]
     connection.executescript("begin;" + "\n".join(script))
     applied_at = str(datetime.now(UTC))
     connection.executemany(

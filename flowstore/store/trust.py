@@ -3,6 +3,9 @@
 A pickle is code. Each one that a run writes is signed with the user's key, which never leaves
 `$FLOWSTORE_HOME`: HMAC-SHA256 over the store's identity, the content's hash and the codec. A file that
 somebody mails carries no such signature, so its pickles are not loaded until the user trusts the file.
+
+Contents are shared between runs, but what came with an imported run stays strange as part of that run, whoever
+else wrote the same bytes: a row of `unverified` says so, and goes along when the run is resumed.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import hashlib
 import hmac
 import os
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 from flowstore.context import home
@@ -20,6 +24,7 @@ from flowstore.store.db import Store
 
 _keys: dict[Path, bytes] = {}
 _CODE = "code"  # no codec has this name, so no artifact's signature passes for a deployment's
+_OWNER = "owner"  # nor this one
 
 
 def user_key() -> bytes:
@@ -84,22 +89,66 @@ def _mac(key: bytes, store_uuid: str, sha: bytes, codec: str) -> bytes:
 
 
 def sign(db: sqlite3.Connection, store_uuid: str, blob_id: int, sha: bytes, codec: str) -> None:
-    """Record that this user's run wrote this content."""
+    """Record that this user's run wrote this content, where that matters: loading only a pickle runs code."""
+    if codec != "pickle":
+        return
     key = user_key()
     db.execute(
         "insert or replace into signatures values (?, ?, ?)", (blob_id, key_id(key), _mac(key, store_uuid, sha, codec))
     )
 
 
-def may_load(store: Store, blob_id: int, sha: bytes, codec: str) -> bool:
-    """Whether this content's code may run in this process."""
+def may_load(store: Store, run_id: int | None, blob_id: int, sha: bytes, codec: str) -> bool:
+    """Whether this content's code may run in this process, as part of a run or, for `None`, of none."""
     if store.trusted or is_trusted(store.path, store.uuid):
         return True
-    if not (home() / "key").exists():
+    if not (home() / "key").exists() or (run_id is not None and is_unverified(store, run_id, blob_id)):
         return False
     key = user_key()
     row = store.row("select mac from signatures where blob_id = ? and key_id = ?", (blob_id, key_id(key)))
     return row is not None and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, sha, codec))
+
+
+def signed_by_user(store: Store) -> set[int]:
+    """The contents that this user's key vouches for."""
+    if not (home() / "key").exists():
+        return set()
+    key = user_key()
+    rows = store.rows(
+        "select s.blob_id, s.mac, b.sha, b.codec from signatures s join blobs b on b.id = s.blob_id where s.key_id = ?",
+        (key_id(key),),
+    )
+    return {
+        row["blob_id"]
+        for row in rows
+        if row["sha"] is not None
+        and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, row["sha"], row["codec"]))
+    }
+
+
+def is_unverified(store: Store, run_id: int, blob_id: int) -> bool:
+    """Whether a content came with an imported run, without this user's signature."""
+    if not store.value("select 1 from sqlite_master where name = 'unverified'"):  # an older store is read as it is
+        return False
+    return bool(store.value("select 1 from unverified where run_id = ? and blob_id = ?", (run_id, blob_id)))
+
+
+def mark_unverified(db: sqlite3.Connection, run_id: int, blob_ids: Iterable[int]) -> None:
+    """Record that contents came with a run, and that this user vouches for none of them."""
+    db.executemany("insert or ignore into unverified values (?, ?)", [(run_id, blob_id) for blob_id in blob_ids])
+
+
+def inherit_unverified(db: sqlite3.Connection, run_id: int, origin_id: int, blob_ids: Iterable[int]) -> None:
+    """Record the same of what a resumed run takes over from its origin."""
+    db.executemany(
+        "insert or ignore into unverified select ?, blob_id from unverified where run_id = ? and blob_id = ?",
+        [(run_id, origin_id, blob_id) for blob_id in blob_ids],
+    )
+
+
+def clear_unverified(db: sqlite3.Connection, run_id: int, blob_id: int) -> None:
+    """Record that a task of the run has itself made what the run had also taken over."""
+    db.execute("delete from unverified where run_id = ? and blob_id = ?", (run_id, blob_id))
 
 
 def sign_code(store_uuid: str, sha: bytes) -> tuple[bytes, bytes]:
@@ -162,3 +211,20 @@ def command(path: Path) -> str:
     import shlex
 
     return f"flowstore trust {shlex.quote(str(path))}"
+
+
+def claim(db: sqlite3.Connection, store_uuid: str) -> None:
+    """Record, in the caller's transaction, that this user runs flows on this store."""
+    key = user_key()
+    db.execute("insert or ignore into owners values (?, ?)", (key_id(key), _mac(key, store_uuid, b"", _OWNER)))
+
+
+def is_foreign(store: Store) -> bool:
+    """Whether a store is a stranger's: no run of this user's is in it, and he does not trust it."""
+    if store.trusted or is_trusted(store.path, store.uuid):
+        return False
+    if not (home() / "key").exists() or not store.value("select 1 from sqlite_master where name = 'owners'"):
+        return True
+    key = user_key()
+    row = store.row("select mac from owners where key_id = ?", (key_id(key),))
+    return row is None or not hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, b"", _OWNER))

@@ -1,0 +1,89 @@
+"""Data frames as Parquet, read back in bounded memory.
+
+A few bytes of Parquet can stand for any number of rows: a column that is one value, or one long text that each row
+refers to. So a file is measured before its rows are made, and batch by batch while they are read, with each text of
+a column in memory once. What would grow past the bound is not read, nor written: such a frame is pickled. Columns
+of lists and structures never come back identical, so there are none; types that pyarrow does not know itself
+are refused but for pandas' own, since versions of pyarrow have unpickled others.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+SMALL_BYTES = 256 << 20  # a frame of so many may be compressed as far as it goes
+MOST_EXPANDED = 64  # a larger one this often at most
+_BATCH_ROWS = 1 << 16
+_KNOWN_EXTENSIONS = frozenset({b"pandas.period", b"pandas.interval"})
+
+
+def dump(frame: Any) -> bytes:
+    """A data frame's bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(frame, nthreads=1), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def load(content: bytes) -> Any:
+    """The data frame.
+
+    Raises:
+        ValueError: it is larger than its bytes give reason for, or has columns that none of ours have.
+        pyarrow.ArrowException: it is no Parquet.
+    """
+    most = max(SMALL_BYTES, MOST_EXPANDED * len(content))
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        schema = file.schema_arrow
+        _check_columns(schema, file.schema)
+        metadata = file.metadata
+        _check_size(metadata.num_rows * max(1, metadata.num_columns) * 8, most)
+        for group in range(metadata.num_row_groups):
+            _check_size(metadata.row_group(group).total_byte_size, most)
+        texts = [field.name for field in schema if _is_text(field.type)]
+    with pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts) as file:
+        batches = []
+        size = 0
+        for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
+            size += sum(_expanded(column, field.type) for column, field in zip(batch.columns, schema, strict=True))
+            _check_size(size, most)
+            batches.append(batch)
+        table = pa.Table.from_batches(batches, file.schema_arrow)
+    columns = [
+        column.cast(field.type) if _is_text(field.type) else column
+        for column, field in zip(table.columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema).to_pandas(use_threads=False)
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise ValueError(f"it would take {size} bytes of memory, more than {most}")
+
+
+def _check_columns(schema: Any, columns: Any) -> None:
+    if len(columns) != len(schema) or any(columns.column(n).max_repetition_level for n in range(len(columns))):
+        raise ValueError("it has columns of lists or structures")
+    for field in schema:
+        name = (field.metadata or {}).get(b"ARROW:extension:name")
+        if isinstance(field.type, pa.BaseExtensionType):
+            name = field.type.extension_name.encode()
+        if name is not None and name not in _KNOWN_EXTENSIONS:
+            raise ValueError(f"the column {field.name!r} is of the unknown type {name!r}")
+
+
+def _is_text(kind: Any) -> bool:
+    test = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(each(kind) for each in test)
+
+
+def _expanded(column: Any, kind: Any) -> int:
+    """How many bytes a column takes as the type that it gets in the end."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = pc.sum(pc.binary_length(column.dictionary).take(column.indices)) if _is_text(kind) else None
+    return 8 * len(column) + int((lengths and lengths.as_py()) or 0)
