@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from flowstore import __version__, context
-from flowstore.cli import shell
+from flowstore.cli import completion, shell
 from flowstore.store import locate
 
 SHARED = (
-    click.option("--store", metavar="PATH", help="The store's file; default: the nearest flowstore.db."),
-    click.option("--namespace", metavar="TAG", help="Only what has this tag."),
+    click.option("--store", metavar="PATH", shell_complete=completion.files,
+                 help="The store's file; default: the nearest flowstore.db."),
+    click.option("--namespace", metavar="TAG", shell_complete=completion.namespaces, help="Only what has this tag."),
     click.option("--json", "form", flag_value="json", help="Print a list of JSON objects."),
     click.option("--csv", "form", flag_value="csv", help="Print CSV."),
-)
+)  # fmt: skip
 
 
 def main() -> None:
     """The console script."""
+    if "_FLOWSTORE_COMPLETE" in os.environ:
+        from flowstore.cli import bash  # noqa: F401  # teaches click to complete there
     shell.run(_with_commands, "flowstore")
 
 
 def _with_commands() -> click.Command:
-    from flowstore.cli import look, ship, production, demo  # noqa: F401, I001  # each adds its commands, in the order of the help
+    from flowstore.cli import look, ship, tidy, production, demo  # noqa: F401, I001  # each adds its commands, in the order of the help
 
     return flowstore
 
@@ -44,7 +48,7 @@ def command(function: Callable[..., Any]) -> click.Command:
 
     def call(**given: Any) -> Any:
         settings = shell.settings(click.get_current_context())
-        if settings["store"] and function.__name__ != "demo":
+        if settings["store"] and function.__name__ not in {"demo", "import_", "check"}:
             locate.use_store(settings["store"])
         context.namespace(settings["namespace"] or None)
         shared = {"form": settings["form"] or "table", "store": settings["store"]}

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from flowstore import context
-from flowstore.cli import shell
+from flowstore.cli import completion, shell
 from flowstore.cli.admin import command
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import InvalidPathspec
 from flowstore.store import locate
+from flowstore.store.schema import STATUSES
 
 
 def find(pathspec: str) -> Any:
@@ -26,41 +27,104 @@ def find(pathspec: str) -> Any:
 
 
 @command
-@click.argument("flow", required=False)
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only runs with this tag; may be repeated.")
+@click.argument("flow", required=False, shell_complete=completion.flows)
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=completion.tags,
+    help="Only runs with this tag; may be repeated.",
+)
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=completion.tags,
+    help="Only runs without this tag; may be repeated.",
+)
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(STATUSES),
+    help="Only runs with this status; may be repeated.",
+)
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="At most so many.")
-def runs(flow: str | None, tags: tuple[str, ...], limit: int, form: str) -> None:
+def runs(
+    flow: str | None, tags: tuple[str, ...], without: tuple[str, ...], statuses: tuple[str, ...], limit: int, form: str
+) -> None:
     """List runs, newest first."""
     from flowstore.cli import render
 
-    flows = [Flow(flow)] if flow else list(Flows())
-    newest = [run for each in flows for run in itertools.islice(each.runs(*tags), limit)]
+    newest: list[Run] = []
+    for each in [Flow(flow)] if flow else Flows():
+        found = (run for run in each.runs(*tags) if not statuses or run.status in statuses)
+        found = (run for run in found if not without or run.tags.isdisjoint(without))
+        newest += itertools.islice(found, limit + 1)
     newest.sort(key=lambda run: (run.created_at, int(run.id)), reverse=True)
-    render.echo(render.run_rows(newest[:limit]), form)
+    render.echo(render.run_rows(newest[:limit]), form, columns=render.RUN)
+    if len(newest) > limit and form == "table":
+        click.echo(f"There are more than these {limit}; to see them: --limit {10 * limit}", err=True)
 
 
 @command
-@click.argument("pathspec")
+@click.argument("pathspec", shell_complete=completion.pathspecs)
 @click.option("--raw", is_flag=True, help="Keep control characters.")
 def show(pathspec: str, raw: bool, form: str) -> None:
-    """Show a flow's runs, a run's steps, a step's tasks, a task's artifacts, or an artifact."""
+    """Show a flow's runs, a run and its steps, a step's tasks, a task's artifacts, or an artifact."""
     from flowstore.cli import render
 
     found = find(pathspec)
     if isinstance(found, Flow):
-        rows = render.run_rows(found)
+        render.echo(render.run_rows(found), form, raw=raw, columns=render.RUN)
     elif isinstance(found, Run):
-        if form == "table":
-            render.echo(render.run_rows([found]), form, raw=raw)
-            click.echo()
-        rows = render.step_rows(found)
+        _show_run(found, form, raw=raw)
     elif isinstance(found, Step):
-        rows = render.task_rows(found)
+        render.echo(render.task_rows(found), form, raw=raw, columns=render.TASK)
     elif isinstance(found, Task):
-        rows = render.artifact_rows(found)
+        _show_task(found, form, raw=raw)
     else:
-        rows = [row for row in render.artifact_rows(found.parent) if row["artifact"] == found.id]
-    render.echo(rows, form, raw=raw)
+        rows = [row for row in render.artifact_rows(found.parent, private=True) if row["artifact"] == found.id]
+        render.echo(rows, form, raw=raw, columns=render.ARTIFACT)
+
+
+def _show_run(found: Run, form: str, *, raw: bool) -> None:
+    """Its own fields and its steps: in tables one below the other, else the steps as a field of the run."""
+    from flowstore.cli import render
+
+    if form != "table":
+        render.echo([render.run_with_steps(found)], form, raw=raw)
+        return
+    render.echo(render.run_rows([found]), form, raw=raw)
+    if found.imported_from is not None:
+        click.echo(shell.safe(f"Imported from {found.imported_from}."))
+    click.echo()
+    render.echo(render.step_rows(found), form, raw=raw)
+
+
+def _show_task(found: Task, form: str, *, raw: bool) -> None:
+    """Its artifacts; in a table, also why it failed."""
+    from flowstore.cli import render
+
+    render.echo(render.artifact_rows(found), form, raw=raw, columns=render.ARTIFACT)
+    why = found.exception
+    if why is not None and form == "table":
+        render.say(f"{found.status}: {why.type}: {why.message}", raw=raw)
+
+
+@command
+@click.argument("left", metavar="RUN", shell_complete=completion.runs)
+@click.argument("right", metavar="RUN", shell_complete=completion.runs)
+@click.option("--no-code", is_flag=True, help="Say which files differ, but not how.")
+@click.option("--raw", is_flag=True, help="Keep control characters.")
+def diff(left: str, right: str, no_code: bool, raw: bool, form: str) -> None:
+    """Compare two runs: parameters, code, tags, steps, artifacts and timings that differ."""
+    from flowstore.cli import difference
+    from flowstore.client.compare import compare
+
+    runs = Run(left), Run(right)
+    difference.echo(runs, compare(*runs, code=not no_code), form, raw=raw)
 
 
 @command
@@ -69,7 +133,8 @@ def tags(form: str) -> None:
     from flowstore.cli import render
     from flowstore.store.tags import listing
 
-    render.echo([dict(row) for row in listing(locate.active_store(), namespace=context.get_namespace())], form)
+    rows = [dict(row) for row in listing(locate.active_store(), namespace=context.get_namespace())]
+    render.echo(rows, form, columns=("tag", "runs", "system", "last_used"))
 
 
 @command
@@ -79,45 +144,54 @@ def namespaces(form: str) -> None:
     from flowstore.store.tags import RESERVED, listing
 
     found = listing(locate.active_store(), prefixes=RESERVED, namespace=context.get_namespace())
-    render.echo([{"namespace": row["tag"], "runs": row["runs"], "last_used": row["last_used"]} for row in found], form)
+    rows = [{"namespace": row["tag"], "runs": row["runs"], "last_used": row["last_used"]} for row in found]
+    render.echo(rows, form, columns=("namespace", "runs", "last_used"))
 
 
 @command
-@click.argument("pathspec")
+@click.argument("pathspec", shell_complete=completion.pathspecs)
 @click.option("--stdout", is_flag=True, help="Only stdout.")
 @click.option("--stderr", is_flag=True, help="Only stderr.")
 @click.option("--timestamps", is_flag=True, help="Begin each line with its time, in UTC.")
 @click.option("--attempt", type=click.IntRange(0), metavar="N", help="Of this attempt, from 0; default: the last one.")
 @click.option("--raw", is_flag=True, help="Keep control characters.")
-def logs(pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None, raw: bool) -> None:
+def logs(
+    pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None, raw: bool, form: str
+) -> None:
     """Show what the tasks of a run, step or task printed."""
     from flowstore.cli import render
 
     found = find(pathspec)
     if not isinstance(found, (Run, Step, Task)):
         raise InvalidPathspec(f"{pathspec!r} does not address a run, a step or a task.")
-    streams = render.streams(stdout=stdout, stderr=stderr)
-    render.print_log(render.tasks_of(found), streams, timestamps=timestamps, attempt=attempt, raw=raw)
+    streams, tasks = render.streams(stdout=stdout, stderr=stderr), render.tasks_of(found)
+    if form == "table":
+        render.print_log(tasks, streams, timestamps=timestamps, attempt=attempt, raw=raw)
+    else:
+        render.echo(render.log_rows(tasks, streams, attempt=attempt), form, raw=raw, columns=render.LOG)
 
 
 @command
-@click.argument("pathspec")
+@click.argument("pathspec", shell_complete=completion.pathspecs)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="F", help="Write to this file."
 )
-def get(pathspec: str, output: Path | None) -> None:
+@click.option("--raw", is_flag=True, help="Keep control characters.")
+def get(pathspec: str, output: Path | None, raw: bool, form: str) -> None:
     """Print an artifact, or write it to a file in the form that the file's name asks for.
 
-    .json, .npy, .parquet, .csv, .pkl; any other name takes bytes as they are, and text as UTF-8.
+    .json, .npy, .parquet, .csv, .txt, .pkl; any other name takes bytes as they are, and text as UTF-8.
     """
-    from flowstore.cli import natural
+    from flowstore.cli import natural, render
 
     artifact = DataArtifact(pathspec)
-    if output is None:
-        natural.show(artifact)
-    else:
+    if output is not None:
         natural.write(artifact, output)
         click.echo(f"Wrote {artifact.pathspec} to {output}.", err=True)
+    elif form == "table":
+        natural.show(artifact, raw=raw)
+    else:
+        render.echo([natural.row(artifact)], form, raw=raw)
 
 
 @command

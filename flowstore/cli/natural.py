@@ -1,109 +1,162 @@
-"""An artifact in its natural form: JSON, an array, a table or bytes, as the name of the output file asks.
+"""An artifact in its natural form: JSON, an array, a table, text or bytes, as the name of the output file asks.
 
 Where the stored bytes are that form already they are copied, without making the value.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import click
-
-from flowstore.cli.shell import safe
+from flowstore.cli.render import say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError
 
 _STORED_AS = {".json": "json", ".npy": "npy", ".parquet": "parquet", ".pkl": "pickle"}
 
 
-def show(artifact: DataArtifact) -> None:
-    """Print an artifact: JSON and bytes as they are, anything else as its preview."""
-    if artifact.codec == "bytes":
-        sys.stdout.buffer.write(artifact.data)
-    elif artifact.codec == "json":
-        click.echo(safe(json.dumps(artifact.data, ensure_ascii=False, indent=2)))
+def show(artifact: DataArtifact, *, raw: bool = False) -> None:
+    """Print an artifact: JSON and bytes as they are, anything else, or bytes on a terminal, as its preview."""
+    if artifact.codec == "bytes" and (raw or not sys.stdout.isatty()):
+        artifact.copy_to(sys.stdout.buffer)
+        return
+    if artifact.codec == "json":
+        text = json.dumps(artifact.data, ensure_ascii=False, indent=2)
     else:
-        click.echo(safe(f"{artifact.type}, {artifact.size} bytes\n{artifact.preview}"))
+        text = f"{artifact.type}, {artifact.size} bytes\n{artifact.preview}"
+    say(text, raw=raw)
+
+
+def row(artifact: DataArtifact) -> dict[str, Any]:
+    """An artifact with what is known of it, and its value where that is JSON."""
+    blob = artifact._blob()
+    return {
+        "artifact": artifact.pathspec,
+        "type": blob.type,
+        "size_bytes": blob.size_bytes,
+        "codec": blob.codec,
+        "sha": blob.sha.hex(),
+        "preview": blob.preview,
+        "value": artifact.data if blob.codec == "json" else None,
+    }
 
 
 def write(artifact: DataArtifact, path: Path) -> None:
-    """Write an artifact to a file, replacing it in one step.
+    """Write an artifact to a file, replacing it in one step; to what is no file, such as a pipe, directly.
 
     Raises:
         ArtifactError: the value has no such form.
     """
-    draft = path.with_name(f".{path.name}.part")
+    replaced = path.is_file() or not path.exists()
+    draft = path.with_name(f".{path.name}.part") if replaced else path
     try:
         with draft.open("wb") as file:
-            if _STORED_AS.get(path.suffix) == artifact.codec:
-                artifact.copy_to(file)
-            else:
-                file.write(_converted(artifact, path.suffix))
-        draft.replace(path)
+            _write(artifact, path.suffix, file)
+        if replaced:
+            draft.replace(path)
     except OSError as error:
         raise ArtifactError(f"{path} can't be written: {error.strerror}.") from error
     finally:
-        draft.unlink(missing_ok=True)
+        if replaced:
+            with suppress(OSError):  # in place by now, or never made
+                draft.unlink()
 
 
-def _converted(artifact: DataArtifact, suffix: str) -> bytes:
-    value: Any = artifact.data
-    form: Callable[[Any], bytes] = _FORMS.get(suffix, _as_bytes)
+def _write(artifact: DataArtifact, suffix: str, file: BinaryIO) -> None:
+    form = _FORMS.get(suffix)
+    if artifact.codec == _STORED_AS.get(suffix, "" if form else "bytes"):
+        artifact.copy_to(file)
+        return
+    value = artifact.data
     try:
-        return form(value)
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
+        (form or _write_text)(value, file)
+    except ImportError as error:
+        raise ArtifactError(f'Writing {suffix} needs {error.name}: pip install "flowstore[data]"') from error
+    except (TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
             f"{artifact.pathspec} is of type {artifact.type}, which can't be written as {suffix or 'bytes'}: {error}"
         ) from error
 
 
-def _as_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, indent=2).encode()
+def _write_json(value: Any, file: BinaryIO) -> None:
+    if hasattr(value, "to_json"):  # a data frame or a series
+        text = value.to_json(orient="records" if hasattr(value, "columns") else "split", date_format="iso", indent=2)
+    else:
+        text = json.dumps(value, ensure_ascii=False, indent=2, default=_listed)
+    file.write(text.encode())
 
 
-def _as_npy(value: Any) -> bytes:
-    import io
+def _listed(value: Any) -> Any:
+    """What JSON has no form for: arrays and the numbers of NumPy have one as lists and numbers."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"{type(value).__name__} has no form in JSON")
+    return value.tolist()
 
+
+def _write_npy(value: Any, file: BinaryIO) -> None:
     import numpy as np
 
-    out = io.BytesIO()
-    np.save(out, np.asarray(value), allow_pickle=False)
-    return out.getvalue()
+    np.save(file, np.asarray(value), allow_pickle=False)
 
 
-def _as_csv(value: Any) -> bytes:
+def _write_parquet(value: Any, file: BinaryIO) -> None:
     import pandas as pd
+    import pyarrow as pa  # pandas would name two packages to choose from
 
-    frame = value if isinstance(value, (pd.DataFrame, pd.Series)) else pd.DataFrame(value)
-    text: str = frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex))
-    return text.encode()
-
-
-def _as_parquet(value: Any) -> bytes:
-    import io
-
-    import pandas as pd
-
-    out = io.BytesIO()
-    (value if isinstance(value, pd.DataFrame) else pd.DataFrame(value)).to_parquet(out)
-    return out.getvalue()
+    try:
+        (value if isinstance(value, pd.DataFrame) else pd.DataFrame(value)).to_parquet(file, engine="pyarrow")
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
-def _as_bytes(value: Any) -> bytes:
-    if isinstance(value, (bytes, bytearray)):
-        return bytes(value)
-    if isinstance(value, str):
-        return value.encode()
-    raise TypeError("give a name that ends in .json, .npy, .parquet, .csv or .pkl")
+def _write_csv(value: Any, file: BinaryIO) -> None:
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    if hasattr(value, "to_csv"):
+        value.to_csv(text, index=type(value.index).__name__ != "RangeIndex", lineterminator="\n")
+    else:
+        csv.writer(text, lineterminator="\n").writerows(_lines(value))
+    text.detach()
 
 
-_FORMS: dict[str, Callable[[Any], bytes]] = {
-    ".json": _as_json,
-    ".npy": _as_npy,
-    ".csv": _as_csv,
-    ".parquet": _as_parquet,
+def _lines(value: Any) -> Iterable[Iterable[Any]]:
+    """The lines of a table: of a dict of columns, a list of dicts, or a list of lists; else one column."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, dict):
+        columns = [each if isinstance(each, (list, tuple)) else [each] for each in value.values()]
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError("its columns are not of one length")
+        return [value.keys(), *zip(*columns, strict=True)]
+    if not isinstance(value, (list, tuple)):
+        raise TypeError("it is no table")
+    if value and all(isinstance(each, dict) for each in value):
+        names = list(dict.fromkeys(name for each in value for name in each))
+        return [names, *([each.get(name) for name in names] for each in value)]
+    return [each if isinstance(each, (list, tuple)) else [each] for each in value]
+
+
+def _write_text(value: Any, file: BinaryIO) -> None:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        file.write(value)
+    elif isinstance(value, str):
+        file.write(value.encode())
+    else:
+        raise TypeError("give a name that ends in .json, .npy, .parquet, .csv or .pkl")
+
+
+def _refuse_pickle(_value: Any, _file: BinaryIO) -> None:
+    raise ValueError("it is stored in a safer form: give a name that ends in .json, .npy, .parquet or .csv")
+
+
+_FORMS: dict[str, Callable[[Any, BinaryIO], None]] = {
+    ".json": _write_json,
+    ".npy": _write_npy,
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".pkl": _refuse_pickle,
 }

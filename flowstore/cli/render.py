@@ -3,61 +3,71 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
 
+from flowstore.cli import table
 from flowstore.cli.shell import safe
 from flowstore.client import Run, Step, Task
+from flowstore.client.base import status_of
+from flowstore.store import overview
+from flowstore.store.rows import time_of
 
 Rows = Sequence[Mapping[str, Any]]
-_WIDEST = 60
+_SPACES = str.maketrans({"\n": " ⏎ ", "\t": " "})
+_INVISIBLE = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # which JSON lets stand as they are
+
+RUN = ("run", "status", "user", "created_at", "duration_s", "parameters", "tags")
+STEP = ("step", "tasks", "status", "created_at", "duration_s")
+TASK = ("task", "status", "attempts", "index", "created_at", "duration_s", "origin")
+ARTIFACT = ("artifact", "type", "size_bytes", "codec", "preview")
+LOG = ("task", "attempt", "stream", "written_at", "text")
 
 
-def echo(rows: Rows, form: str = "table", *, raw: bool = False) -> None:
-    """Print rows as a 'table', as 'json' (one list of objects) or as 'csv'."""
+def echo(rows: Rows, form: str = "table", *, raw: bool = False, columns: Sequence[str] = ()) -> None:
+    """Print rows as a 'table', as 'json' (one list of objects) or as 'csv'.
+
+    Args:
+        rows: dicts with the same keys.
+        form: how.
+        raw: keep control characters; JSON keeps them always, escaped.
+        columns: the keys, for the head of a CSV without rows.
+    """
     if form == "json":
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2, default=_plain))
+        click.echo(_json(rows))
     elif form == "csv":
-        click.echo(_csv(rows), nl=False)
+        click.echo(_csv(rows, columns, raw=raw), nl=False, color=raw or None)
     else:
         echo_table(rows, raw=raw)
 
 
+def say(text: str, *, raw: bool = False) -> None:
+    """Print text from a store: without control characters, unless `raw`, which is also what click would strip."""
+    click.echo(text if raw else safe(text), color=raw or None)
+
+
 def echo_table(rows: Rows, *, raw: bool = False) -> None:
-    """Print a table: drawn on a terminal, aligned columns elsewhere."""
-    clean = str if raw else safe
-    cells = [[clean(_cell(value)) for value in row.values()] for row in rows]
+    """Print a table that fits the terminal; whole cells where it is not printed on one."""
     if not rows:
         click.echo("Nothing found.", err=True)
-    elif sys.stdout.isatty():
-        _echo_rich([*rows[0]], cells)
     else:
-        for line in _aligned([[*rows[0]], *cells]):
-            click.echo(line)
+        echo_cells([*rows[0]], [[_cell(value) for value in row.values()] for row in rows], raw=raw)
 
 
-def _echo_rich(head: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*head, box=None, header_style="bold", pad_edge=False)
-    for line in cells:
-        table.add_row(*map(Text, line))
-    Console().print(table)
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> Iterable[str]:
-    flat = [[cell.replace("\n", " ⏎ ") for cell in line] for line in lines]
-    widths = [min(max(map(len, column)), _WIDEST) for column in zip(*flat, strict=True)]
-    for line in flat:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+def echo_cells(head: Sequence[str], cells: Sequence[Sequence[str]], *, raw: bool = False) -> None:
+    """Print a table of texts."""
+    clean = str if raw else safe
+    flat = [[clean(cell).translate(_SPACES) for cell in line] for line in (head, *cells)]
+    for line in table.lines(flat[0], flat[1:], table.width()):
+        click.echo(line, color=raw or None)
 
 
 def _cell(value: Any) -> str:
@@ -81,22 +91,31 @@ def _plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _csv(rows: Rows) -> str:
+def _json(rows: Rows) -> str:
+    finite = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
+    text = json.dumps(finite, ensure_ascii=False, indent=2, default=_plain)
+    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _csv(rows: Rows, columns: Sequence[str], *, raw: bool) -> str:
     """CSV in which no cell can be taken for a formula by a spreadsheet."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    if rows:
-        writer.writerow(rows[0])
+    if rows or columns:
+        writer.writerow(_csv_cell(name, raw=raw) for name in (rows[0] if rows else columns))
     for row in rows:
-        cells = (_plain(v) if isinstance(v, (datetime, bytes)) else v for v in row.values())
-        plain = (
-            json.dumps(v, ensure_ascii=False, default=_plain) if isinstance(v, (list, dict, frozenset)) else v
-            for v in cells
-        )
-        writer.writerow(
-            [f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@", "\t", "\r")) else v for v in plain]
-        )
+        writer.writerow(_csv_cell(value, raw=raw) for value in row.values())
     return out.getvalue()
+
+
+def _csv_cell(value: Any, *, raw: bool) -> Any:
+    if value is None or isinstance(value, (int, float)):
+        return value
+    if isinstance(value, (list, tuple, dict, set, frozenset)):
+        value = json.dumps(value, ensure_ascii=False, default=_plain)
+    text: str = value if isinstance(value, str) else _plain(value)
+    text = text if raw else safe(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 # --- rows of objects
@@ -104,59 +123,87 @@ def _csv(rows: Rows) -> str:
 
 def run_rows(runs: Iterable[Run]) -> Rows:
     """A row a run."""
-    return [
-        {
-            "run": run.pathspec,
-            "status": run.status,
-            "user": run.user,
-            "created_at": run.created_at,
-            "duration_s": _seconds(run.created_at, run.finished_at),
-            "parameters": run.parameters,
-            "tags": sorted(run.user_tags),
-        }
-        for run in runs
-    ]
+    return [_run_row(run) for run in runs]
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    row = run._row()
+    created_at, finished_at = (None if at is None else time_of(at) for at in (row["created_at"], row["finished_at"]))
+    return {
+        "run": run.pathspec,
+        "status": status_of(row),
+        "user": row["user"],
+        "created_at": created_at,
+        "duration_s": _seconds(created_at, finished_at),
+        "parameters": run.parameters,
+        "tags": sorted(run.user_tags),
+    }
+
+
+def run_with_steps(run: Run) -> dict[str, Any]:
+    """A run's row with more of what is known of it, and its steps."""
+    code = run.code
+    return {
+        **_run_row(run),
+        "finished_at": run.finished_at,
+        "origin_run_id": run.origin_run_id,
+        "system_tags": sorted(run.system_tags),
+        "script_name": None if code is None else code.script_name,
+        "code_files": {} if code is None else {path: blob.sha.hex() for path, blob in code._files.items()},
+        "steps": step_rows(run),
+    }
 
 
 def step_rows(run: Run) -> Rows:
     """A row a step, in the order in which they began."""
-    rows = []
-    for step in reversed(list(run)):
-        states = [task.status for task in step]
-        counts = {status: states.count(status) for status in dict.fromkeys(sorted(states))}
-        rows.append(
-            {
-                "step": step.pathspec,
-                "tasks": len(states),
-                "status": ", ".join(f"{count} {status}" for status, count in counts.items()),
-                "created_at": step.created_at,
-                "duration_s": _seconds(step.created_at, step.finished_at),
-            }
-        )
-    return rows
+    return [
+        {
+            "step": f"{run.pathspec}/{step.name}",
+            "tasks": sum(step.tasks.values()),
+            "status": states(step.tasks),
+            "created_at": time_of(step.created_at),
+            "duration_s": step.duration_s,
+        }
+        for step in overview.steps(run._store, int(run.id), dead=run.status == "dead")
+    ]
+
+
+def states(tasks: Mapping[str, int]) -> str:
+    """How many tasks have which status, in words."""
+    return ", ".join(f"{count} {status}" for status, count in tasks.items())
 
 
 def task_rows(tasks: Iterable[Task]) -> Rows:
     """A row a task, in the order of their ids."""
+    return [_task_row(task) for task in sorted(tasks, key=lambda task: int(task.id))]
+
+
+def _task_row(task: Task) -> dict[str, Any]:
+    row = task._row()
+    started_at, finished_at = (None if at is None else time_of(at) for at in (row["started_at"], row["finished_at"]))
+    return {
+        "task": task.pathspec,
+        "status": task.status if row["status"] == "running" else row["status"],
+        "attempts": row["attempts"],
+        "index": task.index,
+        "created_at": started_at,
+        "duration_s": _seconds(started_at, finished_at),
+        "origin": row["origin_pathspec"],
+    }
+
+
+def artifact_rows(task: Task, *, private: bool = False) -> Rows:
+    """A row an artifact; those that begin with an underscore only if `private`."""
     return [
         {
-            "task": task.pathspec,
-            "status": task.status,
-            "attempts": task.current_attempt + 1,
-            "index": task.index,
-            "created_at": task.created_at,
-            "duration_s": _seconds(task.created_at, task.finished_at),
-            "origin": task.origin_pathspec,
+            "artifact": name,
+            "type": blob.type,
+            "size_bytes": blob.size_bytes,
+            "codec": blob.codec,
+            "preview": blob.preview,
         }
-        for task in sorted(tasks, key=lambda task: int(task.id))
-    ]
-
-
-def artifact_rows(task: Task) -> Rows:
-    """A row an artifact."""
-    return [
-        {"artifact": item.id, "type": item.type, "size_bytes": item.size, "codec": item.codec, "preview": item.preview}
-        for item in task
+        for name, blob in task._blobs().items()
+        if private or not name.startswith("_")
     ]
 
 
@@ -178,6 +225,24 @@ def streams(*, stdout: bool, stderr: bool) -> tuple[str, ...]:
     return tuple(name for name, asked in (("stdout", stdout), ("stderr", stderr)) if asked or both)
 
 
+def log_rows(tasks: Iterable[Task], streams: Sequence[str], *, attempt: int | None = None) -> Rows:
+    """A row a line that tasks printed, in order."""
+    return [
+        {"task": task.pathspec, "attempt": task.current_attempt, "stream": stream, "written_at": at, "text": line}
+        for task in _at_attempt(tasks, attempt)
+        for at, stream, line in heapq.merge(
+            *([(at, stream, line) for at, line in task.loglines(stream)] for stream in streams),
+            key=lambda line: line[0],
+        )
+    ]
+
+
+def _at_attempt(tasks: Iterable[Task], attempt: int | None) -> Iterator[Task]:
+    """The tasks as they were in an attempt, by default the last one."""
+    for task in tasks:
+        yield task if attempt is None else Task(task.pathspec, attempt=attempt)
+
+
 def print_log(
     tasks: Sequence[Task],
     streams: Sequence[str],
@@ -187,10 +252,8 @@ def print_log(
     raw: bool = False,
 ) -> None:
     """Print what tasks printed, in order; where there are several, each line says whose it is."""
-    clean = str if raw else safe
-    for task in tasks:
-        shown = task if attempt is None else Task(task.pathspec, attempt=attempt)
+    for task in _at_attempt(tasks, attempt):
         label = "" if len(tasks) == 1 else f"[{'/'.join(task.path_components[1:])}] "
-        for at, line in shown.loglines(*streams):
+        for at, line in task.loglines(*streams):
             time = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} " if timestamps else ""
-            click.echo(f"{time}{label}{clean(line)}")
+            say(f"{time}{label}{line}", raw=raw)

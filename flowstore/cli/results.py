@@ -60,7 +60,7 @@ def _dump_command(this: FlowFile) -> click.Command:
 def _print_artifacts(pathspec: str, artifacts: dict[str, Any], max_value_size: int) -> None:
     from flowstore.errors import ArtifactError, UntrustedArtifact
 
-    click.echo(f"{pathspec}:")
+    click.echo(safe(f"{pathspec}:"))
     for name, artifact in artifacts.items():
         shown = f"{artifact.preview}  ({artifact.type}, {artifact.size} bytes)"
         if artifact.size <= max_value_size:

@@ -1,0 +1,102 @@
+"""Tables of text: aligned by how wide characters are shown, and fitted to a width.
+
+Where a width is given no line is longer. Free text is shortened first, ids and times last; where even that does not
+fit, each row becomes a block with a line for each of its cells, since a table that wraps can't be read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+
+_GAP = "  "
+_SHORT, _ID = 16, 12  # what is no wider is an id, a status, a number: shortened only if nothing else helps
+_LEAST = 8  # of what was wider, in a table
+_TIME = 19
+
+Line = Sequence[str]
+
+
+def width() -> int | None:
+    """How wide a line may be: as the terminal is; `None` where there is none.
+
+    `$COLUMNS` counts on a terminal only, since a Python that has loaded readline hands it on to all that it starts.
+    """
+    return max(shutil.get_terminal_size().columns, 10) if sys.stdout.isatty() else None
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a text takes.
+
+    >>> columns_of("abc"), columns_of("日本")
+    (3, 4)
+    """
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # not before a text needs it
+
+    return cell_len(text)
+
+
+def shorten(text: str, columns: int) -> str:
+    """A text in at most so many columns, with … where it was cut.
+
+    >>> shorten("abcdef", 4), shorten("日本語", 4), shorten("ab", 4)
+    ('abc…', '日…', 'ab')
+    """
+    if len(text) <= columns and columns_of(text) <= columns:
+        return text
+    text = text[: columns * 8]  # enough, however narrow its characters
+    low, high = 0, len(text)
+    while low < high:  # the longest beginning that leaves room for the sign
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if columns_of(text[:middle]) < columns else (low, middle - 1)
+    return text[:low] + "…"
+
+
+def lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]:
+    """The lines of a table, its head first; none is wider than `limit`.
+
+    >>> list(lines(["run", "tags"], [["F/1", "a, b"]], None))
+    ['run  tags', 'F/1  a, b']
+    >>> list(lines(["run", "tags"], [["F/1", "a, very, long, list, of, tags"]], 24))
+    ['run  tags', 'F/1  a, very, long, lis…']
+    """
+    widths = [max(map(columns_of, column), default=0) for column in zip(*cells, strict=True)] or [0] * len(head)
+    wanted = [max(width, columns_of(name)) for width, name in zip(widths, head, strict=True)]
+    fitted = wanted if limit is None else _fit(wanted, widths, limit - len(_GAP) * (len(head) - 1))
+    if fitted is None:
+        assert limit is not None
+        yield from _blocks(head, cells, limit)
+        return
+    for line in (head, *cells):
+        yield _GAP.join(_padded(cell, columns) for cell, columns in zip(line, fitted, strict=True)).rstrip()
+
+
+def _padded(text: str, columns: int) -> str:
+    short = shorten(text, columns)
+    return short + " " * (columns - columns_of(short))
+
+
+def _fit(wanted: Sequence[int], widths: Sequence[int], limit: int) -> Sequence[int] | None:
+    """The widths of columns that fit: the widest give first, down to what each must keep."""
+    if sum(wanted) <= limit:
+        return wanted
+    for short, free in ((_SHORT, _LEAST), (_ID, _LEAST), (_ID, _LEAST // 2), (0, _LEAST)):
+        floors = [width if width <= short or width == _TIME else min(width, free) for width in widths]
+        kept = [min(max(floor, 1), most) for floor, most in zip(floors, wanted, strict=True)]
+        for cap in range(max(wanted), 0, -1):
+            fitted = [max(floor, min(most, cap)) for floor, most in zip(kept, wanted, strict=True)]
+            if sum(fitted) <= limit:
+                return fitted
+    return None
+
+
+def _blocks(head: Line, cells: Sequence[Line], limit: int) -> Iterator[str]:
+    names = min(max(map(columns_of, head)), limit // 2)
+    for n, line in enumerate(cells):
+        if n:
+            yield ""
+        for name, cell in zip(head, line, strict=True):
+            yield shorten(f"{_padded(name, names)}{_GAP}{cell}".rstrip(), limit)

@@ -1,0 +1,255 @@
+"""A new store with some of another's runs, built row by row: what isn't selected was never in it.
+
+Ids stay as they are, and go on where the source's are. Each content is compared with its hash as it is copied.
+The file is written under another name beside its place and put there in one step, in rollback-journal mode, so
+that any medium can serve it.
+
+Contents larger than asked for are left out: their rows stay, with size, hash and preview, and `blobs` says so when
+one is loaded. An import of the bytes later completes them.
+
+A pickle is signed for the new store only if this user's key vouches for it as part of a run that is exported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sqlite3
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import attrs
+
+from flowstore import __version__
+from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
+from flowstore.store import blobs, records, schema, trust
+from flowstore.store.blobs import Blob
+from flowstore.store.db import Store, open_store
+from flowstore.transfer import tables
+from flowstore.transfer.progress import LARGE_BYTES, Progress
+from flowstore.transfer.selection import Selection, run_ids
+
+
+@attrs.frozen(kw_only=True)
+class Wish:
+    """What is to be exported.
+
+    Attributes:
+        selection: which runs.
+        logs: whether what tasks printed goes along.
+        max_artifact_bytes: the largest artifact that goes along; `None`: all do.
+    """
+
+    selection: Selection
+    logs: bool = True
+    max_artifact_bytes: int | None = None
+
+
+@attrs.frozen
+class Exported:
+    """What was written: the file, its size, how many runs, and how many contents were left out."""
+
+    path: Path
+    size_bytes: int
+    runs: int
+    left_out: int
+
+
+def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Exported:
+    """Write a new store.
+
+    Args:
+        store: the source.
+        out: where the new one is to be.
+        wish: what of the source.
+        force: replace a store that is there.
+
+    Raises:
+        FlowstoreError: the place is taken, or can't be written.
+        NotFound: nothing is selected.
+        StoreCorrupt: the source is damaged; names the artifact.
+    """
+    place = Path(os.path.realpath(out))
+    _check_place(store, place, force=force)
+    if store.writable and store.path.stat().st_size > LARGE_BYTES:
+        store.use_wal()  # so that nobody who writes has to wait until all of it was read
+    with store.read() as source:
+        ids = run_ids(store, wish.selection)
+        if not ids:
+            raise NotFound("No run is selected, so nothing was exported.")
+        with _told_clearly(out), _draft(place) as draft:
+            left_out = _fill(draft, store, source, ids, wish)
+            _put_in_place(draft, place, out, force=force)
+    return Exported(out, place.stat().st_size, len(ids), left_out)
+
+
+# --- the file
+
+
+def _check_place(store: Store, place: Path, *, force: bool) -> None:
+    if not place.parent.is_dir():
+        raise FlowstoreError(f"{place} can't be written: there is no folder {place.parent}.")
+    if not os.path.lexists(place):
+        return
+    if place.exists() and place.samefile(store.path):
+        raise FlowstoreError(f"{place} is the store that is exported. Choose another file.")
+    if not force:
+        raise FlowstoreError(f"{place} is there already. Choose another file, or replace that store with --force.")
+    open_store(place).close()  # nothing but a store is replaced, and what a crash left beside it is dealt with
+    if any(place.with_name(place.name + suffix).exists() for suffix in ("-wal", "-shm", "-journal")):
+        raise FlowstoreError(f"{place} is in use by another process, so it is not replaced.")
+
+
+@contextlib.contextmanager
+def _told_clearly(out: Path) -> Iterator[None]:
+    """Tell apart what is wrong with the new file from what is wrong with the source."""
+    try:
+        yield
+    except OSError as error:
+        raise FlowstoreError(f"{out} can't be written: {error.strerror or error}.") from error
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_READONLY")):
+            raise FlowstoreError(f"{out} can't be written: {error}. Nothing was left there.") from error
+        if isinstance(error, sqlite3.IntegrityError):
+            raise StoreCorrupt(f"The store to export is damaged: {error}. flowstore check says more.") from error
+        raise
+
+
+@contextlib.contextmanager
+def _draft(place: Path) -> Iterator[Path]:
+    draft = place.with_name(f".{place.name}.{os.getpid()}-{random.getrandbits(32):08x}")
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # SQLite would ignore a generous umask
+    try:
+        yield draft
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it was put in place
+            draft.unlink()
+
+
+def _put_in_place(draft: Path, place: Path, out: Path, *, force: bool) -> None:
+    descriptor = os.open(draft, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if force:
+        draft.replace(place)
+        return
+    try:
+        os.link(draft, place)
+    except FileExistsError:
+        raise FlowstoreError(f"{out} appeared meanwhile. Choose another file.") from None
+    except OSError:  # a file system without hard links
+        draft.replace(place)
+
+
+# --- what is in it
+
+
+def _fill(draft: Path, store: Store, source: sqlite3.Connection, ids: Collection[int], wish: Wish) -> int:
+    """Make a store of the draft; gives how many contents were left out."""
+    _check_bases(source, store.path, ids)
+    with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
+        db.row_factory = sqlite3.Row
+        schema.create(db, __version__)
+        db.execute("pragma journal_mode = off")  # of this connection only: what fails here is thrown away
+        db.execute("pragma synchronous = off")
+        db.execute("begin")
+        uuid = db.execute("select uuid from store").fetchone()["uuid"]
+        _copy(source, db, "flows", f"id in ({tables.FLOWS})", ids)
+        _copy(source, db, "codes", f"id in ({tables.CODES})", ids)
+        left_out = _copy_contents(source, db, store, ids, wish.max_artifact_bytes)
+        _copy(source, db, "code_files", f"code_id in ({tables.CODES})", ids)
+        _copy(source, db, "tags", f"id in ({tables.TAGS})", ids)
+        for table in tables.OF_RUNS:
+            if wish.logs or table.name != "log_chunks":
+                _copy(source, db, table.name, table.where, ids)
+        for name in ("origins", "unverified"):
+            if tables.has(source, name):
+                used = f" and blob_id in ({tables.BLOBS})" if name == "unverified" else ""
+                _copy(source, db, name, f"run_id in ({tables.RUNS}){used}", ids)
+        _pair_tags(db)
+        _carry_numbers(source, db)
+        _sign(source, db, store, uuid, ids)
+        trust.claim(db, uuid)
+        for wrong in db.execute("pragma foreign_key_check"):
+            raise StoreCorrupt(f"{store.path}: a row of {wrong['table']} refers to a missing one of {wrong['parent']}.")
+        db.execute("commit")
+    return left_out
+
+
+def _copy(source: sqlite3.Connection, db: sqlite3.Connection, table: str, where: str, ids: Collection[int]) -> None:
+    found = source.execute(f"select * from {table} where {where}", tables.of(ids))  # noqa: S608
+    tables.insert(db, table, [column[0] for column in found.description], map(tuple, found))
+
+
+def _check_bases(source: sqlite3.Connection, path: Path, ids: Collection[int]) -> None:
+    """A task starts from what an earlier one of its own run had: nothing of it is in a run that isn't selected."""
+    wrong = source.execute(
+        f"""select t.id from tasks t left join tasks b on b.id = t.base_id
+            where t.run_id in ({tables.RUNS}) and t.base_id is not null and b.run_id is not t.run_id""",  # noqa: S608
+        tables.of(ids),
+    ).fetchone()
+    if wrong is not None:
+        raise StoreCorrupt(f"{path}: task {wrong['id']} starts from a task of another run, which no run ever wrote.")
+
+
+def _copy_contents(
+    source: sqlite3.Connection, db: sqlite3.Connection, store: Store, ids: Collection[int], largest: int | None
+) -> int:
+    left_out = 0
+    total = source.execute(
+        f"select sum(size_bytes) from blobs where id in ({tables.BLOBS})",  # noqa: S608
+        tables.of(ids),
+    ).fetchone()
+    with Progress("Exporting", total[0] or 0) as progress:
+        for row in tables.contents(source, ids):
+            blob = Blob.of(row)
+            too_large = largest is not None and blob.size_bytes > largest and not row["is_code"]
+            if row["left_out"] or too_large:
+                _insert_blob(db, attrs.evolve(blob, data=None))
+                blobs.leave_out(db, blob.id)
+                left_out += 1
+                continue
+            pieces = blobs.chunks_of(blobs.verified(source, store, blob, row["place"]))
+            if blob.data is not None:
+                _insert_blob(db, attrs.evolve(blob, data=b"".join(pieces)))
+            else:
+                _insert_blob(db, blob)
+                chunks = ((blob.id, n, chunk) for n, chunk in enumerate(pieces))
+                db.executemany("insert into chunks values (?, ?, ?)", chunks)
+            progress.add(blob.size_bytes)
+    return left_out
+
+
+def _insert_blob(db: sqlite3.Connection, blob: Blob) -> None:
+    db.execute(
+        "insert into blobs (id, sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?, ?)",
+        (blob.id, blob.sha, blob.codec, blob.size_bytes, blob.type, blob.preview, blob.data),
+    )
+
+
+def _pair_tags(db: sqlite3.Connection) -> None:
+    tagged: dict[tuple[int, int, int], list[int]] = {}
+    for row in db.execute("select run_id, flow_id, created_at, tag_id from run_tags"):
+        tagged.setdefault((row["run_id"], row["flow_id"], row["created_at"]), []).append(row["tag_id"])
+    for (_, flow_id, created_at), tag_ids in tagged.items():
+        records.pair_tags(db, flow_id, created_at, tag_ids)
+
+
+def _carry_numbers(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
+    """Let ids go on where the source's are: an id that was used there names nothing else here."""
+    for table in tables.NUMBERED:
+        found = source.execute("select seq from sqlite_sequence where name = ?", (table,)).fetchone()
+        if found is not None:
+            db.execute("delete from sqlite_sequence where name = ?", (table,))
+            db.execute("insert into sqlite_sequence (name, seq) values (?, ?)", (table, found["seq"]))
+
+
+def _sign(source: sqlite3.Connection, db: sqlite3.Connection, store: Store, uuid: str, ids: Collection[int]) -> None:
+    mine = trust.signed_by_user(store)
+    shas = {blob_id: sha for _, blob_id, sha, doubted in tables.pickles(source, ids) if blob_id in mine and not doubted}
+    for blob_id, sha in shas.items():
+        trust.sign(db, uuid, blob_id, sha, "pickle")

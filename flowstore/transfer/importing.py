@@ -1,0 +1,291 @@
+"""The runs of other stores, added to this one: all of the files that are named, or nothing.
+
+A run is recognised by its uuid, so importing twice is importing once. The ids of runs, tasks and attempts stay as
+they are where none of them was ever used here; else they get new ones, a run's tasks all together so that they
+stay in order, and whatever names them is changed along. Times stay. `origins` says where each run was.
+
+Contents come first, under a lease (see `intake`); then all rows in one transaction. An older file is read as it
+is: what its schema lacks, it has no rows of. Runs that are still going on there are left for another time; those
+whose driver died are dead.
+
+A pickle that this user's key vouches for in the other file, as part of the run that it comes with, is signed for
+this store. So is any, where the user trusts the other file. Every other one is `unverified` as part of its run.
+Deployments stay where they are, and a tag `production:…` authorizes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from flowstore.errors import FlowstoreError, StoreCorrupt
+from flowstore.store import blobs, records, trust
+from flowstore.store.blobs import Blob
+from flowstore.store.db import Row, Store, open_store
+from flowstore.store.liveness import is_dead
+from flowstore.transfer import soundness, tables
+from flowstore.transfer.intake import Intake
+from flowstore.transfer.numbering import Numbering
+from flowstore.transfer.progress import Progress
+from flowstore.transfer.tracing import Tracing
+
+_RUNS = """select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at, r.host,
+             r.boot, r.pid, r.pid_started
+           from runs r join flows f on f.id = r.flow_id order by r.id"""
+
+
+@attrs.frozen
+class Source:
+    """Another store, one state of which is being read.
+
+    Attributes:
+        store: the file.
+        db: its connection.
+        trusted: whether the user trusts it.
+        runs: all of its runs.
+        running: the ids of those that are still going on.
+    """
+
+    store: Store
+    db: sqlite3.Connection
+    trusted: bool
+    runs: Sequence[Row]
+    running: Collection[int]
+
+
+@attrs.define
+class Imported:
+    """What was done.
+
+    Attributes:
+        runs: the store's uuid and pathspec there, and the pathspec here, of each run that was added.
+        known: the pathspecs there of those that were here already.
+        running: of those that are still going on.
+        copied_bytes: how many bytes of contents were not here before.
+    """
+
+    runs: list[tuple[str, str, str]] = attrs.field(factory=list)
+    known: list[str] = attrs.field(factory=list)
+    running: list[str] = attrs.field(factory=list)
+    copied_bytes: int = 0
+
+
+@contextlib.contextmanager
+def opened(paths: Sequence[Path]) -> Iterator[list[Source]]:
+    """Open files to import from, and look at the whole of each.
+
+    Raises:
+        StoreNotFound, NotAStore, StoreCorrupt, StoreTooNew: one can't be imported.
+    """
+    with contextlib.ExitStack() as stack:
+        sources = []
+        for path in paths:
+            store = open_store(path)
+            stack.callback(store.close)
+            db = stack.enter_context(store.read())
+            soundness.check(db, store.path)
+            runs = db.execute(_RUNS).fetchall()
+            running = {row["id"] for row in runs if row["status"] == "running" and not is_dead(row)}
+            sources.append(Source(store, db, trust.is_trusted(store.path, store.uuid), runs, running))
+        yield sources
+
+
+def import_runs(store: Store, sources: Sequence[Source]) -> Imported:
+    """Add the runs of other stores.
+
+    Raises:
+        FlowstoreError: a source is the store itself.
+        StoreCorrupt: a source is damaged, or breaks a rule that flowstore keeps; nothing was added.
+    """
+    for source in sources:
+        if source.store.path.samefile(store.path):
+            raise FlowstoreError(f"{store.path} can't be imported into itself.")
+    store.use_wal()  # others may read while this writes
+    records.record_dead_runs(store)
+    intake = Intake(store)
+    try:
+        done = None
+        while done is None:
+            _stage(store, sources, intake)
+            done = _commit(store, sources, intake)
+    finally:
+        intake.drop_rest()
+    done.copied_bytes = intake.taken_bytes
+    return done
+
+
+def _fresh(db: sqlite3.Connection, source: Source) -> list[Row]:
+    """The runs of a source that are to be added to what is here."""
+    known = {row["uuid"] for row in db.execute("select uuid from runs")}
+    return [row for row in source.runs if row["uuid"] not in known and row["id"] not in source.running]
+
+
+def _stage(store: Store, sources: Sequence[Source], intake: Intake) -> None:
+    """Copy the contents that are not here."""
+    with store.read() as db:
+        wanted = [(source, [row["id"] for row in _fresh(db, source)]) for source in sources]
+    total = sum(row["size_bytes"] for source, ids in wanted for row in tables.contents(source.db, ids))
+    with Progress("Importing", total) as progress:
+        for source, ids in wanted:
+            for row in tables.contents(source.db, ids):
+                blob = Blob.of(row)
+                if row["is_code"] and blob.codec != "bytes":
+                    raise StoreCorrupt(f"{source.store.path}: {row['place']} is no file's. Nothing was imported.")
+                if not row["left_out"] and intake.lacks(blob.sha, blob.codec):
+                    intake.take(source.db, source.store, blob, row["place"])
+                    progress.add(blob.size_bytes)
+        intake.flush()
+
+
+def _commit(store: Store, sources: Sequence[Source], intake: Intake) -> Imported | None:
+    """Add all rows in one transaction; `None` if contents that were here have vanished meanwhile."""
+    done = Imported()
+    try:
+        with store.write() as db:
+            trust.claim(db, store.uuid)
+            for source in sources:
+                fresh = _fresh(db, source)
+                added = {row["id"] for row in fresh}
+                for row in source.runs:
+                    there = f"{row['flow']}/{row['id']}"
+                    if row["id"] in source.running:
+                        done.running.append(there)
+                    elif row["id"] not in added:
+                        done.known.append(there)
+                done.runs += _Arrival(db, store, source, fresh, intake).add()
+    except _Vanished:
+        return None
+    except sqlite3.IntegrityError as error:
+        paths = ", ".join(str(source.store.path) for source in sources)
+        raise StoreCorrupt(f"{paths}: a row is not as flowstore writes it ({error}). Nothing was imported.") from error
+    return done
+
+
+class _Vanished(Exception):  # nobody but `_commit` sees it
+    """A content that was here when contents were staged has been deleted since."""
+
+
+class _Arrival:
+    """The rows of one source, on their way into the caller's transaction."""
+
+    def __init__(
+        self, db: sqlite3.Connection, store: Store, source: Source, fresh: Sequence[Row], intake: Intake
+    ) -> None:
+        self._db = db
+        self._store = store
+        self._source = source
+        self._fresh = fresh
+        self._intake = intake
+        self._ids = [row["id"] for row in fresh]
+        self._new = Numbering(source.store.path)
+
+    def add(self) -> list[tuple[str, str, str]]:
+        """Insert them; gives store, pathspec there and pathspec here of each run."""
+        if not self._fresh:
+            return []
+        self._share()
+        self._new.number(self._source.db, self._db, self._ids)
+        for table in tables.OF_RUNS:
+            self._copy(table)
+        self._bury()
+        self._pair_tags()
+        self._vouch()
+        uuids = {row["id"]: row["uuid"] for row in self._source.runs}
+        Tracing(self._source.db, self._db, self._source.store.uuid, uuids).translate(self._ids, self._new)
+        return self._record_origins()
+
+    def _share(self) -> None:
+        """Find or insert what is shared between runs: contents, snapshots, flows and tags."""
+        there, new = self._source.db, self._new
+        shas: dict[int, bytes] = {}
+        for row in tables.contents(there, self._ids):
+            blob = Blob.of(row)
+            shas[blob.id] = blob.sha
+            new["blob"][blob.id] = self._content(blob, left_out=bool(row["left_out"]))
+        for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):  # noqa: S608
+            self._db.execute("insert or ignore into flows (name) values (?)", (row["name"],))
+            found = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
+            new["flow"][row["id"]] = found["id"]
+        for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):  # noqa: S608
+            new["tag"][row["id"]] = records.ensure_tag(self._db, row["tag"])
+        snapshots = there.execute(
+            f"select id, sha, script_name from codes where id in ({tables.CODES})",  # noqa: S608
+            tables.of(self._ids),
+        )
+        for row in snapshots.fetchall():
+            new["code"][row["id"]] = self._snapshot(row, shas)
+
+    def _content(self, blob: Blob, *, left_out: bool) -> int:
+        found = self._intake.publish(self._db, blob.sha, blob.codec)
+        if found is not None:
+            return found
+        if not left_out:
+            raise _Vanished
+        blob_id, _ = blobs.find_described(self._db, blob.sha, blob.codec)
+        if blob_id is None:
+            described = (blob.codec, blob.size_bytes, blob.type, blob.preview)
+            blob_id = blobs.insert(self._db, *described, sha=blob.sha)
+            blobs.leave_out(self._db, blob_id)
+        return blob_id
+
+    def _snapshot(self, code: Row, shas: dict[int, bytes]) -> int:
+        """A code snapshot's row; its hash is made anew, since our own runs look snapshots up by it."""
+        rows = self._source.db.execute("select path, blob_id from code_files where code_id = ?", (code["id"],))
+        files = {row["path"]: row["blob_id"] for row in rows}
+        sha = records.code_sha(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()})
+        if sha != code["sha"]:
+            path, name = self._source.store.path, code["script_name"]
+            raise StoreCorrupt(f"{path}: a code snapshot of {name} does not match its hash. Nothing was imported.")
+        known = self._db.execute("select id from codes where sha = ?", (sha,)).fetchone()
+        if known is not None:
+            return int(known["id"])
+        code_id = self._db.execute(
+            "insert into codes (sha, script_name) values (?, ?) returning id", (sha, code["script_name"])
+        ).fetchone()["id"]
+        values = [(code_id, path, self._new["blob"][blob_id]) for path, blob_id in files.items()]
+        self._db.executemany("insert into code_files (code_id, path, blob_id) values (?, ?, ?)", values)
+        return int(code_id)
+
+    def _copy(self, table: tables.Table) -> None:
+        found = tables.select(self._source.db, table, self._ids)
+        names = [column[0] for column in found.description]
+        maps = [self._new[table.refers[name]] if name in table.refers else None for name in names]
+        renumbered = (
+            tuple(value if ids is None or value is None else ids[value] for ids, value in zip(maps, row, strict=True))
+            for row in found
+        )
+        tables.insert(self._db, table.name, names, renumbered)
+
+    def _bury(self) -> None:
+        """Record the death of runs whose driver is gone; nobody else could tell from here."""
+        for row in self._fresh:
+            if row["status"] == "running":
+                records.record_death(self._db, self._new["run"][row["id"]], row["last_seen_at"])
+
+    def _pair_tags(self) -> None:
+        for row in self._fresh:
+            run_id, flow_id = self._new["run"][row["id"]], self._new["flow"][row["flow_id"]]
+            rows = self._db.execute("select tag_id from run_tags where run_id = ?", (run_id,)).fetchall()
+            records.pair_tags(self._db, flow_id, row["created_at"], [each["tag_id"] for each in rows])
+
+    def _vouch(self) -> None:
+        mine = trust.signed_by_user(self._source.store)
+        for run_id, blob_id, sha, doubted in tables.pickles(self._source.db, self._ids):
+            here = self._new["blob"][blob_id]
+            if self._source.trusted or (blob_id in mine and not doubted):
+                trust.sign(self._db, self._store.uuid, here, sha, "pickle")
+            else:
+                trust.mark_unverified(self._db, self._new["run"][run_id], [here])
+
+    def _record_origins(self) -> list[tuple[str, str, str]]:
+        at, uuid = records.now_ms(), self._source.store.uuid
+        added = []
+        for row in self._fresh:
+            there, run_id = f"{row['flow']}/{row['id']}", self._new["run"][row["id"]]
+            self._db.execute("insert into origins values (?, ?, ?, ?)", (run_id, uuid, there, at))
+            added.append((uuid, there, f"{row['flow']}/{run_id}"))
+        return added

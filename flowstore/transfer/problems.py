@@ -1,0 +1,106 @@
+"""What can be wrong with a store's rows: a problem, and how to say where it is."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+REPAIR = "flowstore check --repair"
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter, where SQLite's own message quotes the damage
+Values = Mapping[str, Any] | Sequence[Any]
+
+
+@attrs.frozen
+class Problem:
+    """One thing that is wrong with a store.
+
+    Attributes:
+        kind: a stable name of what kind it is.
+        where: the pathspec of what it concerns, else a table or 'the file'.
+        problem: what is wrong.
+        remedy: what can be done.
+        note: whether it is only worth knowing.
+        repair: what repairing does about it.
+        mend: the statements that do so, each with its values; empty where rows can't.
+    """
+
+    kind: str
+    where: str
+    problem: str
+    remedy: str
+    note: bool = False
+    repair: str = ""
+    mend: Sequence[tuple[str, Values]] = attrs.field(default=(), repr=False)
+
+    @classmethod
+    def mended(
+        cls, kind: str, where: str, problem: str, repair: str, mend: Sequence[tuple[str, Values]] = ()
+    ) -> Problem:
+        """One that `repair` does something about."""
+        return cls(kind, where, problem, f"{REPAIR} {repair}", repair=repair, mend=mend)
+
+
+def place_of(db: sqlite3.Connection, row: Mapping[str, Any], otherwise: str) -> str:
+    """The pathspec of what a row is about, as far as the rows above it are there."""
+    keys = row.keys()
+    name = f"/{row['name']}" if "name" in keys and row["name"] is not None else ""
+    if "attempt_id" in keys and row["attempt_id"] is not None:
+        found = _value(db, "select task_id from attempts where id = ?", row["attempt_id"])
+        return (f"attempt {row['attempt_id']}" if found is None else _task(db, found)) + name
+    if "task_id" in keys and row["task_id"]:
+        return _task(db, row["task_id"]) + name
+    if "step_id" in keys and row["step_id"]:
+        return _step(db, row["step_id"])
+    if "run_id" in keys and row["run_id"] is not None:
+        return _run(db, row["run_id"]) + name
+    if "blob_id" in keys and row["blob_id"] is not None:
+        return content(db, row["blob_id"])
+    return otherwise
+
+
+def content(db: sqlite3.Connection, blob_id: int) -> str:
+    """The first of the artifacts, parameters or files that have a content."""
+    row = _row(db, "select attempt_id, name from artifacts where blob_id = ? order by attempt_id limit 1", blob_id)
+    if row is not None:
+        return place_of(db, row, "")
+    row = _row(db, "select run_id, name from run_artifacts where blob_id = ? order by run_id limit 1", blob_id)
+    if row is not None:
+        return place_of(db, row, "")
+    row = _row(db, "select code_id, path from code_files where blob_id = ? limit 1", blob_id)
+    if row is not None:
+        run_id = _value(db, "select min(id) from runs where code_id = ?", row["code_id"])
+        return f"{'a deployment' if run_id is None else _run(db, run_id)}: code, {row['path']}"
+    row = _row(db, "select deployment_id, name from deployment_parameters where blob_id = ? limit 1", blob_id)
+    if row is not None:
+        return f"deployment {row['deployment_id']}, {row['name']}"
+    return f"content {blob_id}"
+
+
+def _task(db: sqlite3.Connection, task_id: int) -> str:
+    row = _row(db, "select step_id from tasks where id = ?", task_id)
+    return f"task {task_id}" if row is None else f"{_step(db, row['step_id'])}/{task_id}"
+
+
+def _step(db: sqlite3.Connection, step_id: int) -> str:
+    row = _row(db, "select run_id, name from steps where id = ?", step_id)
+    return f"step {step_id}" if row is None else f"{_run(db, row['run_id'])}/{row['name']}"
+
+
+def _run(db: sqlite3.Connection, run_id: int) -> str:
+    flow = _value(db, "select f.name from runs r join flows f on f.id = r.flow_id where r.id = ?", run_id)
+    return f"run {run_id}" if flow is None else f"{flow}/{run_id}"
+
+
+def _row(db: sqlite3.Connection, sql: str, value: Any) -> Any:
+    try:
+        return db.execute(sql, (value,)).fetchone()
+    except UNREADABLE:
+        return None  # it stands on a page that can't be read: the place is told less exactly
+
+
+def _value(db: sqlite3.Connection, sql: str, value: Any) -> Any:
+    row = _row(db, sql, value)
+    return None if row is None else row[0]

@@ -1,0 +1,113 @@
+"""Which runs are meant: what `export` takes along, and `delete` removes.
+
+Pathspecs and a flow name the runs to look at, all of the store's where nothing is named. The other conditions
+narrow that down, and so does the active namespace. Counting the newest runs of a flow counts those with all
+tags, whatever their age.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from flowstore import context
+from flowstore.client import Flow, Run
+from flowstore.client.base import using
+from flowstore.errors import InvalidPathspec
+from flowstore.store.db import Row, Store
+
+
+@attrs.frozen(kw_only=True)
+class Selection:
+    """What a user said of the runs that are meant.
+
+    Attributes:
+        pathspecs: `Flow` or `Flow/run` each.
+        flow: one more flow's name.
+        tags: all of these, on the run.
+        latest: only the newest so many of each flow.
+        older_than_ms: only runs created before this time.
+        keep_latest: not the newest so many of each flow.
+    """
+
+    pathspecs: Sequence[str] = ()
+    flow: str | None = None
+    tags: Sequence[str] = ()
+    latest: int | None = None
+    older_than_ms: int | None = None
+    keep_latest: int | None = None
+
+
+def run_ids(store: Store, selection: Selection) -> list[int]:
+    """The runs that are meant, in the order in which they were created.
+
+    Raises:
+        InvalidPathspec: a pathspec addresses neither a flow nor a run.
+        NotFound: there is no such flow or run.
+        NamespaceMismatch: it is not in the active namespace.
+    """
+    with store.read():
+        by_flow: dict[int, list[Row]] = {}
+        for row in _candidates(store, selection):
+            by_flow.setdefault(row["flow_id"], []).append(row)
+        chosen = [row for rows in by_flow.values() for row in _counted(rows, selection)]
+    if selection.older_than_ms is not None:
+        chosen = [row for row in chosen if row["created_at"] < selection.older_than_ms]
+    return [row["id"] for row in sorted(chosen, key=lambda row: (row["created_at"], row["id"]))]
+
+
+def _candidates(store: Store, selection: Selection) -> list[Row]:
+    """The named runs that have all tags, oldest first."""
+    flows, ids = _named(store, selection)
+    conditions, values = ["true"], {"flows": json.dumps(flows), "ids": json.dumps(ids)}
+    if flows or ids:
+        conditions.append(
+            """(r.id in (select value from json_each(:ids))
+                or r.flow_id in (select f.id from flows f join json_each(:flows) n on n.value = f.name))"""
+        )
+    active = context.get_namespace()
+    for n, tag in enumerate([*selection.tags, *([active] if active is not None else [])]):
+        conditions.append(
+            f"""exists (select 1 from run_tags rt join tags g on g.id = rt.tag_id
+                where rt.run_id = r.id and g.tag = :tag{n})"""  # noqa: S608
+        )
+        values[f"tag{n}"] = tag
+    return store.rows(
+        f"""select r.id, r.flow_id, r.created_at from runs r
+            where {" and ".join(conditions)} order by r.created_at, r.id""",  # noqa: S608
+        values,
+    )
+
+
+def _named(store: Store, selection: Selection) -> tuple[list[str], list[int]]:
+    """The flows and the runs that are named; each is there, in the active namespace."""
+    flows, ids = [], []
+    with using(store):
+        for pathspec in selection.pathspecs:
+            found = _object(pathspec)
+            if isinstance(found, Flow):
+                flows.append(found.id)
+            else:
+                ids.append(int(found.id))
+        if selection.flow is not None:
+            flows.append(Flow(selection.flow).id)
+    return flows, ids
+
+
+def _object(pathspec: str) -> Any:
+    parts = pathspec.split("/")
+    if len(parts) > 2 or not all(parts):
+        raise InvalidPathspec(f"{pathspec!r} does not address runs: give a flow, or a run as FlowName/run_id.")
+    return Flow(pathspec) if len(parts) == 1 else Run(pathspec)
+
+
+def _counted(rows: Sequence[Row], selection: Selection) -> Sequence[Row]:
+    """Those of a flow's runs, oldest first, that counting them leaves."""
+    if selection.latest is not None:
+        rows = rows[max(len(rows) - selection.latest, 0) :]
+    if selection.keep_latest is not None:
+        rows = rows[: max(len(rows) - selection.keep_latest, 0)]
+    return rows
