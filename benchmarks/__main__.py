@@ -13,20 +13,35 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import click
 
-from benchmarks import artifact, crowd, fanout, hello, importing, iterate, passthrough, query, resume, reuse, size
-from benchmarks.libraries import Settings, find_metaflow
+from benchmarks import (
+    artifact,
+    crowd,
+    fanout,
+    hello,
+    importing,
+    iterate,
+    passthrough,
+    query,
+    report,
+    resume,
+    reuse,
+    ship,
+    size,
+    wide,
+)
+from benchmarks.libraries import Settings, find_peers
 from benchmarks.measure import Failed, Line
 from flowstore import __version__
 
+MODULES = (importing, hello, fanout, reuse, wide, artifact, passthrough, query, iterate, resume, crowd, ship, size)
 BENCHMARKS: dict[str, Callable[[Settings], Iterable[Line]]] = {
-    module.__name__.rpartition(".")[2]: module.measure
-    for module in (importing, hello, fanout, reuse, artifact, passthrough, query, iterate, resume, crowd, size)
+    module.__name__.rpartition(".")[2]: module.measure for module in MODULES
 }
 
-FORM = "{:<52} {:<10} {:>9} {:>9} {:>7}  {:<28} {}"
+FORM = "{:<52} {:<10} {:>9} {:>9} {:>7}  {:<34} {:<4} {}"
+HEAD = ("benchmark (medians)", "unit", "floor", "flowstore", "ratio", "target", "met", "peers, and their ratios")
 
 
 @click.command(help=f"Run all benchmarks, or those named: {', '.join(BENCHMARKS)}.")
@@ -35,15 +50,25 @@ FORM = "{:<52} {:<10} {:>9} {:>9} {:>7}  {:<28} {}"
 @click.option("--smoke", is_flag=True, help="Tiny sizes and one round: does everything work?")
 @click.option("--full", is_flag=True, help="Also the sizes that take long.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all samples here.")
-@click.option(
-    "--metaflow-python", default=sys.executable, metavar="PYTHON", help="One that has Metaflow; default: this one."
-)
+@click.option("--compare", type=click.Path(exists=True, path_type=Path), help="Set ratios beside those of this file.")
+@click.option("--report", "only_report", is_flag=True, help="Only write RESULTS.md anew, from results.json.")
+@click.option("--peers-python", default=sys.executable, metavar="PYTHON", help="One with the peers; default: this one.")
 def main(
-    names: Sequence[str], rounds: int, smoke: bool, full: bool, json_file: Path | None, metaflow_python: str
+    names: Sequence[str],
+    rounds: int,
+    smoke: bool,
+    full: bool,
+    json_file: Path | None,
+    compare: Path | None,
+    only_report: bool,
+    peers_python: str,
 ) -> None:
     """Print a table, line by line as it comes."""
+    if only_report:
+        report.write_page()
+        return
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process would compile what it imports anew
-    metaflow = find_metaflow(metaflow_python)
+    peers = find_peers(peers_python)
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"The machine is busy (load {load:.1f}): figures will be too high, and ratios rough.", file=sys.stderr)
@@ -51,9 +76,9 @@ def main(
         print("Tiny sizes: the figures mean nothing.")
     lines: list[Line] = []
     failed = []
-    print(FORM.format("benchmark (medians)", "unit", "floor", "flowstore", "ratio", "target", "peer, and its ratio"))
+    print(FORM.format(*HEAD))
     with tempfile.TemporaryDirectory(prefix="flowstore-benchmarks-") as scratch:
-        settings = Settings(Path(scratch), 1 if smoke else rounds, smoke, full, metaflow)
+        settings = Settings(Path(scratch), 1 if smoke else rounds, smoke, full, peers)
         for name in names or BENCHMARKS:
             started = time.monotonic()
             try:
@@ -65,40 +90,30 @@ def main(
                 print(f"{name} failed: {error}", file=sys.stderr)
             print(f"{name} took {time.monotonic() - started:.0f} s", file=sys.stderr)
     if json_file is not None:
-        json_file.write_text(
-            json.dumps({"machine": machine() | {"load": load}, "lines": list(map(as_json, lines))}, indent=1), "utf-8"
-        )
+        about = machine() | {"load": round(load, 2), "peers": dict(peers.versions)}
+        found = {"machine": about, "lines": [report.as_json(line) for line in lines]}
+        json_file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    if compare is not None:
+        print("\nratios to the floor, and those of", compare)
+        print(*report.compare(lines, json.loads(compare.read_text("utf-8"))), sep="\n")
     if failed:
         sys.exit(f"Failed: {', '.join(failed)}")
 
 
 def shown(line: Line) -> str:
     """A line of the table; a peer's ratio is to flowstore, the other one to the floor."""
-    ours, floor = line.median("flowstore"), line.median("floor")
-    ratio = f"{ours / floor:.2f}" if ours is not None and floor else ""
-    peer = f"{line.missing} is not installed" if line.missing else ""
-    if line.peer is not None:
-        theirs = line.median(line.peer)
-        peer = f"{line.peer} {number(theirs)}"
-        if ours and theirs is not None:
-            peer += f" ({theirs / ours:.2f} x)"
-    return FORM.format(line.benchmark, line.unit, number(floor), number(ours), ratio, line.target, peer).rstrip()
-
-
-def number(value: float | None) -> str:
-    """Three digits that mean something.
-
-    >>> number(1234.5), number(0.01234), number(12.345), number(None)
-    ('1234', '0.0123', '12.3', '')
-    """
-    if value is None:
-        return ""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def as_json(line: Line) -> dict[str, Any]:
-    """A line with its medians."""
-    return {**attrs.asdict(line), "medians": {name: line.median(name) for name in line.samples}}
+    medians, target = line.medians, line.target
+    ratio = report.ratio(medians)
+    return FORM.format(
+        line.benchmark,
+        line.unit,
+        report.number(medians.get("floor")),
+        report.number(medians["flowstore"]),
+        "" if ratio is None else f"{ratio:.2f}",
+        "" if target is None else target.text,
+        "" if target is None else ("yes" if target.met(medians) else "no"),
+        report.peers(medians, line.missing),
+    ).rstrip()
 
 
 def machine() -> dict[str, Any]:

@@ -23,6 +23,7 @@ import attrs
 
 from benchmarks.libraries import Library, Settings
 from benchmarks.measure import MEBIBYTE, Line, Process, in_turns, run, run_function
+from benchmarks.targets import at_most, times_floor
 
 
 @attrs.frozen
@@ -39,6 +40,7 @@ def measure(settings: Settings) -> Iterator[Line]:
         "array": settings.size(256, 4) * MEBIBYTE,
         "frame": settings.size(1_000_000, 10_000),
     }
+    missing = settings.peers.missing("metaflow")
     for kind, size in sizes.items():
         shown = f"{size:,} rows" if kind == "frame" else f"{size // MEBIBYTE} MiB"
         contestants = _contestants(settings, kind, size)
@@ -46,14 +48,14 @@ def measure(settings: Settings) -> Iterator[Line]:
         times = {name: [one.took_s for one in measured] for name, measured in found.items()}
         pickled = {name: times[name] for name in times if name in {"floor", "flowstore", "pickle"}}
         del times["pickle"]
-        yield Line(f"artifact, {kind} of {shown}", "s", times, "<= 1.25 x floor", settings.missing)
-        yield Line("  beside pickle and fsync", "s", pickled)
+        yield Line(f"artifact, {kind} of {shown}", "s", times, times_floor(1.25), missing)
+        yield Line(f"artifact, {kind}: pickle and fsync", "s", pickled)
         if kind == "frame":
             continue  # the imports weigh more than the frame
         peaks = {
             name: [one.peak_bytes / size for one in measured] for name, measured in found.items() if name != "pickle"
         }
-        yield Line("  peak memory", "x artifact", peaks, "<= 2 x artifact", settings.missing)
+        yield Line(f"artifact, {kind}: peak memory", "x artifact", peaks, at_most(2, "x artifact"), missing)
 
 
 def _contestants(settings: Settings, kind: str, size: int) -> dict[str, Callable[[], Measured]]:

@@ -10,6 +10,7 @@ from functools import partial
 
 from benchmarks.libraries import FLOWSTORE, Settings
 from benchmarks.measure import Line, in_turns, run_together
+from benchmarks.targets import times_floor
 
 PROCESSES = 8
 
@@ -21,7 +22,7 @@ def measure(settings: Settings) -> Iterator[Line]:
         "flowstore": partial(_together_s, settings, tasks, stores=1),
     }
     samples = in_turns(contestants, settings.rounds)
-    yield Line(f"crowd, {PROCESSES} processes on one store", "s", samples, "<= 1.43 x 8 stores (as floor)")
+    yield Line(f"crowd, {PROCESSES} processes on one store", "s", samples, times_floor(1.43, "8 stores (as floor)"))
 
 
 def _together_s(settings: Settings, tasks: int, stores: int) -> float:

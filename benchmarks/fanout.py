@@ -1,7 +1,9 @@
 """A foreach of trivial tasks, each a process of its own: what one more task costs.
 
-The slope between two sizes, so that start-up does not count. The peer runs fewer tasks, being slower.
+The slope between two sizes, so that start-up does not count. Slower peers run fewer tasks.
 Floor: fork a process for each task, two at a time; it sends its result through a pipe; one transaction stores it.
+Peers: Metaflow starts a Python for each task. Dask and redun run tasks in two processes that stay,
+which is what `--reuse-workers` compares with; here they show what a process of its own costs. See `peers/`.
 """
 
 from __future__ import annotations
@@ -16,19 +18,47 @@ from pathlib import Path
 
 from benchmarks.libraries import FLOWSTORE, Library, Settings
 from benchmarks.measure import Line, Process, in_turns, run_function
+from benchmarks.targets import times_floor
+
+POOLS = {  # by distribution: the program in `peers/`, and between which numbers of tasks the slope is taken
+    "distributed": ("fanout_dask", 200, 1000),
+    "redun": ("fanout_redun", 50, 200),
+}
 
 
 def measure(settings: Settings) -> Iterator[Line]:
     sizes = settings.size(200, 10), settings.size(1000, 30)
-    contestants = {
+    contestants: dict[str, Callable[[], float]] = {
         "floor": partial(slope_ms, settings, partial(floor, forked), sizes),
         "flowstore": partial(slope_ms, settings, partial(fan_out, FLOWSTORE, ()), sizes),
     }
+    contestants |= peers(settings)
     if settings.metaflow is not None:
         few = settings.size(5, 2), settings.size(25, 4)
         contestants["metaflow"] = partial(slope_ms, settings, partial(fan_out, settings.metaflow, ()), few)
     samples = in_turns(contestants, settings.rounds)
-    yield Line("fanout, a process a task", "ms/task", samples, "<= 1.3 x floor", settings.missing)
+    yield Line(
+        "fanout, a process a task", "ms/task", samples, times_floor(1.3), settings.peers.missing("metaflow", *POOLS)
+    )
+
+
+def peers(settings: Settings) -> dict[str, Callable[[], float]]:
+    """The peers that keep their processes, each with the numbers of tasks that it is given."""
+    return {
+        name: partial(
+            slope_ms,
+            settings,
+            partial(by_peer, settings, program),
+            (settings.size(few, 2), settings.size(many, 10)),
+        )
+        for name, (program, few, many) in POOLS.items()
+        if settings.peers.installed(name)
+    }
+
+
+def by_peer(settings: Settings, program: str, tasks: int, folder: Path) -> Process:
+    """Run a program in `peers/` with so many tasks."""
+    return settings.peers.run(program, folder, tasks)
 
 
 def slope_ms(settings: Settings, run: Callable[[int, Path], Process], sizes: tuple[int, int]) -> float:

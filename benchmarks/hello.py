@@ -1,5 +1,7 @@
 """A flow of three steps as a whole process, in a store that exists and in a new one.
 
+Peers: Metaflow; Luigi, which runs its three tasks in the one process and keeps each result in a file.
+
 Floor: a bare Python that imports what any such library needs: click, sqlite3, cloudpickle.
 """
 
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.libraries import Library, Settings
 from benchmarks.measure import Line, in_turns, run
+from benchmarks.targets import times_floor
 
 IMPORTS = "import click, sqlite3, cloudpickle"
 
@@ -29,9 +32,11 @@ def measure(settings: Settings) -> Iterator[Line]:
                     contestants[library.name] = partial(_existing, library, store)
                 else:
                     contestants[library.name] = partial(_new, settings, library)
+            if settings.peers.installed("luigi"):
+                contestants["luigi"] = partial(_luigi, settings, folder)
             samples = in_turns(contestants, settings.size(settings.rounds * 2, 1))
-        target = "<= 2.5 x floor; Metaflow >= 8 x"
-        yield Line(f"hello, {which} store", "ms", samples, target, settings.missing)
+        target = times_floor(2.5, slower={"metaflow": 8})
+        yield Line(f"hello, {which} store", "ms", samples, target, settings.peers.missing("metaflow", "luigi"))
 
 
 def _floor(folder: Path) -> float:
@@ -45,3 +50,7 @@ def _existing(library: Library, store: Path) -> float:
 def _new(settings: Settings, library: Library) -> float:
     with settings.folder() as store:
         return library.run("hello", store).wall_s * 1000
+
+
+def _luigi(settings: Settings, folder: Path) -> float:
+    return settings.peers.run("hello_luigi", folder).wall_s * 1000

@@ -13,6 +13,7 @@ from functools import partial
 
 from benchmarks.libraries import FLOWSTORE, Settings
 from benchmarks.measure import Failed, Line, call_s, in_turns
+from benchmarks.targets import times_floor
 from flowstore import Run, namespace, use_store
 
 ARTIFACTS = """
@@ -45,7 +46,7 @@ def measure(settings: Settings) -> Iterator[Line]:
                 "flowstore": partial(_ms, _by_client),
             }
             samples = in_turns(contestants, settings.rounds)
-    yield Line(f"iterate, {by_hand} artifacts of {tasks} tasks", "ms", samples, "<= 5 x floor")
+    yield Line(f"iterate, {by_hand} artifacts of {tasks} tasks", "ms", samples, times_floor(5))
 
 
 def _ms(call: Callable[[], int]) -> float:

@@ -1,13 +1,14 @@
-"""The two libraries that run the same flows, and what a benchmark is asked for."""
+"""The two libraries that run the same flows, the other peers, and what a benchmark is asked for."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import attrs
 from benchmarks import measure
 
 FLOWS = Path(__file__).parent / "flows"
+PROGRAMS = Path(__file__).parent / "peers"
 USER = "bench"
 
 
@@ -68,6 +70,90 @@ FLOWSTORE = Library("flowstore", sys.executable)
 
 
 @attrs.frozen
+class Peers:
+    """The interpreter that other libraries are run with.
+
+    Attributes:
+        python: its path.
+        versions: of Python, and of each peer that is installed there.
+    """
+
+    python: str
+    versions: Mapping[str, str]
+
+    def installed(self, *names: str) -> list[str]:
+        """Those of the peers that are there."""
+        return [name for name in names if name in self.versions]
+
+    def missing(self, *names: str) -> list[str]:
+        """Those of the peers that are not."""
+        return [name for name in names if name not in self.versions]
+
+    def command(self, program: str, *arguments: object) -> list[str]:
+        """The command line of a program in `peers/`."""
+        return [self.python, "-P", str(PROGRAMS / f"{program}.py"), *map(str, arguments)]
+
+    def run(self, program: str, folder: Path, *arguments: object) -> measure.Process:
+        """Run a program in `peers/` to its end, in a folder where it may leave what it likes."""
+        return measure.run(self.command(program, *arguments), folder, environment(folder))
+
+
+PEERS = ("metaflow", "luigi", "distributed", "redun", "joblib", "mlflow")
+
+
+def find_peers(python: str) -> Peers:
+    """Which peers an interpreter has: only their metadata is read, since importing them all takes seconds."""
+    code = f"""
+import json, platform
+from importlib.metadata import PackageNotFoundError, version
+found = {{"python": platform.python_version()}}
+for name in {PEERS!r}:
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))"""
+    found = subprocess.run([python, "-c", code], capture_output=True, check=True, text=True)
+    return Peers(python, json.loads(found.stdout))
+
+
+@contextmanager
+def asked(peers: Peers, program: str, folder: Path, *arguments: object) -> Iterator[Callable[[str], float]]:
+    """A program that fills a store, then answers: to the name of a question on a line, the microseconds it took."""
+    folder.mkdir()
+    with (folder / "errors.txt").open("w+", encoding="utf-8") as errors:
+        command = peers.command(program, *arguments)
+        child = subprocess.Popen(
+            command, cwd=folder, env=environment(folder), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        questions, answers = child.stdin, child.stdout
+
+        def ask(question: str) -> float:
+            print(question, file=questions, flush=True)
+            answer = answers.readline()
+            if not answer:
+                errors.seek(0)
+                raise measure.Failed(f"{' '.join(command)} gave no answer\n{errors.read()[-2000:]}")
+            return float(answer)
+
+        try:
+            yield ask
+        finally:
+            questions.close()
+            child.wait()
+            answers.close()
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a peer's program, which keeps all that it writes in one folder."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHONPATH")}
+    return inherited | {"USER": USER, "USERNAME": USER, "HOME": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@attrs.frozen
 class Settings:
     """What a benchmark is asked for.
 
@@ -76,14 +162,14 @@ class Settings:
         rounds: how often each contestant is measured.
         smoke: tiny sizes, to see that everything works.
         full: also the sizes that take long.
-        metaflow: the peer, if it is installed.
+        peers: whom flowstore is measured beside.
     """
 
     scratch: Path
     rounds: int
     smoke: bool
     full: bool
-    metaflow: Library | None
+    peers: Peers
 
     def size(self, usual: int, smoke: int) -> int:
         """The usual size, or the tiny one."""
@@ -95,9 +181,9 @@ class Settings:
         return [FLOWSTORE] if self.metaflow is None else [FLOWSTORE, self.metaflow]
 
     @property
-    def missing(self) -> str | None:
-        """The peer's name, if it is not there."""
-        return "metaflow" if self.metaflow is None else None
+    def metaflow(self) -> Library | None:
+        """The peer that runs the same flows, if it is there."""
+        return Library("metaflow", self.peers.python) if "metaflow" in self.peers.versions else None
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -107,10 +193,3 @@ class Settings:
             yield made
         finally:
             shutil.rmtree(made)
-
-
-def find_metaflow(python: str) -> Library | None:
-    """The peer, if that interpreter can import it."""
-    code = "import metaflow"
-    found = subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
-    return Library("metaflow", python) if found else None

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import attrs
 
+from benchmarks.targets import Target
+
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
@@ -29,28 +31,23 @@ class Line:
     """One line of the table: the same quantity for each contestant.
 
     Attributes:
-        benchmark: what was measured.
+        benchmark: what was measured; together with the unit, the line's name in a file of results.
         unit: of all samples.
         samples: what each round gave, by contestant: 'floor', 'flowstore', a peer's name.
         target: what flowstore is held to.
-        missing: a peer that is not installed.
+        missing: the peers that are not installed.
     """
 
     benchmark: str
     unit: str
     samples: Mapping[str, Sequence[float]]
-    target: str = ""
-    missing: str | None = None
-
-    def median(self, contestant: str) -> float | None:
-        """The middle of a contestant's samples, `None` where it did not take part."""
-        samples = self.samples.get(contestant)
-        return statistics.median(samples) if samples else None
+    target: Target | None = None
+    missing: Sequence[str] = ()
 
     @property
-    def peer(self) -> str | None:
-        """The name of the peer, if one took part."""
-        return next((name for name in self.samples if name not in {"floor", "flowstore"}), None)
+    def medians(self) -> dict[str, float]:
+        """The middle of each contestant's samples."""
+        return {name: statistics.median(samples) for name, samples in self.samples.items() if samples}
 
 
 @attrs.frozen

@@ -1,8 +1,8 @@
 """Finding runs: the Client against hand-written SQL on the same file, and how both grow with the number of runs.
 
-The stores are filled by SQL, with the real schema: one flow, 8 tags a run, nine of ten runs successful. Every
-second run is tagged `even`, every third one `third`. The older half is tagged `early` and the newer one `late`:
-each is common and they never meet, the worst case for a search that walks one tag and looks for the other.
+The stores are those of `filled`: 8 tags a run, and two tags that never meet.
+Peers: MLflow's `search_runs` on SQLite, at the smaller sizes; its rows are copies, made by SQL, of a run that MLflow
+wrote. With `--full` also Metaflow, in the smallest size, with a tenth of the runs, which it has to execute for that.
 """
 
 from __future__ import annotations
@@ -10,35 +10,18 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import attrs
 
-from benchmarks.libraries import USER, Settings
+from benchmarks.filled import NAMESPACE, fill
+from benchmarks.libraries import Settings, asked
 from benchmarks.measure import Failed, Line, call_s, in_turns
-from flowstore import Flow, Run, __version__, namespace, use_store
-from flowstore.store import schema
-from flowstore.store.migrations import M004_TAG_PAIRS
-from flowstore.store.records import date_tag, ensure_tag
-
-DAY_MS = 86_400_000
-FIRST_MS = 19_000 * DAY_MS
-NAMESPACE = f"user:{USER}"
-TAGS = (  # the tag, whether it is a system tag, and the runs that have it
-    (NAMESPACE, 1, "true"),
-    ("runtime:local", 1, "true"),
-    ("python_version:3.11.7", 1, "true"),
-    (f"flowstore_version:{__version__}", 1, "true"),
-    ("even", 0, "id % 2 = 0"),
-    ("odd", 0, "id % 2 = 1"),
-    ("third", 0, "id % 3 = 0"),
-    ("other", 0, "id % 3 <> 0"),
-    ("early", 0, "id <= half"),
-    ("late", 0, "id > half"),
-)
+from benchmarks.targets import at_most, times_floor
+from flowstore import Flow, Run, namespace, use_store
 
 BY_HAND = """
 select r.id, r.status, r.created_at from run_tags w join runs r on r.id = w.run_id
@@ -96,25 +79,46 @@ QUERIES = (
 
 
 def measure(settings: Settings) -> Iterator[Line]:
-    counts = [settings.size(10_000, 100), settings.size(100_000, 1000)]
+    counts = [settings.size(1000, 20), settings.size(10_000, 100), settings.size(100_000, 1000)]
     if settings.full:
         counts.append(1_000_000)
     times: dict[str, list[dict[str, list[float]]]] = {query.name: [] for query in QUERIES}
     for runs in counts:
-        with settings.folder() as folder:
-            store = folder / "flowstore.db"
-            fill(store, runs)
+        with settings.folder() as folder, contextlib.ExitStack() as stack:
+            fill(folder / "flowstore.db", runs)
+            peers = _peers(settings, stack, folder, runs, smallest=runs == counts[0]) if runs in counts[:2] else {}
+            missing = settings.peers.missing("mlflow") if runs in counts[:2] else []
             for query in QUERIES:
-                found = _times_us(query, store, settings.rounds)
+                asking = {name: partial(ask, query.name) for name, ask in peers.items()}
+                found = _times_us(query, folder / "flowstore.db", settings.rounds, asking)
                 times[query.name].append(found)
-                yield Line(f"query, {query.name}, {runs:,} runs", "us", found, "<= 5 x floor")
+                yield Line(f"query, {query.name}, {runs:,} runs", "us", found, times_floor(5), missing)
     for query in QUERIES:
         first, last = times[query.name][0], times[query.name][-1]
-        growth = {name: [statistics.median(last[name]) / statistics.median(first[name])] for name in first}
-        yield Line(f"  growth, {query.name}, {counts[0]:,} to {counts[-1]:,}", "x", growth, "<= 1.5 x")
+        growth = {
+            name: [statistics.median(last[name]) / statistics.median(first[name])] for name in ("floor", "flowstore")
+        }
+        name = f"query, growth, {query.name}, {counts[0]:,} to {counts[-1]:,}"
+        yield Line(name, "x", growth, at_most(1.5, "x"))
 
 
-def _times_us(query: Query, store: Path, rounds: int) -> dict[str, list[float]]:
+def _peers(
+    settings: Settings, stack: contextlib.ExitStack, folder: Path, runs: int, *, smallest: bool
+) -> dict[str, Callable[[str], float]]:
+    """The peers, each with its own store, ready to be asked until the stack is closed."""
+    found = {}
+    if settings.peers.installed("mlflow"):
+        found["mlflow"] = stack.enter_context(asked(settings.peers, "query_mlflow", folder / "mlflow", runs))
+    if settings.full and smallest and settings.peers.installed("metaflow"):
+        fewer = runs // 10
+        name = f"metaflow at {fewer} runs"
+        found[name] = stack.enter_context(asked(settings.peers, "query_metaflow", folder / "metaflow", fewer))
+    return found
+
+
+def _times_us(
+    query: Query, store: Path, rounds: int, peers: Mapping[str, Callable[[], float]]
+) -> dict[str, list[float]]:
     with use_store(store), contextlib.closing(sqlite3.connect(store, isolation_level=None)) as connection:
         namespace(NAMESPACE)
         flow = Flow("Bench")
@@ -125,6 +129,7 @@ def _times_us(query: Query, store: Path, rounds: int) -> dict[str, list[float]]:
             {
                 "floor": partial(_us, partial(query.by_hand, connection)),
                 "flowstore": partial(_us, partial(query.by_client, flow)),
+                **peers,
             },
             rounds,
         )
@@ -132,37 +137,3 @@ def _times_us(query: Query, store: Path, rounds: int) -> dict[str, list[float]]:
 
 def _us(call: Callable[[], object]) -> float:
     return call_s(call) * 1e6
-
-
-def fill(path: Path, runs: int) -> None:
-    """Make a store with so many runs, a thousand a day."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("pragma synchronous = off")
-        schema.create(connection, __version__)
-        connection.execute("begin")
-        connection.execute("insert into flows (id, name) values (1, 'Bench')")
-        connection.execute(
-            """with recursive number (id) as (select 0 union all select id + 1 from number where id < :runs - 1),
-                 moment (id, at) as (select id + 1, :first_ms + id * :day_ms / 1000 from number)
-               insert into runs (id, uuid, flow_id, user, status, created_at, finished_at, last_seen_at,
-                                 host, boot, pid, pid_started, parameters)
-               select id, lower(hex(randomblob(16))), 1, :user, iif(id % 10, 'successful', 'failed'),
-                      at, at + 500, at + 500, 'host', 'boot', 1, '0', '{}' from moment""",
-            {"runs": runs, "user": USER, "first_ms": FIRST_MS, "day_ms": DAY_MS},
-        )
-        for day in range(-(-runs // 1000)):
-            _tag(
-                connection, date_tag(FIRST_MS + day * DAY_MS), 1, f"id between {day * 1000 + 1} and {day * 1000 + 1000}"
-            )
-        for tag, system, which in TAGS:
-            _tag(connection, tag, system, which.replace("half", str(runs // 2)))
-        connection.execute(schema.statements(M004_TAG_PAIRS)[1])
-        connection.execute("commit")
-
-
-def _tag(connection: sqlite3.Connection, tag: str, system: int, which: str) -> None:
-    connection.execute(
-        f"""insert into run_tags (tag_id, flow_id, created_at, run_id, system, successful)
-            select ?, 1, created_at, id, ?, status = 'successful' from runs where {which} order by id""",
-        (ensure_tag(connection, tag), system),
-    )
