@@ -21,6 +21,7 @@ from flowstore import (
     Flow,
     Flows,
     FlowstoreError,
+    InvalidPathspec,
     NamespaceMismatch,
     NotFound,
     Run,
@@ -34,6 +35,7 @@ from flowstore.store import blobs, records, tags
 from flowstore.store.codecs import encode
 from flowstore.store.db import ensure_store
 from flowstore.store.locate import active_store
+from flowstore.store.tags import Node
 
 SYSTEM = ("runtime:local", "python_version:3", "flowstore_version:0")
 KINDS = {
@@ -626,10 +628,42 @@ def test_an_impossible_namespace(ask, script):
 
 
 def test_an_impossible_namespace_on_the_command_line(script):
-    """The same on the command line: one message, or nothing found; not a Python traceback."""
-    done = subprocess.run([sys.executable, "flow.py", "--namespace", b"\xff", "list", "runs"], capture_output=True)
-    assert done.returncode in {0, 1}
-    assert b"Traceback" not in done.stderr
+    """The same on the command line: one message, and nothing was run, tagged or deployed."""
+    before = script.db.read_bytes()
+    commands = (["list", "runs"], ["run"], ["resume"], ["deploy", "create"], ["tag", "add", "x", "--run-id", "1"])
+    processes = [
+        subprocess.Popen([sys.executable, "flow.py", "--namespace", b"\xff", *words], stderr=subprocess.PIPE)
+        for words in commands
+    ]
+    for process in processes:
+        _, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stderr[:33]) == (1, b"Error: A namespace is a tag, or N")
+    assert script.db.read_bytes() == before
+
+
+UNADDRESSABLE = {
+    "Flow": lambda: Flow(UNENCODABLE),
+    "Run": lambda: Run(f"{UNENCODABLE}/1"),
+    "Step": lambda: Step(f"F/1/{UNENCODABLE}"),
+    "Task": lambda: Task(f"F/1/start/{UNENCODABLE}"),
+    "DataArtifact": lambda: DataArtifact(f"F/1/start/1/{UNENCODABLE}"),
+    "[name]": lambda: Task("F/1/start/1")[UNENCODABLE],
+    "[step]": lambda: Run("F/1")[UNENCODABLE],
+}
+
+
+@pytest.mark.parametrize("ask", UNADDRESSABLE.values(), ids=UNADDRESSABLE)
+def test_an_impossible_address(ask, script):
+    """Text that no name or id can be addresses nothing: an error of ours, not one of SQLite's."""
+    with pytest.raises((InvalidPathspec, NotFound)) as caught:
+        ask()
+    str(caught.value).encode()
+
+
+def test_an_impossible_name_is_in_nothing(script):
+    """Nor is it in any container."""
+    run = Run("F/1")
+    assert not any(UNENCODABLE in each for each in (Flows(), Flow("F"), run, run["start"], run["start"].task))
 
 
 def test_an_impossible_user_name(flow):
@@ -1032,6 +1066,8 @@ def plans(store, asked):
 
 
 QUESTIONS = {
+    "Flow": lambda flow: Flow(flow.id),
+    "Run": lambda flow: Run(f"{flow.id}/1"),
     "latest_run": lambda flow: flow.latest_run,
     "latest_successful_run": lambda flow: flow.latest_successful_run,
     "runs()": lambda flow: list(flow.runs()),
@@ -1039,6 +1075,13 @@ QUESTIONS = {
     "runs(rare)": lambda flow: list(flow.runs("rare")),
     "runs(common, rare)": lambda flow: list(flow.runs("common", "rare")),
     "runs(early, late)": lambda flow: list(flow.runs("early", "late")),
+    "runs(early, rare, common)": lambda flow: list(flow.runs("early", "rare", "common")),
+    "steps()": lambda flow: list(flow["1"].steps()),
+    "steps(own)": lambda flow: list(flow["1"].steps("own")),
+    "steps(own, common)": lambda flow: list(flow["1"].steps("own", "common")),
+    "tasks()": lambda flow: list(flow["1"]["start"].tasks()),
+    "tasks(own)": lambda flow: list(flow["1"]["start"].tasks("own")),
+    "tasks(own, also, common)": lambda flow: list(flow["1"]["start"].tasks("own", "also", "common")),
 }
 
 
@@ -1046,7 +1089,7 @@ QUESTIONS = {
 def thousands(tmp_path_factory):
     """A store with 2,000 runs of 20 flows and 10 users; all are common, one in a hundred is rare.
 
-    The first half of each flow's runs is early, the rest late.
+    The first half of each flow's runs is early, the rest late. F0 has steps and tasks; those of F0/1 some tags of their own.
     """
     path = tmp_path_factory.mktemp("thousands") / "flowstore.db"
     store = ensure_store(path)
@@ -1055,7 +1098,10 @@ def thousands(tmp_path_factory):
             given = ["common", "rare"] if number % 100 == 0 else ["common"]
             given += ["early"] if number < 1000 else ["late"]
             status = "successful" if number % 3 else "failed"
-            add_run(db, store, flow=f"F{number % 20}", user=f"u{number // 200}", given=given, status=status, steps=())
+            steps = (("start", 3 if number else 200), ("end", 1)) if number % 20 == 0 else ()
+            add_run(db, store, flow=f"F{number % 20}", user=f"u{number // 200}", given=given, status=status, steps=steps)
+    for node in (Node("F0/1/start", 1, 1), Node("F0/1/start/1", 1, 1, 1), Node("F0/1/start/7", 1, 1, 7)):
+        tags.change(store, node, add=["own", "also"])
     store.close()
     return path
 
@@ -1063,8 +1109,8 @@ def thousands(tmp_path_factory):
 @pytest.mark.parametrize("analyzed", [False, True], ids=["", "analyzed"])
 @pytest.mark.parametrize("active", [None, "user:u0", "rare"])
 @pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS)
-def test_runs_are_found_through_indexes(ask, active, analyzed, thousands):
-    """No question for runs looks through a table, or sorts what it found; whatever SQLite's statistics say."""
+def test_all_is_found_through_indexes(ask, active, analyzed, thousands):
+    """No question looks through a table, or has SQLite sort what it found; whatever its statistics say."""
     with flowstore.use_store(thousands), context.within(active):
         store = active_store()
         store.connection().execute("analyze" if analyzed else "drop table if exists sqlite_stat1")

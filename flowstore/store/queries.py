@@ -47,6 +47,16 @@ def flow_names(store: Store, tag: str | None) -> list[str]:
     return [row[0] for row in rows]
 
 
+def has_run(store: Store, flow: str, tag: str | None) -> bool:
+    """Whether a flow is among `flow_names`, however many those are."""
+    if tag is None:
+        sql = "select 1 from runs where flow_id = (select id from flows where name = :flow) limit 1"
+    else:
+        sql = """select 1 from run_tags where tag_id = (select id from tags where tag = :tag)
+                 and flow_id = (select id from flows where name = :flow) limit 1"""
+    return store.value(sql, {"flow": flow, "tag": tag}) is not None
+
+
 def find_run(store: Store, flow: str, run_id: int) -> Row | None:
     """A run's row."""
     return store.row(f"{RUN} where r.id = ? and f.name = ?", (run_id, flow))
@@ -163,7 +173,8 @@ def steps(store: Store, run_id: int, tags: Iterable[str] = ()) -> list[Row]:
         return []
     own = """ and exists (select 1 from node_tags n where n.run_id = s.run_id and n.step_id = s.id and n.task_id = 0
               and n.artifact = '' and n.tag_id = ?)"""
-    return store.rows(f"{STEP} where s.run_id = ?{own * len(tag_ids)} order by s.id desc", (run_id, *tag_ids))
+    found = store.rows(f"{STEP} where s.run_id = ?{own * len(tag_ids)}", (run_id, *tag_ids))
+    return sorted(found, key=lambda row: row["id"], reverse=True)  # few: not worth an index that each run would write
 
 
 def find_step(store: Store, run_id: int, name: str) -> Row | None:
