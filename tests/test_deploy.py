@@ -390,6 +390,14 @@ def test_a_plain_run_is_never_in_production(birds):
     assert not any(tag.startswith("production:") for tag in tags)
 
 
+@pytest.mark.parametrize("name", ["A", "a b", "a.b", "a/b", "a-b", "é", "a\nb", "\udcff", "x" * 129])
+def test_a_branch_has_a_plain_name(birds, name):
+    """As in Metaflow: lower-case letters, digits and underscores; else nothing is run or deployed."""
+    for command in (["run"], ["deploy", "create"]):
+        one_message(birds[0]("--branch", name, *command, expect=1), "lower-case letters, digits and underscores")
+    assert not birds[0].db.exists() or birds[0].sql("select count(*) from runs") == [0]
+
+
 def test_branches_need_a_project(anne_and_will):
     """As they do with `run`; no store is made."""
     anne, _ = anne_and_will()

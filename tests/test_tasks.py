@@ -1132,7 +1132,9 @@ def test_resume_takes_the_code_as_it_is_now(flow):
     assert [step.task.origin_pathspec for step in run] == [None, None, "F/1/start/1"]
 
 
-@pytest.mark.parametrize("given", [["nowhere"], ["--origin-run-id", "99"], ["--origin-run-id", "x"]])
+@pytest.mark.parametrize(
+    "given", [["nowhere"], *(["--origin-run-id", run] for run in ("99", "x", "01", "\u0661", "-1", "1/start"))]
+)
 def test_resume_of_what_is_not_there(given, flow):
     """A step or run that doesn't exist is one message, and starts nothing."""
     script = flow(flow_source(LINEAR))

@@ -11,7 +11,7 @@ import click
 
 from flowstore import context
 from flowstore.cli import shell
-from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command
+from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command, namespace
 from flowstore.errors import ParameterError
 from flowstore.flow.graph import describe, graph_of, to_dot
 from flowstore.flow.parameters import Parameter
@@ -173,11 +173,10 @@ def _options(ctx: click.Context) -> Any:
     from flowstore.run.start import Options
 
     found = shell.settings(ctx)
-    namespace = found["namespace"]
     return Options(
         store=found["store"],
         quiet=bool(found["quiet"]),
-        namespace=context.DEFAULT if namespace is None else (namespace or None),
+        namespace=namespace(found),
         with_=found["with_"],
         durable=bool(found["durable"]),
         branch=found.get("branch"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -95,5 +95,16 @@ def apply(ctx: click.Context) -> None:
     settings = shell.settings(ctx)
     if settings.get("store"):
         use_store(settings["store"])
-    if settings.get("namespace") is not None:
-        context.namespace(settings["namespace"] or None)
+    asked = namespace(settings)
+    if not isinstance(asked, context._Default):
+        context.namespace(asked)
+
+
+def namespace(settings: Mapping[str, Any]) -> str | context._Default | None:
+    """What --namespace asks for: a tag, `None` for everything, `DEFAULT` where it is not given.
+
+    >>> namespace({"namespace": "xyz"}), namespace({"namespace": ""})
+    ('xyz', None)
+    """
+    given = settings.get("namespace")
+    return context.DEFAULT if given is None else context.checked_namespace(given or None)
