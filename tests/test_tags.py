@@ -1089,17 +1089,18 @@ QUESTIONS = {
 def thousands(tmp_path_factory):
     """A store with 2,000 runs of 20 flows and 10 users; all are common, one in a hundred is rare.
 
-    The first half of each flow's runs is early, the rest late. F0 has steps and tasks; those of F0/1 some tags of their own.
+    The first half of each flow's runs is early, the rest late. Runs of F0 have steps and tasks, F0/1 tags on them.
     """
     path = tmp_path_factory.mktemp("thousands") / "flowstore.db"
     store = ensure_store(path)
     with store.write() as db:
         for number in range(2000):
+            flow, user = f"F{number % 20}", f"u{number // 200}"
             given = ["common", "rare"] if number % 100 == 0 else ["common"]
             given += ["early"] if number < 1000 else ["late"]
             status = "successful" if number % 3 else "failed"
             steps = (("start", 3 if number else 200), ("end", 1)) if number % 20 == 0 else ()
-            add_run(db, store, flow=f"F{number % 20}", user=f"u{number // 200}", given=given, status=status, steps=steps)
+            add_run(db, store, flow=flow, user=user, given=given, status=status, steps=steps)
     for node in (Node("F0/1/start", 1, 1), Node("F0/1/start/1", 1, 1, 1), Node("F0/1/start/7", 1, 1, 7)):
         tags.change(store, node, add=["own", "also"])
     store.close()
