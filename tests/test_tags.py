@@ -36,6 +36,7 @@ from flowstore.store.codecs import encode
 from flowstore.store.db import ensure_store
 from flowstore.store.locate import active_store
 from flowstore.store.tags import Node
+from flowstore.transfer.delete import candidates, delete
 
 SYSTEM = ("runtime:local", "python_version:3", "flowstore_version:0")
 KINDS = {
@@ -859,13 +860,20 @@ run_events = st.tuples(
     st.sampled_from(["successful", "successful", "failed", "stopped", "running"]),
     st.integers(-5, 5),  # how the clock goes on, or back
 )
-tag_events = st.tuples(
-    st.sampled_from(["add", "remove"]),
-    st.integers(0, 10),  # which run
-    st.sampled_from(["run", "step", "task", "artifact"]),
-    st.sets(st.sampled_from(TAGS), min_size=1),
+tag_events = st.builds(
+    lambda place, tags, old: ("tag", place, tags[old:], tags[:old]),
+    st.lists(st.integers(0, 10), min_size=1, max_size=4),  # which run, and which step, task, artifact in it
+    st.permutations(TAGS),
+    st.sampled_from([0, 1, 1, 2, 3, 3]),  # how many to add; the others are removed
 )
-histories = st.lists(st.one_of(run_events, tag_events), min_size=1, max_size=12)
+end_events = st.tuples(st.just("end"), st.integers(0, 10), st.sampled_from(["successful", "failed", "stopped"]))
+delete_events = st.tuples(st.just("delete"), st.integers(0, 10))
+other_events = st.one_of(run_events, end_events, delete_events)
+histories = st.builds(
+    lambda runs, later: [*runs, *(event for pair in later for event in pair)],
+    st.lists(run_events, min_size=1, max_size=6),
+    st.lists(st.tuples(tag_events, other_events), max_size=8),
+)
 
 
 @attrs.define
@@ -920,25 +928,41 @@ class History:
                 step.child(self.tasks).child("x")
         self.runs.append(made)
 
-    def change(self, what, number, kind, given):
-        """Add or remove tags of some run's first step, task or artifact, or of the run itself."""
+    def tag(self, place, removed, added):
+        """Replace tags of some run, or of a step, task or artifact of it."""
         if not self.runs:
             return
-        thing = self.runs[number % len(self.runs)]
-        depth = ("run", "step", "task", "artifact").index(kind)
-        for _ in range(depth):
-            thing = thing.below[0]
-        found = (Run, Step, Task, DataArtifact)[depth](thing.path)
+        thing = self.runs[place[0] % len(self.runs)]
+        for number in place[1:]:
+            thing = thing.below[number % len(thing.below)]
+        found = (Run, Step, Task, DataArtifact)[len(place) - 1](thing.path)
         inherited = thing.above.tags if thing.above else set()
-        if what == "add":
-            found.add_tags(given)
-            thing.own |= given - inherited
-        elif given & inherited:
+        if inherited & set(removed):
             with pytest.raises(TaggingError):
-                found.remove_tags(given)
+                found.replace_tags(removed, added)
         else:
-            found.remove_tags(given)
-            thing.own -= given
+            found.replace_tags(removed, added)
+            removed, added = set(removed), set(added)
+            thing.own = thing.own - removed | (added - inherited)
+
+    def end(self, number, status):
+        """A run comes to its end, if it has not."""
+        running = [run for run in self.runs if run.status == "running"]
+        if running:
+            thing = running[number % len(running)]
+            thing.status = status
+            with self.store.write() as db:
+                records.finish_run(db, int(thing.path.split("/")[1]), status)
+
+    def delete(self, number):
+        """A run is deleted, unless it is the only one, or still running."""
+        over = [run for run in self.runs[1:] if run.status != "running"]
+        if over:
+            thing = over[number % len(over)]
+            self.runs.remove(thing)
+            delete(self.store, candidates(self.store, [int(thing.path.split("/")[1])]))
+            with pytest.raises(NotFound):
+                Run(thing.path)
 
     def newest(self, flow, wanted):
         """The model's answer: runs of a flow that have all tags, newest first."""
@@ -961,11 +985,11 @@ def paths(things):
 
 def compare(history):
     """Every question in every namespace has the model's answer."""
-    combos = [(), *((tag,) for tag in ASKED), *combinations(ASKED, 2), TAGS]
+    combos = [(), *((tag,) for tag in ASKED), *combinations(ASKED[:4], 2), TAGS, ASKED[:4], ("t", "nothing")]
     for active in NAMESPACES:
         namespace(active)
         names = sorted({run.flow for run in history.runs if run.has([active])})
-        assert paths(Flows()) == names
+        assert paths(Flows()) == names == [name for name in FLOWS if name in Flows()]
         for name in {run.flow for run in history.runs} - set(names):
             with pytest.raises(NamespaceMismatch):
                 Flow(name)
@@ -987,13 +1011,16 @@ def compare_flow(history, name, active, combos):
 
 
 def compare_run(run, active):
-    """Whether a run, its steps and tasks may be seen, and those that have tags."""
-    for thing in (run, run.below[0], run.below[0].below[1]):
-        kind = (Run, Step, Task)[thing.path.count("/") - 1]
-        if not thing.has([active]):
+    """Whether a run, its steps, tasks and artifacts may be seen, and those that have tags."""
+    for thing in (run, run.below[0], run.below[0].below[1], run.below[1].below[0].below[0]):
+        kind = (Run, Step, Task, DataArtifact)[thing.path.count("/") - 1]
+        if thing.has([active]):
+            assert kind(thing.path).pathspec == thing.path
+        else:
             with pytest.raises(NamespaceMismatch):
                 kind(thing.path)
     found = Run._at(active_store(), run.path)
+    assert (found.id in Flow._at(active_store(), run.flow)) == run.has([active])
     for combo in ((), ("t",), ("t", "u"), ("v", "user:ann")):
         steps = [step for step in reversed(run.below) if step.has([active, *combo])]
         assert paths(found.steps(*combo)) == paths(steps)
@@ -1028,7 +1055,7 @@ def compare_sql(history):
 @given(histories)
 @settings(max_examples=40)
 def test_every_question_has_the_models_answer(tmp_path_factory, events):
-    """Runs of varying users, tags and ends, and changes of tags, in any order: the store answers like the model."""
+    """Runs of varying users, tags and ends, changes of tags, deletes, in any order: the store answers as the model."""
     script = Script.__new__(Script)
     script.folder = tmp_path_factory.mktemp("history")
     script.db = script.folder / "flowstore.db"
@@ -1038,7 +1065,7 @@ def test_every_question_has_the_models_answer(tmp_path_factory, events):
         store.connection().execute("pragma synchronous = off")
         history = History(store)
         for event in events:
-            history.run(*event[1:]) if event[0] == "run" else history.change(*event)
+            getattr(history, event[0])(*event[1:])
         compare(history)
         compare_sql(history)
     script.check()
