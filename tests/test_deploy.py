@@ -675,7 +675,9 @@ def test_wrong_parameters_are_wrong_usage(anne_and_will):
         ("must",): "is not a parameter",
         (): "Missing option '--must'",
     }.items():
-        assert said in anne("deploy", "trigger", *given, expect=2).stderr
+        told = anne("deploy", "trigger", *given, expect=2).stderr
+        assert said in told
+        assert "Usage: python flow.py " in told
     assert anne.script.sql("select count(*) from runs") == [0]
     anne("deploy", "trigger", "--must", "-1")
     assert anne.script.sql("select parameters from run_summary") == ['{"must": -1}']

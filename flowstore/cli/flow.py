@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,7 +28,12 @@ def main(flow: type[FlowSpec]) -> None:
 
             worker.spawned(flow, graph_of(flow))
         return
-    shell.run(lambda: _group(flow), context.called_as())
+    shell.run(lambda: _group(flow), _program())
+
+
+def _program() -> str:
+    """How messages call this command line; a deployment runs from a temporary copy, which nobody can call."""
+    return f"python {Path(sys.argv[0]).name}" if "FLOWSTORE_DEPLOYMENT" in os.environ else context.called_as()
 
 
 def _group(flow: type[FlowSpec]) -> click.Group:
