@@ -15,10 +15,23 @@ from flowstore.flow.spec import FlowSpec
 
 SETTINGS = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
 
+
+def _checked_namespace(_ctx: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    """What can be no namespace is told before anything is done: a run's first process is forked very early."""
+    context.checked_namespace(given or None)
+    return given
+
+
 SHARED = (
     click.option("--store", metavar="PATH", help="The store's file."),
     click.option("--quiet", is_flag=True, default=None, help="No banner and no progress."),
-    click.option("--namespace", metavar="TAG", default=None, help="What the Client sees inside; empty: everything."),
+    click.option(
+        "--namespace",
+        metavar="TAG",
+        default=None,
+        callback=_checked_namespace,
+        help="What the Client sees inside; empty: everything.",
+    ),
     click.option("--with", "with_", metavar="DECO", multiple=True, help="Decorate every step, as in retry:times=4."),
     click.option("--durable", is_flag=True, default=None, help="Lose nothing at a power cut either."),
 )
@@ -107,4 +120,4 @@ def namespace(settings: Mapping[str, Any]) -> str | context._Default | None:
     ('xyz', None)
     """
     given = settings.get("namespace")
-    return context.DEFAULT if given is None else context.checked_namespace(given or None)
+    return context.DEFAULT if given is None else (given or None)
