@@ -363,6 +363,29 @@ def test_a_new_token_needs_the_old_one(deployed):
     anne.deploy(expect=1)
 
 
+STARTS_SLOWLY = """
+if "run" in sys.argv:
+    Path(os.environ["HERE"], "begun").touch()
+    while not Path(os.environ["HERE"], "go").exists():
+        time.sleep(0.01)
+"""
+
+
+def test_a_run_that_is_starting_does_not_slip_into_another_generation(anne_and_will):
+    """Where a new token is made meanwhile it is refused, in one message, and is in neither."""
+    anne, _ = anne_and_will(flow_source(LINEAR, head=STARTS_SLOWLY))
+    folder = anne.script.folder
+    anne.deploy()
+    process = anne.script.start("deploy", "trigger", HERE=str(folder), **anne.environment)
+    wait_for((folder / "begun").exists)
+    anne.deploy("--generate-new-token")
+    (folder / "go").touch()
+    _, stderr = process.communicate(timeout=60)
+    told = "F was given a new production token while it was being started. Trigger it again."
+    assert (process.returncode, stderr.decode()) == (1, f"Error: {told}\n")
+    assert anne.script.sql("select count(*) from runs") == [0]
+
+
 # --- projects
 
 
