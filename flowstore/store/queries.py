@@ -150,7 +150,10 @@ def _met(store: Store, flow_id: int, tag_ids: Sequence[int]) -> tuple[int, list[
 
 
 def _rarest_first(store: Store, flow_id: int, tag_ids: Sequence[int]) -> list[int]:
-    """Tags by how many runs of the flow have them at most."""
+    """Tags by how many runs of the flow have them at most.
+
+    It says `cross join` since SQLite would else go through all pairs of the flow, and all tags for each.
+    """
     rows = store.rows(
         """select p.a, p.runs from json_each(?) j
            cross join tag_pairs p on p.flow_id = ? and p.a = j.value and p.b = j.value""",
