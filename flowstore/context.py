@@ -109,9 +109,14 @@ def namespace(tag: str | None) -> str | None:
         True
         >>> _ = default_namespace()
     """
+    state.namespace = checked_namespace(tag)
+    return tag
+
+
+def checked_namespace(tag: str | None) -> str | None:
+    """What can be a namespace, as it is; all else is refused before anything looks for it."""
     if tag is not None and (not isinstance(tag, str) or not tag or not is_text(tag)):
         raise FlowstoreError(f"A namespace is a tag, or None for the global one, not {tag!r}.")
-    state.namespace = tag
     return tag
 
 

@@ -17,6 +17,11 @@ settings.register_profile("steady", deadline=None, derandomize=True)  # the same
 settings.load_profile("steady")
 
 
+def pytest_xdist_auto_num_workers():
+    """One worker more than there are cores: a test mostly waits for the processes that it started."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path, monkeypatch):
     """No test sees the user's own files, settings or store, nor what another test chose."""

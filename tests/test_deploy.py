@@ -103,6 +103,22 @@ def anne_and_will(flow):
     return write
 
 
+@pytest.fixture(scope="module")
+def first_deployment(tmp_path_factory):
+    """A folder in which anne has deployed the plain flow, and the token."""
+    anne = Person(Script(tmp_path_factory.mktemp("deployed"), PLAIN), "anne")
+    return anne.script.folder, anne.deploy()
+
+
+@pytest.fixture
+def deployed(anne_and_will, first_deployment):
+    """Anne, who has deployed the plain flow, will, and the token."""
+    people = anne_and_will()
+    folder, token = first_deployment
+    shutil.copytree(folder, people[0].script.folder, dirs_exist_ok=True)
+    return *people, token
+
+
 @contextlib.contextmanager
 def unchanged(script):
     """Not one byte of the store changes meanwhile."""
@@ -149,10 +165,9 @@ def test_the_first_deployment_makes_a_token(anne_and_will):
     assert anne.script.sql("select count(*) from runs") == [0]
 
 
-def test_the_same_person_deploys_a_new_version(anne_and_will):
+def test_the_same_person_deploys_a_new_version(deployed):
     """It has the next number and the same namespace; the newest version is what runs."""
-    anne, _ = anne_and_will()
-    token = anne.deploy()
+    anne, _, token = deployed
     assert anne.deploy("--tag", "newer") == token
     [made] = active(anne.script)
     assert (made.version, made.tags) == (2, ["newer"])
@@ -160,10 +175,9 @@ def test_the_same_person_deploys_a_new_version(anne_and_will):
     assert {"newer", f"production:{token}"} <= tags_of(anne.script, 1)
 
 
-def test_somebody_else_is_refused(anne_and_will):
+def test_somebody_else_is_refused(deployed):
     """The message says who deployed last and what is needed, not the token; nothing was changed."""
-    anne, will = anne_and_will()
-    token = anne.deploy()
+    anne, will, token = deployed
     for command in (("create",), ("create", "--generate-new-token"), ("delete",)):
         with unchanged(anne.script):
             said = one_message(will("deploy", *command, expect=1), "anne deployed last", "--authorize TOKEN")
@@ -172,10 +186,9 @@ def test_somebody_else_is_refused(anne_and_will):
 
 
 @pytest.mark.parametrize("command", ["create", "delete"])
-def test_the_right_token_is_needed_once(anne_and_will, command):
+def test_the_right_token_is_needed_once(deployed, command):
     """Who gave it deploys from then on without it; the first one still does, too."""
-    anne, will = anne_and_will()
-    token = anne.deploy()
+    anne, will, token = deployed
     will("deploy", command, "--authorize", token)
     assert will.tokens() == {"flow:F": token}
     assert will.deploy() == token
@@ -193,10 +206,9 @@ def test_the_last_one_to_deploy_is_named(anne_and_will):
 
 
 @pytest.mark.parametrize("wrong", ["f-1-aaaaa", "ü", ""])
-def test_a_wrong_token_is_refused(anne_and_will, wrong):
+def test_a_wrong_token_is_refused(deployed, wrong):
     """Also where the right one is held; nothing was changed."""
-    anne, will = anne_and_will()
-    anne.deploy()
+    anne, will, _ = deployed
     for person in (anne, will):
         held = person.tokens()
         with unchanged(anne.script):
@@ -239,6 +251,42 @@ def test_an_unreadable_token_file_is_one_clear_error(anne_and_will, content):
     one_message(anne.deploy(expect=1), str(file), "Nothing was changed")
     assert not anne.script.db.exists()
     assert file.is_dir() or file.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+
+
+def test_what_needs_a_token_changes_nothing_where_the_file_is_damaged(deployed):
+    """Each command tells the file; who gives the right token is not deployed for either, since it could not be kept."""
+    anne, will, token = deployed
+    will.home.mkdir()
+    commands = (["create"], ["create", "--generate-new-token"], ["create", "--authorize", token], ["delete"])
+    for person, command in zip((anne, anne, will, anne), commands, strict=True):
+        file = person.home / "tokens.json"
+        file.write_text("{")
+        with unchanged(anne.script):
+            one_message(person("deploy", *command, expect=1), str(file), "Nothing was changed")
+        assert file.read_text() == "{"
+
+
+FORBIDDEN = """
+import os
+from flowstore import FlowstoreError, tokens
+if os.geteuid() == 0:  # which may read what nobody may
+    os.setuid(65534)
+try:
+    tokens.find("store", "flow:F")
+except FlowstoreError as error:
+    print(error)
+"""
+
+
+def test_a_token_file_that_may_not_be_read_is_told(open_folder):
+    """Not taken for one that is not there."""
+    file = open_folder / "tokens.json"
+    file.write_text("{}")
+    file.chmod(0)
+    environment = {**os.environ, "FLOWSTORE_HOME": str(open_folder)}
+    done = subprocess.run([sys.executable, "-c", FORBIDDEN], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"Your tokens {file} can't be read: Permission denied. Nothing was changed.\n"
 
 
 def test_a_token_is_kept_only_if_the_deployment_is(tmp_path, monkeypatch):
@@ -286,10 +334,9 @@ def test_deploying_at_once(anne_and_will):
 # --- a new token
 
 
-def test_a_new_token_begins_an_empty_namespace(anne_and_will):
+def test_a_new_token_begins_an_empty_namespace(deployed):
     """The runs of two generations never mix; tokens that were stored before are refused."""
-    anne, will = anne_and_will()
-    old = anne.deploy()
+    anne, will, old = deployed
     will.deploy("--authorize", old)
     will("deploy", "trigger")
     new = anne.deploy("--generate-new-token")
@@ -307,14 +354,36 @@ def test_a_new_token_begins_an_empty_namespace(anne_and_will):
     assert will.deploy("--authorize", new) == new
 
 
-def test_a_new_token_needs_the_old_one(anne_and_will):
+def test_a_new_token_needs_the_old_one(deployed):
     """Given together, they begin a new namespace."""
-    anne, will = anne_and_will()
-    old = anne.deploy()
+    anne, will, old = deployed
     new = will.deploy("--generate-new-token", "--authorize", old)
     assert new != old
     assert will.tokens() == {"flow:F": new}
     anne.deploy(expect=1)
+
+
+STARTS_SLOWLY = """
+if "run" in sys.argv:
+    Path(os.environ["HERE"], "begun").touch()
+    while not Path(os.environ["HERE"], "go").exists():
+        time.sleep(0.01)
+"""
+
+
+def test_a_run_that_is_starting_does_not_slip_into_another_generation(anne_and_will):
+    """Where a new token is made meanwhile it is refused, in one message, and is in neither."""
+    anne, _ = anne_and_will(flow_source(LINEAR, head=STARTS_SLOWLY))
+    folder = anne.script.folder
+    anne.deploy()
+    process = anne.script.start("deploy", "trigger", HERE=str(folder), **anne.environment)
+    wait_for((folder / "begun").exists)
+    anne.deploy("--generate-new-token")
+    (folder / "go").touch()
+    _, stderr = process.communicate(timeout=60)
+    told = "F was given a new production token while it was being started. Trigger it again."
+    assert (process.returncode, stderr.decode()) == (1, f"Error: {told}\n")
+    assert anne.script.sql("select count(*) from runs") == [0]
 
 
 # --- projects
@@ -388,6 +457,14 @@ def test_a_plain_run_is_never_in_production(birds):
     tags = tags_of(anne.script, 1)
     assert {"user:anne", "project:birds", "project_branch:prod"} <= tags
     assert not any(tag.startswith("production:") for tag in tags)
+
+
+@pytest.mark.parametrize("name", ["A", "a b", "a.b", "a/b", "a-b", "é", "a\nb", "\udcff", "x" * 129])
+def test_a_branch_has_a_plain_name(birds, name):
+    """As in Metaflow: lower-case letters, digits and underscores; else nothing is run or deployed."""
+    for command in (["run"], ["deploy", "create"]):
+        one_message(birds[0]("--branch", name, *command, expect=1), "lower-case letters, digits and underscores")
+    assert not birds[0].db.exists() or birds[0].sql("select count(*) from runs") == [0]
 
 
 def test_branches_need_a_project(anne_and_will):
@@ -540,10 +617,9 @@ def test_show_says_what_is_deployed(flow):
     assert files == {"flow.py": str(len(script.file.read_bytes())), "data/module.py": "2"}
 
 
-def test_another_user_cannot_trigger(anne_and_will):
+def test_another_user_cannot_trigger(deployed):
     """A snapshot is code: who neither deployed it nor trusts the store is told the command that trusts."""
-    anne, will = anne_and_will()
-    anne.deploy()
+    anne, will, _ = deployed
     with unchanged(anne.script):
         one_message(will("deploy", "trigger", expect=1), "anne", f"flowstore trust {anne.script.db}")
     will.flowstore("trust", anne.script.db)
@@ -622,7 +698,9 @@ def test_wrong_parameters_are_wrong_usage(anne_and_will):
         ("must",): "is not a parameter",
         (): "Missing option '--must'",
     }.items():
-        assert said in anne("deploy", "trigger", *given, expect=2).stderr
+        told = anne("deploy", "trigger", *given, expect=2).stderr
+        assert said in told
+        assert "Usage: python flow.py " in told
     assert anne.script.sql("select count(*) from runs") == [0]
     anne("deploy", "trigger", "--must", "-1")
     assert anne.script.sql("select parameters from run_summary") == ['{"must": -1}']
@@ -689,10 +767,9 @@ def test_a_flow_that_does_not_fit_together_is_refused(anne_and_will):
 # --- trigger, list-runs, delete
 
 
-def test_list_runs(anne_and_will):
+def test_list_runs(deployed):
     """Lists the runs of the production namespace, and no others."""
-    anne, _ = anne_and_will()
-    anne.deploy()
+    anne, _, _ = deployed
     anne("run")
     anne("deploy", "trigger")
     anne("deploy", "trigger", "--quiet")
@@ -700,10 +777,9 @@ def test_list_runs(anne_and_will):
     assert [line.split()[0] for line in listed] == ["F/3", "F/2"]
 
 
-def test_a_deleted_deployment_is_gone(anne_and_will):
+def test_a_deleted_deployment_is_gone(deployed):
     """Its runs stay; deployed again, it goes on in the same namespace, with the next version."""
-    anne, _ = anne_and_will()
-    token = anne.deploy()
+    anne, _, token = deployed
     anne("deploy", "trigger")
     anne.deploy()
     assert f"production:{token}" in anne("deploy", "delete").stdout
@@ -717,10 +793,9 @@ def test_a_deleted_deployment_is_gone(anne_and_will):
     assert "F/1" in anne("deploy", "list-runs").stdout
 
 
-def test_after_a_delete_a_token_is_still_needed(anne_and_will):
+def test_after_a_delete_a_token_is_still_needed(deployed):
     """The namespace stays its owner's."""
-    anne, will = anne_and_will()
-    anne.deploy()
+    anne, will, _ = deployed
     anne("deploy", "delete")
     one_message(will.deploy(expect=1), "anne deployed last", "--authorize TOKEN")
 

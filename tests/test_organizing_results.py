@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -239,18 +240,25 @@ def test_all_runs_and_artifacts_are_kept(project, notebook):
 
 
 def test_many_users_run_concurrently(project, notebook):
-    """Many users can use Metaflow concurrently: no run is lost, and each finds their own."""
-    people = ["anne", "will", "jge", "anne", "will", "jge"]
-    with ThreadPoolExecutor(len(people)) as pool:
-        list(pool.map(lambda who: project.run(who, "helloworld", "run"), people))
+    """Many users can use Metaflow concurrently: no run is lost, and each finds their own, in notebooks and in flows."""
+    islands = {"anne": "Dream", "will": "Biscoe", "jge": "Torgersen"}
+
+    def work(who):
+        for _ in range(2):
+            project.run(who, "features", "run", "--island", islands[who])
+            project.run(who, "predictions", "run")
+
+    with ThreadPoolExecutor(len(islands)) as pool:
+        list(pool.map(work, islands))
     found = set()
-    for who in set(people):
+    for who, island in islands.items():
         notebook(who)
-        runs = list(Flow("HelloFlow").runs())
-        assert [(run.successful, run.data.greeting) for run in runs] == [(True, "hello")] * 2
-        assert all(f"user:{who}" in run.tags for run in runs)
-        found |= set(specs(runs))
-    assert found == {f"HelloFlow/{number}" for number in range(10, 16)}
+        features, predictions = ([*islice(Flow(name).runs(), 2)] for name in ("FeatureFlow", "PredictionFlow"))
+        assert [run.parameters["island"] for run in features] == [island] * 2
+        assert [run.data.features_from for run in predictions] == specs(features)
+        assert all(run.successful and run.user == who for run in features + predictions)
+        found |= {run.id for run in features + predictions}
+    assert found == {str(number) for number in range(10, 22)}
 
 
 # --- namespaces

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import platform
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -264,13 +265,28 @@ class Hand(Scheduler):
         return sum(text in line for line in self.said)
 
 
+@pytest.fixture(scope="module")
+def deployments(tmp_path_factory):
+    """What was deployed for earlier tests, each with its home, by source: most tests have the same flow."""
+    made = {}
+
+    def find(source):
+        if source not in made:
+            made[source] = Script(tmp_path_factory.mktemp("deployed"), source)
+            made[source]("deploy", "create", FLOWSTORE_HOME=str(made[source].folder / "home"), FLOWSTORE_USER="tester")
+        return made[source].folder
+
+    return find
+
+
 @pytest.fixture
-def deployed(flow):
+def deployed(flow, deployments):
     """Deploy a flow with a schedule, at a given time; gives its script."""
 
     def make(schedule=HOURLY, at="2025-06-01T12:10", **bodies):
         script = flow(flow_source(LINEAR, head=schedule, **bodies))
-        deploy(script, at)
+        shutil.copytree(deployments(script.file.read_text()), script.folder, dirs_exist_ok=True)
+        date_back(script.db, at)
         return script
 
     return make
@@ -279,8 +295,13 @@ def deployed(flow):
 def deploy(script, at=None, store=None):
     """Deploy what the file holds now, and date that back."""
     script("deploy", "create", *(["--store", store] if store else []))
+    date_back(store or script.db, at)
+
+
+def date_back(db, at):
+    """Let the newest deployment have been made at a given time."""
     if at is not None:
-        with contextlib.closing(sqlite3.connect(store or script.db)) as connection:
+        with contextlib.closing(sqlite3.connect(db)) as connection:
             newest = "update deployments set deployed_at = ? where id = (select max(id) from deployments)"
             connection.execute(newest, (int(utc(at).timestamp() * 1000),))
             connection.commit()

@@ -8,7 +8,7 @@ import resource
 import signal
 
 import pytest
-from harness import FOREACH, GANG, LINEAR, MIDDLE, alive, flow_source, stop, wait_for
+from harness import FOREACH, GANG, LINEAR, MIDDLE, Script, alive, flow_source, stop, wait_for
 
 import flowstore
 from flowstore import Flow, NotFound, Task
@@ -535,12 +535,12 @@ def test_late_output_does_not_keep_the_driver_busy(flow):
     """What a forgotten child of a reused process prints between tasks costs no processor time."""
     body = """
 if os.fork() == 0:
-    for n in range(30):
+    for n in range(20):
         time.sleep(0.1)
         print("late", n, flush=True)
     os._exit(0)
 """
-    script = flow(flow_source(FOREACH, start="self.xs = [1]", body=body, join="time.sleep(3)"))
+    script = flow(flow_source(FOREACH, start="self.xs = [1]", body=body, join="time.sleep(2)"))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     script("run", "--reuse-workers")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -601,15 +601,6 @@ def test_a_step_may_change_directory(flow, tmp_path):
     script = flow(flow_source(LINEAR, start="self.x = 1; os.chdir('/')", end="self.where = os.getcwd(); self.x"))
     script("run")
     assert script.client().data.where == str(tmp_path)
-
-
-def test_a_timeout_that_the_step_ignores(flow):
-    """A step that doesn't react to its timeout is killed some seconds later."""
-    start = "@timeout(seconds=0.2)\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\ntime.sleep(100)"
-    script = flow(flow_source(LINEAR, start=start))
-    script("run", expect=1, timeout=40)
-    assert failure(script).type == "TimeoutExpired"
-    assert "0.2 s" in failure(script).message
 
 
 # --- decorators
@@ -1048,8 +1039,12 @@ def test_a_stopped_run(how, code, method, flow):
     check_resumes(script)
 
 
-def test_a_step_that_ignores_sigterm_is_stopped_too(flow):
-    """A run can be stopped also when its tasks don't want to."""
+def test_a_step_that_reacts_to_nothing(flow, tmp_path):
+    """A step that ignores its timeout, or SIGTERM when its run is to stop, is killed some seconds later."""
+    deaf = "@timeout(seconds=0.2)\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\ntime.sleep(100)"
+    (tmp_path / "late").mkdir()
+    late = Script(tmp_path / "late", flow_source(LINEAR, start=deaf))
+    timed = late.start("run")
     start = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nPath('pid').write_text(str(os.getpid()))\ntime.sleep(300)"
     script = flow(flow_source(LINEAR, start=start))
     process = script.start("run")
@@ -1057,6 +1052,12 @@ def test_a_step_that_ignores_sigterm_is_stopped_too(flow):
     assert stop(process).code == 130
     assert not alive(int(pid))
     assert script.client().status == "stopped"
+    timed.communicate(timeout=40)
+    assert timed.returncode == 1
+    assert failure(late).type == "TimeoutExpired"
+    assert "0.2 s" in failure(late).message
+    flowstore.context.state.store.close()
+    late.check()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -1120,6 +1121,16 @@ def test_resume_of_a_resume(flow):
     assert [step.task.origin_pathspec for step in run] == [None, "F/1/middle/2", "F/1/start/1"]
 
 
+def test_a_step_after_the_failure(flow):
+    """`resume STEP`, where the run had failed before STEP, starts at the failure."""
+    script = flow(flow_source(MIDDLE, start="self.x = 1", middle=MEND, end="self.y = self.x + 1"))
+    script("run", expect=1)
+    (script.folder / "mended").touch()
+    script("resume", "end")
+    run = script.client(2)
+    assert (run.data.y, [step.task.origin_pathspec for step in run]) == (2, [None, None, "F/1/start/1"])
+
+
 def test_resume_takes_the_code_as_it_is_now(flow):
     """A resumed run runs the mended file, and its snapshot says so; a step added in front runs first."""
     script = flow(flow_source(LINEAR, start="self.x = 1", end="raise RuntimeError('boom')"))
@@ -1132,7 +1143,9 @@ def test_resume_takes_the_code_as_it_is_now(flow):
     assert [step.task.origin_pathspec for step in run] == [None, None, "F/1/start/1"]
 
 
-@pytest.mark.parametrize("given", [["nowhere"], ["--origin-run-id", "99"], ["--origin-run-id", "x"]])
+@pytest.mark.parametrize(
+    "given", [["nowhere"], *(["--origin-run-id", run] for run in ("99", "x", "01", "\u0661", "-1", "1/start"))]
+)
 def test_resume_of_what_is_not_there(given, flow):
     """A step or run that doesn't exist is one message, and starts nothing."""
     script = flow(flow_source(LINEAR))

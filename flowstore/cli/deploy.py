@@ -13,7 +13,7 @@ import click
 
 from flowstore import context
 from flowstore.cli import shell
-from flowstore.cli.options import SHARED, FlowFile, command, group
+from flowstore.cli.options import SHARED, FlowFile, command, group, namespace
 from flowstore.cli.shell import safe
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def _create_command(this: FlowFile) -> click.Command:
 
         this.graph()
         found = shell.settings(click.get_current_context())
-        namespace = found["namespace"]
         asked = deploy.Asked(
             store=found["store"],
             branch=found.get("branch"),
@@ -79,7 +78,7 @@ def _create_command(this: FlowFile) -> click.Command:
             generate_new_token=generate_new_token,
             tags=tags,
             with_=found["with_"],
-            namespace=context.DEFAULT if namespace is None else (namespace or None),
+            namespace=namespace(found),
         )
         _tell_created(deploy.create(this.type, asked), _called(found))
 
@@ -146,7 +145,6 @@ def _trigger_command(this: FlowFile) -> click.Command:
 
         found = shell.settings(click.get_current_context())
         store, deployment = _find(this)
-        namespace = found["namespace"]
         values = _values(parameters_of(store, deployment.id), arguments)
         return deploy.trigger(
             store,
@@ -154,7 +152,7 @@ def _trigger_command(this: FlowFile) -> click.Command:
             values,
             quiet=bool(found["quiet"]),
             durable=bool(found.get("durable")),
-            namespace=context.DEFAULT if namespace is None else (namespace or None),
+            namespace=namespace(found),
         )
 
     made = command(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from flowstore import context
 from flowstore.cli import shell
-from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command
+from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command, namespace
 from flowstore.errors import ParameterError
 from flowstore.flow.graph import describe, graph_of, to_dot
 from flowstore.flow.parameters import Parameter
@@ -26,7 +28,12 @@ def main(flow: type[FlowSpec]) -> None:
 
             worker.spawned(flow, graph_of(flow))
         return
-    shell.run(lambda: _group(flow), context.called_as())
+    shell.run(lambda: _group(flow), _program())
+
+
+def _program() -> str:
+    """How messages call this command line; a deployment runs from a temporary copy, which nobody can call."""
+    return f"python {Path(sys.argv[0]).name}" if "FLOWSTORE_DEPLOYMENT" in os.environ else context.called_as()
 
 
 def _group(flow: type[FlowSpec]) -> click.Group:
@@ -184,11 +191,10 @@ def _executor(this: FlowFile, asked: Mapping[str, Any]) -> Any:
 def _options(asked: Mapping[str, Any], deployment: str | None = None) -> Any:
     from flowstore.run.start import Options
 
-    namespace = asked["namespace"]
     return Options(
         store=asked["store"],
         quiet=bool(asked["quiet"]),
-        namespace=context.DEFAULT if namespace is None else (namespace or None),
+        namespace=namespace(asked),
         with_=asked["with_"],
         durable=bool(asked["durable"]),
         branch=asked.get("branch"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -15,10 +15,23 @@ from flowstore.flow.spec import FlowSpec
 
 SETTINGS = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
 
+
+def _checked_namespace(_ctx: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    """What can be no namespace is told before anything is done: a run's first process is forked very early."""
+    context.checked_namespace(given or None)
+    return given
+
+
 SHARED = (
     click.option("--store", metavar="PATH", help="The store's file."),
     click.option("--quiet", is_flag=True, default=None, help="No banner and no progress."),
-    click.option("--namespace", metavar="TAG", default=None, help="What the Client sees inside; empty: everything."),
+    click.option(
+        "--namespace",
+        metavar="TAG",
+        default=None,
+        callback=_checked_namespace,
+        help="What the Client sees inside; empty: everything.",
+    ),
     click.option("--with", "with_", metavar="DECO", multiple=True, help="Decorate every step, as in retry:times=4."),
     click.option("--durable", is_flag=True, default=None, help="Lose nothing at a power cut either."),
 )
@@ -95,5 +108,16 @@ def apply(ctx: click.Context) -> None:
     settings = shell.settings(ctx)
     if settings.get("store"):
         use_store(settings["store"])
-    if settings.get("namespace") is not None:
-        context.namespace(settings["namespace"] or None)
+    asked = namespace(settings)
+    if not isinstance(asked, context._Default):
+        context.namespace(asked)
+
+
+def namespace(settings: Mapping[str, Any]) -> str | context._Default | None:
+    """What --namespace asks for: a tag, `None` for everything, `DEFAULT` where it is not given.
+
+    >>> namespace({"namespace": "xyz"}), namespace({"namespace": ""})
+    ('xyz', None)
+    """
+    given = settings.get("namespace")
+    return context.DEFAULT if given is None else (given or None)

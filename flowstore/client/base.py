@@ -31,6 +31,10 @@ def number(kind: str, text: str) -> int:
     return int(text)
 
 
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind.startswith("a") else f"a {kind}"
+
+
 class Object:
     """What all objects have in common: an address, a parent, tags."""
 
@@ -48,10 +52,10 @@ class Object:
 
     def _open(self, pathspec: str) -> list[str]:
         if not isinstance(pathspec, str):
-            raise InvalidPathspec(f"A {self._KIND} is addressed by text of the form {self._FORM}, not {pathspec!r}.")
+            raise InvalidPathspec(f"Address {_a(self._KIND)} by text of the form {self._FORM}, not {pathspec!r}.")
         parts = pathspec.split("/")
-        if len(parts) != self._DEPTH or not all(parts):
-            raise InvalidPathspec(f"{pathspec!r} does not address a {self._KIND}: give {self._FORM}.")
+        if len(parts) != self._DEPTH or not all(parts) or not context.is_text(pathspec):
+            raise InvalidPathspec(f"{pathspec!r} does not address {_a(self._KIND)}: give {self._FORM}.")
         self._store = active_store()
         self.pathspec = pathspec
         return parts

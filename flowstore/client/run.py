@@ -42,7 +42,8 @@ class Flows:
             return Flow(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in queries.flow_names(self._store, context.get_namespace())
+        is_name = isinstance(name, str) and context.is_text(name)
+        return is_name and queries.has_run(self._store, str(name), context.get_namespace())
 
     def _ipython_key_completions_(self) -> list[str]:
         return queries.flow_names(self._store, context.get_namespace())
@@ -70,10 +71,10 @@ class Flow(Container["Run"]):
 
     def __init__(self, pathspec: str) -> None:
         [name] = self._open(pathspec)
-        if name not in queries.flow_names(self._store, None):
+        if not queries.has_run(self._store, name, None):
             raise NotFound(f"There is no run of a flow {name!r} in {self._store.path}.")
         active = context.get_namespace()
-        if active is not None and name not in queries.flow_names(self._store, active):
+        if active is not None and not queries.has_run(self._store, name, active):
             raise NamespaceMismatch(
                 f"Flow {name} has no run in the active namespace, {active!r}. To see all runs: namespace(None)"
             )

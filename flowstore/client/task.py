@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from flowstore import context
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.base import Ending, number
 from flowstore.client.tagging import Tagged
@@ -282,12 +283,12 @@ class Task(Tagged, Ending):
         return iter(self.artifacts)
 
     def __getitem__(self, name: str) -> DataArtifact:
-        if not isinstance(name, str) or name not in self._blobs(name):
+        if name not in self:
             raise NotFound(f"Task {self.pathspec} has no artifact {name!r}.")
         return DataArtifact._of(self, name)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._blobs(name)
+        return isinstance(name, str) and context.is_text(name) and name in self._blobs(name)
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self.artifacts._names)

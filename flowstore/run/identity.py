@@ -5,6 +5,7 @@ That decides the tag that says which namespace it is in, the project's branch, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,10 @@ def project_of(flow: type[FlowSpec], branch: str | None, *, production: bool) ->
         if branch or production:
             raise FlowstoreError("--branch and --production need a flow with @project(name=…).")
         return {}
+    if branch and not re.fullmatch(r"[a-z0-9_]{1,128}", branch):  # as Metaflow's; it is part of a tag, and of a name
+        raise FlowstoreError(
+            f"--branch {branch!r}: a branch has at most 128 lower-case letters, digits and underscores."
+        )
     if production:
         name = f"prod.{branch}" if branch else "prod"
     else:

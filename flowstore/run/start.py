@@ -235,7 +235,9 @@ def _origin_id(store: Store, flow: str, asked: str | None) -> int:
         if newest is None:
             raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
     else:
-        found = queries.find_run(store, flow, int(asked)) if asked.isdecimal() and len(asked) < 19 else None
+        from flowstore.client.base import number  # the Client is no part of a plain run
+
+        found = queries.find_run(store, flow, number("run", asked))
         if found is None:
             raise NotFound(f"There is no run {flow}/{asked} in {store.path} to resume.")
         newest = found

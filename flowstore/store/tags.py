@@ -176,19 +176,22 @@ def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None
 
     Args:
         store: where to look.
-        prefixes: only tags that begin with one of these.
+        prefixes: only tags that begin with one of these, which hold nothing that `glob` reads as a pattern.
         namespace: only runs with this tag.
     """
+    wanted = " or ".join(["g.tag glob ? || '*'"] * len(prefixes)) or "true"
     within = """where exists (select 1 from run_tags o join tags n on n.id = o.tag_id
                               where n.tag = ? and o.run_id = u.run_id)"""
-    rows = store.rows(
-        f"""with uses (tag_id, run_id, system) as (
-              select tag_id, run_id, system from run_tags union select tag_id, run_id, 0 from node_tags
+    return store.rows(
+        f"""with wanted (tag_id) as (select g.id from tags g where {wanted}),
+            uses (tag_id, run_id, system) as (
+              select rt.tag_id, rt.run_id, rt.system from wanted w join run_tags rt on rt.tag_id = w.tag_id
+              union
+              select nt.tag_id, nt.run_id, 0 from wanted w join node_tags nt on nt.tag_id = w.tag_id
             )
             select g.tag, count(distinct u.run_id) as runs, max(u.system) as system,
               strftime('%Y-%m-%d %H:%M:%f', max(r.created_at) / 1000.0, 'unixepoch') as last_used
             from uses u join tags g on g.id = u.tag_id join runs r on r.id = u.run_id
             {within if namespace else ""} group by g.id order by g.tag""",  # noqa: S608
-        (namespace,) if namespace else (),
+        (*prefixes, *([namespace] if namespace else [])),
     )
-    return [row for row in rows if not prefixes or row["tag"].startswith(tuple(prefixes))]
