@@ -335,9 +335,7 @@ _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end
 
 
 def _server_died() -> FlowstoreError:
-    return FlowstoreError(
-        "The task server died, so no more tasks can be started. What had finished is kept: resume the run."
-    )
+    return FlowstoreError("The task server died, so no more tasks can be started.")
 
 
 def _spawn(flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:

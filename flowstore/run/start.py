@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -270,8 +271,6 @@ def _drive(
     origin: Origin | None,
 ) -> int:
     name = flow.__name__
-    if options.run_id_file:
-        Path(options.run_id_file).write_text(str(run_id), "utf-8")
     console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}")
     run = RunPlan(
         flow=name,
@@ -285,9 +284,13 @@ def _drive(
     driver = Driver(store, run, executor, console, stop)
     started = _run_started(store, run_id)
     try:
+        if options.run_id_file:
+            Path(options.run_id_file).write_text(str(run_id), "utf-8")
         status = driver.run()
-    except BaseException as error:
-        _record_failure(store, run_id, console, error)
+    except (FlowstoreError, OSError) as error:
+        raise FlowstoreError(_end_early(store, who, f"{name}/{run_id}", error)) from error
+    except BaseException:
+        _record_failure(store, run_id)
         raise
     console.close()
     took = duration((records.now_ms() - started) / 1000)
@@ -300,9 +303,7 @@ def _drive(
 def _tell_end(
     console: Console, who: Identity, flow: str, run_id: int, status: str, took: str, failed: str | None
 ) -> None:
-    deployed = who.deployment  # runs from a temporary copy, which nobody can resume
-    script = context.called_as() if deployed is None else f"python {deployed.script_name}"
-    resume = f"{script} resume --origin-run-id {run_id}"
+    resume = _resume(who, run_id)
     if status == "successful":
         console.banner(f"Done: {flow}/{run_id} was successful after {took}.")
     elif status == "failed":
@@ -313,13 +314,35 @@ def _tell_end(
         console.say(f"Run {flow}/{run_id} was stopped after {took}. What had finished is kept; to go on: {resume}")
 
 
-def _record_failure(store: Store, run_id: int, console: Console, error: BaseException) -> None:
-    """The driver itself can't go on, for want of disk space, say: record that if the store still can."""
+def _resume(who: Identity, run_id: int, options: str = "") -> str:
+    """The command that goes on with a run."""
+    deployed = who.deployment  # runs from a temporary copy, which nobody can resume
+    script = context.called_as() if deployed is None else f"python {deployed.script_name}"
+    return f"{script}{options} resume --origin-run-id {run_id}"
+
+
+def _end_early(store: Store, who: Identity, run: str, error: FlowstoreError | OSError) -> str:
+    """The driver itself can't go on, for want of disk space, say; gives what to tell: what is kept, and what to do."""
+    run_id = int(run.rpartition("/")[2])
+    told = str(error) if isinstance(error, FlowstoreError) else f"{error.filename}: {error.strerror}."
+    if store.in_place:
+        _record_failure(store, run_id)
+        return f"{told} Run {run} ended there. What had finished is kept; to go on, once that is mended: " + _resume(
+            who, run_id
+        )
+    rescued = store.path.with_name(f"{store.path.name}.rescued-{run_id}")
     try:
-        with store.write() as db:
-            records.finish_run(db, run_id, "failed")
-    except FlowstoreError as second:  # the first error is the one to tell
-        console.say(f"The end of run {run_id} could not be recorded ({second}) after: {error}")
+        store.rescue(rescued)
+    except FlowstoreError as second:
+        return f"{told} Run {run} ended there, and is lost: {second}"
+    go_on = _resume(who, run_id, f" --store {shlex.quote(str(rescued))}")
+    return f"{told} Run {run} ended there. What had finished is kept in {rescued}; to go on: {go_on}"
+
+
+def _record_failure(store: Store, run_id: int) -> None:
+    """Record the end of a run, if the store still can; if not, it will be seen as dead, and can be resumed, too."""
+    with contextlib.suppress(FlowstoreError), store.write() as db:
+        records.finish_run(db, run_id, "failed")
 
 
 def _run_started(store: Store, run_id: int) -> int:

@@ -64,6 +64,8 @@ class Store:
         self._uuid: str | None = None
         self._version: int | None = None
         self._is_newest = False  # its schema, as this connection has seen
+        self._opened: tuple[int, int] | None = None  # which file this connection has open: device and inode
+        self._log: tuple[int, int] | None = None  # and which log
         _open_stores.add(self)
 
     @property
@@ -107,6 +109,7 @@ class Store:
             try:
                 self._ensure_newest_schema(connection)
                 yield connection
+                self._check_in_place()
                 connection.execute("commit")
             except BaseException:
                 rows.release(connection)
@@ -139,6 +142,7 @@ class Store:
         if self._connection is None:
             with _told_clearly(self.path):
                 self._connection = _connect(self.path, writable=self.writable)
+                self._opened = _identity(self.path)
                 self._is_newest = False
                 if self._wal:
                     self._switch_to_wal(self._connection)
@@ -158,6 +162,7 @@ class Store:
             else journal.try_wal(connection, BUSY_TIMEOUT_S)
         )
         if problem is None:
+            self._log = _identity(_side(self.path, "-wal"))
             connection.execute(f"pragma synchronous = {'full' if self.durable else 'normal'}")
             return
         self._wal = False
@@ -175,13 +180,39 @@ class Store:
             if not self._is_newest:  # that it is once this transaction has been committed, the next one sees
                 schema.migrate(connection)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the open file is the one that its path leads to; if not, what is written to it is lost on closing."""
+        if self._connection is None:
+            return True
+        try:
+            return _identity(self.path) == self._opened
+        except OSError:  # a folder that may no longer be entered does not tell
+            return True
+
+    def _check_in_place(self) -> None:
+        if not self.in_place:
+            raise FlowstoreError(f"{self.path} was removed or replaced while it was in use.")
+
+    def rescue(self, place: Path) -> None:
+        """Write all that the open file holds to a new one, as long as this process can still reach it.
+
+        Its log goes then: SQLite would take it for that of whatever store comes to lie at this path.
+        """
+        with self._lock, _told_clearly(place):
+            self.connection().execute("vacuum into ?", (str(place),))
+            if self._log is not None and _identity(_side(self.path, "-wal")) == self._log:
+                for suffix in ("-wal", "-shm"):
+                    _side(self.path, suffix).unlink(missing_ok=True)
+
     def close(self, *, tidy: bool = True) -> None:
         """Close the file; where `tidy`, leave just that one file if nobody else has it open."""
         with self._lock:
+            tidy = tidy and self.writable and self.in_place  # else the side files at this path are another store's
             connection, self._connection = self._connection, None
             if connection is None:
                 return
-            tidy = tidy and self.writable and not connection.in_transaction
+            tidy = tidy and not connection.in_transaction
             try:
                 left = journal.leave_one_file(connection) if tidy else True
             finally:
@@ -328,6 +359,15 @@ def _too_new(path: Path, version: int) -> str:
     )
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file at a path from any other, or `None` where there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # with each commit, so as fast as can be
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _may_write(path: Path) -> bool:
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
@@ -364,8 +404,12 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
 
 
 def _beside(path: Path, suffix: str) -> bool:
-    side = Path(os.path.realpath(path) + suffix)  # SQLite follows a link to the store before it names its side files
+    side = _side(path, suffix)
     return side.exists() and side.stat().st_size > 0
+
+
+def _side(path: Path, suffix: str) -> Path:
+    return Path(os.path.realpath(path) + suffix)  # SQLite follows a link to the store before it names its side files
 
 
 @contextlib.contextmanager
