@@ -29,6 +29,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import server, wire
+from flowstore.run.worker import LOST_CONNECTION
 
 _READ_BYTES = 1 << 16
 _STREAMS = ("stdout", "stderr")
@@ -69,13 +70,24 @@ class Reported:
 
 @attrs.frozen
 class Died:
-    """An attempt's process ended without a report: `signal` killed it, or it exited with `code`."""
+    """An attempt's process ended without a report: `signal` killed it, or it exited with `code`.
+
+    `garbled`: it had sent something that is no message, so the executor killed it.
+    """
 
     number: int
     code: int | None
     signal: int | None
+    garbled: bool = False
 
     def __str__(self) -> str:
+        if self.garbled:
+            return "The task's process was killed, since it wrote to the connection that flowstore uses itself."
+        if self.code == LOST_CONNECTION:
+            return (
+                f"The task's process exited with code {self.code}: its connection to the driver was closed, "
+                "by the step perhaps, so that its results could not be sent."
+            )
         if self.signal is not None:
             try:
                 name = signal.Signals(self.signal).name
@@ -101,6 +113,7 @@ class _Worker:
         self.channel: socket.socket
         self.pipes: dict[str, int | socket.socket] = {}  # stream: what to read it from
         self.reader = wire.Reader()
+        self.garbled = False
 
 
 class LocalExecutor:
@@ -292,17 +305,29 @@ class LocalExecutor:
                 self._selector.unregister(worker.channel)
             return []
         events: list[Event] = []
-        for kind, body in worker.reader.feed(data):
-            assert worker.number is not None
-            if kind == wire.DATA:
-                events.append(Sent(worker.number, body))
-                continue
-            message = wire.decode_message(body)
-            if message["kind"] == "offer":
-                events.append(Offered(worker.number, message["large"]))
-            else:
-                events += [*self._all_output(worker), Reported(worker.number, message)]
-                self._release(worker)
+        try:
+            for kind, body in worker.reader.feed(data):
+                events += self._said(worker, kind, body)
+        except ValueError:  # the step wrote there, or a child of it
+            if worker.number is None:
+                self._discard(worker)
+            elif not worker.garbled:
+                worker.garbled = True
+                self._selector.unregister(worker.channel)
+                self.kill(worker.number, _KILL)
+        return events
+
+    def _said(self, worker: _Worker, kind: bytes, body: bytes) -> list[Event]:
+        """What one frame from a worker means."""
+        if worker.number is None:
+            raise ValueError("it runs nothing, so it has nothing to say")
+        if kind == wire.DATA:
+            return [Sent(worker.number, body)]
+        message = wire.decode_message(body)
+        if message["kind"] == "offer":
+            return [Offered(worker.number, message["large"])]
+        events = [*self._all_output(worker), Reported(worker.number, message)]
+        self._release(worker)
         return events
 
     def _release(self, worker: _Worker) -> None:
@@ -326,7 +351,8 @@ class LocalExecutor:
             return events
         events += self._all_output(worker)
         if worker.number is not None:
-            events.append(Died(worker.number, code if code >= 0 else None, -code if code < 0 else None))
+            exited, killed_by = (code, None) if code >= 0 else (None, -code)
+            events.append(Died(worker.number, exited, killed_by, worker.garbled))
         self._discard(worker)
         return events
 

@@ -21,13 +21,18 @@ from flowstore.run.task import Product, run_attempt
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
 from flowstore.store.codecs import Encoded
 
+LOST_CONNECTION = 74  # an exit code, EX_IOERR of sysexits(3)
+
 
 def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:
     """Run orders until the channel closes; an order says itself whether it is the last."""
     while (order := wire.receive(channel)) is not None:
         product = run_attempt(flow, graph, order)
         flush_output()
-        deliver(channel, product)
+        try:
+            deliver(channel, product)
+        except OSError:  # the step closed what is not its own, or the driver is gone
+            os._exit(LOST_CONNECTION)
         if not order["reuse"]:
             return
 
