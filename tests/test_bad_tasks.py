@@ -50,11 +50,13 @@ def scribble():
                 os.write(descriptor, b"no message of flowstore's" * 10)
     time.sleep(60)
 
+FOLDER = Path.cwd()  # a reused process may be elsewhere by the time that it leaves children, and forbid everything
 children = []
 
 def leave_children():
     children[:] = [subprocess.Popen(["sleep", "300"]), subprocess.Popen(["sleep", "300"], start_new_session=True)]
-    Path("children").write_text(" ".join(str(child.pid) for child in children))
+    (FOLDER / "children").write_text(" ".join(str(child.pid) for child in children))
+    (FOLDER / "children").chmod(0o644)
 """
 BODY = """
 @retry(times=1, minutes_between_retries=0)
