@@ -10,6 +10,7 @@ import contextlib
 import os
 import shlex
 import sys
+import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -282,7 +283,7 @@ def _drive(
         origin=origin,
     )
     driver = Driver(store, run, executor, console, stop)
-    started = _run_started(store, run_id)
+    began = time.monotonic()  # the clock may be set back meanwhile
     try:
         if options.run_id_file:
             Path(options.run_id_file).write_text(str(run_id), "utf-8")
@@ -293,7 +294,7 @@ def _drive(
         _record_failure(store, run_id)
         raise
     console.close()
-    took = duration((records.now_ms() - started) / 1000)
+    took = duration(time.monotonic() - began)
     if origin is not None:
         console.banner(f"{driver.reused} tasks were taken over from {name}/{origin.run_id}.")
     _tell_end(console, who, name, run_id, status, took, driver.failed_task)
@@ -343,10 +344,6 @@ def _record_failure(store: Store, run_id: int) -> None:
     """Record the end of a run, if the store still can; if not, it will be seen as dead, and can be resumed, too."""
     with contextlib.suppress(FlowstoreError), store.write() as db:
         records.finish_run(db, run_id, "failed")
-
-
-def _run_started(store: Store, run_id: int) -> int:
-    return int(store.value("select created_at from runs where id = ?", (run_id,)))
 
 
 def _template(
