@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import sys
@@ -27,6 +28,8 @@ def run(make: Callable[[], click.Command], program: str) -> NoReturn:
 
 
 def _exit_code(call: Callable[[], Any]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # like stderr: a file's name need not be text, nor a terminal UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = call()
         sys.stdout.flush()

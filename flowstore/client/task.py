@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -287,7 +288,9 @@ class Task(Tagged, Ending):
         return DataArtifact._of(self, name)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._blobs(name)
+        with contextlib.suppress(NotFound):  # of what can't be anybody's name
+            return isinstance(name, str) and name in self._blobs(name)
+        return False
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self.artifacts._names)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
+from flowstore.errors import FlowstoreError, NotAStore, NotFound, StoreCorrupt, StoreNotFound, StoreTooNew
 from flowstore.store import foreign, journal, rows, schema
 
 BUSY_TIMEOUT_S = 120.0
@@ -200,7 +200,7 @@ class Store:
         Its log goes then: SQLite would take it for that of whatever store comes to lie at this path.
         """
         with self._lock, _told_clearly(place):
-            self.connection().execute("vacuum into ?", (str(place),))
+            self.connection().execute("vacuum into cast(? as text)", (os.fsencode(place),))
             if self._log is not None and _identity(_side(self.path, "-wal")) == self._log:
                 for suffix in ("-wal", "-shm"):
                     _side(self.path, suffix).unlink(missing_ok=True)
@@ -346,7 +346,7 @@ def _check_header(path: Path) -> None:
 def _check_log(path: Path) -> None:
     """The same for a version that is still in the write-ahead log; looking at it read-only leaves it as it is."""
     with contextlib.suppress(sqlite3.OperationalError):  # it needs recovery, which opening it for writing does
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)) as connection:
             version = connection.execute("pragma user_version").fetchone()[0]
         if version > schema.SCHEMA_VERSION:
             raise StoreTooNew(_too_new(path, version))
@@ -377,7 +377,7 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     mode = "mode=rw" if writable else "mode=ro"
     if not writable and journal.is_wal(path) and not _beside(path, "-wal"):
         mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
-    uri = f"file:{quote(str(path))}?{mode}"
+    uri = f"file:{quote(os.fsencode(path))}?{mode}"
     connection = sqlite3.connect(
         uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -417,6 +417,8 @@ def _told_clearly(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours, by error code rather than by message text."""
     try:
         yield
+    except UnicodeEncodeError as error:  # lone surrogates, as of an argument that is not UTF-8
+        raise NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.") from error
     except (UnicodeDecodeError, OverflowError) as error:  # the latter from arithmetic with numbers that were read
         raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
     except sqlite3.Error as error:
