@@ -11,9 +11,9 @@ import contextlib
 import getpass
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any, Final
 
 from flowstore.errors import FlowstoreError
@@ -32,6 +32,7 @@ class State:
     def __init__(self) -> None:
         self.namespace: str | _Default | None = DEFAULT
         self.store: Any = None  # the open flowstore.store.db.Store of this process, if any
+        self.task_store: tuple[str, bool] | None = None  # in a task: the run's file, and whether it is trusted
         self.task: dict[str, Any] = {}  # what `current` answers, empty outside a task
         self.flow_module: ModuleType | None = None  # the module whose classes are this run's own
         self.make_run: Callable[[str], Any] | None = None
@@ -176,52 +177,44 @@ current = Current()
 class Parameters:
     """A run's parameters, by attribute, by name, and as a mapping's `keys()`, `items()`.
 
-    >>> p = Parameters({"alpha": lambda: 0.5})
+    >>> p = Parameters(["alpha"], {"alpha": 0.5}.get)
     >>> p.alpha, p["alpha"], "alpha" in p, dict(p.items())
     (0.5, 0.5, True, {'alpha': 0.5})
     """
 
-    def __init__(self, loaders: dict[str, Callable[[], Any]]) -> None:
-        self._loaders = MappingProxyType(loaders)
+    def __init__(self, names: Collection[str], load: Callable[[str], Any]) -> None:
+        self._names = names
+        self._load = load
 
     def __getitem__(self, name: str) -> Any:
-        return self._loaders[name]()
+        if name not in self._names:
+            raise KeyError(name)
+        return self._load(name)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._loaders:
+        if name.startswith("_") or name not in self._names:
             raise AttributeError(f"the run has no parameter {name!r}")
-        return self._loaders[name]()
+        return self._load(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._loaders
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._loaders)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._loaders)
+        return len(self._names)
 
     def keys(self) -> list[str]:
         """The names, in the order of definition."""
-        return list(self._loaders)
+        return list(self._names)
 
     def items(self) -> list[tuple[str, Any]]:
         """Names and values."""
-        return [(name, load()) for name, load in self._loaders.items()]
+        return [(name, self._load(name)) for name in self._names]
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._loaders]
-
-
-@contextlib.contextmanager
-def running_task(identity: dict[str, Any]) -> Iterator[None]:
-    """Make `current` and the Client's namespace those of one task, for its duration."""
-    before = state.task, state.namespace
-    state.task, state.namespace = identity, identity["namespace"]
-    try:
-        yield
-    finally:
-        state.task, state.namespace = before
+        return [*super().__dir__(), *self._names]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -113,15 +113,19 @@ def _parameter_option(parameter: Parameter) -> click.Option:
 
 def _run_command(this: FlowFile) -> click.Command:
     def run(**given: Any) -> int:
-        from flowstore.run.start import run_flow
+        from flowstore.run.assignment import told_deployment
 
         graph = this.graph()
-        options = _options(click.get_current_context())
+        deployment = told_deployment()
         texts = {name: given[f"parameter_{name}"] for name in this.parameters}
-        if options.deployment is not None:  # which knows the defaults as they were when it was made
+        if deployment is not None:  # which knows the defaults as they were when it was made
             texts = {name: text for name, text in texts.items() if text is not None}
         values = {name: _value(this, name, text) for name, text in texts.items()}
-        return run_flow(this.type, graph, values, options)
+        asked = shell.settings(click.get_current_context())
+        executor = _executor(this, asked)
+        from flowstore.run.start import run_flow
+
+        return run_flow(this.type, graph, values, _options(asked, deployment), executor)
 
     params = [_parameter_option(parameter) for parameter in this.parameters.values()]
     made = click.Command("run", callback=run, help="Run the flow.", params=list(params))
@@ -142,12 +146,14 @@ def _value(this: FlowFile, name: str, given: Any) -> Any:
 
 def _resume_command(this: FlowFile) -> click.Command:
     def resume(step: str | None, origin_run_id: str | None, **_given: Any) -> int:
-        from flowstore.run.start import resume_flow
-
         graph = this.graph()
         if step is not None and step not in graph:
             raise click.UsageError(f"There is no step {step!r}; there are: {', '.join(graph.nodes)}.")
-        return resume_flow(this.type, graph, step, origin_run_id, _options(click.get_current_context()))
+        asked = shell.settings(click.get_current_context())
+        executor = _executor(this, asked)
+        from flowstore.run.start import resume_flow
+
+        return resume_flow(this.type, graph, step, origin_run_id, _options(asked), executor)
 
     params = [
         click.Argument(["step"], required=False),
@@ -168,27 +174,30 @@ class _Resume(click.Command):
             raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
 
 
-def _options(ctx: click.Context) -> Any:
-    from flowstore.run.identity import told_deployment
+def _executor(this: FlowFile, asked: Mapping[str, Any]) -> Any:
+    """What runs the tasks; made before anything else of the run, which it must know nothing of."""
+    from flowstore.run.local import LocalExecutor
+
+    return LocalExecutor(this.type, this.graph(), method=asked["start_method"], reuse=asked["reuse_workers"])
+
+
+def _options(asked: Mapping[str, Any], deployment: str | None = None) -> Any:
     from flowstore.run.start import Options
 
-    found = shell.settings(ctx)
-    namespace = found["namespace"]
+    namespace = asked["namespace"]
     return Options(
-        store=found["store"],
-        quiet=bool(found["quiet"]),
+        store=asked["store"],
+        quiet=bool(asked["quiet"]),
         namespace=context.DEFAULT if namespace is None else (namespace or None),
-        with_=found["with_"],
-        durable=bool(found["durable"]),
-        branch=found.get("branch"),
-        production=bool(found.get("production")),
-        tags=found["tags"],
-        max_workers=found["max_workers"],
-        max_num_splits=found["max_num_splits"],
-        run_id_file=found["run_id_file"],
-        reuse_workers=found["reuse_workers"],
-        start_method=found["start_method"],
-        deployment=told_deployment(),
+        with_=asked["with_"],
+        durable=bool(asked["durable"]),
+        branch=asked.get("branch"),
+        production=bool(asked.get("production")),
+        tags=asked["tags"],
+        max_workers=asked["max_workers"],
+        max_num_splits=asked["max_num_splits"],
+        run_id_file=asked["run_id_file"],
+        deployment=deployment,
     )
 
 

@@ -43,7 +43,7 @@ def _whole(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise GraphError(f"@{instance.name}: {attribute.name} must be a number that is not negative, not {value!r}.")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Retry(StepDecorator):
     """Try a failed task again."""
 
@@ -52,7 +52,7 @@ class Retry(StepDecorator):
     minutes_between_retries: float = attrs.field(default=2, validator=_whole)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Catch(StepDecorator):
     """Let the run go on when a task has failed for good."""
 
@@ -61,7 +61,7 @@ class Catch(StepDecorator):
     print_exception: bool = True
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Timeout(StepDecorator):
     """Fail an attempt that takes too long."""
 
@@ -80,7 +80,7 @@ class Timeout(StepDecorator):
         return self.seconds + 60 * self.minutes + 3600 * self.hours
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Environment(StepDecorator):
     """Set environment variables for the step's tasks."""
 
@@ -101,7 +101,7 @@ class Resources(StepDecorator):
         self.amounts = amounts
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Parallel(StepDecorator):
     """The step runs as a gang, started with `self.next(…, num_parallel=n)`."""
 
@@ -242,7 +242,7 @@ class FlowDecorator:
         return flow
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class project(FlowDecorator):  # noqa: N801  # used as a decorator
     """Put a flow into a project, whose flows find each other's results in production.
 
@@ -262,7 +262,7 @@ class project(FlowDecorator):  # noqa: N801  # used as a decorator
             )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class schedule(FlowDecorator):  # noqa: N801  # used as a decorator
     """Say when a deployed flow runs: `hourly`, `daily` (the default), `weekly`, or a `cron` line; in `timezone`."""
 

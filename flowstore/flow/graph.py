@@ -32,7 +32,7 @@ _NOT_PLAIN = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENE
 _SWITCH = 'self.next({"x": self.a, "y": self.b}, condition="name")'
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Node:
     """A step: what it is called, where it is written and where it leads."""
 
@@ -51,7 +51,7 @@ class Node:
     problem: str | None = None  # what is wrong with the step by itself, and what to write instead
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Graph:
     """The steps of one flow, in source order: those of base classes first."""
 

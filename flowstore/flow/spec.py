@@ -20,7 +20,7 @@ from flowstore.flow.parameters import Parameter
 _LINK = "_flowstore_link"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Frame:
     """One enclosing foreach, as a task sees it: its place in it, how many there are, and the item."""
 
@@ -29,7 +29,7 @@ class Frame:
     value: Any
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Transition:
     """What a step asked for with `self.next`.
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import os
 import sys
-from datetime import datetime
+import time
 from typing import Any
 
 _LONGEST_LINE = 1 << 20
@@ -97,7 +98,12 @@ class Console:
 
 def clock(at_ms: int) -> str:
     """A time as event lines show it, local, in milliseconds."""
-    return f"{datetime.fromtimestamp(at_ms / 1000):%Y-%m-%d %H:%M:%S}.{at_ms % 1000:03d}"  # noqa: DTZ006  # local, meant so
+    return f"{_second(at_ms // 1000)}.{at_ms % 1000:03d}"
+
+
+@functools.lru_cache(maxsize=2)
+def _second(at_s: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
 class Lines:

@@ -18,9 +18,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from flowstore.run import wire
 from flowstore.run.console import Console, Lines
-from flowstore.run.local import Died, Event, Offered, Printed, Reported, Sent
+from flowstore.run.local import Died, Event, Offered, Printed, Reported, Sent, Started
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
@@ -40,14 +39,14 @@ class Executor(Protocol):
     """What runs attempts; see `run.local`."""
 
     def launch(self, order: Mapping[str, Any], step: str) -> int: ...
-    def pid(self, number: int) -> int | None: ...
     def wait(self, timeout_s: float | None) -> list[Event]: ...
     def answer(self, number: int, message: dict[str, Any]) -> None: ...
     def kill(self, number: int, how: signal.Signals) -> None: ...
     def watch(self, waker: socket.socket) -> None: ...
+    def close(self) -> None: ...
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Task:
     """A task that was started, through all of its attempts."""
 
@@ -67,7 +66,7 @@ class _Task:
     sending: deque[tuple[int, Staging]] = attrs.field(factory=deque)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Finished:
     """How an attempt ended, on its way into the store."""
 
@@ -159,7 +158,10 @@ class Driver:
         task = self._running.get(event.number)
         if task is None:
             return
-        if isinstance(event, Printed):
+        if isinstance(event, Started):
+            task.pid = event.pid
+            self._console.event(records.now_ms(), self._label(task), "Task is starting.", routine=True)
+        elif isinstance(event, Printed):
             self._take_output(task, event.stream, event.data)
         elif isinstance(event, Offered):
             self._take_offer(task, event.large)
@@ -186,10 +188,10 @@ class Driver:
 
     def _take_offer(self, task: _Task, large: list[dict[str, Any]]) -> None:
         """Ask for the contents that the store lacks, each once."""
-        wanted: dict[tuple[str, str], int] = {}
+        wanted: dict[tuple[bytes, str], int] = {}
         with self._store.write() as db:
             for index, content in enumerate(large):
-                if not blobs.hold(db, bytes.fromhex(content["sha"]), content["codec"]):
+                if not blobs.hold(db, content["sha"], content["codec"]):
                     wanted.setdefault((content["sha"], content["codec"]), index)
         for index, content in enumerate(large):
             staging = None
@@ -254,11 +256,10 @@ class Driver:
         for task, text in lines:
             routine = text == _SUCCESS
             self._console.event(records.now_ms(), self._label(task), text, routine=routine)
-        for task in started:
-            self._launch(task)
-        for task in started:  # only now, since the first launches' pids arrive while the last ones are made
-            task.pid = self._executor.pid(task.number)
-            self._console.event(records.now_ms(), self._label(task), "Task is starting.", routine=True)
+        if started:
+            tags = [row["tag"] for row in queries.run_tags(self._store, self._run.run_id)]
+            for task in started:
+                self._launch(task, tags)
         self._show_progress()
         return status
 
@@ -302,16 +303,14 @@ class Driver:
         """The rows of what an attempt set: name, blob, whether merged."""
         staged = {(content["sha"], content["codec"]): staging for content, staging in task.staged if staging}
         for artifact in report.get("artifacts", ()):
-            sha, codec = bytes.fromhex(artifact["sha"]), artifact["codec"]
-            staging = staged.pop((artifact["sha"], codec), None)  # two names may have the same content
-            if staging is not None:
-                blob_id = staging.publish(db, sha)
-            elif artifact["large"]:
-                blob_id = self._find_large(db, sha, codec)
-            else:
-                _, data = wire.content_from_json(artifact)
+            codec = artifact["codec"]
+            if "data" in artifact:
                 described = (codec, artifact["type"], artifact["preview"], artifact["size_bytes"])
-                blob_id = blobs.put(db, self._store, Encoded(*described, sha, [data]))
+                blob_id = blobs.put(db, self._store, Encoded(*described, [artifact["data"]]))
+            elif (staging := staged.pop((artifact["sha"], codec), None)) is not None:
+                blob_id = staging.publish(db, artifact["sha"])
+            else:  # it was here, or another name has the same content
+                blob_id = self._find_large(db, artifact["sha"], codec)
             if self._run.origin is not None:
                 trust.clear_unverified(db, self._run.run_id, blob_id)
             yield artifact["name"], blob_id, 0
@@ -407,10 +406,10 @@ class Driver:
             self._step_ids[name] = records.ensure_step(db, self._run.run_id, name)
         return self._step_ids[name]
 
-    def _launch(self, task: _Task) -> None:
+    def _launch(self, task: _Task, tags: list[str]) -> None:
         policy = self._run.policies[task.planned.step]
         order = self._orders.order(task.planned, task.id, task.attempt, task.fallback)
-        order["current"]["tags"] = [row["tag"] for row in queries.run_tags(self._store, self._run.run_id)]
+        order["current"]["tags"] = tags
         task.number = self._executor.launch(order, task.planned.step)
         self._running[task.number] = task
         task.pid = None

@@ -1,15 +1,12 @@
 """Whose a run is: a user's own, or a deployment's.
 
 That decides the tag that says which namespace it is in, the project's branch, and what the Client sees inside.
-The process that runs a deployment is told which one by `$FLOWSTORE_DEPLOYMENT`, which it takes out of its
-environment, so that a flow started by one of its tasks is not in production by accident.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -17,15 +14,13 @@ from flowstore import context
 from flowstore.errors import FlowstoreError, TokenError
 from flowstore.flow import decorators
 from flowstore.flow.spec import FlowSpec
-from flowstore.run.worker import die_with_parent
-from flowstore.store import deployments
 from flowstore.store.db import Store
-from flowstore.store.deployments import Deployment
 
-DEPLOYMENT_VARIABLE = "FLOWSTORE_DEPLOYMENT"
+if TYPE_CHECKING:
+    from flowstore.store.deployments import Deployment
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Identity:
     """Whose a run is.
 
@@ -68,6 +63,8 @@ def deployed(store: Store, told: str) -> Identity:
     Raises:
         NotFound, TokenError: there is none, or it was moved to another token while this process started.
     """
+    from flowstore.store import deployments
+
     number, _, token = told.split(":", 2)
     deployment = deployments.get(store, int(number))
     if token != deployment.token:
@@ -79,18 +76,6 @@ def deployed(store: Store, told: str) -> Identity:
         "is_production": deployment.branch is None or is_production(deployment.branch),
     }
     return Identity(deployment.deployed_by, deployment.production_namespace, project, deployment)
-
-
-def told_deployment() -> str | None:
-    """Which deployment this process was told to run, if any; forgets it, and lives no longer than who told."""
-    told = os.environ.pop(DEPLOYMENT_VARIABLE, None)
-    if told is None:
-        return None
-    parts = told.split(":", 2)
-    if len(parts) < 3 or not (parts[0].isdecimal() and parts[1].isdecimal()):
-        raise FlowstoreError(f"${DEPLOYMENT_VARIABLE} is set by deploy trigger, and by nobody else. Unset it.")
-    die_with_parent(int(parts[1]))
-    return told
 
 
 def project_of(flow: type[FlowSpec], branch: str | None, *, production: bool) -> dict[str, Any]:

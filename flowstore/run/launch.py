@@ -1,7 +1,7 @@
 """Running a deployment: its snapshot, in a process of its own, with the store closed in this one.
 
 A snapshot is code. It runs only if this user signed it, or trusts the store. The process that runs it is told
-which deployment it is (`run.identity`), stops when this one is asked to stop, and dies with it.
+which deployment it is (`run.assignment`), stops when this one is asked to stop, and dies with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from flowstore import context
 from flowstore.client.code import Code
 from flowstore.errors import ParameterError, UntrustedArtifact
-from flowstore.run.identity import DEPLOYMENT_VARIABLE
+from flowstore.run import assignment
 from flowstore.store import deployments as rows
 from flowstore.store import trust
 from flowstore.store.db import Store
@@ -67,7 +67,7 @@ def trigger(
         store.close()  # opened again when it is used; the run is to be the last to close it
         script = str(Path(folder, deployment.script_name))
         command = [sys.executable, script, "--store", str(store.path), *before, "run", *options]
-        told = {DEPLOYMENT_VARIABLE: f"{deployment.id}:{os.getpid()}:{deployment.token}"}
+        told = {assignment.VARIABLE: f"{deployment.id}:{os.getpid()}:{deployment.token}"}
         return _run(child, command, {**_outside_parameters(), **environment, **told})
 
 

@@ -11,7 +11,6 @@ from flowstore.flow.spec import Inputs, Transition
 from flowstore.run import wire
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
-from flowstore.store.codecs import decode
 from flowstore.store.locate import active_store
 from flowstore.store.visible import visible_artifacts
 
@@ -52,7 +51,7 @@ class TaskLink:
         self.merged: dict[str, Blob] = {}
         self.forgotten: set[str] = set()
         self._task_id = task_id  # whose artifacts are inherited
-        self._inherited = inherited or Inherited([] if task_id is None else [task_id])
+        self._inherited = inherited
         self._order = order
         self._visible: dict[str, Blob] | None = None
         self._frames: list[spec.Frame] | None = None
@@ -64,7 +63,7 @@ class TaskLink:
                 rows = queries.parameters_of(active_store(), int(self._order["run_id"]))
                 self._visible = {row["name"]: Blob.of(row) for row in rows}
             else:
-                self._visible = self._inherited.of(self._task_id)
+                self._visible = (self._inherited or Inherited([self._task_id])).of(self._task_id)
         return self._visible
 
     def load(self, name: str) -> Any:
@@ -74,7 +73,7 @@ class TaskLink:
         if name in self.forgotten:
             raise KeyError(name)
         if name in self._order["parameters"]:
-            return self._load_parameter(name)
+            return self.load_parameter(name)
         blob = self.merged.get(name) or self.visible()[name]
         value = self.load_blob(blob, name)
         self.loaded[name] = (blob, value)
@@ -84,12 +83,12 @@ class TaskLink:
         """The value of a content that the run has."""
         return blobs.load(active_store(), blob, name, run_id=int(self._order["run_id"]))
 
-    def _load_parameter(self, name: str) -> Any:
+    def load_parameter(self, name: str) -> Any:
+        """The value of one of the run's parameters."""
         content = self._order["parameters"][name]
         if content is None:  # too large to travel
             return self.load_blob(self.visible()[name], name)
-        codec, data = wire.content_from_json(content)
-        return decode(codec, iter([data]), len(data))
+        return wire.value_of(content)
 
     def merge(self, own: dict[str, Any], inputs: Inputs, include: Sequence[str], exclude: Sequence[str]) -> None:
         """Carry artifacts of joined tasks over, without loading them."""
@@ -134,8 +133,7 @@ class TaskLink:
         if frame["kind"] == "gang":
             return frame["index"]
         if frame["item"] is not None:
-            codec, data = wire.content_from_json(frame["item"])
-            return decode(codec, iter([data]), len(data))
+            return wire.value_of(frame["item"])
         with active_store().read() as db:
             [blob] = visible_artifacts(db, {frame["opener"]: None}, frame["items_from"])[frame["opener"]].values()
         return self.load_blob(blob, frame["items_from"])[frame["index"]]

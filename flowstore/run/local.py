@@ -1,7 +1,7 @@
 """Tasks on this machine: an executor, which is five methods and a few events.
 
     launch(order, step) -> number     start an attempt
-    wait(timeout_s) -> [event]        what attempts did since the last call
+    wait(timeout_s) -> [event]        what attempts did since the last call; the first of each is that it started
     answer(number, message)           reply to an offer
     kill(number, signal)              end an attempt, with its process group
     close()                           end everything
@@ -17,25 +17,36 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import server, wire
 from flowstore.run.worker import LOST_CONNECTION
 
+if TYPE_CHECKING:
+    import subprocess
+
 _READ_BYTES = 1 << 16
 _STREAMS = ("stdout", "stderr")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
+class Started:
+    """An attempt runs, in the process `pid`."""
+
+    number: int
+    pid: int
+
+
+@attrs.frozen(eq=False, repr=False)
 class Printed:
     """An attempt wrote to `stream`."""
 
@@ -44,7 +55,7 @@ class Printed:
     data: bytes
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Offered:
     """An attempt has large contents; it waits for an answer that says which to send."""
 
@@ -52,7 +63,7 @@ class Offered:
     large: list[dict[str, Any]]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Sent:
     """The next chunk of the contents that were asked for."""
 
@@ -60,7 +71,7 @@ class Sent:
     data: bytes
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Reported:
     """An attempt is over, and says how."""
 
@@ -68,7 +79,7 @@ class Reported:
     report: dict[str, Any]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Died:
     """An attempt's process ended without a report: `signal` killed it, or it exited with `code`.
 
@@ -98,7 +109,7 @@ class Died:
         return f"The task's process exited with code {self.code} before the step had finished."
 
 
-Event = Printed | Offered | Sent | Reported | Died
+Event = Started | Printed | Offered | Sent | Reported | Died
 
 
 class _Worker:
@@ -116,17 +127,28 @@ class _Worker:
         self.garbled = False
 
 
+def default_start_method() -> str:
+    """`fork` where it is there and safe, else `spawn`."""
+    return "fork" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
+
+
 class LocalExecutor:
     """Runs attempts as processes of this machine.
+
+    Made before the store is opened, and before what only a driver needs is imported: the task server is forked here,
+    SQLite must not see a fork, and each fork of a smaller process is cheaper.
 
     Args:
         flow: its class, as this process imported it.
         graph: its steps.
-        method: 'fork' or 'spawn'.
+        method: 'fork' or 'spawn'; default: `default_start_method`.
         reuse: whether attempts of a step may share a process, one after the other.
     """
 
-    def __init__(self, flow: type[FlowSpec], graph: Graph, *, method: str, reuse: bool) -> None:
+    def __init__(self, flow: type[FlowSpec], graph: Graph, *, method: str | None = None, reuse: bool = False) -> None:
+        if context.state.store is not None:
+            context.state.store.close()  # opened while the flow was imported
+        context.state.flow_module = sys.modules[flow.__module__]
         self.reuse = reuse
         self._flow = flow
         self._selector = selectors.DefaultSelector()
@@ -134,10 +156,11 @@ class LocalExecutor:
         self._running: dict[int, _Worker] = {}  # by attempt number
         self._idle: dict[str, list[_Worker]] = {}  # by step
         self._leaving: list[subprocess.Popen[bytes]] = []
+        self._started: list[Event] = []  # not yet told
         self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with their exit codes
         self._numbers = 0
         self._control: socket.socket | None = None
-        if method == "fork":
+        if (method or default_start_method()) == "fork":
             self._control, self._server_pid = server.start(flow, graph)
             self._selector.register(self._control, selectors.EVENT_READ, (None, "control"))
 
@@ -152,16 +175,11 @@ class LocalExecutor:
         worker = idle.pop() if idle else self._start(step)
         worker.number = self._numbers
         self._running[self._numbers] = worker
+        if worker.pid is not None:
+            self._started.append(Started(worker.number, worker.pid))
         with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, which `wait` tells
             wire.send(worker.channel, {**order, "reuse": self.reuse})
         return self._numbers
-
-    def pid(self, number: int) -> int | None:
-        """The process of an attempt; waits until the task server has told it."""
-        worker = self._running[number]
-        while worker.pid is None:
-            self._hear(wait=True)
-        return worker.pid
 
     def answer(self, number: int, message: dict[str, Any]) -> None:
         """Reply to an offer."""
@@ -243,7 +261,7 @@ class LocalExecutor:
         """What attempts did; waits for the first of it, at most `timeout_s`."""
         if self._control is None:  # nobody tells when a spawned process ends
             timeout_s = 0.1 if timeout_s is None else min(timeout_s, 0.1)
-        ready = [key.data for key, _ in self._selector.select(0 if self._ended else timeout_s)]
+        ready = [key.data for key, _ in self._selector.select(0 if self._started or self._ended else timeout_s)]
         if (None, "control") in ready:
             while self._hear(wait=False):
                 pass
@@ -251,7 +269,10 @@ class LocalExecutor:
         for worker, what in ready:
             if worker is None or worker.ident not in self._workers:
                 continue
+            while worker.pid is None:  # what the task server told of it is on its way
+                self._hear(wait=True)
             events += self._channel(worker) if what == "channel" else self._output(worker, what)
+        events, self._started = self._started + events, []
         if self._control is None:
             gone = [worker for worker in self._workers.values() if worker.process and worker.process.poll() is not None]
             self._ended += [(worker, worker.process.returncode) for worker in gone if worker.process]
@@ -275,8 +296,9 @@ class LocalExecutor:
         worker = self._workers.get(ident)
         if worker is not None and what == server.ENDED:
             self._ended.append((worker, os.waitstatus_to_exitcode(argument)))
-        elif worker is not None:
+        elif worker is not None and worker.number is not None:
             worker.pid = argument
+            self._started.append(Started(worker.number, argument))
         return True
 
     def _output(self, worker: _Worker, stream: str) -> list[Event]:
@@ -366,6 +388,8 @@ def _server_died() -> FlowstoreError:
 
 def _spawn(flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
     """A fresh interpreter that runs the flow's file as `__main__`, and finds in its environment what it is for."""
+    import subprocess
+
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", None)
     script = ["-m", name.removesuffix(".__main__")] if name else [str(main.__file__)]

@@ -1,4 +1,4 @@
-"""What a worker is told: an order, all of it JSON, that says where the task's inputs are.
+"""What a worker is told: an order, a message of plain values, that says where the task's inputs are.
 
 For that the driver remembers of each finished task its row, and of each that opened a foreach its items. A
 task's artifacts come from `base_id`: the nearest task before it that set any, or none for a join.
@@ -16,7 +16,7 @@ from flowstore.run.plan import Frame, PlannedTask
 from flowstore.run.resume import Origin
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class StepPolicy:
     """What a step's decorators ask of the driver."""
 
@@ -28,7 +28,7 @@ class StepPolicy:
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RunPlan:
     """All that the driver needs to know of a run.
 
@@ -50,7 +50,7 @@ class RunPlan:
     origin: Origin | None = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Opened:
     """A task that opened a foreach or gang: where its tasks find their items."""
 

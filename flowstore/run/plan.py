@@ -15,7 +15,7 @@ import attrs
 from flowstore.flow.graph import Graph
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Frame:
     """One open split around a task.
 
@@ -31,7 +31,7 @@ class Frame:
     count: int
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PlannedTask:
     """A task that is ready to run.
 
@@ -62,7 +62,7 @@ class PlannedTask:
         return last if last is not None and last.kind == "gang" and self.parents == (last.opener,) else None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Outcome:
     """What a finished task asked for.
 

@@ -21,9 +21,11 @@ import struct
 import sys
 from types import FrameType
 
+from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import worker
+from flowstore.run.task import flush_output
 
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, STARTED, ENDED = b"F", b"K", b"S", b"X"
@@ -32,7 +34,7 @@ FORK, KILL, STARTED, ENDED = b"F", b"K", b"S", b"X"
 def start(flow: type[FlowSpec], graph: Graph) -> tuple[socket.socket, int]:
     """Fork the server; gives the socket to talk to it, and its pid."""
     ours, theirs = socket.socketpair()
-    worker.flush_output()
+    flush_output()
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -92,6 +94,7 @@ class _Server:
         from flowstore.store import pickling
 
         worker.warm_up()
+        spec.fixed_names(self._flow)
         pickling.register_classes(sys.modules[self._flow.__module__])
         if "pandas" in sys.modules:
             with contextlib.suppress(ImportError):
@@ -140,7 +143,6 @@ class _Server:
             os.close(pipe)
         with socket.socket(fileno=channel) as connection:
             worker.work(connection, self._flow, self._graph)
-        worker.flush_output()
 
     def _reap(self) -> None:
         while self._children:

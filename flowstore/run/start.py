@@ -1,7 +1,7 @@
 """From a flow and what the user asked for to a run: `run_flow` and `resume_flow`.
 
-The order of things matters. The task server is forked while the store is closed; the run is visible, and its
-id in the run id file, before the first task starts.
+The order of things matters. The executor was made while the store was closed, and before this module was imported;
+the run is visible, and its id in the run id file, before the first task starts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -23,26 +23,27 @@ from flowstore.flow import decorators, spec
 from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import identity, wire
+from flowstore.run import identity
 from flowstore.run.console import Console, duration
-from flowstore.run.driver import Driver
+from flowstore.run.driver import Driver, Executor
 from flowstore.run.identity import Identity
-from flowstore.run.local import LocalExecutor
 from flowstore.run.orders import RunPlan, StepPolicy
 from flowstore.run.resume import Origin, names_of
 from flowstore.run.stop import Stop
-from flowstore.store import blobs, deployments, queries, records, tags, trust
+from flowstore.store import blobs, queries, records, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Store
-from flowstore.store.deployments import INLINE_PARAMETER_BYTES, Deployment
 from flowstore.store.liveness import is_dead
 from flowstore.store.locate import ensure_active_store
+
+if TYPE_CHECKING:
+    from flowstore.store.deployments import Deployment
 
 EXIT_CODES = {"successful": 0, "failed": 1}
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Options:
     """What `run` and `resume` were asked for; each is an option of the command line of that name."""
 
@@ -57,17 +58,12 @@ class Options:
     max_workers: int | None = None
     max_num_splits: int = 10_000
     run_id_file: str | None = None
-    reuse_workers: bool = False
-    start_method: str | None = None
-    deployment: str | None = None  # not an option: what `identity.told_deployment` gave
+    deployment: str | None = None  # not an option: what `assignment.told_deployment` gave
 
 
-def default_start_method() -> str:
-    """`fork` where it is there and safe, else `spawn`."""
-    return "fork" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
-
-
-def run_flow(flow: type[FlowSpec], graph: Graph, values: Mapping[str, Any], options: Options) -> int:
+def run_flow(
+    flow: type[FlowSpec], graph: Graph, values: Mapping[str, Any], options: Options, executor: Executor
+) -> int:
     """Run a flow.
 
     Args:
@@ -75,11 +71,12 @@ def run_flow(flow: type[FlowSpec], graph: Graph, values: Mapping[str, Any], opti
         graph: its checked steps.
         values: the parameters, by attribute; of a deployment, only those that were given.
         options: what else was asked for.
+        executor: what runs its tasks; closed at the end.
 
     Returns:
         The exit code: 0 when the run succeeded, 1 when it failed, 128 + the signal that stopped it.
     """
-    with _prepared(flow, graph, options) as (store, executor, console, stop):
+    with _prepared(options, executor) as (store, console, stop):
         who, options = _identity(store, flow, options)
         deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
         if who.deployment is not None:
@@ -88,16 +85,21 @@ def run_flow(flow: type[FlowSpec], graph: Graph, values: Mapping[str, Any], opti
         with store.write() as db:
             parameters = {name: blob.id for name, blob in deployed.items()}
             parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: deployments.shown(blob) for name, blob in deployed.items()} | _shown(encoded)
+            shown = {name: records.shown(item) for name, item in (deployed | encoded).items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, None)
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, None)
 
 
 def resume_flow(
-    flow: type[FlowSpec], graph: Graph, step: str | None, origin_run_id: str | None, options: Options
+    flow: type[FlowSpec],
+    graph: Graph,
+    step: str | None,
+    origin_run_id: str | None,
+    options: Options,
+    executor: Executor,
 ) -> int:
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
-    with _prepared(flow, graph, options) as (store, executor, console, stop):
+    with _prepared(options, executor) as (store, console, stop):
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
@@ -107,7 +109,8 @@ def resume_flow(
         with store.write() as db:
             kept = {name: int(row["blob_id"]) for name, row in old.items() if name in defined}
             parameters = kept | {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: deployments.shown(Blob.of(old[name])) for name in kept} | _shown(encoded)
+            shown = {name: records.shown(Blob.of(old[name])) for name in kept}
+            shown |= {name: records.shown(item) for name, item in encoded.items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, str(origin_id))
             trust.inherit_unverified(db, run_id, origin_id, kept.values())
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, origin)
@@ -126,7 +129,9 @@ def _identity(store: Store, flow: type[FlowSpec], options: Options) -> tuple[Ide
 
 def _deployed_values(store: Store, deployment: Deployment, given: Container[str]) -> dict[str, Blob]:
     """The deployed defaults of the parameters that were not given."""
-    found = deployments.parameters_of(store, deployment.id)
+    from flowstore.store.deployments import parameters_of as deployed_parameters
+
+    found = deployed_parameters(store, deployment.id)
     return {item.name: item.blob for item in found if item.blob is not None and item.name not in given}
 
 
@@ -140,16 +145,9 @@ def _defaults(flow: type[FlowSpec], given: Container[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _prepared(
-    flow: type[FlowSpec], graph: Graph, options: Options
-) -> Iterator[tuple[Store, LocalExecutor, Console, Stop]]:
+def _prepared(options: Options, executor: Executor) -> Iterator[tuple[Store, Console, Stop]]:
     console = Console(quiet=options.quiet)
     stop = Stop()
-    if context.state.store is not None:
-        context.state.store.close()  # opened while the flow was imported: SQLite must not see a fork
-    context.state.flow_module = sys.modules[flow.__module__]
-    method = options.start_method or default_start_method()
-    executor = LocalExecutor(flow, graph, method=method, reuse=options.reuse_workers)
     store = None
     try:
         store = ensure_active_store(options.store)
@@ -160,7 +158,7 @@ def _prepared(
         trust.user_key()  # a key that can't be made is told before anything runs
         records.record_dead_runs(store)
         with stop.on_signals():
-            yield store, executor, console, stop
+            yield store, console, stop
     finally:
         console.close()
         executor.close()
@@ -215,17 +213,6 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
         raise ArtifactError(f"{kind} {name!r} can't be stored: {error}.{hint}") from None
 
 
-def _shown(encoded: Mapping[str, Encoded]) -> dict[str, Any]:
-    """Parameters as `run_summary` shows them: JSON where it is small, else the preview."""
-    import json
-
-    def show(item: Encoded) -> Any:
-        small = item.codec == "json" and item.size_bytes <= INLINE_PARAMETER_BYTES
-        return json.loads(item.content) if small else item.preview
-
-    return {name: show(item) for name, item in encoded.items()}
-
-
 def _source(flow: type[FlowSpec]) -> tuple[str, dict[str, bytes]]:
     """The flow's file, and the modules beside it that have been imported."""
     main = getattr(sys.modules[flow.__module__], "__file__", None)
@@ -265,7 +252,7 @@ def _drive(
     graph: Graph,
     options: Options,
     who: Identity,
-    executor: LocalExecutor,
+    executor: Executor,
     console: Console,
     stop: Stop,
     run_id: int,
@@ -378,11 +365,9 @@ def _template(
 def _inline(row: Any) -> dict[str, Any] | None:
     """A parameter that is small enough to travel with every task."""
     blob = Blob.of(row)
-    if blob.data is None or blob.size_bytes > INLINE_PARAMETER_BYTES or blob.codec == "pickle":
+    if blob.data is None or blob.size_bytes > records.SMALL_PARAMETER_BYTES or blob.codec == "pickle":
         return None
-    return wire.content_to_json(
-        Encoded(blob.codec, blob.type, blob.preview, blob.size_bytes, blob.sha, [bytes(blob.data)])
-    )
+    return {"codec": blob.codec, "data": blob.data}
 
 
 def _policy(flow: type[FlowSpec], node: Node, with_: Sequence[str], console: Console) -> StepPolicy:

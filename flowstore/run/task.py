@@ -1,27 +1,24 @@
 """One attempt of one task: load what it reads, run the step, encode what it set. Never writes to the store.
 
-`run_attempt` gives a report, a JSON message, and the contents that go with it; whoever runs tasks carries
+`run_attempt` gives a report, a message, and the contents that go with it; whoever runs tasks carries
 them to the driver. What the report holds decides what becomes visible.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import attrs
 
 from flowstore import context
-from flowstore.client import ExceptionInfo
 from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed
 from flowstore.flow import spec
 from flowstore.flow.graph import Graph
@@ -29,8 +26,6 @@ from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
-from flowstore.store.db import Store, open_store
-from flowstore.store.locate import activate
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
@@ -42,12 +37,12 @@ class TimeoutExpired(TaskFailed):
     """An attempt took longer than its `@timeout`."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Product:
-    """What an attempt leaves: the report for the driver, and the contents of what it set."""
+    """What an attempt leaves: the report for the driver, and the names and contents of what it set."""
 
     report: dict[str, Any]
-    contents: Sequence[Encoded]
+    contents: Sequence[tuple[str, Encoded]]
 
 
 def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) -> Product:
@@ -61,7 +56,8 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
     Returns:
         The report: `status`, `outcome`, `artifacts`, `failure`; and the contents of the artifacts.
     """
-    context.state.flow_module = sys.modules[flow.__module__]
+    state = context.state
+    state.flow_module = sys.modules[flow.__module__]
     if order["environment"]:
         os.environ.update(order["environment"])
     _reseed()
@@ -70,20 +66,40 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
     instance = spec.bind(flow, link)
     if order["catch"] is not None and order["catch"]["var"]:
         object.__setattr__(instance, order["catch"]["var"], None)
-    arguments = [_inputs(flow, order)] if node.is_join else []
     process = os.getpid()
-    with _task_store(order), context.running_task(_identity(order)):
-        try:
-            if order["fallback"] is not None:
-                raise _Fallback(order["fallback"])
-            with _deadline(order["timeout_s"], link.step):
-                getattr(flow, link.step)(instance, *arguments)
-            _leave_if_forked(process, None)
-            outcome, items_value = _outcome(instance, link, graph, order)
-            return _product(instance, link, "successful", outcome, items_value)
-        except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
-            _leave_if_forked(process, error)
-            return _failed(instance, link, graph, order, error)
+    before = state.task, state.namespace, state.task_store
+    state.task, state.namespace = _identity(order, link), order["current"]["namespace"]
+    state.store, state.task_store = None, (order["store"], order["trusted"])
+    try:
+        _run_step(flow, instance, link, order)
+        _leave_if_forked(process, None)
+        outcome, items = _outcome(instance, link, graph, order)
+        return _product(instance, link, "successful", outcome, items)
+    except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
+        _leave_if_forked(process, error)
+        return _failed(instance, link, graph, order, error)
+    finally:
+        _close_store()
+        state.task, state.namespace, state.task_store = before
+
+
+def _run_step(flow: type[FlowSpec], instance: FlowSpec, link: TaskLink, order: Mapping[str, Any]) -> None:
+    if order["fallback"] is not None:
+        raise _Fallback(order["fallback"])
+    step = getattr(flow, link.step)
+    arguments = [_inputs(flow, order)] if link.is_join else []
+    if order["timeout_s"]:
+        with _deadline(order["timeout_s"], link.step):
+            step(instance, *arguments)
+    else:
+        step(instance, *arguments)
+
+
+def _close_store() -> None:
+    """Close what the task has opened; the driver, which has the run's file open too, closes that last."""
+    store, context.state.store = context.state.store, None
+    if store is not None:
+        store.close(tidy=context.state.task_store is None or str(store.path) != context.state.task_store[0])
 
 
 def _leave_if_forked(process: int, error: BaseException | None) -> None:
@@ -94,11 +110,20 @@ def _leave_if_forked(process: int, error: BaseException | None) -> None:
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif error is not None:
+        import traceback
+
         traceback.print_exception(error)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(ValueError, OSError, AttributeError):
-            stream.flush()
+    flush_output()
     os._exit(code)
+
+
+def flush_output() -> None:
+    """Send on what was printed; a step may have closed its streams."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (ValueError, OSError, AttributeError):
+            continue
 
 
 class _Fallback(TaskFailed):
@@ -121,6 +146,8 @@ def _failed(
     if catch is None:
         return _product(instance, link, "failed", None, None, failure)
     if catch["var"]:
+        from flowstore.client import ExceptionInfo
+
         object.__setattr__(instance, catch["var"], ExceptionInfo(**failure))
     node = graph[link.step]
     outcome = {"targets": list(node.targets), "count": None, "gang": False}
@@ -138,6 +165,8 @@ def _complain(text: str) -> None:
 
 
 def _describe(error: BaseException) -> dict[str, str]:
+    import traceback
+
     shown = error.__traceback__
     while shown is not None and Path(shown.tb_frame.f_code.co_filename).parent == Path(__file__).parent:
         shown = shown.tb_next  # begin with the user's own code
@@ -171,38 +200,9 @@ def _reseed() -> None:
 
 
 @contextlib.contextmanager
-def _task_store(order: Mapping[str, Any]) -> Iterator[None]:
-    """Make the run's file this process's store while the attempt runs."""
-    if not isinstance(context.state.store, _LazyStore):
-        activate(cast("Store", _LazyStore(order["store"], trusted=order["trusted"])))
-    try:
-        yield
-    finally:
-        context.state.store.close()
-
-
-class _LazyStore:
-    """Opens at first use: a task that reads nothing from the store doesn't open it."""
-
-    def __init__(self, path: str, *, trusted: bool) -> None:
-        self.path = Path(path)
-        self._trusted = trusted
-        self._store: Store | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        if self._store is None:
-            self._store = open_store(self.path, trusted=self._trusted)
-        return getattr(self._store, name)
-
-    def close(self) -> None:
-        if self._store is not None:
-            self._store.close(tidy=False)  # the driver, which has it open too, closes last
-
-
-@contextlib.contextmanager
 def _deadline(seconds: float, step: str) -> Iterator[None]:
     """Raise in the step when its time is up; the driver kills what doesn't react."""
-    if not seconds or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -218,20 +218,17 @@ def _deadline(seconds: float, step: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _identity(order: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(order: Mapping[str, Any], link: TaskLink) -> dict[str, Any]:
     """What `current` answers."""
-    identity = dict(order["current"])
+    identity: dict[str, Any] = order["current"]
     identity["tags"] = frozenset(identity["tags"])
-    link = TaskLink(order, None)
-    identity["parameters"] = context.Parameters(
-        {name: functools.partial(link.load, name) for name in order["parameters"]}
-    )
+    identity["parameters"] = context.Parameters(order["parameters"], link.load_parameter)
     if identity["parallel"] is not None:
         identity["parallel"] = Gang(**identity["parallel"])
     return identity
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Gang:
     """`current.parallel`: a task's place in its gang.
 
@@ -325,8 +322,7 @@ def _product(
     lenient: bool = False,
 ) -> Product:
     lenient = lenient or status == "failed"  # a failed attempt keeps what it can
-    names: list[str] = []
-    contents: list[Encoded] = []
+    contents: dict[str, Encoded] = {}
     for name, value in spec.artifacts_set_on(instance).items():
         try:
             encoded = _changed(link, name, value)
@@ -335,19 +331,17 @@ def _product(
                 continue
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
-            names.append(name)
-            contents.append(encoded)
-    merged = {name: blob.id for name, blob in link.merged.items() if name not in names}
+            contents[name] = encoded
+    merged = {name: blob.id for name, blob in link.merged.items() if name not in contents}
     report = {
         "status": status,
         "outcome": outcome,
         "items": _inline_items(items),
-        "names": names,
         "merged": merged,
-        "deleted": sorted(link.forgotten - set(names) - set(merged)),
+        "deleted": sorted(link.forgotten - contents.keys() - merged.keys()),
         "failure": failure,
     }
-    return Product(report, contents)
+    return Product(report, list(contents.items()))
 
 
 def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
@@ -358,11 +352,12 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     if type(value) in _IMMUTABLE:
         return None
     encoded = encode(value)
-    if (encoded.sha, encoded.codec) == (blob.sha, blob.codec):
+    sha = encoded.sha
+    if (sha, encoded.codec) == (blob.sha, blob.codec):
         return None
     if blob.codec == "pickle" and encoded.codec == "pickle":  # equal values may pickle to other bytes: compare afresh
         fresh = encode(link.load_blob(blob, name), described=False)
-        if fresh.sha == encoded.sha:
+        if fresh.sha == sha:
             return None
     return encoded
 
@@ -381,5 +376,5 @@ def _inline_items(items: Sequence[Any] | None) -> list[dict[str, Any]] | None:
         total += encoded.size_bytes
         if encoded.size_bytes > INLINE_ITEM_BYTES or total > INLINE_ITEMS_BYTES:
             return None
-        found.append(wire.content_to_json(encoded))
+        found.append(wire.small(encoded))
     return found

@@ -6,7 +6,6 @@ report. The process ends without Python's own exit, so that what a step left beh
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import signal
@@ -17,9 +16,8 @@ from typing import Any
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import wire
-from flowstore.run.task import Product, run_attempt
+from flowstore.run.task import Product, flush_output, run_attempt
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
-from flowstore.store.codecs import Encoded
 
 LOST_CONNECTION = 74  # an exit code, EX_IOERR of sysexits(3)
 
@@ -34,14 +32,8 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:
         except OSError:  # the step closed what is not its own, or the driver is gone
             os._exit(LOST_CONNECTION)
         if not order["reuse"]:
-            return
-
-
-def flush_output() -> None:
-    """Send on what was printed; a step may have closed its streams."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(ValueError, OSError, AttributeError):
-            stream.flush()
+            break
+    flush_output()
 
 
 def fresh_streams() -> None:
@@ -56,34 +48,30 @@ def fresh_streams() -> None:
 
 def deliver(channel: socket.socket, product: Product) -> None:
     """Send an attempt's report, and those of its large contents that the store lacks."""
-    large = [content for content in product.contents if content.size_bytes > INLINE_BYTES]
+    artifacts, large, pieces = [], [], []
+    for name, content in product.contents:
+        artifact = {
+            "name": name,
+            "codec": content.codec,
+            "size_bytes": content.size_bytes,
+            "type": content.type,
+            "preview": content.preview,
+        }
+        artifacts.append(artifact)
+        if content.size_bytes <= INLINE_BYTES:
+            artifact["data"] = content.content
+        else:
+            artifact["sha"] = content.sha
+            large.append(artifact)
+            pieces.append(content.pieces)
     if large:
-        wire.send(channel, {"kind": "offer", "large": [_described(content) for content in large]})
+        wire.send(channel, {"kind": "offer", "large": large})
         answer = wire.receive(channel)
         if answer is None:
             return
         for index in answer["send"]:
-            wire.send_data(channel, chunks_of(large[index].pieces))
-    artifacts = [
-        {"name": name, **_described(content), "large": content.size_bytes > INLINE_BYTES, **_inline(content)}
-        for name, content in zip(product.report["names"], product.contents, strict=True)
-    ]
-    report = {key: value for key, value in product.report.items() if key != "names"}
-    wire.send(channel, {"kind": "report", **report, "artifacts": artifacts})
-
-
-def _described(content: Encoded) -> dict[str, Any]:
-    return {
-        "codec": content.codec,
-        "sha": content.sha.hex(),
-        "size_bytes": content.size_bytes,
-        "type": content.type,
-        "preview": content.preview,
-    }
-
-
-def _inline(content: Encoded) -> dict[str, Any]:
-    return {} if content.size_bytes > INLINE_BYTES else wire.content_to_json(content)
+            wire.send_data(channel, chunks_of(pieces[index]))
+    wire.send(channel, {"kind": "report", **product.report, "artifacts": artifacts})
 
 
 def spawned(flow: type[FlowSpec], graph: Graph) -> None:
@@ -97,7 +85,6 @@ def spawned(flow: type[FlowSpec], graph: Graph) -> None:
     fresh_streams()
     die_with_parent(int(os.environ.pop("FLOWSTORE_DRIVER")))
     work(channel, flow, graph)
-    flush_output()
     os._exit(0)
 
 
@@ -123,7 +110,7 @@ def _prctl() -> Any:
 def warm_up() -> None:
     """Do once, before forking, what each child would do: it then only moves its pipes to descriptors 1 and 2."""
     if sys.platform == "linux":
-        _prctl()
+        _prctl()(1, 0)
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # a device, not a path of the user's
         os.dup2(nothing.fileno(), 0)
     fresh_streams()

@@ -37,7 +37,7 @@ _SEE = "The file is damaged: restore a copy."
 COLUMNS = "b.id as blob_id, b.sha, b.codec, b.size_bytes, b.type, b.preview, b.data"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Blob:
     """A content's address and description; `data` is its bytes where it is small.
 
@@ -86,19 +86,20 @@ def find_described(db: sqlite3.Connection, sha: bytes, codec: str) -> tuple[int 
 
 def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
     """Store a content in the caller's transaction, unless it is there; gives its row."""
-    blob_id, whole = find_described(db, encoded.sha, encoded.codec)
+    sha = encoded.sha
+    blob_id, whole = find_described(db, sha, encoded.codec)
     if blob_id is None or not whole:
         small = encoded.size_bytes <= INLINE_BYTES
         data = encoded.content if small else None
         if blob_id is None:
             described = (encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
-            blob_id = insert(db, *described, sha=encoded.sha, data=data)
+            blob_id = insert(db, *described, sha=sha, data=data)
         else:
             _take_in(db, blob_id, data)
         if not small:
             for n, chunk in enumerate(chunks_of(encoded.pieces)):
                 db.execute("insert into chunks values (?, ?, ?)", (blob_id, n, chunk))
-    trust.sign(db, store.uuid, blob_id, encoded.sha, encoded.codec)
+    trust.sign(db, store.uuid, blob_id, sha, encoded.codec)
     return blob_id
 
 

@@ -40,7 +40,7 @@ _LARGE_PIECE = 65536  # kept as it is; smaller ones are joined
 Piece = bytes | bytearray | memoryview
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Encoded:
     """A value as bytes.
 
@@ -49,7 +49,6 @@ class Encoded:
         type: the name of its Python type.
         preview: a short text that shows it.
         size_bytes: the length of all pieces.
-        sha: SHA-256 of all pieces.
         pieces: the bytes, in order; large ones are views of the value's own memory.
         keep: holds that memory.
     """
@@ -58,7 +57,6 @@ class Encoded:
     type: str
     preview: str
     size_bytes: int
-    sha: bytes
     pieces: Sequence[Piece] = attrs.field(repr=False)
     keep: object = attrs.field(default=None, repr=False)
 
@@ -66,6 +64,14 @@ class Encoded:
     def content(self) -> bytes:
         """All pieces as one; a copy, so for small values."""
         return b"".join(self.pieces)
+
+    @property
+    def sha(self) -> bytes:
+        """SHA-256 of all pieces, computed each time: whoever stores a content needs it, not who made it."""
+        digest = hashlib.sha256()
+        for piece in self.pieces:
+            digest.update(piece)
+        return digest.digest()
 
 
 def encode(value: Any, *, described: bool = True) -> Encoded:
@@ -79,13 +85,9 @@ def encode(value: Any, *, described: bool = True) -> Encoded:
         ArtifactError: it can't be pickled.
     """
     codec, pieces, keep = _encode(value)
-    digest = hashlib.sha256()
-    size = 0
-    for piece in pieces:
-        digest.update(piece)
-        size += memoryview(piece).nbytes
+    size = sum(memoryview(piece).nbytes for piece in pieces)
     text = preview(value) if described else ""
-    return Encoded(codec, type_name(value), text, size, digest.digest(), pieces, keep)
+    return Encoded(codec, type_name(value), text, size, pieces, keep)
 
 
 def _encode(value: Any) -> tuple[str, Sequence[Piece], object]:
@@ -163,17 +165,20 @@ def _is_plain(value: Any, seen: set[int], depth: int) -> bool:
 
 def _json_pieces(value: Any) -> list[Piece]:
     if type(value) is str and len(value) > _LARGE_TEXT:  # one copy of a large text, not three
-        inner = (
-            json.dumps(value[at : at + _LARGE_TEXT], ensure_ascii=False) for at in range(0, len(value), _LARGE_TEXT)
-        )
+        inner = (_ENCODER.encode(value[at : at + _LARGE_TEXT]) for at in range(0, len(value), _LARGE_TEXT))
         return [b'"', *(piece[1:-1].encode() for piece in inner), b'"']
-    return [json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()]
+    if type(value) is int or type(value) is float:  # as the encoder has them, without its set-up
+        return [repr(value).encode()]
+    return [_ENCODER.encode(value).encode()]
 
 
 def _load_json(pieces: Iterator[bytes], _size: int) -> Any:
     """Only what could have been written comes back: JSON that other readers understand otherwise is refused."""
     try:
-        value = json.loads(b"".join(pieces).decode(), object_pairs_hook=_unambiguous)
+        text = b"".join(pieces).decode()
+        value, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise ValueError(f"it goes on after character {end}")
         plain = is_plain_json(value)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"Its content is not JSON: {error}") from error
@@ -187,6 +192,10 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")
     return found
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(object_pairs_hook=_unambiguous)
 
 
 # --- numpy

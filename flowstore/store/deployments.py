@@ -17,13 +17,10 @@ import attrs
 
 from flowstore.context import DEFAULT, _Default
 from flowstore.errors import NotFound
-from flowstore.store import codecs
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Row, Store
-from flowstore.store.records import now_ms
+from flowstore.store.records import now_ms, shown
 from flowstore.store.rows import json_of, texts_of
-
-INLINE_PARAMETER_BYTES = 4096
 
 
 @attrs.frozen(kw_only=True)
@@ -242,12 +239,6 @@ def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
         )
         for row in rows
     ]
-
-
-def shown(blob: Blob) -> Any:
-    """A parameter's value as `run_summary` shows it: JSON where it is small, else the preview."""
-    small = blob.codec == "json" and blob.data is not None and blob.size_bytes <= INLINE_PARAMETER_BYTES
-    return codecs.decode("json", iter([blob.data or b"null"]), blob.size_bytes) if small else blob.preview
 
 
 def _deployment(store: Store, row: Row) -> Deployment:

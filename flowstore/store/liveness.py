@@ -23,7 +23,7 @@ HEARTBEAT_S = 5.0
 SILENCE_S = 60.0  # a driver on another machine that wrote nothing for so long is taken for dead
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Process:
     """A process, told apart from all others that ever ran.
 

@@ -42,6 +42,9 @@ def active_store() -> Store:
     Raises:
         StoreNotFound: there is none; names the places looked at.
     """
+    if state.store is None and state.task_store is not None:
+        file, trusted = state.task_store  # the driver has looked at it, and holds it open
+        activate(Store(Path(file), writable=True, trusted=trusted))
     if state.store is None:
         path = find_path()
         if path is None:

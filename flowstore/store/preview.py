@@ -15,6 +15,9 @@ _repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxfrozenset = _repr.maxde
 _repr.maxdict = 8
 
 
+_SHORT = frozenset({int, float, bool, type(None)})
+
+
 def type_name(value: Any) -> str:
     """The type's full name, without `builtins` and `__main__`.
 
@@ -52,6 +55,8 @@ def preview(value: Any) -> str:
 
 
 def _preview(value: Any) -> str:
+    if type(value) in _SHORT:
+        return repr(value)
     if type(value) in {list, tuple, dict, set, frozenset} and len(value) > 8:
         return f"{_repr.repr(value)} ({len(value)} items)"
     if type(value) in {str, bytes, bytearray}:

@@ -18,8 +18,11 @@ from typing import Any
 import attrs
 
 from flowstore.store import blobs, liveness
+from flowstore.store.blobs import Blob
+from flowstore.store.codecs import Encoded, decode, encode
 from flowstore.store.db import Store
 
+SMALL_PARAMETER_BYTES = 4096
 CROWD = 32  # tags of one run; the pairs of more are not worth their rows (as in the migration that made `tag_pairs`)
 
 
@@ -37,7 +40,7 @@ def date_tag(at_ms: int) -> str:
     return f"date:{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NewRun:
     """What is known of a run before it starts.
 
@@ -58,6 +61,13 @@ class NewRun:
     system_tags: Sequence[str]
     tags: Sequence[str]
     origin_run_id: str | None = None
+
+
+def shown(parameter: Encoded | Blob) -> Any:
+    """A parameter's value as `run_summary` shows it: JSON where it is small, else the preview."""
+    data = parameter.content if isinstance(parameter, Encoded) else parameter.data
+    small = parameter.codec == "json" and data is not None and parameter.size_bytes <= SMALL_PARAMETER_BYTES
+    return decode("json", iter([data or b""]), parameter.size_bytes) if small else parameter.preview
 
 
 def runtime_tags(version: str) -> list[str]:
@@ -171,13 +181,12 @@ def _link_parents(db: sqlite3.Connection, task_id: int, parents: Iterable[int]) 
 
 def start_attempt(db: sqlite3.Connection, task_id: int, number: int) -> int:
     """Insert an attempt that is about to run; gives its id."""
-    cursor = db.execute(
-        "insert into attempts (task_id, number, status, started_at, log_id) values (?, ?, 'running', ?, 0)",
+    attempt_id = db.execute(  # its id is made here as `autoincrement` would, since its log has the same
+        """insert into attempts (id, task_id, number, status, started_at, log_id) select n, ?, ?, 'running', ?, n from
+           (select 1 + coalesce((select seq from sqlite_sequence where name = 'attempts'), 0) as n)""",
         (task_id, number, now_ms()),
-    )
-    attempt_id = cursor.lastrowid
+    ).lastrowid
     assert attempt_id is not None
-    db.execute("update attempts set log_id = id where id = ?", (attempt_id,))
     db.execute(
         "update tasks set attempts = ?, attempt_id = ?, status = 'running', finished_at = null where id = ?",
         (number + 1, attempt_id, task_id),
@@ -185,7 +194,7 @@ def start_attempt(db: sqlite3.Connection, task_id: int, number: int) -> int:
     return attempt_id
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Failure:
     """Why an attempt failed: the exception's type, message and traceback."""
 
@@ -345,8 +354,6 @@ def code_sha(script_name: str, files: Mapping[str, bytes]) -> bytes:
 
 def ensure_code(db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes]) -> int:
     """Store a snapshot of source files, unless it is there; gives its row."""
-    from flowstore.store.codecs import encode
-
     encoded = {path: encode(content) for path, content in sorted(files.items())}
     sha = code_sha(script_name, {path: item.sha for path, item in encoded.items()})
     row = db.execute("select id from codes where sha = ?", (sha,)).fetchone()

@@ -21,7 +21,7 @@ MAX_LENGTH = 500
 RESERVED = ("user:", "production:")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Node:
     """What carries tags: a run or, with more of the fields set, a step, task or artifact of it.
 
@@ -104,7 +104,7 @@ def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterabl
         _insert(db, node, [records.ensure_tag(db, tag) for tag in fresh])
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _SetOn:
     """Where a tag is set."""
 
