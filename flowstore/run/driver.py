@@ -10,16 +10,15 @@ from __future__ import annotations
 import heapq
 import json
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
 from flowstore.run.console import Console, Lines
-from flowstore.run.local import Died, Event, Offered, Printed, Reported, Sent, Started
+from flowstore.run.executor import Died, Event, Executor, Offered, Printed, Reported, Sent, Started
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
@@ -33,17 +32,6 @@ LOG_INTERVAL_S = 0.5
 _SUCCESS = "Task finished successfully."
 LAST_LINES = 5  # of what it printed, an attempt that died is remembered by
 KILL_GRACE_S = 5.0  # after a timeout was raised in the step, and after a stop was asked for
-
-
-class Executor(Protocol):
-    """What runs attempts; see `run.local`."""
-
-    def launch(self, order: Mapping[str, Any], step: str) -> int: ...
-    def wait(self, timeout_s: float | None) -> list[Event]: ...
-    def answer(self, number: int, message: dict[str, Any]) -> None: ...
-    def kill(self, number: int, how: signal.Signals) -> None: ...
-    def watch(self, waker: socket.socket) -> None: ...
-    def close(self) -> None: ...
 
 
 @attrs.define(eq=False, repr=False)

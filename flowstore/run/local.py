@@ -1,13 +1,6 @@
-"""Tasks on this machine: an executor, which is five methods and a few events.
+"""Tasks on this machine: an executor whose attempts are processes.
 
-    launch(order, step) -> number     start an attempt
-    wait(timeout_s) -> [event]        what attempts did since the last call; the first of each is that it started
-    answer(number, message)           reply to an offer
-    kill(number, signal)              end an attempt, with its process group
-    close()                           end everything
-
-The driver knows no more than this, so that tasks can run elsewhere too. Here an attempt is a process: forked
-by the task server, or a fresh interpreter where there is no `fork`.
+Each is forked by the task server, or is a fresh interpreter where there is no `fork`.
 """
 
 from __future__ import annotations
@@ -22,94 +15,18 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import server, wire
-from flowstore.run.worker import LOST_CONNECTION
+from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent, Started
 
 if TYPE_CHECKING:
     import subprocess
 
 _READ_BYTES = 1 << 16
 _STREAMS = ("stdout", "stderr")
-
-
-@attrs.frozen(eq=False, repr=False)
-class Started:
-    """An attempt runs, in the process `pid`."""
-
-    number: int
-    pid: int
-
-
-@attrs.frozen(eq=False, repr=False)
-class Printed:
-    """An attempt wrote to `stream`."""
-
-    number: int
-    stream: str
-    data: bytes
-
-
-@attrs.frozen(eq=False, repr=False)
-class Offered:
-    """An attempt has large contents; it waits for an answer that says which to send."""
-
-    number: int
-    large: list[dict[str, Any]]
-
-
-@attrs.frozen(eq=False, repr=False)
-class Sent:
-    """The next chunk of the contents that were asked for."""
-
-    number: int
-    data: bytes
-
-
-@attrs.frozen(eq=False, repr=False)
-class Reported:
-    """An attempt is over, and says how."""
-
-    number: int
-    report: dict[str, Any]
-
-
-@attrs.frozen(eq=False, repr=False)
-class Died:
-    """An attempt's process ended without a report: `signal` killed it, or it exited with `code`.
-
-    `garbled`: it had sent something that is no message, so the executor killed it.
-    """
-
-    number: int
-    code: int | None
-    signal: int | None
-    garbled: bool = False
-
-    def __str__(self) -> str:
-        if self.garbled:
-            return "The task's process was killed, since it wrote to the connection that flowstore uses itself."
-        if self.code == LOST_CONNECTION:
-            return (
-                f"The task's process exited with code {self.code}: its connection to the driver was closed, "
-                "by the step perhaps, so that its results could not be sent."
-            )
-        if self.signal is not None:
-            try:
-                name = signal.Signals(self.signal).name
-            except ValueError:
-                name = f"signal {self.signal}"
-            hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
-            return f"The task's process was killed by {name}{hint}."
-        return f"The task's process exited with code {self.code} before the step had finished."
-
-
-Event = Started | Printed | Offered | Sent | Reported | Died
 
 
 class _Worker:

@@ -25,7 +25,8 @@ from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import identity
 from flowstore.run.console import Console, duration
-from flowstore.run.driver import Driver, Executor
+from flowstore.run.driver import Driver
+from flowstore.run.executor import Executor
 from flowstore.run.identity import Identity
 from flowstore.run.orders import RunPlan, StepPolicy
 from flowstore.run.resume import Origin, names_of

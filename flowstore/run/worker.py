@@ -16,10 +16,9 @@ from typing import Any
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import wire
+from flowstore.run.executor import LOST_CONNECTION
 from flowstore.run.task import Product, flush_output, run_attempt
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
-
-LOST_CONNECTION = 74  # an exit code, EX_IOERR of sysexits(3)
 
 
 def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:

@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flowstore.errors import FlowstoreError, NotAStore, NotFound, StoreCorrupt, StoreNotFound, StoreTooNew
-from flowstore.store import foreign, journal, rows, schema
+from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt, StoreNotFound
+from flowstore.store import foreign, header, journal, place, rows, schema
 
 BUSY_TIMEOUT_S = 120.0
 MINIMUM_SQLITE = (3, 38, 0)
-_MAGIC = b"SQLite format 3\x00"
 _PRAGMAS = (
     "trusted_schema = off",
     "cell_size_check = on",
@@ -142,7 +141,7 @@ class Store:
         if self._connection is None:
             with _told_clearly(self.path):
                 self._connection = _connect(self.path, writable=self.writable)
-                self._opened = _identity(self.path)
+                self._opened = place.identity(self.path)
                 self._is_newest = False
                 if self._wal:
                     self._switch_to_wal(self._connection)
@@ -162,7 +161,7 @@ class Store:
             else journal.try_wal(connection, BUSY_TIMEOUT_S)
         )
         if problem is None:
-            self._log = _identity(_side(self.path, "-wal"))
+            self._log = place.identity(place.side(self.path, "-wal"))
             connection.execute(f"pragma synchronous = {'full' if self.durable else 'normal'}")
             return
         self._wal = False
@@ -186,7 +185,7 @@ class Store:
         if self._connection is None:
             return True
         try:
-            return _identity(self.path) == self._opened
+            return place.identity(self.path) == self._opened
         except OSError:  # a folder that may no longer be entered does not tell
             return True
 
@@ -194,16 +193,16 @@ class Store:
         if not self.in_place:
             raise FlowstoreError(f"{self.path} was removed or replaced while it was in use.")
 
-    def rescue(self, place: Path) -> None:
+    def rescue(self, copy: Path) -> None:
         """Write all that the open file holds to a new one, as long as this process can still reach it.
 
         Its log goes then: SQLite would take it for that of whatever store comes to lie at this path.
         """
-        with self._lock, _told_clearly(place):
-            self.connection().execute("vacuum into cast(? as text)", (os.fsencode(place),))
-            if self._log is not None and _identity(_side(self.path, "-wal")) == self._log:
+        with self._lock, _told_clearly(copy):
+            self.connection().execute("vacuum into cast(? as text)", (os.fsencode(copy),))
+            if self._log is not None and place.identity(place.side(self.path, "-wal")) == self._log:
                 for suffix in ("-wal", "-shm"):
-                    _side(self.path, suffix).unlink(missing_ok=True)
+                    place.side(self.path, suffix).unlink(missing_ok=True)
 
     def close(self, *, tidy: bool = True) -> None:
         """Close the file; where `tidy`, leave just that one file if nobody else has it open."""
@@ -239,9 +238,9 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     foreign.check_file(path)
     foreign.check_beside(path)
     if not _is_open_here(path):
-        _check_header(path)
-    if _beside(path, "-wal"):
-        _check_log(path)
+        header.check(path)
+    if place.beside(path, "-wal"):
+        header.check_log(path)
     store = Store(path, writable=_may_write(path), trusted=trusted)
     try:
         with store.read() as connection:
@@ -325,49 +324,6 @@ def _check_library() -> None:
         )
 
 
-def _check_header(path: Path) -> None:
-    """Tell wrong files apart by their first 100 bytes, before SQLite touches them (format: sqlite.org/fileformat)."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-    except FileNotFoundError:
-        raise StoreNotFound(f"There is no store at {path}.") from None
-    except OSError as error:
-        raise FlowstoreError(f"{path} can't be read: {error.strerror}.") from error
-    if not header.startswith(_MAGIC) or len(header) < 100:
-        raise NotAStore(f"{path} is not a flowstore store: it is not an SQLite file.")
-    if int.from_bytes(header[68:72], "big") != schema.APPLICATION_ID:
-        raise NotAStore(f"{path} is an SQLite file, but not a flowstore store.")
-    version = int.from_bytes(header[60:64], "big")
-    if version > schema.SCHEMA_VERSION:
-        raise StoreTooNew(_too_new(path, version))
-
-
-def _check_log(path: Path) -> None:
-    """The same for a version that is still in the write-ahead log; looking at it read-only leaves it as it is."""
-    with contextlib.suppress(sqlite3.OperationalError):  # it needs recovery, which opening it for writing does
-        with contextlib.closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)) as connection:
-            version = connection.execute("pragma user_version").fetchone()[0]
-        if version > schema.SCHEMA_VERSION:
-            raise StoreTooNew(_too_new(path, version))
-
-
-def _too_new(path: Path, version: int) -> str:
-    return (
-        f"{path} has schema version {version}; this flowstore knows {schema.SCHEMA_VERSION} at most. "
-        "Upgrade: pip install --upgrade flowstore"
-    )
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells the file at a path from any other, or `None` where there is none."""
-    try:
-        found = os.stat(path)  # noqa: PTH116  # with each commit, so as fast as can be
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found.st_dev, found.st_ino
-
-
 def _may_write(path: Path) -> bool:
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
@@ -375,7 +331,7 @@ def _may_write(path: Path) -> bool:
 def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     # An own store is opened read-write even to read: the last closer of a `mode=ro` connection leaves side files.
     mode = "mode=rw" if writable else "mode=ro"
-    if not writable and journal.is_wal(path) and not _beside(path, "-wal"):
+    if not writable and journal.is_wal(path) and not place.beside(path, "-wal"):
         mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
     uri = f"file:{quote(os.fsencode(path))}?{mode}"
     connection = sqlite3.connect(
@@ -389,7 +345,7 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         connection.execute("select count(*) from sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         connection.close()
-        if not writable and (_beside(path, "-wal") or _beside(path, "-journal")):
+        if not writable and (place.beside(path, "-wal") or place.beside(path, "-journal")):
             raise FlowstoreError(
                 f"{path} needs recovery after a crash, and can't be written here. Copy it together with "
                 f"{path.name}-wal or {path.name}-journal to a folder that can be written, and open the copy."
@@ -401,15 +357,6 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _beside(path: Path, suffix: str) -> bool:
-    side = _side(path, suffix)
-    return side.exists() and side.stat().st_size > 0
-
-
-def _side(path: Path, suffix: str) -> Path:
-    return Path(os.path.realpath(path) + suffix)  # SQLite follows a link to the store before it names its side files
 
 
 @contextlib.contextmanager
