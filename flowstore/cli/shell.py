@@ -36,7 +36,9 @@ def _exit_code(call: Callable[[], Any]) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
-        error.show()
+        message = io.StringIO()
+        error.show(message)  # which quotes what was given, a file's name perhaps
+        click.echo(safe(message.getvalue()), err=True, nl=False)
         return error.exit_code
     except FlowstoreError as error:
         click.echo(safe(f"Error: {error}"), err=True)
