@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness import MIDDLE, Result, Script, flow_source, wait_for
+from harness import FOREACH, MIDDLE, Result, Script, flow_source, wait_for
 from histories import store_with
 
 from flowstore.store import db
@@ -223,6 +223,23 @@ def test_a_limit_on_the_size_of_files(flow):
     most = script.db.stat().st_size + 800_000
     process = begin(script, "run", "--quiet", preexec_fn=limited_to(most))
     goes_on(script, ended_clearly(script, ended(process), because="full|reading or writing failed"))
+
+
+def test_a_limit_on_open_files(flow):
+    """More tasks at a time than there are descriptors for is one message, too; fewer at a time go on."""
+    script = flow(flow_source(FOREACH, start="self.xs = range(40)", body="print(os.getpid())"))
+    limit = (40, 40)
+    with begin(
+        script,
+        "run",
+        "--quiet",
+        "--max-workers",
+        40,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit),
+    ) as process:
+        arguments = ended_clearly(script, ended(process), because="Too many open files")
+    script(*arguments, "--max-workers", 2)
+    assert script.client(2).status == "successful"
 
 
 # --- the file under a running driver

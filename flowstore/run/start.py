@@ -277,7 +277,7 @@ def _drive(
             Path(options.run_id_file).write_text(str(run_id), "utf-8")
         status = driver.run()
     except (FlowstoreError, OSError) as error:
-        raise FlowstoreError(_end_early(store, who, f"{name}/{run_id}", error)) from error
+        raise FlowstoreError(_end_early(store, who, name, run_id, error)) from error
     except BaseException:
         _record_failure(store, run_id)
         raise
@@ -310,22 +310,27 @@ def _resume(who: Identity, run_id: int, options: str = "") -> str:
     return f"{script}{options} resume --origin-run-id {run_id}"
 
 
-def _end_early(store: Store, who: Identity, run: str, error: FlowstoreError | OSError) -> str:
+def _end_early(store: Store, who: Identity, flow: str, run_id: int, error: FlowstoreError | OSError) -> str:
     """The driver itself can't go on, for want of disk space, say; gives what to tell: what is kept, and what to do."""
-    run_id = int(run.rpartition("/")[2])
-    told = str(error) if isinstance(error, FlowstoreError) else f"{error.filename}: {error.strerror}."
+    told = f"{_told(error)} Run {flow}/{run_id} ended there"
     if store.in_place:
         _record_failure(store, run_id)
-        return f"{told} Run {run} ended there. What had finished is kept; to go on, once that is mended: " + _resume(
-            who, run_id
-        )
+        go_on = _resume(who, run_id)
+        return f"{told}. What had finished is kept; to go on, once that is mended: {go_on}"
     rescued = store.path.with_name(f"{store.path.name}.rescued-{run_id}")
     try:
         store.rescue(rescued)
     except FlowstoreError as second:
-        return f"{told} Run {run} ended there, and is lost: {second}"
+        return f"{told}, and is lost: {second}"
     go_on = _resume(who, run_id, f" --store {shlex.quote(str(rescued))}")
-    return f"{told} Run {run} ended there. What had finished is kept in {rescued}; to go on: {go_on}"
+    return f"{told}. What had finished is kept in {rescued}; to go on: {go_on}"
+
+
+def _told(error: FlowstoreError | OSError) -> str:
+    """A sentence: what went wrong, and with which file."""
+    if isinstance(error, FlowstoreError):
+        return str(error)
+    return f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror or error}."
 
 
 def _record_failure(store: Store, run_id: int) -> None:
