@@ -8,7 +8,6 @@ what it needs. Two hooks point upwards in the layers (`make_run` and `make_task`
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -50,6 +49,8 @@ def username() -> str:
             if not is_text(name):
                 raise FlowstoreError(f"${variable} is {name!r}, which is not valid Unicode text. Set $FLOWSTORE_USER.")
             return name
+    import getpass
+
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # an account without a name, as in some containers

@@ -76,6 +76,7 @@ class LocalExecutor:
         self._started: list[Event] = []  # not yet told
         self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with their exit codes
         self._numbers = 0
+        self._warm: set[int] = set()  # what of `worker.LAZY` the task server has been told to import
         self._control: socket.socket | None = None
         if (method or default_start_method()) == "fork":
             self._control, self._server_pid = server.start(flow, graph)
@@ -265,9 +266,17 @@ class LocalExecutor:
         message = wire.decode_message(body)
         if message["kind"] == "offer":
             return [Offered(worker.number, message["large"])]
+        self._warm_up(message.pop("used"))
         events = [*self._all_output(worker), Reported(worker.number, message)]
         self._release(worker)
         return events
+
+    def _warm_up(self, used: list[int]) -> None:
+        """Have what a task had to import ready for those that start from now on."""
+        for module in used:
+            if self._control is not None and module not in self._warm:
+                self._warm.add(module)
+                self._control.sendall(server.MESSAGE.pack(server.WARM_UP, 0, module))
 
     def _release(self, worker: _Worker) -> None:
         """A worker's attempt is over: keep it for the next one of its step, or let it end."""

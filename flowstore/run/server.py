@@ -5,16 +5,20 @@ and it never has a thread. The driver sends it three descriptors for each child 
 it answers with the child's pid, and later with how the child ended. When the driver dies, so do the server
 and all children, each with whatever process group it leads.
 
-Messages are 9 bytes: a letter, the child's number, a number. To the server: `F` fork, `K` kill (signal).
-From it: `S` started (pid), `X` ended (wait status).
+Messages are 9 bytes: a letter, the child's number, a number. To the server: `F` fork, `K` kill (signal),
+`W` warm up (which of `worker.LAZY`). From it: `S` started (pid), `X` ended (wait status).
+
+What costs time to import, and only some flows need, is imported here once a child has needed it, so that the later
+ones have it already, and a flow that never does pays nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
-import selectors
+import select
 import signal
 import socket
 import struct
@@ -28,7 +32,7 @@ from flowstore.run import worker
 from flowstore.run.task import flush_output
 
 MESSAGE = struct.Struct("!cii")
-FORK, KILL, STARTED, ENDED = b"F", b"K", b"S", b"X"
+FORK, KILL, WARM_UP, STARTED, ENDED = b"F", b"K", b"W", b"S", b"X"
 
 
 def start(flow: type[FlowSpec], graph: Graph) -> tuple[socket.socket, int]:
@@ -63,17 +67,19 @@ class _Server:
         os.set_blocking(wakeup, False)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake)
-        self._warm_up()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._control, selectors.EVENT_READ)
-            selector.register(wakeup, selectors.EVENT_READ)
-            while True:
-                ready = {key.fileobj for key, _ in selector.select()}
-                if wakeup in ready:
-                    os.read(wakeup, 4096)
-                    self._reap()
-                if self._control in ready and not self._obey():
-                    break
+        worker.warm_up()
+        spec.fixed_names(self._flow)
+        gc.freeze()  # what is here stays shared with the children
+        poll = select.poll()  # less than what `selectors` adds to it: each page that is written here was copied
+        poll.register(self._control, select.POLLIN)
+        poll.register(wakeup, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if wakeup in ready:
+                os.read(wakeup, 4096)
+                self._reap()
+            if self._control.fileno() in ready and not self._obey():
+                break
         for pid in self._children:
             _kill_group(pid, signal.SIGKILL)
 
@@ -89,18 +95,14 @@ class _Server:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, _ignore)
 
-    def _warm_up(self) -> None:
-        """Import what a first pickled artifact needs, so that each child has it already."""
-        from flowstore.store import pickling
+    def _warm_up(self, module: str) -> None:
+        """Import what a child had to, and do once what each that uses it would do."""
+        importlib.import_module(module)
+        if module == worker.PICKLING:
+            from flowstore.store import pickling
 
-        worker.warm_up()
-        spec.fixed_names(self._flow)
-        pickling.register_classes(sys.modules[self._flow.__module__])
-        if "pandas" in sys.modules:
-            with contextlib.suppress(ImportError):
-                import pyarrow.parquet  # noqa: F401
-        gc.collect()
-        gc.freeze()  # what is here stays shared with the children
+            pickling.register_classes(sys.modules[self._flow.__module__])
+        gc.freeze()
 
     def _obey(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE.size, 3)
@@ -111,6 +113,8 @@ class _Server:
         order, number, argument = MESSAGE.unpack(message)
         if order == FORK:
             self._fork(number, descriptors)
+        elif order == WARM_UP:
+            self._warm_up(worker.LAZY[argument])
         else:
             for pid, child in self._children.items():
                 if child == number:

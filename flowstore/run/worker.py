@@ -20,6 +20,9 @@ from flowstore.run.executor import LOST_CONNECTION
 from flowstore.run.task import Product, flush_output, run_attempt
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
 
+PICKLING = "flowstore.store.pickling"
+LAZY = (PICKLING, "flowstore.store.parquet")  # imported by a task that needs it
+
 
 def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:
     """Run orders until the channel closes; an order says itself whether it is the last."""
@@ -70,7 +73,8 @@ def deliver(channel: socket.socket, product: Product) -> None:
             return
         for index in answer["send"]:
             wire.send_data(channel, chunks_of(pieces[index]))
-    wire.send(channel, {"kind": "report", **product.report, "artifacts": artifacts})
+    used = [n for n, module in enumerate(LAZY) if module in sys.modules]
+    wire.send(channel, {"kind": "report", **product.report, "artifacts": artifacts, "used": used})
 
 
 def spawned(flow: type[FlowSpec], graph: Graph) -> None:

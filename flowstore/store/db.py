@@ -15,7 +15,6 @@ import atexit
 import contextlib
 import functools
 import os
-import random
 import sqlite3
 import threading
 import weakref
@@ -284,7 +283,7 @@ def _create(path: Path) -> None:
 
     if not path.parent.is_dir():
         raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{random.getrandbits(32):08x}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # SQLite would ignore a generous umask
         with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:

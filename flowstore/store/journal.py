@@ -7,7 +7,7 @@ can't serve it. So whoever closes last switches back. A file system that can't s
 from __future__ import annotations
 
 import contextlib
-import random
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def try_wal(connection: sqlite3.Connection, timeout_s: float) -> str | None:
                 return str(error)
             if time.monotonic() > deadline:
                 raise
-            time.sleep(random.uniform(0.001, 0.01))  # the switch reports "locked" at once, whatever the timeout
+            time.sleep(_jitter_s())  # the switch reports "locked" at once, whatever the timeout
         else:
             return None if mode == "wal" else f"the journal stays in mode {mode}"
 
@@ -83,7 +83,7 @@ def leave_one_file(connection: sqlite3.Connection) -> bool:
 def leave_one_file_later(path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
     """Try again a few times, with the file closed in between: those that close at one moment hinder each other."""
     for _ in range(6):
-        time.sleep(random.uniform(0.001, 0.012))
+        time.sleep(_jitter_s())
         try:
             if not is_wal(path):
                 return  # somebody else has done it
@@ -92,6 +92,11 @@ def leave_one_file_later(path: Path, connect: Callable[[], sqlite3.Connection]) 
                     return
         except (sqlite3.Error, FlowstoreError, OSError):
             return  # removed or replaced meanwhile, or damaged, which the next one to open it is told
+
+
+def _jitter_s() -> float:
+    """A few milliseconds, other ones in each process."""
+    return 0.001 + int.from_bytes(os.urandom(2), "big") / 65536 * 0.011
 
 
 def is_busy(error: sqlite3.Error) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -351,6 +350,8 @@ create unique index "idx__sqlite_migrations_migration_set_name" on "_sqlite_migr
 
 def create(connection: sqlite3.Connection, flowstore_version: str) -> None:
     """Fill a new, empty database with the newest schema and an identity of its own."""
+    import uuid
+
     connection.execute(f"pragma page_size = {PAGE_SIZE}")
     connection.execute("pragma auto_vacuum = incremental")
     script = [BOOKKEEPING, *(sql for _, sql in MIGRATIONS)]
