@@ -108,7 +108,7 @@ class LocalExecutor:
         """Send a signal to an attempt's process group."""
         worker = self._running[number]
         if self._control is not None:
-            self._control.sendall(server.MESSAGE.pack(server.KILL, worker.ident, how))
+            self._ask(server.KILL, worker.ident, how)
         elif worker.process is not None:
             _kill(worker.process, how)
 
@@ -126,6 +126,14 @@ class LocalExecutor:
         self._selector.close()
 
     # --- processes
+
+    def _ask(self, what: bytes, number: int, argument: int) -> None:
+        """Send the task server a message that needs no descriptors."""
+        assert self._control is not None
+        try:
+            self._control.sendall(server.MESSAGE.pack(what, number, argument))
+        except ConnectionError:
+            raise _server_died() from None
 
     def _start(self, step: str) -> _Worker:
         worker = _Worker(self._numbers, step)
@@ -276,7 +284,7 @@ class LocalExecutor:
         for module in used:
             if self._control is not None and module not in self._warm:
                 self._warm.add(module)
-                self._control.sendall(server.MESSAGE.pack(server.WARM_UP, 0, module))
+                self._ask(server.WARM_UP, 0, module)
 
     def _release(self, worker: _Worker) -> None:
         """A worker's attempt is over: keep it for the next one of its step, or let it end."""
