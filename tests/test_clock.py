@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from harness import FOREACH, flow_source
 
@@ -41,7 +43,8 @@ def clocked(flow, tmp_path):
 
     def run(*args, clock="0", **env):
         (tmp_path / "clock").write_text(clock)
-        return script(*args, PYTHONPATH=str(tmp_path / "site"), CLOCK=str(tmp_path / "clock"), **env)
+        places = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))
+        return script(*args, PYTHONPATH=places, CLOCK=str(tmp_path / "clock"), **env)
 
     return script, run
 
