@@ -40,7 +40,9 @@ ARGUMENT = st.one_of(
     st.integers().map(str),
 ).filter(lambda text: not text.startswith("/") and ".." not in text)
 FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-LONG = pytest.mark.parametrize("examples", [150, pytest.param(20_000, marks=pytest.mark.soak)])
+LONG = pytest.mark.parametrize(
+    "examples", [150, pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)])]
+)
 
 
 @pytest.fixture
