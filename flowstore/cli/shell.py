@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import click
 
@@ -25,13 +28,17 @@ def run(make: Callable[[], click.Command], program: str) -> NoReturn:
 
 
 def _exit_code(call: Callable[[], Any]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # like stderr: a file's name need not be text, nor a terminal UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = call()
         sys.stdout.flush()
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
-        error.show()
+        message = io.StringIO()
+        error.show(message)  # which quotes what was given, a file's name perhaps
+        click.echo(safe(message.getvalue()), err=True, nl=False)
         return error.exit_code
     except FlowstoreError as error:
         click.echo(safe(f"Error: {error}"), err=True)
@@ -39,10 +46,31 @@ def _exit_code(call: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)
         return 130
-    except BrokenPipeError:  # whoever read our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # whoever read our output went away, as `head` does
+            mute(sys.stdout)
+            return 0
+        click.echo(safe(f"Error: {_told(error)}."), err=True)
+        return 1
     return result if isinstance(result, int) else 0
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, and to what: a file of that name, or our own output."""
+    what = error.strerror or str(error)
+    with contextlib.suppress(ValueError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            mute(sys.stdout)
+    if error.filename is None:
+        return f"The output can't be written: {what}" if error.errno == errno.ENOSPC else what
+    return f"{os.fsdecode(error.filename)}: {what}"
+
+
+def mute(stream: IO[str]) -> None:
+    """Write to nowhere from now on; what waits in a buffer would else raise once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Group(click.Group):

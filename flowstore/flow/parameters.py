@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from flowstore.errors import ParameterError
 
+LONGEST_SHOWN = 200  # characters of a value, in a message
 _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
 
@@ -124,12 +125,12 @@ class Parameter:
         """
         try:
             return self._convert(value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             if isinstance(error, ParameterError):
                 raise
             detail = f" ({error})" if self.type is JSONType else ""
             raise ParameterError(
-                f"Parameter {self.name}: {value!r} is not {_article(self.type_name)}{detail}."
+                f"Parameter {self.name}: {_shortened(value)} is not {_article(self.type_name)}{detail}."
             ) from None
 
     def _convert(self, value: Any) -> Any:
@@ -202,6 +203,8 @@ class IncludeFile(Parameter):
             return content.decode(self.encoding) if self.is_text else content
         except OSError as error:
             raise ParameterError(f"Parameter {self.name}: {value} can't be read: {error.strerror}.") from None
+        except RuntimeError as error:  # ~ or ~name of somebody who has no home
+            raise ParameterError(f"Parameter {self.name}: {value} can't be read: {error}") from None
         except (UnicodeDecodeError, LookupError) as error:
             raise ParameterError(
                 f"Parameter {self.name}: {value} is not text in {self.encoding} ({error}). "
@@ -218,6 +221,12 @@ def _to_bool(value: Any) -> bool:
     if text in _FALSE:
         return False
     raise ValueError(value)
+
+
+def _shortened(value: Any) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def _article(name: str) -> str:

@@ -1,7 +1,7 @@
 """What a run shows: event lines and the tasks' own on stdout, everything about the run on stderr.
 
 A line is `time [run/step/task (pid N)] text`, in local time. On a terminal a bar at the bottom counts tasks.
-If stdout is closed by whoever reads it, the run goes on without showing anything more.
+If stdout is closed by whoever reads it, or its disk is full, the run goes on without showing anything more.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import functools
+import os
 import sys
 import time
 from typing import Any
@@ -48,8 +49,17 @@ class Console:
         except UnicodeEncodeError:
             sys.stdout.write(text.encode("ascii", "backslashreplace").decode())
             sys.stdout.flush()
-        except (BrokenPipeError, ValueError):
-            self._muted = True
+        except (OSError, ValueError) as error:
+            self._mute(error)
+
+    def _mute(self, error: OSError | ValueError) -> None:
+        """Show no more lines, since nobody reads them, or a full disk takes none; the store has them all."""
+        self._muted = True
+        if isinstance(error, OSError):
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # a device, not a path of the user's
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())  # what waits in the buffer goes there, too
+            if not isinstance(error, BrokenPipeError):
+                self.say(f"The output can't be written ({error.strerror}), so the run goes on without it.")
 
     def banner(self, text: str) -> None:
         """Tell about the run, unless that is not wanted."""
@@ -58,7 +68,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """Tell about the run in any case: warnings and errors."""
-        with contextlib.suppress(BrokenPipeError, ValueError):  # nobody is there to be told
+        with contextlib.suppress(OSError, ValueError):  # nobody is there to be told
             print(text, file=sys.stderr, flush=True)
 
     def progress(self, *, done: int, running: int, failed: int, total: int) -> None:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import heapq
 import json
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
 from flowstore.run.console import Console, Lines
-from flowstore.run.local import Died, Event, Offered, Printed, Reported, Sent, Started
+from flowstore.run.executor import Died, Event, Executor, Offered, Printed, Reported, Sent, Started
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
@@ -31,18 +30,8 @@ from flowstore.store.liveness import HEARTBEAT_S
 
 LOG_INTERVAL_S = 0.5
 _SUCCESS = "Task finished successfully."
+LAST_LINES = 5  # of what it printed, an attempt that died is remembered by
 KILL_GRACE_S = 5.0  # after a timeout was raised in the step, and after a stop was asked for
-
-
-class Executor(Protocol):
-    """What runs attempts; see `run.local`."""
-
-    def launch(self, order: Mapping[str, Any], step: str) -> int: ...
-    def wait(self, timeout_s: float | None) -> list[Event]: ...
-    def answer(self, number: int, message: dict[str, Any]) -> None: ...
-    def kill(self, number: int, how: signal.Signals) -> None: ...
-    def watch(self, waker: socket.socket) -> None: ...
-    def close(self) -> None: ...
 
 
 @attrs.define(eq=False, repr=False)
@@ -60,6 +49,7 @@ class _Task:
     stopped: bool = False
     fallback: Mapping[str, str] | None = None
     streams: dict[str, Lines] = attrs.field(factory=dict)
+    last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
     staged: list[tuple[dict[str, Any], Staging | None]] = attrs.field(factory=list)
     sending: deque[tuple[int, Staging]] = attrs.field(factory=deque)
 
@@ -177,6 +167,7 @@ class Driver:
         at = records.now_ms()
         label = self._label(task)
         self._console.lines([(at, label, line) for line in lines])
+        task.last_lines.extend(line[:200] for line in lines[-LAST_LINES:])
         if text:
             self._log.append((task.attempt_id, stream, at, text))
             self._log_bytes += len(text)
@@ -212,8 +203,12 @@ class Driver:
         if task.timed_out:
             limit = self._run.policies[task.planned.step].timeout_s
             kind, message = "TimeoutExpired", f"The task took longer than its timeout of {limit:g} s and was killed."
+        for stream in task.streams:
+            self._take_output(task, stream, b"", end=True)  # a line that was not ended is the last one, too
+        last = "".join(f"\n  {line}" for line in task.last_lines)
         self._take_output(task, "stderr", f"{message}\n".encode())
-        return {"status": "failed", "died": True, "failure": {"type": kind, "message": message, "traceback": message}}
+        told = f"{message} The last it printed:{last}" if last else message
+        return {"status": "failed", "died": True, "failure": {"type": kind, "message": told, "traceback": told}}
 
     def _end_attempt(self, task: _Task, report: Mapping[str, Any]) -> None:
         del self._running[task.number]
@@ -406,6 +401,7 @@ class Driver:
         task.number = self._executor.launch(order, task.planned.step)
         self._running[task.number] = task
         task.pid = None
+        task.last_lines.clear()
         task.staged, task.sending, task.timed_out = [], deque(), False
         task.deadline = time.monotonic() + policy.timeout_s + KILL_GRACE_S if policy.timeout_s else None
 

@@ -1,13 +1,6 @@
-"""Tasks on this machine: an executor, which is five methods and a few events.
+"""Tasks on this machine: an executor whose attempts are processes.
 
-    launch(order, step) -> number     start an attempt
-    wait(timeout_s) -> [event]        what attempts did since the last call; the first of each is that it started
-    answer(number, message)           reply to an offer
-    kill(number, signal)              end an attempt, with its process group
-    close()                           end everything
-
-The driver knows no more than this, so that tasks can run elsewhere too. Here an attempt is a process: forked
-by the task server, or a fresh interpreter where there is no `fork`.
+Each is forked by the task server, or is a fresh interpreter where there is no `fork`.
 """
 
 from __future__ import annotations
@@ -22,82 +15,18 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import server, wire
+from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent, Started
 
 if TYPE_CHECKING:
     import subprocess
 
 _READ_BYTES = 1 << 16
 _STREAMS = ("stdout", "stderr")
-
-
-@attrs.frozen(eq=False, repr=False)
-class Started:
-    """An attempt runs, in the process `pid`."""
-
-    number: int
-    pid: int
-
-
-@attrs.frozen(eq=False, repr=False)
-class Printed:
-    """An attempt wrote to `stream`."""
-
-    number: int
-    stream: str
-    data: bytes
-
-
-@attrs.frozen(eq=False, repr=False)
-class Offered:
-    """An attempt has large contents; it waits for an answer that says which to send."""
-
-    number: int
-    large: list[dict[str, Any]]
-
-
-@attrs.frozen(eq=False, repr=False)
-class Sent:
-    """The next chunk of the contents that were asked for."""
-
-    number: int
-    data: bytes
-
-
-@attrs.frozen(eq=False, repr=False)
-class Reported:
-    """An attempt is over, and says how."""
-
-    number: int
-    report: dict[str, Any]
-
-
-@attrs.frozen(eq=False, repr=False)
-class Died:
-    """An attempt's process ended without a report: `signal` killed it, or it exited with `code`."""
-
-    number: int
-    code: int | None
-    signal: int | None
-
-    def __str__(self) -> str:
-        if self.signal is not None:
-            try:
-                name = signal.Signals(self.signal).name
-            except ValueError:
-                name = f"signal {self.signal}"
-            hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
-            return f"The task's process was killed by {name}{hint}."
-        return f"The task's process exited with code {self.code} before the step had finished."
-
-
-Event = Started | Printed | Offered | Sent | Reported | Died
 
 
 class _Worker:
@@ -112,6 +41,7 @@ class _Worker:
         self.channel: socket.socket
         self.pipes: dict[str, int | socket.socket] = {}  # stream: what to read it from
         self.reader = wire.Reader()
+        self.garbled = False
 
 
 def default_start_method() -> str:
@@ -178,7 +108,7 @@ class LocalExecutor:
         """Send a signal to an attempt's process group."""
         worker = self._running[number]
         if self._control is not None:
-            self._control.sendall(server.MESSAGE.pack(server.KILL, worker.ident, how))
+            self._ask(server.KILL, worker.ident, how)
         elif worker.process is not None:
             _kill(worker.process, how)
 
@@ -196,6 +126,14 @@ class LocalExecutor:
         self._selector.close()
 
     # --- processes
+
+    def _ask(self, what: bytes, number: int, argument: int) -> None:
+        """Send the task server a message that needs no descriptors."""
+        assert self._control is not None
+        try:
+            self._control.sendall(server.MESSAGE.pack(what, number, argument))
+        except ConnectionError:
+            raise _server_died() from None
 
     def _start(self, step: str) -> _Worker:
         worker = _Worker(self._numbers, step)
@@ -315,18 +253,30 @@ class LocalExecutor:
                 self._selector.unregister(worker.channel)
             return []
         events: list[Event] = []
-        for kind, body in worker.reader.feed(data):
-            assert worker.number is not None
-            if kind == wire.DATA:
-                events.append(Sent(worker.number, body))
-                continue
-            message = wire.decode_message(body)
-            if message["kind"] == "offer":
-                events.append(Offered(worker.number, message["large"]))
-            else:
-                self._warm_up(message.pop("used"))
-                events += [*self._all_output(worker), Reported(worker.number, message)]
-                self._release(worker)
+        try:
+            for kind, body in worker.reader.feed(data):
+                events += self._said(worker, kind, body)
+        except ValueError:  # the step wrote there, or a child of it
+            if worker.number is None:
+                self._discard(worker)
+            elif not worker.garbled:
+                worker.garbled = True
+                self._selector.unregister(worker.channel)
+                self.kill(worker.number, _KILL)
+        return events
+
+    def _said(self, worker: _Worker, kind: bytes, body: bytes) -> list[Event]:
+        """What one frame from a worker means."""
+        if worker.number is None:
+            raise ValueError("it runs nothing, so it has nothing to say")
+        if kind == wire.DATA:
+            return [Sent(worker.number, body)]
+        message = wire.decode_message(body)
+        if message["kind"] == "offer":
+            return [Offered(worker.number, message["large"])]
+        self._warm_up(message.pop("used"))
+        events = [*self._all_output(worker), Reported(worker.number, message)]
+        self._release(worker)
         return events
 
     def _warm_up(self, used: list[int]) -> None:
@@ -334,7 +284,7 @@ class LocalExecutor:
         for module in used:
             if self._control is not None and module not in self._warm:
                 self._warm.add(module)
-                self._control.sendall(server.MESSAGE.pack(server.WARM_UP, 0, module))
+                self._ask(server.WARM_UP, 0, module)
 
     def _release(self, worker: _Worker) -> None:
         """A worker's attempt is over: keep it for the next one of its step, or let it end."""
@@ -357,7 +307,8 @@ class LocalExecutor:
             return events
         events += self._all_output(worker)
         if worker.number is not None:
-            events.append(Died(worker.number, code if code >= 0 else None, -code if code < 0 else None))
+            exited, killed_by = (code, None) if code >= 0 else (None, -code)
+            events.append(Died(worker.number, exited, killed_by, worker.garbled))
         self._discard(worker)
         return events
 
@@ -366,9 +317,7 @@ _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end
 
 
 def _server_died() -> FlowstoreError:
-    return FlowstoreError(
-        "The task server died, so no more tasks can be started. What had finished is kept: resume the run."
-    )
+    return FlowstoreError("The task server died, so no more tasks can be started.")
 
 
 def _spawn(flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:

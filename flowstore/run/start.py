@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
+import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,8 @@ from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import identity
 from flowstore.run.console import Console, duration
-from flowstore.run.driver import Driver, Executor
+from flowstore.run.driver import Driver
+from flowstore.run.executor import Executor
 from flowstore.run.identity import Identity
 from flowstore.run.orders import RunPlan, StepPolicy
 from flowstore.run.resume import Origin, names_of
@@ -259,8 +262,6 @@ def _drive(
     origin: Origin | None,
 ) -> int:
     name = flow.__name__
-    if options.run_id_file:
-        Path(options.run_id_file).write_text(str(run_id), "utf-8")
     console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}")
     run = RunPlan(
         flow=name,
@@ -272,14 +273,18 @@ def _drive(
         origin=origin,
     )
     driver = Driver(store, run, executor, console, stop)
-    started = _run_started(store, run_id)
+    began = time.monotonic()  # the clock may be set back meanwhile
     try:
+        if options.run_id_file:
+            Path(options.run_id_file).write_text(str(run_id), "utf-8")
         status = driver.run()
-    except BaseException as error:
-        _record_failure(store, run_id, console, error)
+    except (FlowstoreError, OSError) as error:
+        raise FlowstoreError(_end_early(store, who, name, run_id, error)) from error
+    except BaseException:
+        _record_failure(store, run_id)
         raise
     console.close()
-    took = duration((records.now_ms() - started) / 1000)
+    took = duration(time.monotonic() - began)
     if origin is not None:
         console.banner(f"{driver.reused} tasks were taken over from {name}/{origin.run_id}.")
     _tell_end(console, who, name, run_id, status, took, driver.failed_task)
@@ -289,9 +294,7 @@ def _drive(
 def _tell_end(
     console: Console, who: Identity, flow: str, run_id: int, status: str, took: str, failed: str | None
 ) -> None:
-    deployed = who.deployment  # runs from a temporary copy, which nobody can resume
-    script = context.called_as() if deployed is None else f"python {deployed.script_name}"
-    resume = f"{script} resume --origin-run-id {run_id}"
+    resume = _resume(who, run_id)
     if status == "successful":
         console.banner(f"Done: {flow}/{run_id} was successful after {took}.")
     elif status == "failed":
@@ -302,17 +305,40 @@ def _tell_end(
         console.say(f"Run {flow}/{run_id} was stopped after {took}. What had finished is kept; to go on: {resume}")
 
 
-def _record_failure(store: Store, run_id: int, console: Console, error: BaseException) -> None:
-    """The driver itself can't go on, for want of disk space, say: record that if the store still can."""
+def _resume(who: Identity, run_id: int, options: str = "") -> str:
+    """The command that goes on with a run."""
+    deployed = who.deployment  # runs from a temporary copy, which nobody can resume
+    script = context.called_as() if deployed is None else f"python {deployed.script_name}"
+    return f"{script}{options} resume --origin-run-id {run_id}"
+
+
+def _end_early(store: Store, who: Identity, flow: str, run_id: int, error: FlowstoreError | OSError) -> str:
+    """The driver itself can't go on, for want of disk space, say; gives what to tell: what is kept, and what to do."""
+    told = f"{_told(error)} Run {flow}/{run_id} ended there"
+    if store.in_place:
+        _record_failure(store, run_id)
+        go_on = _resume(who, run_id)
+        return f"{told}. What had finished is kept; to go on, once that is mended: {go_on}"
+    rescued = store.path.with_name(f"{store.path.name}.rescued-{run_id}")
     try:
-        with store.write() as db:
-            records.finish_run(db, run_id, "failed")
-    except FlowstoreError as second:  # the first error is the one to tell
-        console.say(f"The end of run {run_id} could not be recorded ({second}) after: {error}")
+        store.rescue(rescued)
+    except FlowstoreError as second:
+        return f"{told}, and is lost: {second}"
+    go_on = _resume(who, run_id, f" --store {shlex.quote(str(rescued))}")
+    return f"{told}. What had finished is kept in {rescued}; to go on: {go_on}"
 
 
-def _run_started(store: Store, run_id: int) -> int:
-    return int(store.value("select created_at from runs where id = ?", (run_id,)))
+def _told(error: FlowstoreError | OSError) -> str:
+    """A sentence: what went wrong, and with which file."""
+    if isinstance(error, FlowstoreError):
+        return str(error)
+    return f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror or error}."
+
+
+def _record_failure(store: Store, run_id: int) -> None:
+    """Record the end of a run, if the store still can; if not, it will be seen as dead, and can be resumed, too."""
+    with contextlib.suppress(FlowstoreError), store.write() as db:
+        records.finish_run(db, run_id, "failed")
 
 
 def _template(

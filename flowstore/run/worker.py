@@ -16,6 +16,7 @@ from typing import Any
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import wire
+from flowstore.run.executor import LOST_CONNECTION
 from flowstore.run.task import Product, flush_output, run_attempt
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
 
@@ -28,7 +29,10 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:
     while (order := wire.receive(channel)) is not None:
         product = run_attempt(flow, graph, order)
         flush_output()
-        deliver(channel, product)
+        try:
+            deliver(channel, product)
+        except OSError:  # the step closed what is not its own, or the driver is gone
+            os._exit(LOST_CONNECTION)
         if not order["reuse"]:
             break
     flush_output()

@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
-from flowstore.store import foreign, journal, rows, schema
+from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt, StoreNotFound
+from flowstore.store import foreign, header, journal, place, rows, schema
 
 BUSY_TIMEOUT_S = 120.0
 MINIMUM_SQLITE = (3, 38, 0)
-_MAGIC = b"SQLite format 3\x00"
 _PRAGMAS = (
     "trusted_schema = off",
     "cell_size_check = on",
@@ -63,6 +62,8 @@ class Store:
         self._uuid: str | None = None
         self._version: int | None = None
         self._is_newest = False  # its schema, as this connection has seen
+        self._opened: tuple[int, int] | None = None  # which file this connection has open: device and inode
+        self._log: tuple[int, int] | None = None  # and which log
         _open_stores.add(self)
 
     @property
@@ -106,6 +107,7 @@ class Store:
             try:
                 self._ensure_newest_schema(connection)
                 yield connection
+                self._check_in_place()
                 connection.execute("commit")
             except BaseException:
                 rows.release(connection)
@@ -138,6 +140,7 @@ class Store:
         if self._connection is None:
             with _told_clearly(self.path):
                 self._connection = _connect(self.path, writable=self.writable)
+                self._opened = place.identity(self.path)
                 self._is_newest = False
                 if self._wal:
                     self._switch_to_wal(self._connection)
@@ -157,6 +160,7 @@ class Store:
             else journal.try_wal(connection, BUSY_TIMEOUT_S)
         )
         if problem is None:
+            self._log = place.identity(place.side(self.path, "-wal"))
             connection.execute(f"pragma synchronous = {'full' if self.durable else 'normal'}")
             return
         self._wal = False
@@ -174,13 +178,39 @@ class Store:
             if not self._is_newest:  # that it is once this transaction has been committed, the next one sees
                 schema.migrate(connection)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the open file is the one that its path leads to; if not, what is written to it is lost on closing."""
+        if self._connection is None:
+            return True
+        try:
+            return place.identity(self.path) == self._opened
+        except OSError:  # a folder that may no longer be entered does not tell
+            return True
+
+    def _check_in_place(self) -> None:
+        if not self.in_place:
+            raise FlowstoreError(f"{self.path} was removed or replaced while it was in use.")
+
+    def rescue(self, copy: Path) -> None:
+        """Write all that the open file holds to a new one, as long as this process can still reach it.
+
+        Its log goes then: SQLite would take it for that of whatever store comes to lie at this path.
+        """
+        with self._lock, _told_clearly(copy):
+            self.connection().execute("vacuum into cast(? as text)", (os.fsencode(copy),))
+            if self._log is not None and place.identity(place.side(self.path, "-wal")) == self._log:
+                for suffix in ("-wal", "-shm"):
+                    place.side(self.path, suffix).unlink(missing_ok=True)
+
     def close(self, *, tidy: bool = True) -> None:
         """Close the file; where `tidy`, leave just that one file if nobody else has it open."""
         with self._lock:
+            tidy = tidy and self.writable and self.in_place  # else the side files at this path are another store's
             connection, self._connection = self._connection, None
             if connection is None:
                 return
-            tidy = tidy and self.writable and not connection.in_transaction
+            tidy = tidy and not connection.in_transaction
             try:
                 left = journal.leave_one_file(connection) if tidy else True
             finally:
@@ -207,9 +237,9 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     foreign.check_file(path)
     foreign.check_beside(path)
     if not _is_open_here(path):
-        _check_header(path)
-    if _beside(path, "-wal"):
-        _check_log(path)
+        header.check(path)
+    if place.beside(path, "-wal"):
+        header.check_log(path)
     store = Store(path, writable=_may_write(path), trusted=trusted)
     try:
         with store.read() as connection:
@@ -293,40 +323,6 @@ def _check_library() -> None:
         )
 
 
-def _check_header(path: Path) -> None:
-    """Tell wrong files apart by their first 100 bytes, before SQLite touches them (format: sqlite.org/fileformat)."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-    except FileNotFoundError:
-        raise StoreNotFound(f"There is no store at {path}.") from None
-    except OSError as error:
-        raise FlowstoreError(f"{path} can't be read: {error.strerror}.") from error
-    if not header.startswith(_MAGIC) or len(header) < 100:
-        raise NotAStore(f"{path} is not a flowstore store: it is not an SQLite file.")
-    if int.from_bytes(header[68:72], "big") != schema.APPLICATION_ID:
-        raise NotAStore(f"{path} is an SQLite file, but not a flowstore store.")
-    version = int.from_bytes(header[60:64], "big")
-    if version > schema.SCHEMA_VERSION:
-        raise StoreTooNew(_too_new(path, version))
-
-
-def _check_log(path: Path) -> None:
-    """The same for a version that is still in the write-ahead log; looking at it read-only leaves it as it is."""
-    with contextlib.suppress(sqlite3.OperationalError):  # it needs recovery, which opening it for writing does
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
-            version = connection.execute("pragma user_version").fetchone()[0]
-        if version > schema.SCHEMA_VERSION:
-            raise StoreTooNew(_too_new(path, version))
-
-
-def _too_new(path: Path, version: int) -> str:
-    return (
-        f"{path} has schema version {version}; this flowstore knows {schema.SCHEMA_VERSION} at most. "
-        "Upgrade: pip install --upgrade flowstore"
-    )
-
-
 def _may_write(path: Path) -> bool:
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
@@ -334,9 +330,9 @@ def _may_write(path: Path) -> bool:
 def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     # An own store is opened read-write even to read: the last closer of a `mode=ro` connection leaves side files.
     mode = "mode=rw" if writable else "mode=ro"
-    if not writable and journal.is_wal(path) and not _beside(path, "-wal"):
+    if not writable and journal.is_wal(path) and not place.beside(path, "-wal"):
         mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
-    uri = f"file:{quote(str(path))}?{mode}"
+    uri = f"file:{quote(os.fsencode(path))}?{mode}"
     connection = sqlite3.connect(
         uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -348,7 +344,7 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         connection.execute("select count(*) from sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         connection.close()
-        if not writable and (_beside(path, "-wal") or _beside(path, "-journal")):
+        if not writable and (place.beside(path, "-wal") or place.beside(path, "-journal")):
             raise FlowstoreError(
                 f"{path} needs recovery after a crash, and can't be written here. Copy it together with "
                 f"{path.name}-wal or {path.name}-journal to a folder that can be written, and open the copy."
@@ -362,16 +358,13 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     return connection
 
 
-def _beside(path: Path, suffix: str) -> bool:
-    side = Path(os.path.realpath(path) + suffix)  # SQLite follows a link to the store before it names its side files
-    return side.exists() and side.stat().st_size > 0
-
-
 @contextlib.contextmanager
 def _told_clearly(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours, by error code rather than by message text."""
     try:
         yield
+    except UnicodeEncodeError as error:  # lone surrogates, as of an argument that is not UTF-8
+        raise NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.") from error
     except (UnicodeDecodeError, OverflowError) as error:  # the latter from arithmetic with numbers that were read
         raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
     except sqlite3.Error as error:

@@ -171,10 +171,10 @@ def is_trusted(path: Path, store_uuid: str) -> bool:
     """Whether the user trusts the store at `path`, which must still be the same store."""
     place = _place(path)
     try:
-        return place.read_text("utf-8").splitlines() == [str(path.resolve()), store_uuid]
+        return place.read_bytes() == _entry(path, store_uuid)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise FlowstoreError(f"{place} can't be read: {error}. Removing it trusts {path} no longer.") from error
 
 
@@ -184,7 +184,7 @@ def trust(path: Path, store_uuid: str) -> None:
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = place.with_name(f"{place.name}.{os.getpid()}")
-        draft.write_text(f"{path.resolve()}\n{store_uuid}\n", "utf-8")
+        draft.write_bytes(_entry(path, store_uuid))
         draft.replace(place)
     except OSError as error:
         raise FlowstoreError(
@@ -204,6 +204,11 @@ def revoke(path: Path) -> bool:
 def _place(path: Path) -> Path:
     """A file for each trusted store, so that two processes that trust at once don't undo each other."""
     return home() / "trusted" / hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _entry(path: Path, store_uuid: str) -> bytes:
+    """What that file holds: the store's path, which need not be text, and its identity."""
+    return os.fsencode(f"{path.resolve()}\n{store_uuid}\n")
 
 
 def command(path: Path) -> str:

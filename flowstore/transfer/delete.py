@@ -24,7 +24,7 @@ import attrs
 
 from flowstore.store import liveness
 from flowstore.store.db import Store
-from flowstore.transfer import vacuum
+from flowstore.transfer import tables, vacuum
 
 RUNS_AT_A_TIME = 200
 TASKS_AT_A_TIME = 2000
@@ -83,7 +83,7 @@ def candidates(store: Store, run_ids: Iterable[int], *, force: bool = False) -> 
     with store.read() as db:
         kept = _kept(db, wanted, force=force)
         _mark(db, [run_id for run_id in wanted if run_id not in kept])
-        sizes = dict(db.execute(_FREED).fetchall())
+        sizes = dict(db.execute(_freed(db)).fetchall())
         for run_id, size in db.execute(_FREED_LOGS).fetchall():
             sizes[run_id] = sizes.get(run_id, 0) + size
         _mark(db, wanted)
@@ -102,7 +102,20 @@ _DESCRIBED = """select r.id, f.name as flow, r.status, r.user, r.created_at,
   from temp.doomed d cross join runs r on r.id = d.run_id cross join flows f on f.id = r.flow_id
   order by r.created_at, r.id"""
 
-# The bytes of contents that only doomed runs use, with the first of these.
+# What uses a content b besides runs, by the table that says so, which an older store may lack.
+_OTHER_USERS = {
+    "deployments": "select 1 from code_files c join deployments p on p.code_id = c.code_id where c.blob_id = b.id",
+    "deployment_parameters": "select 1 from deployment_parameters p where p.blob_id = b.id",
+    "leases": "select 1 from leases l where l.blob_id = b.id",
+}
+
+
+def _freed(db: sqlite3.Connection) -> str:
+    """The bytes of contents that nothing but doomed runs uses, with the first of these."""
+    others = [f" and not exists ({user})" for table, user in _OTHER_USERS.items() if tables.has(db, table)]
+    return f"{_FREED}{''.join(others)} group by f.run_id"
+
+
 _FREED = f"""
 with
   uses (blob_id, run_id) as (
@@ -121,13 +134,8 @@ where not exists (select 1 from artifacts a cross join attempts n on n.id = a.at
                   where a.blob_id = b.id and t.run_id not in (select run_id from temp.doomed))
   and not exists (select 1 from run_artifacts p
                   where p.blob_id = b.id and p.run_id not in (select run_id from temp.doomed))
-  and not exists (select 1 from code_files c where c.blob_id = b.id and (
-                    exists (select 1 from runs r where r.code_id = c.code_id
-                            and r.id not in (select run_id from temp.doomed))
-                    or exists (select 1 from deployments p where p.code_id = c.code_id)))
-  and not exists (select 1 from deployment_parameters p where p.blob_id = b.id)
-  and not exists (select 1 from leases l where l.blob_id = b.id)
-group by f.run_id"""  # noqa: S608
+  and not exists (select 1 from code_files c join runs r on r.code_id = c.code_id
+                  where c.blob_id = b.id and r.id not in (select run_id from temp.doomed))"""  # noqa: S608
 
 _FREED_LOGS = f"""
 with first (log_id, run_id) as (select n.log_id, min(d.run_id) from {_ATTEMPTS} group by n.log_id)
@@ -201,6 +209,8 @@ def delete(store: Store, doomed: Iterable[Candidate], *, force: bool = False) ->
     before = vacuum.size_bytes(store)
     gone: list[int] = []
     touched = _Touched()
+    with store.write():
+        pass  # brings an older store to the newest schema
     vacuum.drop_leases(store)
     with vacuum.unlinked(store):
         for batch in _batches(each for each in doomed if each.kept_because is None):

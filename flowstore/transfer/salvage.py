@@ -96,7 +96,7 @@ def _old(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _opened(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None, timeout=_PATIENCE_S
+        f"file:{quote(os.fsencode(path))}?mode=rw", uri=True, isolation_level=None, timeout=_PATIENCE_S
     )
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0"):

@@ -1,0 +1,106 @@
+"""What runs attempts, and what it tells the driver: five methods and a few events.
+
+    launch(order, step) -> number     start an attempt
+    wait(timeout_s) -> [event]        what attempts did since the last call; the first of each is that it started
+    answer(number, message)           reply to an offer
+    kill(number, signal)              end an attempt, with its process group
+    close()                           end everything
+
+The driver knows no more than this, so that tasks can run elsewhere than on this machine (`run.local`), too.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import attrs
+
+LOST_CONNECTION = 74  # the exit code of a process that could not send its report: EX_IOERR of sysexits(3)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Started:
+    """An attempt runs, in the process `pid`."""
+
+    number: int
+    pid: int
+
+
+@attrs.frozen(eq=False, repr=False)
+class Printed:
+    """An attempt wrote to `stream`."""
+
+    number: int
+    stream: str
+    data: bytes
+
+
+@attrs.frozen(eq=False, repr=False)
+class Offered:
+    """An attempt has large contents; it waits for an answer that says which to send."""
+
+    number: int
+    large: list[dict[str, Any]]
+
+
+@attrs.frozen(eq=False, repr=False)
+class Sent:
+    """The next chunk of the contents that were asked for."""
+
+    number: int
+    data: bytes
+
+
+@attrs.frozen(eq=False, repr=False)
+class Reported:
+    """An attempt is over, and says how."""
+
+    number: int
+    report: dict[str, Any]
+
+
+@attrs.frozen(eq=False, repr=False)
+class Died:
+    """An attempt's process ended without a report: `signal` killed it, or it exited with `code`.
+
+    `garbled`: it had sent something that is no message, so the executor killed it.
+    """
+
+    number: int
+    code: int | None
+    signal: int | None
+    garbled: bool = False
+
+    def __str__(self) -> str:
+        if self.garbled:
+            return "The task's process was killed, since it wrote to the connection that flowstore uses itself."
+        if self.code == LOST_CONNECTION:
+            return (
+                f"The task's process exited with code {self.code}: its connection to the driver was closed, "
+                "by the step perhaps, so that its results could not be sent."
+            )
+        if self.signal is not None:
+            try:
+                name = signal.Signals(self.signal).name
+            except ValueError:
+                name = f"signal {self.signal}"
+            hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
+            return f"The task's process was killed by {name}{hint}."
+        return f"The task's process exited with code {self.code} before the step had finished."
+
+
+Event = Started | Printed | Offered | Sent | Reported | Died
+
+
+class Executor(Protocol):
+    """What runs attempts."""
+
+    def launch(self, order: Mapping[str, Any], step: str) -> int: ...
+    def wait(self, timeout_s: float | None) -> list[Event]: ...
+    def answer(self, number: int, message: dict[str, Any]) -> None: ...
+    def kill(self, number: int, how: signal.Signals) -> None: ...
+    def watch(self, waker: socket.socket) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,199 @@
+"""Stores of every schema version: read as they are, migrated by the first write, then as good as new.
+
+`stores/vN.db.gz` was written by the flowstore of its time, where `stores/flow.py` was run as `told_story` does. No
+release ever made versions 4 and 5 by themselves: these are stores of version 3 with one and two more migrations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import shutil
+import sqlite3
+from pathlib import Path
+
+import click.testing
+import pytest
+from harness import Script
+from test_store import schema_of, untouched
+
+import flowstore
+from flowstore import context
+from flowstore.cli import admin
+from flowstore.errors import FlowstoreError
+from flowstore.store import db, schema
+from flowstore.transfer import check as checking
+
+STORES = Path(__file__).parent / "stores"
+VERSIONS = range(1, schema.SCHEMA_VERSION + 1)
+SOURCE = (STORES / "flow.py").read_text("utf-8")
+
+READING = (
+    ["runs"], ["runs", "--tag", "blue", "--json"], ["runs", "--status", "failed"], ["tags"], ["namespaces"],
+    ["show", "Old/1"], ["show", "Old/1/start/1"], ["logs", "Old/1"], ["get", "Old/1/start/1/metrics"],
+    ["get", "Old/1/start/1/large"], ["sql", "select * from object_tags"], ["schema"], ["deployments"],
+    ["diff", "Old/1", "Old/3"], ["check", "--deep"], ["delete", "Old/1", "--dry-run"], ["export", "out.db", "--force"],
+)  # fmt: skip
+WRITING = (
+    ["import", "other.db"], ["delete", "Old/1", "--yes"], ["vacuum"], ["check", "--deep", "--repair"],
+    ["check", "--deep"], ["runs"],
+)  # fmt: skip
+
+
+def told_story(script, *, deployed):
+    """What each store holds: a run, one that failed, one that resumed it; tags; a deployment and its run."""
+    script("run", "--tag", "blue", "--tag", "best", "--max-workers", "1")
+    script("run", "--alpha", "0.25", "--fail", "true", "--max-workers", "1", expect=1)
+    (script.folder / "mended").touch()
+    script("resume", "--tag", "second", "--max-workers", "1")
+    script("tag", "add", "seen", "--run-id", "1")
+    [body] = script.sql("select min(task_id) from task_summary where run_id = 1 and step = 'body'")
+    script("tag", "add", "odd one", "--pathspec", f"1/body/{body}")
+    script("tag", "add", "thing", "--pathspec", "1/start/1/metrics")
+    if deployed:
+        script("deploy", "create")
+        script("deploy", "trigger", "--alpha", "0.75")
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory):
+    """The same story, told by this version."""
+    folder = tmp_path_factory.mktemp("new")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWSTORE_HOME", str(folder / "home"))
+        patch.setenv("FLOWSTORE_USER", "tester")
+        script = Script(folder, SOURCE)
+        told_story(script, deployed=True)
+    script.check()
+    return script.db
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Gives a copy of the store of a version, in the test's folder."""
+
+    def unpack(version, name="flowstore.db"):
+        (tmp_path / name).write_bytes(gzip.decompress((STORES / f"v{version}.db.gz").read_bytes()))
+        return tmp_path / name
+
+    return unpack
+
+
+QUESTIONS = {
+    "runs": "select run_id, flow, user, status, parameters, tasks, failed_tasks, origin_run_id from run_summary",
+    "tasks": "select run_id, step, foreach_index, status, attempts, origin_pathspec is null from task_summary",
+    "artifacts": """select run_id, step, name, type, codec, value, iif(codec = 'pickle', 0, sha), iif(codec = 'pickle',
+                    0, preview) from artifact_values""",
+    "tags": "select kind, run_id, step, artifact, tag, own from object_tags where not system",
+    "whose": "select run_id, tag from object_tags where kind = 'run' and system and tag like 'user:%'",
+    "logs": "select run_id, step, group_concat(text, '') from task_logs where stream = 'stdout' group by run_id, step",
+    "lineage": """select c.run_id, c.step, p.step, count(*) from lineage l join task_summary c using (task_id)
+                  join task_summary p on p.task_id = l.parent_task_id group by 1, 2, 3""",
+}
+
+
+def facts(path):
+    """What the first three runs of a store are, without what differs each time: times, processes, ids of tasks."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        found = {name: sorted(map(repr, connection.execute(sql))) for name, sql in QUESTIONS.items()}
+    position = {"tags": 1}
+    return {
+        name: [row for row in rows if row.split(",")[position.get(name, 0)].strip("( ") in "123"]
+        for name, rows in found.items()
+    }
+
+
+def definitions(path):
+    """The schema of a store."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return schema_of(connection.backup)
+
+
+def ran(path, args):
+    """Run a `flowstore` command in this process; gives what it printed."""
+    context.state.store = None
+    result = click.testing.CliRunner().invoke(admin._with_commands(), ["--store", str(path), *args])
+    if context.state.store is not None:
+        context.state.store.close()
+        context.state.store = None
+    assert result.exit_code == 0, (args, result.output, result.exception)
+    return result.output
+
+
+def test_there_is_a_store_of_each_version():
+    """A new migration comes with a store that was made before it."""
+    assert [path.name for path in sorted(STORES.glob("*.gz"))] == [f"v{version}.db.gz" for version in VERSIONS]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_store_is_read_as_it_is(version, old, new):
+    """Client, commands and SQL find in an old store what a new one has; not one byte of it is written."""
+    path = old(version)
+    assert facts(path) == facts(new)
+    with untouched(path.parent):
+        flowstore.use_store(path, trust=True)
+        flowstore.namespace(None)
+        run = flowstore.Run("Old/1")
+        assert (run.status, run.data.answer, run["start"].task.data.pickled) == ("successful", 3, (1, 2))
+        assert run["start"].task.stdout == "hello\nworld\n"
+        assert run.code.flowspec == SOURCE
+        assert [each.id for each in flowstore.Flow("Old").runs("blue", "best")] == ["1"]
+        assert flowstore.Flow("Old").latest_successful_run.id == ("3" if version == 1 else "4")
+        context.state.store.close()
+        with contextlib.closing(db.open_store(path)) as store:
+            assert store.version == version
+        for args in READING[:-1]:
+            ran(path, args)
+    ran(path, READING[-1])
+    assert facts(path.parent / "out.db") == facts(new)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_store_is_migrated_by_the_first_write(version, old, new):
+    """One tag brings an old store to the newest schema, the same as a new store's, and changes nothing else."""
+    path = old(version)
+    flowstore.use_store(path)
+    flowstore.namespace(None)
+    flowstore.Run("Old/2").add_tag("later")
+    flowstore.Run("Old/2").remove_tag("later")
+    context.state.store.close()
+    assert definitions(path) == definitions(new)
+    assert facts(path) == facts(new)
+    with contextlib.closing(db.open_store(path)) as store:
+        assert checking.check(store, deep=True).problems == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_all_commands_work_on_an_old_store(version, old, new, tmp_path):
+    """Runs, resumes, deployments, imports, deletes and vacuums go on where an old flowstore left off."""
+    path = old(version)
+    shutil.copy(new, tmp_path / "other.db")
+    script = Script(tmp_path, SOURCE)
+    flowstore.use_store(path)
+    flowstore.namespace(None)
+    with pytest.raises(FlowstoreError, match="pickle"):  # another home's key signed it
+        flowstore.DataArtifact("Old/1/start/1/pickled").data  # noqa: B018
+    context.state.store.close()
+    if version == 1:
+        script("deploy", "create")
+        script("deploy", "trigger")
+    else:
+        assert "deployed by      tester" in script("deploy", "show").stdout
+    (tmp_path / "mended").touch()
+    ran(path, ["trust", str(path)])
+    script("resume", "--origin-run-id", "2")
+    assert len(script.sql("select 1 from runs")) == 5
+    for args in WRITING:
+        ran(path, args)
+    assert script.sql("select count(*) from run_summary where run_id = 1") == [0]
+    script.check()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_store_is_imported(version, old, new, tmp_path):
+    """The runs of an old file arrive in a new store as they were, without a change to the old one."""
+    source = old(version, "source.db")
+    before = source.read_bytes()
+    ran(tmp_path / "target.db", ["import", str(source)])
+    assert source.read_bytes() == before
+    assert facts(tmp_path / "target.db") == facts(new)
