@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from flowstore.store import liveness
+from flowstore.store import liveness, records
 from flowstore.store.db import Store
 from flowstore.transfer import vacuum
 
@@ -201,6 +201,7 @@ def delete(store: Store, doomed: Iterable[Candidate], *, force: bool = False) ->
     before = vacuum.size_bytes(store)
     gone: list[int] = []
     touched = _Touched()
+    records.record_dead_runs(store)
     vacuum.drop_leases(store)
     with vacuum.unlinked(store):
         for batch in _batches(each for each in doomed if each.kept_because is None):
