@@ -77,10 +77,11 @@ class Keeper:
             FlowstoreError: it can't be written.
         """
         tokens = read()
-        if tokens.get(store_uuid, {}).get(scope) == token:
-            return
+        held = tokens.get(store_uuid, {}).get(scope) == token
         tokens.setdefault(store_uuid, {})[scope] = token
         _drop_unfinished(tokens, (store_uuid, scope))
+        if held:
+            return
         path = _path()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

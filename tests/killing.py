@@ -8,7 +8,6 @@ n-th of them kills it, so that trying n = 1, 2, … until it survives tries them
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -17,7 +16,7 @@ import sys
 from pathlib import Path
 
 import attrs
-from harness import FOREACH, MIDDLE, flow_source, wait_for
+from harness import FOREACH, MIDDLE, Script, flow_source, wait_for
 
 import flowstore
 from flowstore import context
@@ -214,6 +213,20 @@ def processes_in(folder):
     return found
 
 
+def _children(pid):
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(entry.name))
+    return found
+
+
+def _grandchildren(pid):
+    return [each for child in _children(pid) for each in _children(child)]
+
+
 # --- what has to hold afterwards
 
 
@@ -266,14 +279,14 @@ class Scene:
     """A folder with a flow's runs, some of them killed.
 
     Args:
-        make: writes a flow's source into a folder, as the fixture `flow` does.
+        folder: an empty one.
         work: one of `WORKS`.
     """
 
-    def __init__(self, make, work):
+    def __init__(self, folder, work):
         self.work = work
-        self.script = make(work.source)
-        self.folder = self.script.folder
+        self.folder = folder
+        self.script = Script(folder, work.source)
         if work.resumed:
             self.script("run", *WORKERS, expect=1)
             (self.folder / "mended").touch()
@@ -285,6 +298,23 @@ class Scene:
     def kill(self, at):
         """Run it until its moment number `at`."""
         return killed_at(self.folder, at, "flow.py", *self.command())
+
+    def strike(self, target, rng):
+        """Run it, and kill one of its processes at random; gives what it said, and whether there was one to kill."""
+        process = self.script.start(*self.command())
+        said = b"".join(process.stdout.readline() for _ in range(rng.randrange(6)))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(rng.random() * (0.4 if not said else 0.03))
+        victim = {"driver": [process.pid], "server": _children(process.pid), "task": _grandchildren(process.pid)}
+        struck = False
+        for pid in victim[target][:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                struck = process.poll() is None or target == "driver"
+        stdout, stderr = process.communicate(timeout=100)
+        assert b"Traceback (most recent call last)" not in stderr, stderr
+        wait_for(lambda: not processes_in(self.folder))
+        return Killed(target if struck else None, process.returncode, (said + stdout).decode(), stderr.decode())
 
     def verify(self, acknowledged):
         """Look at what a killed run left, resume it, and look again; gives how many tasks were taken over.
@@ -318,12 +348,13 @@ class Scene:
             return None, set()
         run = flowstore.Run(f"F/{run_id}")
         recorded = store.value("select status from runs where id = ?", (run_id,))
-        assert run.status == ("dead" if recorded == "running" else "successful")
+        assert run.status == ("dead" if recorded == "running" else recorded)
+        assert recorded != "dead"
         finished = {int(task.id): task for step in run for task in step if task.successful}
         assert acknowledged <= finished.keys()
         for task in finished.values():
-            assert task.data.first  # whole and readable; the check below compares every byte with its hash
-            assert all(artifact.data is not None or True for artifact in task)
+            for artifact in task:
+                _ = artifact.data  # readable; the check below compares every byte with its hash
         store.close()
         assert_sound(self.script.db)
         return run_id, set(finished)
@@ -350,8 +381,3 @@ class Scene:
         """Run, task and key of each attempt that began to run, in order."""
         lines = (line.split() for line in self.script.executed())
         return [(int(run_id), int(task_id), key) for run_id, task_id, key in lines]
-
-
-def told_json(text):
-    """The rows that a command printed with --json."""
-    return json.loads(text)

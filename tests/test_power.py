@@ -9,18 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sqlite3
 import sys
-from pathlib import Path
 
 import attrs
 import pytest
 from harness import FOREACH, flow_source
-from histories import store_with
 from killing import ACKNOWLEDGED, assert_at_rest
 from power import build_recorder, cuts, files_of, record, restore
 
-from flowstore.store import schema
 from flowstore.store.db import open_store
 from flowstore.transfer import check
 
