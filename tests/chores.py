@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
 import sqlite3
@@ -54,9 +55,18 @@ class Chore:
         """Look at what a killed process left; the store itself has been found sound."""
         assert dump(self.db) == self.rows
 
+    def promised(self, said):
+        """Look for what the command has said to have done."""
+
     def again(self):
         """Do it again, to its end, and look at what came of it."""
         flowstore(*self.command()[2:])
+
+    def moved(self, folder):
+        """The same in another folder, into which its files were copied."""
+        found = copy.copy(self)
+        found.folder, found.db = folder, folder / self.db.name
+        return found
 
     def kill(self, at):
         """Let it die at its moment number `at`; gives the moment, `None` if it came to its end before."""
@@ -86,6 +96,9 @@ class Export(Chore):
         out = self.folder / "out.db"
         if out.exists():
             assert ids(out) == [1, 2, 3, 4, 5]
+
+    def promised(self, said):
+        assert "Exported" not in said or ids(self.folder / "out.db") == [1, 2, 3, 4, 5]
 
     def again(self):
         flowstore(*self.command()[2:], "--force", cwd=self.folder)

@@ -39,8 +39,8 @@ def place(tmp_path, monkeypatch):
 
     def make():
         if made:
-            shutil.rmtree(made.pop())
-        around = tmp_path / "place"
+            shutil.rmtree(made[-1])
+        around = tmp_path / f"place-{len(made)}"  # its key is remembered by the home's path
         for name in ("work", "tmp"):
             (around / name).mkdir(parents=True)
         monkeypatch.setenv("FLOWSTORE_HOME", str(around / "home"))

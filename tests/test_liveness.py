@@ -69,7 +69,7 @@ def test_who_is_dead(who, tmp_path):
 
 
 def test_a_process_that_the_system_hides_is_not_dead(tmp_path, monkeypatch):
-    """Where a machine hides others' processes, silence decides: a colleague's run that goes on is not taken for dead."""
+    """Where a machine hides others' processes, silence decides: a colleague's run is not taken for dead."""
     path = store_with(tmp_path / "flowstore.db", {"status": "running"})
     monkeypatch.setattr(liveness.os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError()))
     statuses = []
@@ -84,7 +84,7 @@ DEAD = ({"pid": 1 << 22}, 0)
 
 
 def test_commands_show_it_at_once(tmp_path):
-    """Before anybody has recorded it, each command says dead, and the views what was recorded, with when it last was seen."""
+    """Before anybody has recorded it, commands say dead, and the views what was recorded, and when it last was seen."""
     path = store_with(tmp_path / "flowstore.db", {"status": "running"}, {})
     set_driver(path, *DEAD)
     said = command("runs", "--json", "--store", path)
@@ -160,7 +160,7 @@ QUIET = {
 
 @pytest.mark.parametrize("why", QUIET)
 def test_a_quiet_run_lives(why, flow, monkeypatch):
-    """A driver that has nothing to write gives signs of life all the same, so that nobody elsewhere takes it for dead."""
+    """A driver that has nothing to write gives signs of life all the same: nobody elsewhere takes it for dead."""
     script = flow(QUIET[why])
     (script.folder / "often").mkdir()
     (script.folder / "often" / "sitecustomize.py").write_text(OFTEN)
