@@ -182,9 +182,9 @@ def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str
             f"{what} was never deployed in {store.path}, so there is no token to authorize with. "
             "Check --store, --branch and --production, or deploy it first, without --authorize."
         )
+    unfinished = tokens.unfinished(store.uuid, scope)
     stored = tokens.find(store.uuid, scope)
-    own = [*tokens.unfinished(store.uuid, scope), *filter(None, [stored])]
-    for offered in own if given is None else [given]:
+    for offered in filter(None, [*unfinished, stored]) if given is None else [given]:
         if hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), held["token"].encode()):
             return
     last = rows.last_in(store, scope)

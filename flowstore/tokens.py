@@ -31,12 +31,13 @@ def read() -> dict[str, dict[str, str]]:
 
 
 def unfinished(store_uuid: str, scope: str) -> list[str]:
-    """The tokens of a scope that were prepared by processes which died before they had kept them.
+    """The tokens of a scope that were prepared by processes which have not kept them yet, or died before they could.
 
-    Whether the transaction that makes such a token valid was committed, the store knows.
+    Whether the transaction that makes such a token valid was committed, the store knows. To be asked before `find`,
+    since a token is in one of the two places.
     """
     found: list[str] = []
-    for draft in drafts.abandoned(_path()):
+    for draft in drafts.beside(_path()):
         with contextlib.suppress(FlowstoreError):  # it was not even prepared to its end
             found += filter(None, [_read(draft).get(store_uuid, {}).get(scope)])
     return found
@@ -117,7 +118,7 @@ def keeping() -> Iterator[Keeper]:
 
 def _drop_unfinished(tokens: dict[str, dict[str, str]], settled: tuple[str, str]) -> None:
     """Remove what dead processes had prepared, but for tokens that may be valid and are nowhere else."""
-    for draft in drafts.abandoned(_path()):
+    for draft in drafts.beside(_path(), abandoned=True):
         with contextlib.suppress(FlowstoreError, OSError):
             prepared = _read(draft)
             each = ((store, scope) for store, scopes in prepared.items() for scope in scopes)

@@ -17,6 +17,7 @@ from collections import Counter
 
 import pytest
 from chores import CHORES
+from harness import FOREACH, flow_source
 from killing import WORKS, Scene
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -90,6 +91,20 @@ def test_a_process_of_a_run_is_killed(target, place):
     scene = Scene(place(), WORKS["foreach"])
     killed = scene.strike(target, rng)
     scene.verify(killed.acknowledged)
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_a_task_kills_the_task_server(workers, flow):
+    """The run fails with one message, whatever the driver was about to ask of the server, and can be resumed."""
+    body = "if not Path('mended').exists(): os.kill(os.getppid(), signal.SIGKILL)"
+    script = flow(flow_source(FOREACH, start="self.xs = range(20)", body=body))
+    said = script("run", "--max-workers", workers, expect=1).stderr
+    assert said.count("The task server died") == 1
+    assert "resume" in said
+    assert (script.client().status, script.client()["start"].task.successful) == ("failed", True)
+    (script.folder / "mended").touch()
+    script("resume")
+    assert script.client(2).successful
 
 
 @pytest.mark.parametrize("name", CHORES)

@@ -86,18 +86,18 @@ def _sync(path: Path, how: int) -> None:
 # --- rubbish
 
 
-def abandoned(place: Path) -> Iterator[Path]:
-    """The drafts of a place whose process is gone."""
+def beside(place: Path, *, abandoned: bool = False) -> list[Path]:
+    """The drafts of a place; where `abandoned`, only those whose process is gone."""
     pattern = re.compile(rf"\.{re.escape(place.name)}\.{_OWNER}(-journal)?")
-    with contextlib.suppress(OSError):  # the folder may not be read, or is gone
-        with os.scandir(place.parent) as entries:
-            found = [entry for entry in entries if entry.name.startswith(f".{place.name}.")]
-        yield from (Path(entry) for entry in found if _is_rubbish(pattern.fullmatch(entry.name), entry))
+    with contextlib.suppress(OSError), os.scandir(place.parent) as entries:  # it may not be read, or is gone
+        found = [(entry, named) for entry in entries if (named := pattern.fullmatch(entry.name))]
+        return [Path(entry) for entry, named in found if not abandoned or _is_rubbish(named, entry)]
+    return []
 
 
 def sweep(place: Path) -> None:
-    """Remove them."""
-    for path in abandoned(place):
+    """Remove the drafts of a place whose process is gone."""
+    for path in beside(place, abandoned=True):
         with contextlib.suppress(OSError):  # somebody else's, or somebody else was faster
             path.unlink()
 
@@ -109,15 +109,13 @@ def sweep_folders(parent: Path, prefix: str) -> None:
     pattern = re.compile(rf"{re.escape(prefix)}{_OWNER}-.*")
     with contextlib.suppress(OSError):
         with os.scandir(parent) as entries:
-            found = [entry for entry in entries if entry.name.startswith(prefix)]
-        for entry in found:
-            if _is_rubbish(pattern.fullmatch(entry.name), entry) and entry.is_dir(follow_symlinks=False):
+            found = [(entry, named) for entry in entries if (named := pattern.fullmatch(entry.name))]
+        for entry, named in found:
+            if entry.is_dir(follow_symlinks=False) and _is_rubbish(named, entry):
                 shutil.rmtree(entry.path, ignore_errors=True)  # others' can't be removed
 
 
-def _is_rubbish(named: re.Match[str] | None, entry: os.DirEntry[str]) -> bool:
-    if named is None:
-        return False
+def _is_rubbish(named: re.Match[str], entry: os.DirEntry[str]) -> bool:
     machine, pid, started = named[1], int(named[2]), named[3]
     me = liveness.this_process()
     since = liveness.started(pid) if machine == _machine(me) else ""
