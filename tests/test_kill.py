@@ -11,14 +11,16 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from chores import CHORES
-from harness import FOREACH, flow_source
-from killing import WORKS, Scene
+from harness import FOREACH, flow_source, wait_for
+from killing import WORKS, Scene, processes_in
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -105,6 +107,38 @@ def test_a_task_kills_the_task_server(workers, flow):
     (script.folder / "mended").touch()
     script("resume")
     assert script.client(2).successful
+
+
+CHILDREN = """
+import subprocess
+if self.index == 1:
+    child = subprocess.Popen(["sleep", "300"])
+Path(f"pids-{self.index}").write_text(f"{os.getpid()} {os.getppid()}")
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("unread", [False, True], ids=["", "with messages unread"])
+def test_nothing_outlives_its_driver(unread, flow):
+    """Task server, tasks and what these have started die with the driver, also if that had not read all it was told."""
+    script = flow(flow_source(FOREACH, start="self.xs = range(2)", body=CHILDREN))
+    process = script.start("run", "--max-workers", 2)
+    files = [script.folder / f"pids-{index}" for index in range(2)]
+    (task, server), _ = wait_for(
+        lambda: (
+            all(file.exists() and file.read_text() for file in files)
+            and [[int(pid) for pid in file.read_text().split()] for file in files]
+        )
+    )
+    if unread:
+        process.send_signal(signal.SIGSTOP)
+        os.kill(task, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{task}").exists())
+        wait_for(lambda: Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[0] == "S")
+    process.kill()
+    process.communicate(timeout=20)
+    wait_for(lambda: not processes_in(script.folder))
+    assert script.client().status == "dead"
 
 
 @pytest.mark.parametrize("name", CHORES)

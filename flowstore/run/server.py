@@ -65,15 +65,19 @@ class _Server:
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(wakeup, selectors.EVENT_READ)
-            while True:
-                ready = {key.fileobj for key, _ in selector.select()}
-                if wakeup in ready:
-                    os.read(wakeup, 4096)
-                    self._reap()
-                if self._control in ready and not self._obey():
-                    break
+            with contextlib.suppress(ConnectionError):  # the driver died before it had read all that it was told
+                self._loop(selector, wakeup)
         for pid in self._children:
             _kill_group(pid, signal.SIGKILL)
+
+    def _loop(self, selector: selectors.BaseSelector, wakeup: int) -> None:
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if wakeup in ready:
+                os.read(wakeup, 4096)
+                self._reap()
+            if self._control in ready and not self._obey():
+                return
 
     def _prepare_signals(self) -> None:
         """Set what server and children do on signals once: each call in a child would cost it copies of pages."""
