@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,9 @@ import pytest
 from chores import CHORES
 from harness import FOREACH, flow_source, wait_for
 from killing import WORKS, Scene, processes_in
+
+from flowstore.errors import FlowstoreError
+from flowstore.run.local import LocalExecutor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -107,6 +111,20 @@ def test_a_task_kills_the_task_server(workers, flow):
     (script.folder / "mended").touch()
     script("resume")
     assert script.client(2).successful
+
+
+def test_a_task_that_could_not_be_started_leaves_nothing_open():
+    """Where the task server is gone, that is one error, and the connections that were made for the task are closed."""
+    before = os.listdir("/proc/self/fd")
+    executor = LocalExecutor(None, None, method="spawn", reuse=False)
+    executor._control, theirs = socket.socketpair()
+    theirs.close()
+    with pytest.raises(FlowstoreError, match="task server died"):
+        executor.launch({}, "start")
+    executor._control.close()
+    executor._control = None
+    executor.close()
+    assert os.listdir("/proc/self/fd") == before
 
 
 CHILDREN = """

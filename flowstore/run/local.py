@@ -192,6 +192,9 @@ class LocalExecutor:
                 worker.process = _spawn(self._flow, theirs, *child_ends)
                 worker.pid = worker.process.pid
         except (BrokenPipeError, ConnectionError):
+            worker.channel.close()
+            for ours, _ in ends.values():
+                os.close(ours)
             raise _server_died() from None
         finally:
             theirs.close()
