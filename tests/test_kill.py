@@ -115,7 +115,7 @@ def test_a_task_kills_the_task_server(workers, flow):
 
 def test_a_task_that_could_not_be_started_leaves_nothing_open():
     """Where the task server is gone, that is one error, and the connections that were made for the task are closed."""
-    before = os.listdir("/proc/self/fd")
+    before = len([*Path("/proc/self/fd").iterdir()])
     executor = LocalExecutor(None, None, method="spawn", reuse=False)
     executor._control, theirs = socket.socketpair()
     theirs.close()
@@ -124,7 +124,7 @@ def test_a_task_that_could_not_be_started_leaves_nothing_open():
     executor._control.close()
     executor._control = None
     executor.close()
-    assert os.listdir("/proc/self/fd") == before
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
 CHILDREN = """
