@@ -14,7 +14,7 @@ from unittest import mock
 
 from harness import LINEAR, Script, flow_source
 from histories import store_with
-from killing import assert_at_rest, assert_sound, killed_at
+from killing import assert_at_rest, assert_sound, killed_after, killed_at
 
 from flowstore.errors import StoreCorrupt
 from flowstore.store import schema
@@ -71,7 +71,14 @@ class Chore:
     def kill(self, at):
         """Let it die at its moment number `at`; gives the moment, `None` if it came to its end before."""
         self.prepare()
-        killed = killed_at(self.folder, at, *self.command())
+        return self._verified(killed_at(self.folder, at, *self.command()))
+
+    def strike(self, rng):
+        """Let it die at random; gives whether it did."""
+        self.prepare()
+        return self._verified(killed_after(self.folder, rng.uniform(0.1, 1.5), *self.command()))
+
+    def _verified(self, killed):
         if self.db.exists():
             self.sound()
         self.verify()

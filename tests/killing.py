@@ -201,6 +201,23 @@ def killed_at(folder, at, *command, cwd=None):
     return Killed(moment, done.returncode, done.stdout, done.stderr)
 
 
+def killed_after(folder, seconds, *command):
+    """Run a Python command and kill it after a time, if it has not come to its end by then."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    moment = None
+    try:
+        stdout, stderr = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        stdout, stderr = process.communicate(timeout=100)
+        moment = "at random" if process.returncode == -signal.SIGKILL else None
+    wait_for(lambda: not processes_in(folder))
+    return Killed(moment, process.returncode, stdout, stderr)
+
+
 def processes_in(folder):
     """The living processes whose current folder is this one: whatever a run started, whoever adopted it."""
     found = []

@@ -216,6 +216,18 @@ def test_processes_are_killed_at_random(place, capsys):
     figures.tell(capsys, "at random")
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(36_000)
+def test_commands_are_killed_at_random(place, capsys):
+    """Every command that changes a store, for as long as asked."""
+    rng, figures = random.Random(SEED), Figures()
+    until = time.monotonic() + SOAK_SECONDS
+    while time.monotonic() < until:
+        name = rng.choice([*CHORES])
+        figures.count(CHORES[name](place()).strike(rng) and name)
+    figures.tell(capsys, "commands at random")
+
+
 def _kind(moment):
     """A moment without its particulars."""
     return moment and " ".join(moment.split()[:3]).rstrip(";=")
