@@ -100,12 +100,14 @@ class Work:
         result: what its end task's `r` has to be.
         options: of `run` and `resume`.
         resumed: whether the run that is killed resumes an earlier one.
+        moments: at least how many there are at which it can be killed.
     """
 
     source: str
     result: object
     options: tuple[str, ...] = ()
     resumed: bool = False
+    moments: int = 45
 
 
 WORKS = {
@@ -145,7 +147,10 @@ WORKS = {
         3,
     ),
     "resume": Work(
-        _flow(FOREACH, **{**WIDE, "join": WIDE["join"] + "\nassert Path('mended').exists()"}), 60, resumed=True
+        _flow(FOREACH, **{**WIDE, "join": WIDE["join"] + "\nassert Path('mended').exists()"}),
+        60,
+        resumed=True,
+        moments=23,
     ),
     "reuse": Work(_flow(FOREACH, **WIDE), 60, ("--reuse-workers",)),
     "spawn": Work(_flow(FOREACH, **WIDE), 60, ("--start-method", "spawn")),

@@ -83,7 +83,7 @@ class Figures:
 @pytest.mark.parametrize("name", WORKS)
 def test_a_driver_is_killed(name, place):
     """A run that is killed at any moment loses nothing that had finished, and resuming comes to the same end."""
-    for at in chosen(name, 45, 1):
+    for at in chosen(name, WORKS[name].moments, 1):
         scene = Scene(place(), WORKS[name])
         killed = scene.kill(at)
         assert killed.moment is not None
