@@ -110,6 +110,7 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
     trust.user_key()  # this, and an unreadable tokens file, is told before a store is made
     tokens.read()
     store = _store(asked)
+    records.record_dead_runs(store)
     with tokens.keeping() as mine, store.write() as db:
         new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, asked)
         code_id = records.ensure_code(db, store, script, files)
@@ -181,10 +182,11 @@ def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str
             f"{what} was never deployed in {store.path}, so there is no token to authorize with. "
             "Check --store, --branch and --production, or deploy it first, without --authorize."
         )
+    unfinished = tokens.unfinished(store.uuid, scope)
     stored = tokens.find(store.uuid, scope)
-    offered = stored if given is None else given
-    if offered is not None and hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), held["token"].encode()):
-        return
+    for offered in filter(None, [*unfinished, stored]) if given is None else [given]:
+        if hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), held["token"].encode()):
+            return
     last = rows.last_in(store, scope)
     at = datetime.fromtimestamp(last["deployed_at"] / 1000, UTC)
     who = f"{last['deployed_by']} deployed last, at {at:%Y-%m-%d %H:%M} UTC"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from flowstore.context import home
 from flowstore.errors import FlowstoreError
+from flowstore.store import drafts
 
 
 def find(store_uuid: str, scope: str) -> str | None:
@@ -27,7 +27,23 @@ def read() -> dict[str, dict[str, str]]:
     Raises:
         FlowstoreError: the file is there, but not as flowstore writes it.
     """
-    path = _path()
+    return _read(_path())
+
+
+def unfinished(store_uuid: str, scope: str) -> list[str]:
+    """The tokens of a scope that were prepared by processes which have not kept them yet, or died before they could.
+
+    Whether the transaction that makes such a token valid was committed, the store knows. To be asked before `find`,
+    since a token is in one of the two places.
+    """
+    found: list[str] = []
+    for draft in drafts.beside(_path()):
+        with contextlib.suppress(FlowstoreError):  # it was not even prepared to its end
+            found += filter(None, [_read(draft).get(store_uuid, {}).get(scope)])
+    return found
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -53,6 +69,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._draft: Path | None = None
+        self._making = contextlib.ExitStack()
 
     def prepare(self, store_uuid: str, scope: str, token: str) -> None:
         """Write the new file beside the old one, readable for this user only; nothing where the token is held.
@@ -61,17 +78,16 @@ class Keeper:
             FlowstoreError: it can't be written.
         """
         tokens = read()
-        if tokens.get(store_uuid, {}).get(scope) == token:
-            return
+        held = tokens.get(store_uuid, {}).get(scope) == token
         tokens.setdefault(store_uuid, {})[scope] = token
+        _drop_unfinished(tokens, (store_uuid, scope))
+        if held:
+            return
         path = _path()
-        draft = path.with_name(f"tokens.{os.getpid()}")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft.unlink(missing_ok=True)
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(json.dumps(tokens, indent=2, sort_keys=True) + "\n")
+            draft = self._making.enter_context(drafts.draft(path, 0o600))
+            draft.write_text(json.dumps(tokens, indent=2, sort_keys=True) + "\n", "utf-8")
         except OSError as error:
             raise FlowstoreError(
                 f"Your tokens {path} can't be written: {error.strerror}. Nothing was changed. "
@@ -82,13 +98,11 @@ class Keeper:
     def finish(self) -> None:
         """Put what was prepared in the old file's place, at once."""
         if self._draft is not None:
-            self._draft.replace(_path())
-            self._draft = None
+            drafts.put_in_place(self._draft, _path(), replace=True)
 
     def drop(self) -> None:
         """Forget what was prepared."""
-        if self._draft is not None:
-            self._draft.unlink(missing_ok=True)
+        self._making.close()
 
 
 @contextlib.contextmanager
@@ -100,6 +114,16 @@ def keeping() -> Iterator[Keeper]:
         keeper.finish()
     finally:
         keeper.drop()
+
+
+def _drop_unfinished(tokens: dict[str, dict[str, str]], settled: tuple[str, str]) -> None:
+    """Remove what dead processes had prepared, but for tokens that may be valid and are nowhere else."""
+    for draft in drafts.beside(_path(), abandoned=True):
+        with contextlib.suppress(FlowstoreError, OSError):
+            prepared = _read(draft)
+            each = ((store, scope) for store, scopes in prepared.items() for scope in scopes)
+            if all(key == settled or tokens.get(key[0], {}).get(key[1]) == prepared[key[0]][key[1]] for key in each):
+                draft.unlink()
 
 
 def _path() -> Path:

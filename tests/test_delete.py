@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+from chores import older_store
 from harness import LINEAR, MIDDLE, flow_source, wait_for
 from histories import add_run, store_with, tag_node
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +21,7 @@ from test_store import python
 
 import flowstore
 from flowstore.errors import NotFound
-from flowstore.store import blobs, codecs, db, records
+from flowstore.store import blobs, codecs, db, records, schema
 from flowstore.store.db import open_store
 from flowstore.transfer import check, delete, vacuum
 
@@ -428,6 +429,21 @@ def test_killed_in_the_middle(tmp_path, path):
             assert set(sql(path, f"select distinct {column} from {table}")) == left
         command("vacuum")
         assert sql(path, "select count(distinct blob_id) from chunks") == [len(left)]
+
+
+# --- older stores
+
+
+@pytest.mark.parametrize("version", range(1, schema.SCHEMA_VERSION))
+def test_a_run_of_an_older_store(version, path):
+    """A dry run reads an older store as it is; deleting brings it to the newest schema."""
+    older_store(path, version)
+    with contextlib.closing(open_store(path)) as store:
+        assert [each.pathspec for each in delete.candidates(store, [1])] == ["F/1"]
+        assert store.value("pragma user_version") == version
+    delete_runs(path, 1)
+    assert sql(path, "pragma user_version") == [schema.SCHEMA_VERSION]
+    assert set(rows_of(path).values()) == {0}
 
 
 # --- cost

@@ -312,7 +312,7 @@ def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(deploy.snapshot, "take", lambda: ("flow.py", {"flow.py": PLAIN.encode()}))
-    monkeypatch.setattr(tokens.os, "open", full)
+    monkeypatch.setattr(tokens.drafts.os, "open", full)
     with unchanged(script), pytest.raises(FlowstoreError, match=r"tokens\.json can't be written: No space left"):
         deploy.create(type("F", (flowstore.FlowSpec,), {}), asked)
     assert script.sql("select count(*) from production_tokens") == [0]

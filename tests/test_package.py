@@ -26,7 +26,7 @@ LAYERS = {
     "flow": {"context", "errors"},
     "client": {"store", "context", "errors"},
     "run": {"client", "flow", "store", "context", "errors"},
-    "tokens": {"context", "errors"},
+    "tokens": {"store", "context", "errors"},
     "timetable": {"flow", "store", "context", "errors"},
     "scheduler": {"deploy", "timetable", "run", "client", "flow", "store", "context", "errors"},
     "deploy": {"tokens", "timetable", "run", "client", "flow", "store", "context", "errors"},

@@ -22,7 +22,7 @@ from flowstore.client.code import Code
 from flowstore.errors import ParameterError, UntrustedArtifact
 from flowstore.run import assignment
 from flowstore.store import deployments as rows
-from flowstore.store import trust
+from flowstore.store import drafts, trust
 from flowstore.store.db import Store
 from flowstore.store.deployments import DeployedParameter, Deployment
 
@@ -59,7 +59,8 @@ def trigger(
     before = [flag for flag, asked in (("--quiet", quiet), ("--durable", durable)) if asked]
     if not isinstance(namespace, context._Default):
         before += ["--namespace", namespace or ""]
-    temporary = tempfile.TemporaryDirectory(prefix="flowstore-", ignore_cleanup_errors=True)
+    drafts.sweep_folders(Path(tempfile.gettempdir()), "flowstore-")  # those of triggers that were killed
+    temporary = tempfile.TemporaryDirectory(prefix=f"flowstore-{drafts.name()}-", ignore_cleanup_errors=True)
     with _passing_on_signals() as child, temporary as folder:
         with store.read():  # so that what is checked is what is taken
             check_trusted(store, deployment)

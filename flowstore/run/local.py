@@ -108,7 +108,8 @@ class LocalExecutor:
         """Send a signal to an attempt's process group."""
         worker = self._running[number]
         if self._control is not None:
-            self._ask(server.KILL, worker.ident, how)
+            with contextlib.suppress(FlowstoreError):  # the server died, which `wait` tells
+                self._ask(server.KILL, worker.ident, how)
         elif worker.process is not None:
             _kill(worker.process, how)
 
@@ -148,6 +149,9 @@ class LocalExecutor:
                 worker.process = _spawn(self._flow, theirs, *child_ends)
                 worker.pid = worker.process.pid
         except (BrokenPipeError, ConnectionError):
+            worker.channel.close()
+            for ours, _ in ends.values():
+                os.close(ours)
             raise _server_died() from None
         finally:
             theirs.close()
@@ -211,11 +215,13 @@ class LocalExecutor:
     def _hear(self, *, wait: bool) -> bool:
         """Take one message of the server's, if there is one."""
         assert self._control is not None
-        data = _receive_now(self._control, server.MESSAGE.size) if not wait else self._control.recv(server.MESSAGE.size)
+        receive = _receive if wait else _receive_now
+        data = receive(self._control, server.MESSAGE.size)
         if data is None:
             return False
-        while data and len(data) < server.MESSAGE.size:
-            data += self._control.recv(server.MESSAGE.size - len(data))
+        while 0 < len(data) < server.MESSAGE.size:
+            more = _receive(self._control, server.MESSAGE.size - len(data))
+            data = data + more if more else b""
         if not data:
             raise _server_died()
         what, ident, argument = server.MESSAGE.unpack(data)
@@ -383,14 +389,20 @@ def _read_now(pipe: int | socket.socket) -> bytes | None:
         return None
 
 
+def _receive(connection: socket.socket, count: int) -> bytes:
+    """What arrives next; `b""` at the end."""
+    try:
+        return connection.recv(count)
+    except ConnectionError:  # it went away without reading what it had been sent
+        return b""
+
+
 def _receive_now(connection: socket.socket, count: int) -> bytes | None:
     """What has arrived; `None` if nothing, `b""` at the end."""
     connection.setblocking(False)
     try:
-        return connection.recv(count)
+        return _receive(connection, count)
     except BlockingIOError:
         return None
-    except ConnectionError:
-        return b""
     finally:
         connection.setblocking(True)

@@ -70,6 +70,12 @@ class _Server:
         worker.warm_up()
         spec.fixed_names(self._flow)
         gc.freeze()  # what is here stays shared with the children
+        with contextlib.suppress(ConnectionError):  # the driver died before it had read all that it was told
+            self._loop(wakeup)
+        for pid in self._children:
+            _kill_group(pid, signal.SIGKILL)
+
+    def _loop(self, wakeup: int) -> None:
         poll = select.poll()  # less than what `selectors` adds to it: each page that is written here was copied
         poll.register(self._control, select.POLLIN)
         poll.register(wakeup, select.POLLIN)
@@ -79,9 +85,7 @@ class _Server:
                 os.read(wakeup, 4096)
                 self._reap()
             if self._control.fileno() in ready and not self._obey():
-                break
-        for pid in self._children:
-            _kill_group(pid, signal.SIGKILL)
+                return
 
     def _prepare_signals(self) -> None:
         """Set what server and children do on signals once: each call in a child would cost it copies of pages."""

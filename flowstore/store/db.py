@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt, StoreNotFound
-from flowstore.store import foreign, header, journal, place, rows, schema
+from flowstore.store import drafts, foreign, header, journal, place, rows, schema
 
 BUSY_TIMEOUT_S = 120.0
 MINIMUM_SQLITE = (3, 38, 0)
@@ -35,6 +35,9 @@ _PRAGMAS = (
     "mmap_size = 0",
     "secure_delete = fast",  # also for what is only moved to another page: its copy would outlive a later delete
 )
+
+# As `full`, and where there is no log the removal of the journal, which commits, is on the disk too.
+_DURABLE = "pragma synchronous = extra"
 
 Row = sqlite3.Row
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -47,6 +50,7 @@ class Store:
         path: the file, absolute.
         writable: whether this process may change it.
         trusted: whether the user said, for this process, that its pickles may be loaded.
+        durable: whether a commit waits until it is on the disk; to be set before the store is used.
         warning: what a user should know of how it was opened, or `None`.
     """
 
@@ -142,6 +146,8 @@ class Store:
                 self._connection = _connect(self.path, writable=self.writable)
                 self._opened = place.identity(self.path)
                 self._is_newest = False
+                if self.durable:
+                    self._connection.execute(_DURABLE)
                 if self._wal:
                     self._switch_to_wal(self._connection)
         return self._connection
@@ -161,7 +167,7 @@ class Store:
         )
         if problem is None:
             self._log = place.identity(place.side(self.path, "-wal"))
-            connection.execute(f"pragma synchronous = {'full' if self.durable else 'normal'}")
+            connection.execute(_DURABLE if self.durable else "pragma synchronous = normal")
             return
         self._wal = False
         self._connection = None
@@ -212,9 +218,11 @@ class Store:
                 return
             tidy = tidy and not connection.in_transaction
             try:
-                left = journal.leave_one_file(connection) if tidy else True
+                left = journal.leave_one_file(connection, self.path) if tidy else True
             finally:
                 connection.close()
+            if tidy:
+                drafts.sweep(self.path)
             if not left and not _is_open_here(self.path):
                 journal.leave_one_file_later(self.path, functools.partial(_connect, self.path, writable=True))
 
@@ -283,37 +291,15 @@ def _create(path: Path) -> None:
 
     if not path.parent.is_dir():
         raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
     try:
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # SQLite would ignore a generous umask
-        with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-            connection.execute("pragma synchronous = off")  # one fsync below instead of several
-            schema.create(connection, __version__)
-        _sync(draft)
-        _put_in_place(draft, path)
+        with drafts.draft(path) as draft:  # made by us, because SQLite would ignore a generous umask
+            with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+                connection.execute("pragma synchronous = off")  # one fsync at the end instead of several
+                schema.create(connection, __version__)
+            with contextlib.suppress(FileExistsError):  # somebody was faster, which is as good
+                drafts.put_in_place(draft, path, replace=False)
     except (OSError, sqlite3.Error) as error:
         raise FlowstoreError(f"{path} can't be created: {error}. Choose another with --store.") from error
-    finally:
-        with contextlib.suppress(OSError):  # linked into place, or never made
-            draft.unlink()
-
-
-def _put_in_place(draft: Path, path: Path) -> None:
-    try:
-        os.link(draft, path)  # fails if somebody was faster, which is as good
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links: the window is between these two lines
-        if not path.exists():
-            draft.replace(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_library() -> None:

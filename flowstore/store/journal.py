@@ -67,11 +67,16 @@ def is_wal(path: Path) -> bool:
         return file.read(20)[18:20] == b"\x02\x02"
 
 
-def leave_one_file(connection: sqlite3.Connection) -> bool:
+def leave_one_file(connection: sqlite3.Connection, path: Path) -> bool:
     """Go back to a rollback journal; False while others have the store open."""
     try:
         connection.execute("pragma busy_timeout = 0")
         if connection.execute("pragma journal_mode").fetchone()[0] == "wal":
+            connection.execute("pragma journal_mode = delete")
+        elif os.path.exists(f"{path}-journal"):  # noqa: PTH110
+            # A process that died before it changed a page leaves a journal that nobody has to play back, and that
+            # SQLite therefore leaves alone. It removes one, with the right lock, where it was told to keep journals.
+            connection.execute("pragma journal_mode = persist")
             connection.execute("pragma journal_mode = delete")
     except sqlite3.OperationalError as error:
         return not is_busy(error)  # a full disk, say: the log stays, and the next one to open it recovers
@@ -88,7 +93,7 @@ def leave_one_file_later(path: Path, connect: Callable[[], sqlite3.Connection]) 
             if not is_wal(path):
                 return  # somebody else has done it
             with contextlib.closing(connect()) as connection:
-                if leave_one_file(connection):
+                if leave_one_file(connection, path):
                     return
         except (sqlite3.Error, FlowstoreError, OSError):
             return  # removed or replaced meanwhile, or damaged, which the next one to open it is told

@@ -13,11 +13,14 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
-from flowstore.store.db import Row
 from flowstore.store.rows import time_of
+
+if TYPE_CHECKING:
+    from flowstore.store.db import Row
 
 HEARTBEAT_S = 5.0
 SILENCE_S = 60.0  # a driver on another machine that wrote nothing for so long is taken for dead
@@ -42,7 +45,7 @@ class Process:
 
 def this_process() -> Process:
     """The identity of the process that asks."""
-    return Process(platform.node(), _boot(), os.getpid(), _started(os.getpid()) or "")
+    return Process(platform.node(), _boot(), os.getpid(), started(os.getpid()) or "")
 
 
 def is_dead(run: Row) -> bool:
@@ -56,7 +59,8 @@ def is_dead(run: Row) -> bool:
         return (
             bool(boot != own_boot) if namespace == own_namespace else silent
         )  # another container can't be looked into
-    return bool(_started(run["pid"]) != run["pid_started"])
+    found = started(run["pid"])
+    return silent if found == "" else bool(found != run["pid_started"])
 
 
 @functools.cache
@@ -68,16 +72,27 @@ def _boot() -> str:
         return "this" if sys.platform == "darwin" else ""  # a pid's start time alone tells boots apart there
 
 
-def _started(pid: int) -> str | None:
-    """When a process started, or `None` where there is no such process."""
+def started(pid: int) -> str | None:
+    """When a process started; `None` where there is no such process, empty where it is another user's and hidden."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
-        return _started_by_ps(pid) if sys.platform == "darwin" else None
+        return _started_by_ps(pid) if sys.platform == "darwin" else _hidden(pid)
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()  # the name, in parentheses, may hold blanks; see proc(5)
     return None if fields[0] in "ZX" else fields[19]
+
+
+def _hidden(pid: int) -> str | None:
+    """Machines that many share may hide others' processes (`hidepid`, see proc(5)), but not that there is one."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return ""
+    except (OSError, OverflowError):
+        return None
+    return None
 
 
 def _started_by_ps(pid: int) -> str | None:

@@ -325,7 +325,7 @@ def touch_run(db: sqlite3.Connection, run_id: int) -> None:
 
 
 def record_dead_runs(store: Store) -> None:
-    """Mark the runs whose driver died, and remove what they had begun to write."""
+    """Mark the runs whose driver died, and remove what they had begun to write; whoever writes to a store does this."""
     running = store.rows("select id, last_seen_at, host, boot, pid, pid_started from runs where status = 'running'")
     dead = [row for row in running if liveness.is_dead(row)]
     if not dead and not store.value("select 1 from blobs where sha is null limit 1"):

@@ -91,6 +91,7 @@ def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterabl
         NotFound: the object was deleted meanwhile.
     """
     removed, added = checked(remove), checked(add)
+    records.record_dead_runs(store)
     with store.write() as db:
         set_on = _tags_above(db, node)
         for tag in removed:

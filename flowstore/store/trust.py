@@ -10,16 +10,15 @@ else wrote the same bytes: a row of `unverified` says so, and goes along when th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
 from flowstore.context import home
 from flowstore.errors import FlowstoreError
+from flowstore.store import drafts
 from flowstore.store.db import Store
 
 _keys: dict[Path, bytes] = {}
@@ -62,20 +61,14 @@ def _make_key(path: Path) -> bytes:
     import secrets
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    drafts.sweep(path)
     key = secrets.token_bytes(32)
-    draft = path.with_name(f"key.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key.hex() + "\n")
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return _read_key(path) or key
-    except OSError:  # a file system without hard links
-        draft.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
+    with drafts.draft(path, 0o600) as draft:
+        draft.write_text(key.hex() + "\n", "ascii")
+        try:
+            drafts.put_in_place(draft, path, replace=False)
+        except FileExistsError:
+            return _read_key(path) or key
     return key
 
 
@@ -183,9 +176,10 @@ def trust(path: Path, store_uuid: str) -> None:
     place = _place(path)
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = place.with_name(f"{place.name}.{os.getpid()}")
-        draft.write_bytes(_entry(path, store_uuid))
-        draft.replace(place)
+        drafts.sweep(place)
+        with drafts.draft(place) as draft:
+            draft.write_bytes(_entry(path, store_uuid))
+            drafts.put_in_place(draft, place, replace=True)
     except OSError as error:
         raise FlowstoreError(
             f"{place} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from flowstore.store import liveness
+from flowstore.store import liveness, records
 from flowstore.store.db import Store
 from flowstore.transfer import tables, vacuum
 
@@ -81,6 +81,7 @@ def candidates(store: Store, run_ids: Iterable[int], *, force: bool = False) -> 
     """
     wanted = sorted(set(run_ids))
     with store.read() as db:
+        _stand_in(db)
         kept = _kept(db, wanted, force=force)
         _mark(db, [run_id for run_id in wanted if run_id not in kept])
         sizes = dict(db.execute(_freed(db)).fetchall())
@@ -143,6 +144,13 @@ select f.run_id, sum(length(cast(c.text as blob))) from first f cross join log_c
 where not exists (select 1 from attempts n cross join tasks t on t.id = n.task_id
                   where n.log_id = f.log_id and t.run_id not in (select run_id from temp.doomed))
 group by f.run_id"""  # noqa: S608
+
+
+def _stand_in(db: sqlite3.Connection) -> None:
+    """Put an empty table in the place of each that an older schema lacks: gone with the snapshot, like all it makes."""
+    for name in ("deployments", "deployment_parameters", "leases"):
+        if not tables.has(db, name):
+            db.execute(f"create temp table {name} (blob_id integer, code_id integer)")
 
 
 def _mark(db: sqlite3.Connection, run_ids: Iterable[int]) -> None:
@@ -211,6 +219,7 @@ def delete(store: Store, doomed: Iterable[Candidate], *, force: bool = False) ->
     touched = _Touched()
     with store.write():
         pass  # brings an older store to the newest schema
+    records.record_dead_runs(store)
     vacuum.drop_leases(store)
     with vacuum.unlinked(store):
         for batch in _batches(each for each in doomed if each.kept_because is None):

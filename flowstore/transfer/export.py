@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import sqlite3
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ import attrs
 
 from flowstore import __version__
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
-from flowstore.store import blobs, records, schema, trust
+from flowstore.store import blobs, drafts, records, schema, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Store, open_store
 from flowstore.transfer import tables
@@ -78,9 +77,13 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
         ids = run_ids(store, wish.selection)
         if not ids:
             raise NotFound("No run is selected, so nothing was exported.")
-        with _told_clearly(out), _draft(place) as draft:
+        drafts.sweep(place)
+        with _told_clearly(out), drafts.draft(place) as draft:  # SQLite itself would ignore a generous umask
             left_out = _fill(draft, store, source, ids, wish)
-            _put_in_place(draft, place, out, force=force)
+            try:
+                drafts.put_in_place(draft, place, replace=force)
+            except FileExistsError:
+                raise FlowstoreError(f"{out} appeared meanwhile. Choose another file.") from None
     return Exported(out, place.stat().st_size, len(ids), left_out)
 
 
@@ -115,34 +118,6 @@ def _told_clearly(out: Path) -> Iterator[None]:
         if isinstance(error, sqlite3.IntegrityError):
             raise StoreCorrupt(f"The store to export is damaged: {error}. flowstore check says more.") from error
         raise
-
-
-@contextlib.contextmanager
-def _draft(place: Path) -> Iterator[Path]:
-    draft = place.with_name(f".{place.name}.{os.getpid()}-{random.getrandbits(32):08x}")
-    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # SQLite would ignore a generous umask
-    try:
-        yield draft
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # it was put in place
-            draft.unlink()
-
-
-def _put_in_place(draft: Path, place: Path, out: Path, *, force: bool) -> None:
-    descriptor = os.open(draft, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if force:
-        draft.replace(place)
-        return
-    try:
-        os.link(draft, place)
-    except FileExistsError:
-        raise FlowstoreError(f"{out} appeared meanwhile. Choose another file.") from None
-    except OSError:  # a file system without hard links
-        draft.replace(place)
 
 
 # --- what is in it

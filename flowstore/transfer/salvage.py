@@ -1,8 +1,9 @@
 """Saving what can be read of a file with damaged pages: a new store takes its place, the old one stays beside it.
 
 Rows are copied table by table, around what can't be read, into a store of the newest schema that is made next to the
-file. Nobody may write meanwhile. The damaged file is then renamed to FILE.damaged, never overwritten, and the new one
-takes its name; what no longer fits together in it is for `repair` to mend.
+file. Nobody may write meanwhile. The damaged file is then given the name FILE.damaged, never overwritten, before the
+new one takes its old name, so that a process that dies in between leaves no place empty; what no longer fits together
+in the new one is for `repair` to mend.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import attrs
 
 from flowstore import __version__
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import journal, schema
+from flowstore.store import drafts, journal, schema
 from flowstore.transfer import islands
 from flowstore.transfer.check import OURS
 from flowstore.transfer.problems import UNREADABLE
@@ -49,22 +50,35 @@ def salvage(path: Path) -> Saved:
         FlowstoreError: another process uses the file, or the new one can't be written.
         StoreCorrupt: nothing can be read.
     """
-    draft = path.with_name(f".{path.name}.repaired-{os.getpid()}")
+    drafts.sweep(path)
     try:
-        with _old(path) as old, contextlib.closing(_new(draft, path)) as new:
-            lost = [*_copied(old, new)]
-        damaged = _free_name(path)
-        for suffix in ("", *_SIDES):  # the log of the old file must not be taken for one of the new
-            side = path.with_name(path.name + suffix)
-            if side.exists():
-                side.rename(damaged.with_name(damaged.name + suffix))
-        draft.rename(path)
+        with drafts.draft(path, 0o600) as draft:
+            draft.chmod(path.stat().st_mode & 0o777)
+            with _old(path) as old, contextlib.closing(_new(draft)) as new:
+                lost = [*_copied(old, new)]
+            damaged = _kept(path)
+            drafts.put_in_place(draft, path, replace=True)
     except OSError as error:
         raise FlowstoreError(f"{path} can't be repaired: {error}. It is as it was.") from error
-    finally:
-        for suffix in ("", "-journal"):
-            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
     return Saved(damaged, lost)
+
+
+def _kept(path: Path) -> Path:
+    """A second name of the damaged file; its log, which must not be taken for one of the new file, has no other."""
+    damaged = _free_name(path)
+    _name_too(path, damaged)
+    for suffix in _SIDES:
+        side = path.with_name(path.name + suffix)
+        if side.exists():
+            side.rename(damaged.with_name(damaged.name + suffix))
+    return damaged
+
+
+def _name_too(path: Path, other: Path) -> None:
+    try:
+        os.link(path, other)
+    except OSError:  # a file system without hard links: the place is empty until the next line but one
+        path.rename(other)
 
 
 def _free_name(path: Path) -> Path:
@@ -130,7 +144,7 @@ def _is_older(old: sqlite3.Connection) -> bool:
 @contextlib.contextmanager
 def _redefined(path: Path) -> Iterator[sqlite3.Connection]:
     """A copy of the file in which our definitions stand instead of the damaged ones."""
-    copy = path.with_name(f".{path.name}.copy-{os.getpid()}")
+    copy = path.with_name(f".{path.name}.{drafts.name()}")
     try:
         for suffix in ("", "-wal", "-journal"):
             side = path.with_name(path.name + suffix)
@@ -171,11 +185,8 @@ def _redefine(old: sqlite3.Connection, ours: sqlite3.Connection) -> None:
     )
 
 
-def _new(draft: Path, path: Path) -> sqlite3.Connection:
-    """An empty store beside it, with the same file mode."""
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    os.fchmod(descriptor, path.stat().st_mode & 0o777)
-    os.close(descriptor)
+def _new(draft: Path) -> sqlite3.Connection:
+    """An empty store."""
     connection = sqlite3.connect(draft, isolation_level=None)
     schema.create(connection, __version__)
     for pragma in ("foreign_keys = off", "ignore_check_constraints = on"):  # `repair` looks at these
