@@ -424,6 +424,30 @@ def test_no_command_of_a_flow_prints_tricks(flow):
     script.db.unlink()
 
 
+def test_messages_and_reprs_play_no_tricks(tmp_path, stranger):
+    """In Python, too: an error's text is fit for a terminal, and so is what a prompt shows of an object."""
+    path = tmp_path / "flowstore.db"
+    make_original(path, small=True)
+    changed(
+        path,
+        ("update blobs set preview = ?, type = ?", TRICKS, TRICKS),
+        ("update artifacts set name = name || ?", TRICKS.replace("/", "")),
+        ("update flows set name = name || ?", TRICKS.replace("/", "")),
+    )
+    stranger()
+    flowstore.use_store(path)
+    flowstore.namespace(None)
+    [flow] = flowstore.Flows()
+    task = flow.latest_run["start"].task
+    shown = [repr(each) for each in (flowstore.Flows(), flow, task, task.artifacts, task.data)]
+    [model] = [each for each in task if each.codec == "pickle"]
+    for ask in (lambda: model.data, lambda: task[TRICKS], lambda: flowstore.Flow(TRICKS)):
+        with pytest.raises(FlowstoreError) as caught:
+            ask()
+        shown.append(str(caught.value))
+    assert [text for text in shown if UNSAFE.search(text) or not text] == []
+
+
 RESUMED = {
     "a canary": (("update blobs set data = ?, sha = ?, size_bytes = ? where codec = 'pickle'",
                   CANARY, hashlib.sha256(CANARY).digest(), len(CANARY)), "flowstore trust"),

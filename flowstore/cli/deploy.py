@@ -14,7 +14,7 @@ import click
 from flowstore import context
 from flowstore.cli import shell
 from flowstore.cli.options import SHARED, FlowFile, command, group
-from flowstore.cli.shell import safe
+from flowstore.text import safe
 
 if TYPE_CHECKING:
     from flowstore.deploy import Created, Deployment

@@ -15,11 +15,11 @@ from typing import Any
 import click
 
 from flowstore.cli import table
-from flowstore.cli.shell import safe
 from flowstore.client import Run, Step, Task
 from flowstore.client.base import status_of
 from flowstore.store import overview
 from flowstore.store.rows import time_of
+from flowstore.text import safe
 
 Rows = Sequence[Mapping[str, Any]]
 _SPACES = str.maketrans({"\n": " ⏎ ", "\t": " "})
