@@ -23,7 +23,7 @@ from harness import Script, flow_source
 from test_store import AS_NOBODY, make_store, python, task_with, told
 
 import flowstore
-from flowstore import ArtifactError, DataArtifact, Flow, Flows, Run, namespace, use_store
+from flowstore import ArtifactError, DataArtifact, Flow, Flows, Run, UntrustedArtifact, namespace, use_store
 from flowstore.cli import natural, table
 from flowstore.store import db, records
 
@@ -350,6 +350,19 @@ def test_what_has_no_such_form_is_one_message(look, tmp_path, name, file, words)
     with pytest.raises(ArtifactError, match=re.escape(words)):
         natural.write(DataArtifact(f"{TASK}/{name}"), tmp_path / file)
     assert [path.name for path in tmp_path.glob("*x*")] == []
+
+
+@pytest.mark.parametrize("file", ["x.json", "x.csv", "x.npy", "x.parquet", "x.txt", "x"])
+def test_a_form_that_needs_the_value_of_a_stranger_s_pickle_is_refused(story, tmp_path, monkeypatch, file):
+    """As reading it is, with the command that trusts; the bytes themselves can be had, and no file is left."""
+    monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path / "stranger"))
+    use_store(story.db)
+    namespace(None)
+    with pytest.raises(UntrustedArtifact, match="flowstore trust"):
+        natural.write(DataArtifact(f"{TASK}/f"), tmp_path / file)
+    assert list(tmp_path.glob("*x*")) == []
+    natural.write(DataArtifact(f"{TASK}/f"), tmp_path / "x.pkl")
+    assert (tmp_path / "x.pkl").stat().st_size > 100
 
 
 def test_large_bytes_are_never_held_whole(tmp_path):

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from flowstore.cli.render import say
 from flowstore.client import DataArtifact
-from flowstore.errors import ArtifactError
+from flowstore.errors import ArtifactError, UntrustedArtifact
 
 _STORED_AS = {".json": "json", ".npy": "npy", ".parquet": "parquet", ".pkl": "pickle"}
 
@@ -60,6 +60,8 @@ def write(artifact: DataArtifact, path: Path) -> None:
             _write(artifact, path.suffix, file)
         if replaced:
             draft.replace(path)
+    except UntrustedArtifact:  # a PermissionError by its class, and no fault of the file's
+        raise
     except OSError as error:
         raise ArtifactError(f"{path} can't be written: {error.strerror}.") from error
     finally:
