@@ -181,8 +181,8 @@ def _fill(draft: Path, store: Store, source: sqlite3.Connection, ids: Collection
 
 
 def _copy(source: sqlite3.Connection, db: sqlite3.Connection, table: str, where: str, ids: Collection[int]) -> None:
-    found = source.execute(f"select * from {table} where {where}", tables.of(ids))  # noqa: S608
-    tables.insert(db, table, [column[0] for column in found.description], map(tuple, found))
+    with contextlib.closing(source.execute(f"select * from {table} where {where}", tables.of(ids))) as found:  # noqa: S608
+        tables.insert(db, table, [column[0] for column in found.description], map(tuple, found))
 
 
 def _check_bases(source: sqlite3.Connection, path: Path, ids: Collection[int]) -> None:
@@ -249,7 +249,6 @@ def _carry_numbers(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
 
 
 def _sign(source: sqlite3.Connection, db: sqlite3.Connection, store: Store, uuid: str, ids: Collection[int]) -> None:
-    mine = trust.signed_by_user(store)
-    shas = {blob_id: sha for _, blob_id, sha, doubted in tables.pickles(source, ids) if blob_id in mine and not doubted}
-    for blob_id, sha in shas.items():
-        trust.sign(db, uuid, blob_id, sha, "pickle")
+    shas = {blob_id: sha for _, blob_id, sha, doubted in tables.pickles(source, ids) if not doubted}
+    for blob_id in trust.signed_by_user(store, shas):
+        trust.sign(db, uuid, blob_id, shas[blob_id], "pickle")
