@@ -10,8 +10,8 @@ import click
 
 from flowstore.cli import completion
 from flowstore.cli.admin import command
-from flowstore.cli.shell import safe
 from flowstore.store import locate
+from flowstore.text import safe
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
@@ -27,22 +27,6 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's new
         if match is None or match[2] not in _UNITS:
             self.fail(f"{value!r} is not a size: give a number and a unit, as in 500, 64KB, 10MB, 1.5GB.", param, ctx)
         return round(float(match[1]) * _UNITS[match[2]])
-
-
-def size(count: int) -> str:
-    """A number of bytes for people.
-
-    >>> size(999), size(12_300_000)
-    ('999 bytes', '12.3 MB')
-    """
-    for unit in ("TB", "GB", "MB", "kB"):
-        if count >= _UNITS[unit.upper()]:
-            return f"{count / _UNITS[unit.upper()]:.1f} {unit}"
-    return f"{count} bytes"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @command
@@ -88,8 +72,8 @@ def export(
         found = {"path": str(done.path), "runs": done.runs, "size_bytes": done.size_bytes, "left_out": done.left_out}
         render.echo([found], form)
         return
-    without = f", without the bytes of {_count(done.left_out, 'artifact')}" if done.left_out else ""
-    click.echo(safe(f"Exported {_count(done.runs, 'run')} ({size(done.size_bytes)}{without}) to {out}."))
+    without = f", without the bytes of {render.counted(done.left_out, 'artifact')}" if done.left_out else ""
+    click.echo(safe(f"Exported {render.counted(done.runs, 'run')} ({render.size(done.size_bytes)}{without}) to {out}."))
 
 
 @command
@@ -112,9 +96,9 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
         found = {"runs": runs, "known": done.known, "running": done.running, "copied_bytes": done.copied_bytes}
         render.echo([found], form)
         return
-    told = f"Imported {_count(len(done.runs), 'run')} ({size(done.copied_bytes)}) into {target.path}."
+    told = f"Imported {render.counted(len(done.runs), 'run')} ({render.size(done.copied_bytes)}) into {target.path}."
     if done.known:
-        told += f" {_count(len(done.known), 'run')} of {len(done.known) + len(done.runs)} were here already."
+        told += f" {render.counted(len(done.known), 'run')} of {len(done.known) + len(done.runs)} were here already."
     click.echo(safe(told))
     for pathspec in done.running:
         click.echo(safe(f"Skipped {pathspec}, which is still running: import again when it has ended."), err=True)
