@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from harness import command
-from histories import store_with
+from histories import add_run, store_with
 from test_damage import damaged, make_original, read_all
 from test_hostile import changed, full_store, without_types
 from test_store import make_store
@@ -238,6 +238,26 @@ def test_the_damaged_file_is_kept(path):
     assert problems(path, "--deep", expect=0) == []
     assert values(path)["F/1/start/1/big"] == LARGE
     assert command("runs", "--store", path).stdout.count("successful") == 2
+
+
+def test_a_file_whose_end_is_missing(path):
+    """SQLite reads nothing of it; what lies before is saved."""
+    store = open_store(path)
+    for n in range(3):
+        add_run(store, "Later", big=bytes([n]) * 300_000)
+    store.close()
+    before = values(path)
+    content = path.read_bytes()[: -20 * schema.PAGE_SIZE]
+    path.write_bytes(content)
+    assert "Restore a copy" in command("runs", "--store", path, expect=1).stderr
+    assert [each["kind"] for each in problems(path)] == ["file"]
+    said = command("check", "--repair", "--store", path)
+    assert "kept as flowstore.db.damaged" in said.stderr
+    assert problems(path, "--deep", expect=0) == []
+    after = values(path)
+    assert after.items() <= before.items()
+    assert after["F/1/start/1/big"] == LARGE
+    assert "Later/5/start/12/big" not in after
 
 
 def test_an_index_is_made_anew(path):
