@@ -264,6 +264,36 @@ def test_an_endless_question_to_a_stranger_s_file_ends(path, stranger, monkeypat
     assert readonly.ask(store, "select count(*) as n from runs") == [{"n": 1}]
 
 
+READS = (
+    "select value from run_summary, json_each(tags)", "select name from pragma_table_info('runs')",
+    "with recursive c (x) as (select 1 union all select x + 1 from c limit 9) select sum(x) from c",
+    "pragma table_info(runs)", "values (1)", "explain select 1",
+)  # fmt: skip
+WRITES = (
+    "delete from runs", "with a as (select 1) delete from runs", "insert into flows values (9, 'x') returning *",
+    "update sqlite_master set type = 'view'", "create table x (a)", "create temp table x (a)", "drop view lineage",
+    "attach 'other.db' as other", "detach main", "vacuum", "vacuum into 'other.db'", "reindex", "analyze", "begin",
+    "commit", "rollback", "savepoint x", "pragma journal_mode = wal", "pragma writable_schema = on",
+    "pragma query_only = off", "pragma user_version = 0", "pragma database_list", "select load_extension('x')",
+    "select fts3_tokenizer('simple')", "create virtual table x using fts5 (y)", "select writefile('other.db', 'x')", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["one's own", "a stranger's"])
+def test_sql_reads_and_does_nothing_else(path, stranger, own):
+    """Table-valued functions too; all else is one clear error, no byte changes, and no file appears."""
+    if not own:
+        stranger()
+    with untouched(path.parent):
+        flowstore.use_store(path)
+        for query in READS:
+            assert readonly.ask(context.state.store, query), query
+        for query in WRITES:
+            with pytest.raises(FlowstoreError, match="Only reading is allowed|no such function"):
+                readonly.ask(context.state.store, query)
+        context.state.store.close()
+
+
 # --- contents that lie
 
 NPY = b"\x93NUMPY\x01\x00"
