@@ -289,7 +289,7 @@ def test_sql_reads_and_does_nothing_else(path, stranger, own):
         for query in READS:
             assert readonly.ask(context.state.store, query), query
         for query in WRITES:
-            with pytest.raises(FlowstoreError, match="Only reading is allowed|no such function"):
+            with pytest.raises(FlowstoreError, match=r"Only reading is allowed|no such function"):
                 readonly.ask(context.state.store, query)
         context.state.store.close()
 

@@ -52,6 +52,7 @@ def write(artifact: DataArtifact, path: Path) -> None:
 
     Raises:
         ArtifactError: the value has no such form.
+        UntrustedArtifact: the form needs the value of a pickle that this user's runs did not write.
     """
     replaced = path.is_file() or not path.exists()
     draft = path.with_name(f".{path.name}.part") if replaced else path
