@@ -97,8 +97,8 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
         render.echo([found], form)
         return
     told = f"Imported {render.counted(len(done.runs), 'run')} ({render.size(done.copied_bytes)}) into {target.path}."
-    if done.known:
-        told += f" {render.counted(len(done.known), 'run')} of {len(done.known) + len(done.runs)} were here already."
+    if known := len(done.known):
+        told += f" {known} of {known + len(done.runs)} {'was' if known == 1 else 'were'} here already."
     click.echo(safe(told))
     for pathspec in done.running:
         click.echo(safe(f"Skipped {pathspec}, which is still running: import again when it has ended."), err=True)
