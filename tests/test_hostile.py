@@ -22,7 +22,7 @@ from pathlib import Path
 import click.testing
 import numpy as np
 import pytest
-from harness import FOREACH, MIDDLE, flow_source
+from harness import FOREACH, MIDDLE, command, flow_source
 from test_damage import make_original, read_all
 from test_store import make_store, untouched
 
@@ -424,6 +424,24 @@ def test_a_size_that_lies_takes_no_memory(path):
         _ = flowstore.Run("F/1").data.x
 
 
+def test_sizes_and_ids_that_lie_cost_no_time(path):
+    """Sizes that no number holds when they are added up, and ids that are far apart."""
+    changed(
+        path,
+        ("update blobs set size_bytes = 9223372036854775807",),
+        ("insert into blobs values (1152921504606846976, x'00', 'bytes', ?, 'x', 'x', null, null)", 2**63 - 1),
+        ("update artifacts set blob_id = 1152921504606846976 where name = 'x'",),
+        ("insert into artifacts select attempt_id, 'y', (select min(id) from blobs), 0 from artifacts",),
+        ("insert into log_chunks values (1152921504606846976, 1152921504606846976, 'stdout', 0, 'x')",),
+    )
+    command("delete", "--store", path, "--dry-run", "F/1")
+    assert "9223372036854775807" in command("export", path.parent / "out.db", "--store", path, expect=1).stderr
+    command("check", "--deep", "--store", path, expect=1)
+    command("delete", "--store", path, "--yes", "F/1")
+    command("vacuum", "--store", path)
+    command("check", "--deep", "--store", path)
+
+
 # --- the flow's own command line
 
 
@@ -657,8 +675,8 @@ def resume(path):
     """Go on with a run of the store, from a step of it, too; gives what should not have been."""
     for step in ((), ("body",)):
         shutil.copy(path, "resumed.db")
-        command = [sys.executable, "flow.py", "--store", "resumed.db", "resume", *step, "--origin-run-id", "1"]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        words = [sys.executable, "flow.py", "--store", "resumed.db", "resume", *step, "--origin-run-id", "1"]
+        ran = subprocess.run(words, capture_output=True, text=True, check=False)
         if ran.returncode not in {0, 1, 2} or "Traceback" in ran.stderr or UNSAFE.search(ran.stdout + ran.stderr):
             yield f"resume {step}: {ran.returncode}, {ran.stdout[-300:]} {ran.stderr[-300:]}"
 

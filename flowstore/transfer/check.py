@@ -256,7 +256,8 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
                where c.code_id = ? and typeof(c.path) = 'text'""",
             (row["id"],),
         )
-        sha = records.code_sha(row["script_name"], {path: bytes(sha or b"") for path, sha in files})
+        shas = {path: sha if isinstance(sha, bytes) else b"" for path, sha in files}
+        sha = records.code_sha(row["script_name"], shas)
         if sha == row["sha"]:
             continue
         run_id = db.execute("select min(id) from runs where code_id = ?", (row["id"],)).fetchone()[0]

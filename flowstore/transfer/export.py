@@ -201,10 +201,10 @@ def _copy_contents(
 ) -> int:
     left_out = 0
     total = source.execute(
-        f"select sum(size_bytes) from blobs where id in ({tables.BLOBS})",  # noqa: S608
+        f"select total(size_bytes) from blobs where id in ({tables.BLOBS})",  # noqa: S608  # `sum` may overflow
         tables.of(ids),
     ).fetchone()
-    with Progress("Exporting", total[0] or 0) as progress:
+    with Progress("Exporting", int(total[0])) as progress:
         for row in tables.contents(source, ids):
             blob = Blob.of(row)
             too_large = largest is not None and blob.size_bytes > largest and not row["is_code"]
