@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from unittest import mock
 
 import attrs
 
@@ -71,7 +72,7 @@ class Result:
     stderr: str
 
 
-def command(*words, expect=0):
+def command(*words, expect=0, folder=".", **env):
     """Run `flowstore WORDS` in this process, as another would, and sooner; it must end with the exit code `expect`."""
     from flowstore.cli import admin, shell
 
@@ -79,7 +80,12 @@ def command(*words, expect=0):
     context.state.store = None
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.chdir(folder),
+            mock.patch.dict(os.environ, env),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             code = shell._exit_code(
                 lambda: admin._with_commands().main([*map(str, words)], prog_name="flowstore", standalone_mode=False)
             )

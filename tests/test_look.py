@@ -18,6 +18,7 @@ import termios
 import tracemalloc
 from pathlib import Path
 
+import harness
 import pytest
 from harness import Script, flow_source
 from test_store import AS_NOBODY, make_store, python, task_with, told
@@ -68,12 +69,9 @@ def story(tmp_path_factory):
 
 def command(story, *args, code=0, **env):
     """What `flowstore ARGS` prints; on stderr, where it fails."""
-    called = [sys.executable, "-m", "flowstore", *map(str, args)]
-    environment = {**os.environ, "PYTHONWARNINGS": "error", "FLOWSTORE_HOME": str(story.folder / "home"), **env}
-    ran = subprocess.run(called, cwd=story.folder, capture_output=True, env=environment)
-    assert ran.returncode == code, ran.stderr.decode()
-    assert b"Traceback" not in ran.stderr
-    return (ran.stdout if code == 0 else ran.stderr).decode("utf-8", "replace")
+    environment = {"FLOWSTORE_HOME": str(story.folder / "home"), **env}
+    ran = harness.command(*args, expect=code, folder=story.folder, **environment)
+    return ran.stdout if code == 0 else ran.stderr
 
 
 def rows(story, *args, **env):
