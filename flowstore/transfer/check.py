@@ -21,6 +21,7 @@ from flowstore.store.db import Store
 from flowstore.transfer import islands
 from flowstore.transfer.problems import REPAIR, UNREADABLE, Problem, content, place_of
 from flowstore.transfer.rules import PAIRS, REFERENCES, ROWS, Rule
+from flowstore.transfer.vacuum import UNUSED
 
 _TYPES = {"INTEGER": "integer", "TEXT": "text", "BLOB": "blob"}
 _INDEX = re.compile(r"row \d+ missing from index|wrong # of entries in index|non-unique entry in index")
@@ -366,14 +367,10 @@ def _rubbish(db: sqlite3.Connection) -> Iterator[Problem]:
     """What a crash left: no error, since nobody sees it and `vacuum` removes it."""
     found, _ = _asked(
         db,
-        """select count(*), coalesce(sum(size_bytes), 0) from blobs b where case when sha is null
-             then not exists (select 1 from runs r where r.id = b.staged_by and r.status = 'running')
-               and not exists (select 1 from leases l where l.blob_id = b.id)
-             else not exists (select 1 from artifacts u where u.blob_id = b.id)
-               and not exists (select 1 from run_artifacts u where u.blob_id = b.id)
-               and not exists (select 1 from code_files u where u.blob_id = b.id)
-               and not exists (select 1 from deployment_parameters u where u.blob_id = b.id)
-               and not exists (select 1 from leases u where u.blob_id = b.id) end""",
+        f"""select count(*), cast(total(size_bytes) as integer) from blobs b where case when sha is null
+              then not exists (select 1 from runs r where r.id = b.staged_by and r.status = 'running')
+                and not exists (select 1 from leases l where l.blob_id = b.id)
+              else {UNUSED} end""",  # noqa: S608
     )
     for count, size in found:
         if count:

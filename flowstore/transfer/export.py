@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import sqlite3
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ import attrs
 
 from flowstore import __version__
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
-from flowstore.store import blobs, records, schema, trust
+from flowstore.store import blobs, draft, records, schema, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Store, open_store
 from flowstore.transfer import tables
@@ -78,9 +77,9 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
         ids = run_ids(store, wish.selection)
         if not ids:
             raise NotFound("No run is selected, so nothing was exported.")
-        with _told_clearly(out), _draft(place) as draft:
-            left_out = _fill(draft, store, source, ids, wish)
-            _put_in_place(draft, place, out, force=force)
+        with _told_clearly(out), draft.beside(place) as new:
+            left_out = _fill(new, store, source, ids, wish)
+            _put_in_place(new, place, out, force=force)
     return Exported(out, place.stat().st_size, len(ids), left_out)
 
 
@@ -117,41 +116,30 @@ def _told_clearly(out: Path) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def _draft(place: Path) -> Iterator[Path]:
-    draft = place.with_name(f".{place.name}.{os.getpid()}-{random.getrandbits(32):08x}")
-    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # SQLite would ignore a generous umask
-    try:
-        yield draft
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # it was put in place
-            draft.unlink()
-
-
-def _put_in_place(draft: Path, place: Path, out: Path, *, force: bool) -> None:
-    descriptor = os.open(draft, os.O_RDWR)
+def _put_in_place(new: Path, place: Path, out: Path, *, force: bool) -> None:
+    descriptor = os.open(new, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     if force:
-        draft.replace(place)
+        new.replace(place)
         return
     try:
-        os.link(draft, place)
+        os.link(new, place)
     except FileExistsError:
         raise FlowstoreError(f"{out} appeared meanwhile. Choose another file.") from None
     except OSError:  # a file system without hard links
-        draft.replace(place)
+        new.replace(place)
 
 
 # --- what is in it
 
 
-def _fill(draft: Path, store: Store, source: sqlite3.Connection, ids: Collection[int], wish: Wish) -> int:
-    """Make a store of the draft; gives how many contents were left out."""
+def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[int], wish: Wish) -> int:
+    """Make a store of the new file; gives how many contents were left out."""
     _check_bases(source, store.path, ids)
-    with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
+    with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.row_factory = sqlite3.Row
         schema.create(db, __version__)
         db.execute("pragma journal_mode = off")  # of this connection only: what fails here is thrown away

@@ -20,7 +20,7 @@ import attrs
 
 from flowstore import __version__
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import journal, schema
+from flowstore.store import draft, journal, schema
 from flowstore.transfer import islands
 from flowstore.transfer.check import OURS
 from flowstore.transfer.problems import UNREADABLE
@@ -49,21 +49,18 @@ def salvage(path: Path) -> Saved:
         FlowstoreError: another process uses the file, or the new one can't be written.
         StoreCorrupt: nothing can be read.
     """
-    draft = path.with_name(f".{path.name}.repaired-{os.getpid()}")
     try:
-        with _old(path) as old, contextlib.closing(_new(draft, path)) as new:
-            lost = [*_copied(old, new)]
-        damaged = _free_name(path)
-        for suffix in ("", *_SIDES):  # the log of the old file must not be taken for one of the new
-            side = path.with_name(path.name + suffix)
-            if side.exists():
-                side.rename(damaged.with_name(damaged.name + suffix))
-        draft.rename(path)
+        with draft.beside(path) as place:
+            with _old(path) as old, contextlib.closing(_new(place, path)) as new:
+                lost = [*_copied(old, new)]
+            damaged = _free_name(path)
+            for suffix in ("", *_SIDES):  # the log of the old file must not be taken for one of the new
+                side = path.with_name(path.name + suffix)
+                if side.exists():
+                    side.rename(damaged.with_name(damaged.name + suffix))
+            place.rename(path)
     except OSError as error:
         raise FlowstoreError(f"{path} can't be repaired: {error}. It is as it was.") from error
-    finally:
-        for suffix in ("", "-journal"):
-            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
     return Saved(damaged, lost)
 
 
@@ -171,12 +168,10 @@ def _redefine(old: sqlite3.Connection, ours: sqlite3.Connection) -> None:
     )
 
 
-def _new(draft: Path, path: Path) -> sqlite3.Connection:
-    """An empty store beside it, with the same file mode."""
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    os.fchmod(descriptor, path.stat().st_mode & 0o777)
-    os.close(descriptor)
-    connection = sqlite3.connect(draft, isolation_level=None)
+def _new(place: Path, path: Path) -> sqlite3.Connection:
+    """An empty store, with the file mode of the old one."""
+    place.chmod(path.stat().st_mode & 0o777)
+    connection = sqlite3.connect(place, isolation_level=None)
     schema.create(connection, __version__)
     for pragma in ("foreign_keys = off", "ignore_check_constraints = on"):  # `repair` looks at these
         connection.execute(f"pragma {pragma}")
