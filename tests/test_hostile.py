@@ -580,6 +580,7 @@ SPECIALS = {
     "deployments.schedule": (
         '{"cron": "no"}', "{}", '{"cron": "* * * * *", "timezone": "../../etc/passwd"}', '{"cron": 5}', "[]",
     ),
+    "deployments.deployed_at": (-(2**63), 2**62),
     "deployments.tags": ("[1, {}]", "{}"),
     "deployments.with_decorators": ("[1, {}]", "{}"),
     "runs.parameters": ("[]", '{"a": ' + "[" * 100_000, '{"<b>": "\\ud800"}', '{"a": NaN}', "1" * 5000),
@@ -609,7 +610,7 @@ def hostile_stores(good, folder, forms):
             shutil.copy(good, path)
             table, column = place.split(".")
             changed(path, (f"update or ignore {table} set {column} = ?", value))
-            yield f"{place} codec {value[:40]}", path
+            yield f"{place} codec {str(value)[:40]}", path
     for codec in ("json", "bytes", "npy", "parquet", "pickle", "dill", "pickle\0", "") if "pickle" in forms else ():
         path = folder / "hostile.db"
         shutil.copy(good, path)

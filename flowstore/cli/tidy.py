@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowstore.cli import completion
 from flowstore.cli.admin import command
 from flowstore.errors import FlowstoreError
 from flowstore.store import locate
@@ -35,12 +36,19 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 
 
 @command
-@click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...")
+@click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...", shell_complete=completion.pathspecs)
 @click.option(
     "--older-than", "older_than_s", callback=_seconds, metavar="30d", help="Created longer ago than this: m, h, d or w."
 )
-@click.option("--flow", metavar="F", help="Only runs of this flow.")
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only runs with this tag; may be repeated.")
+@click.option("--flow", metavar="F", shell_complete=completion.flows, help="Only runs of this flow.")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=completion.tags,
+    help="Only runs with this tag; may be repeated.",
+)
 @click.option("--keep-latest", type=click.IntRange(0), metavar="N", help="But not the newest N of each flow.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
