@@ -11,7 +11,6 @@ import hmac
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -30,6 +29,7 @@ from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Row, Store, open_store
 from flowstore.store.deployments import Deployment, NewDeployment
 from flowstore.store.locate import activate, active_store, ensure_active_store
+from flowstore.store.rows import time_of
 
 __all__ = ["Asked", "Created", "Deployment", "check_trusted", "create", "delete", "deployments", "find", "trigger"]
 
@@ -188,7 +188,7 @@ def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str
         if hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), held["token"].encode()):
             return
     last = rows.last_in(store, scope)
-    at = datetime.fromtimestamp(last["deployed_at"] / 1000, UTC)
+    at = time_of(last["deployed_at"])
     who = f"{last['deployed_by']} deployed last, at {at:%Y-%m-%d %H:%M} UTC"
     if given is not None:
         raise TokenError(f"{what}: that is not its production token. {who}; ask there for it. Nothing was changed.")

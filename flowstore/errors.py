@@ -22,13 +22,15 @@ message on stderr, without a traceback, and exit code 1.
 
 from __future__ import annotations
 
+from flowstore.text import safe
+
 
 class FlowstoreError(Exception):
     """Whatever flowstore refuses or can't do."""
 
     def __str__(self) -> str:
-        """The message as written: KeyError's own `str` would quote it."""
-        return str(self.args[0]) if self.args else ""
+        """The message, fit to be shown; KeyError's own `str` would quote it."""
+        return safe(str(self.args[0])) if self.args else ""
 
 
 class StoreNotFound(FlowstoreError, FileNotFoundError):

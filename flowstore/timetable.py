@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -13,6 +13,7 @@ from flowstore.flow import cron
 from flowstore.store import deployments, schedules
 from flowstore.store.db import Store
 from flowstore.store.deployments import Deployment
+from flowstore.store.rows import time_of
 
 
 @attrs.frozen
@@ -63,7 +64,7 @@ def entries(store: Store) -> dict[int, Entry]:
     """The deployments in force that have a schedule, by id."""
     marks = schedules.marks(store)
     return {
-        each.id: Entry(each, marks.get(each.id) or _deployed_at(each))
+        each.id: Entry(each, marks.get(each.id) or time_of(each.deployed_at))
         for each in deployments.active(store)
         if each.schedule is not None
     }
@@ -88,7 +89,7 @@ def listing(store: Store, now: datetime, namespace: str | None = None) -> list[d
             "branch": each.branch,
             "version": each.version,
             "deployed_by": each.deployed_by,
-            "deployed_at": _deployed_at(each),
+            "deployed_at": time_of(each.deployed_at),
             **_columns(scheduled.get(each.id), now),
         }
         for each in deployments.active(store)
@@ -106,7 +107,3 @@ def _columns(entry: Entry | None, now: datetime) -> dict[str, Any]:
         "next_due_at": upcoming,
         "next_due_local": entry.local(upcoming) if entry and upcoming else None,
     }
-
-
-def _deployed_at(deployment: Deployment) -> datetime:
-    return datetime.fromtimestamp(deployment.deployed_at / 1000, UTC)

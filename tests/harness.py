@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sqlite3
@@ -11,10 +12,12 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from unittest import mock
 
 import attrs
 
 import flowstore
+from flowstore import context
 
 HEAD = """\
 import os
@@ -67,6 +70,32 @@ class Result:
     code: int
     stdout: str
     stderr: str
+
+
+def command(*words, expect=0, folder=".", **env):
+    """Run `flowstore WORDS` in this process, as another would, and sooner; it must end with the exit code `expect`."""
+    from flowstore.cli import admin, shell
+
+    before = context.state.store, context.state.namespace
+    context.state.store = None
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
+    try:
+        with (
+            contextlib.chdir(folder),
+            mock.patch.dict(os.environ, env),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            code = shell._exit_code(
+                lambda: admin._with_commands().main([*map(str, words)], prog_name="flowstore", standalone_mode=False)
+            )
+    finally:
+        if context.state.store is not None:
+            context.state.store.close()
+        context.state.store, context.state.namespace = before
+    result = Result(code, *(_text(stream.buffer.getvalue()) for stream in (out, err)))
+    assert result.code == expect, f"{words} ended with {code}:\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+    return result
 
 
 class Script:

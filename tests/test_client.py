@@ -6,6 +6,7 @@ import datetime as dt
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import attrs
 import pytest
@@ -390,6 +391,14 @@ def test_the_code_of_a_run(everyone, tmp_path):
     folder = code.extract(tmp_path / "code")
     assert (folder / "flow.py").read_text() == code.flowspec
     assert Run("G/3").code.flowspec != code.flowspec
+
+
+def test_code_in_a_temporary_folder(everyone):
+    """Without a folder, one is made, and goes when it is no longer needed."""
+    code = Run("F/1").code
+    with code.extract() as folder:
+        assert Path(folder, "flow.py").read_text() == code.flowspec
+    assert not Path(folder).exists()
 
 
 def test_a_run_that_goes_on_is_fresh_each_time(tmp_path):

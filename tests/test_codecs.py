@@ -949,7 +949,7 @@ store = db.ensure_store("codecs.db")
 what = sys.argv[1]
 base = peak_mib()
 if sys.argv[2] == "store":
-    value = bytes(512 << 20) if what == "bytes" else np.zeros(64 << 20)
+    value = bytes(256 << 20) if what == "bytes" else np.zeros(32 << 20)
     if what == "npy":
         value += 1
     with store.write() as connection:
@@ -963,7 +963,7 @@ if sys.argv[2] == "store":
 else:
     blob = blobs.Blob.of(store.row(f"select {blobs.COLUMNS} from blobs b where codec = ?", (what,)))
     value = blobs.load(store, blob, "x")
-    assert (len(value) if what == "bytes" else value.nbytes) == 512 << 20
+    assert (len(value) if what == "bytes" else value.nbytes) == 256 << 20
 print(peak_mib() - base)
 store.close()
 """
@@ -972,7 +972,7 @@ store.close()
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("codec", ["bytes", "npy"])
 def test_a_large_value_never_stands_in_memory_twice_over(tmp_path, codec):
-    """Storing and loading 512 MiB takes less than two copies and 150 MiB each."""
+    """Storing and loading 256 MiB takes less than two copies and 150 MiB each."""
     for action in ("store", "load"):
-        assert int(told(python(MEMORY, codec, action, folder=tmp_path))) < 2 * 512 + 150
+        assert int(told(python(MEMORY, codec, action, folder=tmp_path))) < 2 * 256 + 150
     (tmp_path / "codecs.db").unlink()

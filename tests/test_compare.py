@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from harness import LINEAR, Script, flow_source
+from harness import LINEAR, Script, command, flow_source
 
 import flowstore
 from flowstore import Run, namespace, use_store
@@ -76,13 +73,9 @@ def differ(story):
     return found
 
 
-def flowstore_command(story, *args, code=0, **env):
+def flowstore_command(story, *args, code=0):
     """What `flowstore ARGS` prints."""
-    command = [sys.executable, "-m", "flowstore", *map(str, args)]
-    environment = {**os.environ, "PYTHONWARNINGS": "error", "FLOWSTORE_HOME": str(story.folder / "home"), **env}
-    ran = subprocess.run(command, cwd=story.folder, capture_output=True, text=True, env=environment)
-    assert ran.returncode == code, ran.stderr
-    assert "Traceback" not in ran.stderr
+    ran = command(*args, expect=code, folder=story.folder, FLOWSTORE_HOME=str(story.folder / "home"))
     return ran.stdout if code == 0 else ran.stderr
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import Script
+from harness import Script, command
 
 import flowstore
 from flowstore.store import locate, readonly
@@ -63,7 +63,11 @@ def ask(store, monkeypatch):
         rows = readonly.ask(locate.active_store(), sql)
         with contextlib.closing(sqlite3.connect(store.db)) as plain:
             assert [tuple(row.values()) for row in rows] == plain.execute(sql).fetchall()
-        return rows, in_python(bullets), [command(words) for words in commands(bullets)]
+        return (
+            rows,
+            in_python(bullets),
+            [json.loads(command(*words.split(), "--json").stdout) for words in commands(bullets)],
+        )
 
     return answers
 
@@ -82,14 +86,6 @@ def commands(bullets):
     """The recipe's commands, without their name."""
     line = re.search(r"^- Command: .*", bullets, re.MULTILINE)
     return [each for each in re.findall(r"`flowstore (\w.*?)`", line[0]) if " " in each] if line else []
-
-
-def command(words):
-    """The rows that a command gives as JSON."""
-    called = [sys.executable, "-m", "flowstore", *words.split(), "--json"]
-    ran = subprocess.run(called, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
 
 
 def ids(runs):

@@ -18,12 +18,13 @@ import termios
 import tracemalloc
 from pathlib import Path
 
+import harness
 import pytest
 from harness import Script, flow_source
 from test_store import AS_NOBODY, make_store, python, task_with, told
 
 import flowstore
-from flowstore import ArtifactError, DataArtifact, Flow, Flows, Run, namespace, use_store
+from flowstore import ArtifactError, DataArtifact, Flow, Flows, Run, UntrustedArtifact, namespace, use_store
 from flowstore.cli import natural, table
 from flowstore.store import db, records
 
@@ -68,12 +69,9 @@ def story(tmp_path_factory):
 
 def command(story, *args, code=0, **env):
     """What `flowstore ARGS` prints; on stderr, where it fails."""
-    called = [sys.executable, "-m", "flowstore", *map(str, args)]
-    environment = {**os.environ, "PYTHONWARNINGS": "error", "FLOWSTORE_HOME": str(story.folder / "home"), **env}
-    ran = subprocess.run(called, cwd=story.folder, capture_output=True, env=environment)
-    assert ran.returncode == code, ran.stderr.decode()
-    assert b"Traceback" not in ran.stderr
-    return (ran.stdout if code == 0 else ran.stderr).decode("utf-8", "replace")
+    environment = {"FLOWSTORE_HOME": str(story.folder / "home"), **env}
+    ran = harness.command(*args, expect=code, folder=story.folder, **environment)
+    return ran.stdout if code == 0 else ran.stderr
 
 
 def rows(story, *args, **env):
@@ -352,6 +350,19 @@ def test_what_has_no_such_form_is_one_message(look, tmp_path, name, file, words)
     assert [path.name for path in tmp_path.glob("*x*")] == []
 
 
+@pytest.mark.parametrize("file", ["x.json", "x.csv", "x.npy", "x.parquet", "x.txt", "x"])
+def test_a_form_that_needs_the_value_of_a_stranger_s_pickle_is_refused(story, tmp_path, monkeypatch, file):
+    """As reading it is, with the command that trusts; the bytes themselves can be had, and no file is left."""
+    monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path / "stranger"))
+    use_store(story.db)
+    namespace(None)
+    with pytest.raises(UntrustedArtifact, match="flowstore trust"):
+        natural.write(DataArtifact(f"{TASK}/f"), tmp_path / file)
+    assert list(tmp_path.glob("*x*")) == []
+    natural.write(DataArtifact(f"{TASK}/f"), tmp_path / "x.pkl")
+    assert (tmp_path / "x.pkl").stat().st_size > 100
+
+
 def test_large_bytes_are_never_held_whole(tmp_path):
     """64 MB are written in pieces."""
     store = db.ensure_store(tmp_path / "flowstore.db")
@@ -448,6 +459,9 @@ def complete(line, shell="bash", folder=None):
         ("flowstore runs --namespace=user:w", ["will"]),
         ("flowstore --namespace user:will diff ", ["F/2"]),
         ("flowstore runs --status su", ["successful"]),
+        ("flowstore delete F/", ["F/3", "F/2", "F/1"]),
+        ("flowstore delete --tag 日", ["日本語"]),
+        ("flowstore export out.db --flow ", ["F"]),
         ("sudo /usr/bin/flowstore name", ["namespaces"]),
         ("flowstore show G/", []),
         ("flowstore show F/9/", []),

@@ -20,17 +20,18 @@ NAMES = [str(file.relative_to(PACKAGE)) for file in FILES]
 
 # Each may import its own kind and what its list names; `__init__` gathers the public names.
 LAYERS = {
-    "errors": set(),
-    "context": {"errors"},
-    "store": {"context", "errors"},
-    "flow": {"context", "errors"},
-    "client": {"store", "context", "errors"},
-    "run": {"client", "flow", "store", "context", "errors"},
-    "tokens": {"store", "context", "errors"},
-    "timetable": {"flow", "store", "context", "errors"},
-    "scheduler": {"deploy", "timetable", "run", "client", "flow", "store", "context", "errors"},
-    "deploy": {"tokens", "timetable", "run", "client", "flow", "store", "context", "errors"},
-    "transfer": {"run", "client", "flow", "store", "context", "errors"},
+    "text": set(),
+    "errors": {"text"},
+    "context": {"errors", "text"},
+    "store": {"context", "errors", "text"},
+    "flow": {"context", "errors", "text"},
+    "client": {"store", "context", "errors", "text"},
+    "run": {"client", "flow", "store", "context", "errors", "text"},
+    "tokens": {"store", "context", "errors", "text"},
+    "timetable": {"flow", "store", "context", "errors", "text"},
+    "scheduler": {"deploy", "timetable", "run", "client", "flow", "store", "context", "errors", "text"},
+    "deploy": {"tokens", "timetable", "run", "client", "flow", "store", "context", "errors", "text"},
+    "transfer": {"run", "client", "flow", "store", "context", "errors", "text"},
     "cli": {
         "scheduler",
         "timetable",
@@ -43,6 +44,7 @@ LAYERS = {
         "store",
         "context",
         "errors",
+        "text",
     },
 }
 NOTHING_BUT = {"__version__"}  # what any layer may take from the package itself
@@ -71,7 +73,7 @@ def layers_used(source):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_imports_point_down(name):
-    """cli -> deploy, transfer -> run -> client | flow | store -> context -> errors; flow and store never meet."""
+    """cli -> deploy, transfer -> run -> client | flow | store -> context -> errors -> text; flow, store never meet."""
     layer = name.removesuffix(".py").split("/")[0]
     used = set(layers_used((PACKAGE / name).read_text("utf-8")))
     if layer == "tutorials":  # written as users write them

@@ -310,6 +310,86 @@ def test_an_export_can_be_read_where_nothing_can_be_written(source, open_folder)
     assert len(said.splitlines()) == 6
 
 
+SHIPPED = """
+import numpy, pandas
+
+
+class Model:
+    def __init__(self, slope): self.slope = slope
+    def __repr__(self): return f"Model({self.slope})"
+"""
+COLLABORATOR = """
+import contextlib, hmac, io, json, os, shlex, sys
+from flowstore.cli import admin, difference, natural, render, shell
+import numpy, pandas, pyarrow.parquet, sqlite_utils
+import flowstore.client.html, flowstore.store.parquet, flowstore.store.readonly, flowstore.store.tags
+import flowstore.transfer.check, flowstore.transfer.delete, flowstore.transfer.repair, flowstore.transfer.vacuum
+admin._with_commands()  # the other account may not be allowed to read this Python's own files
+os.environ |= {"HOME": sys.argv[2], "FLOWSTORE_USER": "will"}
+os.environ.pop("FLOWSTORE_HOME")
+os.chdir("/")
+"""
+LOOKS = """
+def call(*words, expect=0):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        make = lambda: admin._with_commands().main([*words, "--store", sys.argv[1]], standalone_mode=False)
+        code = shell._exit_code(make)
+    assert code == expect, out.getvalue()
+    return out.getvalue()
+
+assert "F/1" in call("runs") and "blue" in call("tags") and "user:tester" in call("namespaces")
+assert "Model(3)" in call("show", "F/1/start/1")
+assert call("logs", "F/1/start") == "hello\\n"
+assert json.loads(call("get", "F/1/start/1/metrics")) == {"accuracy": 0.5}
+assert json.loads(call("sql", "select value ->> '$.accuracy' as a from artifact_values where name = 'metrics'",
+                       "--json")) == [{"a": 0.5}]
+assert "nothing wrong" in call("check", "--deep")
+for words in (["delete", "F/1", "--yes"], ["vacuum"], ["check", "--repair"]):
+    assert "can't be" in call(*words, expect=1), words
+flowstore.use_store(sys.argv[1])
+flowstore.namespace(None)
+run = flowstore.Flow("F").latest_run
+assert run.data.metrics == {"accuracy": 0.5} and run.data.raw == b"\\x00\\xff"
+assert run.data.array.tolist() == [0, 1, 2] and list(run.data.frame["n"]) == [1, 2]
+assert run["start"].task.stdout == "hello\\n" and "class Model" in run.code.flowspec
+[shown] = [item for item in run.end_task if item.id == "model"]
+assert shown.preview == "Model(3)" and shown.type == "Model" and "Model(3)" in shown._repr_html_()
+try:
+    print(run.data.model)
+except flowstore.UntrustedArtifact as error:
+    assert "Model(3)" in str(error) and f"flowstore trust {sys.argv[1]}" in str(error)
+else:
+    raise AssertionError("it was loaded")
+assert not os.listdir(sys.argv[2])
+call("trust", sys.argv[1])
+flowstore.use_store(sys.argv[1])
+print(flowstore.Flow("F").latest_run.data.model.slope)
+"""
+
+
+def test_a_collaborator_sees_everything_and_runs_nothing(flow, open_folder):
+    """Another account, with another name and home, without the flow's file, reads an export from a read-only folder."""
+    pytest.importorskip("pyarrow")
+    body = """
+    print("hello")
+    self.metrics, self.raw, self.array = {"accuracy": 0.5}, b"\\x00\\xff", numpy.arange(3)
+    self.frame, self.model = pandas.DataFrame({"n": [1, 2]}), Model(3)
+    """
+    script = flow(flow_source(LINEAR, head=SHIPPED, start=body))
+    script("run", "--tag", "blue")
+    home, shared = open_folder / "home", open_folder / "shared"
+    home.mkdir()
+    home.chmod(0o777)
+    shared.mkdir()
+    call("export", shared / "out.db", "--store", script.db)
+    (shared / "out.db").chmod(0o444)
+    shared.chmod(0o555)
+    with untouched(shared):
+        assert told(python(COLLABORATOR + AS_NOBODY + LOOKS, shared / "out.db", home)) == "3\n"
+    shared.chmod(0o755)
+
+
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
 def test_an_export_s_mode_follows_the_umask(source, out, umask, mode):
     """Like that of any new file."""
@@ -562,7 +642,7 @@ def test_importing_twice_is_importing_once(source, target):
     assert dump(target) == before
     said = command("import", target, "--store", source)
     assert "Imported 2 runs" in said
-    assert "5 runs of 7 were here already" in said
+    assert "5 of 7 were here already" in said
     assert seen(source) == seen(target)
     check(source)
 

@@ -6,7 +6,6 @@ import functools
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -14,7 +13,8 @@ import click
 from flowstore import context
 from flowstore.cli import shell
 from flowstore.cli.options import SHARED, FlowFile, command, group, namespace
-from flowstore.cli.shell import safe
+from flowstore.store.rows import time_of
+from flowstore.text import safe
 
 if TYPE_CHECKING:
     from flowstore.deploy import Created, Deployment
@@ -196,7 +196,7 @@ def _show(store: Store, made: Deployment) -> None:
     from flowstore.store.deployments import parameters_of
     from flowstore.store.queries import code_files
 
-    at = datetime.fromtimestamp(made.deployed_at / 1000, UTC)
+    at = time_of(made.deployed_at)
     sees = made.production_namespace if isinstance(made.namespace, context._Default) else made.namespace
     facts: list[tuple[str, Any]] = [
         ("flow", made.flow),

@@ -11,10 +11,10 @@ import attrs
 import click
 
 from flowstore.cli import render
-from flowstore.cli.shell import safe
 from flowstore.cli.table import shorten
 from flowstore.client import Run
 from flowstore.client.compare import Difference, text_diff
+from flowstore.text import safe
 
 COLUMNS = ("kind", "name", "left", "right")
 _WIDEST = 200  # of a value, where no terminal limits it

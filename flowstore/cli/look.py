@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from flowstore import context
-from flowstore.cli import completion, shell
+from flowstore.cli import completion
 from flowstore.cli.admin import command
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import InvalidPathspec
 from flowstore.store import locate
 from flowstore.store.schema import STATUSES
+from flowstore.text import safe
 
 
 def find(pathspec: str) -> Any:
@@ -98,7 +99,7 @@ def _show_run(found: Run, form: str, *, raw: bool) -> None:
         return
     render.echo(render.run_rows([found]), form, raw=raw)
     if found.imported_from is not None:
-        click.echo(shell.safe(f"Imported from {found.imported_from}."))
+        click.echo(safe(f"Imported from {found.imported_from}."))
     click.echo()
     render.echo(render.step_rows(found), form, raw=raw)
 
@@ -203,14 +204,14 @@ def schema(sql: bool) -> None:
     store = locate.active_store()
     if sql:
         for row in store.rows("select sql from sqlite_master where sql is not null and name not like 'sqlite_%'"):
-            click.echo(shell.safe(f"{row['sql']};\n"))
+            click.echo(safe(f"{row['sql']};\n"))
         return
     for view in PUBLIC_VIEWS:
         text = store.value("select sql from sqlite_master where type = 'view' and name = ?", (view,))
         lines = (line.strip() for line in text.splitlines()[1:])
         told = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
         columns = ", ".join(row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,)))
-        click.echo(shell.safe("\n  ".join([view, *told, f"columns: {columns}"]) + "\n"))
+        click.echo(safe("\n  ".join([view, *told, f"columns: {columns}"]) + "\n"))
 
 
 @command

@@ -10,13 +10,14 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from flowstore.cli.render import say
 from flowstore.client import DataArtifact
-from flowstore.errors import ArtifactError
+from flowstore.errors import ArtifactError, UntrustedArtifact
+from flowstore.store import drafts
 
 _STORED_AS = {".json": "json", ".npy": "npy", ".parquet": "parquet", ".pkl": "pickle"}
 
@@ -52,20 +53,19 @@ def write(artifact: DataArtifact, path: Path) -> None:
 
     Raises:
         ArtifactError: the value has no such form.
+        UntrustedArtifact: the form needs the value of a pickle that this user's runs did not write.
     """
     replaced = path.is_file() or not path.exists()
-    draft = path.with_name(f".{path.name}.part") if replaced else path
     try:
-        with draft.open("wb") as file:
-            _write(artifact, path.suffix, file)
-        if replaced:
-            draft.replace(path)
+        with drafts.draft(path) if replaced else nullcontext(path) as place:
+            with place.open("wb") as file:
+                _write(artifact, path.suffix, file)
+            if replaced:
+                drafts.put_in_place(place, path, replace=True)
+    except UntrustedArtifact:  # a PermissionError by its class, and no fault of the file's
+        raise
     except OSError as error:
         raise ArtifactError(f"{path} can't be written: {error.strerror}.") from error
-    finally:
-        if replaced:
-            with suppress(OSError):  # in place by now, or never made
-                draft.unlink()
 
 
 def _write(artifact: DataArtifact, suffix: str, file: BinaryIO) -> None:

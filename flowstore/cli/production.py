@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import click
 
 from flowstore import context
-from flowstore.cli import shell
 from flowstore.cli.admin import command
 from flowstore.store import locate
+from flowstore.text import safe
 
 
 @command
@@ -38,6 +38,6 @@ def scheduler(once: bool) -> int:
 
     def say(text: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
-            click.echo(shell.safe(text), err=True)
+            click.echo(safe(text), err=True)
 
     return Scheduler(locate.active_store(), say).run(once=once)

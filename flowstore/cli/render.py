@@ -15,11 +15,11 @@ from typing import Any
 import click
 
 from flowstore.cli import table
-from flowstore.cli.shell import safe
 from flowstore.client import Run, Step, Task
 from flowstore.client.base import status_of
 from flowstore.store import overview
 from flowstore.store.rows import time_of
+from flowstore.text import safe
 
 Rows = Sequence[Mapping[str, Any]]
 _SPACES = str.maketrans({"\n": " ⏎ ", "\t": " "})
@@ -116,6 +116,30 @@ def _csv_cell(value: Any, *, raw: bool) -> Any:
     text: str = value if isinstance(value, str) else _plain(value)
     text = text if raw else safe(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def counted(count: int, what: str) -> str:
+    """How many there are.
+
+    >>> counted(1, "run"), counted(1200, "run")
+    ('1 run', '1,200 runs')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def size(count: int) -> str:
+    """A number of bytes, for people.
+
+    >>> size(999), size(1500), size(2_500_000_000)
+    ('999 bytes', '1.5 kB', '2.5 GB')
+    """
+    if count < 1000:
+        return f"{count} bytes"
+    amount, unit = count / 1e3, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if amount >= 999.95:
+            amount, unit = amount / 1e3, larger
+    return f"{amount:.1f} {unit}"
 
 
 # --- rows of objects

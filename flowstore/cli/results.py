@@ -9,8 +9,8 @@ import click
 
 from flowstore import context
 from flowstore.cli.options import FlowFile, command, group
-from flowstore.cli.shell import safe
 from flowstore.errors import NotFound
+from flowstore.text import safe
 
 
 def _tasks(this: FlowFile, pathspec: str) -> list[Any]:

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NoReturn
@@ -17,9 +16,7 @@ from typing import IO, Any, NoReturn
 import click
 
 from flowstore.errors import FlowstoreError
-
-# Control characters but for tab and line feed, and the marks that make text read in another order than it stands.
-_TRICKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+from flowstore.text import safe
 
 
 def run(make: Callable[[], click.Command], program: str) -> NoReturn:
@@ -41,7 +38,7 @@ def _exit_code(call: Callable[[], Any]) -> int:
         click.echo(safe(message.getvalue()), err=True, nl=False)
         return error.exit_code
     except FlowstoreError as error:
-        click.echo(safe(f"Error: {error}"), err=True)
+        click.echo(f"Error: {error}", err=True)
         return 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)
@@ -118,21 +115,3 @@ def settings(ctx: click.Context) -> dict[str, Any]:
         elif value is not None or name not in found:
             found[name] = value
     return found
-
-
-def safe(text: str) -> str:
-    r"""Text from a store without what could play tricks on a terminal: control characters, turned reading order.
-
-    >>> safe("a\x1b[31mb")
-    'a[31mb'
-    """
-    return _TRICKS.sub("", text).encode("utf-8", "replace").decode()
-
-
-def one_line(text: str) -> str:
-    r"""The same in one line, for lists in which a line is an item.
-
-    >>> one_line("a\nb")
-    'a\\nb'
-    """
-    return safe(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -10,8 +10,8 @@ import click
 
 from flowstore.cli import completion
 from flowstore.cli.admin import command
-from flowstore.cli.shell import safe
 from flowstore.store import locate
+from flowstore.text import safe
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
@@ -29,27 +29,18 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's new
         return round(float(match[1]) * _UNITS[match[2]])
 
 
-def size(count: int) -> str:
-    """A number of bytes for people.
-
-    >>> size(999), size(12_300_000)
-    ('999 bytes', '12.3 MB')
-    """
-    for unit in ("TB", "GB", "MB", "kB"):
-        if count >= _UNITS[unit.upper()]:
-            return f"{count / _UNITS[unit.upper()]:.1f} {unit}"
-    return f"{count} bytes"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 @command
 @click.argument("out", metavar="OUT.db", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...", shell_complete=completion.pathspecs)
-@click.option("--flow", metavar="F", help="The runs of this flow.")
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only runs with this tag; may be repeated.")
+@click.option("--flow", metavar="F", shell_complete=completion.flows, help="The runs of this flow.")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=completion.tags,
+    help="Only runs with this tag; may be repeated.",
+)
 @click.option("--latest", type=click.IntRange(1), metavar="N", help="Only the newest N of each flow.")
 @click.option("--no-logs", is_flag=True, help="Without what tasks printed.")
 @click.option(
@@ -88,8 +79,8 @@ def export(
         found = {"path": str(done.path), "runs": done.runs, "size_bytes": done.size_bytes, "left_out": done.left_out}
         render.echo([found], form)
         return
-    without = f", without the bytes of {_count(done.left_out, 'artifact')}" if done.left_out else ""
-    click.echo(safe(f"Exported {_count(done.runs, 'run')} ({size(done.size_bytes)}{without}) to {out}."))
+    without = f", without the bytes of {render.counted(done.left_out, 'artifact')}" if done.left_out else ""
+    click.echo(safe(f"Exported {render.counted(done.runs, 'run')} ({render.size(done.size_bytes)}{without}) to {out}."))
 
 
 @command
@@ -112,9 +103,9 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
         found = {"runs": runs, "known": done.known, "running": done.running, "copied_bytes": done.copied_bytes}
         render.echo([found], form)
         return
-    told = f"Imported {_count(len(done.runs), 'run')} ({size(done.copied_bytes)}) into {target.path}."
-    if done.known:
-        told += f" {_count(len(done.known), 'run')} of {len(done.known) + len(done.runs)} were here already."
+    told = f"Imported {render.counted(len(done.runs), 'run')} ({render.size(done.copied_bytes)}) into {target.path}."
+    if known := len(done.known):
+        told += f" {known} of {known + len(done.runs)} {'was' if known == 1 else 'were'} here already."
     click.echo(safe(told))
     for pathspec in done.running:
         click.echo(safe(f"Skipped {pathspec}, which is still running: import again when it has ended."), err=True)

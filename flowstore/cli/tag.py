@@ -9,9 +9,9 @@ import click
 
 from flowstore import context
 from flowstore.cli.options import FlowFile, command, group
-from flowstore.cli.shell import one_line
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import NotFound
+from flowstore.text import one_line
 
 
 def tag_group(this: FlowFile) -> click.Group:

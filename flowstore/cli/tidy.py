@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from flowstore.cli import completion
 from flowstore.cli.admin import command
-from flowstore.cli.shell import safe
 from flowstore.errors import FlowstoreError
 from flowstore.store import locate
+from flowstore.store.rows import time_of
+from flowstore.text import safe
 
 if TYPE_CHECKING:
     from flowstore.store.db import Store
@@ -35,12 +36,19 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 
 
 @command
-@click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...")
+@click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...", shell_complete=completion.pathspecs)
 @click.option(
     "--older-than", "older_than_s", callback=_seconds, metavar="30d", help="Created longer ago than this: m, h, d or w."
 )
-@click.option("--flow", metavar="F", help="Only runs of this flow.")
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only runs with this tag; may be repeated.")
+@click.option("--flow", metavar="F", shell_complete=completion.flows, help="Only runs of this flow.")
+@click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=completion.tags,
+    help="Only runs with this tag; may be repeated.",
+)
 @click.option("--keep-latest", type=click.IntRange(0), metavar="N", help="But not the newest N of each flow.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
@@ -61,6 +69,7 @@ def delete(
     A run that is running is never deleted, nor one that a running run resumes. The newest successful run of a
     production namespace stays unless --force is given.
     """
+    from flowstore.cli import render
     from flowstore.store.records import now_ms
     from flowstore.transfer import delete as deleting
     from flowstore.transfer.selection import Selection, run_ids
@@ -81,7 +90,7 @@ def delete(
     for each in found:
         if each.kept_because is not None:
             click.echo(safe(f"{each.pathspec} is not deleted: {each.kept_because}."), err=True)
-    said = f"{_runs(len(doomed))}, {size(sum(each.bytes for each in doomed))}"
+    said = f"{render.counted(len(doomed), 'run')}, {render.size(sum(each.bytes for each in doomed))}"
     if dry_run or not doomed:
         click.echo(f"Would delete {said}." if doomed else "There is nothing to delete.", err=True)
         if form != "table":
@@ -94,8 +103,8 @@ def delete(
     if form != "table":
         _echo_candidates(found, form, done.runs)
     click.echo(
-        f"Deleted {_runs(len(done.runs))}. {store.path.name} has {size(done.after_bytes)} "
-        f"after {size(done.before_bytes)}.",
+        f"Deleted {render.counted(len(done.runs), 'run')}. {store.path.name} has {render.size(done.after_bytes)} "
+        f"after {render.size(done.before_bytes)}.",
         err=True,
     )
     return 0
@@ -109,7 +118,7 @@ def _echo_candidates(found: Sequence[Candidate], form: str, gone: Sequence[int])
             "run": each.pathspec,
             "status": each.status,
             "user": each.user,
-            "created_at": datetime.fromtimestamp(each.created_at / 1000, UTC),
+            "created_at": time_of(each.created_at),
             "tasks": each.tasks,
             "bytes": each.bytes,
             "kept_because": each.kept_because,
@@ -117,29 +126,10 @@ def _echo_candidates(found: Sequence[Candidate], form: str, gone: Sequence[int])
         for each in found
     ]
     if form == "table":
-        render.echo([{**row, "bytes": size(each.bytes)} for row, each in zip(rows, found, strict=True)], form)
+        render.echo([{**row, "bytes": render.size(each.bytes)} for row, each in zip(rows, found, strict=True)], form)
     else:
         done = set(gone)
         render.echo([{**row, "deleted": each.id in done} for row, each in zip(rows, found, strict=True)], form)
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count:,} runs"
-
-
-def size(count: int) -> str:
-    """A number of bytes, for people.
-
-    >>> size(999), size(1500), size(2_500_000_000)
-    ('999 bytes', '1.5 kB', '2.5 GB')
-    """
-    if count < 1000:
-        return f"{count} bytes"
-    amount, unit = count / 1e3, "kB"
-    for larger in ("MB", "GB"):
-        if amount >= 999.95:
-            amount, unit = amount / 1e3, larger
-    return f"{amount:.1f} {unit}"
 
 
 @command
@@ -153,7 +143,7 @@ def vacuum(form: str) -> None:
     if done.why_partly is not None:
         click.echo(f"The file was not written anew, its free pages were given back: {done.why_partly}.", err=True)
     if form == "table":
-        click.echo(f"{store.path.name}: {size(done.before_bytes)} before, {size(done.after_bytes)} now.")
+        click.echo(f"{store.path.name}: {render.size(done.before_bytes)} before, {render.size(done.after_bytes)} now.")
     else:
         render.echo(
             [{"before_bytes": done.before_bytes, "after_bytes": done.after_bytes, "why_partly": done.why_partly}], form
@@ -169,6 +159,7 @@ def check(deep: bool, repair: bool, store: str | None, form: str) -> int:
     With --repair, a file with damaged pages is replaced by a new one with what could be read, and is kept as
     FILE.damaged.
     """
+    from flowstore.cli import render
     from flowstore.errors import StoreCorrupt
     from flowstore.transfer import check as checking
 
@@ -183,7 +174,7 @@ def check(deep: bool, repair: bool, store: str | None, form: str) -> int:
     if report.problems or form != "table":
         _echo_problems(report.problems, form)
     if form == "table" and not report.problems:
-        click.echo(f"{_runs(report.runs)}, {report.contents:,} contents: nothing wrong")
+        click.echo(f"{render.counted(report.runs, 'run')}, {render.counted(report.contents, 'content')}: nothing wrong")
     return int(bool(report.problems))
 
 

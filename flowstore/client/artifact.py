@@ -12,6 +12,7 @@ from flowstore.errors import NotFound
 from flowstore.store import blobs, queries, visible
 from flowstore.store.blobs import Blob
 from flowstore.store.rows import time_of
+from flowstore.text import safe
 
 if TYPE_CHECKING:
     from flowstore.client.task import Task
@@ -152,7 +153,7 @@ class Artifacts:
         return list(self._names)
 
     def __repr__(self) -> str:
-        return f"Artifacts({', '.join(self._names)})"
+        return safe(f"Artifacts({', '.join(self._names)})")
 
 
 class Data:
@@ -173,4 +174,4 @@ class Data:
         return [*super().__dir__(), *self._task.artifacts._names]
 
     def __repr__(self) -> str:
-        return f"Data({', '.join(self._task.artifacts._names)})"
+        return safe(f"Data({', '.join(self._task.artifacts._names)})")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import blobs, queries
 from flowstore.store.db import Store
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
 
 
 class Code:
@@ -31,13 +35,26 @@ class Code:
         """The paths of all files, relative to the flow's folder."""
         return list(self._files)
 
-    def extract(self, folder: str | Path) -> Path:
+    @overload
+    def extract(self) -> TemporaryDirectory[str]: ...
+    @overload
+    def extract(self, folder: str | Path) -> Path: ...
+
+    def extract(self, folder: str | Path | None = None) -> Path | TemporaryDirectory[str]:
         """Write the files below `folder`, which is made if it is missing; gives it.
+
+        Without one, they are in a temporary folder, which goes with the object that is given.
 
         Raises:
             StoreCorrupt: a path points outside of the folder, which no run of flowstore wrote.
             FlowstoreError: a file can't be written.
         """
+        if folder is None:
+            from tempfile import TemporaryDirectory
+
+            temporary = TemporaryDirectory(prefix="flowstore-code-")
+            self.extract(temporary.name)
+            return temporary
         target = Path(folder).resolve()
         places = {path: self._place(target, path) for path in self._files}
         for path, place in places.items():

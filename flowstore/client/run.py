@@ -17,6 +17,7 @@ from flowstore.store import queries
 from flowstore.store.db import Row
 from flowstore.store.locate import active_store
 from flowstore.store.rows import json_of, time_of
+from flowstore.text import safe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ class Flows:
         names = queries.flow_names(self._store, active)
         others = 0 if names or active is None else len(queries.flow_names(self._store, None))
         hint = f"none in {active!r}, {others} in all: namespace(None)" if others else ""
-        return f"Flows({', '.join(names) or hint})"
+        return safe(f"Flows({', '.join(names) or hint})")
 
 
 class Flow(Container["Run"]):

@@ -365,8 +365,10 @@ def _told_clearly(path: Path) -> Iterator[None]:
             raise FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.") from error
         if journal.is_busy(error):
             raise FlowstoreError(f"{path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process.") from error
-        undecodable = isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error)
-        if undecodable or name.startswith(("SQLITE_TOOBIG", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_FORMAT")):
+        if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
+            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from None  # it quotes what it met
+        broken = isinstance(error, sqlite3.IntegrityError)  # not every Python has a name for each of these
+        if broken or name.startswith(("SQLITE_TOOBIG", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_FORMAT")):
             raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
         raise
 

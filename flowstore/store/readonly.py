@@ -18,6 +18,8 @@ from flowstore.store.db import Store
 DEADLINE_S = 30.0
 _READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
 _SAVEPOINT = 32  # sqlite-utils sets one around a query; sqlite3 names no constant for it
+_DECLARES = (sqlite3.SQLITE_UPDATE, "sqlite_master")  # asked where json_each is first used; nothing can be written
+_REFUSALS = ("not authorized", "prohibited", "may not be modified", "only be used with SQL that returns rows")
 _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
 _PRAGMAS = frozenset({"table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list"})
 
@@ -34,6 +36,7 @@ def ask(store: Store, query: str) -> list[dict[str, Any]]:
     with store.read() as connection, foreign.limited(connection, DEADLINE_S) if strange else contextlib.nullcontext():
         database = Database(connection, execute_plugins=False, recursive_triggers=False)
         checked, connection.row_factory = connection.row_factory, None  # a query names its columns as it likes
+        connection.execute("pragma query_only = on")
         connection.set_authorizer(_authorize)
         try:
             return list(database.query(query))
@@ -42,11 +45,12 @@ def ask(store: Store, query: str) -> list[dict[str, Any]]:
             raise _told(error.with_traceback(None), query) from None
         finally:
             connection.set_authorizer(None)
+            connection.execute("pragma query_only = off")
             connection.row_factory = checked
 
 
 def _told(error: Exception, query: str) -> FlowstoreError:
-    if "not authorized" in str(error) or "prohibited" in str(error):
+    if any(words in str(error) for words in _REFUSALS):
         return FlowstoreError(f"Only reading is allowed here, so this was not run: {query}")
     if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
         return FlowstoreError(
@@ -58,6 +62,8 @@ def _told(error: Exception, query: str) -> FlowstoreError:
 
 def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _inner: str | None) -> int:
     if action in _READING or action == _SAVEPOINT:
+        return sqlite3.SQLITE_OK
+    if (action, first) == _DECLARES:
         return sqlite3.SQLITE_OK
     if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _FORBIDDEN_FUNCTIONS:
         return sqlite3.SQLITE_OK

@@ -8,13 +8,14 @@ Each version of a deployment is a row of its own, so a new version starts afresh
 from __future__ import annotations
 
 import sqlite3
-from datetime import UTC, datetime
+from datetime import datetime
 
 from flowstore.errors import FlowstoreError
 from flowstore.store import liveness
 from flowstore.store.db import Row, Store
 from flowstore.store.liveness import Process
 from flowstore.store.records import now_ms
+from flowstore.store.rows import time_of
 
 
 def claim(store: Store, me: Process) -> None:
@@ -26,7 +27,7 @@ def claim(store: Store, me: Process) -> None:
     with store.write() as db:
         other = db.execute("select * from scheduler").fetchone()
         if other is not None and not liveness.is_dead(other):
-            since = datetime.fromtimestamp(other["started_at"] / 1000, UTC)
+            since = time_of(other["started_at"])
             raise FlowstoreError(
                 f"{store.path} has a scheduler already: process {other['pid']} on {other['host']}, "
                 f"since {since:%Y-%m-%d %H:%M:%S} UTC. Stop that one first; a store has one scheduler."
@@ -77,7 +78,7 @@ def marks(store: Store) -> dict[int, datetime]:
     if not _has_tables(store):
         return {}
     return {
-        row["deployment_id"]: datetime.fromtimestamp(row["due_at"] / 1000, UTC)
+        row["deployment_id"]: time_of(row["due_at"])
         for row in store.rows("select deployment_id, due_at from due_marks")
     }
 

@@ -180,19 +180,23 @@ def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None
         prefixes: only tags that begin with one of these, which hold nothing that `glob` reads as a pattern.
         namespace: only runs with this tag.
     """
-    wanted = " or ".join(["g.tag glob ? || '*'"] * len(prefixes)) or "true"
-    within = """where exists (select 1 from run_tags o join tags n on n.id = o.tag_id
-                              where n.tag = ? and o.run_id = u.run_id)"""
+    within = """exists (select 1 from run_tags o join tags n on n.id = o.tag_id
+                        where n.tag = :namespace and o.run_id = u.run_id)"""
+    globs = {f"prefix{n}": f"{prefix}*" for n, prefix in enumerate(prefixes)}
+    named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"  # noqa: S608
+    asked = " and ".join([within if namespace else "true", named if globs else "true"])
     return store.rows(
-        f"""with wanted (tag_id) as (select g.id from tags g where {wanted}),
-            uses (tag_id, run_id, system) as (
-              select rt.tag_id, rt.run_id, rt.system from wanted w join run_tags rt on rt.tag_id = w.tag_id
-              union
-              select nt.tag_id, nt.run_id, 0 from wanted w join node_tags nt on nt.tag_id = w.tag_id
+        f"""with uses (tag_id, runs, system, newest_at) as (
+              select tag_id, count(*), max(system), max(created_at) from run_tags u where {asked}
+              group by tag_id  -- as the rows lie: one pass, without sorting them
+              union all
+              select u.tag_id, count(distinct u.run_id), 0, max(r.created_at)
+              from node_tags u join runs r on r.id = u.run_id
+              where not exists (select 1 from run_tags o where o.run_id = u.run_id and o.tag_id = u.tag_id) and {asked}
+              group by u.tag_id
             )
-            select g.tag, count(distinct u.run_id) as runs, max(u.system) as system,
-              strftime('%Y-%m-%d %H:%M:%f', max(r.created_at) / 1000.0, 'unixepoch') as last_used
-            from uses u join tags g on g.id = u.tag_id join runs r on r.id = u.run_id
-            {within if namespace else ""} group by g.id order by g.tag""",  # noqa: S608
-        (*prefixes, *([namespace] if namespace else [])),
+            select g.tag, sum(u.runs) as runs, max(u.system) as system,
+              strftime('%Y-%m-%d %H:%M:%f', max(u.newest_at) / 1000.0, 'unixepoch') as last_used
+            from uses u join tags g on g.id = u.tag_id group by g.id order by g.tag""",  # noqa: S608
+        {"namespace": namespace, **globs},
     )

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
+import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -102,14 +104,15 @@ def may_load(store: Store, run_id: int | None, blob_id: int, sha: bytes, codec: 
     return row is not None and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, sha, codec))
 
 
-def signed_by_user(store: Store) -> set[int]:
-    """The contents that this user's key vouches for."""
+def signed_by_user(store: Store, blob_ids: Iterable[int]) -> set[int]:
+    """Those of these contents that this user's key vouches for."""
     if not (home() / "key").exists():
         return set()
     key = user_key()
     rows = store.rows(
-        "select s.blob_id, s.mac, b.sha, b.codec from signatures s join blobs b on b.id = s.blob_id where s.key_id = ?",
-        (key_id(key),),
+        """select s.blob_id, s.mac, b.sha, b.codec from signatures s join blobs b on b.id = s.blob_id
+           where s.blob_id in (select value from json_each(?)) and s.key_id = ?""",
+        (json.dumps([*blob_ids]), key_id(key)),
     )
     return {
         row["blob_id"]

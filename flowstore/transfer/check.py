@@ -15,12 +15,13 @@ from typing import Any
 
 import attrs
 
-from flowstore.store import schema
+from flowstore.store import records, schema
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.db import Store
 from flowstore.transfer import islands
 from flowstore.transfer.problems import REPAIR, UNREADABLE, Problem, content, place_of
 from flowstore.transfer.rules import PAIRS, REFERENCES, ROWS, Rule
+from flowstore.transfer.vacuum import UNUSED
 
 _TYPES = {"INTEGER": "integer", "TEXT": "text", "BLOB": "blob"}
 _INDEX = re.compile(r"row \d+ missing from index|wrong # of entries in index|non-unique entry in index")
@@ -245,17 +246,19 @@ def _is_text(data: bytes | None) -> bool:
 
 
 def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
-    """Snapshots of source whose files are not those that were taken."""
-    found, error = _asked(db, "select id, sha, script_name from codes")
+    """Snapshots of source whose files are not those that were taken; names that are no text are told elsewhere."""
+    found, error = _asked(db, "select id, sha, script_name from codes where typeof(script_name) = 'text'")
     if error is not None:
         yield _unreadable("codes", error)
     for row in found:
         files, _ = _asked(
             db,
-            "select c.path, b.sha from code_files c join blobs b on b.id = c.blob_id where c.code_id = ?",
+            """select c.path, b.sha from code_files c join blobs b on b.id = c.blob_id
+               where c.code_id = ? and typeof(c.path) = 'text'""",
             (row["id"],),
         )
-        sha = snapshot_sha(row["script_name"], {path: bytes(sha or b"") for path, sha in files})
+        shas = {path: sha if isinstance(sha, bytes) else b"" for path, sha in files}
+        sha = records.code_sha(row["script_name"], shas)
         if sha == row["sha"]:
             continue
         run_id = db.execute("select min(id) from runs where code_id = ?", (row["id"],)).fetchone()[0]
@@ -276,12 +279,6 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
             )
             mend, done = [(statement, ids) for statement in statements], "drops the snapshot"
         yield Problem.mended("code", where, "its code snapshot is not complete", done, mend)
-
-
-def snapshot_sha(script_name: str, files: Mapping[str, bytes]) -> bytes:
-    """What `codes.sha` is, of a script and the hashes of its files."""
-    listing = "\0".join([script_name, *(f"{path}\0{files[path].hex()}" for path in sorted(files))])
-    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
 
 
 # --- contents
@@ -370,14 +367,10 @@ def _rubbish(db: sqlite3.Connection) -> Iterator[Problem]:
     """What a crash left: no error, since nobody sees it and `vacuum` removes it."""
     found, _ = _asked(
         db,
-        """select count(*), coalesce(sum(size_bytes), 0) from blobs b where case when sha is null
-             then not exists (select 1 from runs r where r.id = b.staged_by and r.status = 'running')
-               and not exists (select 1 from leases l where l.blob_id = b.id)
-             else not exists (select 1 from artifacts u where u.blob_id = b.id)
-               and not exists (select 1 from run_artifacts u where u.blob_id = b.id)
-               and not exists (select 1 from code_files u where u.blob_id = b.id)
-               and not exists (select 1 from deployment_parameters u where u.blob_id = b.id)
-               and not exists (select 1 from leases u where u.blob_id = b.id) end""",
+        f"""select count(*), cast(total(size_bytes) as integer) from blobs b where case when sha is null
+              then not exists (select 1 from runs r where r.id = b.staged_by and r.status = 'running')
+                and not exists (select 1 from leases l where l.blob_id = b.id)
+              else {UNUSED} end""",  # noqa: S608
     )
     for count, size in found:
         if count:

@@ -129,7 +129,7 @@ with
     cross join code_files c on c.code_id = r.code_id
   ),
   first (blob_id, run_id) as (select blob_id, min(run_id) from uses group by blob_id)
-select f.run_id, sum(b.size_bytes) from first f cross join blobs b on b.id = f.blob_id
+select f.run_id, cast(total(b.size_bytes) as integer) from first f cross join blobs b on b.id = f.blob_id
 where not exists (select 1 from artifacts a cross join attempts n on n.id = a.attempt_id
                   cross join tasks t on t.id = n.task_id
                   where a.blob_id = b.id and t.run_id not in (select run_id from temp.doomed))

@@ -123,10 +123,10 @@ def _told_clearly(out: Path) -> Iterator[None]:
 # --- what is in it
 
 
-def _fill(draft: Path, store: Store, source: sqlite3.Connection, ids: Collection[int], wish: Wish) -> int:
-    """Make a store of the draft; gives how many contents were left out."""
+def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[int], wish: Wish) -> int:
+    """Make a store of the new file; gives how many contents were left out."""
     _check_bases(source, store.path, ids)
-    with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as db:
+    with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.row_factory = sqlite3.Row
         schema.create(db, __version__)
         db.execute("pragma journal_mode = off")  # of this connection only: what fails here is thrown away
@@ -156,8 +156,8 @@ def _fill(draft: Path, store: Store, source: sqlite3.Connection, ids: Collection
 
 
 def _copy(source: sqlite3.Connection, db: sqlite3.Connection, table: str, where: str, ids: Collection[int]) -> None:
-    found = source.execute(f"select * from {table} where {where}", tables.of(ids))  # noqa: S608
-    tables.insert(db, table, [column[0] for column in found.description], map(tuple, found))
+    with contextlib.closing(source.execute(f"select * from {table} where {where}", tables.of(ids))) as found:  # noqa: S608
+        tables.insert(db, table, [column[0] for column in found.description], map(tuple, found))
 
 
 def _check_bases(source: sqlite3.Connection, path: Path, ids: Collection[int]) -> None:
@@ -176,10 +176,10 @@ def _copy_contents(
 ) -> int:
     left_out = 0
     total = source.execute(
-        f"select sum(size_bytes) from blobs where id in ({tables.BLOBS})",  # noqa: S608
+        f"select total(size_bytes) from blobs where id in ({tables.BLOBS})",  # noqa: S608  # `sum` may overflow
         tables.of(ids),
     ).fetchone()
-    with Progress("Exporting", total[0] or 0) as progress:
+    with Progress("Exporting", int(total[0])) as progress:
         for row in tables.contents(source, ids):
             blob = Blob.of(row)
             too_large = largest is not None and blob.size_bytes > largest and not row["is_code"]
@@ -224,7 +224,6 @@ def _carry_numbers(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
 
 
 def _sign(source: sqlite3.Connection, db: sqlite3.Connection, store: Store, uuid: str, ids: Collection[int]) -> None:
-    mine = trust.signed_by_user(store)
-    shas = {blob_id: sha for _, blob_id, sha, doubted in tables.pickles(source, ids) if blob_id in mine and not doubted}
-    for blob_id, sha in shas.items():
-        trust.sign(db, uuid, blob_id, sha, "pickle")
+    shas = {blob_id: sha for _, blob_id, sha, doubted in tables.pickles(source, ids) if not doubted}
+    for blob_id in trust.signed_by_user(store, shas):
+        trust.sign(db, uuid, blob_id, shas[blob_id], "pickle")

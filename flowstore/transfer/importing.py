@@ -251,14 +251,16 @@ class _Arrival:
         return int(code_id)
 
     def _copy(self, table: tables.Table) -> None:
-        found = tables.select(self._source.db, table, self._ids)
-        names = [column[0] for column in found.description]
-        maps = [self._new[table.refers[name]] if name in table.refers else None for name in names]
-        renumbered = (
-            tuple(value if ids is None or value is None else ids[value] for ids, value in zip(maps, row, strict=True))
-            for row in found
-        )
-        tables.insert(self._db, table.name, names, renumbered)
+        with contextlib.closing(tables.select(self._source.db, table, self._ids)) as found:
+            names = [column[0] for column in found.description]
+            maps = [self._new[table.refers[name]] if name in table.refers else None for name in names]
+            renumbered = (
+                tuple(
+                    value if ids is None or value is None else ids[value] for ids, value in zip(maps, row, strict=True)
+                )
+                for row in found
+            )
+            tables.insert(self._db, table.name, names, renumbered)
 
     def _bury(self) -> None:
         """Record the death of runs whose driver is gone; nobody else could tell from here."""
@@ -273,8 +275,9 @@ class _Arrival:
             records.pair_tags(self._db, flow_id, row["created_at"], [each["tag_id"] for each in rows])
 
     def _vouch(self) -> None:
-        mine = trust.signed_by_user(self._source.store)
-        for run_id, blob_id, sha, doubted in tables.pickles(self._source.db, self._ids):
+        found = [*tables.pickles(self._source.db, self._ids)]
+        mine = trust.signed_by_user(self._source.store, {blob_id for _, blob_id, *_ in found})
+        for run_id, blob_id, sha, doubted in found:
             here = self._new["blob"][blob_id]
             if self._source.trusted or (blob_id in mine and not doubted):
                 trust.sign(self._db, self._store.uuid, here, sha, "pickle")

@@ -8,7 +8,7 @@ the run could not be read, so the store is checked again until nothing is wrong.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
@@ -53,7 +53,7 @@ def repair(store: Store) -> Repaired:
         if not done.left:
             break
         kinds = {problem.kind for problem in done.left}
-        mendable = [problem for problem in done.left if problem.mend]
+        mendable = _first(problem for problem in done.left if problem.mend)
         if "page" not in kinds and "index" in kinds and not made_anew:
             made_anew = _reindex(store, done)
         elif ("page" in kinds or not mendable) and done.damaged is None:
@@ -62,6 +62,15 @@ def repair(store: Store) -> Repaired:
         elif not mendable or not _mend(store, mendable, done):
             break
     return done
+
+
+def _first(problems: Iterable[Problem]) -> list[Problem]:
+    """Those to mend now: a rule speaks of values of the right type, and of rows that are there."""
+    found = list(problems)
+    for kind in ("value", "reference"):
+        if some := [problem for problem in found if problem.kind == kind]:
+            return some
+    return found
 
 
 def save(path: Path, done: Repaired) -> None:

@@ -253,6 +253,24 @@ ROWS = (
     ),
     Rule(
         "attempt", "tasks",
+        "select t.id as task_id from tasks t where not exists (select 1 from attempts a where a.task_id = t.id)",
+        "none of its attempts is there",
+        (
+            """insert into attempts (task_id, number, status, started_at, finished_at, log_id)
+               select id, 0, status, started_at, finished_at, 0 from tasks where id = :task_id""",
+            "update attempts set log_id = id where task_id = :task_id",
+        ),
+        "records one of which the task says all that is known",
+    ),
+    Rule(
+        "attempt", "tasks",
+        """select t.id as task_id, t.attempts as told, max(a.number) + 1 as attempts
+           from tasks t join attempts a on a.task_id = t.id group by t.id having max(a.number) + 1 <> t.attempts""",
+        "it is said to have had {told} attempts, and has had {attempts}",
+        ("update tasks set attempts = :attempts where id = :task_id",), "counts them anew",
+    ),
+    Rule(
+        "attempt", "tasks",
         """select t.id as task_id, t.attempt_id as other from tasks t
            where t.attempt_id is not (select a.id from attempts a where a.task_id = t.id
                                       order by a.number desc limit 1)""",

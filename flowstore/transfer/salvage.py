@@ -113,7 +113,8 @@ def _opened(path: Path) -> sqlite3.Connection:
         f"file:{quote(os.fsencode(path))}?mode=rw", uri=True, isolation_level=None, timeout=_PATIENCE_S
     )
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
-    for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0"):
+    # writable_schema: else nothing is read of a file whose end is missing, or with one definition that is damaged
+    for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0", "writable_schema = on"):
         connection.execute(f"pragma {pragma}")
     return connection
 
@@ -151,7 +152,6 @@ def _redefined(path: Path) -> Iterator[sqlite3.Connection]:
             if side.exists():
                 shutil.copyfile(side, copy.with_name(copy.name + suffix))
         with contextlib.closing(_opened(copy)) as old, contextlib.closing(_empty()) as ours:
-            old.execute("pragma writable_schema = on")
             _redefine(old, ours)
         with contextlib.closing(_opened(copy)) as old:
             old.execute("select count(*) from sqlite_master").fetchone()

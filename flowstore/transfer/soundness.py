@@ -7,6 +7,7 @@ of it before it writes anything.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -99,8 +100,9 @@ def check(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _exhaust(rows: sqlite3.Cursor) -> None:
-    for _ in rows:
-        pass
+    with contextlib.closing(rows):  # an error would keep it half read, and the file locked for as long as it is held
+        for _ in rows:
+            pass
 
 
 def _check_tags(db: sqlite3.Connection, path: Path) -> None:

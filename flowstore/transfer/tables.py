@@ -78,11 +78,6 @@ def has(db: sqlite3.Connection, table: str) -> bool:
     return db.execute("select 1 from sqlite_master where type = 'table' and name = ?", (table,)).fetchone() is not None
 
 
-def columns(db: sqlite3.Connection, table: str) -> list[str]:
-    """The names of a table's columns."""
-    return [row["name"] for row in db.execute(f"pragma table_info({table})")]
-
-
 def select(db: sqlite3.Connection, table: Table, run_ids: Collection[int]) -> sqlite3.Cursor:
     """The rows of a table that belong to runs, in the order in which they were made."""
     order = "id" if "id" in table.refers else "1, 2"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from flowstore.errors import FlowstoreError
+from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import journal, liveness, records
 from flowstore.store.db import BUSY_TIMEOUT_S, Store
 
@@ -139,17 +139,17 @@ def drop_leases(store: Store) -> None:
 
 def _drop_unused(store: Store) -> None:
     """Drop what nothing refers to, a range of rows at a time."""
-    for some in _ranges(store, "select max(id) from codes"):
+    for some in _ranges(store, "codes", "id"):
         with store.write() as db:
             unused = f"select c.id from codes c where c.id between ? and ? and {UNUSED_CODE}"  # noqa: S608
             drop_codes(db, [row[0] for row in db.execute(unused, some).fetchall()])
-    for some in _ranges(store, "select max(id) from blobs"):
+    for some in _ranges(store, "blobs", "id"):
         unused = f"select b.id from blobs b where b.id between ? and ? and b.sha is not null and {UNUSED}"  # noqa: S608
         if ids := [row[0] for row in store.rows(unused, some)]:
             with store.write() as db:
                 put_aside(db, ids)
     drop_aside(store)
-    for some in _ranges(store, "select max(log_id) from log_chunks"):
+    for some in _ranges(store, "log_chunks", "log_id"):
         unused = f"select distinct c.log_id from log_chunks c where c.log_id between ? and ? and {UNUSED_LOG}"  # noqa: S608
         if ids := [row[0] for row in store.rows(unused, some)]:
             with store.write() as db:
@@ -157,9 +157,17 @@ def _drop_unused(store: Store) -> None:
     drop_names(store)
 
 
-def _ranges(store: Store, last: str) -> Iterator[tuple[int, int]]:
-    for first in range(0, int(store.value(last) or 0) + 1, ROWS_AT_A_TIME):
-        yield first, first + ROWS_AT_A_TIME - 1
+def _ranges(store: Store, table: str, key: str) -> Iterator[tuple[int, int]]:
+    """Ranges of a key, each with some of a table's rows, however far apart their keys are."""
+    some = f"select max(k) from (select {key} as k from {table} where {key} > ? order by 1 limit {ROWS_AT_A_TIME})"  # noqa: S608
+    last = -1
+    while (end := store.value(some, (last,))) is not None:
+        if type(end) is not int:
+            raise StoreCorrupt(
+                f"{store.path} is damaged ({table}.{key} is no number). flowstore check --deep says more."
+            )
+        yield last + 1, end
+        last = end
 
 
 def drop_codes(db: sqlite3.Connection, ids: Iterable[int]) -> list[int]:
