@@ -23,6 +23,7 @@ from chores import CHORES
 from harness import FOREACH, flow_source, wait_for
 from killing import WORKS, Scene, processes_in
 
+import flowstore
 from flowstore.errors import FlowstoreError
 from flowstore.run.local import LocalExecutor
 
@@ -116,7 +117,7 @@ def test_a_task_kills_the_task_server(workers, flow):
 def test_a_task_that_could_not_be_started_leaves_nothing_open():
     """Where the task server is gone, that is one error, and the connections that were made for the task are closed."""
     before = len([*Path("/proc/self/fd").iterdir()])
-    executor = LocalExecutor(None, None, method="spawn", reuse=False)
+    executor = LocalExecutor(flowstore.FlowSpec, None, method="spawn", reuse=False)
     executor._control, theirs = socket.socketpair()
     theirs.close()
     with pytest.raises(FlowstoreError, match="task server died"):

@@ -92,11 +92,11 @@ class Flow(Container["Run"]):
         """The runs in the active namespace that have all tags, newest first, fetched as they are asked for."""
         return self._runs(tags)
 
-    def _runs(self, tags: Sequence[str], *, successful: bool = False, page: int = 4) -> Iterator[Run]:
+    def _runs(self, tags: Sequence[str], *, successful: bool = False) -> Iterator[Run]:
         active = context.get_namespace()
         wanted = [*tags, *([active] if active is not None else [])]
-        for row in queries.runs(self._store, self.id, wanted, successful=successful, page=page):
-            yield Run._at(self._store, f"{self.id}/{row['id']}")
+        for run_id in queries.run_ids(self._store, self.id, wanted, successful=successful):
+            yield Run._at(self._store, f"{self.id}/{run_id}")
 
     def to_dataframe(self, *tags: str) -> pd.DataFrame:
         """The runs that `runs(*tags)` gives as a table: a row a run.
@@ -121,12 +121,12 @@ class Flow(Container["Run"]):
     @property
     def latest_run(self) -> Run | None:
         """The newest run in the active namespace, or `None`."""
-        return next(self._runs((), page=1), None)
+        return next(self._runs(()), None)
 
     @property
     def latest_successful_run(self) -> Run | None:
         """The newest run in the active namespace that succeeded, or `None`."""
-        return next(self._runs((), successful=True, page=1), None)
+        return next(self._runs((), successful=True), None)
 
 
 class Run(Tagged, Container["Step"], Ending):

@@ -234,19 +234,19 @@ def _source(flow: type[FlowSpec]) -> tuple[str, dict[str, bytes]]:
 def _origin_id(store: Store, flow: str, asked: str | None) -> int:
     if asked is None:
         user = context.username()
-        newest = next(queries.runs(store, flow, [f"user:{user}"], page=1), None)
-        if newest is None:
+        run_id = next(queries.run_ids(store, flow, [f"user:{user}"]), None)
+        if run_id is None:
             raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
     else:
         from flowstore.client.base import number  # the Client is no part of a plain run
 
-        found = queries.find_run(store, flow, number("run", asked))
-        if found is None:
-            raise NotFound(f"There is no run {flow}/{asked} in {store.path} to resume.")
-        newest = found
-    if newest["status"] == "running" and not is_dead(newest):
-        raise FlowstoreError(f"Run {flow}/{newest['id']} is still running; stop it, or wait, before resuming it.")
-    return int(newest["id"])
+        run_id = number("run", asked)
+    found = queries.find_run(store, flow, run_id)
+    if found is None:
+        raise NotFound(f"There is no run {flow}/{run_id} in {store.path} to resume.")
+    if found["status"] == "running" and not is_dead(found):
+        raise FlowstoreError(f"Run {flow}/{run_id} is still running; stop it, or wait, before resuming it.")
+    return run_id
 
 
 def _drive(

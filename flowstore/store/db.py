@@ -20,6 +20,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -344,33 +345,51 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     return connection
 
 
-@contextlib.contextmanager
-def _told_clearly(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, by error code rather than by message text."""
-    try:
-        yield
-    except UnicodeEncodeError as error:  # lone surrogates, as of an argument that is not UTF-8
-        raise NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.") from error
-    except (UnicodeDecodeError, OverflowError) as error:  # the latter from arithmetic with numbers that were read
-        raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
-    except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
-        if name.startswith("SQLITE_FULL"):
-            raise FlowstoreError(f"{path} can't grow: the disk is full. What was committed before is kept.") from error
-        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-            raise FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.") from error
-        if name.startswith("SQLITE_IOERR"):
-            raise FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.") from error
-        if journal.is_busy(error):
-            raise FlowstoreError(f"{path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process.") from error
-        if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
-            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from None  # it quotes what it met
-        broken = isinstance(error, sqlite3.IntegrityError)  # not every Python has a name for each of these
-        if broken or name.startswith(("SQLITE_TOOBIG", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_FORMAT")):
-            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
-        raise
+class _told_clearly:  # noqa: N801  # a context manager used as a function; it is around each query, so no generator
+    """Turn SQLite's errors into ours."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and (told := _told(self._path, error)) is not None:
+            raise told from (None if _is_undecodable(error) else error)
+
+
+def _told(path: Path, error: BaseException) -> FlowstoreError | None:
+    """What an error means, by error code rather than by message text; `None` for what is none of SQLite's."""
+    if isinstance(error, UnicodeEncodeError):  # lone surrogates, as of an argument that is not UTF-8
+        return NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.")
+    if isinstance(error, (UnicodeDecodeError, OverflowError)):  # the latter from arithmetic with numbers that were read
+        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
+    if not isinstance(error, sqlite3.Error):
+        return None
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith("SQLITE_FULL"):
+        return FlowstoreError(f"{path} can't grow: the disk is full. What was committed before is kept.")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+        return FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.")
+    if name.startswith("SQLITE_IOERR"):
+        return FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
+    if journal.is_busy(error):
+        return FlowstoreError(f"{path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process.")
+    damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)
+    if damaged or name.startswith(_DAMAGED):  # not every Python has a name for each of these
+        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
+    return None
+
+
+_DAMAGED = tuple(f"SQLITE_{name}" for name in ("CORRUPT", "NOTADB", "TOOBIG", "CONSTRAINT", "MISMATCH", "FORMAT"))
+
+
+def _is_undecodable(error: BaseException) -> bool:
+    """Whether text was no UTF-8: the message quotes what it met, so it is better not shown as a cause."""
+    return isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error)
 
 
 @atexit.register

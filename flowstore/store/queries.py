@@ -8,6 +8,7 @@ together: it walks the rarest one, which takes 40 ms where a flow has 100,000 ru
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,10 +65,9 @@ def find_run(store: Store, flow: str, run_id: int) -> Row | None:
     return store.row(f"{RUN} where r.id = ? and f.name = ?", (run_id, flow))
 
 
-def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False, page: int = 4) -> Iterator[Row]:
-    """A flow's runs that have all tags, newest first; fetched as they are asked for, few at first, then more."""
-    flow_id = find_flow(store, flow)
-    tag_ids = _tag_ids(store, tags)
+def run_ids(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False) -> Iterator[int]:
+    """A flow's runs that have all tags, newest first; fetched as they are asked for, one at first, then more."""
+    flow_id, tag_ids = _ids(store, flow, tags)
     if flow_id is None or tag_ids is None:
         return
     last: tuple[int, int] = (2**62, 2**62)
@@ -76,13 +76,15 @@ def runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = Fal
         if newest_at < 0:
             return
         last = (newest_at, 2**62)
+    page = 1
     while True:
         rows = _page(store, flow_id, tag_ids, successful, last, page)
-        yield from rows
+        for row in rows:
+            yield row["id"]
         if len(rows) < page:
             return
         last = _onward(store, last, (rows[-1]["created_at"], rows[-1]["id"]))
-        page = min(page * 4, PAGE)
+        page = min(page * 5, PAGE)
 
 
 def _onward(store: Store, last: Key, row: Key) -> Key:
@@ -98,8 +100,8 @@ def _page(
     if not tag_ids:
         where = "and r.status = 'successful'" if successful else ""
         return store.rows(
-            f"""{RUN} where r.flow_id = ? and (r.created_at, r.id) < (?, ?) {where}
-                order by r.created_at desc, r.id desc limit ?""",
+            f"""select r.id, r.created_at from runs r where r.flow_id = ? and (r.created_at, r.id) < (?, ?) {where}
+                order by r.created_at desc, r.id desc limit ?""",  # noqa: S608
             (flow_id, *last, page),
         )
     first, *others = tag_ids
@@ -108,9 +110,9 @@ def _page(
     )
     where = "and w.successful = 1" if successful else ""
     return store.rows(
-        f"""{RUN} join run_tags w on w.run_id = r.id
+        f"""select w.run_id as id, w.created_at from run_tags w
             where w.tag_id = ? and w.flow_id = ? and (w.created_at, w.run_id) < (?, ?) {where} {checks}
-            order by w.created_at desc, w.run_id desc limit ?""",
+            order by w.created_at desc, w.run_id desc limit ?""",  # noqa: S608
         (first, flow_id, *last, *wanted, page),
     )
 
@@ -135,18 +137,29 @@ def _met(store: Store, flow_id: int, tag_ids: Sequence[int]) -> tuple[int, list[
         tag_ids = _rarest_first(store, flow_id, tag_ids)
         newest_at, rarest = _met(store, flow_id, tag_ids[:FEW])
         return newest_at, [*rarest, *tag_ids[FEW:]]
-    marks = ", ".join("?" * len(tag_ids))
-    rows = store.rows(
-        f"select a, b, newest_at, runs from tag_pairs where flow_id = ? and a in (0, {marks}) and b in ({marks})",  # noqa: S608
-        (flow_id, *tag_ids, *tag_ids),
+    ordered = sorted(tag_ids)
+    values = {"flow": flow_id} | {f"t{n}": tag for n, tag in enumerate(ordered)}
+    row = store.row(_meeting(len(ordered)), values)
+    assert row is not None
+    newest_at, *runs = row
+    return newest_at, sorted(ordered, key=dict(zip(ordered, runs, strict=True)).__getitem__)
+
+
+@functools.cache
+def _meeting(count: int) -> str:
+    """The question after when so many tags can't all have met, and how many runs have each."""
+    names = [f":t{n}" for n in range(count)]
+    bounds = (
+        f"max({_of_pair('newest_at', a, b)}, min({_of_pair('newest_at', '0', a)}, {_of_pair('newest_at', '0', b)}))"
+        for a, b in itertools.combinations(names, 2)
     )
-    newest = {(row["a"], row["b"]): row["newest_at"] for row in rows}
-    runs = {row["a"]: row["runs"] for row in rows if row["a"] == row["b"]}
-    bounds = [
-        max(newest.get(pair, -1), min(newest.get((0, tag), -1) for tag in pair))
-        for pair in itertools.combinations_with_replacement(sorted(tag_ids), 2)
-    ]
-    return min(bounds), sorted(tag_ids, key=lambda tag: runs.get(tag, 0))
+    runs = (_of_pair("runs", name, name) for name in names)
+    return f"select min({', '.join(bounds)}), {', '.join(runs)}"
+
+
+def _of_pair(column: str, a: str, b: str) -> str:
+    """What is noted of a pair, -1 if nothing is."""
+    return f"ifnull((select {column} from tag_pairs where flow_id = :flow and a = {a} and b = {b}), -1)"  # noqa: S608
 
 
 def _rarest_first(store: Store, flow_id: int, tag_ids: Sequence[int]) -> list[int]:
@@ -165,15 +178,24 @@ def _rarest_first(store: Store, flow_id: int, tag_ids: Sequence[int]) -> list[in
 
 def _tag_ids(store: Store, tags: Iterable[str]) -> list[int] | None:
     """The rows of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
+    return _ids(store, "", tags)[1]
+
+
+def _ids(store: Store, flow: str, tags: Iterable[str]) -> tuple[int | None, list[int] | None]:
+    """The same with the row of a flow's name, which is looked up along with the tags."""
     wanted = list(dict.fromkeys(tags))
-    if not wanted or not all(isinstance(tag, str) and is_text(tag) for tag in wanted):
-        return None if wanted else []
-    found: list[int] = []
+    if not wanted:
+        return find_flow(store, flow), []
+    if not all(isinstance(tag, str) and is_text(tag) for tag in wanted):
+        return None, None
+    rows: list[Row] = []
     for at in range(0, len(wanted), PAGE):  # SQLite allows a limited number of parameters
         part = wanted[at : at + PAGE]
-        marks = ", ".join("?" * len(part))
-        found += [row["id"] for row in store.rows(f"select id from tags where tag in ({marks})", part)]  # noqa: S608
-    return found if len(found) == len(wanted) else None
+        sql = f"""select id, (select id from flows where name = ?) as flow_id from tags
+                  where tag in ({", ".join("?" * len(part))})"""  # noqa: S608
+        rows += store.rows(sql, (flow, *part))
+    found = [row["id"] for row in rows]
+    return (rows[0]["flow_id"], found) if len(found) == len(wanted) else (None, None)
 
 
 def imported_from(store: Store, run_id: int) -> str | None:

@@ -18,8 +18,8 @@ from flowstore.errors import StoreCorrupt
 
 _NONE = type(None)
 _NAMES: dict[str, frozenset[type]] = {
-    "id flow_id run_id parent_id task_id tag_id attempts number log_id system generation": frozenset({int}),
-    "step_id pid code_id attempt_id base_id blob_id size_bytes is_flag": frozenset({int, _NONE}),
+    "id run_id parent_id task_id tag_id attempts number log_id system generation": frozenset({int}),
+    "flow_id step_id pid code_id attempt_id base_id blob_id size_bytes is_flag": frozenset({int, _NONE}),
     "created_at started_at last_seen_at written_at deployed_at newest_at": frozenset({int}),
     "finished_at due_at": frozenset({int, _NONE}),
     "flow user host boot pid_started uuid parameters name kind tag stream text path": frozenset({str}),
