@@ -153,8 +153,8 @@ def _meeting(count: int) -> str:
         f"max({_of_pair('newest_at', a, b)}, min({_of_pair('newest_at', '0', a)}, {_of_pair('newest_at', '0', b)}))"
         for a, b in itertools.combinations(names, 2)
     )
-    runs = (_of_pair("runs", name, name) for name in names)
-    return f"select min({', '.join(bounds)}), {', '.join(runs)}"
+    runs = (f"{_of_pair('runs', name, name)} as runs" for name in names)
+    return f"select min({', '.join(bounds)}) as newest_at, {', '.join(runs)}"
 
 
 def _of_pair(column: str, a: str, b: str) -> str:
