@@ -18,7 +18,7 @@ from flowstore.errors import StoreCorrupt
 
 _NONE = type(None)
 _NAMES: dict[str, frozenset[type]] = {
-    "id run_id parent_id task_id tag_id attempts number log_id system generation": frozenset({int}),
+    "id run_id parent_id task_id tag_id attempts runs number log_id system generation": frozenset({int}),
     "flow_id step_id pid code_id attempt_id base_id blob_id size_bytes is_flag": frozenset({int, _NONE}),
     "created_at started_at last_seen_at written_at deployed_at newest_at": frozenset({int}),
     "finished_at due_at": frozenset({int, _NONE}),
