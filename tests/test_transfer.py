@@ -321,7 +321,7 @@ class Model:
 COLLABORATOR = """
 import contextlib, hmac, io, json, os, shlex, sys
 from flowstore.cli import admin, difference, natural, render, shell
-import numpy, pandas, pyarrow.parquet, sqlite_utils
+import numpy, pandas, pyarrow.parquet, rich.cells, sqlite_utils
 import flowstore.client.html, flowstore.store.parquet, flowstore.store.readonly, flowstore.store.tags
 import flowstore.transfer.check, flowstore.transfer.delete, flowstore.transfer.repair, flowstore.transfer.vacuum
 admin._with_commands()  # the other account may not be allowed to read this Python's own files
