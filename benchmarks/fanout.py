@@ -38,7 +38,11 @@ def measure(settings: Settings) -> Iterator[Line]:
         contestants["metaflow"] = partial(slope_ms, settings, partial(fan_out, settings.metaflow, ()), few)
     samples = in_turns(contestants, settings.rounds)
     yield Line(
-        "fanout, a process a task", "ms/task", samples, times_floor(1.3, slower={"metaflow": 80}), settings.peers.missing("metaflow", *POOLS)
+        "fanout, a process a task",
+        "ms/task",
+        samples,
+        times_floor(1.3, slower={"metaflow": 80}),
+        settings.peers.missing("metaflow", *POOLS),
     )
 
 
