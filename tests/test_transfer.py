@@ -324,7 +324,9 @@ from flowstore.cli import admin, difference, natural, render, shell
 import numpy, pandas, pyarrow.parquet, rich.cells, sqlite_utils
 import flowstore.client.html, flowstore.store.parquet, flowstore.store.readonly, flowstore.store.tags
 import flowstore.transfer.check, flowstore.transfer.delete, flowstore.transfer.repair, flowstore.transfer.vacuum
-admin._with_commands(), rich.cells.cell_len("日")  # the other account may not be allowed to read this Python's own files
+# all that loads more when it is used: the other account may not be allowed to read this Python's own files
+admin._with_commands(), rich.cells.cell_len("日")
+flowstore.store.parquet.load(flowstore.store.parquet.dump(pandas.DataFrame({"n": [1, 2]})))
 os.environ |= {"HOME": sys.argv[2], "FLOWSTORE_USER": "will"}
 os.environ.pop("FLOWSTORE_HOME")
 os.chdir("/")
