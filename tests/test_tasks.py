@@ -1044,7 +1044,7 @@ def test_a_step_that_reacts_to_nothing(flow, tmp_path):
     deaf = "@timeout(seconds=0.2)\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\ntime.sleep(100)"
     (tmp_path / "late").mkdir()
     late = Script(tmp_path / "late", flow_source(LINEAR, start=deaf))
-    timed = late.start("run")
+    timed = late.start("run", "--store", late.db)  # not the one in the folder above, which may be there
     start = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nPath('pid').write_text(str(os.getpid()))\ntime.sleep(300)"
     script = flow(flow_source(LINEAR, start=start))
     process = script.start("run")
