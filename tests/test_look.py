@@ -158,6 +158,15 @@ def test_runs_are_chosen(story):
     assert "--limit 20" in subprocess.run(called, cwd=story.folder, capture_output=True, text=True).stderr
 
 
+@pytest.mark.parametrize(("words", "option"), [(["runs"], "--limit"), (["logs", "F/1/start"], "--attempt")])
+def test_a_number_beyond_all_bounds(story, words, option):
+    """It is wrong usage, in words, rather than an error of Python's or of a file that is none."""
+    called = [sys.executable, "-m", "flowstore", *words, option, str(2**63 - 1)]
+    done = subprocess.run(called, cwd=story.folder, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for '{option}'" in done.stderr
+
+
 def test_log_lines_say_whose_they_are(story):
     """Stream and text of each; JSON escapes what a terminal would obey."""
     text = command(story, "logs", TASK, "--json")

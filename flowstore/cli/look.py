@@ -51,7 +51,9 @@ def find(pathspec: str) -> Any:
     type=click.Choice(STATUSES),
     help="Only runs with this status; may be repeated.",
 )
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, metavar="N", help="At most so many."
+)
 def runs(
     flow: str | None, tags: tuple[str, ...], without: tuple[str, ...], statuses: tuple[str, ...], limit: int, form: str
 ) -> None:
@@ -154,7 +156,9 @@ def namespaces(form: str) -> None:
 @click.option("--stdout", is_flag=True, help="Only stdout.")
 @click.option("--stderr", is_flag=True, help="Only stderr.")
 @click.option("--timestamps", is_flag=True, help="Begin each line with its time, in UTC.")
-@click.option("--attempt", type=click.IntRange(0), metavar="N", help="Of this attempt, from 0; default: the last one.")
+@click.option(
+    "--attempt", type=click.IntRange(0, 10**9), metavar="N", help="Of this attempt, from 0; default: the last one."
+)
 @click.option("--raw", is_flag=True, help="Keep control characters.")
 def logs(
     pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None, raw: bool, form: str

@@ -93,7 +93,10 @@ def _logs_command(this: FlowFile) -> click.Command:
         click.Option(["--stderr"], is_flag=True, help="Only stderr."),
         click.Option(["--timestamps"], is_flag=True, help="Begin each line with its time, in UTC."),
         click.Option(
-            ["--attempt"], type=click.IntRange(0), metavar="N", help="Of this attempt, from 0; default: the last."
+            ["--attempt"],
+            type=click.IntRange(0, 10**9),
+            metavar="N",
+            help="Of this attempt, from 0; default: the last.",
         ),
     ]
     return group("logs", "What tasks printed.", [command("show", show, "Show what tasks printed.", params)])
