@@ -36,7 +36,7 @@ class RunPlan:
         flow, run_id: its address.
         graph: its steps.
         policies: by step.
-        template: what every order holds; see `_order`.
+        template: what every order holds; see `Orders.order`.
         max_workers: how many attempts run at a time.
         origin: the run that it resumes.
     """

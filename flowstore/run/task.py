@@ -51,7 +51,7 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
     Args:
         flow: its class, of this process.
         graph: its steps.
-        order: what the driver asks for; see `driver.Driver._order`.
+        order: what the driver asks for; see `orders.Orders.order`.
 
     Returns:
         The report: `status`, `outcome`, `artifacts`, `failure`; and the contents of the artifacts.
