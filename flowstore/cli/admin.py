@@ -12,6 +12,15 @@ from flowstore import __version__, context
 from flowstore.cli import completion, shell
 from flowstore.store import locate
 
+with_tags = click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=completion.tags,
+    help="Only runs with this tag; may be repeated.",
+)
+
 SHARED = (
     click.option("--store", metavar="PATH", shell_complete=completion.files,
                  help="The store's file; default: the nearest flowstore.db."),

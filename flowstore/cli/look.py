@@ -10,7 +10,7 @@ import click
 
 from flowstore import context
 from flowstore.cli import completion
-from flowstore.cli.admin import command
+from flowstore.cli.admin import command, with_tags
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import InvalidPathspec
 from flowstore.store import locate
@@ -29,14 +29,7 @@ def find(pathspec: str) -> Any:
 
 @command
 @click.argument("flow", required=False, shell_complete=completion.flows)
-@click.option(
-    "--tag",
-    "tags",
-    multiple=True,
-    metavar="TAG",
-    shell_complete=completion.tags,
-    help="Only runs with this tag; may be repeated.",
-)
+@with_tags
 @click.option(
     "--without",
     multiple=True,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from flowstore.cli import completion
-from flowstore.cli.admin import command
+from flowstore.cli.admin import command, with_tags
 from flowstore.store import locate
 from flowstore.text import safe
 
@@ -33,14 +33,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's new
 @click.argument("out", metavar="OUT.db", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...", shell_complete=completion.pathspecs)
 @click.option("--flow", metavar="F", shell_complete=completion.flows, help="The runs of this flow.")
-@click.option(
-    "--tag",
-    "tags",
-    multiple=True,
-    metavar="TAG",
-    shell_complete=completion.tags,
-    help="Only runs with this tag; may be repeated.",
-)
+@with_tags
 @click.option("--latest", type=click.IntRange(1), metavar="N", help="Only the newest N of each flow.")
 @click.option("--no-logs", is_flag=True, help="Without what tasks printed.")
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowstore.cli import completion
-from flowstore.cli.admin import command
+from flowstore.cli.admin import command, with_tags
 from flowstore.errors import FlowstoreError
 from flowstore.store import locate
 from flowstore.store.rows import time_of
@@ -41,14 +41,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     "--older-than", "older_than_s", callback=_seconds, metavar="30d", help="Created longer ago than this: m, h, d or w."
 )
 @click.option("--flow", metavar="F", shell_complete=completion.flows, help="Only runs of this flow.")
-@click.option(
-    "--tag",
-    "tags",
-    multiple=True,
-    metavar="TAG",
-    shell_complete=completion.tags,
-    help="Only runs with this tag; may be repeated.",
-)
+@with_tags
 @click.option("--keep-latest", type=click.IntRange(0), metavar="N", help="But not the newest N of each flow.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 @click.option("--yes", is_flag=True, help="Don't ask.")

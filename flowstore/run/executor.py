@@ -1,9 +1,10 @@
-"""What runs attempts, and what it tells the driver: five methods and a few events.
+"""What runs attempts, and what it tells the driver: six methods and a few events.
 
     launch(order, step) -> number     start an attempt
     wait(timeout_s) -> [event]        what attempts did since the last call; the first of each is that it started
     answer(number, message)           reply to an offer
     kill(number, signal)              end an attempt, with its process group
+    watch(socket)                     let `wait` return as soon as the socket can be read
     close()                           end everything
 
 The driver knows no more than this, so that tasks can run elsewhere than on this machine (`run.local`), too.
