@@ -30,6 +30,7 @@ from test_store import python, task_with, told
 
 from flowstore.errors import ArtifactError, StoreCorrupt
 from flowstore.store import blobs, codecs, db, records
+from flowstore.store.staging import Staging, Writer
 
 MIB = 1 << 20
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -66,10 +67,11 @@ def put(store, value):
 def stage(store, value):
     """Store a value as a task's large artifact is stored: staged in chunks, then published."""
     encoded = codecs.encode(value)
-    run_id = task_with(store)
-    staging = blobs.Staging(store, run_id, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
+    writer = Writer(store, task_with(store))
+    staging = Staging(writer, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
     for chunk in blobs.chunks_of(encoded.pieces):
-        staging.write(bytes(chunk))
+        staging.take(bytes(chunk))
+    staging.finish()
     with store.write() as connection:
         blob_id = staging.publish(connection, encoded.sha)
     return blob_of(store, blob_id)
@@ -836,7 +838,7 @@ def test_a_value_that_flows_through_is_stored_once(flow):
 
 
 def staging_of(store, run_id, content):
-    return blobs.Staging(store, run_id, "bytes", len(content), "bytes", "")
+    return Staging(Writer(store, run_id), "bytes", len(content), "bytes", "")
 
 
 def running(store):
@@ -851,8 +853,9 @@ def test_staged_content_is_invisible_until_published(store):
     sha = hashlib.sha256(content).digest()
     staging = staging_of(store, run_id, content)
     for at in range(0, len(content), MIB):
-        staging.write(content[at : at + MIB])
-    assert staging.received_bytes == len(content)
+        staging.take(content[at : at + MIB])
+    staging.finish()
+    assert staging.whole
     assert counts(store) == (1, 21)
     with store.read() as connection:
         assert blobs.find(connection, sha, "bytes") is None
@@ -869,7 +872,8 @@ def test_a_dropped_content_leaves_nothing(store):
     for size in (MIB, 17 * MIB):
         staging = staging_of(store, run_id, bytes(size))
         for _ in range(size // MIB):
-            staging.write(bytes(MIB))
+            staging.take(bytes(MIB))
+        staging.finish()
         for _ in range(2):
             with store.write() as connection:
                 staging.drop(connection)
@@ -883,8 +887,9 @@ def test_two_that_stage_the_same_content_leave_one(store):
     stagings = [staging_of(store, run_id, content) for _ in range(2)]
     for at in range(0, len(content), MIB):
         for staging in stagings:
-            staging.write(content[at : at + MIB])
+            staging.take(content[at : at + MIB])
     for staging in stagings:
+        staging.finish()
         with store.write() as connection:
             ids.append(staging.publish(connection, hashlib.sha256(content).digest()))
     assert ids[0] == ids[1]
@@ -897,7 +902,8 @@ def test_a_publication_that_is_undone_can_be_repeated(store):
     run_id, content = running(store), os.urandom(MIB)
     sha = hashlib.sha256(content).digest()
     staging = staging_of(store, run_id, content)
-    staging.write(content)
+    staging.take(content)
+    staging.finish()
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
         staging.publish(connection, sha)
         1 / 0  # noqa: B018
@@ -910,7 +916,8 @@ def test_an_undone_publication_never_drops_another_s_content(store):
     """Dropping after an undone publication removes nothing that got the same row since."""
     run_id, content = running(store), os.urandom(MIB)
     staging = staging_of(store, run_id, content)
-    staging.write(content)
+    staging.take(content)
+    staging.finish()
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
         staging.publish(connection, hashlib.sha256(content).digest())
         1 / 0  # noqa: B018
@@ -927,7 +934,8 @@ def test_orphans_are_dropped(store):
     for run_id in (alive, dead, deleted):
         staging = staging_of(store, run_id, bytes(16 * MIB))
         for _ in range(16):
-            staging.write(bytes(MIB))
+            staging.take(bytes(MIB))
+        staging.finish()
     with store.write() as connection:
         records.finish_run(connection, dead, "failed")
         connection.execute("delete from runs where id = ?", (deleted,))
@@ -942,6 +950,7 @@ MEMORY = """
 import sys
 import numpy as np
 from flowstore.store import blobs, codecs, db, records
+from flowstore.store.staging import Staging, Writer
 def peak_mib():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) >> 10
@@ -955,9 +964,11 @@ if sys.argv[2] == "store":
     with store.write() as connection:
         run_id = records.create_run(connection, records.NewRun("F", "u", {}, (), None, [], []))
     encoded = codecs.encode(value)
-    staging = blobs.Staging(store, run_id, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
+    writer = Writer(store, run_id)
+    staging = Staging(writer, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
     for chunk in blobs.chunks_of(encoded.pieces):
-        staging.write(bytes(chunk))
+        staging.take(bytes(chunk))
+    staging.finish()
     with store.write() as connection:
         staging.publish(connection, encoded.sha)
 else:

@@ -23,6 +23,7 @@ import flowstore
 from flowstore.errors import NotFound
 from flowstore.store import blobs, codecs, db, records, schema
 from flowstore.store.db import open_store
+from flowstore.store.staging import Staging, Writer
 from flowstore.transfer import check, delete, vacuum
 
 
@@ -185,9 +186,10 @@ def test_a_dead_run_is_deleted_with_what_it_had_begun_to_write(path):
     """The chunks that a killed driver had staged go with its run."""
     with contextlib.closing(db.ensure_store(path)) as store:
         run_id = add_run(store, status="running")
-        staging = blobs.Staging(store, run_id, "bytes", 64 << 20, "bytes", "")
+        staging = Staging(Writer(store, run_id), "bytes", 64 << 20, "bytes", "")
         for _ in range(20):
-            staging.write(b"c" * blobs.CHUNK_BYTES)
+            staging.take(b"c" * blobs.CHUNK_BYTES)
+        staging.finish()
     delete_dead(path)
     assert sql(path, "select count(*) from chunks")[0] >= 16
     command("delete", "F/1", "--yes")

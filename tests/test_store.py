@@ -21,6 +21,7 @@ import flowstore
 from flowstore import context
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
 from flowstore.store import blobs, codecs, db, journal, locate, records, schema, trust
+from flowstore.store.staging import Staging, Writer
 
 NEW_RUN = records.NewRun("F", "tester", {"alpha": 0.5}, (), None, ["user:tester"], ["blue"])
 CREATE_RUN = """
@@ -913,10 +914,10 @@ def test_a_full_disk_in_a_staged_content_is_the_same_error(path):
     store = db.ensure_store(path)
     task_with(store, x=1)
     store.value(f"pragma max_page_count = {store.value('pragma page_count') + 40}")
-    staging = blobs.Staging(store, 1, "bytes", 64 << 20, "bytes", "")
+    staging = Staging(Writer(store, 1), "bytes", 64 << 20, "bytes", "")
     with pytest.raises(FlowstoreError, match="disk is full"):  # noqa: PT012
         for _ in range(64):
-            staging.write(bytes(1 << 20))
+            staging.take(bytes(1 << 20))
     with store.write() as connection:
         staging.drop(connection)
     assert store.value("select count(*) from blobs where sha is null") == 0

@@ -13,7 +13,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -23,10 +23,12 @@ from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
 from flowstore.store import blobs, queries, records, trust
-from flowstore.store.blobs import Staging
 from flowstore.store.codecs import Encoded
 from flowstore.store.db import Store
 from flowstore.store.liveness import HEARTBEAT_S
+
+if TYPE_CHECKING:
+    from flowstore.store.staging import Staging, Writer
 
 LOG_INTERVAL_S = 0.5
 _SUCCESS = "Task finished successfully."
@@ -51,7 +53,7 @@ class _Task:
     streams: dict[str, Lines] = attrs.field(factory=dict)
     last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
     staged: list[tuple[dict[str, Any], Staging | None]] = attrs.field(factory=list)
-    sending: deque[tuple[int, Staging]] = attrs.field(factory=deque)
+    sending: deque[Staging] = attrs.field(factory=deque)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -85,6 +87,7 @@ class Driver:
         self._running: dict[int, _Task] = {}
         self._finished: list[_Finished] = []
         self._orders = Orders(run)
+        self._writer: Writer | None = None
         self._step_ids: dict[str, int] = {}
         self._log: list[tuple[int, str, int, str]] = []
         self._log_bytes = 0
@@ -101,6 +104,13 @@ class Driver:
         """
         self._executor.watch(self._stop.waker)
         self._ready.append(self._plan.start())
+        try:
+            return self._loop()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+
+    def _loop(self) -> str:
         status = None
         while status is None:
             if self._stop.signal is not None:
@@ -184,16 +194,23 @@ class Driver:
         for index, content in enumerate(large):
             staging = None
             if index in wanted.values():
-                described = (content["codec"], content["size_bytes"], content["type"], content["preview"])
-                staging = Staging(self._store, self._run.run_id, *described)
-                task.sending.append((content["size_bytes"], staging))
+                staging = self._stage(content)
+                task.sending.append(staging)
             task.staged.append((content, staging))
         self._executor.answer(task.number, {"send": sorted(wanted.values())})
 
+    def _stage(self, content: dict[str, Any]) -> Staging:
+        from flowstore.store import staging  # a thread, for those that have something large
+
+        if self._writer is None:
+            self._writer = staging.Writer(self._store, self._run.run_id)
+        described = (content["codec"], content["size_bytes"], content["type"], content["preview"])
+        return staging.Staging(self._writer, *described)
+
     def _take_data(self, task: _Task, data: bytes) -> None:
-        size, staging = task.sending[0]
-        staging.write(data)
-        if staging.received_bytes >= size:
+        staging = task.sending[0]
+        staging.take(data)
+        if staging.whole:
             task.sending.popleft()
 
     def _death(self, task: _Task, event: Died) -> dict[str, Any]:
@@ -212,6 +229,9 @@ class Driver:
 
     def _end_attempt(self, task: _Task, report: Mapping[str, Any]) -> None:
         del self._running[task.number]
+        for _, staging in task.staged:
+            if staging is not None:
+                staging.finish()
         for stream in task.streams:
             self._take_output(task, stream, b"", end=True)
         task.streams.clear()

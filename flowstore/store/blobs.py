@@ -31,6 +31,7 @@ from flowstore.store.preview import in_line
 INLINE_BYTES = 65536
 CHUNK_BYTES = 1 << 20
 BATCH_BYTES = 16 << 20  # a transaction: fast, and no other writer waits longer than 0.3 s
+LARGE_BYTES = 16 << 20  # worth a thread
 
 _SEE = "The file is damaged: restore a copy."
 
@@ -179,48 +180,6 @@ def chunks_of(pieces: Iterable[Piece]) -> Iterator[Piece]:
         yield pending
 
 
-class Staging:
-    """A large content on its way in: written in short transactions, invisible until it is published."""
-
-    def __init__(self, store: Store, run_id: int, codec: str, size_bytes: int, type_name: str, preview: str) -> None:
-        self._store = store
-        self._run_id = run_id
-        self._row = (codec, size_bytes, type_name, preview)
-        self._blob_id: int | None = None
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-        self._next = 0
-        self.received_bytes = 0
-
-    def write(self, chunk: bytes) -> None:
-        """Take the next chunk, of `CHUNK_BYTES` but for the last one."""
-        self._pending.append(chunk)
-        self._pending_bytes += len(chunk)
-        self.received_bytes += len(chunk)
-        if self._pending_bytes >= BATCH_BYTES or self.received_bytes >= self._row[1]:
-            with self._store.write() as db:
-                if self._blob_id is None:
-                    codec, size_bytes, type_name, preview = self._row
-                    self._blob_id = insert(db, codec, size_bytes, type_name, preview, staged_by=self._run_id)
-                rows = [(self._blob_id, self._next + n, chunk) for n, chunk in enumerate(self._pending)]
-                db.executemany("insert into chunks values (?, ?, ?)", rows)
-            self._next += len(rows)
-            self._pending.clear()
-            self._pending_bytes = 0
-
-    def publish(self, db: sqlite3.Connection, sha: bytes) -> int:
-        """Make the content visible, in the caller's transaction; gives its row."""
-        codec = self._row[0]
-        assert self._blob_id is not None  # all of it has been written
-        blob_id = publish(db, self._blob_id, sha, codec)
-        trust.sign(db, self._store.uuid, blob_id, sha, codec)
-        return blob_id
-
-    def drop(self, db: sqlite3.Connection) -> None:
-        """Give the space back: the content is there already, or the task that sent it failed."""
-        db.execute("delete from blobs where id = ? and sha is null and staged_by = ?", (self._blob_id, self._run_id))
-
-
 def publish(db: sqlite3.Connection, staged_id: int, sha: bytes, codec: str) -> int:
     """Make a staged content visible in the caller's transaction, or drop it where it is there; gives its row."""
     blob_id, whole = find_described(db, sha, codec)
@@ -355,11 +314,29 @@ def verified(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str)
     blob = fetched(db, blob)
     _check_size(db, store, blob, name)
     digest = hashlib.sha256()
-    for piece in read(db, blob):
-        digest.update(piece)
-        yield piece
+    hashed = _hashed_meanwhile if blob.size_bytes > LARGE_BYTES else _hashed
+    yield from hashed(read(db, blob), digest)
     if digest.digest() != blob.sha:
         raise StoreCorrupt(f"{store.path}: the bytes of {name} don't match their hash. {_SEE}")
+
+
+def _hashed(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+
+
+def _hashed_meanwhile(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    """The same, each in a thread while the caller takes it and the next is read."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as thread:
+        hashing = None
+        for piece in pieces:
+            if hashing is not None:
+                hashing.result()
+            hashing = thread.submit(digest.update, piece)
+            yield piece
 
 
 def _exhaust(pieces: Iterator[bytes]) -> None:

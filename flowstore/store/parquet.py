@@ -24,8 +24,16 @@ _KNOWN_EXTENSIONS = frozenset({b"pandas.period", b"pandas.interval"})
 
 def dump(frame: Any) -> bytes:
     """A data frame's bytes."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(frame, nthreads=1), buffer, compression="zstd")
+    table = pa.Table.from_pandas(frame, nthreads=1)
+    floats = [field.name for field in table.schema if field.type in (pa.float32(), pa.float64())]
+    texts = [field.name for field in table.schema if _is_text(field.type) or pa.types.is_dictionary(field.type)]
+    pq.write_table(
+        table,
+        buffer := io.BytesIO(),
+        compression="zstd",
+        use_dictionary=texts,  # of numbers it takes half as long again, for little
+        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),  # a tenth smaller than plain, and faster
+    )
     return buffer.getvalue()
 
 
