@@ -6,6 +6,7 @@ Each is forked by the task server, or is a fresh interpreter where there is no `
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import signal
@@ -42,6 +43,7 @@ class _Worker:
         self.pipes: dict[str, int | socket.socket] = {}  # stream: what to read it from
         self.reader = wire.Reader()
         self.garbled = False
+        self.refused: int | None = None  # the errno with which the system refused to start it
 
 
 def default_start_method() -> str:
@@ -148,11 +150,15 @@ class LocalExecutor:
             else:
                 worker.process = _spawn(self._flow, theirs, *child_ends)
                 worker.pid = worker.process.pid
-        except (BrokenPipeError, ConnectionError):
-            worker.channel.close()
-            for ours, _ in ends.values():
-                os.close(ours)
-            raise _server_died() from None
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                worker.channel.close()
+                for ours, _ in ends.values():
+                    os.close(ours)
+                if isinstance(error, ConnectionError):
+                    raise _server_died() from None
+                raise
+            self._refuse(worker, error.errno)
         finally:
             theirs.close()
             for end in child_ends:
@@ -163,6 +169,11 @@ class LocalExecutor:
         for stream, pipe in worker.pipes.items():
             self._selector.register(pipe, selectors.EVENT_READ, (worker, stream))
         return worker
+
+    def _refuse(self, worker: _Worker, number: int) -> None:
+        """There is no process for a worker, which ends it before it began."""
+        worker.refused = number
+        self._ended.append((worker, 0))
 
     def _discard(self, worker: _Worker) -> None:
         """Forget a worker, and close the driver's ends of its connections."""
@@ -199,7 +210,7 @@ class LocalExecutor:
         for worker, what in ready:
             if worker is None or worker.ident not in self._workers:
                 continue
-            while worker.pid is None:  # what the task server told of it is on its way
+            while worker.pid is None and worker.refused is None:  # what the task server told of it is on its way
                 self._hear(wait=True)
             events += self._channel(worker) if what == "channel" else self._output(worker, what)
         events, self._started = self._started + events, []
@@ -228,6 +239,8 @@ class LocalExecutor:
         worker = self._workers.get(ident)
         if worker is not None and what == server.ENDED:
             self._ended.append((worker, os.waitstatus_to_exitcode(argument)))
+        elif worker is not None and what == server.REFUSED:
+            self._refuse(worker, argument)
         elif worker is not None and worker.number is not None:
             worker.pid = argument
             self._started.append(Started(worker.number, argument))
@@ -314,11 +327,12 @@ class LocalExecutor:
         events += self._all_output(worker)
         if worker.number is not None:
             exited, killed_by = (code, None) if code >= 0 else (None, -code)
-            events.append(Died(worker.number, exited, killed_by, worker.garbled))
+            events.append(Died(worker.number, exited, killed_by, worker.garbled, worker.refused))
         self._discard(worker)
         return events
 
 
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM)  # for one more process
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end a process
 
 
