@@ -159,7 +159,7 @@ def refusing(start):
 """
 STARTS = {
     "fork": (REFUSALS + "os.fork = refusing(os.fork)", 2),  # the first one is the task server's
-    "spawn": (REFUSALS + "import subprocess; subprocess.Popen = refusing(subprocess.Popen)", 1),
+    "spawn": (REFUSALS + "import subprocess; subprocess.Popen = refusing(subprocess.Popen)", 2),  # and here the guard's
 }
 
 
