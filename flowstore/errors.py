@@ -22,7 +22,12 @@ message on stderr, without a traceback, and exit code 1.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flowstore.text import safe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class FlowstoreError(Exception):
@@ -54,7 +59,22 @@ class NotFound(FlowstoreError, KeyError):
 
 
 class NamespaceMismatch(FlowstoreError, LookupError):
-    """The object exists, outside the active namespace."""
+    """The object exists, outside the active namespace.
+
+    Attributes:
+        namespaces: those to switch to, a tag or `None` each.
+    """
+
+    def __init__(self, what: str, *namespaces: str | None) -> None:
+        super().__init__(what, *namespaces)
+        self.namespaces = namespaces
+
+    def __str__(self) -> str:
+        return self.told(lambda tag: "namespace(None)" if tag is None else f'namespace("{tag}")')
+
+    def told(self, switch: Callable[[str | None], str]) -> str:
+        """The message, for who switches in the way that `switch` puts in words."""
+        return safe(f"{self.args[0]} {' or '.join(map(switch, self.namespaces))}".rstrip())
 
 
 class InvalidPathspec(FlowstoreError, ValueError):

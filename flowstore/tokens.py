@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 from flowstore.context import home
 from flowstore.errors import FlowstoreError
 from flowstore.store import drafts
+from flowstore.store.lock import locked
 
 
 def find(store_uuid: str, scope: str) -> str | None:
@@ -77,20 +79,20 @@ class Keeper:
         Raises:
             FlowstoreError: it can't be written.
         """
-        tokens = read()
-        held = tokens.get(store_uuid, {}).get(scope) == token
-        tokens.setdefault(store_uuid, {})[scope] = token
-        _drop_unfinished(tokens, (store_uuid, scope))
-        if held:
+        _drop_unfinished((store_uuid, scope))
+        if find(store_uuid, scope) == token:
             return
         path = _path()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft = self._making.enter_context(drafts.draft(path, 0o600))
+            self._making.enter_context(locked(path.with_name("lock")))  # until the new file is there, or dropped
+            tokens = read()
+            tokens.setdefault(store_uuid, {})[scope] = token
             draft.write_text(json.dumps(tokens, indent=2, sort_keys=True) + "\n", "utf-8")
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             raise FlowstoreError(
-                f"Your tokens {path} can't be written: {error.strerror}. Nothing was changed. "
+                f"Your tokens {path} can't be written: {getattr(error, 'strerror', error)}. Nothing was changed. "
                 "Set $FLOWSTORE_HOME to a folder of yours."
             ) from error
         self._draft = draft
@@ -116,8 +118,9 @@ def keeping() -> Iterator[Keeper]:
         keeper.drop()
 
 
-def _drop_unfinished(tokens: dict[str, dict[str, str]], settled: tuple[str, str]) -> None:
+def _drop_unfinished(settled: tuple[str, str]) -> None:
     """Remove what dead processes had prepared, but for tokens that may be valid and are nowhere else."""
+    tokens = read()
     for draft in drafts.beside(_path(), abandoned=True):
         with contextlib.suppress(FlowstoreError, OSError):
             prepared = _read(draft)

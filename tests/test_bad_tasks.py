@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import FOREACH, LINEAR, alive, flow_source, stop, wait_for
+from harness import FOREACH, LINEAR, MIDDLE, alive, flow_source, stop, wait_for
 
 # What a step does, and what is told of it; `None` where the step succeeds all the same.
 DEADLY = {
@@ -141,6 +141,55 @@ def test_tasks_that_never_end(flow):
 
 def _indented(text):
     return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+REFUSALS = """
+import errno
+
+calls = []
+
+def refusing(start):
+    def started(*args, **options):
+        calls.append(start)
+        if len(calls) in {REFUSED}:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return start(*args, **options)
+    return started
+
+"""
+STARTS = {
+    "fork": (REFUSALS + "os.fork = refusing(os.fork)", 2),  # the first one is the task server's
+    "spawn": (REFUSALS + "import subprocess; subprocess.Popen = refusing(subprocess.Popen)", 2),  # and here the guard's
+}
+
+
+@pytest.mark.parametrize("method", STARTS)
+def test_a_process_that_the_system_refuses(method, flow):
+    """Where there can be no more processes, that fails the attempt: it is tried again, caught, or ends the run."""
+    head, first = STARTS[method]
+
+    def source(*refused):
+        body = "@retry(times=1, minutes_between_retries=0)\n@catch(var='problem')\nself.attempt = current.retry_count"
+        return flow_source(MIDDLE, head=head.replace("{REFUSED}", str({first + n for n in refused})), middle=body)
+
+    run = ("run", "--start-method", method)
+    script = flow(source(1))
+    assert "(no process)] Task failed. It will be tried again (attempt 2 of 2)." in script(*run).stdout
+    assert script.client().data.attempt == 1
+    assert script.client()["middle"].task.metadata_dict["pid"]
+
+    script.rewrite(source(1, 2))
+    script(*run)
+    problem = script.client(2).data.problem
+    assert problem.type == "TaskDied"
+    assert re.search(r"could not be started \(EAGAIN: .+\).*--max-workers", problem.message)
+
+    script.rewrite(source(0))
+    result = script(*run, expect=1)
+    assert "could not be started" in result.stdout
+    assert "failed in start/" in result.stderr
+    script.rewrite(source())
+    script("resume", "--start-method", method)
 
 
 def test_a_run_that_is_flooded_can_be_stopped(flow):

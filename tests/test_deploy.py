@@ -298,7 +298,7 @@ def test_a_token_is_kept_only_if_the_deployment_is(tmp_path, monkeypatch):
         mine.prepare("store", "flow:F", "two")
         raise ZeroDivisionError
     assert tokens.find("store", "flow:F") == "one"
-    assert [path.name for path in tmp_path.iterdir()] == ["tokens.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "tokens.json"]
 
 
 def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):
@@ -329,6 +329,21 @@ def test_deploying_at_once(anne_and_will):
     assert sorted(anne.script.sql("select version from deployments")) == [1, 2, 3, 4]
     assert anne.script.sql("select token from production_tokens") == list(anne.tokens().values())
     assert [made.version for made in active(anne.script)] == [4]
+
+
+def test_deploying_to_several_stores_at_once(tmp_path):
+    """Each keeps its token in the one file that this user has for all of them."""
+    folders = [tmp_path / str(number) for number in range(6)]
+    for folder in folders:
+        folder.mkdir()
+    scripts = [Script(folder, PLAIN) for folder in folders]
+    started = [script.start("deploy", "create") for script in scripts]
+    for process in started:
+        with process:
+            process.communicate(timeout=60)
+        assert process.returncode == 0
+    kept = [scopes["flow:F"] for scopes in tokens.read().values()]
+    assert sorted(kept) == sorted(script.sql("select token from production_tokens")[0] for script in scripts)
 
 
 # --- a new token

@@ -137,11 +137,15 @@ time.sleep(300)
 """
 
 
-@pytest.mark.parametrize("unread", [False, True], ids=["", "with messages unread"])
-def test_nothing_outlives_its_driver(unread, flow):
+@pytest.mark.parametrize(
+    ("method", "unread"),
+    [("fork", False), ("fork", True), ("spawn", False)],
+    ids=["fork", "fork, with messages unread", "spawn"],
+)
+def test_nothing_outlives_its_driver(method, unread, flow):
     """Task server, tasks and what these have started die with the driver, also if that had not read all it was told."""
     script = flow(flow_source(FOREACH, start="self.xs = range(2)", body=CHILDREN))
-    process = script.start("run", "--max-workers", 2)
+    process = script.start("run", "--max-workers", 2, "--start-method", method)
     files = [script.folder / f"pids-{index}" for index in range(2)]
     (task, server), _ = wait_for(
         lambda: (

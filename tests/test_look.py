@@ -87,6 +87,30 @@ def look(story, monkeypatch):
     return story
 
 
+ELSEWHERE = {
+    "show F/2 --namespace user:anne": 'To use it: --namespace user:will or --namespace ""',
+    "diff F/1 F/2 --namespace user:anne": 'To use it: --namespace user:will or --namespace ""',
+    "show F --namespace trial": 'To see all runs: --namespace ""',
+}
+
+
+@pytest.mark.parametrize("args", ELSEWHERE)
+def test_what_is_elsewhere_names_the_option(story, args):
+    """On a command line what switches the namespace is an option, not a call."""
+    told = command(story, *args.split(), code=1)
+    assert told.startswith("Error: ")
+    assert told.endswith(f" {ELSEWHERE[args]}\n")
+
+
+@pytest.mark.parametrize("words", ["list steps 2", "tag list --run-id 2"])
+def test_a_flow_s_commands_name_the_option_too(story, words):
+    """What is told to be given can be given, and does it."""
+    environment = {"FLOWSTORE_HOME": str(story.folder / "home"), "FLOWSTORE_USER": "anne"}
+    told = story(*words.split(), expect=1, **environment).stderr
+    option = re.search(r"To use it: (--namespace user:will) or --namespace \"\"$", told.strip())[1]
+    story(*words.split(), *option.split(), **environment)
+
+
 # --- rows for programs
 
 TASK = "F/1/start/1"

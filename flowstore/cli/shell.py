@@ -16,7 +16,7 @@ from typing import IO, Any, NoReturn
 
 import click
 
-from flowstore.errors import FlowstoreError
+from flowstore.errors import FlowstoreError, NamespaceMismatch
 from flowstore.text import safe
 
 
@@ -41,7 +41,8 @@ def _exit_code(call: Callable[[], Any]) -> int:
         click.echo(safe(message.getvalue()), err=True, nl=False)
         return error.exit_code
     except FlowstoreError as error:
-        click.echo(f"Error: {error}", err=True)
+        told = error.told(_namespace_option) if isinstance(error, NamespaceMismatch) else error
+        click.echo(f"Error: {told}", err=True)
         return 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)
@@ -53,6 +54,12 @@ def _exit_code(call: Callable[[], Any]) -> int:
         click.echo(safe(f"Error: {_told(error)}."), err=True)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _namespace_option(tag: str | None) -> str:
+    import shlex
+
+    return f"--namespace {shlex.quote(tag)}" if tag else '--namespace ""'
 
 
 def _told(error: OSError) -> str:

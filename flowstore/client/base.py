@@ -104,10 +104,10 @@ class Object:
         if active is None or self._is_of_the_running_task() or active in self.tags:
             return
         owners = sorted(tag for tag in self.system_tags if tag.startswith(("user:", "production:")))
-        switch = f'namespace("{owners[0]}") or ' if owners else ""
         raise NamespaceMismatch(
-            f"{self._KIND.capitalize()} {self.pathspec} is not in the active namespace, {active!r}. "
-            f"To use it: {switch}namespace(None)"
+            f"{self._KIND.capitalize()} {self.pathspec} is not in the active namespace, {active!r}. To use it:",
+            *owners[:1],
+            None,
         )
 
     def _lacking(self, tags: Iterable[str]) -> set[str]:

@@ -77,7 +77,7 @@ class Flow(Container["Run"]):
         active = context.get_namespace()
         if active is not None and not queries.has_run(self._store, name, active):
             raise NamespaceMismatch(
-                f"Flow {name} has no run in the active namespace, {active!r}. To see all runs: namespace(None)"
+                f"Flow {name} has no run in the active namespace, {active!r}. To see all runs:", None
             )
 
     @property

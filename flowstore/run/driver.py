@@ -451,7 +451,8 @@ class Driver:
         return status
 
     def _label(self, task: _Task) -> str:
-        return f"{self._run.run_id}/{task.planned.step}/{task.id} (pid {task.pid})"
+        process = f"pid {task.pid}" if task.pid is not None else "no process"
+        return f"{self._run.run_id}/{task.planned.step}/{task.id} ({process})"
 
     def _show_progress(self) -> None:
         waiting = len(self._ready) + len(self._again)

@@ -1,7 +1,7 @@
 """What runs attempts, and what it tells the driver: six methods and a few events.
 
     launch(order, step) -> number     start an attempt
-    wait(timeout_s) -> [event]        what attempts did since the last call; the first of each is that it started
+    wait(timeout_s) -> [event]        what attempts did since the last call: `Started` first, or `Died` and no more
     answer(number, message)           reply to an offer
     kill(number, signal)              end an attempt, with its process group
     watch(socket)                     let `wait` return as soon as the socket can be read
@@ -12,6 +12,8 @@ The driver knows no more than this, so that tasks can run elsewhere than on this
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import socket
 from collections.abc import Mapping
@@ -68,14 +70,23 @@ class Died:
     """An attempt's process ended without a report: `signal` killed it, or it exited with `code`.
 
     `garbled`: it had sent something that is no message, so the executor killed it.
+    `refused`: the errno with which the system refused to start it, so that there was none.
     """
 
     number: int
     code: int | None
     signal: int | None
     garbled: bool = False
+    refused: int | None = None
 
     def __str__(self) -> str:
+        if self.refused is not None:
+            name = errno.errorcode.get(self.refused, self.refused)
+            return (
+                f"The task's process could not be started ({name}: {os.strerror(self.refused)}): a limit on processes "
+                "or memory is reached. Run fewer tasks at a time, with --max-workers, or raise the limit "
+                "(ulimit -u, or the container's)."
+            )
         if self.garbled:
             return "The task's process was killed, since it wrote to the connection that flowstore uses itself."
         if self.code == LOST_CONNECTION:

@@ -6,6 +6,7 @@ Each is forked by the task server, or is a fresh interpreter where there is no `
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import signal
@@ -25,6 +26,8 @@ from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent
 if TYPE_CHECKING:
     import subprocess
 
+    from flowstore.run.spawn import Spawner
+
 _READ_BYTES = 1 << 16
 _STREAMS = ("stdout", "stderr")
 
@@ -42,6 +45,7 @@ class _Worker:
         self.pipes: dict[str, int | socket.socket] = {}  # stream: what to read it from
         self.reader = wire.Reader()
         self.garbled = False
+        self.refused: int | None = None  # the errno with which the system refused to start it
 
 
 def default_start_method() -> str:
@@ -72,15 +76,19 @@ class LocalExecutor:
         self._workers: dict[int, _Worker] = {}  # by ident, all that have not ended
         self._running: dict[int, _Worker] = {}  # by attempt number
         self._idle: dict[str, list[_Worker]] = {}  # by step
-        self._leaving: list[subprocess.Popen[bytes]] = []
         self._started: list[Event] = []  # not yet told
         self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with their exit codes
         self._numbers = 0
         self._warm: set[int] = set()  # what of `worker.LAZY` the task server has been told to import
         self._control: socket.socket | None = None
+        self._spawner: Spawner | None = None
         if (method or default_start_method()) == "fork":
             self._control, self._server_pid = server.start(flow, graph)
             self._selector.register(self._control, selectors.EVENT_READ, (None, "control"))
+        else:
+            from flowstore.run.spawn import Spawner
+
+            self._spawner = Spawner()
 
     def watch(self, waker: socket.socket) -> None:
         """Return from `wait` as soon as `waker` can be read."""
@@ -110,17 +118,17 @@ class LocalExecutor:
         if self._control is not None:
             with contextlib.suppress(FlowstoreError):  # the server died, which `wait` tells
                 self._ask(server.KILL, worker.ident, how)
-        elif worker.process is not None:
-            _kill(worker.process, how)
+        elif self._spawner is not None and worker.process is not None:
+            self._spawner.kill(worker.process, how)
 
     def close(self) -> None:
         """End every process. What an attempt had not reported is lost."""
         for worker in list(self._workers.values()):
             if worker.process is not None and worker.number is not None:
-                _kill(worker.process, _KILL)
+                self.kill(worker.number, _KILL)
             self._discard(worker)
-        for process in self._leaving:
-            process.wait()
+        if self._spawner is not None:
+            self._spawner.close()
         if self._control is not None:
             self._control.close()
             os.waitpid(self._server_pid, 0)
@@ -145,14 +153,18 @@ class LocalExecutor:
             if self._control is not None:
                 message = server.MESSAGE.pack(server.FORK, worker.ident, 0)
                 socket.send_fds(self._control, [message], [theirs.fileno(), *child_ends])
-            else:
-                worker.process = _spawn(self._flow, theirs, *child_ends)
+            elif self._spawner is not None:
+                worker.process = self._spawner.start(self._flow, theirs, *child_ends)
                 worker.pid = worker.process.pid
-        except (BrokenPipeError, ConnectionError):
-            worker.channel.close()
-            for ours, _ in ends.values():
-                os.close(ours)
-            raise _server_died() from None
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                worker.channel.close()
+                for ours, _ in ends.values():
+                    os.close(ours)
+                if isinstance(error, ConnectionError):
+                    raise _server_died() from None
+                raise
+            self._refuse(worker, error.errno)
         finally:
             theirs.close()
             for end in child_ends:
@@ -164,6 +176,11 @@ class LocalExecutor:
             self._selector.register(pipe, selectors.EVENT_READ, (worker, stream))
         return worker
 
+    def _refuse(self, worker: _Worker, number: int) -> None:
+        """There is no process for a worker, which ends it before it began."""
+        worker.refused = number
+        self._ended.append((worker, 0))
+
     def _discard(self, worker: _Worker) -> None:
         """Forget a worker, and close the driver's ends of its connections."""
         self._workers.pop(worker.ident, None)
@@ -174,8 +191,8 @@ class LocalExecutor:
         for connection in (worker.channel, *worker.pipes.values()):
             self._close(connection)
         worker.pipes = {}
-        if worker.process is not None:
-            self._leaving.append(worker.process)
+        if self._spawner is not None and worker.process is not None:
+            self._spawner.leave(worker.process)
 
     def _close(self, connection: int | socket.socket) -> None:
         with contextlib.suppress(KeyError, ValueError):  # at its end already
@@ -189,7 +206,7 @@ class LocalExecutor:
 
     def wait(self, timeout_s: float | None) -> list[Event]:
         """What attempts did; waits for the first of it, at most `timeout_s`."""
-        if self._control is None:  # nobody tells when a spawned process ends
+        if self._spawner is not None:  # nobody tells when a spawned process ends
             timeout_s = 0.1 if timeout_s is None else min(timeout_s, 0.1)
         ready = [key.data for key, _ in self._selector.select(0 if self._started or self._ended else timeout_s)]
         if (None, "control") in ready:
@@ -199,14 +216,14 @@ class LocalExecutor:
         for worker, what in ready:
             if worker is None or worker.ident not in self._workers:
                 continue
-            while worker.pid is None:  # what the task server told of it is on its way
+            while worker.pid is None and worker.refused is None:  # what the task server told of it is on its way
                 self._hear(wait=True)
             events += self._channel(worker) if what == "channel" else self._output(worker, what)
         events, self._started = self._started + events, []
-        if self._control is None:
+        if self._spawner is not None:
             gone = [worker for worker in self._workers.values() if worker.process and worker.process.poll() is not None]
             self._ended += [(worker, worker.process.returncode) for worker in gone if worker.process]
-            self._leaving = [process for process in self._leaving if process.poll() is None]
+            self._spawner.reap()
         ended, self._ended = self._ended, []
         for worker, code in ended:
             events += self._end(worker, code)
@@ -228,6 +245,8 @@ class LocalExecutor:
         worker = self._workers.get(ident)
         if worker is not None and what == server.ENDED:
             self._ended.append((worker, os.waitstatus_to_exitcode(argument)))
+        elif worker is not None and what == server.REFUSED:
+            self._refuse(worker, argument)
         elif worker is not None and worker.number is not None:
             worker.pid = argument
             self._started.append(Started(worker.number, argument))
@@ -314,52 +333,17 @@ class LocalExecutor:
         events += self._all_output(worker)
         if worker.number is not None:
             exited, killed_by = (code, None) if code >= 0 else (None, -code)
-            events.append(Died(worker.number, exited, killed_by, worker.garbled))
+            events.append(Died(worker.number, exited, killed_by, worker.garbled, worker.refused))
         self._discard(worker)
         return events
 
 
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM)  # for one more process
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end a process
 
 
 def _server_died() -> FlowstoreError:
     return FlowstoreError("The task server died, so no more tasks can be started.")
-
-
-def _spawn(flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that runs the flow's file as `__main__`, and finds in its environment what it is for."""
-    import subprocess
-
-    main = sys.modules["__main__"]
-    name = getattr(getattr(main, "__spec__", None), "name", None)
-    script = ["-m", name.removesuffix(".__main__")] if name else [str(main.__file__)]
-    told = {"FLOWSTORE_DRIVER": str(os.getpid()), "FLOWSTORE_FLOW": flow.__name__}
-    command = [sys.executable, *script]
-    if sys.platform == "win32":
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=err, env={**os.environ, **told, "FLOWSTORE_WORKER": "0"}
-        )
-        assert process.stdin is not None
-        process.stdin.write(channel.share(process.pid))
-        process.stdin.close()
-        return process
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=err,
-        pass_fds=[channel.fileno()],
-        start_new_session=True,
-        env={**os.environ, **told, "FLOWSTORE_WORKER": str(channel.fileno())},
-    )
-
-
-def _kill(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, how)
 
 
 def _selectable(pipe: int) -> int | socket.socket:

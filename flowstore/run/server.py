@@ -6,7 +6,8 @@ it answers with the child's pid, and later with how the child ended. When the dr
 and all children, each with whatever process group it leads.
 
 Messages are 9 bytes: a letter, the child's number, a number. To the server: `F` fork, `K` kill (signal),
-`W` warm up (which of `worker.LAZY`). From it: `S` started (pid), `X` ended (wait status).
+`W` warm up (which of `worker.LAZY`). From it: `S` started (pid), `X` ended (wait status), or instead of both
+`R` refused (errno), where the system had no process to give.
 
 What costs time to import, and only some flows need, is imported here once a child has needed it, so that the later
 ones have it already, and a flow that never does pays nothing.
@@ -32,7 +33,7 @@ from flowstore.run import worker
 from flowstore.run.task import flush_output
 
 MESSAGE = struct.Struct("!cii")
-FORK, KILL, WARM_UP, STARTED, ENDED = b"F", b"K", b"W", b"S", b"X"
+FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
 
 
 def start(flow: type[FlowSpec], graph: Graph) -> tuple[socket.socket, int]:
@@ -127,18 +128,22 @@ class _Server:
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
         parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                self._become_child(descriptors, parent)
-                status = 0
-            finally:
-                os._exit(status)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._tell(REFUSED, number, error.errno or 0)
+        else:
+            if pid == 0:
+                status = 1
+                try:
+                    self._become_child(descriptors, parent)
+                    status = 0
+                finally:
+                    os._exit(status)
+            self._children[pid] = number
+            self._tell(STARTED, number, pid)
         for descriptor in descriptors:
             os.close(descriptor)
-        self._children[pid] = number
-        self._tell(STARTED, number, pid)
 
     def _become_child(self, descriptors: list[int], parent: int) -> None:
         signal.set_wakeup_fd(-1)

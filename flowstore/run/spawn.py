@@ -1,0 +1,98 @@
+"""Fresh interpreters that run tasks, each in a session of its own, so that a kill reaches what its step has started.
+
+When the driver is killed, the system ends the interpreters (`worker.die_with_parent`), and a guard what their steps
+have started: a process that was told of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+from flowstore.flow.spec import FlowSpec
+from flowstore.run import guard
+
+
+class Spawner:
+    """Starts the interpreters, and knows those that have not ended."""
+
+    def __init__(self) -> None:
+        self._leaving: list[subprocess.Popen[bytes]] = []
+        self._guard: subprocess.Popen[bytes] | None = None
+        if sys.platform != "win32":
+            self._guard = subprocess.Popen(
+                [sys.executable, "-IS", guard.__file__],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def start(self, flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
+        """Run the flow's file as `__main__`, which finds in its environment what it is for."""
+        process = _start(flow, channel, out, err)
+        self._tell(process.pid)
+        return process
+
+    def kill(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+        """Send a signal to a process, and to what its step has started."""
+        with contextlib.suppress(ProcessLookupError):
+            if sys.platform == "win32":
+                process.kill()
+            else:
+                os.killpg(process.pid, how)
+
+    def leave(self, process: subprocess.Popen[bytes]) -> None:
+        """Let a process end, for which nothing is left to do."""
+        self._leaving.append(process)
+
+    def reap(self) -> None:
+        """Take note of those that have ended."""
+        for process in self._leaving:
+            if process.poll() is not None:
+                self._tell(-process.pid)
+        self._leaving = [process for process in self._leaving if process.returncode is None]
+
+    def close(self) -> None:
+        """Wait until all have ended."""
+        for process in self._leaving:
+            process.wait()
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.kill()
+            self._guard.wait()
+            self._guard.stdin.close()
+
+    def _tell(self, number: int) -> None:
+        if self._guard is not None and self._guard.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it was killed; all else goes on without it
+                self._guard.stdin.write(f"{number}\n".encode())
+
+
+def _start(flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
+    main = sys.modules["__main__"]
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    script = ["-m", name.removesuffix(".__main__")] if name else [str(main.__file__)]
+    told = {"FLOWSTORE_DRIVER": str(os.getpid()), "FLOWSTORE_FLOW": flow.__name__}
+    command = [sys.executable, *script]
+    if sys.platform == "win32":
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=err, env={**os.environ, **told, "FLOWSTORE_WORKER": "0"}
+        )
+        assert process.stdin is not None
+        process.stdin.write(channel.share(process.pid))
+        process.stdin.close()
+        return process
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        pass_fds=[channel.fileno()],
+        start_new_session=True,
+        env={**os.environ, **told, "FLOWSTORE_WORKER": str(channel.fileno())},
+    )
