@@ -50,7 +50,7 @@ def record(library, folder, log, *command, env=None, expect=0):
         [sys.executable, *map(str, command)], cwd=folder, env={**os.environ, **told}, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=100,
     )  # fmt: skip
-    assert done.returncode == expect, done.stderr
+    assert done.returncode == expect, done.stdout + done.stderr
     return list(_changes(log.read_bytes()))
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,20 +158,23 @@ def refusing(start):
     return started
 
 """
+# What starts a process, and which of its calls are refused so that each of the first attempts finds none: a fork for
+# the next one precedes it, and before all attempts comes the task server, or the guard of spawned processes.
 STARTS = {
-    "fork": (REFUSALS + "os.fork = refusing(os.fork)", 2),  # the first one is the task server's
-    "spawn": (REFUSALS + "import subprocess; subprocess.Popen = refusing(subprocess.Popen)", 2),  # and here the guard's
+    "fork": (REFUSALS + "os.fork = refusing(os.fork)", [(2, 3), (3, 4), (5, 6)]),
+    "spawn": (REFUSALS + "import subprocess; subprocess.Popen = refusing(subprocess.Popen)", [(2,), (3,), (4,)]),
 }
 
 
 @pytest.mark.parametrize("method", STARTS)
 def test_a_process_that_the_system_refuses(method, flow):
     """Where there can be no more processes, that fails the attempt: it is tried again, caught, or ends the run."""
-    head, first = STARTS[method]
+    head, calls = STARTS[method]
 
     def source(*refused):
         body = "@retry(times=1, minutes_between_retries=0)\n@catch(var='problem')\nself.attempt = current.retry_count"
-        return flow_source(MIDDLE, head=head.replace("{REFUSED}", str({first + n for n in refused})), middle=body)
+        numbers = {number for attempt in refused for number in calls[attempt]}
+        return flow_source(MIDDLE, head=head.replace("{REFUSED}", str(numbers)), middle=body)
 
     run = ("run", "--start-method", method)
     script = flow(source(1))
@@ -190,6 +194,30 @@ def test_a_process_that_the_system_refuses(method, flow):
     assert "failed in start/" in result.stderr
     script.rewrite(source())
     script("resume", "--start-method", method)
+
+
+KILL_SIBLING = """
+def siblings():
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int(entry.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getppid() and int(entry.name) != os.getpid():
+                yield int(entry.name)
+
+def kill_sibling():
+    while not (found := [*siblings()]):
+        time.sleep(0.01)
+    os.kill(found[0], signal.SIGKILL)
+    time.sleep(0.2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_that_waits_for_the_next_task_dies(flow):
+    """Another takes its place, and no attempt is lost."""
+    script = flow(flow_source(MIDDLE, head="import contextlib\n" + KILL_SIBLING, start="kill_sibling()"))
+    script("run", "--max-workers", "1")
+    assert script.sql("select status, attempts from task_summary") == [("successful", 1)] * 3
 
 
 def test_a_run_that_is_flooded_can_be_stopped(flow):

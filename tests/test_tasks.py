@@ -259,6 +259,14 @@ class Thing:
 """
 
 
+def test_what_a_process_sent_just_before_its_end_arrives(flow):
+    """What the driver had not read yet when it heard that the process was gone, it reads all the same."""
+    bodies = {"start": "self.xs = [*range(60)]", "body": "self.big = os.urandom(1_500_000)"}
+    script = flow(flow_source(FOREACH, **bodies))
+    script("run", "--max-workers", "6")
+    assert script.sql("select count(*) from artifact_values where name = 'big' and size_bytes = 1500000") == [60]
+
+
 def test_changes_in_place_are_kept(flow):
     """What a task reads and changes in place is stored as changed; what it only reads is not stored again."""
     script = flow(

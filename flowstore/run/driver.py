@@ -12,23 +12,20 @@ import json
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
 from flowstore.run.console import Console, Lines
+from flowstore.run.contents import Arriving, Contents
 from flowstore.run.executor import Died, Event, Executor, Offered, Printed, Reported, Sent, Started
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
-from flowstore.store import blobs, queries, records, trust
-from flowstore.store.codecs import Encoded
+from flowstore.store import queries, records
 from flowstore.store.db import Store
 from flowstore.store.liveness import HEARTBEAT_S
-
-if TYPE_CHECKING:
-    from flowstore.store.staging import Staging, Writer
 
 LOG_INTERVAL_S = 0.5
 _SUCCESS = "Task finished successfully."
@@ -52,8 +49,7 @@ class _Task:
     fallback: Mapping[str, str] | None = None
     streams: dict[str, Lines] = attrs.field(factory=dict)
     last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
-    staged: list[tuple[dict[str, Any], Staging | None]] = attrs.field(factory=list)
-    sending: deque[Staging] = attrs.field(factory=deque)
+    arriving: Arriving = attrs.field(factory=Arriving)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -87,7 +83,7 @@ class Driver:
         self._running: dict[int, _Task] = {}
         self._finished: list[_Finished] = []
         self._orders = Orders(run)
-        self._writer: Writer | None = None
+        self._contents = Contents(store, run)
         self._step_ids: dict[str, int] = {}
         self._log: list[tuple[int, str, int, str]] = []
         self._log_bytes = 0
@@ -107,8 +103,7 @@ class Driver:
         try:
             return self._loop()
         finally:
-            if self._writer is not None:
-                self._writer.close()
+            self._contents.close()
 
     def _loop(self) -> str:
         status = None
@@ -162,9 +157,9 @@ class Driver:
         elif isinstance(event, Printed):
             self._take_output(task, event.stream, event.data)
         elif isinstance(event, Offered):
-            self._take_offer(task, event.large)
+            self._executor.answer(task.number, {"send": self._contents.offered(task.arriving, event.large)})
         elif isinstance(event, Sent):
-            self._take_data(task, event.data)
+            task.arriving.take(event.data)
         elif isinstance(event, Reported):
             self._end_attempt(task, event.report)
         else:
@@ -184,35 +179,6 @@ class Driver:
             if self._log_due is None:
                 self._log_due = time.monotonic() + LOG_INTERVAL_S
 
-    def _take_offer(self, task: _Task, large: list[dict[str, Any]]) -> None:
-        """Ask for the contents that the store lacks, each once."""
-        wanted: dict[tuple[bytes, str], int] = {}
-        with self._store.write() as db:
-            for index, content in enumerate(large):
-                if not blobs.hold(db, content["sha"], content["codec"]):
-                    wanted.setdefault((content["sha"], content["codec"]), index)
-        for index, content in enumerate(large):
-            staging = None
-            if index in wanted.values():
-                staging = self._stage(content)
-                task.sending.append(staging)
-            task.staged.append((content, staging))
-        self._executor.answer(task.number, {"send": sorted(wanted.values())})
-
-    def _stage(self, content: dict[str, Any]) -> Staging:
-        from flowstore.store import staging  # a thread, for those that have something large
-
-        if self._writer is None:
-            self._writer = staging.Writer(self._store, self._run.run_id)
-        described = (content["codec"], content["size_bytes"], content["type"], content["preview"])
-        return staging.Staging(self._writer, *described)
-
-    def _take_data(self, task: _Task, data: bytes) -> None:
-        staging = task.sending[0]
-        staging.take(data)
-        if staging.whole:
-            task.sending.popleft()
-
     def _death(self, task: _Task, event: Died) -> dict[str, Any]:
         if task.stopped:
             return {"status": "stopped"}
@@ -229,9 +195,7 @@ class Driver:
 
     def _end_attempt(self, task: _Task, report: Mapping[str, Any]) -> None:
         del self._running[task.number]
-        for _, staging in task.staged:
-            if staging is not None:
-                staging.finish()
+        task.arriving.finish()
         for stream in task.streams:
             self._take_output(task, stream, b"", end=True)
         task.streams.clear()
@@ -288,7 +252,7 @@ class Driver:
         policy = self._run.policies[task.planned.step]
         transition = report.get("outcome")
         failure = report.get("failure")
-        artifacts = [*self._artifacts(db, task, report)]
+        artifacts = [*self._contents.rows(db, task.arriving, report)]
         records.finish_attempt(
             db,
             task.id,
@@ -306,34 +270,6 @@ class Driver:
         if report["status"] == "stopped":
             return [(task, "Task was stopped.")]
         return [(task, self._fail(task, policy, report))]
-
-    def _artifacts(self, db: Any, task: _Task, report: Mapping[str, Any]) -> Iterator[tuple[str, int | None, int]]:
-        """The rows of what an attempt set: name, blob, whether merged."""
-        staged = {(content["sha"], content["codec"]): staging for content, staging in task.staged if staging}
-        for artifact in report.get("artifacts", ()):
-            codec = artifact["codec"]
-            if "data" in artifact:
-                described = (codec, artifact["type"], artifact["preview"], artifact["size_bytes"])
-                blob_id = blobs.put(db, self._store, Encoded(*described, [artifact["data"]]))
-            elif (staging := staged.pop((artifact["sha"], codec), None)) is not None:
-                blob_id = staging.publish(db, artifact["sha"])
-            else:  # it was here, or another name has the same content
-                blob_id = self._find_large(db, artifact["sha"], codec)
-            if self._run.origin is not None:
-                trust.clear_unverified(db, self._run.run_id, blob_id)
-            yield artifact["name"], blob_id, 0
-        for staging in staged.values():
-            staging.drop(db)  # the attempt ended without naming what it had sent
-        for name, blob_id in report.get("merged", {}).items():
-            yield name, blob_id, 1
-        for name in report.get("deleted", ()):
-            yield name, None, 0
-
-    def _find_large(self, db: Any, sha: bytes, codec: str) -> int:
-        blob_id = blobs.release(db, sha, codec)
-        assert blob_id is not None  # the offer found it, and what somebody holds is not removed
-        trust.sign(db, self._store.uuid, blob_id, sha, codec)
-        return blob_id
 
     def _succeed(self, task: _Task, report: Mapping[str, Any], *, sets_any: bool) -> None:
         asked = report["outcome"]
@@ -422,7 +358,7 @@ class Driver:
         self._running[task.number] = task
         task.pid = None
         task.last_lines.clear()
-        task.staged, task.sending, task.timed_out = [], deque(), False
+        task.arriving, task.timed_out = Arriving(), False
         task.deadline = time.monotonic() + policy.timeout_s + KILL_GRACE_S if policy.timeout_s else None
 
     # --- the end

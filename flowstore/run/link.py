@@ -36,22 +36,30 @@ class Inherited:
 class TaskLink:
     """Connects a flow's instance to its task: where inherited artifacts come from (see `flow.spec.Link`)."""
 
+    __slots__ = (  # a join has one for each of its inputs
+        "_frames", "_index", "_inherited", "_order", "_task_id", "_visible",
+        "forgotten", "is_join", "loaded", "merged", "step", "transition",
+    )  # fmt: skip
+
     def __init__(
         self,
         order: Mapping[str, Any],
+        step: str,
         task_id: int | None,
         inherited: Inherited | None = None,
         *,
+        index: int | None = None,
         is_join: bool = False,
     ) -> None:
-        self.step: str = order["step"]
+        self.step = step
         self.is_join = is_join
         self.transition: Transition | None = None
         self.loaded: dict[str, tuple[Blob, Any]] = {}
         self.merged: dict[str, Blob] = {}
-        self.forgotten: set[str] = set()
+        self.forgotten: tuple[str, ...] = ()
         self._task_id = task_id  # whose artifacts are inherited
         self._inherited = inherited
+        self._index = index  # within the foreach that is joined, for an input
         self._order = order
         self._visible: dict[str, Blob] | None = None
         self._frames: list[spec.Frame] | None = None
@@ -118,14 +126,17 @@ class TaskLink:
         known = self.merged.pop(name, None) is not None or name in self.visible()
         self.loaded.pop(name, None)
         if known:
-            self.forgotten.add(name)
+            self.forgotten += (name,)
         return known
 
     @property
     def frames(self) -> list[spec.Frame]:
         """The enclosing foreaches, with their items."""
         if self._frames is None:
-            self._frames = [spec.Frame(f["index"], f["count"], self._item(f)) for f in self._order["frames"]]
+            told = self._order["frames"]
+            if self._index is not None:
+                told = [*told, {**self._order["joined"], "index": self._index, "item": None}]
+            self._frames = [spec.Frame(f["index"], f["count"], self._item(f)) for f in told]
         return self._frames
 
     def _item(self, frame: Mapping[str, Any]) -> Any:

@@ -35,9 +35,9 @@ _STREAMS = ("stdout", "stderr")
 class _Worker:
     """One process that runs tasks, and the driver's ends of its three connections."""
 
-    def __init__(self, ident: int, step: str) -> None:
+    def __init__(self, ident: int) -> None:
         self.ident = ident  # what the task server calls it
-        self.step = step
+        self.step = ""  # of the attempts that it has run
         self.number: int | None = None  # the attempt that it runs
         self.pid: int | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -76,15 +76,18 @@ class LocalExecutor:
         self._workers: dict[int, _Worker] = {}  # by ident, all that have not ended
         self._running: dict[int, _Worker] = {}  # by attempt number
         self._idle: dict[str, list[_Worker]] = {}  # by step
+        self._ready: _Worker | None = None  # has not run anything yet
         self._started: list[Event] = []  # not yet told
         self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with their exit codes
         self._numbers = 0
+        self._idents = 0
         self._warm: set[int] = set()  # what of `worker.LAZY` the task server has been told to import
         self._control: socket.socket | None = None
         self._spawner: Spawner | None = None
         if (method or default_start_method()) == "fork":
             self._control, self._server_pid = server.start(flow, graph)
             self._selector.register(self._control, selectors.EVENT_READ, (None, "control"))
+            self._keep_ready()
         else:
             from flowstore.run.spawn import Spawner
 
@@ -98,13 +101,15 @@ class LocalExecutor:
         """Start an attempt; gives the number that its events carry."""
         self._numbers += 1
         idle = self._idle.get(step)
-        worker = idle.pop() if idle else self._start(step)
-        worker.number = self._numbers
+        worker = idle.pop() if idle else self._take_ready() or self._start()
+        worker.number, worker.step = self._numbers, step
         self._running[self._numbers] = worker
         if worker.pid is not None:
             self._started.append(Started(worker.number, worker.pid))
         with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, which `wait` tells
             wire.send(worker.channel, {**order, "reuse": self.reuse})
+        if self._control is not None:
+            self._keep_ready()
         return self._numbers
 
     def answer(self, number: int, message: dict[str, Any]) -> None:
@@ -144,8 +149,25 @@ class LocalExecutor:
         except ConnectionError:
             raise _server_died() from None
 
-    def _start(self, step: str) -> _Worker:
-        worker = _Worker(self._numbers, step)
+    def _keep_ready(self) -> None:
+        """Have a process that waits for the next attempt, so that this need not wait for a fork."""
+        if self._ready is None:
+            self._ready = self._start()
+
+    def _take_ready(self) -> _Worker | None:
+        """That process, if there is one by now: the system may have refused it, and not refuse the next."""
+        worker = self._ready
+        if worker is not None and worker.pid is None:
+            while self._hear(wait=False):
+                pass
+        if worker is None or worker.pid is None:
+            return None
+        self._ready = None
+        return worker
+
+    def _start(self) -> _Worker:
+        self._idents += 1
+        worker = _Worker(self._idents)
         worker.channel, theirs = socket.socketpair()
         ends = {stream: os.pipe() for stream in _STREAMS}
         child_ends = [ends[stream][1] for stream in _STREAMS]
@@ -188,6 +210,8 @@ class LocalExecutor:
             self._running.pop(worker.number, None)
         if worker in (idle := self._idle.get(worker.step, [])):
             idle.remove(worker)
+        if worker is self._ready:
+            self._ready = None
         for connection in (worker.channel, *worker.pipes.values()):
             self._close(connection)
         worker.pipes = {}
@@ -218,7 +242,7 @@ class LocalExecutor:
                 continue
             while worker.pid is None and worker.refused is None:  # what the task server told of it is on its way
                 self._hear(wait=True)
-            events += self._channel(worker) if what == "channel" else self._output(worker, what)
+            events += (self._channel(worker) or []) if what == "channel" else self._output(worker, what)
         events, self._started = self._started + events, []
         if self._spawner is not None:
             gone = [worker for worker in self._workers.values() if worker.process and worker.process.poll() is not None]
@@ -247,9 +271,10 @@ class LocalExecutor:
             self._ended.append((worker, os.waitstatus_to_exitcode(argument)))
         elif worker is not None and what == server.REFUSED:
             self._refuse(worker, argument)
-        elif worker is not None and worker.number is not None:
+        elif worker is not None:
             worker.pid = argument
-            self._started.append(Started(worker.number, argument))
+            if worker.number is not None:
+                self._started.append(Started(worker.number, argument))
         return True
 
     def _output(self, worker: _Worker, stream: str) -> list[Event]:
@@ -271,12 +296,13 @@ class LocalExecutor:
                 events += more
         return events
 
-    def _channel(self, worker: _Worker) -> list[Event]:
-        data = _receive_now(worker.channel, 1 << 20)
+    def _channel(self, worker: _Worker) -> list[Event] | None:
+        """What a worker has said; `None` where nothing has arrived."""
+        data = _receive_now(worker.channel, _READ_BYTES)
         if not data:
             if data is not None:  # it closed its end; how it ended is told by the server, or by the process
                 self._selector.unregister(worker.channel)
-            return []
+            return None
         events: list[Event] = []
         try:
             for kind, body in worker.reader.feed(data):
@@ -324,8 +350,8 @@ class LocalExecutor:
         """A process is gone: take what it still said, which may be the report."""
         events: list[Event] = []
         while worker.number is not None and worker.ident in self._workers:
-            more = self._channel(worker) if worker.channel.fileno() in self._selector.get_map() else []
-            if not more:
+            more = self._channel(worker) if worker.channel.fileno() in self._selector.get_map() else None
+            if more is None:
                 break
             events += more
         if worker.ident not in self._workers:

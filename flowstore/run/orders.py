@@ -14,6 +14,7 @@ import attrs
 from flowstore.flow.graph import Graph
 from flowstore.run.plan import Frame, PlannedTask
 from flowstore.run.resume import Origin
+from flowstore.run.wire import Small
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -56,7 +57,7 @@ class _Opened:
 
     task_id: int
     items_from: str | None
-    items: Sequence[Mapping[str, Any]] | None
+    items: Sequence[Small] | None
 
 
 class Orders:
@@ -73,7 +74,7 @@ class Orders:
         task_id: int,
         base_id: int | None,
         asked: Mapping[str, Any],
-        items: Sequence[Mapping[str, Any]] | None,
+        items: Sequence[Small] | None,
     ) -> None:
         """Remember a finished task.
 

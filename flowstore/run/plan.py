@@ -110,8 +110,9 @@ class Plan:
         if outcome.count is not None:
             [target] = outcome.targets
             kind = "gang" if outcome.gang else "foreach"
+            parents = (task.key,)
             frames = [Frame(task.key, kind, index, outcome.count) for index in range(outcome.count)]
-            return [self._new(target, (task.key,), (*task.frames, frame)) for frame in frames]
+            return [self._new(target, parents, (*task.frames, frame)) for frame in frames]
         if len(outcome.targets) == 1:
             return self._enter(outcome.targets[0], task.key, task.frames)
         ready: list[PlannedTask] = []

@@ -31,6 +31,7 @@ from flowstore.run.identity import Identity
 from flowstore.run.orders import RunPlan, StepPolicy
 from flowstore.run.resume import Origin, names_of
 from flowstore.run.stop import Stop
+from flowstore.run.wire import Small
 from flowstore.store import blobs, queries, records, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
@@ -370,12 +371,12 @@ def _template(
     }
 
 
-def _inline(row: Any) -> dict[str, Any] | None:
+def _inline(row: Any) -> Small | None:
     """A parameter that is small enough to travel with every task."""
     blob = Blob.of(row)
     if blob.data is None or blob.size_bytes > records.SMALL_PARAMETER_BYTES or blob.codec == "pickle":
         return None
-    return {"codec": blob.codec, "data": blob.data}
+    return blob.codec, blob.data
 
 
 def _policy(flow: type[FlowSpec], node: Node, with_: Sequence[str], console: Console) -> StepPolicy:

@@ -62,7 +62,7 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
         os.environ.update(order["environment"])
     _reseed()
     node = graph[order["step"]]
-    link = TaskLink(order, order["base_id"], is_join=node.is_join)
+    link = TaskLink(order, order["step"], order["base_id"], is_join=node.is_join)
     instance = spec.bind(flow, link)
     if order["catch"] is not None and order["catch"]["var"]:
         object.__setattr__(instance, order["catch"]["var"], None)
@@ -185,11 +185,11 @@ def _describe(error: BaseException) -> dict[str, str]:
 def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:
     inherited = Inherited([task_id for task_id, _, _ in order["inputs"]])
 
-    def link_of(task_id: int, step: str, index: int) -> TaskLink:
-        frame = [{**order["joined"], "index": index, "item": None}] if order["joined"] else []
-        return TaskLink({**order, "step": step, "frames": [*order["frames"], *frame]}, task_id, inherited)
-
-    links = [link_of(*joined) for joined in order["inputs"]]
+    in_foreach = order["joined"] is not None
+    links = [
+        TaskLink(order, step, task_id, inherited, index=index if in_foreach else None)
+        for task_id, step, index in order["inputs"]
+    ]
     return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])
 
 
@@ -338,7 +338,7 @@ def _product(
         "outcome": outcome,
         "items": _inline_items(items),
         "merged": merged,
-        "deleted": sorted(link.forgotten - contents.keys() - merged.keys()),
+        "deleted": sorted({*link.forgotten} - contents.keys() - merged.keys()),
         "failure": failure,
     }
     return Product(report, list(contents.items()))
@@ -362,11 +362,11 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     return encoded
 
 
-def _inline_items(items: Sequence[Any] | None) -> list[dict[str, Any]] | None:
+def _inline_items(items: Sequence[Any] | None) -> list[wire.Small] | None:
     """The items of a foreach, where all are small: each task then gets its own without loading the list."""
     if items is None:
         return None
-    found: list[dict[str, Any]] = []
+    found: list[wire.Small] = []
     total = 0
     for item in items:
         try:

@@ -16,6 +16,8 @@ from typing import Any
 
 from flowstore.store.codecs import Encoded, Piece, decode
 
+Small = tuple[str, bytes]  # codec and bytes: there are as many as a foreach has items
+
 _HEADER = struct.Struct("!cQ")
 MESSAGE, DATA = b"M", b"D"
 _LIMIT = 1 << 32
@@ -80,11 +82,12 @@ class Reader:
             yield kind, body
 
 
-def small(encoded: Encoded) -> dict[str, Any]:
+def small(encoded: Encoded) -> Small:
     """A small content, to travel in a message."""
-    return {"codec": encoded.codec, "data": encoded.content}
+    return encoded.codec, encoded.content
 
 
-def value_of(content: dict[str, Any]) -> Any:
+def value_of(content: Small) -> Any:
     """The value of a small content that travelled in a message."""
-    return decode(content["codec"], iter([content["data"]]), len(content["data"]))
+    codec, data = content
+    return decode(codec, iter([data]), len(data))

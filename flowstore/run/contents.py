@@ -1,0 +1,119 @@
+"""What attempts leave, on its way into the store: small contents come with the report, large ones before it.
+
+An attempt offers its large contents by hash and sends those that the store lacks. They are staged as they come, and
+become visible in the transaction that ends the attempt.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from flowstore.run.orders import RunPlan
+from flowstore.store import blobs, trust
+from flowstore.store.codecs import Encoded
+from flowstore.store.db import Store
+
+if TYPE_CHECKING:
+    from flowstore.store.staging import Staging, Writer
+
+
+@attrs.define(eq=False, repr=False)
+class Arriving:
+    """The large contents of one attempt.
+
+    Attributes:
+        offered: each, with what takes it where it is to be sent.
+        awaited: those that are not whole yet, in the order in which they are sent.
+    """
+
+    offered: list[tuple[dict[str, Any], Staging | None]] = attrs.field(factory=list)
+    awaited: list[Staging] = attrs.field(factory=list)
+
+    def take(self, data: bytes) -> None:
+        """Take the next chunk; raises what kept an earlier one out of the store."""
+        staging = self.awaited[0]
+        staging.take(data)
+        if staging.whole:
+            self.awaited.pop(0)
+
+    def finish(self) -> None:
+        """Wait until all that came is written, or raise what kept it out; to be called outside of any transaction."""
+        for _, staging in self.offered:
+            if staging is not None:
+                staging.finish()
+
+
+class Contents:
+    """Takes the contents of one run's attempts.
+
+    Args:
+        store: the run's.
+        run: the run.
+    """
+
+    def __init__(self, store: Store, run: RunPlan) -> None:
+        self._store = store
+        self._run = run
+        self._writer: Writer | None = None
+
+    def close(self) -> None:
+        """End the thread that writes, if there is one."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def offered(self, arriving: Arriving, large: list[dict[str, Any]]) -> list[int]:
+        """Which of an attempt's large contents it is to send, by their places: what the store lacks, each once."""
+        wanted: dict[tuple[bytes, str], int] = {}
+        with self._store.write() as db:
+            for index, content in enumerate(large):
+                if not blobs.hold(db, content["sha"], content["codec"]):
+                    wanted.setdefault((content["sha"], content["codec"]), index)
+        for index, content in enumerate(large):
+            staging = self._stage(content) if index in wanted.values() else None
+            arriving.offered.append((content, staging))
+            if staging is not None:
+                arriving.awaited.append(staging)
+        return sorted(wanted.values())
+
+    def _stage(self, content: Mapping[str, Any]) -> Staging:
+        from flowstore.store import staging  # a thread, for those that have something large
+
+        if self._writer is None:
+            self._writer = staging.Writer(self._store, self._run.run_id)
+        return staging.Staging(
+            self._writer, content["codec"], content["size_bytes"], content["type"], content["preview"]
+        )
+
+    def rows(
+        self, db: sqlite3.Connection, arriving: Arriving, report: Mapping[str, Any]
+    ) -> Iterator[tuple[str, int | None, int]]:
+        """The rows of what an attempt set, in the transaction that ends it: name, blob, whether merged."""
+        staged = {(content["sha"], content["codec"]): staging for content, staging in arriving.offered if staging}
+        for artifact in report.get("artifacts", ()):
+            codec = artifact["codec"]
+            if "data" in artifact:
+                described = (codec, artifact["type"], artifact["preview"], artifact["size_bytes"])
+                blob_id = blobs.put(db, self._store, Encoded(*described, [artifact["data"]]))
+            elif (staging := staged.pop((artifact["sha"], codec), None)) is not None:
+                blob_id = staging.publish(db, artifact["sha"])
+            else:  # it was here, or another name has the same content
+                blob_id = self._find_large(db, artifact["sha"], codec)
+            if self._run.origin is not None:
+                trust.clear_unverified(db, self._run.run_id, blob_id)
+            yield artifact["name"], blob_id, 0
+        for staging in staged.values():
+            staging.drop(db)  # the attempt ended without naming what it had sent
+        for name, blob_id in report.get("merged", {}).items():
+            yield name, blob_id, 1
+        for name in report.get("deleted", ()):
+            yield name, None, 0
+
+    def _find_large(self, db: sqlite3.Connection, sha: bytes, codec: str) -> int:
+        blob_id = blobs.release(db, sha, codec)
+        assert blob_id is not None  # the offer found it, and what somebody holds is not removed
+        trust.sign(db, self._store.uuid, blob_id, sha, codec)
+        return blob_id
