@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from benchmarks import (
+    anatomy,
     artifact,
     crowd,
     fanout,
@@ -35,7 +36,9 @@ from benchmarks.libraries import Settings, find_peers
 from benchmarks.measure import Failed, Line
 from flowstore import __version__
 
-MODULES = (importing, hello, fanout, reuse, wide, artifact, passthrough, query, iterate, resume, crowd, ship, size)
+MODULES = (
+    importing, hello, fanout, reuse, wide, artifact, passthrough, query, iterate, resume, crowd, ship, size, anatomy,
+)  # fmt: skip
 BENCHMARKS: dict[str, Callable[[Settings], Iterable[Line]]] = {
     module.__name__.rpartition(".")[2]: module.measure for module in MODULES
 }

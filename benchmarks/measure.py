@@ -16,6 +16,7 @@ import attrs
 from benchmarks.targets import Target
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 ROOT = Path(__file__).parents[1]
 MEBIBYTE = 1 << 20
@@ -98,21 +99,21 @@ def run_together(commands: Iterable[tuple[Sequence[str], Path, Mapping[str, str]
     return wall_s
 
 
-def run_function(function: Callable[..., None], *arguments: object, folder: Path) -> Process:
-    """Call a function of a benchmark in a Python process of its own.
+def run_function(function: Callable[..., None], *arguments: object, folder: Path, before: str = "") -> Process:
+    """Call a function of a benchmark in a Python process of its own, after running the code `before`.
 
     The process imports the function's module and what hello's floor imports, so that forks of it carry about the
     memory that those of any library would.
     """
     values = ", ".join(repr(str(value) if isinstance(value, Path) else value) for value in arguments)
     code = (
-        "import click, sqlite3, cloudpickle\n"
+        f"{before}\nimport click, sqlite3, cloudpickle\n"
         f"from {function.__module__} import {function.__name__} as function\nfunction({values})"
     )
     return run([sys.executable, "-c", code], folder, os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-def in_turns(contestants: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+def in_turns(contestants: Mapping[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
     """Call every contestant once a round, in an order that alternates.
 
     Args:
@@ -125,7 +126,7 @@ def in_turns(contestants: Mapping[str, Callable[[], T]], rounds: int) -> dict[st
     if rounds > 1:
         for contestant in contestants.values():
             contestant()
-    found: dict[str, list[T]] = {name: [] for name in contestants}
+    found: dict[K, list[T]] = {name: [] for name in contestants}
     for number in range(rounds):
         for name in list(contestants)[:: 1 if number % 2 else -1]:
             found[name].append(contestants[name]())
