@@ -108,7 +108,7 @@ class LocalExecutor:
             self._started.append(Started(worker.number, worker.pid))
         with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, which `wait` tells
             wire.send(worker.channel, {**order, "reuse": self.reuse})
-        if self._control is not None:
+        if self._control is not None and step != "end":  # which nothing follows
             self._keep_ready()
         return self._numbers
 
