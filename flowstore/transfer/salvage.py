@@ -205,10 +205,10 @@ def _copied(old: sqlite3.Connection, new: sqlite3.Connection) -> Iterator[str]:
         for name, last in old.execute("select name, seq from sqlite_sequence").fetchall():
             new.execute("update sqlite_sequence set seq = max(seq, ?) where name = ?", (last, name))
             new.execute(
-                """insert into sqlite_sequence (name, seq) select ?1, ?2
-                   where ?1 in ('runs', 'tasks', 'attempts', 'deployments')
-                     and not exists (select 1 from sqlite_sequence where name = ?1)""",
-                (name, last),
+                """insert into sqlite_sequence (name, seq) select :name, :last
+                   where :name in ('runs', 'tasks', 'attempts', 'deployments')
+                     and not exists (select 1 from sqlite_sequence where name = :name)""",
+                {"name": name, "last": last},
             )
     yield from _copy_own(old, new)
     new.execute("commit")
