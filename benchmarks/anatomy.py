@@ -171,7 +171,7 @@ def loaded(mebibytes: int, folder: str) -> tuple[float, float]:
     connection = sqlite3.connect(Path(folder) / "anatomy.db")
 
     def load() -> None:
-        rows = connection.execute("select data from chunks order by n")
+        rows = connection.execute("select data from chunks order by blob_id, n")
         content = bytearray(mebibytes * MEBIBYTE)
         for n, (chunk,) in enumerate(rows):
             content[n * MEBIBYTE : (n + 1) * MEBIBYTE] = chunk

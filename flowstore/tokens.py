@@ -86,7 +86,7 @@ class Keeper:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft = self._making.enter_context(drafts.draft(path, 0o600))
-            self._making.enter_context(locked(path.with_name("lock")))  # until the new file is there, or dropped
+            self._making.enter_context(locked(path.with_name("tokens.lock")))  # until the new file is there, or dropped
             tokens = read()
             tokens.setdefault(store_uuid, {})[scope] = token
             draft.write_text(json.dumps(tokens, indent=2, sort_keys=True) + "\n", "utf-8")

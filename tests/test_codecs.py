@@ -71,7 +71,7 @@ def stage(store, value):
     staging = Staging(writer, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
     for chunk in blobs.chunks_of(encoded.pieces):
         staging.take(bytes(chunk))
-    staging.finish()
+    staging.writer.finish()
     with store.write() as connection:
         blob_id = staging.publish(connection, encoded.sha)
     return blob_of(store, blob_id)
@@ -510,6 +510,14 @@ def assert_same_frame(back, value):
             assert same(one.tolist(), two.tolist())
 
 
+def test_numbers_that_repeat_take_little_room(store):
+    """A column of few different numbers is a fraction of one in which each is different."""
+    random = np.random.default_rng(1)
+    few, many = random.integers(0, 100, 100_000) / 7, random.normal(size=100_000)
+    sizes = [put(store, pd.DataFrame({"x": column})).size_bytes for column in (few, many)]
+    assert sizes[0] < 100_000 < sizes[1] < 800_000
+
+
 @pytest.mark.parametrize("name", PARQUET)
 def test_usual_frames_are_parquet(store, name):
     """Frames that other tools can read as they are stored as Parquet."""
@@ -854,7 +862,7 @@ def test_staged_content_is_invisible_until_published(store):
     staging = staging_of(store, run_id, content)
     for at in range(0, len(content), MIB):
         staging.take(content[at : at + MIB])
-    staging.finish()
+    staging.writer.finish()
     assert staging.whole
     assert counts(store) == (1, 21)
     with store.read() as connection:
@@ -873,7 +881,7 @@ def test_a_dropped_content_leaves_nothing(store):
         staging = staging_of(store, run_id, bytes(size))
         for _ in range(size // MIB):
             staging.take(bytes(MIB))
-        staging.finish()
+        staging.writer.finish()
         for _ in range(2):
             with store.write() as connection:
                 staging.drop(connection)
@@ -889,7 +897,7 @@ def test_two_that_stage_the_same_content_leave_one(store):
         for staging in stagings:
             staging.take(content[at : at + MIB])
     for staging in stagings:
-        staging.finish()
+        staging.writer.finish()
         with store.write() as connection:
             ids.append(staging.publish(connection, hashlib.sha256(content).digest()))
     assert ids[0] == ids[1]
@@ -903,7 +911,7 @@ def test_a_publication_that_is_undone_can_be_repeated(store):
     sha = hashlib.sha256(content).digest()
     staging = staging_of(store, run_id, content)
     staging.take(content)
-    staging.finish()
+    staging.writer.finish()
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
         staging.publish(connection, sha)
         1 / 0  # noqa: B018
@@ -917,7 +925,7 @@ def test_an_undone_publication_never_drops_another_s_content(store):
     run_id, content = running(store), os.urandom(MIB)
     staging = staging_of(store, run_id, content)
     staging.take(content)
-    staging.finish()
+    staging.writer.finish()
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
         staging.publish(connection, hashlib.sha256(content).digest())
         1 / 0  # noqa: B018
@@ -935,7 +943,7 @@ def test_orphans_are_dropped(store):
         staging = staging_of(store, run_id, bytes(16 * MIB))
         for _ in range(16):
             staging.take(bytes(MIB))
-        staging.finish()
+        staging.writer.finish()
     with store.write() as connection:
         records.finish_run(connection, dead, "failed")
         connection.execute("delete from runs where id = ?", (deleted,))
@@ -968,7 +976,7 @@ if sys.argv[2] == "store":
     staging = Staging(writer, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
     for chunk in blobs.chunks_of(encoded.pieces):
         staging.take(bytes(chunk))
-    staging.finish()
+    staging.writer.finish()
     with store.write() as connection:
         staging.publish(connection, encoded.sha)
 else:

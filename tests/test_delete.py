@@ -189,7 +189,7 @@ def test_a_dead_run_is_deleted_with_what_it_had_begun_to_write(path):
         staging = Staging(Writer(store, run_id), "bytes", 64 << 20, "bytes", "")
         for _ in range(20):
             staging.take(b"c" * blobs.CHUNK_BYTES)
-        staging.finish()
+        staging.writer.finish()
     delete_dead(path)
     assert sql(path, "select count(*) from chunks")[0] >= 16
     command("delete", "F/1", "--yes")

@@ -158,7 +158,8 @@ def test_the_first_deployment_makes_a_token(anne_and_will):
     assert f'namespace("production:{token}")' in told
     assert f"deploy create --authorize {token}" in told
     assert (anne.home / "tokens.json").stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in anne.home.iterdir() if path.name.startswith("tokens")] == ["tokens.json"]
+    kept = sorted(path.name for path in anne.home.iterdir() if path.name.startswith("tokens"))
+    assert kept == ["tokens.json", "tokens.lock"]
     [made] = active(anne.script)
     assert (made.flow, made.project, made.branch, made.token) == ("F", None, None, token)
     assert (made.version, made.deployed_by, made.schedule, made.tags) == (1, "anne", None, [])
@@ -298,7 +299,7 @@ def test_a_token_is_kept_only_if_the_deployment_is(tmp_path, monkeypatch):
         mine.prepare("store", "flow:F", "two")
         raise ZeroDivisionError
     assert tokens.find("store", "flow:F") == "one"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "tokens.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokens.json", "tokens.lock"]
 
 
 def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):

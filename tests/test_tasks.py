@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 
 import pytest
 from harness import FOREACH, GANG, LINEAR, MIDDLE, Script, alive, flow_source, stop, wait_for
@@ -265,6 +267,42 @@ def test_what_a_process_sent_just_before_its_end_arrives(flow):
     script = flow(flow_source(FOREACH, **bodies))
     script("run", "--max-workers", "6")
     assert script.sql("select count(*) from artifact_values where name = 'big' and size_bytes = 1500000") == [60]
+
+
+NO_THREADS = """
+import threading
+
+def refuse(*_): raise RuntimeError("can't start new thread")
+
+threading.Thread.start = refuse
+"""
+
+
+def test_large_artifacts_without_threads(flow):
+    """Where the system gives no more threads, they are written, and read, without."""
+    bodies = {"start": "self.big = bytes(40_000_000)", "end": "self.n = len(self.big)"}
+    script = flow(flow_source(LINEAR, head=NO_THREADS, **bodies))
+    script("run")
+    assert script.client().data.n == 40_000_000
+
+
+def test_a_large_artifact_is_loaded_while_python_ends(flow):
+    """A thread that outlives the main one, and a function that Python calls at its end, can load what they like."""
+    script = flow(flow_source(LINEAR, start="self.big = os.urandom(40_000_000)"))
+    script("run")
+    loading = """
+import atexit, threading, time, flowstore
+
+flowstore.namespace(None)
+
+def load(): print(len(flowstore.Run("F/1")["start"].task.data.big))
+def late(): time.sleep(0.5); load()
+
+atexit.register(load)
+threading.Thread(target=late).start()
+"""
+    done = subprocess.run([sys.executable, "-c", loading], cwd=script.folder, capture_output=True, text=True)
+    assert done.stdout.split() == ["40000000"] * 2, done.stderr
 
 
 def test_changes_in_place_are_kept(flow):

@@ -34,17 +34,11 @@ class Arriving:
     awaited: list[Staging] = attrs.field(factory=list)
 
     def take(self, data: bytes) -> None:
-        """Take the next chunk; raises what kept an earlier one out of the store."""
+        """Take the next chunk; raises what kept an earlier batch out of the store."""
         staging = self.awaited[0]
         staging.take(data)
         if staging.whole:
             self.awaited.pop(0)
-
-    def finish(self) -> None:
-        """Wait until all that came is written, or raise what kept it out; to be called outside of any transaction."""
-        for _, staging in self.offered:
-            if staging is not None:
-                staging.finish()
 
 
 class Contents:
@@ -59,6 +53,11 @@ class Contents:
         self._store = store
         self._run = run
         self._writer: Writer | None = None
+
+    def finish(self) -> None:
+        """Wait until all that came is written, or raise what kept it out; to be called outside of any transaction."""
+        if self._writer is not None:
+            self._writer.finish()
 
     def close(self) -> None:
         """End the thread that writes, if there is one."""

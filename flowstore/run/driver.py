@@ -195,7 +195,7 @@ class Driver:
 
     def _end_attempt(self, task: _Task, report: Mapping[str, Any]) -> None:
         del self._running[task.number]
-        task.arriving.finish()
+        self._contents.finish()
         for stream in task.streams:
             self._take_output(task, stream, b"", end=True)
         task.streams.clear()

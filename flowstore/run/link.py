@@ -51,7 +51,7 @@ class TaskLink:
         index: int | None = None,
         is_join: bool = False,
     ) -> None:
-        self.step = step
+        self.step = step  # an input's own, where the order is that of the join
         self.is_join = is_join
         self.transition: Transition | None = None
         self.loaded: dict[str, tuple[Blob, Any]] = {}

@@ -72,13 +72,14 @@ class LocalExecutor:
         context.state.flow_module = sys.modules[flow.__module__]
         self.reuse = reuse
         self._flow = flow
+        self._graph = graph
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, _Worker] = {}  # by ident, all that have not ended
         self._running: dict[int, _Worker] = {}  # by attempt number
         self._idle: dict[str, list[_Worker]] = {}  # by step
         self._ready: _Worker | None = None  # has not run anything yet
         self._started: list[Event] = []  # not yet told
-        self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with their exit codes
+        self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with exit codes; 0 where there was none
         self._numbers = 0
         self._idents = 0
         self._warm: set[int] = set()  # what of `worker.LAZY` the task server has been told to import
@@ -108,7 +109,7 @@ class LocalExecutor:
             self._started.append(Started(worker.number, worker.pid))
         with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, which `wait` tells
             wire.send(worker.channel, {**order, "reuse": self.reuse})
-        if self._control is not None and step != "end":  # which nothing follows
+        if self._control is not None and self._graph[step].kind != "end":  # which nothing follows
             self._keep_ready()
         return self._numbers
 
@@ -152,15 +153,15 @@ class LocalExecutor:
     def _keep_ready(self) -> None:
         """Have a process that waits for the next attempt, so that this need not wait for a fork."""
         if self._ready is None:
-            self._ready = self._start()
+            with contextlib.suppress(OSError):  # too many open files, perhaps: the next attempt is told, if still so
+                self._ready = self._start()
 
     def _take_ready(self) -> _Worker | None:
-        """That process, if there is one by now: the system may have refused it, and not refuse the next."""
+        """That process; `None` where the system refused it, which it may not do to the next."""
         worker = self._ready
-        if worker is not None and worker.pid is None:
-            while self._hear(wait=False):
-                pass
-        if worker is None or worker.pid is None:
+        while worker is not None and worker.pid is None and worker.refused is None:
+            self._hear(wait=True)
+        if worker is None or worker.refused is not None:
             return None
         self._ready = None
         return worker
@@ -169,9 +170,11 @@ class LocalExecutor:
         self._idents += 1
         worker = _Worker(self._idents)
         worker.channel, theirs = socket.socketpair()
-        ends = {stream: os.pipe() for stream in _STREAMS}
-        child_ends = [ends[stream][1] for stream in _STREAMS]
+        ends: dict[str, tuple[int, int]] = {}
         try:
+            for stream in _STREAMS:
+                ends[stream] = os.pipe()
+            child_ends = [end for _, end in ends.values()]
             if self._control is not None:
                 message = server.MESSAGE.pack(server.FORK, worker.ident, 0)
                 socket.send_fds(self._control, [message], [theirs.fileno(), *child_ends])
@@ -189,7 +192,7 @@ class LocalExecutor:
             self._refuse(worker, error.errno)
         finally:
             theirs.close()
-            for end in child_ends:
+            for _, end in ends.values():
                 os.close(end)
         worker.pipes = {stream: _selectable(ends[stream][0]) for stream in _STREAMS}
         self._workers[worker.ident] = worker
@@ -336,6 +339,9 @@ class LocalExecutor:
             if self._control is not None and module not in self._warm:
                 self._warm.add(module)
                 self._ask(server.WARM_UP, 0, module)
+                if self._ready is not None:  # it was forked before
+                    self._discard(self._ready)
+                    self._keep_ready()
 
     def _release(self, worker: _Worker) -> None:
         """A worker's attempt is over: keep it for the next one of its step, or let it end."""

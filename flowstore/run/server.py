@@ -1,4 +1,4 @@
-"""The task server: a process that has imported the flow and forks one child for each attempt.
+"""The task server: a process that has imported the flow and forks a child for each attempt, or for several.
 
 It is forked from the driver before that opens the store, because SQLite's connections don't survive a fork,
 and it never has a thread. The driver sends it three descriptors for each child (channel, stdout, stderr);

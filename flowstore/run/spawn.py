@@ -24,14 +24,15 @@ class Spawner:
         self._leaving: list[subprocess.Popen[bytes]] = []
         self._guard: subprocess.Popen[bytes] | None = None
         if sys.platform != "win32":
-            self._guard = subprocess.Popen(
-                [sys.executable, "-IS", guard.__file__],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            with contextlib.suppress(OSError):  # all else goes on without it
+                self._guard = subprocess.Popen(
+                    [sys.executable, "-IS", guard.__file__],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
 
     def start(self, flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
         """Run the flow's file as `__main__`, which finds in its environment what it is for."""
@@ -69,7 +70,7 @@ class Spawner:
 
     def _tell(self, number: int) -> None:
         if self._guard is not None and self._guard.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it was killed; all else goes on without it
+            with contextlib.suppress(BrokenPipeError):  # it was killed
                 self._guard.stdin.write(f"{number}\n".encode())
 
 

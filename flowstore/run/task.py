@@ -184,7 +184,6 @@ def _describe(error: BaseException) -> dict[str, str]:
 
 def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:
     inherited = Inherited([task_id for task_id, _, _ in order["inputs"]])
-
     in_foreach = order["joined"] is not None
     links = [
         TaskLink(order, step, task_id, inherited, index=index if in_foreach else None)

@@ -14,6 +14,7 @@ if `trust` allows it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 import time
@@ -24,6 +25,7 @@ import attrs
 
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.store import codecs, liveness, trust
+from flowstore.store.aside import Aside
 from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.db import Row, Store
 from flowstore.store.preview import in_line
@@ -31,7 +33,7 @@ from flowstore.store.preview import in_line
 INLINE_BYTES = 65536
 CHUNK_BYTES = 1 << 20
 BATCH_BYTES = 16 << 20  # a transaction: fast, and no other writer waits longer than 0.3 s
-LARGE_BYTES = 16 << 20  # worth a thread
+THREAD_BYTES = 16 << 20  # to hash so many is worth a thread
 
 _SEE = "The file is damaged: restore a copy."
 
@@ -314,7 +316,7 @@ def verified(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str)
     blob = fetched(db, blob)
     _check_size(db, store, blob, name)
     digest = hashlib.sha256()
-    hashed = _hashed_meanwhile if blob.size_bytes > LARGE_BYTES else _hashed
+    hashed = _hashed_meanwhile if blob.size_bytes > THREAD_BYTES else _hashed
     yield from hashed(read(db, blob), digest)
     if digest.digest() != blob.sha:
         raise StoreCorrupt(f"{store.path}: the bytes of {name} don't match their hash. {_SEE}")
@@ -327,15 +329,10 @@ def _hashed(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
 
 
 def _hashed_meanwhile(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
-    """The same, each in a thread while the caller takes it and the next is read."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as thread:
-        hashing = None
+    """The same, each while the caller takes it and the next one is read."""
+    with contextlib.closing(Aside()) as aside:
         for piece in pieces:
-            if hashing is not None:
-                hashing.result()
-            hashing = thread.submit(digest.update, piece)
+            aside.run(digest.update, piece)
             yield piece
 
 

@@ -6,28 +6,39 @@ A thread writes what has arrived while the next of it arrives: SQLite, and readi
 from __future__ import annotations
 
 import sqlite3
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from flowstore.store import blobs, trust
+from flowstore.store.aside import Aside
 from flowstore.store.db import Store
 
 
 class Writer:
-    """The thread that writes the staged contents of one run."""
+    """Writes the staged contents of one run, batch after batch: one is written while the next one fills."""
 
     def __init__(self, store: Store, run_id: int) -> None:
         self.store = store
         self.run_id = run_id
-        self._thread = ThreadPoolExecutor(1)
-        self.submit = self._thread.submit
+        self._aside = Aside()
+
+    def write(self, staging: Staging, batch: list[bytes]) -> None:
+        """Write a batch, once the one before is written; raises what kept that out."""
+        self._aside.run(staging.write, batch)
+
+    def finish(self) -> None:
+        """Wait until all that was taken is written; to be called outside of any transaction.
+
+        Raises:
+            FlowstoreError: it could not be.
+        """
+        self._aside.wait()
 
     def close(self) -> None:
-        """Let it end; what it has not begun is not written."""
-        self._thread.shutdown(cancel_futures=True)
+        """End the thread."""
+        self._aside.close()
 
 
 class Staging:
-    """One content. It takes the next batch once the one before is written, so that few are in memory.
+    """One content.
 
     Args:
         writer: what writes it.
@@ -35,13 +46,12 @@ class Staging:
     """
 
     def __init__(self, writer: Writer, codec: str, size_bytes: int, type: str, preview: str) -> None:
-        self._writer = writer
+        self.writer = writer
         self._described = (codec, size_bytes, type, preview)
         self._missing_bytes = size_bytes
         self._blob_id: int | None = None
         self._batch: list[bytes] = []
         self._chunks = 0  # that are written
-        self._writing: Future[None] | None = None
 
     @property
     def whole(self) -> bool:
@@ -49,27 +59,18 @@ class Staging:
         return self._missing_bytes <= 0
 
     def take(self, chunk: bytes) -> None:
-        """Take the next chunk, of `blobs.CHUNK_BYTES` but for the last one; raises what kept an earlier one out."""
+        """Take the next chunk, of `blobs.CHUNK_BYTES` but for the last one; raises what kept an earlier batch out."""
         self._batch.append(chunk)
         self._missing_bytes -= len(chunk)
         if self.whole or len(self._batch) * blobs.CHUNK_BYTES >= blobs.BATCH_BYTES:
-            self.finish()
-            self._writing = self._writer.submit(self._write, self._batch)
-            self._batch = []
+            batch, self._batch = self._batch, []
+            self.writer.write(self, batch)
 
-    def finish(self) -> None:
-        """Wait until what was taken is written; to be called outside of any transaction.
-
-        Raises:
-            FlowstoreError: it could not be written.
-        """
-        if self._writing is not None:
-            self._writing.result()
-
-    def _write(self, batch: list[bytes]) -> None:
-        with self._writer.store.write() as db:
+    def write(self, batch: list[bytes]) -> None:
+        """Write chunks, in a transaction of their own."""
+        with self.writer.store.write() as db:
             if self._blob_id is None:
-                self._blob_id = blobs.insert(db, *self._described, staged_by=self._writer.run_id)
+                self._blob_id = blobs.insert(db, *self._described, staged_by=self.writer.run_id)
             rows = [(self._blob_id, self._chunks + n, chunk) for n, chunk in enumerate(batch)]
             db.executemany("insert into chunks values (?, ?, ?)", rows)
         self._chunks += len(batch)
@@ -79,11 +80,11 @@ class Staging:
         assert self._blob_id is not None  # all of it has been written
         codec = self._described[0]
         blob_id = blobs.publish(db, self._blob_id, sha, codec)
-        trust.sign(db, self._writer.store.uuid, blob_id, sha, codec)
+        trust.sign(db, self.writer.store.uuid, blob_id, sha, codec)
         return blob_id
 
     def drop(self, db: sqlite3.Connection) -> None:
         """Give the space back: the content is there already, or the task that sent it failed."""
         db.execute(
-            "delete from blobs where id = ? and sha is null and staged_by = ?", (self._blob_id, self._writer.run_id)
+            "delete from blobs where id = ? and sha is null and staged_by = ?", (self._blob_id, self.writer.run_id)
         )
