@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -16,9 +16,7 @@ from flowstore.run.orders import RunPlan
 from flowstore.store import blobs, trust
 from flowstore.store.codecs import Encoded
 from flowstore.store.db import Store
-
-if TYPE_CHECKING:
-    from flowstore.store.staging import Staging, Writer
+from flowstore.store.staging import Staging, Writer
 
 
 @attrs.define(eq=False, repr=False)
@@ -79,13 +77,9 @@ class Contents:
         return sorted(wanted.values())
 
     def _stage(self, content: Mapping[str, Any]) -> Staging:
-        from flowstore.store import staging  # a thread, for those that have something large
-
-        if self._writer is None:
-            self._writer = staging.Writer(self._store, self._run.run_id)
-        return staging.Staging(
-            self._writer, content["codec"], content["size_bytes"], content["type"], content["preview"]
-        )
+        if self._writer is None:  # a thread, for those that have something large
+            self._writer = Writer(self._store, self._run.run_id)
+        return Staging(self._writer, content["codec"], content["size_bytes"], content["type"], content["preview"])
 
     def rows(
         self, db: sqlite3.Connection, arriving: Arriving, report: Mapping[str, Any]
