@@ -447,6 +447,14 @@ PARQUET = {
     "time zone": frame(a=pd.to_datetime(["2024-06-01", "2024-12-01"]).tz_localize("Europe/Berlin")),
     "two levels": pd.DataFrame({"a": [1, 2]}, index=pd.MultiIndex.from_tuples([("x", 1), ("y", 2)], names=["k", "n"])),
     "text categories": frame(a=pd.Categorical(["x", "y"], categories=["y", "x"], ordered=True)),
+    "extremes": frame(
+        a=np.array([-(2**63), 2**63 - 1, 0]),
+        b=np.array([0, 2**64 - 1, 1], "uint64"),
+        c=np.array([-128, 127, 0], "int8"),
+        d=np.array([0, 2**32 - 1, 1], "uint32"),
+        e=pd.array([2**63 - 1, None, -(2**63)], "Int64"),
+        f=pd.to_datetime(["1677-09-21 00:12:43.145224193", "2262-04-11 23:47:16.854775807", None]),
+    ),
 }
 PICKLED = {
     "mixed objects": frame(a=[1, "x"]),
@@ -515,7 +523,26 @@ def test_numbers_that_repeat_take_little_room(store):
     random = np.random.default_rng(1)
     few, many = random.integers(0, 100, 100_000) / 7, random.normal(size=100_000)
     sizes = [put(store, pd.DataFrame({"x": column})).size_bytes for column in (few, many)]
-    assert sizes[0] < 100_000 < sizes[1] < 800_000
+    assert sizes[0] < 100_000 < sizes[1] < 810_000
+
+
+@pytest.mark.parametrize(
+    ("column", "most_bytes"),
+    [
+        (np.arange(100_000), 20_000),
+        (np.random.default_rng(1).integers(0, 2**32, 100_000), 450_000),
+        (pd.date_range("2024-01-01", periods=100_000, freq="min", unit="ns"), 20_000),
+        (np.arange(100_000) / 4, 200_000),
+        (np.arange(100_000).astype(str), 300_000),
+    ],
+    ids=["a count", "half of the bits", "times at a distance", "few binary places", "text"],
+)
+def test_numbers_that_vary_take_the_room_that_they_need(store, column, most_bytes):
+    """A column of 100,000 different values takes less than their 800,000 bytes, where there is something to save."""
+    value = pd.DataFrame({"x": column})
+    blob = put(store, value)
+    assert (blob.codec, blob.size_bytes < most_bytes) == ("parquet", True)
+    assert_same_frame(blobs.load(store, blob, "x"), value)
 
 
 @pytest.mark.parametrize("name", PARQUET)

@@ -95,8 +95,9 @@ class Flow(Container["Run"]):
     def _runs(self, tags: Sequence[str], *, successful: bool = False) -> Iterator[Run]:
         active = context.get_namespace()
         wanted = [*tags, *([active] if active is not None else [])]
-        for run_id in queries.run_ids(self._store, self.id, wanted, successful=successful):
-            yield Run._at(self._store, f"{self.id}/{run_id}")
+        name = self.id
+        for run_id in queries.run_ids(self._store, name, wanted, successful=successful):
+            yield Run._at(self._store, f"{name}/{run_id}")
 
     def to_dataframe(self, *tags: str) -> pd.DataFrame:
         """The runs that `runs(*tags)` gives as a table: a row a run.

@@ -85,6 +85,8 @@ class Driver:
         self._orders = Orders(run)
         self._contents = Contents(store, run)
         self._step_ids: dict[str, int] = {}
+        self._tags: list[str] = []  # the run's, as they were in
+        self._tags_version: int | None = None  # this version of the store, which others' commits change
         self._log: list[tuple[int, str, int, str]] = []
         self._log_bytes = 0
         self._log_due: float | None = None
@@ -218,6 +220,8 @@ class Driver:
             for item in finished:
                 lines += self._record(db, item)
             self._start_ready(db, started)
+            if started:
+                self._read_tags(db)
             self._write_log(db)
             status = self._status(started)
             if status is not None:
@@ -228,10 +232,8 @@ class Driver:
         for task, text in lines:
             routine = text == _SUCCESS
             self._console.event(records.now_ms(), self._label(task), text, routine=routine)
-        if started:
-            tags = [row["tag"] for row in queries.run_tags(self._store, self._run.run_id)]
-            for task in started:
-                self._launch(task, tags)
+        for task in started:
+            self._launch(task)
         self._show_progress()
         return status
 
@@ -350,10 +352,17 @@ class Driver:
             self._step_ids[name] = records.ensure_step(db, self._run.run_id, name)
         return self._step_ids[name]
 
-    def _launch(self, task: _Task, tags: list[str]) -> None:
+    def _read_tags(self, db: Any) -> None:
+        """Have the run's tags as they are now: others may have edited them."""
+        version = db.execute("pragma data_version").fetchone()[0]
+        if version != self._tags_version:
+            self._tags_version = version
+            self._tags = [row["tag"] for row in queries.run_tags(self._store, self._run.run_id)]
+
+    def _launch(self, task: _Task) -> None:
         policy = self._run.policies[task.planned.step]
         order = self._orders.order(task.planned, task.id, task.attempt, task.fallback)
-        order["current"]["tags"] = tags
+        order["current"]["tags"] = self._tags
         task.number = self._executor.launch(order, task.planned.step)
         self._running[task.number] = task
         task.pid = None

@@ -22,6 +22,7 @@ from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import server, wire
 from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent, Started
+from flowstore.run.worker import LAZY, PARQUET
 
 if TYPE_CHECKING:
     import subprocess
@@ -82,12 +83,14 @@ class LocalExecutor:
         self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with exit codes; 0 where there was none
         self._numbers = 0
         self._idents = 0
-        self._warm: set[int] = set()  # what of `worker.LAZY` the task server has been told to import
+        self._warm: set[int] = set()  # what of `LAZY` the task server has been told to import
         self._control: socket.socket | None = None
         self._spawner: Spawner | None = None
         if (method or default_start_method()) == "fork":
             self._control, self._server_pid = server.start(flow, graph)
             self._selector.register(self._control, selectors.EVENT_READ, (None, "control"))
+            if "pyarrow" in sys.modules:  # pandas imports it, so that there may be frames to store
+                self._warm_up([LAZY.index(PARQUET)])
             self._keep_ready()
         else:
             from flowstore.run.spawn import Spawner

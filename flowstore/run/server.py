@@ -102,7 +102,8 @@ class _Server:
 
     def _warm_up(self, module: str) -> None:
         """Import what a child had to, and do once what each that uses it would do."""
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):  # a package is not whole: the task that needs it says so
+            importlib.import_module(module)
         if module == worker.PICKLING:
             from flowstore.store import pickling
 

@@ -21,7 +21,8 @@ from flowstore.run.task import Product, flush_output, run_attempt
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
 
 PICKLING = "flowstore.store.pickling"
-LAZY = (PICKLING, "flowstore.store.parquet")  # imported by a task that needs it
+PARQUET = "flowstore.store.parquet"
+LAZY = (PICKLING, PARQUET)  # imported by a task that needs it
 
 
 def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:

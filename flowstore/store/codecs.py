@@ -274,7 +274,7 @@ def _has_sound_items(array: Any) -> bool:
 # --- data frames
 
 
-def _parquet(frame: Any) -> bytes | None:
+def _parquet(frame: Any) -> memoryview | None:
     """The frame as Parquet, or `None` where it would not come back identical (which is tried, not guessed)."""
     try:
         from flowstore.store import parquet

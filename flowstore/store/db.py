@@ -29,11 +29,13 @@ from flowstore.store import drafts, foreign, header, journal, place, rows, schem
 
 BUSY_TIMEOUT_S = 120.0
 MINIMUM_SQLITE = (3, 38, 0)
+LOG_BYTES = 32 << 20  # a longer log is copied into the file by whoever commits, who waits for the disk
 _PRAGMAS = (
     "trusted_schema = off",
     "cell_size_check = on",
     "foreign_keys = on",
     "mmap_size = 0",
+    f"wal_autocheckpoint = {LOG_BYTES // schema.PAGE_SIZE}",
     "secure_delete = fast",  # also for what is only moved to another page: its copy would outlive a later delete
 )
 
@@ -64,6 +66,7 @@ class Store:
         self._wal = False
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.RLock()
+        self._clearly = _told_clearly(path)
         self._uuid: str | None = None
         self._version: int | None = None
         self._is_newest = False  # its schema, as this connection has seen
@@ -88,7 +91,7 @@ class Store:
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """One snapshot: all statements see the same state of the file."""
-        with self._lock, _told_clearly(self.path):
+        with self._lock, self._clearly:
             connection = self.connection()
             if connection.in_transaction:
                 yield connection
@@ -106,7 +109,7 @@ class Store:
         """One transaction: everything inside becomes visible together, or not at all."""
         if not self.writable:
             raise FlowstoreError(f"{self.path} can't be written: the file, its folder or its medium is read-only.")
-        with self._lock, _told_clearly(self.path):
+        with self._lock, self._clearly:
             connection = self.connection()
             connection.execute("begin immediate")
             try:
@@ -122,7 +125,7 @@ class Store:
 
     def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
         """All rows of one query."""
-        with self._lock, _told_clearly(self.path):
+        with self._lock, self._clearly:
             cursor = self.connection().execute(sql, parameters)
             try:
                 return cursor.fetchall()
@@ -143,7 +146,7 @@ class Store:
     def connection(self) -> sqlite3.Connection:
         """The open connection, for those that hold the lock of `read` or `write`."""
         if self._connection is None:
-            with _told_clearly(self.path):
+            with self._clearly:
                 self._connection = _connect(self.path, writable=self.writable)
                 self._opened = place.identity(self.path)
                 self._is_newest = False
@@ -157,7 +160,7 @@ class Store:
         """Let readers go on while this process writes; where that can't work, say so in `warning`."""
         with self._lock:
             self._wal = True
-            with _told_clearly(self.path):
+            with self._clearly:
                 self._switch_to_wal(self.connection())
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:

@@ -84,7 +84,7 @@ def run_ids(store: Store, flow: str, tags: Sequence[str], *, successful: bool = 
         if len(rows) < page:
             return
         last = _onward(store, last, (rows[-1]["created_at"], rows[-1]["id"]))
-        page = min(page * 5, PAGE)
+        page = min(page * 25, PAGE)
 
 
 def _onward(store: Store, last: Key, row: Key) -> Key:

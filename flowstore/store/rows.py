@@ -39,23 +39,21 @@ class Checked:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._description: Any = None
-        self._names: tuple[str, ...] = ()
         self._sound: set[tuple[type, ...]] = set()
-        self._seen: dict[tuple[str, ...], set[tuple[type, ...]]] = {}
+        self._seen: dict[Any, set[tuple[type, ...]]] = {}  # by the description of a statement's columns
         self.half_read: list[sqlite3.Cursor] = []
 
     def __call__(self, cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> sqlite3.Row:
-        if cursor.description is not self._description:  # one for each time that a statement is executed
-            self._description = cursor.description
-            self._names = tuple([column[0] for column in cursor.description])
-            self._sound = self._seen.setdefault(self._names, set())
+        if (description := cursor.description) is not self._description:  # a new one whenever a statement is executed
+            self._description = description
+            self._sound = self._seen.setdefault(description, set())
         if (kinds := tuple(map(type, values))) not in self._sound:
             self._check(cursor, values)
             self._sound.add(kinds)
         return sqlite3.Row(cursor, values)
 
     def _check(self, cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> None:
-        for name, value in zip(self._names, values, strict=True):
+        for (name, *_), value in zip(cursor.description, values, strict=True):
             if name in _ALLOWED and type(value) not in _ALLOWED[name]:
                 self.half_read.append(cursor)
                 raise StoreCorrupt(f"{self._path} is damaged ({name} is {type(value).__name__}). Restore a copy.")
