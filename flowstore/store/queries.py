@@ -12,7 +12,7 @@ import functools
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flowstore.context import is_text
 from flowstore.errors import StoreCorrupt
@@ -21,6 +21,7 @@ from flowstore.store.db import Row, Store
 
 PAGE = 256
 FEW = 8  # tags of which each pair is looked up
+_LATER = 2**62  # than any time, or id
 Key = TypeVar("Key", int, tuple[int, int])
 _PAIRS_SINCE = 4  # the schema version; an older file that can't be written is read without
 
@@ -31,12 +32,6 @@ STEP = """select s.id, s.run_id, s.name, s.created_at from steps s"""
 TASK = """select t.id, t.run_id, t.step_id, s.name as step, t.status, t.started_at, t.finished_at, t.attempts,
           t.attempt_id, t.foreach_path, t.base_id, t.transition, t.origin_pathspec
           from tasks t join steps s on s.id = t.step_id"""
-
-
-def find_flow(store: Store, name: str) -> int | None:
-    """The row of a flow's name."""
-    found: int | None = store.value("select id from flows where name = ?", (name,))
-    return found
 
 
 def flow_names(store: Store, tag: str | None) -> list[str]:
@@ -67,18 +62,18 @@ def find_run(store: Store, flow: str, run_id: int) -> Row | None:
 
 def run_ids(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False) -> Iterator[int]:
     """A flow's runs that have all tags, newest first; fetched as they are asked for, one at first, then more."""
-    flow_id, tag_ids = _ids(store, flow, tags)
-    if flow_id is None or tag_ids is None:
+    wanted: list[Any] = list(dict.fromkeys(tags))
+    if not _are_texts(wanted):
         return
-    last: tuple[int, int] = (2**62, 2**62)
-    if len(tag_ids) > 1 and store.version >= _PAIRS_SINCE:
-        newest_at, tag_ids = _met(store, flow_id, tag_ids)
+    last = (_LATER, _LATER)
+    if len(wanted) > 1:
+        newest_at, wanted = _met(store, flow, wanted)
+        last = (newest_at, _LATER)
         if newest_at < 0:
             return
-        last = (newest_at, 2**62)
     page = 1
     while True:
-        rows = _page(store, flow_id, tag_ids, successful, last, page)
+        rows = _page(store, flow, wanted, successful, last, page)
         for row in rows:
             yield row["id"]
         if len(rows) < page:
@@ -95,25 +90,28 @@ def _onward(store: Store, last: Key, row: Key) -> Key:
 
 
 def _page(
-    store: Store, flow_id: int, tag_ids: Sequence[int], successful: bool, last: tuple[int, int], page: int
+    store: Store, flow: str, tags: Sequence[Any], successful: bool, last: tuple[int, int], page: int
 ) -> list[Row]:
-    if not tag_ids:
+    """The next runs below `last`, of a tag as text, or of several as rows."""
+    flow_id = "(select id from flows where name = ?)"
+    if not tags:
         where = "and r.status = 'successful'" if successful else ""
         return store.rows(
-            f"""select r.id, r.created_at from runs r where r.flow_id = ? and (r.created_at, r.id) < (?, ?) {where}
-                order by r.created_at desc, r.id desc limit ?""",  # noqa: S608
-            (flow_id, *last, page),
+            f"""select r.id, r.created_at from runs r where r.flow_id = {flow_id} and (r.created_at, r.id) < (?, ?)
+                {where} order by r.created_at desc, r.id desc limit ?""",  # noqa: S608
+            (flow, *last, page),
         )
-    first, *others = tag_ids
+    first, *others = tags
+    tag_id = "(select id from tags where tag = ?)" if isinstance(first, str) else "?"
     checks, wanted = _all_of(
         "run_tags o where o.flow_id = w.flow_id and o.created_at = w.created_at and o.run_id = w.run_id", others
     )
     where = "and w.successful = 1" if successful else ""
     return store.rows(
         f"""select w.run_id as id, w.created_at from run_tags w
-            where w.tag_id = ? and w.flow_id = ? and (w.created_at, w.run_id) < (?, ?) {where} {checks}
+            where w.tag_id = {tag_id} and w.flow_id = {flow_id} and (w.created_at, w.run_id) < (?, ?) {where} {checks}
             order by w.created_at desc, w.run_id desc limit ?""",  # noqa: S608
-        (first, flow_id, *last, *wanted, page),
+        (first, flow, *last, *wanted, page),
     )
 
 
@@ -131,46 +129,63 @@ def _all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
     return f"{checks} and {counted} = ?", [*few, json.dumps(more), len(more)]
 
 
-def _met(store: Store, flow_id: int, tag_ids: Sequence[int]) -> tuple[int, list[int]]:
-    """After when no run of the flow can have all tags (-1: none ever had), and the tags, the rarest first."""
-    if len(tag_ids) > FEW:  # pairs of the rarest say enough: there are as many as the square of what is asked for
-        tag_ids = _rarest_first(store, flow_id, tag_ids)
-        newest_at, rarest = _met(store, flow_id, tag_ids[:FEW])
-        return newest_at, [*rarest, *tag_ids[FEW:]]
-    ordered = sorted(tag_ids)
-    values = {"flow": flow_id} | {f"t{n}": tag for n, tag in enumerate(ordered)}
-    row = store.row(_meeting(len(ordered)), values)
-    assert row is not None
-    newest_at, *runs = row
-    return newest_at, sorted(ordered, key=dict(zip(ordered, runs, strict=True)).__getitem__)
+def _met(store: Store, flow: str, tags: Sequence[str]) -> tuple[int, list[int]]:
+    """After when no run of a flow can have all tags (-1: none ever had), and the rows of these, the rarest first."""
+    paired = store.version >= _PAIRS_SINCE
+    if len(tags) <= FEW:
+        return _ask_met(store, _meeting(len(tags), "tag", paired=paired), (flow, *tags))
+    tag_ids = _tag_ids(store, tags)
+    if tag_ids is None:
+        return -1, []
+    if not paired:
+        return _LATER, tag_ids
+    tag_ids = _rarest_first(store, flow, tag_ids)  # pairs of those say enough: of all there are as many as the square
+    newest_at, few = _ask_met(store, _meeting(FEW, "id", paired=True), (flow, *tag_ids[:FEW]))
+    return newest_at, [*few, *tag_ids[FEW:]]
+
+
+def _ask_met(store: Store, question: str, parameters: Sequence[Any]) -> tuple[int, list[int]]:
+    row = store.row(question, parameters)
+    if row is None:  # no flow or tag of that name
+        return -1, []
+    newest_at, *found = row
+    return newest_at, [tag_id for _, tag_id in sorted(zip(found[1::2], found[::2], strict=True))]
 
 
 @functools.cache
-def _meeting(count: int) -> str:
-    """The question after when so many tags can't all have met, and how many runs have each."""
-    names = [f":t{n}" for n in range(count)]
+def _meeting(count: int, column: str, *, paired: bool) -> str:
+    """The question after when so many tags of a flow can't all have met, what their rows are, and how frequent each is.
+
+    The `column` says whether they are given as text or as rows. Where nothing is noted of pairs, there is no bound.
+    """
+    tags = [f"t{n}" for n in range(count)]
     bounds = (
-        f"max({_of_pair('newest_at', a, b)}, min({_of_pair('newest_at', '0', a)}, {_of_pair('newest_at', '0', b)}))"
-        for a, b in itertools.combinations(names, 2)
+        f"max({_of_pair('newest_at', f'min({a}.id, {b}.id)', f'max({a}.id, {b}.id)')}, "
+        f"min({_of_pair('newest_at', '0', f'{a}.id')}, {_of_pair('newest_at', '0', f'{b}.id')}))"
+        for a, b in itertools.combinations(tags, 2)
     )
-    runs = (f"{_of_pair('runs', name, name)} as runs" for name in names)
-    return f"select min({', '.join(bounds)}) as newest_at, {', '.join(runs)}"
+    newest_at = f"min({', '.join(bounds)}, {_LATER})" if paired else _LATER
+    found = (f"{tag}.id, {_of_pair('runs', f'{tag}.id', f'{tag}.id') if paired else 0} as runs" for tag in tags)
+    return f"""select {newest_at} as newest_at, {", ".join(found)}
+               from flows f cross join {" cross join ".join(f"tags {tag}" for tag in tags)}
+               where f.name = ? and {" and ".join(f"{tag}.{column} = ?" for tag in tags)}"""  # noqa: S608
 
 
 def _of_pair(column: str, a: str, b: str) -> str:
     """What is noted of a pair, -1 if nothing is."""
-    return f"ifnull((select {column} from tag_pairs where flow_id = :flow and a = {a} and b = {b}), -1)"  # noqa: S608
+    return f"ifnull((select {column} from tag_pairs where flow_id = f.id and a = {a} and b = {b}), -1)"  # noqa: S608
 
 
-def _rarest_first(store: Store, flow_id: int, tag_ids: Sequence[int]) -> list[int]:
+def _rarest_first(store: Store, flow: str, tag_ids: Sequence[int]) -> list[int]:
     """Tags by how many runs of the flow have them at most.
 
     It says `cross join` since SQLite would else go through all pairs of the flow, and all tags for each.
     """
     rows = store.rows(
         """select p.a, p.runs from json_each(?) j
-           cross join tag_pairs p on p.flow_id = ? and p.a = j.value and p.b = j.value""",
-        (json.dumps(tag_ids), flow_id),
+           cross join tag_pairs p on p.flow_id = (select id from flows where name = ?)
+           and p.a = j.value and p.b = j.value""",
+        (json.dumps(tag_ids), flow),
     )
     runs = {row["a"]: row["runs"] for row in rows}
     return sorted(tag_ids, key=lambda tag: runs.get(tag, 0))
@@ -178,24 +193,20 @@ def _rarest_first(store: Store, flow_id: int, tag_ids: Sequence[int]) -> list[in
 
 def _tag_ids(store: Store, tags: Iterable[str]) -> list[int] | None:
     """The rows of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
-    return _ids(store, "", tags)[1]
-
-
-def _ids(store: Store, flow: str, tags: Iterable[str]) -> tuple[int | None, list[int] | None]:
-    """The same with the row of a flow's name, which is looked up along with the tags."""
     wanted = list(dict.fromkeys(tags))
-    if not wanted:
-        return find_flow(store, flow), []
-    if not all(isinstance(tag, str) and is_text(tag) for tag in wanted):
-        return None, None
-    rows: list[Row] = []
+    if not _are_texts(wanted):
+        return None
+    found: list[int] = []
     for at in range(0, len(wanted), PAGE):  # SQLite allows a limited number of parameters
         part = wanted[at : at + PAGE]
-        sql = f"""select id, (select id from flows where name = ?) as flow_id from tags
-                  where tag in ({", ".join("?" * len(part))})"""  # noqa: S608
-        rows += store.rows(sql, (flow, *part))
-    found = [row["id"] for row in rows]
-    return (rows[0]["flow_id"], found) if len(found) == len(wanted) else (None, None)
+        rows = store.rows(f"select id from tags where tag in ({', '.join('?' * len(part))})", part)  # noqa: S608
+        found += [row["id"] for row in rows]
+    return found if len(found) == len(wanted) else None
+
+
+def _are_texts(tags: Iterable[str]) -> bool:
+    """Whether all of them can be tags."""
+    return all(isinstance(tag, str) and is_text(tag) for tag in tags)
 
 
 def imported_from(store: Store, run_id: int) -> str | None:
