@@ -534,8 +534,9 @@ def test_numbers_that_repeat_take_little_room(store):
         (pd.date_range("2024-01-01", periods=100_000, freq="min", unit="ns"), 20_000),
         (np.arange(100_000) / 4, 200_000),
         (np.arange(100_000).astype(str), 300_000),
+        ([str(n) for n in range(50_000)] + [None] * 50_000, 150_000),
     ],
-    ids=["a count", "half of the bits", "times at a distance", "few binary places", "text"],
+    ids=["a count", "half of the bits", "times at a distance", "few binary places", "text", "text, half of it missing"],
 )
 def test_numbers_that_vary_take_the_room_that_they_need(store, column, most_bytes):
     """A column of 100,000 different values takes less than their 800,000 bytes, where there is something to save."""
@@ -543,6 +544,15 @@ def test_numbers_that_vary_take_the_room_that_they_need(store, column, most_byte
     blob = put(store, value)
     assert (blob.codec, blob.size_bytes < most_bytes) == ("parquet", True)
     assert_same_frame(blobs.load(store, blob, "x"), value)
+
+
+@pytest.mark.large
+def test_a_long_count_is_parquet(store):
+    """A frame of many rows that take next to nothing, which no reader would make room for, is written at length."""
+    value = pd.DataFrame({"x": np.arange(40_000_000)})
+    blob = put(store, value)
+    assert blob.codec == "parquet"
+    assert blobs.load(store, blob, "x").equals(value)
 
 
 @pytest.mark.parametrize("name", PARQUET)

@@ -1220,6 +1220,20 @@ def test_tags_of_a_crowded_run_are_found_together(thousands):
         second.remove_tags(one_by_one)
 
 
+def test_a_run_that_is_no_longer_crowded_is_found(thousands):
+    """A run that had many tags, lost most, and got another is found by old and new ones together."""
+    many = [f"c{n}" for n in range(40)]
+    with flowstore.use_store(thousands), context.within(None):
+        run = next(iter(Flow("F2").runs()))
+        run.add_tags(many)
+        run.remove_tags(many[2:])
+        run.add_tag("new")
+        for count in (2, 3, 4):
+            for asked in combinations(["common", *many[:2], "new"], count):
+                assert list(Flow("F2").runs(*asked)) == [run]
+        run.remove_tags([*many[:2], "new"])
+
+
 def test_ones_own_user_tag_may_be_given(flow):
     """Adding a tag that is there anyway, a system tag included, is no error; it stays a system tag."""
     script = flow(flow_source(LINEAR))

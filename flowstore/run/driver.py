@@ -85,8 +85,8 @@ class Driver:
         self._orders = Orders(run)
         self._contents = Contents(store, run)
         self._step_ids: dict[str, int] = {}
-        self._tags: list[str] = []  # the run's, as they were in
-        self._tags_version: int | None = None  # this version of the store, which others' commits change
+        self._tags: list[str] = []  # the run's
+        self._tags_read: tuple[Any, int] | None = None  # with which connection, and at which of its `data_version`s
         self._log: list[tuple[int, str, int, str]] = []
         self._log_bytes = 0
         self._log_due: float | None = None
@@ -354,9 +354,9 @@ class Driver:
 
     def _read_tags(self, db: Any) -> None:
         """Have the run's tags as they are now: others may have edited them."""
-        version = db.execute("pragma data_version").fetchone()[0]
-        if version != self._tags_version:
-            self._tags_version = version
+        now = (db, db.execute("pragma data_version").fetchone()[0])
+        if now != self._tags_read:
+            self._tags_read = now
             self._tags = [row["tag"] for row in queries.run_tags(self._store, self._run.run_id)]
 
     def _launch(self, task: _Task) -> None:

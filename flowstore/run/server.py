@@ -9,8 +9,8 @@ Messages are 9 bytes: a letter, the child's number, a number. To the server: `F`
 `W` warm up (which of `worker.LAZY`). From it: `S` started (pid), `X` ended (wait status), or instead of both
 `R` refused (errno), where the system had no process to give.
 
-What costs time to import, and only some flows need, is imported here once a child has needed it, so that the later
-ones have it already, and a flow that never does pays nothing.
+What costs time to import, and only some flows need, is imported here once a child has needed it, or is likely to, so
+that the later ones have it already.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class _Server:
 
     def _warm_up(self, module: str) -> None:
         """Import what a child had to, and do once what each that uses it would do."""
-        with contextlib.suppress(ImportError):  # a package is not whole: the task that needs it says so
+        with contextlib.suppress(Exception):  # a package is broken: the task that needs it says so
             importlib.import_module(module)
         if module == worker.PICKLING:
             from flowstore.store import pickling

@@ -22,7 +22,7 @@ from flowstore.store.blobs import INLINE_BYTES, chunks_of
 
 PICKLING = "flowstore.store.pickling"
 PARQUET = "flowstore.store.parquet"
-LAZY = (PICKLING, PARQUET)  # imported by a task that needs it
+LAZY = (PICKLING, PARQUET)  # imported by a task that needs it, unless the process that it was forked from has
 
 
 def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:

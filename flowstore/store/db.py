@@ -29,13 +29,13 @@ from flowstore.store import drafts, foreign, header, journal, place, rows, schem
 
 BUSY_TIMEOUT_S = 120.0
 MINIMUM_SQLITE = (3, 38, 0)
-LOG_BYTES = 32 << 20  # a longer log is copied into the file by whoever commits, who waits for the disk
+LOG_PAGES = (32 << 20) // schema.PAGE_SIZE  # of a log: the next commit of those who `use_wal` copies it
 _PRAGMAS = (
     "trusted_schema = off",
     "cell_size_check = on",
     "foreign_keys = on",
     "mmap_size = 0",
-    f"wal_autocheckpoint = {LOG_BYTES // schema.PAGE_SIZE}",
+    f"wal_autocheckpoint = {2 * LOG_PAGES}",  # others leave that to them: sqlite.org/wal.html#walresetbug
     "secure_delete = fast",  # also for what is only moved to another page: its copy would outlive a later delete
 )
 
@@ -171,6 +171,7 @@ class Store:
         )
         if problem is None:
             self._log = place.identity(place.side(self.path, "-wal"))
+            connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
             connection.execute(_DURABLE if self.durable else "pragma synchronous = normal")
             return
         self._wal = False

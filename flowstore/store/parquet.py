@@ -19,6 +19,7 @@ SMALL_BYTES = 256 << 20  # a frame of so many may be compressed as far as it goe
 MOST_EXPANDED = 64  # a larger one this often at most
 _BATCH_ROWS = 1 << 16
 _SAMPLE_ROWS = 4096
+_SLICES, _SLICE_ROWS = 8, 512
 _KNOWN_EXTENSIONS = frozenset({b"pandas.period", b"pandas.interval"})
 
 
@@ -26,7 +27,10 @@ def dump(frame: Any) -> memoryview:
     """A data frame's bytes."""
     table = pa.Table.from_pandas(frame, nthreads=1)
     encodings = _encodings(table)
-    return _written(table, encodings, _compression(table, encodings))
+    content = _written(table, encodings, _compression(table, encodings))
+    if table.nbytes > _most_bytes(content):  # counts and the like take next to nothing, which `load` would not believe
+        content = _written(table, dict.fromkeys(encodings, "PLAIN"), "zstd")
+    return content
 
 
 def _written(table: Any, encodings: dict[str, str], compression: str | dict[str, str]) -> memoryview:
@@ -38,7 +42,7 @@ def _written(table: Any, encodings: dict[str, str], compression: str | dict[str,
         use_dictionary=[name for name in table.column_names if name not in encodings],
         column_encoding=encodings,
     )
-    return memoryview(stream.getvalue())
+    return memoryview(stream.getvalue()).cast("B")
 
 
 def _encodings(table: Any) -> dict[str, str]:
@@ -58,16 +62,19 @@ def _encodings(table: Any) -> dict[str, str]:
 
 
 def _compression(table: Any, encodings: dict[str, str]) -> dict[str, str]:
-    """Which columns are compressed, by a sample: those that it makes smaller by a fifth.
+    """How each column is compressed: not at all where it has an encoding, and a sample is not made smaller by a fifth.
 
     Less is not worth the time that it costs whoever writes or reads the frame.
     """
-    sample = _written(table.slice(len(table) // 2, _SAMPLE_ROWS), encodings, "zstd")
-    with pq.ParquetFile(pa.BufferReader(sample)) as file:
+    starts = range(0, len(table), max(_SLICE_ROWS, len(table) // _SLICES))
+    sample = pa.concat_tables([table.slice(at, _SLICE_ROWS) for at in starts or [0]])
+    with pq.ParquetFile(pa.BufferReader(_written(sample, encodings, "zstd"))) as file:
         group = file.metadata.row_group(0)
         columns = [group.column(n) for n in range(group.num_columns)]
     return {
-        column.path_in_schema: "zstd" if column.total_compressed_size < 0.8 * column.total_uncompressed_size else "none"
+        column.path_in_schema: "none"
+        if column.path_in_schema in encodings and column.total_compressed_size > 0.8 * column.total_uncompressed_size
+        else "zstd"
         for column in columns
     }
 
@@ -79,7 +86,7 @@ def load(content: bytes | memoryview) -> Any:
         ValueError: it is larger than its bytes give reason for, or has columns that none of ours have.
         pyarrow.ArrowException: it is no Parquet.
     """
-    most = max(SMALL_BYTES, MOST_EXPANDED * len(content))
+    most = _most_bytes(content)
     with pq.ParquetFile(pa.BufferReader(content)) as file:
         schema = file.schema_arrow
         _check_columns(schema, file.schema)
@@ -101,6 +108,11 @@ def load(content: bytes | memoryview) -> Any:
         for column, field in zip(table.columns, schema, strict=True)
     ]
     return pa.Table.from_arrays(columns, schema=schema).to_pandas(use_threads=False)
+
+
+def _most_bytes(content: bytes | memoryview) -> int:
+    """How much memory a frame of these bytes may take."""
+    return max(SMALL_BYTES, MOST_EXPANDED * len(content))
 
 
 def _check_size(size: int, most: int) -> None:

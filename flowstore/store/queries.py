@@ -159,12 +159,12 @@ def _meeting(count: int, column: str, *, paired: bool) -> str:
     The `column` says whether they are given as text or as rows. Where nothing is noted of pairs, there is no bound.
     """
     tags = [f"t{n}" for n in range(count)]
-    pairs = (
-        _of_pair("newest_at", f"min({a}.id, {b}.id)", f"max({a}.id, {b}.id)")
+    bounds = (
+        f"max({_of_pair('newest_at', f'min({a}.id, {b}.id)', f'max({a}.id, {b}.id)')}, "
+        f"min({_of_pair('newest_at', '0', f'{a}.id')}, {_of_pair('newest_at', '0', f'{b}.id')}))"
         for a, b in itertools.combinations(tags, 2)
     )
-    crowds = (_of_pair("newest_at", "0", f"{tag}.id") for tag in tags)  # of runs with so many that pairs are not noted
-    newest_at = f"max(min({', '.join(pairs)}, {_LATER}), min({', '.join(crowds)}))" if paired else _LATER
+    newest_at = f"min({', '.join(bounds)}, {_LATER})" if paired else _LATER
     found = (f"{tag}.id, {_of_pair('runs', f'{tag}.id', f'{tag}.id') if paired else 0} as runs" for tag in tags)
     return f"""select {newest_at} as newest_at, {", ".join(found)}
                from flows f cross join {" cross join ".join(f"tags {tag}" for tag in tags)}
@@ -256,7 +256,7 @@ def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> 
     tag_ids = _tag_ids(store, tags)
     if tag_ids is None:
         return
-    last = 2**62
+    last = _LATER
     checks, wanted = _all_of(
         "node_tags o where o.run_id = t.run_id and o.step_id = t.step_id and o.task_id = t.id and o.artifact = ''",
         tag_ids,
