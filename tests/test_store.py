@@ -20,7 +20,7 @@ from harness import FOREACH, LINEAR, flow_source
 import flowstore
 from flowstore import context
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
-from flowstore.store import blobs, codecs, db, journal, locate, records, schema, trust
+from flowstore.store import blobs, codecs, db, journal, locate, place, records, schema, trust
 from flowstore.store.staging import Staging, Writer
 
 NEW_RUN = records.NewRun("F", "tester", {"alpha": 0.5}, (), None, ["user:tester"], ["blue"])
@@ -559,6 +559,22 @@ def test_an_idle_reader_only_postpones_the_one_file(path):
     writer.close()
     assert reader.value("select count(*) from runs") == 2
     reader.close()
+    assert names_beside(path) == ["flowstore.db"]
+
+
+@pytest.mark.parametrize(("driver", "most"), [(True, 45 << 20), (False, 80 << 20)], ids=["of a driver", "of others"])
+def test_the_log_has_a_bound(path, driver, most):
+    """Whoever writes much copies the log before it is long: a run, or others while a notebook keeps the log alive."""
+    make_store(path)
+    reader, writer = db.open_store(path), db.open_store(path)
+    with contextlib.closing(reader), contextlib.closing(writer):
+        reader.use_wal()
+        if driver:
+            writer.use_wal()
+        for n in range(160):
+            with writer.write() as connection:
+                records.append_log(connection, [(1, "stdout", n, "x" * (1 << 20))])
+        assert place.side(path, "-wal").stat().st_size < most
     assert names_beside(path) == ["flowstore.db"]
 
 

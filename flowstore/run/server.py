@@ -101,7 +101,7 @@ class _Server:
         signal.signal(signal.SIGCHLD, _ignore)
 
     def _warm_up(self, module: str) -> None:
-        """Import what a child had to, and do once what each that uses it would do."""
+        """Import what a child had to, or may have to, and do once what each that uses it would do."""
         with contextlib.suppress(Exception):  # a package is broken: the task that needs it says so
             importlib.import_module(module)
         if module == worker.PICKLING:
