@@ -354,9 +354,11 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     sha = encoded.sha
     if (sha, encoded.codec) == (blob.sha, blob.codec):
         return None
-    if blob.codec == "pickle" and encoded.codec == "pickle":  # equal values may pickle to other bytes: compare afresh
+    if (
+        blob.codec == "pickle"
+    ):  # equal values may pickle to other bytes, and older versions pickled more: compare afresh
         fresh = encode(link.load_blob(blob, name), described=False)
-        if fresh.sha == sha:
+        if (fresh.sha, fresh.codec) == (sha, encoded.codec):
             return None
     return encoded
 
