@@ -9,6 +9,7 @@ import click
 
 from flowstore import context
 from flowstore.cli import shell
+from flowstore.flow import init
 from flowstore.flow.graph import Graph, graph_of
 from flowstore.flow.parameters import check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
@@ -72,6 +73,7 @@ class FlowFile:
         if self._graph is None:
             self._graph = graph_of(self.type)
             check(self._graph)
+            init.check(self.type)
         return self._graph
 
 
