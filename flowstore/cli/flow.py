@@ -122,6 +122,7 @@ def _run_command(this: FlowFile) -> click.Command:
     def run(**given: Any) -> int:
         from flowstore.run.assignment import told_deployment
 
+        generators = _generators(this)
         graph = this.graph()
         deployment = told_deployment()
         texts = {name: given[f"parameter_{name}"] for name in this.parameters}
@@ -129,7 +130,7 @@ def _run_command(this: FlowFile) -> click.Command:
             texts = {name: text for name, text in texts.items() if text is not None}
         values = {name: _value(this, name, text) for name, text in texts.items()}
         asked = shell.settings(click.get_current_context())
-        executor = _executor(this, asked)
+        executor = _executor(this, asked, generators)
         from flowstore.run.start import run_flow
 
         return run_flow(this.type, graph, values, _options(asked, deployment), executor)
@@ -153,11 +154,12 @@ def _value(this: FlowFile, name: str, given: Any) -> Any:
 
 def _resume_command(this: FlowFile) -> click.Command:
     def resume(step: str | None, origin_run_id: str | None, **_given: Any) -> int:
+        generators = _generators(this)
         graph = this.graph()
         if step is not None and step not in graph:
             raise click.UsageError(f"There is no step {step!r}; there are: {', '.join(graph.nodes)}.")
         asked = shell.settings(click.get_current_context())
-        executor = _executor(this, asked)
+        executor = _executor(this, asked, generators)
         from flowstore.run.start import resume_flow
 
         return resume_flow(this.type, graph, step, origin_run_id, _options(asked), executor)
@@ -181,11 +183,19 @@ class _Resume(click.Command):
             raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
 
 
-def _executor(this: FlowFile, asked: Mapping[str, Any]) -> Any:
+def _generators(this: FlowFile) -> Any:
+    """The random generators as the import left them: not even a parameter's default has drawn from them yet."""
+    from flowstore.run.randomness import Generators
+
+    return Generators(sys.modules[this.type.__module__])
+
+
+def _executor(this: FlowFile, asked: Mapping[str, Any], generators: Any) -> Any:
     """What runs the tasks; made before anything else of the run, which it must know nothing of."""
     from flowstore.run.local import LocalExecutor
 
-    return LocalExecutor(this.type, this.graph(), method=asked["start_method"], reuse=asked["reuse_workers"])
+    method, reuse = asked["start_method"], asked["reuse_workers"]
+    return LocalExecutor(this.type, this.graph(), method=method, reuse=reuse, generators=generators)
 
 
 def _options(asked: Mapping[str, Any], deployment: str | None = None) -> Any:

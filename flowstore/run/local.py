@@ -13,15 +13,16 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import server, wire
+from flowstore.run import server, threads, wire
 from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent, Started
+from flowstore.run.randomness import Generators
 from flowstore.run.worker import LAZY, PARQUET
 
 if TYPE_CHECKING:
@@ -63,11 +64,24 @@ class LocalExecutor:
     Args:
         flow: its class, as this process imported it.
         graph: its steps.
-        method: 'fork' or 'spawn'; default: `default_start_method`.
+        method: 'fork' or 'spawn'; default: `default_start_method`, but 'spawn' where this process has threads that a
+            forked task would miss.
         reuse: whether attempts of a step may share a process, one after the other.
+        generators: the random generators as the import of the flow left them; default: as they are now.
+
+    Attributes:
+        notice: what to tell the user about how tasks start, if there is something.
     """
 
-    def __init__(self, flow: type[FlowSpec], graph: Graph, *, method: str | None = None, reuse: bool = False) -> None:
+    def __init__(
+        self,
+        flow: type[FlowSpec],
+        graph: Graph,
+        *,
+        method: str | None = None,
+        reuse: bool = False,
+        generators: Generators | None = None,
+    ) -> None:
         if context.state.store is not None:
             context.state.store.close()  # opened while the flow was imported
         context.state.flow_module = sys.modules[flow.__module__]
@@ -86,8 +100,15 @@ class LocalExecutor:
         self._warm: set[int] = set()  # what of `LAZY` the task server has been told to import
         self._control: socket.socket | None = None
         self._spawner: Spawner | None = None
+        self.notice: str | None = None
         if (method or default_start_method()) == "fork":
-            self._control, self._server_pid = server.start(flow, graph)
+            generators = generators or Generators(context.state.flow_module)
+            self._control, self._server_pid = server.start(flow, graph, generators)
+            if missed := threads.missed_after_fork():
+                self.notice = _forked_anyway(missed) if method else _spawned_instead(missed)
+                if not method:
+                    self._end_server()
+        if self._control is not None:
             self._selector.register(self._control, selectors.EVENT_READ, (None, "control"))
             if "pyarrow" in sys.modules:  # pandas imports it, so that there may be frames to store
                 self._warm_up([LAZY.index(PARQUET)])
@@ -138,10 +159,14 @@ class LocalExecutor:
             self._discard(worker)
         if self._spawner is not None:
             self._spawner.close()
+        self._end_server()
+        self._selector.close()
+
+    def _end_server(self) -> None:
         if self._control is not None:
             self._control.close()
             os.waitpid(self._server_pid, 0)
-        self._selector.close()
+            self._control = None
 
     # --- processes
 
@@ -375,6 +400,21 @@ class LocalExecutor:
 
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)  # for one more process
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end a process
+
+
+def _spawned_instead(missed: Sequence[str]) -> str:
+    return (
+        f"The import of the flow started threads that forked tasks would miss ({', '.join(missed)}), so each task "
+        "starts a fresh Python, which imports the flow again. Tasks start sooner where such threads are started in "
+        "steps only."
+    )
+
+
+def _forked_anyway(missed: Sequence[str]) -> str:
+    return (
+        f"Warning: the import of the flow started threads that forked tasks miss ({', '.join(missed)}). A task that "
+        "needs them hangs. Leave out --start-method fork, or start them in steps only."
+    )
 
 
 def _server_died() -> FlowstoreError:

@@ -151,6 +151,8 @@ def _prepared(options: Options, executor: Executor) -> Iterator[tuple[Store, Con
     console = Console(quiet=options.quiet)
     stop = Stop()
     store = None
+    if executor.notice is not None:
+        console.say(executor.notice)
     try:
         store = ensure_active_store(options.store)
         store.durable = options.durable
