@@ -97,8 +97,10 @@ timer.start()
 def work(): return timer.is_alive()
 """,
     "_handle_workers": """
+import atexit
 from multiprocessing.pool import ThreadPool
 pool = ThreadPool(1)
+atexit.register(pool.terminate)
 def work(): return pool.map(abs, [-1])
 work()
 """,
