@@ -12,15 +12,14 @@ import selectors
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import server, threads, wire
+from flowstore.run import server, streams, threads, wire
 from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent, Started
 from flowstore.run.randomness import Generators
 from flowstore.run.worker import LAZY, PARQUET
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from flowstore.run.spawn import Spawner
 
-_READ_BYTES = 1 << 16
 _STREAMS = ("stdout", "stderr")
 
 
@@ -105,7 +103,7 @@ class LocalExecutor:
             generators = generators or Generators(context.state.flow_module)
             self._control, self._server_pid = server.start(flow, graph, generators)
             if missed := threads.missed_after_fork():
-                self.notice = _forked_anyway(missed) if method else _spawned_instead(missed)
+                self.notice = threads.notice(missed, forked=method is not None)
                 if not method:
                     self._end_server()
         if self._control is not None:
@@ -222,7 +220,7 @@ class LocalExecutor:
             theirs.close()
             for _, end in ends.values():
                 os.close(end)
-        worker.pipes = {stream: _selectable(ends[stream][0]) for stream in _STREAMS}
+        worker.pipes = {stream: streams.selectable(ends[stream][0]) for stream in _STREAMS}
         self._workers[worker.ident] = worker
         self._selector.register(worker.channel, selectors.EVENT_READ, (worker, "channel"))
         for stream, pipe in worker.pipes.items():
@@ -287,12 +285,12 @@ class LocalExecutor:
     def _hear(self, *, wait: bool) -> bool:
         """Take one message of the server's, if there is one."""
         assert self._control is not None
-        receive = _receive if wait else _receive_now
+        receive = streams.receive if wait else streams.receive_now
         data = receive(self._control, server.MESSAGE.size)
         if data is None:
             return False
         while 0 < len(data) < server.MESSAGE.size:
-            more = _receive(self._control, server.MESSAGE.size - len(data))
+            more = streams.receive(self._control, server.MESSAGE.size - len(data))
             data = data + more if more else b""
         if not data:
             raise _server_died()
@@ -313,7 +311,7 @@ class LocalExecutor:
         pipe = worker.pipes.get(stream)
         if pipe is None:
             return []
-        data = _read_now(pipe)
+        data = streams.read_now(pipe)
         if data:  # an idle worker's is a forgotten child's, and nobody's
             return [] if worker.number is None else [Printed(worker.number, stream, data)]
         if data is not None:
@@ -329,7 +327,7 @@ class LocalExecutor:
 
     def _channel(self, worker: _Worker) -> list[Event] | None:
         """What a worker has said; `None` where nothing has arrived."""
-        data = _receive_now(worker.channel, _READ_BYTES)
+        data = streams.receive_now(worker.channel, streams.READ_BYTES)
         if not data:
             if data is not None:  # it closed its end; how it ended is told by the server, or by the process
                 self._selector.unregister(worker.channel)
@@ -402,66 +400,5 @@ _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)  # for one more process
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end a process
 
 
-def _spawned_instead(missed: Sequence[str]) -> str:
-    return (
-        f"The import of the flow started threads that forked tasks would miss ({', '.join(missed)}), so each task "
-        "starts a fresh Python, which imports the flow again. Tasks start sooner where such threads are started in "
-        "steps only."
-    )
-
-
-def _forked_anyway(missed: Sequence[str]) -> str:
-    return (
-        f"Warning: the import of the flow started threads that forked tasks miss ({', '.join(missed)}). A task that "
-        "needs them hangs. Leave out --start-method fork, or start them in steps only."
-    )
-
-
 def _server_died() -> FlowstoreError:
     return FlowstoreError("The task server died, so no more tasks can be started.")
-
-
-def _selectable(pipe: int) -> int | socket.socket:
-    """What a selector can wait for: the pipe itself or, on Windows, a socket that a thread feeds from it."""
-    if sys.platform != "win32":
-        os.set_blocking(pipe, False)
-        return pipe
-    ours, theirs = socket.socketpair()
-    threading.Thread(target=pump, args=(pipe, theirs), daemon=True).start()
-    return ours
-
-
-def pump(pipe: int, target: socket.socket) -> None:
-    """Copy a pipe into a socket until the pipe ends."""
-    with open(pipe, "rb", buffering=0) as source, target, contextlib.suppress(OSError):
-        while data := source.read(_READ_BYTES):
-            target.sendall(data)
-
-
-def _read_now(pipe: int | socket.socket) -> bytes | None:
-    """What can be read now; `None` if nothing, `b""` at the end."""
-    if not isinstance(pipe, int):
-        return _receive_now(pipe, _READ_BYTES)
-    try:
-        return os.read(pipe, _READ_BYTES)
-    except BlockingIOError:
-        return None
-
-
-def _receive(connection: socket.socket, count: int) -> bytes:
-    """What arrives next; `b""` at the end."""
-    try:
-        return connection.recv(count)
-    except ConnectionError:  # it went away without reading what it had been sent
-        return b""
-
-
-def _receive_now(connection: socket.socket, count: int) -> bytes | None:
-    """What has arrived; `None` if nothing, `b""` at the end."""
-    connection.setblocking(False)
-    try:
-        return _receive(connection, count)
-    except BlockingIOError:
-        return None
-    finally:
-        connection.setblocking(True)

@@ -103,31 +103,35 @@ def _held(module: ModuleType) -> Iterator[Any]:
 def _is_users(module: Any) -> bool:
     """Whether a module is neither installed nor of the standard library."""
     file = getattr(module, "__file__", None)
-    if not isinstance(file, str) or not file.endswith(".py") or "-packages" in file:
+    if type(file) is not str or not file.endswith(".py") or "-packages" in file or file.startswith(_STANDARD):
         return False
-    return not file.startswith(_STANDARD) and module.__name__.partition(".")[0] != "flowstore"
+    name = str(module.__name__)
+    return name.partition(".")[0] != "flowstore" and not _is_installed(Path(file).parents[name.count(".")])
+
+
+@functools.cache
+def _is_installed(folder: Path) -> bool:
+    """Whether an installer has put things into a folder, or a folder below it."""
+    return any(next(place.glob("*.dist-info"), None) is not None for place in (folder, folder.parent))
 
 
 def _parts(value: Any, names: Collection[str]) -> Iterable[Any]:
     """What a value holds, of the kinds in which a flow keeps generators; `names` are those of its modules."""
-    if isinstance(value, dict):
+    kind = type(value)  # unlike isinstance, runs no code of the value's
+    if issubclass(kind, dict):
         return list(value.values())
-    if isinstance(value, _CONTAINERS):
+    if issubclass(kind, _CONTAINERS):
         return [] if _ATOMIC.issuperset(map(type, value)) else list(value)
-    if isinstance(value, FunctionType):
+    if issubclass(kind, FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
         return [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *cells, value.__dict__]
-    if isinstance(value, functools.partial):
+    if issubclass(kind, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, (MethodType, BuiltinMethodType, staticmethod, classmethod)):
+    if issubclass(kind, (MethodType, BuiltinMethodType, staticmethod, classmethod)):
         return [getattr(value, "__self__", None), getattr(value, "__func__", None)]
-    if isinstance(value, type):
+    if issubclass(kind, type):
         return list(vars(value).values()) if value.__module__ in names else []
-    return (
-        [value.__dict__]
-        if type(value).__module__ in names and isinstance(getattr(value, "__dict__", None), dict)
-        else []
-    )
+    return [value.__dict__] if kind.__module__ in names and hasattr(value, "__dict__") else []
 
 
 def _is_filled(cell: CellType) -> bool:
@@ -139,7 +143,7 @@ def _is_filled(cell: CellType) -> bool:
 
 
 def _is_generator(value: Any) -> bool:
-    return any(isinstance(value, kind) for kind in _kinds())
+    return any(issubclass(type(value), kind) for kind in _kinds())
 
 
 def _kinds() -> Iterator[type]:
@@ -153,12 +157,10 @@ def _kinds() -> Iterator[type]:
 
 
 def _kept(value: Any) -> _Generator | None:
-    """A generator with its present state; `None` for one that has none, as the system's."""
-    try:
-        state = _state(value)
-    except NotImplementedError:  # `random.SystemRandom`
+    """A generator with its present state; `None` for the system's, which has none."""
+    if "random" in sys.modules and issubclass(type(value), sys.modules["random"].SystemRandom):
         return None
-    return _Generator(_hash(_canonical(state)), _resetting(value))
+    return _Generator(_hash(_canonical(_state(value))), _resetting(value))
 
 
 def _state(value: Any) -> Any:

@@ -66,6 +66,20 @@ def missed_after_fork() -> list[str]:
     return [kind if count == 1 else f"{count} of {kind}" for kind, count in kinds.items()]
 
 
+def notice(missed: Sequence[str], *, forked: bool) -> str:
+    """What to tell the user about such threads, where tasks are forked all the same, or spawned instead."""
+    which = f"({', '.join(missed)})"
+    if forked:
+        return (
+            f"Warning: the import of the flow started threads that forked tasks miss {which}. A task that needs them "
+            "hangs. Leave out --start-method fork, or start them in steps only."
+        )
+    return (
+        f"The import of the flow started threads that forked tasks would miss {which}, so each task starts a fresh "
+        "Python, which imports the flow again. Tasks start sooner where such threads are started in steps only."
+    )
+
+
 def _kinds() -> Counter[str]:
     """How many threads of which kind would be missed."""
     idents = [ident for ident in (int(task.name) for task in _TASKS.iterdir()) if ident != os.getpid()]
