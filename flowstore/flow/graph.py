@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from flowstore.context import command_text
 from flowstore.errors import GraphError
 
 if TYPE_CHECKING:
@@ -110,9 +111,11 @@ def graph_of(flow: type) -> Graph:
                 files[code.co_filename] = _definitions(inner)
             tree, class_line = files[code.co_filename][code.co_firstlineno, code.co_name]
         except (OSError, SyntaxError, KeyError):
+            advice = "Write steps as `def` in a file or a notebook cell; if the file has changed, load it again."
+            if code.co_filename == "<stdin>":
+                advice = "Save the flow in a file, and run that: python flow.py run"
             raise GraphError(
-                f"{code.co_filename}:{code.co_firstlineno}: no source for step {name!r} of {flow.__name__}. "
-                "Write steps as `def` in a file or a notebook cell; if the file has changed, load it again."
+                f"{code.co_filename}:{code.co_firstlineno}: no source for step {name!r} of {flow.__name__}. {advice}"
             ) from None
         nodes[name] = _node(name, func, code, tree)
         if not where and name in vars(flow):
@@ -133,6 +136,8 @@ def _definitions(func: FunctionType) -> dict[tuple[int, str], _Def]:
     """
     linecache.checkcache(func.__code__.co_filename)
     lines = linecache.getlines(func.__code__.co_filename, func.__globals__)  # also notebook cells, zip files
+    if not lines and func.__code__.co_filename == "<string>":
+        lines = (command_text() or "").splitlines(keepends=True)
     found: dict[tuple[int, str], _Def] = {}
     scopes: list[tuple[ast.AST, int]] = [(ast.parse("".join(lines or inspect.findsource(func)[0])), 0)]
     while scopes:

@@ -19,7 +19,7 @@ from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import server, streams, threads, wire
+from flowstore.run import imports, server, snapshot, streams, threads, wire
 from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent, Started
 from flowstore.run.randomness import Generators
 from flowstore.run.worker import LAZY, PARQUET
@@ -27,6 +27,7 @@ from flowstore.run.worker import LAZY, PARQUET
 if TYPE_CHECKING:
     import subprocess
 
+    from flowstore.run.snapshot import Sources
     from flowstore.run.spawn import Spawner
 
 _STREAMS = ("stdout", "stderr")
@@ -66,6 +67,7 @@ class LocalExecutor:
             forked task would miss.
         reuse: whether attempts of a step may share a process, one after the other.
         generators: the random generators as the import of the flow left them; default: as they are now.
+        sources: the flow's snapshot, by default taken now.
 
     Attributes:
         notice: what to tell the user about how tasks start, if there is something.
@@ -79,6 +81,7 @@ class LocalExecutor:
         method: str | None = None,
         reuse: bool = False,
         generators: Generators | None = None,
+        sources: Sources | None = None,
     ) -> None:
         if context.state.store is not None:
             context.state.store.close()  # opened while the flow was imported
@@ -95,6 +98,8 @@ class LocalExecutor:
         self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with exit codes; 0 where there was none
         self._numbers = 0
         self._idents = 0
+        sources = snapshot.take(flow) if sources is None else sources
+        imports.install(sources)
         self._warm: set[int] = set()  # what of `LAZY` the task server has been told to import
         self._control: socket.socket | None = None
         self._spawner: Spawner | None = None
@@ -105,6 +110,7 @@ class LocalExecutor:
             if missed := threads.missed_after_fork():
                 self.notice = threads.notice(missed, forked=method is not None)
                 if not method:
+                    os.kill(self._server_pid, signal.SIGKILL)  # it may hang, too
                     self._end_server()
         if self._control is not None:
             self._selector.register(self._control, selectors.EVENT_READ, (None, "control"))
@@ -114,7 +120,7 @@ class LocalExecutor:
         else:
             from flowstore.run.spawn import Spawner
 
-            self._spawner = Spawner()
+            self._spawner = Spawner(flow, sources)
 
     def watch(self, waker: socket.socket) -> None:
         """Return from `wait` as soon as `waker` can be read."""
@@ -205,7 +211,7 @@ class LocalExecutor:
                 message = server.MESSAGE.pack(server.FORK, worker.ident, 0)
                 socket.send_fds(self._control, [message], [theirs.fileno(), *child_ends])
             elif self._spawner is not None:
-                worker.process = self._spawner.start(self._flow, theirs, *child_ends)
+                worker.process = self._spawner.start(theirs, *child_ends)
                 worker.pid = worker.process.pid
         except OSError as error:
             if error.errno not in _NO_ROOM:
