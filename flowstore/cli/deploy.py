@@ -12,7 +12,7 @@ import click
 
 from flowstore import context
 from flowstore.cli import shell
-from flowstore.cli.options import SHARED, FlowFile, command, group, namespace
+from flowstore.cli.options import SHARED, FlowFile, command, group, namespace, wrong_usage
 from flowstore.store.rows import time_of
 from flowstore.text import safe
 
@@ -67,6 +67,7 @@ def _find(this: FlowFile) -> tuple[Store, Deployment]:
 def _create_command(this: FlowFile) -> click.Command:
     def create(authorize: str | None, generate_new_token: bool, tags: tuple[str, ...], **_given: Any) -> None:
         from flowstore import deploy
+        from flowstore.run import checks
 
         this.graph()
         found = shell.settings(click.get_current_context())
@@ -80,6 +81,9 @@ def _create_command(this: FlowFile) -> click.Command:
             with_=found["with_"],
             namespace=namespace(found),
         )
+        with wrong_usage():
+            checks.check_flow(this.type)
+            checks.check_with(this.type, asked.with_)
         _tell_created(deploy.create(this.type, asked), _called(found))
 
     params = [
