@@ -84,12 +84,23 @@ def home() -> Path:
     return user_data_path("flowstore", appauthor=False)
 
 
+def command_text() -> str | None:
+    """The program that was given to `python -c`, which Python keeps among its own arguments."""
+    if sys.argv[:1] != ["-c"] or len(sys.orig_argv) <= len(sys.argv):
+        return None
+    return sys.orig_argv[len(sys.orig_argv) - len(sys.argv)]
+
+
 def called_as() -> str:
     """How this process was started, as one would type it."""
     import shlex
 
+    if sys.argv[:1] == ["-c"]:
+        return "python -c '…'"
     name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", None)
-    return f"python -m {name.removesuffix('.__main__')}" if name else f"python {shlex.quote(sys.argv[0])}"
+    if name is None or name == "__main__":  # the latter in a folder or zip file that is run
+        return f"python {shlex.quote(sys.argv[0])}"
+    return f"python -m {name.removesuffix('.__main__')}"
 
 
 def namespace(tag: str | None) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from flowstore import context, tokens
-from flowstore.errors import NotFound, ParameterError, TokenError
+from flowstore.errors import FlowstoreError, NotFound, ParameterError, TokenError
 from flowstore.flow import decorators
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
@@ -24,6 +24,7 @@ from flowstore.run import snapshot
 from flowstore.run.checks import check_with
 from flowstore.run.identity import project_of
 from flowstore.run.launch import check_trusted, trigger
+from flowstore.run.snapshot import Sources
 from flowstore.store import blobs, records, tags, trust
 from flowstore.store import deployments as rows
 from flowstore.store.codecs import Encoded, encode
@@ -49,6 +50,7 @@ class Asked:
     tags: Sequence[str] = ()
     with_: Sequence[str] = ()
     namespace: str | context._Default | None = context.DEFAULT
+    suffixes: Sequence[str] = ()
 
 
 @attrs.frozen
@@ -104,7 +106,7 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
     check_with(flow, asked.with_)
     schedule = _schedule(flow)
     values = _defaults(flow, user, scheduled=schedule is not None)
-    script, files = snapshot.take()
+    sources = _sources(flow, asked)
     scope = _scope(flow, project)
     trust.user_key()  # this, and an unreadable tokens file, is told before a store is made
     tokens.read()
@@ -112,7 +114,7 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
     records.record_dead_runs(store)
     with tokens.keeping() as mine, store.write() as db:
         new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, asked)
-        code_id = records.ensure_code(db, store, script, files)
+        code_id = records.ensure_code(db, store, sources.script, sources.files)
         new = NewDeployment(
             flow=flow.__name__,
             project=project.get("project_name"),
@@ -146,6 +148,13 @@ def delete(store: Store, deployment: Deployment, authorize: str | None = None) -
         _authorize(store, deployment.flow, deployment.scope, held, authorize)
         rows.delete(db, deployment, context.username())
         mine.prepare(store.uuid, deployment.scope, deployment.token)
+
+
+def _sources(flow: type[FlowSpec], asked: Asked) -> Sources:
+    sources = snapshot.take(flow, asked.suffixes, whole=True)
+    if not sources.script:
+        raise FlowstoreError("Only a flow in a file can be deployed: python flow.py deploy create")
+    return sources
 
 
 def _ensure_token(

@@ -18,6 +18,7 @@ from harness import LINEAR, MIDDLE, Script, flow_source, stop, wait_for
 import flowstore
 from flowstore import deploy, tokens
 from flowstore.errors import FlowstoreError
+from flowstore.run.snapshot import Sources
 from flowstore.store import db, schema
 
 PLAIN = flow_source(LINEAR, start="print('sees', current.namespace, flush=True)")
@@ -312,7 +313,7 @@ def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(deploy.snapshot, "take", lambda: ("flow.py", {"flow.py": PLAIN.encode()}))
+    monkeypatch.setattr(deploy.snapshot, "take", lambda *_, **__: Sources(script="flow.py", files={"flow.py": b"pass"}))
     monkeypatch.setattr(tokens.drafts.os, "open", full)
     with unchanged(script), pytest.raises(FlowstoreError, match=r"tokens\.json can't be written: No space left"):
         deploy.create(type("F", (flowstore.FlowSpec,), {}), asked)

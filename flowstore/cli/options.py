@@ -38,6 +38,10 @@ SHARED = (
     click.option("--durable", is_flag=True, default=None, help="Lose nothing at a power cut either."),
 )
 
+PACKAGE_SUFFIXES = click.option(
+    "--package-suffixes", multiple=True, metavar=".A,.B", help="Keep such files with the code, too: .sql,.yaml"
+)
+
 RUN = (
     click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag the run; may be repeated."),
     click.option("--max-workers", type=click.IntRange(1), metavar="N", help="Tasks at a time; default: the cores."),
@@ -45,6 +49,7 @@ RUN = (
                  help="The most tasks of one foreach."),
     click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),
     click.option("--reuse-workers", is_flag=True, help="Tasks of a step may share a process: faster, less isolated."),
+    PACKAGE_SUFFIXES,
     click.option("--start-method", type=click.Choice(["fork", "spawn"]), help="How task processes start."),
 )  # fmt: skip
 

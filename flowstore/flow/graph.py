@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from flowstore.context import command_text
 from flowstore.errors import GraphError
 
 if TYPE_CHECKING:
@@ -137,10 +138,11 @@ class _Sources:
                 self._files[code.co_filename] = _definitions(inner)
             return self._files[code.co_filename][code.co_firstlineno, code.co_name]
         except (OSError, SyntaxError, KeyError):
-            raise GraphError(
-                f"{code.co_filename}:{code.co_firstlineno}: no source for step {name!r} of {self.flow.__name__}. "
-                "Write steps as `def` in a file or a notebook cell; if the file has changed, load it again."
-            ) from None
+            advice = "Write steps as `def` in a file or a notebook cell; if the file has changed, load it again."
+            if code.co_filename == "<stdin>":
+                advice = "Save the flow in a file, and run that: python flow.py run"
+            where = f"{code.co_filename}:{code.co_firstlineno}"
+            raise GraphError(f"{where}: no source for step {name!r} of {self.flow.__name__}. {advice}") from None
 
     def overridden(self, name: str, func: FunctionType, base: str | None) -> FunctionType | None:
         """Return the version of a step that one of its versions calls: by `super()`, or by the name of a base."""
@@ -160,6 +162,8 @@ def _definitions(func: FunctionType) -> dict[tuple[int, str], _Def]:
     """
     linecache.checkcache(func.__code__.co_filename)
     lines = linecache.getlines(func.__code__.co_filename, func.__globals__)  # also notebook cells, zip files
+    if not lines and func.__code__.co_filename == "<string>":
+        lines = (command_text() or "").splitlines(keepends=True)
     found: dict[tuple[int, str], _Def] = {}
     scopes: list[tuple[ast.AST, int]] = [(ast.parse("".join(lines or inspect.findsource(func)[0])), 0)]
     while scopes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import sys
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from flowstore.flow import decorators, spec
 from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import identity
+from flowstore.run import identity, snapshot
 from flowstore.run.checks import check_tags, environment_tags
 from flowstore.run.console import Console, duration
 from flowstore.run.driver import Driver
@@ -31,6 +30,7 @@ from flowstore.run.executor import Executor
 from flowstore.run.identity import Identity
 from flowstore.run.orders import RunPlan, StepPolicy
 from flowstore.run.resume import Origin, names_of
+from flowstore.run.snapshot import Sources
 from flowstore.run.stop import Stop
 from flowstore.run.wire import Small
 from flowstore.store import blobs, queries, records, tags, trust
@@ -61,6 +61,7 @@ class Options:
     max_workers: int | None = None
     max_num_splits: int = 10_000
     run_id_file: str | None = None
+    sources: Sources = attrs.field(factory=Sources)
     deployment: str | None = None  # not an option: what `assignment.told_deployment` gave
 
 
@@ -192,7 +193,7 @@ def _create(
         user=who.user,
         parameters=shown,
         artifacts=artifacts,
-        code_id=_code(db, store, flow) if who.deployment is None else who.deployment.code_id,
+        code_id=_code(db, store, options.sources) if who.deployment is None else who.deployment.code_id,
         system_tags=system_tags,
         tags=user_tags,
         origin_run_id=origin_run_id,
@@ -201,9 +202,12 @@ def _create(
     return records.create_run(db, run)
 
 
-def _code(db: Any, store: Store, flow: type[FlowSpec]) -> int | None:
-    script, files = _source(flow)
-    return records.ensure_code(db, store, script, files) if files else None
+def _code(db: Any, store: Store, sources: Sources) -> int | None:
+    if sources.files:
+        return records.ensure_code(db, store, sources.flow_file, sources.files)
+    if sources.text is not None:
+        return records.ensure_code(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
+    return None
 
 
 def _encode(kind: str, name: str, value: Any) -> Encoded:
@@ -212,23 +216,6 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
     except ArtifactError as error:
         hint = " Begin its name with an underscore to keep it out of the store." if kind == "Constant" else ""
         raise ArtifactError(f"{kind} {name!r} can't be stored: {error}.{hint}") from None
-
-
-def _source(flow: type[FlowSpec]) -> tuple[str, dict[str, bytes]]:
-    """The flow's file, and the modules beside it that have been imported."""
-    main = getattr(sys.modules[flow.__module__], "__file__", None)
-    if main is None or not Path(main).is_file():
-        return "", {}
-    script = Path(os.path.abspath(main))
-    folder = script.parent
-    found = {script.name: script.read_bytes()}
-    beside = f"{folder}{os.sep}"
-    for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None) or ""
-        installed = "site-packages" in path or "dist-packages" in path
-        if path.endswith(".py") and path.startswith(beside) and not installed and Path(path).is_file():
-            found[Path(path).relative_to(folder).as_posix()] = Path(path).read_bytes()
-    return script.name, found
 
 
 def _origin_id(store: Store, flow: str, asked: str | None) -> int:
