@@ -13,7 +13,7 @@ import click
 
 from flowstore import context
 from flowstore.cli import shell
-from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command, namespace
+from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command, namespace, wrong_usage
 from flowstore.errors import ParameterError
 from flowstore.flow.graph import describe, to_dot
 from flowstore.flow.parameters import Parameter
@@ -131,7 +131,8 @@ def _run_command(this: FlowFile) -> click.Command:
         executor = _executor(this, asked, sources, generators)
         from flowstore.run.start import run_flow
 
-        return run_flow(this.type, graph, values, _options(asked, sources, deployment), executor)
+        with wrong_usage(ParameterError):
+            return run_flow(this.type, graph, values, _options(asked, sources, deployment), executor)
 
     params = [_parameter_option(parameter) for parameter in this.parameters.values()]
     made = click.Command("run", callback=run, help="Run the flow.", params=list(params))
@@ -144,10 +145,8 @@ def _value(this: FlowFile, name: str, given: Any) -> Any:
         return given.value
     if isinstance(given, bool):
         return given
-    try:
+    with wrong_usage():
         return this.parameters[name].default_value(this.name, context.username())
-    except ParameterError as error:
-        raise click.UsageError(str(error)) from None
 
 
 def _resume_command(this: FlowFile) -> click.Command:
@@ -161,7 +160,8 @@ def _resume_command(this: FlowFile) -> click.Command:
         executor = _executor(this, asked, sources, generators)
         from flowstore.run.start import resume_flow
 
-        return resume_flow(this.type, graph, step, origin_run_id, _options(asked, sources), executor)
+        with wrong_usage(ParameterError):
+            return resume_flow(this.type, graph, step, origin_run_id, _options(asked, sources), executor)
 
     params = [
         click.Argument(["step"], required=False),
@@ -196,9 +196,15 @@ def _sources(this: FlowFile, asked: Mapping[str, Any]) -> Sources:
 
 
 def _executor(this: FlowFile, asked: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
-    """What runs the tasks; made before anything else of the run, which it must know nothing of."""
+    """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
+    from flowstore.run import checks
     from flowstore.run.local import LocalExecutor
 
+    with wrong_usage():
+        checks.check_fixed_defaults(this.type)
+        checks.check_schedule(this.type)
+        checks.check_with(this.type, asked["with_"])
+        checks.check_run_id_file(asked["run_id_file"])
     method, reuse = asked["start_method"], asked["reuse_workers"]
     return LocalExecutor(this.type, this.graph(), method=method, reuse=reuse, generators=generators, sources=sources)
 
@@ -232,7 +238,11 @@ def _show_command(this: FlowFile) -> click.Command:
 
 def _check_command(this: FlowFile) -> click.Command:
     def check() -> None:
+        from flowstore.run import checks
+
         this.graph()
+        with wrong_usage():
+            checks.check_flow(this.type)
         click.echo(f"{this.name} is valid.")
 
     return command("check", check, "Check that the flow is valid.")
