@@ -34,6 +34,7 @@ class State:
         self.task_store: tuple[str, bool] | None = None  # in a task: the run's file, and whether it is trusted
         self.task: dict[str, Any] = {}  # what `current` answers, empty outside a task
         self.flow_module: ModuleType | None = None  # the module whose classes are this run's own
+        self.at_store = False  # whether a value is being pickled for the store, or loaded from it
         self.make_run: Callable[[str], Any] | None = None
         self.make_task: Callable[[str], Any] | None = None
         self.main: Callable[[type], None] | None = None

@@ -745,7 +745,7 @@ def test_schedules(flow, text, cron):
 def test_a_wrong_schedule_is_refused(flow, text):
     """When it is deployed, rather than when it would fall due; no store is made."""
     script = flow(PLAIN.replace("class F(", f"@schedule({text})\nclass F("))
-    one_message(Person(script, "anne").deploy(expect=1), "@schedule")
+    one_message(Person(script, "anne").deploy(expect=2), "@schedule")
     assert not script.db.exists()
 
 
@@ -763,7 +763,7 @@ def test_with_is_deployed(anne_and_will):
     anne.deploy("--with", "retry:times=1,minutes_between_retries=0")
     anne("deploy", "trigger")
     assert anne.script.sql("select attempts from task_summary order by task_id") == [2, 1]
-    one_message(anne.deploy("--with", "nonsense", expect=1), "nonsense")
+    one_message(anne.deploy("--with", "nonsense", expect=2), "nonsense")
 
 
 @pytest.mark.parametrize("tag", ["user:will", "production:x", ""])

@@ -12,7 +12,7 @@ import click
 
 from flowstore import context
 from flowstore.cli import shell
-from flowstore.cli.options import PACKAGE_SUFFIXES, SHARED, FlowFile, command, group, namespace
+from flowstore.cli.options import PACKAGE_SUFFIXES, SHARED, FlowFile, command, group, namespace, wrong_usage
 from flowstore.store.rows import time_of
 from flowstore.text import safe
 
@@ -73,6 +73,7 @@ def _create_command(this: FlowFile) -> click.Command:
         **_given: Any,
     ) -> None:
         from flowstore import deploy
+        from flowstore.run import checks
         from flowstore.run.snapshot import checked_suffixes
 
         this.graph()
@@ -88,6 +89,9 @@ def _create_command(this: FlowFile) -> click.Command:
             namespace=namespace(found),
             suffixes=checked_suffixes(package_suffixes),
         )
+        with wrong_usage():
+            checks.check_flow(this.type)
+            checks.check_with(this.type, asked.with_)
         _tell_created(deploy.create(this.type, asked), _called(found))
 
     params = [

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
 
 from flowstore import context
 from flowstore.cli import shell
+from flowstore.errors import FlowstoreError
+from flowstore.flow import init
 from flowstore.flow.graph import Graph, graph_of
 from flowstore.flow.parameters import check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
@@ -68,10 +71,13 @@ class FlowFile:
     def graph(self) -> Graph:
         """The steps, checked."""
         from flowstore.flow.lint import check
+        from flowstore.flow.members import check_members
 
         if self._graph is None:
+            check_members(self.type)
             self._graph = graph_of(self.type)
             check(self._graph)
+            init.check(self.type)
         return self._graph
 
 
@@ -104,6 +110,15 @@ def group(name: str, help_: str, commands: Iterable[click.Command]) -> click.Gro
     for each in commands:
         made.add_command(each)
     return made
+
+
+@contextlib.contextmanager
+def wrong_usage(kind: type[FlowstoreError] = FlowstoreError) -> Iterator[None]:
+    """Report errors of a kind, which are about what was asked for, as wrong usage: exit code 2."""
+    try:
+        yield
+    except kind as error:
+        raise click.UsageError(str(error)) from None
 
 
 def apply(ctx: click.Context) -> None:

@@ -23,6 +23,7 @@ from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import identity, snapshot
+from flowstore.run.checks import check_tags, environment_tags
 from flowstore.run.console import Console, duration
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
@@ -79,7 +80,7 @@ def run_flow(
     Returns:
         The exit code: 0 when the run succeeded, 1 when it failed, 128 + the signal that stopped it.
     """
-    with _prepared(options, executor) as (store, console, stop):
+    with _prepared(flow, options, executor) as (store, console, stop):
         who, options = _identity(store, flow, options)
         deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
         if who.deployment is not None:
@@ -102,7 +103,7 @@ def resume_flow(
     executor: Executor,
 ) -> int:
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
-    with _prepared(options, executor) as (store, console, stop):
+    with _prepared(flow, options, executor) as (store, console, stop):
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
@@ -148,11 +149,15 @@ def _defaults(flow: type[FlowSpec], given: Container[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _prepared(options: Options, executor: Executor) -> Iterator[tuple[Store, Console, Stop]]:
+def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Iterator[tuple[Store, Console, Stop]]:
     console = Console(quiet=options.quiet)
     stop = Stop()
     store = None
+    if executor.notice is not None:
+        console.say(executor.notice)
     try:
+        check_tags([*options.tags, *environment_tags()])
+        identity.project_of(flow, options.branch, production=options.production)
         store = ensure_active_store(options.store)
         store.durable = options.durable
         store.use_wal()
@@ -183,7 +188,7 @@ def _create(
     artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.items()]
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
     system_tags = [*who.system_tags, *records.runtime_tags(__version__)]
-    user_tags = [tag for tag in tags.checked([*options.tags, *_environment_tags()]) if tag not in system_tags]
+    user_tags = [tag for tag in tags.checked([*options.tags, *environment_tags()]) if tag not in system_tags]
     tags.check_not_reserved(user_tags)
     run = records.NewRun(
         flow=flow.__name__,
@@ -205,10 +210,6 @@ def _code(db: Any, store: Store, sources: Sources) -> int | None:
     if sources.text is not None:
         return records.ensure_code(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
     return None
-
-
-def _environment_tags() -> list[str]:
-    return [tag.strip() for tag in os.environ.get("FLOWSTORE_RUN_TAGS", "").split(",") if tag.strip()]
 
 
 def _encode(kind: str, name: str, value: Any) -> Encoded:
