@@ -26,6 +26,7 @@ from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
+from flowstore.store.locate import close_beside
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
@@ -100,6 +101,7 @@ def _close_store() -> None:
     store, context.state.store = context.state.store, None
     if store is not None:
         store.close(tidy=context.state.task_store is None or str(store.path) != context.state.task_store[0])
+    close_beside()
 
 
 def _leave_if_forked(process: int, error: BaseException | None) -> None:
