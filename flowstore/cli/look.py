@@ -193,7 +193,7 @@ def get(pathspec: str, output: Path | None, raw: bool, form: str) -> None:
 @click.option("--sql", is_flag=True, help="Every definition, tables and indexes too.")
 def schema(sql: bool) -> None:
     """Explain the views that answer questions in SQL."""
-    from flowstore.store.schema import PUBLIC_VIEWS
+    from flowstore.store.schema import PUBLIC_VIEWS, SCHEMA_VERSION, definitions
 
     store = locate.active_store()
     if sql:
@@ -201,8 +201,7 @@ def schema(sql: bool) -> None:
             click.echo(safe(f"{row['sql']};\n"))
         return
     for view in PUBLIC_VIEWS:
-        text = store.value("select sql from sqlite_master where type = 'view' and name = ?", (view,))
-        lines = (line.strip() for line in text.splitlines()[1:])
+        lines = (line.strip() for line in definitions(SCHEMA_VERSION)[view].strip().splitlines()[1:])
         told = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
         columns = ", ".join(row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,)))
         click.echo(safe("\n  ".join([view, *told, f"columns: {columns}"]) + "\n"))

@@ -154,6 +154,8 @@ def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Ite
     console = Console(quiet=options.quiet)
     stop = Stop()
     store = None
+    if executor.notice is not None:
+        console.say(executor.notice)
     try:
         identity.project_of(flow, options.branch, production=options.production)
         store = ensure_active_store(options.store)

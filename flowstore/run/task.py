@@ -61,7 +61,6 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
     state.flow_module = sys.modules[flow.__module__]
     if order["environment"]:
         os.environ.update(order["environment"])
-    _reseed()
     node = graph[order["step"]]
     link = TaskLink(order, order["step"], order["base_id"], is_join=node.is_join)
     instance = spec.bind(flow, link)
@@ -192,12 +191,6 @@ def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:
         for task_id, step, index in order["inputs"]
     ]
     return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])
-
-
-def _reseed() -> None:
-    """NumPy's global generator is copied by a fork, so that all tasks would draw alike; Python's own sees to itself."""
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()
 
 
 @contextlib.contextmanager
