@@ -187,7 +187,7 @@ def test_a_new_parameter_gets_its_default_or_its_variable(flow):
     assert script.client(2).data.seen == 7
     script, told = resumed(flow, "", member, FLOWSTORE_RUN_X="abc", expect=2)
     assert "Parameter x: 'abc' is not an int" in told
-    script, _ = resumed(flow, "", "x = Parameter('x', default=lambda: 3)")
+    script, _ = resumed(flow, "", "x = Parameter('x', type=int, default=lambda: 3)")
     assert script.client(max(script.sql("select id from runs"))).data.seen == 3
 
 

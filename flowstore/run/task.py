@@ -27,6 +27,7 @@ from flowstore.run import wire
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.locate import close_beside
+from flowstore.store.sameness import is_unchanged
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
@@ -360,10 +361,8 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     sha = encoded.sha
     if (sha, encoded.codec) == (blob.sha, blob.codec):
         return None
-    if blob.codec == "pickle" and encoded.codec == "pickle":  # equal values may pickle to other bytes: compare afresh
-        fresh = encode(link.load_blob(blob, name), described=False)
-        if fresh.sha == sha:
-            return None
+    if "pickle" in {blob.codec, encoded.codec} and is_unchanged(value, link.load_blob(blob, name)):
+        return None  # a value has many pickles
     return encoded
 
 
