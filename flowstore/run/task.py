@@ -26,6 +26,7 @@ from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
+from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
@@ -271,7 +272,7 @@ def _outcome(
     count, limit = outcome["count"], order["max_num_splits"]
     if count is not None and count > limit:
         raise GraphError(
-            f"Step {link.step} asks for {count} tasks, more than the limit of {limit}. "
+            f"Step {link.step} asks for {counted(count, 'task')}, more than the limit of {limit}. "
             f"Raise it with --max-num-splits {count}."
         )
     return outcome, items
