@@ -61,7 +61,6 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
     state.flow_module = sys.modules[flow.__module__]
     if order["environment"]:
         os.environ.update(order["environment"])
-    _reseed()
     node = graph[order["step"]]
     link = TaskLink(order, order["step"], order["base_id"], is_join=node.is_join)
     instance = spec.bind(flow, link)
@@ -193,12 +192,6 @@ def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:
     return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])
 
 
-def _reseed() -> None:
-    """NumPy's global generator is copied by a fork, so that all tasks would draw alike; Python's own sees to itself."""
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()
-
-
 @contextlib.contextmanager
 def _deadline(seconds: float, step: str) -> Iterator[None]:
     """Raise in the step when its time is up; the driver kills what doesn't react."""
@@ -325,6 +318,7 @@ def _product(
     contents: dict[str, Encoded] = {}
     for name, value in spec.artifacts_set_on(instance).items():
         try:
+            _check_name(instance, link, name)
             encoded = _changed(link, name, value)
         except ArtifactError as error:
             if lenient:
@@ -342,6 +336,16 @@ def _product(
         "failure": failure,
     }
     return Product(report, list(contents.items()))
+
+
+def _check_name(instance: FlowSpec, link: TaskLink, name: str) -> None:
+    """Refuse, by the name, what was put past `self.name = value`, into `vars(self)`."""
+    if name in link.loaded or name == FOREACH_ITEMS:
+        return
+    try:
+        spec.check_assignable(type(instance), name)
+    except AttributeError as error:
+        raise ArtifactError(str(error)) from None
 
 
 def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
