@@ -395,3 +395,19 @@ def test_tables_of_any_library_are_shown_as_tables():
     assert preview(pa.table({"n": [1]}).to_batches()[0]) == "1 row × 1 column\nn\n1"
     assert preview(pl.Series([1, 2])) == "2 values, Int64 [1, 2]"
     assert preview(pl.DataFrame()) == "0 rows × 0 columns"
+
+
+# --- what is said, and what not
+
+
+def test_quiet_is_quiet(flow):
+    """Of a run that succeeds nothing is left but what its tasks print; a failure says so all the same."""
+    script = flow(flow_source(LINEAR, start="print('hello')"))
+    done = script("run", "--quiet")
+    assert [(label, text) for _, label, text in events(done.stdout)] == [("1/start/1", "hello")]
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
+    script.rewrite(flow_source(LINEAR, start="raise ValueError('no')"))
+    done = script("--quiet", "run", expect=1)
+    assert "starting" not in done.stdout
+    assert done.stdout.endswith("] Task failed.\n")
+    assert done.stderr.startswith("Run F/2 failed in start/")
