@@ -11,6 +11,7 @@ import click
 from flowstore import context
 from flowstore.cli import shell
 from flowstore.errors import FlowstoreError
+from flowstore.flow import init
 from flowstore.flow.graph import Graph, graph_of
 from flowstore.flow.parameters import check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
@@ -76,6 +77,7 @@ class FlowFile:
             check_members(self.type)
             self._graph = graph_of(self.type)
             check(self._graph)
+            init.check(self.type)
         return self._graph
 
 
