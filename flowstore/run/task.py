@@ -26,6 +26,7 @@ from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
+from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
@@ -267,7 +268,7 @@ def _outcome(
     count, limit = outcome["count"], order["max_num_splits"]
     if count is not None and count > limit:
         raise GraphError(
-            f"Step {link.step} asks for {count} tasks, more than the limit of {limit}. "
+            f"Step {link.step} asks for {counted(count, 'task')}, more than the limit of {limit}. "
             f"Raise it with --max-num-splits {count}."
         )
     return outcome, items
@@ -370,9 +371,11 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     sha = encoded.sha
     if (sha, encoded.codec) == (blob.sha, blob.codec):
         return None
-    if blob.codec == "pickle" and encoded.codec == "pickle":  # equal values may pickle to other bytes: compare afresh
+    if (
+        blob.codec == "pickle"
+    ):  # equal values may pickle to other bytes, and older versions pickled more: compare afresh
         fresh = encode(link.load_blob(blob, name), described=False)
-        if fresh.sha == sha:
+        if (fresh.sha, fresh.codec) == (sha, encoded.codec):
             return None
     return encoded
 
