@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _PUBLIC: dict[str, tuple[type, ...]] = {  # pickles name these modules, which stay, rather than where a class is written
-    "flowstore": (DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Task),
+    "flowstore": (DataArtifact, Flow, Flows, Run, Step, Task),
     "flowstore.client": (Artifacts, Code, Data, Metadata),
 }
 for _module, _classes in _PUBLIC.items():

@@ -11,13 +11,14 @@ from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Store
+from flowstore.text import counted
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
 
 class Code(InStore):
-    """The source that a run ran: the flow's file, and the modules beside it that it imported."""
+    """The source that a run ran: the flow's file, the modules beside it, or the package that it is part of."""
 
     _PICKLED = ("_code_id",)
 
@@ -31,8 +32,13 @@ class Code(InStore):
 
     @functools.cached_property
     def script_name(self) -> str:
-        """The name of the flow's file."""
+        """The path of the flow's file."""
         return queries.script_name(self._store, self._code_id)
+
+    @functools.cached_property
+    def module(self) -> str | None:
+        """The name of the flow's module, where it ran with `python -m`; else `None`."""
+        return queries.module_name(self._store, self._code_id)
 
     @property
     def flowspec(self) -> str:
@@ -93,4 +99,4 @@ class Code(InStore):
         return value
 
     def __repr__(self) -> str:
-        return f"Code({self.script_name!r}, {len(self._files)} files)"
+        return f"Code({self.script_name!r}, {counted(len(self._files), 'file')})"
