@@ -7,6 +7,7 @@ its results become visible together with what follows from them.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import json
 import signal
@@ -17,9 +18,12 @@ from typing import Any
 
 import attrs
 
+from flowstore.run.attempts import END_S, LAST_LINES, OVERSTAYED
+from flowstore.run.attempts import Finished as _Finished
+from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console, Lines
 from flowstore.run.contents import Arriving, Contents
-from flowstore.run.executor import Died, Event, Executor, Offered, Printed, Reported, Sent, Started
+from flowstore.run.executor import Died, Ended, Event, Executor, Offered, Printed, Reported, Sent, Started
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
@@ -29,35 +33,8 @@ from flowstore.store.liveness import HEARTBEAT_S
 
 LOG_INTERVAL_S = 0.5
 _SUCCESS = "Task finished successfully."
-LAST_LINES = 5  # of what it printed, an attempt that died is remembered by
 KILL_GRACE_S = 5.0  # after a timeout was raised in the step, and after a stop was asked for
-
-
-@attrs.define(eq=False, repr=False)
-class _Task:
-    """A task that was started, through all of its attempts."""
-
-    planned: PlannedTask
-    id: int
-    attempt: int = -1
-    attempt_id: int = 0
-    number: int = 0  # the executor's, of the present attempt
-    pid: int | None = None
-    deadline: float | None = None
-    timed_out: bool = False
-    stopped: bool = False
-    fallback: Mapping[str, str] | None = None
-    streams: dict[str, Lines] = attrs.field(factory=dict)
-    last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
-    arriving: Arriving = attrs.field(factory=Arriving)
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Finished:
-    """How an attempt ended, on its way into the store."""
-
-    task: _Task
-    report: Mapping[str, Any]
+_REPORT_S = 0.02  # a result waits so long for its process to end, so that both are one transaction
 
 
 class Driver:
@@ -81,7 +58,10 @@ class Driver:
         self._ready: deque[PlannedTask] = deque()
         self._again: list[tuple[float, int, _Task]] = []  # a heap: when, task id, task to try again
         self._running: dict[int, _Task] = {}
-        self._finished: list[_Finished] = []
+        self._finished: list[_Finished] = []  # not yet in the store
+        self._ending: dict[int, _Finished] = {}  # by number, those whose process has not ended
+        self._followed = False  # something has followed since the last commit
+        self._kept: dict[int, _Task] = {}  # by pid, the last tasks of processes that wait for the next one
         self._orders = Orders(run)
         self._contents = Contents(store, run)
         self._step_ids: dict[str, int] = {}
@@ -103,7 +83,9 @@ class Driver:
         self._executor.watch(self._stop.waker)
         self._ready.append(self._plan.start())
         try:
-            return self._loop()
+            status = self._loop()
+            self._end_kept(END_S if self._stop.signal is None else KILL_GRACE_S)
+            return status
         finally:
             self._contents.close()
 
@@ -112,7 +94,7 @@ class Driver:
         while status is None:
             if self._stop.signal is not None:
                 return self._stop_tasks()
-            if self._finished or self._startable() or self._log_is_due() or self._heartbeat_is_due():
+            if self._is_due():
                 status = self._commit()
                 continue
             for event in self._executor.wait(self._timeout()):
@@ -121,6 +103,12 @@ class Driver:
         return status
 
     # --- what is to be done, and when
+
+    def _is_due(self) -> bool:
+        """Whether there is something to commit."""
+        if self._followed or any(item.ended or time.monotonic() >= item.due for item in self._finished):
+            return True
+        return self._startable() or self._log_is_due() or self._heartbeat_is_due()
 
     def _startable(self) -> bool:
         if self.failed_task is not None:
@@ -138,7 +126,7 @@ class Driver:
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        due = [self._seen + HEARTBEAT_S]
+        due = [self._seen + HEARTBEAT_S, *(item.due for item in self._finished)]
         if self._log_due is not None:
             due.append(self._log_due)
         if self._again and self.failed_task is None:
@@ -164,8 +152,11 @@ class Driver:
             task.arriving.take(event.data)
         elif isinstance(event, Reported):
             self._end_attempt(task, event.report)
+        elif isinstance(event, Ended):
+            self._end_process(task, event)
         else:
             self._end_attempt(task, self._death(task, event))
+            self._end_process(task, Ended(event.number))
 
     def _take_output(self, task: _Task, stream: str, data: bytes, *, end: bool = False) -> None:
         if stream not in task.streams:
@@ -196,12 +187,33 @@ class Driver:
         return {"status": "failed", "died": True, "failure": {"type": kind, "message": told, "traceback": told}}
 
     def _end_attempt(self, task: _Task, report: Mapping[str, Any]) -> None:
-        del self._running[task.number]
         self._contents.finish()
+        now = time.monotonic()
+        task.reported, task.deadline = True, now + END_S
+        self._ending[task.number] = item = _Finished(task, report, now + _REPORT_S)
+        self._finished.append(item)
+
+    def _end_process(self, task: _Task, event: Ended) -> None:
+        del self._running[task.number]
         for stream in task.streams:
             self._take_output(task, stream, b"", end=True)
+        if task.timed_out and task.reported:
+            self._take_output(task, "stderr", OVERSTAYED)
+        elif (event.code or event.signal) and self._stop.signal is None:
+            self._take_output(task, "stderr", f"{event}\n".encode())
+        if event.kept and task.pid is not None:
+            self._kept[task.pid] = attrs.evolve(task, streams={})
         task.streams.clear()
-        self._finished.append(_Finished(task, report))
+        item = self._ending.pop(task.number, None)
+        if item is not None:
+            item.ended = True
+            if item not in self._finished:
+                self._follow(item)
+
+    def _follow(self, item: _Finished) -> None:
+        """Start what follows from an attempt that is in the store and whose process has ended."""
+        item.follow()
+        self._followed = True
 
     def _kill_overdue(self) -> None:
         for task in self._running.values():
@@ -216,9 +228,12 @@ class Driver:
         finished, self._finished = self._finished, []
         started: list[_Task] = []
         lines: list[tuple[_Task, str]] = []
+        self._followed = False
         with self._store.write() as db:
             for item in finished:
                 lines += self._record(db, item)
+                if item.ended:
+                    item.follow()
             self._start_ready(db, started)
             if started:
                 self._read_tags(db)
@@ -267,11 +282,11 @@ class Driver:
             metadata=policy.metadata,
         )
         if report["status"] == "successful":
-            self._succeed(task, report, sets_any=bool(artifacts))
+            finished.follow = functools.partial(self._succeed, task, report, sets_any=bool(artifacts))
             return [(task, f"{_SUCCESS} (an exception was caught)" if failure else _SUCCESS)]
         if report["status"] == "stopped":
             return [(task, "Task was stopped.")]
-        return [(task, self._fail(task, policy, report))]
+        return [(task, self._fail(finished, policy))]
 
     def _succeed(self, task: _Task, report: Mapping[str, Any], *, sets_any: bool) -> None:
         asked = report["outcome"]
@@ -281,26 +296,32 @@ class Driver:
         self._ready += self._plan.finish(task.planned, outcome)
         self._counts["done"] += 1
 
-    def _fail(self, task: _Task, policy: StepPolicy, report: Mapping[str, Any]) -> str:
+    def _fail(self, finished: _Finished, policy: StepPolicy) -> str:
         """Decide what follows from a failed attempt; gives the line to show."""
+        task, report = finished.task, finished.report
         attempts = 1 + policy.retries
         if task.attempt + 1 < attempts and self.failed_task is None:
-            heapq.heappush(self._again, (time.monotonic() + policy.retry_delay_s, task.id, task))
+            finished.follow = functools.partial(self._try_again, task, time.monotonic() + policy.retry_delay_s)
             wait = f" in {policy.retry_delay_s:g} s" if policy.retry_delay_s else ""
             return f"Task failed. It will be tried again{wait} (attempt {task.attempt + 2} of {attempts})."
         if report.get("died") and policy.catch is not None and task.fallback is None:
             task.fallback = report["failure"]  # the process could not handle its own death: another one does
-            heapq.heappush(self._again, (0.0, task.id, task))
+            finished.follow = functools.partial(self._try_again, task, 0.0)
             return "Task failed. @catch will handle it."
         self._counts["failed"] += 1
         if self.failed_task is None:
             self.failed_task = f"{task.planned.step}/{task.id}"
         gang = task.planned.gang
         for other in self._running.values():
-            if gang is not None and other.planned.gang is not None and other.planned.gang.opener == gang.opener:
+            if gang is None or other.planned.gang is None or other.reported:
+                continue
+            if other.planned.gang.opener == gang.opener:
                 other.stopped = True  # a gang waits for its members
                 self._executor.kill(other.number, signal.SIGKILL)
         return "Task failed."
+
+    def _try_again(self, task: _Task, when: float) -> None:
+        heapq.heappush(self._again, (when, task.id, task))
 
     # --- starting tasks
 
@@ -367,7 +388,7 @@ class Driver:
         self._running[task.number] = task
         task.pid = None
         task.last_lines.clear()
-        task.arriving, task.timed_out = Arriving(), False
+        task.arriving, task.timed_out, task.reported = Arriving(), False, False
         task.deadline = time.monotonic() + policy.timeout_s + KILL_GRACE_S if policy.timeout_s else None
 
     # --- the end
@@ -389,11 +410,27 @@ class Driver:
             for item in finished:
                 if item.report["status"] == "successful":
                     self._record(db, item)
+            for item in {id(item): item for item in (*finished, *self._ending.values())}.values():
+                item.follow()
             self._write_log(db)
             done = self._plan.done and not self._running and self.failed_task is None
             status = "successful" if done else "stopped"
             records.finish_run(db, self._run.run_id, status)
         return status
+
+    def _end_kept(self, seconds: float) -> None:
+        """Let the processes end that waited for another attempt, and take what they still print."""
+        kept = {task.number: task for task in self._kept.values()}
+        deadline = time.monotonic() + seconds
+        for number in self._executor.finish():
+            self._running[number] = attrs.evolve(kept[number], reported=True, timed_out=False, deadline=deadline)
+        while self._running:
+            for event in self._executor.wait(self._timeout()):
+                self._handle(event)
+            self._kill_overdue()
+        if self._log:
+            with self._store.write() as db:
+                self._write_log(db)
 
     def _label(self, task: _Task) -> str:
         process = f"pid {task.pid}" if task.pid is not None else "no process"
