@@ -67,7 +67,8 @@ LEFT = {  # what a step leaves: what stands at the top of the file, the step's b
     ),
     "a MemoryHandler": (
         (
-            "import logging.handlers\nmemory = logging.handlers.MemoryHandler(99, target=logging.FileHandler('out.txt'))\n"
+            "import logging.handlers\n"
+            "memory = logging.handlers.MemoryHandler(99, target=logging.FileHandler('out.txt'))\n"
             "logging.getLogger().addHandler(memory)\nlogging.warning('import')"
         ),
         "logging.warning('task')",
