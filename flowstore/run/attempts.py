@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
-from flowstore.run.console import Lines
 from flowstore.run.contents import Arriving
+from flowstore.run.lines import Lines
 from flowstore.run.plan import PlannedTask
 
 LAST_LINES = 5  # of what it printed, an attempt that died is remembered by

@@ -18,20 +18,20 @@ from typing import Any
 
 import attrs
 
-from flowstore.run.attempts import END_S, LAST_LINES, OVERSTAYED
+from flowstore.run.attempts import END_S, OVERSTAYED
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
-from flowstore.run.console import Console, Lines
+from flowstore.run.console import Console
 from flowstore.run.contents import Arriving, Contents
 from flowstore.run.executor import Died, Ended, Event, Executor, Offered, Printed, Reported, Sent, Started
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
+from flowstore.run.output import Output
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
 from flowstore.store import queries, records
 from flowstore.store.db import Store
 from flowstore.store.liveness import HEARTBEAT_S
 
-LOG_INTERVAL_S = 0.5
 _SUCCESS = "Task finished successfully."
 KILL_GRACE_S = 5.0  # after a timeout was raised in the step, and after a stop was asked for
 _REPORT_S = 0.02  # a result waits so long for its process to end, so that both are one transaction
@@ -67,9 +67,7 @@ class Driver:
         self._step_ids: dict[str, int] = {}
         self._tags: list[str] = []  # the run's
         self._tags_read: tuple[Any, int] | None = None  # with which connection, and at which of its `data_version`s
-        self._log: list[tuple[int, str, int, str]] = []
-        self._log_bytes = 0
-        self._log_due: float | None = None
+        self._output = Output(console, run.run_id)
         self._seen = time.monotonic()
         self._counts = {"done": 0, "failed": 0, "reused": 0}
         self.failed_task: str | None = None
@@ -99,6 +97,7 @@ class Driver:
                 continue
             for event in self._executor.wait(self._timeout()):
                 self._handle(event)
+            self._console.refresh()
             self._kill_overdue()
         return status
 
@@ -108,7 +107,7 @@ class Driver:
         """Whether there is something to commit."""
         if self._followed or any(item.ended or time.monotonic() >= item.due for item in self._finished):
             return True
-        return self._startable() or self._log_is_due() or self._heartbeat_is_due()
+        return self._startable() or self._output.is_due() or self._heartbeat_is_due()
 
     def _startable(self) -> bool:
         if self.failed_task is not None:
@@ -118,21 +117,20 @@ class Driver:
             return True
         return bool(self._ready) and (free or self._ready[0].gang is not None)
 
-    def _log_is_due(self) -> bool:
-        return self._log_due is not None and (time.monotonic() >= self._log_due or self._log_bytes > 4 << 20)
-
     def _heartbeat_is_due(self) -> bool:
         return time.monotonic() - self._seen >= HEARTBEAT_S
 
     def _timeout(self) -> float:
         now = time.monotonic()
         due = [self._seen + HEARTBEAT_S, *(item.due for item in self._finished)]
-        if self._log_due is not None:
-            due.append(self._log_due)
+        if self._output.due is not None:
+            due.append(self._output.due)
         if self._again and self.failed_task is None:
             free = len(self._running) < self._run.max_workers
             due += [self._again[0][0]] if free or self._again[0][2].planned.gang else []
         due += [task.deadline for task in self._running.values() if task.deadline is not None]
+        if self._console.due is not None:
+            due.append(self._console.due)
         return max(0.0, min(due) - now)
 
     # --- events
@@ -143,9 +141,9 @@ class Driver:
             return
         if isinstance(event, Started):
             task.pid = event.pid
-            self._console.event(records.now_ms(), self._label(task), "Task is starting.", routine=True)
+            self._console.event(records.now_ms(), self._output.label(task), "Task is starting.", routine=True)
         elif isinstance(event, Printed):
-            self._take_output(task, event.stream, event.data)
+            self._output.take(task, event.stream, event.data)
         elif isinstance(event, Offered):
             self._executor.answer(task.number, {"send": self._contents.offered(task.arriving, event.large)})
         elif isinstance(event, Sent):
@@ -158,20 +156,6 @@ class Driver:
             self._end_attempt(task, self._death(task, event))
             self._end_process(task, Ended(event.number))
 
-    def _take_output(self, task: _Task, stream: str, data: bytes, *, end: bool = False) -> None:
-        if stream not in task.streams:
-            task.streams[stream] = Lines()
-        text, lines = task.streams[stream].feed(data, end=end)
-        at = records.now_ms()
-        label = self._label(task)
-        self._console.lines([(at, label, line) for line in lines])
-        task.last_lines.extend(line[:200] for line in lines[-LAST_LINES:])
-        if text:
-            self._log.append((task.attempt_id, stream, at, text))
-            self._log_bytes += len(text)
-            if self._log_due is None:
-                self._log_due = time.monotonic() + LOG_INTERVAL_S
-
     def _death(self, task: _Task, event: Died) -> dict[str, Any]:
         if task.stopped:
             return {"status": "stopped"}
@@ -179,10 +163,9 @@ class Driver:
         if task.timed_out:
             limit = self._run.policies[task.planned.step].timeout_s
             kind, message = "TimeoutExpired", f"The task took longer than its timeout of {limit:g} s and was killed."
-        for stream in task.streams:
-            self._take_output(task, stream, b"", end=True)  # a line that was not ended is the last one, too
+        self._output.end(task)  # a line that was not ended is the last one, too
         last = "".join(f"\n  {line}" for line in task.last_lines)
-        self._take_output(task, "stderr", f"{message}\n".encode())
+        self._output.take(task, "stderr", f"{message}\n".encode())
         told = f"{message} The last it printed:{last}" if last else message
         return {"status": "failed", "died": True, "failure": {"type": kind, "message": told, "traceback": told}}
 
@@ -195,12 +178,11 @@ class Driver:
 
     def _end_process(self, task: _Task, event: Ended) -> None:
         del self._running[task.number]
-        for stream in task.streams:
-            self._take_output(task, stream, b"", end=True)
+        self._output.end(task)
         if task.timed_out and task.reported:
-            self._take_output(task, "stderr", OVERSTAYED)
+            self._output.take(task, "stderr", OVERSTAYED)
         elif (event.code or event.signal) and self._stop.signal is None:
-            self._take_output(task, "stderr", f"{event}\n".encode())
+            self._output.take(task, "stderr", f"{event}\n".encode())
         if event.kept and task.pid is not None:
             self._kept[task.pid] = attrs.evolve(task, streams={})
         task.streams.clear()
@@ -225,6 +207,8 @@ class Driver:
 
     def _commit(self) -> str | None:
         """Write what has come, in one transaction, then launch what starts; gives the status when the run is over."""
+        if self._output.is_due() or self._heartbeat_is_due():
+            self._output.settle(self._running.values())
         finished, self._finished = self._finished, []
         started: list[_Task] = []
         lines: list[tuple[_Task, str]] = []
@@ -237,7 +221,7 @@ class Driver:
             self._start_ready(db, started)
             if started:
                 self._read_tags(db)
-            self._write_log(db)
+            self._output.write(db)
             status = self._status(started)
             if status is not None:
                 records.finish_run(db, self._run.run_id, status)
@@ -246,15 +230,11 @@ class Driver:
                 self._seen = time.monotonic()
         for task, text in lines:
             routine = text == _SUCCESS
-            self._console.event(records.now_ms(), self._label(task), text, routine=routine)
+            self._console.event(records.now_ms(), self._output.label(task), text, routine=routine)
         for task in started:
             self._launch(task)
         self._show_progress()
         return status
-
-    def _write_log(self, db: Any) -> None:
-        records.append_log(db, self._log)
-        self._log, self._log_bytes, self._log_due = [], 0, None
 
     def _status(self, started: list[_Task]) -> str | None:
         if self._running or started:
@@ -402,9 +382,11 @@ class Driver:
             while self._running and time.monotonic() < deadline:
                 for event in self._executor.wait(0.1):
                     if isinstance(event, Died) and event.number in self._running:
-                        del self._running[event.number]
+                        self._output.end(self._running.pop(event.number))
                     else:
                         self._handle(event)
+        for task in self._running.values():  # which nothing could end
+            self._output.end(task)
         finished, self._finished = self._finished, []
         with self._store.write() as db:
             for item in finished:
@@ -412,7 +394,7 @@ class Driver:
                     self._record(db, item)
             for item in {id(item): item for item in (*finished, *self._ending.values())}.values():
                 item.follow()
-            self._write_log(db)
+            self._output.write(db)
             done = self._plan.done and not self._running and self.failed_task is None
             status = "successful" if done else "stopped"
             records.finish_run(db, self._run.run_id, status)
@@ -425,16 +407,12 @@ class Driver:
         for number in self._executor.finish():
             self._running[number] = attrs.evolve(kept[number], reported=True, timed_out=False, deadline=deadline)
         while self._running:
-            for event in self._executor.wait(self._timeout()):
+            for event in self._executor.wait(0.1):
                 self._handle(event)
             self._kill_overdue()
-        if self._log:
+        if self._output.waiting:
             with self._store.write() as db:
-                self._write_log(db)
-
-    def _label(self, task: _Task) -> str:
-        process = f"pid {task.pid}" if task.pid is not None else "no process"
-        return f"{self._run.run_id}/{task.planned.step}/{task.id} ({process})"
+                self._output.write(db)
 
     def _show_progress(self) -> None:
         waiting = len(self._ready) + len(self._again)
