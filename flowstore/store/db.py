@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt, StoreNotFound
-from flowstore.store import drafts, foreign, header, journal, place, rows, schema
+from flowstore.store import drafts, foreign, header, journal, place, rows, schema, sidefiles
 
 BUSY_TIMEOUT_S = 120.0
 MINIMUM_SQLITE = (3, 38, 0)
@@ -57,10 +57,11 @@ class Store:
         warning: what a user should know of how it was opened, or `None`.
     """
 
-    def __init__(self, path: Path, *, writable: bool, trusted: bool = False) -> None:
+    def __init__(self, path: Path, *, writable: bool, trusted: bool = False, alone: bool = False) -> None:
         self.path = path
         self.writable = writable
         self.trusted = trusted
+        self._alone = alone  # read without the files beside it, which are another store's
         self.durable = False
         self.warning: str | None = None
         self._wal = False
@@ -113,6 +114,7 @@ class Store:
             connection = self.connection()
             connection.execute("begin immediate")
             try:
+                self._check_in_place()  # from here on nobody replaces the file, whose journal lies at its path
                 self._ensure_newest_schema(connection)
                 yield connection
                 self._check_in_place()
@@ -147,14 +149,22 @@ class Store:
         """The open connection, for those that hold the lock of `read` or `write`."""
         if self._connection is None:
             with self._clearly:
-                self._connection = _connect(self.path, writable=self.writable)
-                self._opened = place.identity(self.path)
+                self._connection, self._opened = self._connect_in_place()
                 self._is_newest = False
                 if self.durable:
                     self._connection.execute(_DURABLE)
                 if self._wal:
                     self._switch_to_wal(self._connection)
         return self._connection
+
+    def _connect_in_place(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        """Connect to the file that is at the path now, and say which: it may be replaced at any moment."""
+        while True:
+            before = place.identity(self.path)
+            connection = _connect(self.path, writable=self.writable, alone=self._alone)
+            if place.identity(self.path) == before:
+                return connection, before
+            connection.close()
 
     def use_wal(self) -> None:
         """Let readers go on while this process writes; where that can't work, say so in `warning`."""
@@ -164,6 +174,7 @@ class Store:
                 self._switch_to_wal(self.connection())
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
+        self._check_in_place()  # else SQLite would write to the log of the store that is there now
         problem = (
             "it is on a network file system"
             if journal.on_network(self.path)
@@ -208,11 +219,11 @@ class Store:
 
         Its log goes then: SQLite would take it for that of whatever store comes to lie at this path.
         """
-        with self._lock, _told_clearly(copy):
-            self.connection().execute("vacuum into cast(? as text)", (os.fsencode(copy),))
-            if self._log is not None and place.identity(place.side(self.path, "-wal")) == self._log:
-                for suffix in ("-wal", "-shm"):
-                    place.side(self.path, suffix).unlink(missing_ok=True)
+        with self._lock, _told_clearly(copy), drafts.draft(copy) as draft:
+            self.connection().execute("vacuum into cast(? as text)", (os.fsencode(draft),))
+            sidefiles.install(draft, copy, replace=False)
+            if self._log is not None:
+                sidefiles.drop_log(self.path, self._log)
 
     def close(self, *, tidy: bool = True) -> None:
         """Close the file; where `tidy`, leave just that one file if nobody else has it open."""
@@ -249,13 +260,16 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     path = Path(os.path.abspath(path))
     foreign.check_file(path)
     foreign.check_beside(path)
+    writable, alone = _may_write(path), False
     if not _is_open_here(path):
         header.check(path)
-    if place.beside(path, "-wal"):
-        header.check_log(path)
-    store = Store(path, writable=_may_write(path), trusted=trusted)
+        alone = sidefiles.settle(path, writable=writable)
+        if not alone:
+            header.check_beside(path)
+    store = Store(path, writable=writable, trusted=trusted, alone=alone)
     try:
         with store.read() as connection:
+            header.check_open(connection, path)
             extras = foreign.check_schema(connection, path)
         if extras:
             foreign.check_extras(store, extras)
@@ -296,13 +310,14 @@ def _create(path: Path) -> None:
 
     if not path.parent.is_dir():
         raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")
+    sidefiles.check_name(path)
     try:
         with drafts.draft(path) as draft:  # made by us, because SQLite would ignore a generous umask
             with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
                 connection.execute("pragma synchronous = off")  # one fsync at the end instead of several
                 schema.create(connection, __version__)
             with contextlib.suppress(FileExistsError):  # somebody was faster, which is as good
-                drafts.put_in_place(draft, path, replace=False)
+                sidefiles.install(draft, path, replace=False)
     except (OSError, sqlite3.Error) as error:
         raise FlowstoreError(f"{path} can't be created: {error}. Choose another with --store.") from error
 
@@ -318,10 +333,10 @@ def _may_write(path: Path) -> bool:
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
-def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
+def _connect(path: Path, *, writable: bool, alone: bool = False) -> sqlite3.Connection:
     # An own store is opened read-write even to read: the last closer of a `mode=ro` connection leaves side files.
     mode = "mode=rw" if writable else "mode=ro"
-    if not writable and journal.is_wal(path) and not place.beside(path, "-wal"):
+    if alone or (not writable and journal.is_wal(path) and not place.beside(path, "-wal")):
         mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
     uri = f"file:{quote(os.fsencode(path))}?{mode}"
     connection = sqlite3.connect(
@@ -421,6 +436,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     """A connection that was in use can't be closed in time: the child leaves it alone, and only reads that store."""
+    sidefiles.reset_after_fork()
     for store in list(_open_stores):
         store._lock = threading.RLock()
         if store._connection is not None:
