@@ -34,6 +34,7 @@ class State:
         self.task_store: tuple[str, bool] | None = None  # in a task: the run's file, and whether it is trusted
         self.task: dict[str, Any] = {}  # what `current` answers, empty outside a task
         self.flow_module: ModuleType | None = None  # the module whose classes are this run's own
+        self.at_store = False  # whether a value is being pickled for the store, or loaded from it
         self.make_run: Callable[[str], Any] | None = None
         self.make_task: Callable[[str], Any] | None = None
         self.main: Callable[[type], None] | None = None
@@ -83,12 +84,23 @@ def home() -> Path:
     return user_data_path("flowstore", appauthor=False)
 
 
+def command_text() -> str | None:
+    """The program that was given to `python -c`, which Python keeps among its own arguments."""
+    if sys.argv[:1] != ["-c"] or len(sys.orig_argv) <= len(sys.argv):
+        return None
+    return sys.orig_argv[len(sys.orig_argv) - len(sys.argv)]
+
+
 def called_as() -> str:
     """How this process was started, as one would type it."""
     import shlex
 
+    if sys.argv[:1] == ["-c"]:
+        return "python -c '…'"
     name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", None)
-    return f"python -m {name.removesuffix('.__main__')}" if name else f"python {shlex.quote(sys.argv[0])}"
+    if name is None or name == "__main__":  # the latter in a folder or zip file that is run
+        return f"python {shlex.quote(sys.argv[0])}"
+    return f"python -m {name.removesuffix('.__main__')}"
 
 
 def namespace(tag: str | None) -> str | None:

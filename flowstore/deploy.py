@@ -16,13 +16,15 @@ from typing import Any
 import attrs
 
 from flowstore import context, tokens
-from flowstore.errors import GraphError, NotFound, ParameterError, TokenError
+from flowstore.errors import FlowstoreError, NotFound, ParameterError, TokenError
 from flowstore.flow import decorators
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import snapshot
+from flowstore.run.checks import check_with
 from flowstore.run.identity import project_of
 from flowstore.run.launch import check_trusted, trigger
+from flowstore.run.snapshot import Sources
 from flowstore.store import blobs, records, tags, trust
 from flowstore.store import deployments as rows
 from flowstore.store.codecs import Encoded, encode
@@ -33,7 +35,6 @@ from flowstore.store.rows import time_of
 
 __all__ = ["Asked", "Created", "Deployment", "check_trusted", "create", "delete", "deployments", "find", "trigger"]
 
-_CRON = {"hourly": "0 * * * *", "daily": "0 0 * * *", "weekly": "0 0 * * 0"}
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
 
 
@@ -49,6 +50,7 @@ class Asked:
     tags: Sequence[str] = ()
     with_: Sequence[str] = ()
     namespace: str | context._Default | None = context.DEFAULT
+    suffixes: Sequence[str] = ()
 
 
 @attrs.frozen
@@ -101,11 +103,10 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
     project = project_of(flow, asked.branch, production=asked.production)
     user_tags = tags.checked(asked.tags)
     tags.check_not_reserved(user_tags)
-    for text in asked.with_:
-        decorators.from_text(text)
+    check_with(flow, asked.with_)
     schedule = _schedule(flow)
     values = _defaults(flow, user, scheduled=schedule is not None)
-    script, files = snapshot.take()
+    sources = _sources(flow, asked)
     scope = _scope(flow, project)
     trust.user_key()  # this, and an unreadable tokens file, is told before a store is made
     tokens.read()
@@ -113,7 +114,7 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
     records.record_dead_runs(store)
     with tokens.keeping() as mine, store.write() as db:
         new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, asked)
-        code_id = records.ensure_code(db, store, script, files)
+        code_id = records.ensure_code(db, store, sources.script, sources.files)
         new = NewDeployment(
             flow=flow.__name__,
             project=project.get("project_name"),
@@ -147,6 +148,13 @@ def delete(store: Store, deployment: Deployment, authorize: str | None = None) -
         _authorize(store, deployment.flow, deployment.scope, held, authorize)
         rows.delete(db, deployment, context.username())
         mine.prepare(store.uuid, deployment.scope, deployment.token)
+
+
+def _sources(flow: type[FlowSpec], asked: Asked) -> Sources:
+    sources = snapshot.take(flow, asked.suffixes, whole=True)
+    if not sources.script:
+        raise FlowstoreError("Only a flow in a file can be deployed: python flow.py deploy create")
+    return sources
 
 
 def _ensure_token(
@@ -209,19 +217,13 @@ def _new_token(store: Store, name: str, generation: int) -> str:
 
 
 def _schedule(flow: type[FlowSpec]) -> dict[str, Any] | None:
-    """`@schedule` as cron and zone; daily is what it means by itself."""
-    from flowstore.flow.cron import check_schedule
+    """Return `@schedule` as cron and zone."""
+    from flowstore.flow.cron import schedule_of
 
     found = [item for item in flow.flow_decorators if isinstance(item, decorators.schedule)]
     if not found:
         return None
-    asked = found[0]
-    named = "hourly" if asked.hourly else "weekly" if asked.weekly else "daily" if asked.daily is not False else None
-    if asked.cron is None and named is None:
-        raise GraphError("@schedule: daily=False leaves nothing; give one of hourly, daily, weekly and cron.")
-    schedule = {"cron": asked.cron or _CRON[named or "daily"], "timezone": asked.timezone}
-    check_schedule(schedule)
-    return schedule
+    return schedule_of(found[0])
 
 
 def _defaults(flow: type[FlowSpec], user: str, *, scheduled: bool) -> list[tuple[str, str, bool, Encoded | None]]:

@@ -8,21 +8,43 @@ from __future__ import annotations
 
 import re
 
-# Control characters but for tab and line feed, and the marks that make text read in another order than it stands.
-_TRICKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Sequences as terminals read them (ECMA-48). One that never ends hides nothing: only its beginning is taken for one.
+_SEQUENCE = (
+    "(?:\x1b[\\]PX^_]|[\x90\x98\x9d-\x9f])[^\x00-\x08\n-\x1f\x7f-\x9f]*(?:\x07|\x1b\\\\|\x9c)"  # titles, links, images
+    "|\x1b\\[[0-?]*[ -/]*[@-~]|\x9b[0-?]+[ -/]*[@-~]"  # colours, and moves of the cursor
+    "|\x1b[ -/]*[0-~]"
+)
+# Marks that turn the order of reading, and characters without a shape (those that join letters and emoji remain).
+_UNSEEN = "\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+_TRICKS = re.compile(f"{_SEQUENCE}|[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}]")
+_UNESCAPED = re.compile(f"[\x7f-\x9f{_UNSEEN}]")
 
 
 def safe(text: str) -> str:
-    r"""Text without what could play tricks on a terminal: control characters, turned reading order.
+    r"""Return text without what could play tricks on a terminal: control sequences, turned reading order.
 
-    >>> safe("a\x1b[31mb")
-    'a[31mb'
+    >>> safe("a\x1b[31mb\x1b]0;title\x07")
+    'ab'
     """
     return _TRICKS.sub("", text).encode("utf-8", "replace").decode()
 
 
+def escaped(json: str) -> str:
+    r"""Return JSON in which the characters that `safe` would drop are escaped.
+
+    >>> escaped('"\x9b\u202e"')
+    '"\\u009b\\u202e"'
+    """
+    return _UNESCAPED.sub(_escape, json)
+
+
+def _escape(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
 def one_line(text: str) -> str:
-    r"""The same in one line, for lists in which a line is an item.
+    r"""Return safe text in one line, for lists in which a line is an item.
 
     >>> one_line("a\nb")
     'a\\nb'

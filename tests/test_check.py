@@ -157,7 +157,7 @@ def test_every_rule_is_kept(tmp_path):
     full_store(good)
     another = (
         """insert into runs select 2, 'other', flow_id, user, status, created_at, finished_at, last_seen_at, host, boot,
-           pid, pid_started, origin_run_id, parameters, code_id from runs""",
+           pid, pid_started, origin_run_id, parameters, code_id, note from runs""",
         "insert into steps values (77, 2, 'start', 0)",
         """insert into tasks (id, run_id, step_id, status, started_at, finished_at)
            values (77, 2, 77, 'successful', 0, 0)""",

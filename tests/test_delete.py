@@ -310,7 +310,7 @@ def test_vacuum_drops_what_a_crash_left(path):
     """Contents, code, logs, tags and flows that nothing uses, and the space they took."""
     store_with(path, {"x": 1})
     with contextlib.closing(open_store(path)) as store, store.write() as connection:
-        blobs.put(connection, store, codecs.encode(os.urandom(3 << 20)))
+        blobs.put(connection, store, codecs.encode(os.urandom((3 << 20) + 65536)))
         records.ensure_code(connection, store, "flow.py", {"flow.py": b"lost"})
         records.append_log(connection, [(99, "stdout", 0, "of nobody")])
         records.ensure_tag(connection, "of nobody")
@@ -327,7 +327,7 @@ def test_vacuum_drops_what_a_crash_left(path):
 def test_vacuum_while_others_read_gives_back_what_it_can(path, monkeypatch):
     """One message, exit code 0, and no harm to the reader's snapshot."""
     monkeypatch.setattr(vacuum, "PATIENCE_S", 0.1)
-    store_with(path, {"x": os.urandom(3 << 20)}, {"x": 2})
+    store_with(path, {"x": os.urandom((3 << 20) + 65536)}, {"x": 2})
     with contextlib.closing(open_store(path)) as store:
         store.use_wal()
         with store.read() as reader:

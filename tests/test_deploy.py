@@ -18,6 +18,7 @@ from harness import LINEAR, MIDDLE, Script, flow_source, stop, wait_for
 import flowstore
 from flowstore import deploy, tokens
 from flowstore.errors import FlowstoreError
+from flowstore.run.snapshot import Sources
 from flowstore.store import db, schema
 
 PLAIN = flow_source(LINEAR, start="print('sees', current.namespace, flush=True)")
@@ -312,7 +313,7 @@ def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(deploy.snapshot, "take", lambda: ("flow.py", {"flow.py": PLAIN.encode()}))
+    monkeypatch.setattr(deploy.snapshot, "take", lambda *_, **__: Sources(script="flow.py", files={"flow.py": b"pass"}))
     monkeypatch.setattr(tokens.drafts.os, "open", full)
     with unchanged(script), pytest.raises(FlowstoreError, match=r"tokens\.json can't be written: No space left"):
         deploy.create(type("F", (flowstore.FlowSpec,), {}), asked)
@@ -744,7 +745,7 @@ def test_schedules(flow, text, cron):
 def test_a_wrong_schedule_is_refused(flow, text):
     """When it is deployed, rather than when it would fall due; no store is made."""
     script = flow(PLAIN.replace("class F(", f"@schedule({text})\nclass F("))
-    one_message(Person(script, "anne").deploy(expect=1), "@schedule")
+    one_message(Person(script, "anne").deploy(expect=2), "@schedule")
     assert not script.db.exists()
 
 
@@ -762,7 +763,7 @@ def test_with_is_deployed(anne_and_will):
     anne.deploy("--with", "retry:times=1,minutes_between_retries=0")
     anne("deploy", "trigger")
     assert anne.script.sql("select attempts from task_summary order by task_id") == [2, 1]
-    one_message(anne.deploy("--with", "nonsense", expect=1), "nonsense")
+    one_message(anne.deploy("--with", "nonsense", expect=2), "nonsense")
 
 
 @pytest.mark.parametrize("tag", ["user:will", "production:x", ""])

@@ -548,6 +548,10 @@ def full_store(path):
         ("insert into origins values (1, 'uuid', 'F/9', 0)",),
         ("insert into unverified select 1, id from blobs where codec = 'pickle'",),
         ("insert into leases values (1, ?, ?, ?, ?, ?)", *me),
+        ("insert or ignore into blob_values values (1, '1', 1, 1.0)",),
+        ("insert into pictures values (1, x'89')",),
+        ("insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (1, 1, 'x', 'x', 1.0, 0)",),
+        ("insert into backlog values (1, 1)",),
     )
     with contextlib.closing(sqlite3.connect(path)) as connection:
         tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]

@@ -357,11 +357,11 @@ def test_a_failed_run_whose_reader_went_away_has_failed(flow):
 
 
 def test_a_run_id_file_that_cannot_be_written(flow):
-    """Its folder is missing: one message, and no run that is taken for running."""
+    """Its folder is missing: one message, and no run."""
     script = flow(flow_source(MIDDLE))
-    told = script("run", "--run-id-file", "no/such/place", expect=1).stderr
-    assert "no/such/place: No such file" in told
-    assert script.sql("select status from run_summary") == ["failed"]
+    told = script("run", "--run-id-file", "no/such/place", expect=2).stderr
+    assert "no/such/place: there is no folder no/such" in told
+    assert not script.db.exists()
 
 
 @pytest.mark.parametrize("what", ["export", "import", "delete", "vacuum"])

@@ -345,7 +345,7 @@ def test_a_newer_schema_in_the_log_is_not_written(path):
 
 # --- schema and migration
 
-MIGRATION = ("m999_notes", "create table notes (run_id integer) strict; alter table runs add column note text;")
+MIGRATION = ("m999_notes", "create table notes (run_id integer) strict; alter table runs add column remark text;")
 
 
 def with_migrations(monkeypatch, *migrations):
@@ -386,7 +386,7 @@ def test_an_older_store_is_migrated_at_the_first_write(path, monkeypatch):
         connection.execute("insert into notes values (1)")
     assert store.value("pragma user_version") == schema.SCHEMA_VERSION
     assert store.value("select count(*) from _sqlite_migrations") == schema.SCHEMA_VERSION
-    assert store.value("select note from runs") is None
+    assert store.value("select remark from runs") is None
     store.close()
     again = db.open_store(path)
     assert again.value("select count(*) from notes") == 1

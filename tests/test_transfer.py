@@ -21,7 +21,7 @@ from test_store import AS_NOBODY, python, together, told, untouched
 
 import flowstore
 from flowstore.errors import ArtifactError
-from flowstore.store import migrations, records
+from flowstore.store import migrations, records, schema
 from flowstore.store.db import open_store
 from flowstore.store.locate import use_store
 
@@ -447,12 +447,19 @@ def test_a_run_that_is_going_on_is_taken_as_it_stands(tmp_path, out):
 
 def older(path):
     """Make a store one of schema version 3, as a flowstore of that time left it."""
+    new = path.rename(path.with_suffix(".new"))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for table in ("tag_pairs", "origins", "unverified", "leases", "owners"):
-            connection.execute(f"drop table {table}")
+        connection.executescript("\n".join([schema.BOOKKEEPING, *schema.definitions(3).values()]))
+        connection.execute("attach ? as new", (str(new),))
+        for (table,) in connection.execute(
+            "select name from main.sqlite_master where type = 'table' and name not like 'sqlite_s%'"
+        ).fetchall():
+            columns = ", ".join(row[1] for row in connection.execute(f"pragma main.table_info({table})"))
+            connection.execute(f"insert into main.{table} ({columns}) select {columns} from new.{table}")
         connection.execute("delete from _sqlite_migrations where name > 'm004'")
+        connection.execute(f"pragma application_id = {schema.APPLICATION_ID}")
         connection.execute("pragma user_version = 3")
-        connection.execute("vacuum")
+    new.unlink()
     return path
 
 

@@ -12,7 +12,7 @@ import click
 
 from flowstore import context
 from flowstore.cli import shell
-from flowstore.cli.options import SHARED, FlowFile, command, group, namespace
+from flowstore.cli.options import PACKAGE_SUFFIXES, SHARED, FlowFile, command, group, namespace, wrong_usage
 from flowstore.store.rows import time_of
 from flowstore.text import safe
 
@@ -65,8 +65,16 @@ def _find(this: FlowFile) -> tuple[Store, Deployment]:
 
 
 def _create_command(this: FlowFile) -> click.Command:
-    def create(authorize: str | None, generate_new_token: bool, tags: tuple[str, ...], **_given: Any) -> None:
+    def create(
+        authorize: str | None,
+        generate_new_token: bool,
+        tags: tuple[str, ...],
+        package_suffixes: tuple[str, ...],
+        **_given: Any,
+    ) -> None:
         from flowstore import deploy
+        from flowstore.run import checks
+        from flowstore.run.snapshot import checked_suffixes
 
         this.graph()
         found = shell.settings(click.get_current_context())
@@ -79,7 +87,11 @@ def _create_command(this: FlowFile) -> click.Command:
             tags=tags,
             with_=found["with_"],
             namespace=namespace(found),
+            suffixes=checked_suffixes(package_suffixes),
         )
+        with wrong_usage():
+            checks.check_flow(this.type)
+            checks.check_with(this.type, asked.with_)
         _tell_created(deploy.create(this.type, asked), _called(found))
 
     params = [
@@ -88,7 +100,7 @@ def _create_command(this: FlowFile) -> click.Command:
         click.Option(["--tag", "tags"], multiple=True, metavar="TAG", help="Tag its runs; may be repeated."),
     ]
     made = click.Command("create", callback=create, help="Deploy this version of the flow.", params=list(params))
-    shell.add_options(made, SHARED)
+    shell.add_options(made, (*SHARED, PACKAGE_SUFFIXES))
     return made
 
 

@@ -7,27 +7,24 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowstore import context
 from flowstore.cli import shell
-from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command, namespace
+from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command, namespace, wrong_usage
 from flowstore.errors import ParameterError
-from flowstore.flow.graph import describe, graph_of, to_dot
+from flowstore.flow.graph import describe, to_dot
 from flowstore.flow.parameters import Parameter
 from flowstore.flow.spec import FlowSpec
+
+if TYPE_CHECKING:
+    from flowstore.run.snapshot import Sources
 
 
 def main(flow: type[FlowSpec]) -> None:
     """The command line of a flow's file; called by `FlowSpec()`. Exits the process."""
-    if "FLOWSTORE_WORKER" in os.environ:
-        if os.environ["FLOWSTORE_FLOW"] == flow.__name__:
-            from flowstore.run import worker
-
-            worker.spawned(flow, graph_of(flow))
-        return
     shell.run(lambda: _group(flow), _program())
 
 
@@ -129,10 +126,12 @@ def _run_command(this: FlowFile) -> click.Command:
             texts = {name: text for name, text in texts.items() if text is not None}
         values = {name: _value(this, name, text) for name, text in texts.items()}
         asked = shell.settings(click.get_current_context())
-        executor = _executor(this, asked)
+        sources = _sources(this, asked)
+        executor = _executor(this, asked, sources)
         from flowstore.run.start import run_flow
 
-        return run_flow(this.type, graph, values, _options(asked, deployment), executor)
+        with wrong_usage(ParameterError):
+            return run_flow(this.type, graph, values, _options(asked, sources, deployment), executor)
 
     params = [_parameter_option(parameter) for parameter in this.parameters.values()]
     made = click.Command("run", callback=run, help="Run the flow.", params=list(params))
@@ -145,10 +144,8 @@ def _value(this: FlowFile, name: str, given: Any) -> Any:
         return given.value
     if isinstance(given, bool):
         return given
-    try:
+    with wrong_usage():
         return this.parameters[name].default_value(this.name, context.username())
-    except ParameterError as error:
-        raise click.UsageError(str(error)) from None
 
 
 def _resume_command(this: FlowFile) -> click.Command:
@@ -157,10 +154,12 @@ def _resume_command(this: FlowFile) -> click.Command:
         if step is not None and step not in graph:
             raise click.UsageError(f"There is no step {step!r}; there are: {', '.join(graph.nodes)}.")
         asked = shell.settings(click.get_current_context())
-        executor = _executor(this, asked)
+        sources = _sources(this, asked)
+        executor = _executor(this, asked, sources)
         from flowstore.run.start import resume_flow
 
-        return resume_flow(this.type, graph, step, origin_run_id, _options(asked), executor)
+        with wrong_usage(ParameterError):
+            return resume_flow(this.type, graph, step, origin_run_id, _options(asked, sources), executor)
 
     params = [
         click.Argument(["step"], required=False),
@@ -181,14 +180,28 @@ class _Resume(click.Command):
             raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
 
 
-def _executor(this: FlowFile, asked: Mapping[str, Any]) -> Any:
-    """What runs the tasks; made before anything else of the run, which it must know nothing of."""
+def _sources(this: FlowFile, asked: Mapping[str, Any]) -> Sources:
+    from flowstore.run import snapshot
+
+    return snapshot.take(this.type, snapshot.checked_suffixes(asked["package_suffixes"]))
+
+
+def _executor(this: FlowFile, asked: Mapping[str, Any], sources: Sources) -> Any:
+    """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
+    from flowstore.run import checks
     from flowstore.run.local import LocalExecutor
 
-    return LocalExecutor(this.type, this.graph(), method=asked["start_method"], reuse=asked["reuse_workers"])
+    with wrong_usage():
+        checks.check_fixed_defaults(this.type)
+        checks.check_schedule(this.type)
+        checks.check_with(this.type, asked["with_"])
+        checks.check_run_id_file(asked["run_id_file"])
+    return LocalExecutor(
+        this.type, this.graph(), method=asked["start_method"], reuse=asked["reuse_workers"], sources=sources
+    )
 
 
-def _options(asked: Mapping[str, Any], deployment: str | None = None) -> Any:
+def _options(asked: Mapping[str, Any], sources: Sources, deployment: str | None = None) -> Any:
     from flowstore.run.start import Options
 
     return Options(
@@ -203,6 +216,7 @@ def _options(asked: Mapping[str, Any], deployment: str | None = None) -> Any:
         max_workers=asked["max_workers"],
         max_num_splits=asked["max_num_splits"],
         run_id_file=asked["run_id_file"],
+        sources=sources,
         deployment=deployment,
     )
 
@@ -216,7 +230,11 @@ def _show_command(this: FlowFile) -> click.Command:
 
 def _check_command(this: FlowFile) -> click.Command:
     def check() -> None:
+        from flowstore.run import checks
+
         this.graph()
+        with wrong_usage():
+            checks.check_flow(this.type)
         click.echo(f"{this.name} is valid.")
 
     return command("check", check, "Check that the flow is valid.")

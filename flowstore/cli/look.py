@@ -21,10 +21,7 @@ from flowstore.text import safe
 def find(pathspec: str) -> Any:
     """The object that a pathspec addresses, by its depth."""
     kinds = (Flow, Run, Step, Task, DataArtifact)
-    depth = len(pathspec.split("/"))
-    if depth > len(kinds):
-        raise InvalidPathspec(f"{pathspec!r} is too deep: the deepest is Flow/run/step/task/artifact.")
-    return kinds[depth - 1](pathspec)
+    return kinds[min(pathspec.count("/"), len(kinds) - 1)](pathspec)
 
 
 @command
@@ -196,7 +193,7 @@ def get(pathspec: str, output: Path | None, raw: bool, form: str) -> None:
 @click.option("--sql", is_flag=True, help="Every definition, tables and indexes too.")
 def schema(sql: bool) -> None:
     """Explain the views that answer questions in SQL."""
-    from flowstore.store.schema import PUBLIC_VIEWS
+    from flowstore.store.schema import PUBLIC_VIEWS, SCHEMA_VERSION, definitions
 
     store = locate.active_store()
     if sql:
@@ -204,8 +201,7 @@ def schema(sql: bool) -> None:
             click.echo(safe(f"{row['sql']};\n"))
         return
     for view in PUBLIC_VIEWS:
-        text = store.value("select sql from sqlite_master where type = 'view' and name = ?", (view,))
-        lines = (line.strip() for line in text.splitlines()[1:])
+        lines = (line.strip() for line in definitions(SCHEMA_VERSION)[view].strip().splitlines()[1:])
         told = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
         columns = ", ".join(row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,)))
         click.echo(safe("\n  ".join([view, *told, f"columns: {columns}"]) + "\n"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
 
 from flowstore import context
 from flowstore.cli import shell
+from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph, graph_of
 from flowstore.flow.parameters import check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
@@ -36,6 +38,10 @@ SHARED = (
     click.option("--durable", is_flag=True, default=None, help="Lose nothing at a power cut either."),
 )
 
+PACKAGE_SUFFIXES = click.option(
+    "--package-suffixes", multiple=True, metavar=".A,.B", help="Keep such files with the code, too: .sql,.yaml"
+)
+
 RUN = (
     click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag the run; may be repeated."),
     click.option("--max-workers", type=click.IntRange(1), metavar="N", help="Tasks at a time; default: the cores."),
@@ -43,6 +49,7 @@ RUN = (
                  help="The most tasks of one foreach."),
     click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),
     click.option("--reuse-workers", is_flag=True, help="Tasks of a step may share a process: faster, less isolated."),
+    PACKAGE_SUFFIXES,
     click.option("--start-method", type=click.Choice(["fork", "spawn"]), help="How task processes start."),
 )  # fmt: skip
 
@@ -63,8 +70,10 @@ class FlowFile:
     def graph(self) -> Graph:
         """The steps, checked."""
         from flowstore.flow.lint import check
+        from flowstore.flow.members import check_members
 
         if self._graph is None:
+            check_members(self.type)
             self._graph = graph_of(self.type)
             check(self._graph)
         return self._graph
@@ -99,6 +108,15 @@ def group(name: str, help_: str, commands: Iterable[click.Command]) -> click.Gro
     for each in commands:
         made.add_command(each)
     return made
+
+
+@contextlib.contextmanager
+def wrong_usage(kind: type[FlowstoreError] = FlowstoreError) -> Iterator[None]:
+    """Report errors of a kind, which are about what was asked for, as wrong usage: exit code 2."""
+    try:
+        yield
+    except kind as error:
+        raise click.UsageError(str(error)) from None
 
 
 def apply(ctx: click.Context) -> None:

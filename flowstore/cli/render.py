@@ -7,7 +7,6 @@ import heapq
 import io
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -19,11 +18,11 @@ from flowstore.client import Run, Step, Task
 from flowstore.client.base import status_of
 from flowstore.store import overview
 from flowstore.store.rows import time_of
-from flowstore.text import safe
+from flowstore.text import escaped, safe
 
 Rows = Sequence[Mapping[str, Any]]
 _SPACES = str.maketrans({"\n": " ⏎ ", "\t": " "})
-_INVISIBLE = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # which JSON lets stand as they are
+_SEEN = 16  # characters for each column of a terminal: more than that are control characters, or no text
 
 RUN = ("run", "status", "user", "created_at", "duration_s", "parameters", "tags")
 STEP = ("step", "tasks", "status", "created_at", "duration_s")
@@ -64,10 +63,16 @@ def echo_table(rows: Rows, *, raw: bool = False) -> None:
 
 def echo_cells(head: Sequence[str], cells: Sequence[Sequence[str]], *, raw: bool = False) -> None:
     """Print a table of texts."""
-    clean = str if raw else safe
-    flat = [[clean(cell).translate(_SPACES) for cell in line] for line in (head, *cells)]
-    for line in table.lines(flat[0], flat[1:], table.width()):
+    width = table.width()
+    flat = [[_flat(cell, width, raw=raw) for cell in line] for line in (head, *cells)]
+    for line in table.lines(flat[0], flat[1:], width):
         click.echo(line, color=raw or None)
+
+
+def _flat(cell: str, width: int | None, *, raw: bool) -> str:
+    """Return a cell in one line; of one that no terminal shows whole, only as much as may be seen."""
+    seen = cell if width is None or len(cell) <= _SEEN * width else cell[: _SEEN * width] + "…"
+    return (seen if raw else safe(seen)).translate(_SPACES)
 
 
 def _cell(value: Any) -> str:
@@ -94,7 +99,7 @@ def _plain(value: Any) -> Any:
 def _json(rows: Rows) -> str:
     finite = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
     text = json.dumps(finite, ensure_ascii=False, indent=2, default=_plain)
-    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return escaped(text)
 
 
 def _csv(rows: Rows, columns: Sequence[str], *, raw: bool) -> str:

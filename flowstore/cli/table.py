@@ -14,6 +14,8 @@ _GAP = "  "
 _SHORT, _ID = 16, 12  # what is no wider is an id, a status, a number: shortened only if nothing else helps
 _LEAST = 8  # of what was wider, in a table
 _TIME = 19
+_NARROW = 8  # characters, some of them without a width, that may share a column
+_WIDEST = 1000  # columns that cells are padded to, where no terminal limits them: a longer cell stands out
 
 Line = Sequence[str]
 
@@ -45,9 +47,9 @@ def shorten(text: str, columns: int) -> str:
     >>> shorten("abcdef", 4), shorten("日本語", 4), shorten("ab", 4)
     ('abc…', '日…', 'ab')
     """
-    if len(text) <= columns and columns_of(text) <= columns:
+    if len(text) <= columns * _NARROW and columns_of(text) <= columns:
         return text
-    text = text[: columns * 8]  # enough, however narrow its characters
+    text = text[: columns * _NARROW]
     low, high = 0, len(text)
     while low < high:  # the longest beginning that leaves room for the sign
         middle = (low + high + 1) // 2
@@ -63,7 +65,9 @@ def lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]
     >>> list(lines(["run", "tags"], [["F/1", "a, very, long, list, of, tags"]], 24))
     ['run  tags', 'F/1  a, very, long, lis…']
     """
-    widths = [max(map(columns_of, column), default=0) for column in zip(*cells, strict=True)] or [0] * len(head)
+    most = _WIDEST if limit is None else limit
+    widths = [max(_columns(cell, most) for cell in column) for column in zip(*cells, strict=True)]
+    widths = widths or [0] * len(head)
     wanted = [max(width, columns_of(name)) for width, name in zip(widths, head, strict=True)]
     fitted = wanted if limit is None else _fit(wanted, widths, limit - len(_GAP) * (len(head) - 1))
     if fitted is None:
@@ -71,12 +75,17 @@ def lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]
         yield from _blocks(head, cells, limit)
         return
     for line in (head, *cells):
-        yield _GAP.join(_padded(cell, columns) for cell, columns in zip(line, fitted, strict=True)).rstrip()
+        shown = line if limit is None else [shorten(*cell) for cell in zip(line, fitted, strict=True)]
+        yield _GAP.join(_padded(cell, columns) for cell, columns in zip(shown, fitted, strict=True)).rstrip()
+
+
+def _columns(text: str, most: int) -> int:
+    """Return how many columns a text takes, at most `most`; what is very long is not measured, which takes time."""
+    return most if len(text) > most * _NARROW else min(columns_of(text), most)
 
 
 def _padded(text: str, columns: int) -> str:
-    short = shorten(text, columns)
-    return short + " " * (columns - columns_of(short))
+    return text + " " * (columns - _columns(text, columns))
 
 
 def _fit(wanted: Sequence[int], widths: Sequence[int], limit: int) -> Sequence[int] | None:
@@ -99,4 +108,4 @@ def _blocks(head: Line, cells: Sequence[Line], limit: int) -> Iterator[str]:
         if n:
             yield ""
         for name, cell in zip(head, line, strict=True):
-            yield shorten(f"{_padded(name, names)}{_GAP}{cell}".rstrip(), limit)
+            yield shorten(f"{_padded(shorten(name, names), names)}{_GAP}{cell}".rstrip(), limit)

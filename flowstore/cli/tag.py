@@ -71,9 +71,9 @@ def _find(this: FlowFile, place: Mapping[str, str | None]) -> Any:
     run_id, pathspec = place["run_id"], place["pathspec"]
     if (run_id is None) == (pathspec is None):
         raise click.UsageError("Say whose tags: --run-id ID or --pathspec RUN/step[/task[/artifact]].")
-    parts = (run_id or pathspec or "").removeprefix(f"{this.name}/").split("/")
+    parts = (run_id or pathspec or "").removeprefix(f"{this.name}/").split("/", 3)
     kinds = (Run, Step, Task, DataArtifact)
-    if len(parts) > len(kinds) or (run_id is not None and len(parts) > 1):
+    if run_id is not None and len(parts) > 1:
         raise click.UsageError(f"{run_id or pathspec!r} is not of the form RUN/step[/task[/artifact]].")
     return kinds[len(parts) - 1]("/".join([this.name, *parts]))
 

@@ -27,6 +27,7 @@ class DataArtifact(Tagged):
     """
 
     _KIND, _FORM, _DEPTH = "artifact", "FlowName/run_id/step/task_id/name", 5
+    _SPLITS = 4  # version 0.1.0 let names hold slashes
 
     def __init__(self, pathspec: str) -> None:
         name = self._open(pathspec)[-1]

@@ -41,6 +41,7 @@ class Object:
     _KIND: ClassVar[str]
     _FORM: ClassVar[str]
     _DEPTH: ClassVar[int]
+    _SPLITS: ClassVar[int] = -1  # of a pathspec at its slashes: all, but for an artifact, whose name may hold more
 
     _store: Store
     pathspec: str
@@ -53,7 +54,7 @@ class Object:
     def _open(self, pathspec: str) -> list[str]:
         if not isinstance(pathspec, str):
             raise InvalidPathspec(f"Address {_a(self._KIND)} by text of the form {self._FORM}, not {pathspec!r}.")
-        parts = pathspec.split("/")
+        parts = pathspec.split("/", self._SPLITS)
         if len(parts) != self._DEPTH or not all(parts) or not context.is_text(pathspec):
             raise InvalidPathspec(f"{pathspec!r} does not address {_a(self._KIND)}: give {self._FORM}.")
         self._store = active_store()
@@ -72,7 +73,7 @@ class Object:
     @property
     def path_components(self) -> list[str]:
         """The parts of the pathspec."""
-        return self.pathspec.split("/")
+        return self.pathspec.split("/", self._SPLITS)
 
     @property
     def id(self) -> str:
@@ -125,7 +126,7 @@ class Object:
     @classmethod
     def _at(cls, store: Store, pathspec: str) -> Self:
         """An object that is known to exist, without looking; StoreCorrupt if no name can be part of a pathspec."""
-        if pathspec.count("/") != cls._DEPTH - 1:
+        if len(pathspec.split("/", cls._SPLITS)) != cls._DEPTH:
             raise StoreCorrupt(f"{store.path} is damaged: no {cls._KIND} can be {pathspec!r}. Restore a copy.")
         made = cls.__new__(cls)
         made._store = store

@@ -16,15 +16,33 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from flowstore.errors import GraphError
+from flowstore.flow.decorators import schedule
 
 _EXAMPLE = "five fields, minute, hour, day of month, month and day of week, as in '30 6 * * MON-FRI'"
 
 
-def check_schedule(schedule: Mapping[str, Any]) -> None:
+_NAMED = {"hourly": "0 * * * *", "daily": "0 0 * * *", "weekly": "0 0 * * 0"}
+
+
+def schedule_of(asked: schedule) -> dict[str, Any]:
+    """Return `@schedule` as its `cron` line and `timezone`; without options it means daily.
+
+    Raises:
+        GraphError: it could never be followed.
+    """
+    named = "hourly" if asked.hourly else "weekly" if asked.weekly else "daily" if asked.daily is not False else None
+    if asked.cron is None and named is None:
+        raise GraphError("@schedule: daily=False leaves nothing; give one of hourly, daily, weekly and cron.")
+    found = {"cron": asked.cron or _NAMED[named or "daily"], "timezone": asked.timezone}
+    check_schedule(found)
+    return found
+
+
+def check_schedule(asked: Mapping[str, Any]) -> None:
     """Refuse a schedule that could never be followed; called before it is deployed.
 
     Args:
-        schedule: its `cron` line, and its `timezone`, or `None` for UTC.
+        asked: its `cron` line, and its `timezone`, or `None` for UTC.
 
     Raises:
         GraphError: the line or the time zone is wrong, or no time ever fits.
@@ -36,7 +54,7 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
         ...
         flowstore.errors.GraphError: @schedule: '0 25 * * *' is not a cron line (bad hour). Give five fields, ...
     """
-    next_due(schedule["cron"], schedule.get("timezone"), datetime.now(UTC))
+    next_due(asked["cron"], asked.get("timezone"), datetime.now(UTC))
 
 
 def next_due(cron: str, timezone: str | None, after: datetime) -> datetime:

@@ -38,9 +38,25 @@ class StepDecorator:
         return function
 
 
-def _whole(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise GraphError(f"@{instance.name}: {attribute.name} must be a number that is not negative, not {value!r}.")
+_MOST = 1e9  # seconds, minutes or attempts: more than any run lasts, and no more than timers can count
+
+
+def _amount(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST:
+        raise GraphError(f"@{instance.name}: {attribute.name} must be a number from 0 to {_MOST:,.0f}, not {value!r}.")
+
+
+def _count(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise GraphError(f"@{instance.name}: {attribute.name} must be a whole number, 0 or more, not {value!r}.")
+
+
+def _of_type(kind: type, what: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind):
+            raise GraphError(f"@{instance.name}: {attribute.name} must be {what}, not {value!r}.")
+
+    return check
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -48,8 +64,8 @@ class Retry(StepDecorator):
     """Try a failed task again."""
 
     name: ClassVar[str] = "retry"
-    times: int = attrs.field(default=3, validator=_whole)
-    minutes_between_retries: float = attrs.field(default=2, validator=_whole)
+    times: int = attrs.field(default=3, validator=_count)
+    minutes_between_retries: float = attrs.field(default=0, validator=_amount)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -57,8 +73,8 @@ class Catch(StepDecorator):
     """Let the run go on when a task has failed for good."""
 
     name: ClassVar[str] = "catch"
-    var: str | None = None
-    print_exception: bool = True
+    var: str | None = attrs.field(default=None, validator=attrs.validators.optional(_of_type(str, "a name")))
+    print_exception: bool = attrs.field(default=True, validator=_of_type(bool, "True or False"))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -66,9 +82,9 @@ class Timeout(StepDecorator):
     """Fail an attempt that takes too long."""
 
     name: ClassVar[str] = "timeout"
-    seconds: float = attrs.field(default=0, validator=_whole)
-    minutes: float = attrs.field(default=0, validator=_whole)
-    hours: float = attrs.field(default=0, validator=_whole)
+    seconds: float = attrs.field(default=0, validator=_amount)
+    minutes: float = attrs.field(default=0, validator=_amount)
+    hours: float = attrs.field(default=0, validator=_amount)
 
     def __attrs_post_init__(self) -> None:
         if self.total_s == 0:
@@ -90,6 +106,9 @@ class Environment(StepDecorator):
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.vars, Mapping):
             raise GraphError(f"@environment: vars must be a dict of names and values, not {self.vars!r}.")
+        for name, value in self.vars.items():
+            if not str(name) or "=" in str(name) or "\0" in f"{name}{value}":
+                raise GraphError(f"@environment: {name!r}={value!r} can't be a variable of a process.")
 
 
 class Resources(StepDecorator):
@@ -111,13 +130,13 @@ class Parallel(StepDecorator):
 @overload
 def retry(function: F) -> F: ...
 @overload
-def retry(*, times: int = 3, minutes_between_retries: float = 2) -> Callable[[F], F]: ...
+def retry(*, times: int = 3, minutes_between_retries: float = 0) -> Callable[[F], F]: ...
 def retry(function: Any = None, **options: Any) -> Any:
     """Try a failed task of this step again.
 
     Args:
         function: the step, where used without parentheses.
-        options: `times`, how often after the first attempt; `minutes_between_retries`.
+        options: `times`, how often after the first attempt; `minutes_between_retries`, by default none.
     """
     return _decorate(Retry, function, options)
 

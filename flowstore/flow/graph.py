@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from flowstore.context import command_text
 from flowstore.errors import GraphError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Node:
     next_line: int = 0  # of its `self.next`, or of its last statement where there is none
     doc: str = ""  # dedented
     decorators: tuple[str, ...] = ()  # names of the step decorators attached to it
+    assigned: tuple[tuple[str, int], ...] = ()  # names that it gives to artifacts literally, each with its line
     problem: str | None = None  # what is wrong with the step by itself, and what to write instead
 
 
@@ -99,22 +101,13 @@ def graph_of(flow: type) -> Graph:
                 steps[name] = value
             else:
                 steps.pop(name, None)  # overridden by something that is no step
-    files: dict[str, dict[tuple[int, str], _Def]] = {}
+    sources = _Sources(flow)
     nodes: dict[str, Node] = {}
     where = None
     for name, func in steps.items():
-        inner = inspect.unwrap(func)  # a decorator of the user's own may have wrapped it
-        code = inner.__code__
-        try:
-            if code.co_filename not in files:
-                files[code.co_filename] = _definitions(inner)
-            tree, class_line = files[code.co_filename][code.co_firstlineno, code.co_name]
-        except (OSError, SyntaxError, KeyError):
-            raise GraphError(
-                f"{code.co_filename}:{code.co_firstlineno}: no source for step {name!r} of {flow.__name__}. "
-                "Write steps as `def` in a file or a notebook cell; if the file has changed, load it again."
-            ) from None
-        nodes[name] = _node(name, func, code, tree)
+        code = inspect.unwrap(func).__code__  # a decorator of the user's own may have wrapped it
+        tree, class_line = sources.find(name, func)
+        nodes[name] = _node(name, func, tree, sources)
         if not where and name in vars(flow):
             where = code.co_filename, class_line or tree.lineno
     file, line = where or _position(flow)
@@ -125,6 +118,42 @@ _Step = ast.FunctionDef | ast.AsyncFunctionDef
 _Def = tuple[_Step, int]  # with the line of the class around it
 
 
+class _Sources:
+    """The sources of a flow's steps, each file parsed once."""
+
+    def __init__(self, flow: type) -> None:
+        self.flow = flow
+        self._files: dict[str, dict[tuple[int, str], _Def]] = {}
+
+    def find(self, name: str, func: FunctionType) -> _Def:
+        """Return the `def` of a step.
+
+        Raises:
+            GraphError: there is no source.
+        """
+        inner = inspect.unwrap(func)
+        code = inner.__code__
+        try:
+            if code.co_filename not in self._files:
+                self._files[code.co_filename] = _definitions(inner)
+            return self._files[code.co_filename][code.co_firstlineno, code.co_name]
+        except (OSError, SyntaxError, KeyError):
+            advice = "Write steps as `def` in a file or a notebook cell; if the file has changed, load it again."
+            if code.co_filename == "<stdin>":
+                advice = "Save the flow in a file, and run that: python flow.py run"
+            where = f"{code.co_filename}:{code.co_firstlineno}"
+            raise GraphError(f"{where}: no source for step {name!r} of {self.flow.__name__}. {advice}") from None
+
+    def overridden(self, name: str, func: FunctionType, base: str | None) -> FunctionType | None:
+        """Return the version of a step that one of its versions calls: by `super()`, or by the name of a base."""
+        versions = [(cls, vars(cls)[name]) for cls in self.flow.__mro__ if name in vars(cls)]
+        after = next((at for at, (_, version) in enumerate(versions) if version is func), len(versions))
+        for cls, version in versions[after + 1 :]:
+            if (base is None or cls.__name__ == base) and isinstance(version, FunctionType):
+                return version
+        return None
+
+
 def _definitions(func: FunctionType) -> dict[tuple[int, str], _Def]:
     """Every `def` of the file that holds `func`, by what a code object knows: first line and name.
 
@@ -133,6 +162,8 @@ def _definitions(func: FunctionType) -> dict[tuple[int, str], _Def]:
     """
     linecache.checkcache(func.__code__.co_filename)
     lines = linecache.getlines(func.__code__.co_filename, func.__globals__)  # also notebook cells, zip files
+    if not lines and func.__code__.co_filename == "<string>":
+        lines = (command_text() or "").splitlines(keepends=True)
     found: dict[tuple[int, str], _Def] = {}
     scopes: list[tuple[ast.AST, int]] = [(ast.parse("".join(lines or inspect.findsource(func)[0])), 0)]
     while scopes:
@@ -163,23 +194,83 @@ class _TailError(ValueError):
     """What is wrong with a step by itself; it ends up as the node's `problem`."""
 
 
-def _node(name: str, func: FunctionType, code: CodeType, tree: _Step) -> Node:
-    me = code.co_varnames[0] if code.co_argcount else "self"
+def _node(name: str, func: FunctionType, tree: _Step, sources: _Sources) -> Node:
+    code = inspect.unwrap(func).__code__
+    me = _self_name(code)
     calls = list(_next_calls(me, tree))
+    by_super = _super_calls(me, name, tree)
     try:
-        tail = _read_tail(me, code, tree, calls)
+        tail = _tail(name, func, tree, sources)
     except _TailError as error:
         tail = {"kind": "invalid", "problem": str(error)}
+    ending = [*(call for call, _ in by_super), *calls]
     return Node(
         name=name,
         is_join=code.co_argcount == 2,
         file=code.co_filename,
         line=tree.lineno,
-        next_line=calls[-1].lineno if calls else tree.body[-1].lineno,
+        next_line=ending[-1].lineno if ending else tree.body[-1].lineno,
         doc=inspect.cleandoc(func.__doc__ or ""),
         decorators=tuple(decorator.name for decorator in getattr(func, "decorators", ())),
+        assigned=tuple(_assigned(me, tree)),
         **tail,
     )
+
+
+def _self_name(code: CodeType) -> str:
+    return code.co_varnames[0] if code.co_argcount else "self"
+
+
+def _tail(name: str, func: FunctionType, tree: _Step, sources: _Sources) -> dict[str, Any]:
+    """Read where a step leads: by its own `self.next`, else by that of the version of a base that it calls."""
+    code = inspect.unwrap(func).__code__
+    me = _self_name(code)
+    calls = list(_next_calls(me, tree))
+    if not calls:
+        for _, base in _super_calls(me, name, tree):
+            version = sources.overridden(name, func, base)
+            if version is not None:
+                return _tail(name, version, sources.find(name, version)[0], sources)
+        if name not in {"end", code.co_name}:
+            maker = code.co_qualname.partition(".<locals>")[0]
+            raise _TailError(
+                f"its source is not seen, since {maker!r} put its function {code.co_name!r} in its place. Mark that "
+                "function with @functools.wraps(…), giving it the step's own."
+            )
+    return _read_tail(me, code, tree, calls)
+
+
+def _super_calls(me: str, name: str, step: ast.AST) -> list[tuple[ast.Call, str | None]]:
+    """Return the statements that call a base's version of the step, each with the base where it is named."""
+    found: list[tuple[ast.Call, str | None]] = []
+    for statement in _substatements(step):
+        match getattr(statement, "value", None):
+            case ast.Call(func=ast.Attribute(attr=attr, value=base), args=args) as call if attr == name:
+                match base:
+                    case ast.Call(func=ast.Name(id="super")):
+                        found.append((call, None))
+                    case ast.Name(id=cls) | ast.Attribute(attr=cls) if args and ast.unparse(args[0]) == me:
+                        found.append((call, cls))
+        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found += _super_calls(me, name, statement)
+    return found
+
+
+def _assigned(me: str, step: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield each name that a statement of a step gives to an artifact, as in `self.x = …`, with its line."""
+    for statement in _substatements(step):
+        targets = [*getattr(statement, "targets", ()), getattr(statement, "target", None)]
+        targets += [item.optional_vars for item in getattr(statement, "items", ())]
+        while targets:
+            match targets.pop():
+                case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner == me:
+                    if not isinstance(statement, ast.Delete):
+                        yield name, statement.lineno  # type: ignore[attr-defined]
+                case ast.Tuple(elts=parts) | ast.List(elts=parts):
+                    targets += parts
+                case ast.Starred(value=part):
+                    targets.append(part)
+        yield from _assigned(me, statement)
 
 
 def _next_calls(me: str, step: ast.AST) -> Iterator[ast.Call]:

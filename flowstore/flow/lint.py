@@ -21,11 +21,12 @@ import attrs
 
 from flowstore.errors import GraphError
 from flowstore.flow.graph import CHOOSING, SPLITS
+from flowstore.flow.spec import OWN_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flowstore.flow.graph import CHOOSING, Graph, Node
+    from flowstore.flow.graph import Graph, Node
 
     Check = Callable[[Graph], Iterator[str]]
     Stack = tuple[tuple[str, str], ...]  # the open splits, outermost first, each with the branch taken
@@ -106,6 +107,17 @@ def check_names(graph: Graph) -> Iterator[str]:
     for node in graph:
         if node.name.startswith("_"):
             yield f"{_at(node)} begins with an underscore, which is kept for flowstore. Rename it."
+
+
+def check_assigned(graph: Graph) -> Iterator[str]:
+    """No artifact has a name that `FlowSpec` needs."""
+    for node in graph:
+        for name, line in node.assigned:
+            if name in OWN_NAMES:
+                yield (
+                    f"{node.file}:{line}: step {node.name!r} assigns self.{name}, but {name!r} is FlowSpec's own name. "
+                    "Use another name."
+                )
 
 
 def check_tails(graph: Graph) -> Iterator[str]:
@@ -302,7 +314,7 @@ def check_catch(graph: Graph) -> Iterator[str]:
 
 CHECKS: tuple[tuple[Check, ...], ...] = (
     (check_has_steps,),
-    (check_start, check_end, check_names, check_tails, check_targets),
+    (check_start, check_end, check_names, check_assigned, check_tails, check_targets),
     (check_cycles,),
     (check_reached, check_ends),
     (check_nesting, check_parallel, check_catch),

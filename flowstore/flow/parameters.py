@@ -102,10 +102,10 @@ class Parameter:
         self.attribute = attribute
 
     def __get__(self, flow: Any, owner: type | None = None) -> Any:
-        return self if flow is None else flow.__getattr__(self.attribute)
+        return self if flow is None else flow._load(self.attribute)
 
     def __set__(self, flow: Any, value: Any) -> None:
-        raise AttributeError(f"{self.attribute} is a parameter; parameters can't be assigned. Use another name.")
+        raise AssertionError  # FlowSpec.__setattr__ refuses first; as a data descriptor it is read before vars(flow)
 
     @property
     def environment_variable(self) -> str:

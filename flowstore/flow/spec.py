@@ -7,15 +7,20 @@ so that this module needs neither a store nor a process.
 
 from __future__ import annotations
 
+import inspect
+import sys
+import threading
 from collections.abc import Iterator, Sequence
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, ClassVar, Protocol
 
 import attrs
 
 from flowstore.context import state
 from flowstore.errors import ArtifactError, GraphError
+from flowstore.flow.names import check_name
 from flowstore.flow.parameters import Parameter
+from flowstore.flow.wrapped import restore_marks
 
 _LINK = "_flowstore_link"
 
@@ -39,6 +44,7 @@ class Transition:
         num_parallel: the size of a gang.
         condition: the artifact that a switch looks at.
         cases: a switch's cases.
+        code: the code that asked.
     """
 
     targets: tuple[str, ...]
@@ -46,6 +52,7 @@ class Transition:
     num_parallel: int | None = None
     condition: str | None = None
     cases: dict[Any, str] | None = None
+    code: CodeType | None = None
 
 
 class Link(Protocol):
@@ -69,8 +76,33 @@ class Link(Protocol):
         """Hide an inherited artifact from what follows; False where there is none."""
 
 
-class Inputs:
+class _Unstorable:
+    """What exists only while its task runs, and so is no value to store."""
+
+    _REFUSAL: ClassVar[str]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if state.at_store:
+            raise ArtifactError(self._REFUSAL)
+        return super().__reduce_ex__(protocol)
+
+    def __setstate__(self, values: Any) -> None:
+        if state.at_store:
+            raise ArtifactError(
+                "It holds a flow, which an earlier version stored by mistake and which can't be used outside of its "
+                "task. Store a value of it instead, as in self.best = best.model, and run that step again."
+            )
+        attributes, slots = values if isinstance(values, tuple) else (values, None)
+        self.__dict__.update({**(attributes or {}), **(slots or {})})
+
+
+class Inputs(_Unstorable):
     """The tasks that a join joins: by the name of their step, by index, by iteration."""
+
+    _REFUSAL = (
+        "inputs can't be stored, since they exist only while the join runs. Store values of theirs instead, as in "
+        "self.scores = [i.score for i in inputs]."
+    )
 
     def __init__(self, tasks: Sequence[FlowSpec], steps: Sequence[str]) -> None:
         self._tasks = tasks
@@ -94,13 +126,42 @@ class Inputs:
         return [*super().__dir__(), *dict.fromkeys(self._steps)]
 
 
-class FlowSpec:
+class _Failed(threading.local):
+    """The error of the property that is being read in this thread."""
+
+    error: AttributeError | None = None
+
+
+_failed = _Failed()
+
+
+def _get_described(self: FlowSpec, name: str) -> Any:
+    """Read an attribute, and keep an AttributeError from inside a property, which Python takes for a missing name."""
+    try:
+        return object.__getattribute__(self, name)
+    except AttributeError as error:
+        if name in _described_names(type(self)):
+            _failed.error = error
+        raise
+
+
+class FlowSpec(_Unstorable):
     """The base of every flow: methods marked `@step`, from `start` to `end`, each ending in `self.next(…)`.
 
     Making an instance in a script, `MyFlow()`, runs the script's command line.
     """
 
     flow_decorators: ClassVar[tuple[Any, ...]] = ()
+    _REFUSAL = (
+        "it is, or holds, the flow itself (self, or one of inputs), which exists only while its task runs. Store the "
+        "values that you need instead, as in self.best = best.model."
+    )
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        restore_marks(cls)
+        if _described_names(cls) and cls.__getattribute__ is object.__getattribute__:
+            cls.__getattribute__ = _get_described  # type: ignore[assignment,method-assign]  # costs time at each access
 
     def __init__(self, use_cli: bool = True) -> None:
         if use_cli and state.main is not None:
@@ -143,15 +204,16 @@ class FlowSpec:
             condition: the artifact that chooses a case.
         """
         link = _link(self)
-        if link.transition is not None:
+        code = sys._getframe(1).f_code
+        if link.transition is not None and not _is_overridden(type(self), link.step, link.transition.code):
             raise GraphError(f"Step {link.step} calls self.next twice; it must be the last statement, once.")
         cases = None
         if targets and isinstance(targets[0], dict):
-            cases = {case: _step_name(link.step, target) for case, target in targets[0].items()}
+            cases = {case: self._step_name(target) for case, target in targets[0].items()}
             names = tuple(dict.fromkeys(cases.values()))
         else:
-            names = tuple(_step_name(link.step, target) for target in targets)
-        link.transition = Transition(names, foreach, num_parallel, condition, cases)
+            names = tuple(map(self._step_name, targets))
+        link.transition = Transition(names, foreach, num_parallel, condition, cases, code)
 
     def merge_artifacts(self, inputs: Inputs, exclude: Sequence[str] = (), include: Sequence[str] = ()) -> None:
         """Carry over, in a join, the artifacts on which all branches agree.
@@ -171,7 +233,21 @@ class FlowSpec:
         own = {name: value for name, value in vars(self).items() if name != _LINK}
         _link(self).merge(own, inputs, include, exclude)
 
+    def _step_name(self, target: Any) -> str:
+        function = getattr(target, "__func__", None)
+        if function is None or not getattr(function, "is_step", False):
+            step = _link(self).step
+            raise GraphError(f"Step {step}: self.next takes steps, as in self.next(self.end), not {target!r}.")
+        return str(function.__name__)
+
     def __getattr__(self, name: str) -> Any:
+        error, _failed.error = _failed.error, None
+        if error is not None:
+            raise error
+        return self._load(name)
+
+    def _load(self, name: str) -> Any:
+        """Return an inherited artifact."""
         link = self.__dict__.get(_LINK)
         if link is None or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
@@ -187,9 +263,7 @@ class FlowSpec:
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in fixed_names(type(self)):
-            what = "a constant" if name in constants_of(type(self)) else "a step, a method or a property"
-            raise AttributeError(f"{name} is {what} of {type(self).__name__} and can't be assigned. Use another name.")
+        check_assignable(type(self), name)
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -219,31 +293,62 @@ def artifacts_set_on(instance: FlowSpec) -> dict[str, Any]:
 def constants_of(flow: type) -> dict[str, Any]:
     """Class attributes that are plain values: artifacts of every task that can't be assigned."""
     names = _class_attributes(flow)
-    return {name: value for name, value in names.items() if _is_constant(name, value)}
+    return {name: value for name, value in names.items() if is_constant(name, value)}
+
+
+def check_assignable(flow: type, name: str) -> None:
+    """Refuse to make an artifact of a name that is taken, or that no artifact can have.
+
+    Raises:
+        AttributeError: the class has something of this name.
+        ArtifactError: no artifact can have the name.
+    """
+    if name in fixed_names(flow):
+        if isinstance(_class_attributes(flow).get(name), Parameter):
+            raise AttributeError(f"{name} is a parameter; parameters can't be assigned. Use another name.")
+        what = "a constant" if name in constants_of(flow) else "a step, a method or a property"
+        owner = "FlowSpec" if name in OWN_NAMES else flow.__name__
+        raise AttributeError(f"{name} is {what} of {owner} and can't be assigned. Use another name.")
+    check_name(name)
 
 
 _fixed: dict[type, frozenset[str]] = {}
+_described: dict[type, frozenset[str]] = {}
 
 
 def fixed_names(flow: type) -> frozenset[str]:
     """The names that steps must not assign."""
     if flow not in _fixed:
         names = _class_attributes(flow)
-        fixed = {name for name, value in names.items() if _is_constant(name, value) or isinstance(value, FunctionType)}
-        own = {name for name, value in vars(FlowSpec).items() if isinstance(value, (FunctionType, property))}
-        _fixed[flow] = frozenset(fixed | own)
+        kinds = (FunctionType, Parameter)
+        fixed = {name for name, value in names.items() if is_constant(name, value) or isinstance(value, kinds)}
+        _fixed[flow] = frozenset({*fixed, *dir(FlowSpec), _LINK})
     return _fixed[flow]
+
+
+def _described_names(flow: type) -> frozenset[str]:
+    """Return the names of a flow's own properties, and of what else runs code when it is read."""
+    if flow not in _described:
+        names = _class_attributes(flow)
+        plain = (FunctionType, Parameter, staticmethod, classmethod, type)
+        _described[flow] = frozenset(
+            name
+            for name, value in names.items()
+            if hasattr(type(value), "__get__") and not isinstance(value, plain) and not name.startswith("__")
+        )
+    return _described[flow]
 
 
 def _class_attributes(flow: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cls in reversed(flow.__mro__):
-        if cls not in (object, FlowSpec):
+        if cls not in FlowSpec.__mro__:
             found.update(vars(cls))
     return found
 
 
-def _is_constant(name: str, value: Any) -> bool:
+def is_constant(name: str, value: Any) -> bool:
+    """Whether a class attribute is a plain value, and so an artifact."""
     described = callable(value) or hasattr(type(value), "__get__") or isinstance(value, Parameter)
     return not name.startswith("_") and name != "flow_decorators" and not described
 
@@ -255,8 +360,10 @@ def _link(instance: FlowSpec) -> Any:
     return link
 
 
-def _step_name(step: str, target: Any) -> str:
-    function = getattr(target, "__func__", None)
-    if function is None or not getattr(function, "is_step", False):
-        raise GraphError(f"Step {step}: self.next takes steps, as in self.next(self.end), not {target!r}.")
-    return str(function.__name__)
+def _is_overridden(flow: type, step: str, code: CodeType | None) -> bool:
+    """Whether code is that of a step of a base class, which the flow's own step of this name calls with `super()`."""
+    versions = [vars(cls)[step] for cls in flow.__mro__ if step in vars(cls)]
+    return any(getattr(inspect.unwrap(version), "__code__", None) is code for version in versions[1:])
+
+
+OWN_NAMES = frozenset(name for name in vars(FlowSpec) if not name.startswith("_"))

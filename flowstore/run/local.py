@@ -20,13 +20,14 @@ from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import server, wire
+from flowstore.run import imports, server, snapshot, wire
 from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent, Started
 from flowstore.run.worker import LAZY, PARQUET
 
 if TYPE_CHECKING:
     import subprocess
 
+    from flowstore.run.snapshot import Sources
     from flowstore.run.spawn import Spawner
 
 _READ_BYTES = 1 << 16
@@ -65,9 +66,18 @@ class LocalExecutor:
         graph: its steps.
         method: 'fork' or 'spawn'; default: `default_start_method`.
         reuse: whether attempts of a step may share a process, one after the other.
+        sources: the flow's snapshot, by default taken now.
     """
 
-    def __init__(self, flow: type[FlowSpec], graph: Graph, *, method: str | None = None, reuse: bool = False) -> None:
+    def __init__(
+        self,
+        flow: type[FlowSpec],
+        graph: Graph,
+        *,
+        method: str | None = None,
+        reuse: bool = False,
+        sources: Sources | None = None,
+    ) -> None:
         if context.state.store is not None:
             context.state.store.close()  # opened while the flow was imported
         context.state.flow_module = sys.modules[flow.__module__]
@@ -83,6 +93,8 @@ class LocalExecutor:
         self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with exit codes; 0 where there was none
         self._numbers = 0
         self._idents = 0
+        sources = snapshot.take(flow) if sources is None else sources
+        imports.install(sources)
         self._warm: set[int] = set()  # what of `LAZY` the task server has been told to import
         self._control: socket.socket | None = None
         self._spawner: Spawner | None = None
@@ -95,7 +107,7 @@ class LocalExecutor:
         else:
             from flowstore.run.spawn import Spawner
 
-            self._spawner = Spawner()
+            self._spawner = Spawner(flow, sources)
 
     def watch(self, waker: socket.socket) -> None:
         """Return from `wait` as soon as `waker` can be read."""
@@ -182,7 +194,7 @@ class LocalExecutor:
                 message = server.MESSAGE.pack(server.FORK, worker.ident, 0)
                 socket.send_fds(self._control, [message], [theirs.fileno(), *child_ends])
             elif self._spawner is not None:
-                worker.process = self._spawner.start(self._flow, theirs, *child_ends)
+                worker.process = self._spawner.start(theirs, *child_ends)
                 worker.pid = worker.process.pid
         except OSError as error:
             if error.errno not in _NO_ROOM:

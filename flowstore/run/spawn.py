@@ -15,12 +15,15 @@ import sys
 
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import guard
+from flowstore.run.interpreter import Interpreters
+from flowstore.run.snapshot import Sources
 
 
 class Spawner:
     """Starts the interpreters, and knows those that have not ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, flow: type[FlowSpec], sources: Sources) -> None:
+        self._interpreters = Interpreters(flow, sources)
         self._leaving: list[subprocess.Popen[bytes]] = []
         self._guard: subprocess.Popen[bytes] | None = None
         if sys.platform != "win32":
@@ -34,9 +37,17 @@ class Spawner:
                     start_new_session=True,
                 )
 
-    def start(self, flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
-        """Run the flow's file as `__main__`, which finds in its environment what it is for."""
-        process = _start(flow, channel, out, err)
+    def start(self, channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
+        """Start an interpreter that takes its orders from a channel."""
+        handle = channel.fileno()
+        fds = [] if sys.platform == "win32" else [handle]
+        process = self._interpreters.start(
+            "flowstore.run.worker:spawned", {"channel": handle}, fds=fds, stdout=out, stderr=err
+        )
+        if sys.platform == "win32":
+            assert process.stdin is not None
+            process.stdin.write(channel.share(process.pid))
+            process.stdin.close()
         self._tell(process.pid)
         return process
 
@@ -63,6 +74,7 @@ class Spawner:
         """Wait until all have ended."""
         for process in self._leaving:
             process.wait()
+        self._interpreters.close()
         if self._guard is not None and self._guard.stdin is not None:
             self._guard.kill()
             self._guard.wait()
@@ -72,28 +84,3 @@ class Spawner:
         if self._guard is not None and self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it was killed
                 self._guard.stdin.write(f"{number}\n".encode())
-
-
-def _start(flow: type[FlowSpec], channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
-    main = sys.modules["__main__"]
-    name = getattr(getattr(main, "__spec__", None), "name", None)
-    script = ["-m", name.removesuffix(".__main__")] if name else [str(main.__file__)]
-    told = {"FLOWSTORE_DRIVER": str(os.getpid()), "FLOWSTORE_FLOW": flow.__name__}
-    command = [sys.executable, *script]
-    if sys.platform == "win32":
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=err, env={**os.environ, **told, "FLOWSTORE_WORKER": "0"}
-        )
-        assert process.stdin is not None
-        process.stdin.write(channel.share(process.pid))
-        process.stdin.close()
-        return process
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=err,
-        pass_fds=[channel.fileno()],
-        start_new_session=True,
-        env={**os.environ, **told, "FLOWSTORE_WORKER": str(channel.fileno())},
-    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import sys
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,13 +22,15 @@ from flowstore.flow import decorators, spec
 from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import identity
+from flowstore.run import identity, snapshot
+from flowstore.run.checks import check_tags, environment_tags
 from flowstore.run.console import Console, duration
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
 from flowstore.run.identity import Identity
 from flowstore.run.orders import RunPlan, StepPolicy
 from flowstore.run.resume import Origin, names_of
+from flowstore.run.snapshot import Sources
 from flowstore.run.stop import Stop
 from flowstore.run.wire import Small
 from flowstore.store import blobs, queries, records, tags, trust
@@ -60,6 +61,7 @@ class Options:
     max_workers: int | None = None
     max_num_splits: int = 10_000
     run_id_file: str | None = None
+    sources: Sources = attrs.field(factory=Sources)
     deployment: str | None = None  # not an option: what `assignment.told_deployment` gave
 
 
@@ -78,7 +80,7 @@ def run_flow(
     Returns:
         The exit code: 0 when the run succeeded, 1 when it failed, 128 + the signal that stopped it.
     """
-    with _prepared(options, executor) as (store, console, stop):
+    with _prepared(flow, options, executor) as (store, console, stop):
         who, options = _identity(store, flow, options)
         deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
         if who.deployment is not None:
@@ -101,7 +103,7 @@ def resume_flow(
     executor: Executor,
 ) -> int:
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
-    with _prepared(options, executor) as (store, console, stop):
+    with _prepared(flow, options, executor) as (store, console, stop):
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
@@ -147,11 +149,13 @@ def _defaults(flow: type[FlowSpec], given: Container[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _prepared(options: Options, executor: Executor) -> Iterator[tuple[Store, Console, Stop]]:
+def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Iterator[tuple[Store, Console, Stop]]:
     console = Console(quiet=options.quiet)
     stop = Stop()
     store = None
     try:
+        check_tags([*options.tags, *environment_tags()])
+        identity.project_of(flow, options.branch, production=options.production)
         store = ensure_active_store(options.store)
         store.durable = options.durable
         store.use_wal()
@@ -182,14 +186,14 @@ def _create(
     artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.items()]
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
     system_tags = [*who.system_tags, *records.runtime_tags(__version__)]
-    user_tags = [tag for tag in tags.checked([*options.tags, *_environment_tags()]) if tag not in system_tags]
+    user_tags = [tag for tag in tags.checked([*options.tags, *environment_tags()]) if tag not in system_tags]
     tags.check_not_reserved(user_tags)
     run = records.NewRun(
         flow=flow.__name__,
         user=who.user,
         parameters=shown,
         artifacts=artifacts,
-        code_id=_code(db, store, flow) if who.deployment is None else who.deployment.code_id,
+        code_id=_code(db, store, options.sources) if who.deployment is None else who.deployment.code_id,
         system_tags=system_tags,
         tags=user_tags,
         origin_run_id=origin_run_id,
@@ -198,13 +202,12 @@ def _create(
     return records.create_run(db, run)
 
 
-def _code(db: Any, store: Store, flow: type[FlowSpec]) -> int | None:
-    script, files = _source(flow)
-    return records.ensure_code(db, store, script, files) if files else None
-
-
-def _environment_tags() -> list[str]:
-    return [tag.strip() for tag in os.environ.get("FLOWSTORE_RUN_TAGS", "").split(",") if tag.strip()]
+def _code(db: Any, store: Store, sources: Sources) -> int | None:
+    if sources.files:
+        return records.ensure_code(db, store, sources.flow_file, sources.files)
+    if sources.text is not None:
+        return records.ensure_code(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
+    return None
 
 
 def _encode(kind: str, name: str, value: Any) -> Encoded:
@@ -213,23 +216,6 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
     except ArtifactError as error:
         hint = " Begin its name with an underscore to keep it out of the store." if kind == "Constant" else ""
         raise ArtifactError(f"{kind} {name!r} can't be stored: {error}.{hint}") from None
-
-
-def _source(flow: type[FlowSpec]) -> tuple[str, dict[str, bytes]]:
-    """The flow's file, and the modules beside it that have been imported."""
-    main = getattr(sys.modules[flow.__module__], "__file__", None)
-    if main is None or not Path(main).is_file():
-        return "", {}
-    script = Path(os.path.abspath(main))
-    folder = script.parent
-    found = {script.name: script.read_bytes()}
-    beside = f"{folder}{os.sep}"
-    for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None) or ""
-        installed = "site-packages" in path or "dist-packages" in path
-        if path.endswith(".py") and path.startswith(beside) and not installed and Path(path).is_file():
-            found[Path(path).relative_to(folder).as_posix()] = Path(path).read_bytes()
-    return script.name, found
 
 
 def _origin_id(store: Store, flow: str, asked: str | None) -> int:

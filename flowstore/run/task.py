@@ -324,6 +324,7 @@ def _product(
     contents: dict[str, Encoded] = {}
     for name, value in spec.artifacts_set_on(instance).items():
         try:
+            _check_name(instance, link, name)
             encoded = _changed(link, name, value)
         except ArtifactError as error:
             if lenient:
@@ -341,6 +342,16 @@ def _product(
         "failure": failure,
     }
     return Product(report, list(contents.items()))
+
+
+def _check_name(instance: FlowSpec, link: TaskLink, name: str) -> None:
+    """Refuse, by the name, what was put past `self.name = value`, into `vars(self)`."""
+    if name in link.loaded or name == FOREACH_ITEMS:
+        return
+    try:
+        spec.check_assignable(type(instance), name)
+    except AttributeError as error:
+        raise ArtifactError(str(error)) from None
 
 
 def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from flowstore.flow.graph import Graph
@@ -78,16 +79,14 @@ def deliver(channel: socket.socket, product: Product) -> None:
     wire.send(channel, {"kind": "report", **product.report, "artifacts": artifacts, "used": used})
 
 
-def spawned(flow: type[FlowSpec], graph: Graph) -> None:
-    """The life of a process that was started as `python flow.py` to run tasks, told so by its environment."""
-    handle = os.environ.pop("FLOWSTORE_WORKER")
+def spawned(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
+    """The life of a fresh interpreter that runs tasks; see `interpreter.Interpreters`."""
     if sys.platform == "win32":
         channel = socket.fromshare(sys.stdin.buffer.read())
     else:
-        channel = socket.socket(fileno=int(handle))
+        channel = socket.socket(fileno=told["channel"])
     channel.set_inheritable(False)
     fresh_streams()
-    die_with_parent(int(os.environ.pop("FLOWSTORE_DRIVER")))
     work(channel, flow, graph)
     os._exit(0)
 

@@ -28,7 +28,7 @@ from flowstore.store import codecs, liveness, trust
 from flowstore.store.aside import Aside
 from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.db import Row, Store
-from flowstore.store.preview import in_line
+from flowstore.store.preview import MAX_PREVIEW, in_line
 
 INLINE_BYTES = 65536
 CHUNK_BYTES = 1 << 20
@@ -37,7 +37,10 @@ THREAD_BYTES = 16 << 20  # to hash so many is worth a thread
 
 _SEE = "The file is damaged: restore a copy."
 
-COLUMNS = "b.id as blob_id, b.sha, b.codec, b.size_bytes, b.type, b.preview, b.data"
+COLUMNS = (  # texts as long as flowstore makes them: those of a stranger's file may be as long as memory
+    "b.id as blob_id, b.sha, b.codec, b.size_bytes, substr(b.type, 1, 1000) as type, "
+    f"substr(b.preview, 1, {MAX_PREVIEW}) as preview, b.data"
+)
 
 
 @attrs.frozen(eq=False, repr=False)

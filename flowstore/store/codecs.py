@@ -351,6 +351,8 @@ def _pickle_pieces(value: Any) -> tuple[Sequence[Piece], object]:
 
     try:
         keep = pickling.dump(value, write)
+    except ArtifactError:  # of an object of ours that says itself why it can't be stored
+        raise
     except Exception as error:  # pickling calls the value's own methods, which may raise anything
         raise ArtifactError(f"it can't be pickled: {type(error).__name__}: {error}") from error
     pieces.append(small)
@@ -362,7 +364,7 @@ def _load_pickle(pieces: Iterator[bytes], _size: int) -> Any:
 
     try:
         return pickling.load(io.BufferedReader(_Pieces(pieces), 1 << 20))
-    except ImportError:
+    except (ImportError, ArtifactError):
         raise
     except Exception as error:  # unpickling calls the value's own methods, which may raise anything
         raise ArtifactError(f"Its pickle can't be loaded here: {type(error).__name__}: {error}") from error

@@ -151,6 +151,7 @@ class Store:
             with self._clearly:
                 self._connection, self._opened = self._connect_in_place()
                 self._is_newest = False
+                self._see_older(self._connection)
                 if self.durable:
                     self._connection.execute(_DURABLE)
                 if self._wal:
@@ -198,7 +199,18 @@ class Store:
         if not self._is_newest:
             self._is_newest = connection.execute("pragma user_version").fetchone()[0] >= schema.SCHEMA_VERSION
             if not self._is_newest:  # that it is once this transaction has been committed, the next one sees
+                from flowstore.store import older
+
+                older.drop_views(connection)
                 schema.migrate(connection)
+
+    @staticmethod
+    def _see_older(connection: sqlite3.Connection) -> None:
+        """Give the connection the newest views where the file is older."""
+        if connection.execute("pragma user_version").fetchone()[0] < schema.VIEWS_SINCE:
+            from flowstore.store import older
+
+            older.create_views(connection)
 
     @property
     def in_place(self) -> bool:

@@ -43,7 +43,6 @@ _LIMITS = {
 }
 _STEPS_BETWEEN_LOOKS = 100_000  # a millisecond or so
 
-_CREATE = re.compile(r"\s*create\s+(unique\s+)?(table|view|index)\s+\"?(\w+)\"?", re.IGNORECASE)
 _ALLOWED = re.compile(r"create\s+((unique\s+)?index|table|view)\s", re.IGNORECASE)
 _SQLITE_S_OWN = re.compile(r"create table sqlite_(sequence|stat[1-4])\([\w,]+\)", re.IGNORECASE)
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal that names one (sqlite.org/fileformat)
@@ -117,7 +116,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
         if not _SQLITE_S_OWN.fullmatch(sql):
             found[name] = _normal(sql)
     expected = _as_written(version)
-    if _wrong(found, expected):  # an altered table reads otherwise than any migration writes it
+    if _wrong(found, expected):  # another SQLite may write an altered table in another way
         expected = _as_made(version)
     for name in _wrong(found, expected):
         what = "was changed" if name in found else "is missing"
@@ -146,9 +145,8 @@ def _wrong(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
 
 @functools.cache
 def _as_written(version: int) -> Mapping[str, str]:
-    """Our definitions as the migrations of a version write them: quick, and right unless one alters a table."""
-    statements = (each for _, script in schema.MIGRATIONS[:version] for each in schema.statements(script))
-    return {match[3]: _normal(each) for each in statements if (match := _CREATE.match(each))}
+    """Return our definitions as the text of a version's migrations has them: 5 ms sooner than making them."""
+    return {name: _normal(sql) for name, sql in schema.definitions(version).items()}
 
 
 @functools.cache
@@ -163,7 +161,9 @@ def _as_made(version: int) -> Mapping[str, str]:
 
 def _normal(sql: str) -> str:
     """A definition as SQLite keeps it: it writes the first words its own way."""
-    return _CREATE.sub(lambda match: f"{match[1] or ''}{match[2]} {match[3]}".lower(), sql.strip().rstrip(";"), count=1)
+    return schema.CREATE.sub(
+        lambda match: f"{match[1] or ''}{match[2]} {match[3]}".lower(), sql.strip().rstrip(";"), count=1
+    )
 
 
 def _bare(sql: str) -> str:
@@ -172,7 +172,7 @@ def _bare(sql: str) -> str:
 
 
 _BOOKKEEPING = {
-    match[3]: _bare(each) for each in schema.statements(schema.BOOKKEEPING) if (match := _CREATE.match(each))
+    match[3]: _bare(each) for each in schema.statements(schema.BOOKKEEPING) if (match := schema.CREATE.match(each))
 }
 
 

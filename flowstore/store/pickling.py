@@ -8,10 +8,11 @@ name, to its own class; any other rebuilds the copy, once for all artifacts that
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from types import ModuleType
 from typing import Any, Protocol
@@ -39,13 +40,25 @@ def dump(value: Any, write: Callable[[Any], Any]) -> object:
         An object that keeps the pieces' memory alive; hold it as long as they are used.
     """
     pickler = _Pickler(_Sink(write), protocol=PROTOCOL)
-    pickler.dump(value)
+    with _at_store():
+        pickler.dump(value)
     return pickler
 
 
 def load(file: Readable) -> Any:
     """Rebuild a value. This runs code that the pickle chooses: only for pickles that are trusted."""
-    return pickle.load(file)  # noqa: S301  # guarded by flowstore.store.blobs, where trust is checked
+    with _at_store():
+        return pickle.load(file)  # noqa: S301  # guarded by flowstore.store.blobs, where trust is checked
+
+
+@contextlib.contextmanager
+def _at_store() -> Iterator[None]:
+    """Let objects know that they are pickled for the store, or loaded from it, rather than for a pool of processes."""
+    before, state.at_store = state.at_store, True
+    try:
+        yield
+    finally:
+        state.at_store = before
 
 
 @functools.cache

@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+import itertools
 import reprlib
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MAX_PREVIEW = 400  # characters
+_CELL = 20  # characters of a cell in the head of a table
+_ROWS, _COLUMNS, _ITEMS = 4, 8, 6  # how much of a table or an array is shown
+_MOST_SORTED = 1000  # items of a set
 
-_repr = reprlib.Repr()
+
+class _Repr(reprlib.Repr):
+    """As `reprlib` shortens values, but dicts keep their order, and a large set is not sorted as a whole."""
+
+    def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
+        """Return the first items of a dict, in the order in which it has them."""
+        if not x:
+            return "{}"
+        if level <= 0:
+            return "{...}"
+        items = itertools.islice(x.items(), self.maxdict)
+        shown = [f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}" for key, value in items]
+        return f"{{{', '.join([*shown, *(['...'] if len(x) > self.maxdict else [])])}}}"
+
+    def repr_OrderedDict(self, x: Mapping[Any, Any], level: int) -> str:  # noqa: N802  # reprlib's form of names
+        """Return the first items of a kind of dict, after its name."""
+        return f"{type(x).__name__}({self.repr_dict(x, level)})"
+
+    repr_defaultdict = repr_Counter = repr_OrderedDict  # noqa: N815
+
+    def repr_set(self, x: set[Any], level: int) -> str:
+        """Return the least items of a set, or any of a large one."""
+        return super().repr_set(x if len(x) <= _MOST_SORTED else self._some(x), level)
+
+    def repr_frozenset(self, x: frozenset[Any], level: int) -> str:
+        """Return the least items of a frozen set, or any of a large one."""
+        return super().repr_frozenset(x if len(x) <= _MOST_SORTED else frozenset(self._some(x)), level)
+
+    def _some(self, x: Iterable[Any]) -> set[Any]:
+        return set(itertools.islice(x, self.maxset + 1))  # one more than are shown, so that the rest is told
+
+
+_repr = _Repr()
 _repr.maxlevel = 3
 _repr.maxstring = _repr.maxother = _repr.maxlong = 160
 _repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxfrozenset = _repr.maxdeque = _repr.maxarray = 8
@@ -64,13 +101,70 @@ def _preview(value: Any) -> str:
         return (
             short if len(value) <= 160 else f"{short}… ({len(value)} {'characters' if type(value) is str else 'bytes'})"
         )
-    numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
-    if numpy is not None and isinstance(value, numpy.ndarray):
-        head = ", ".join(str(item) for item in value.ravel()[:6].tolist()) if value.dtype.kind != "O" else "…"
-        return f"{value.dtype}{list(value.shape)} [{head}{', …' if value.size > 6 else ''}]"
-    if pandas is not None and isinstance(value, pandas.DataFrame):
-        rows, columns = value.shape
-        return f"{rows} rows × {columns} columns\n{value.iloc[:4, :8].to_string(max_colwidth=16)}"
-    if pandas is not None and isinstance(value, pandas.Series):
-        return f"{len(value)} values, {value.dtype}\n{value.iloc[:4].to_string()}"
+    for module, describe in _TABLES.items():
+        if module in sys.modules and (text := describe(value, sys.modules[module])) is not None:
+            return text
     return _repr.repr(value)
+
+
+def _of_numpy(value: Any, numpy: Any) -> str | None:
+    if not isinstance(value, numpy.ndarray):
+        return None
+    if value.dtype.kind == "O":
+        return f"{value.dtype}{list(value.shape)} [{'…' if value.size else ''}]"
+    return f"{value.dtype}{list(value.shape)} [{_first(value.flat, value.size)}]"
+
+
+def _of_pandas(value: Any, pandas: Any) -> str | None:
+    if isinstance(value, pandas.DataFrame):
+        rows, columns = value.shape
+        return f"{_shape(rows, columns)}\n{value.iloc[:_ROWS, :_COLUMNS].to_string(max_colwidth=_CELL)}"
+    if isinstance(value, pandas.Series):
+        return f"{_count(len(value), 'value')}, {value.dtype}\n{value.iloc[:_ROWS].to_string()}"
+    if isinstance(value, pandas.Index):
+        return f"{_count(len(value), 'value')}, {value.dtype} [{_first(value[:_ITEMS], len(value))}]"
+    return None
+
+
+def _of_polars(value: Any, polars: Any) -> str | None:
+    if isinstance(value, polars.DataFrame):
+        names, rows = value.columns[:_COLUMNS], value.head(_ROWS).rows()
+        return f"{_shape(value.height, value.width)}\n{_table(names, rows)}".rstrip()
+    if isinstance(value, polars.Series):
+        return f"{_count(len(value), 'value')}, {value.dtype} [{_first(value.head(_ITEMS).to_list(), len(value))}]"
+    return None
+
+
+def _of_pyarrow(value: Any, pyarrow: Any) -> str | None:
+    if not hasattr(pyarrow, "RecordBatch") or not isinstance(value, (pyarrow.Table, pyarrow.RecordBatch)):
+        return None
+    columns = [value.column(n).slice(0, _ROWS).to_pylist() for n in range(min(_COLUMNS, value.num_columns))]
+    head = _table(value.schema.names[:_COLUMNS], list(zip(*columns, strict=True)))
+    return f"{_shape(value.num_rows, value.num_columns)}\n{head}".rstrip()
+
+
+_TABLES = {"numpy": _of_numpy, "pandas": _of_pandas, "polars": _of_polars, "pyarrow": _of_pyarrow}
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _shape(rows: int, columns: int) -> str:
+    return f"{_count(rows, 'row')} × {_count(columns, 'column')}"
+
+
+def _first(items: Iterable[Any], count: int) -> str:
+    """Return the first items of so many; those of NumPy, since its times print as dates, not as integers."""
+    return ", ".join([*map(str, itertools.islice(items, _ITEMS)), *(["…"] if count > _ITEMS else [])])
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return the head of a table as text: cells are aligned to the right, and cut."""
+    lines = [[_cut(str(cell)) for cell in line[:_COLUMNS]] for line in (names, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"

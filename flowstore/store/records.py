@@ -250,9 +250,9 @@ def reuse_task(
 ) -> int:
     """Insert a task of a resumed run that points at what an earlier run's task made; gives its id."""
     cursor = db.execute(
-        """insert into tasks (run_id, step_id, status, started_at, finished_at, attempts, foreach_path, base_id,
+        """insert into tasks (run_id, step_id, status, started_at, finished_at, attempts, foreach_path, item, base_id,
              transition, origin_pathspec)
-           select ?, ?, t.status, t.started_at, t.finished_at, 1, t.foreach_path, ?, t.transition,
+           select ?, ?, t.status, t.started_at, t.finished_at, 1, t.foreach_path, t.item, ?, t.transition,
              coalesce(t.origin_pathspec, f.name || '/' || r.id || '/' || s.name || '/' || t.id)
            from tasks t join steps s on s.id = t.step_id join runs r on r.id = t.run_id join flows f on f.id = r.flow_id
            where t.id = ?""",
@@ -263,10 +263,11 @@ def reuse_task(
     _link_parents(db, task_id, parents)
     attempt_id = db.execute(
         """insert into attempts (task_id, number, status, started_at, finished_at, pid, log_id, metadata,
-             error_type, error_message, traceback)
+             error_type, error_message, traceback, ran_on)
            select ?, 0, a.status, a.started_at, a.finished_at, a.pid, a.log_id, a.metadata,
-             a.error_type, a.error_message, a.traceback
-           from attempts a join tasks t on t.attempt_id = a.id where t.id = ?""",
+             a.error_type, a.error_message, a.traceback,
+             coalesce(a.ran_on, case when t.origin_pathspec is null then r.host end)
+           from attempts a join tasks t on t.attempt_id = a.id join runs r on r.id = t.run_id where t.id = ?""",
         (task_id, origin_id),
     ).lastrowid
     db.execute("update tasks set attempt_id = ? where id = ?", (attempt_id, task_id))

@@ -18,8 +18,10 @@ from flowstore.errors import StoreCorrupt
 
 _NONE = type(None)
 _NAMES: dict[str, frozenset[type]] = {
-    "id run_id parent_id task_id tag_id attempts runs number log_id system generation": frozenset({int}),
-    "flow_id step_id pid code_id attempt_id base_id blob_id size_bytes is_flag": frozenset({int, _NONE}),
+    "id run_id parent_id task_id tag_id attempts runs number log_id system generation final last_task_id": frozenset(
+        {int}
+    ),
+    "flow_id step_id pid code_id attempt_id base_id blob_id size_bytes is_flag exact": frozenset({int, _NONE}),
     "created_at started_at last_seen_at written_at deployed_at newest_at": frozenset({int}),
     "finished_at due_at": frozenset({int, _NONE}),
     "flow user host boot pid_started uuid parameters name kind tag stream text path": frozenset({str}),
@@ -27,7 +29,9 @@ _NAMES: dict[str, frozenset[type]] = {
     "step artifact status codec type preview foreach_path transition": frozenset({str, _NONE}),
     "origin_pathspec origin_run_id": frozenset({str, _NONE}),
     "metadata error_type error_message traceback schedule namespace project branch": frozenset({str, _NONE}),
-    "sha data key_id mac": frozenset({bytes, _NONE}),
+    "note item ran_on module value": frozenset({str, _NONE}),
+    "magnitude": frozenset({float, _NONE}),
+    "sha data key_id mac png": frozenset({bytes, _NONE}),
 }
 _ALLOWED = {name: kinds for names, kinds in _NAMES.items() for name in names.split()}
 Value = TypeVar("Value")

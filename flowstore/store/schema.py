@@ -3,22 +3,24 @@
 The file is an interface. `sqlite3 flowstore.db .schema` shows the comments below, since SQLite keeps the
 text of a definition. Tables may change with a migration; the views and their columns stay.
 
-A new store runs the SQL of all migrations through `sqlite3` alone, because importing sqlite-utils costs
-as much as a small run; an older store is migrated by sqlite-utils. Both leave the same file (a test
-compares them), since sqlite-utils' own bookkeeping table is filled in either way. `user_version` counts
-the migrations, so that an older flowstore refuses a newer file.
+A new store is made of the definitions that the migrations leave, through `sqlite3` alone, because importing
+sqlite-utils costs as much as a small run, and altering a table as much as making ten; an older store is migrated by
+sqlite-utils. Both leave the same file (a test compares them), since sqlite-utils' own bookkeeping table is filled in
+either way. `user_version` counts the migrations, so that an older flowstore refuses a newer file.
 
 Times are integers, milliseconds since 1970 in UTC; the views show them as text.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from flowstore.store.m007_metrics import M007_METRICS
 from flowstore.store.migrations import (
     M002_DEPLOYMENTS,
     M003_SCHEDULES,
@@ -335,10 +337,12 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("m004_tag_pairs", M004_TAG_PAIRS),
     ("m005_origins", M005_ORIGINS),
     ("m006_owners", M006_OWNERS),
+    ("m007_metrics", M007_METRICS),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
+VIEWS_SINCE = 7  # the version that brought the present views: `older` makes them for a file from before
 
-PUBLIC_VIEWS = ("run_summary", "task_summary", "artifact_values", "object_tags", "lineage", "task_logs")
+PUBLIC_VIEWS = ("run_summary", "task_summary", "artifact_values", "metrics", "object_tags", "lineage", "task_logs")
 
 # As sqlite-utils makes it, so that its migrations recognise what a new store already has.
 BOOKKEEPING = """
@@ -354,7 +358,7 @@ def create(connection: sqlite3.Connection, flowstore_version: str) -> None:
 
     connection.execute(f"pragma page_size = {PAGE_SIZE}")
     connection.execute("pragma auto_vacuum = incremental")
-    script = [BOOKKEEPING, *(sql for _, sql in MIGRATIONS)]
+    script = [BOOKKEEPING, *definitions(SCHEMA_VERSION).values()]
     connection.executescript("begin;" + "\n".join(script))
     applied_at = str(datetime.now(UTC))
     connection.executemany(
@@ -367,6 +371,25 @@ def create(connection: sqlite3.Connection, flowstore_version: str) -> None:
     connection.execute(f"pragma application_id = {APPLICATION_ID}")
     connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
     connection.execute("commit")
+
+
+CREATE = re.compile(r"\s*create\s+(unique\s+)?(table|view|index)\s+\"?(\w+)\"?", re.IGNORECASE)
+_ALTER = re.compile(r"\s*alter table (\w+) add column (.+)", re.DOTALL)
+_END_OF_COLUMNS = re.compile(r",(?=\s+unique \()|\)(?=[^)]*$)")  # where SQLite puts a column that is added
+
+
+def definitions(version: int) -> dict[str, str]:
+    """Return what the first migrations define, by name: as SQLite has it where a later one alters a table."""
+    found: dict[str, str] = {}
+    for statement in (each for _, script in MIGRATIONS[:version] for each in statements(script)):
+        if match := CREATE.match(statement):
+            found[match[3]] = statement
+        elif match := _ALTER.match(statement):
+            before, column = found[match[1]], match[2].rstrip("; \n")
+            end = _END_OF_COLUMNS.search(before)
+            assert end is not None  # every table has columns
+            found[match[1]] = f"{before[: end.start()]}, {column}{before[end.start() :]}"
+    return found
 
 
 def migrate(connection: sqlite3.Connection) -> None:

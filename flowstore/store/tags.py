@@ -117,7 +117,7 @@ class _SetOn:
 def _tags_above(db: sqlite3.Connection, node: Node) -> dict[str, list[_SetOn]]:
     """An object's tags, each with the objects, from the run down to itself, that it is set on."""
     found: dict[str, list[_SetOn]] = {}
-    parts = node.pathspec.split("/")
+    parts = node.pathspec.split("/", 4)  # an old artifact's name may hold more slashes
     if db.execute("select 1 from runs where id = ?", (node.run_id,)).fetchone() is None:
         raise NotFound(f"{node.pathspec} was deleted.")
     rows: Sequence[Row] = db.execute(

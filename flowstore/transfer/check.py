@@ -23,7 +23,7 @@ from flowstore.transfer.problems import REPAIR, UNREADABLE, Problem, content, pl
 from flowstore.transfer.rules import PAIRS, REFERENCES, ROWS, Rule
 from flowstore.transfer.vacuum import UNUSED
 
-_TYPES = {"INTEGER": "integer", "TEXT": "text", "BLOB": "blob"}
+_TYPES = {"INTEGER": "integer", "TEXT": "text", "BLOB": "blob", "REAL": "real"}
 _INDEX = re.compile(r"row \d+ missing from index|wrong # of entries in index|non-unique entry in index")
 _VALUE = re.compile(r"value in \w+\.\w+|CHECK constraint failed in")
 
@@ -357,7 +357,16 @@ DROP_CONTENT = (
     "update deployment_parameters set blob_id = null where blob_id = ?",
     *(
         f"delete from {table} where blob_id = ?"  # noqa: S608
-        for table in ("run_artifacts", "code_files", "signatures", "unverified", "leases", "chunks")
+        for table in (
+            "run_artifacts",
+            "code_files",
+            "signatures",
+            "unverified",
+            "leases",
+            "chunks",
+            "blob_values",
+            "pictures",
+        )
     ),
     "delete from blobs where id = ?",
 )

@@ -293,7 +293,7 @@ _FLOWS = "select distinct r.flow_id from temp.doomed d cross join runs r on r.id
 _DELETE_ROWS = (
     *(
         f"delete from {table} where run_id in {_DOOMED_RUNS}"  # noqa: S608
-        for table in ("node_tags", "run_artifacts", "origins", "unverified")
+        for table in ("numbers", "node_tags", "run_artifacts", "origins", "unverified")
     ),
     """delete from run_tags where (tag_id, flow_id, created_at, run_id) in (
           select rt.tag_id, rt.flow_id, rt.created_at, rt.run_id

@@ -139,7 +139,7 @@ def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[i
         left_out = _copy_contents(source, db, store, ids, wish.max_artifact_bytes)
         _copy(source, db, "code_files", f"code_id in ({tables.CODES})", ids)
         _copy(source, db, "tags", f"id in ({tables.TAGS})", ids)
-        for table in tables.OF_RUNS:
+        for table in tables.of_runs(source):
             if wish.logs or table.name != "log_chunks":
                 _copy(source, db, table.name, table.where, ids)
         for name in ("origins", "unverified"):

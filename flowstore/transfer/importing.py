@@ -189,7 +189,7 @@ class _Arrival:
             return []
         self._share()
         self._new.number(self._source.db, self._db, self._ids)
-        for table in tables.OF_RUNS:
+        for table in tables.of_runs(self._source.db):
             self._copy(table)
         self._bury()
         self._pair_tags()

@@ -74,7 +74,7 @@ class Numbering:
         _assign(self["task"], here, "tasks", _by_run(tasks))
         _assign(self["attempt"], here, "attempts", _by_run(attempts))
         self["task"][0] = 0  # in node_tags: no task
-        for kind, table in (("step", "steps"), ("log chunk", "log_chunks")):
+        for kind, table in (("step", "steps"), ("log chunk", "log_chunks"), ("number", "numbers")):
             last = here.execute(f"select max(id) from {table}").fetchone()[0]  # noqa: S608
             self._ids[kind] = NewIds(self._path, kind, last or 0)
         self._number_logs(there, asked)

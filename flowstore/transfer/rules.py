@@ -131,6 +131,12 @@ REFERENCES = (
     _lost("unverified", "x.run_id, x.blob_id", "blob_id", "blobs", _drop("unverified", "run_id", "blob_id"),
           "drops the note"),
     _lost("leases", "x.blob_id", "blob_id", "blobs", _drop("leases", "blob_id"), "drops the lease"),
+    _lost("blob_values", "x.blob_id", "blob_id", "blobs", _drop("blob_values", "blob_id"), "drops the value"),
+    _lost("pictures", "x.blob_id", "blob_id", "blobs", _drop("pictures", "blob_id"), "drops the picture"),
+    _lost("numbers", "x.id as number_id, x.name", "run_id", "runs", ("delete from numbers where id = :number_id",),
+          "drops the metric"),
+    _lost("numbers", "x.id as number_id, x.name", "task_id", "tasks", ("delete from numbers where id = :number_id",),
+          "drops the metric"),
     _lost("blobs", "x.id as blob_id", "staged_by", "runs",
           ("update blobs set staged_by = null where id = :blob_id",), "forgets who wrote it"),
 )  # fmt: skip

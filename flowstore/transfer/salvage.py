@@ -286,6 +286,8 @@ def _turned(value: Any, kind: str) -> Any:
             return int(value)
         except (ValueError, OverflowError):
             return 0
+    if kind == "REAL":
+        return float(value) if isinstance(value, int) else None
     if kind == "TEXT":
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     return value if isinstance(value, bytes) else str(value).encode()

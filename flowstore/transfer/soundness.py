@@ -94,7 +94,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
         if db.execute(f"{sql} limit 1", times).fetchone() is not None:
             raise StoreCorrupt(f"{path} {problem}, which no run of flowstore wrote. Nothing was imported.")
     _check_tags(db, path)
-    for table in ("flows", "tags", "codes", "code_files", *(table.name for table in tables.OF_RUNS)):
+    for table in ("flows", "tags", "codes", "code_files", *(each.name for each in tables.of_runs(db))):
         _exhaust(db.execute(f"select * from {table}"))  # noqa: S608  # each value is of its type, and text is UTF-8
     _exhaust(db.execute("select sha, codec, size_bytes, type, preview from blobs"))
 

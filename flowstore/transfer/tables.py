@@ -64,7 +64,9 @@ OF_RUNS = (
         f"run_id in ({RUNS})",
         {"run_id": "run", "step_id": "step", "task_id": "task", "tag_id": "tag"},
     ),
+    Table("numbers", f"run_id in ({RUNS})", {"id": "number", "run_id": "run", "task_id": "task"}),
 )
+OF_BLOBS = ("blob_values", "pictures")  # what describes a blob beside its own row
 NUMBERED = ("runs", "tasks", "attempts")  # their ids are never used again; sqlite_sequence holds the last one
 
 
@@ -76,6 +78,11 @@ def of(run_ids: Collection[int]) -> dict[str, str]:
 def has(db: sqlite3.Connection, table: str) -> bool:
     """Whether the schema is new enough for a table; an older store is read as it is."""
     return db.execute("select 1 from sqlite_master where type = 'table' and name = ?", (table,)).fetchone() is not None
+
+
+def of_runs(db: sqlite3.Connection) -> list[Table]:
+    """Return those of the tables of runs that a store has: an older one lacks some."""
+    return [table for table in OF_RUNS if has(db, table.name)]
 
 
 def select(db: sqlite3.Connection, table: Table, run_ids: Collection[int]) -> sqlite3.Cursor:

@@ -200,8 +200,8 @@ def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
         if row is None:
             continue
         freed += row[0]
-        db.execute("delete from signatures where blob_id = ?", (blob_id,))
-        db.execute("delete from unverified where blob_id = ?", (blob_id,))
+        for table in ("signatures", "unverified", "blob_values", "pictures"):
+            db.execute(f"delete from {table} where blob_id = ?", (blob_id,))  # noqa: S608
         if row[1]:
             db.execute("update blobs set sha = null, staged_by = null where id = ?", (blob_id,))
         else:
@@ -243,6 +243,7 @@ def forget(db: sqlite3.Connection, tag_ids: Sequence[int], flow_ids: Sequence[in
         gone = db.execute(f"delete from flows as f where f.id = ? and {UNUSED_FLOW}", (flow_id,)).rowcount  # noqa: S608
         if gone:
             db.execute("delete from tag_pairs where flow_id = ?", (flow_id,))
+    db.execute("delete from backlog where not exists (select 1 from tasks t where t.id <= last_task_id)")
     if removed:
         db.execute(
             """delete from tag_pairs where b not in (select id from tags)

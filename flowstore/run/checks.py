@@ -1,0 +1,106 @@
+"""What `run`, `resume` and `deploy create` can get wrong and can be known before a run exists.
+
+Each check raises before the store is touched, so that a typo leaves nothing behind. A run that died of one would be
+the origin of the next plain `resume`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowstore import context
+from flowstore.errors import FlowstoreError
+from flowstore.flow import decorators
+from flowstore.flow.members import check_catch
+from flowstore.flow.parameters import IncludeFile, parameters_of
+
+
+def check_flow(flow: type) -> None:
+    """Check what a flow's own source says beside its graph: the defaults of its parameters, and its schedule.
+
+    Raises:
+        FlowstoreError: the first thing that is wrong.
+    """
+    for parameter in parameters_of(flow).values():
+        parameter.default_value(flow.__name__, context.username())
+    check_schedule(flow)
+
+
+def check_fixed_defaults(flow: type) -> None:
+    """Check the defaults that are plain values, which are wrong whether a run needs them or not.
+
+    Raises:
+        ParameterError: one does not fit its parameter's type.
+    """
+    for parameter in parameters_of(flow).values():
+        if not callable(parameter.default) and not isinstance(parameter, IncludeFile):
+            parameter.default_value(flow.__name__, "")
+
+
+def check_schedule(flow: type) -> None:
+    """Check the cron line and the time zone of `@schedule`.
+
+    Raises:
+        GraphError: no time can be told from them.
+    """
+    for decorator in getattr(flow, "flow_decorators", ()):
+        if isinstance(decorator, decorators.schedule):
+            from flowstore.flow.cron import schedule_of
+
+            schedule_of(decorator)
+
+
+def check_with(flow: type, texts: Sequence[str]) -> None:
+    """Check the texts of `--with`.
+
+    Raises:
+        GraphError: one is no decorator, or a decorator can't have such an option.
+    """
+    for text in texts:
+        decorator = decorators.from_text(text)
+        if isinstance(decorator, decorators.Catch):
+            check_catch(flow, decorator)
+
+
+def check_tags(given: Sequence[str]) -> None:
+    """Check the user's tags of a run, those of `$FLOWSTORE_RUN_TAGS` included.
+
+    Raises:
+        TaggingError: one can't be a user's tag.
+    """
+    if given:
+        from flowstore.store import tags
+
+        tags.check_not_reserved(tags.checked(given))
+
+
+def check_run_id_file(file: str | None) -> None:
+    """Check that the run's id can be written to a file.
+
+    Raises:
+        FlowstoreError: it can't, and why.
+    """
+    if file is None:
+        return
+    path = Path(file)
+    problem = None
+    try:
+        if path.is_dir():
+            problem = "it is a folder"
+        elif not path.parent.is_dir():
+            problem = f"there is no folder {path.parent}"
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            problem = "it can't be written" if path.exists() else f"nothing can be written in {path.parent}"
+        elif path.exists() and not path.is_file() and not path.is_char_device():
+            problem = "it is no plain file"
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem is not None:
+        raise FlowstoreError(f"--run-id-file {file}: {problem}. Give the path of a file to write.")
+
+
+def environment_tags() -> list[str]:
+    """Return the tags that `$FLOWSTORE_RUN_TAGS` adds to each run."""
+    return [tag.strip() for tag in os.environ.get("FLOWSTORE_RUN_TAGS", "").split(",") if tag.strip()]
