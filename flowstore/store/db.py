@@ -160,9 +160,10 @@ class Store:
 
     def _connect_in_place(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
         """Connect to the file that is at the path now, and say which: it may be replaced at any moment."""
+        connect = functools.partial(_connect, alone=True) if self._alone else _connect
         while True:
             before = place.identity(self.path)
-            connection = _connect(self.path, writable=self.writable, alone=self._alone)
+            connection = connect(self.path, writable=self.writable)
             if place.identity(self.path) == before:
                 return connection, before
             connection.close()
@@ -231,9 +232,13 @@ class Store:
 
         Its log goes then: SQLite would take it for that of whatever store comes to lie at this path.
         """
-        with self._lock, _told_clearly(copy), drafts.draft(copy) as draft:
-            self.connection().execute("vacuum into cast(? as text)", (os.fsencode(draft),))
-            sidefiles.install(draft, copy, replace=False)
+        with self._lock, _told_clearly(copy):
+            try:
+                with drafts.draft(copy) as draft:
+                    self.connection().execute("vacuum into cast(? as text)", (os.fsencode(draft),))
+                    sidefiles.install(draft, copy, replace=False)
+            except OSError as error:
+                raise FlowstoreError(f"{copy} can't be written: {error.strerror}.") from error
             if self._log is not None:
                 sidefiles.drop_log(self.path, self._log)
 

@@ -24,6 +24,7 @@ import glob
 import os
 import shutil
 import sqlite3
+import struct
 import sys
 import tempfile
 import threading
@@ -243,11 +244,27 @@ def _log_belongs(path: Path, log: Path) -> bool:
 
 
 def _is_in_use(path: Path) -> bool:
-    try:
-        with exclusively(path) as alone:
-            return not alone
-    except OSError:  # it may only be read
+    """Find out whether another process reads or writes the store; wait for one that settles what lies beside it."""
+    if sys.platform == "win32":
         return False
+    until = time.monotonic() + PATIENCE_S
+    with path.open("rb", buffering=0) as file:
+        while True:
+            asked = _flock(fcntl.F_WRLCK)
+            found = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))[_FLOCK_TYPE]
+            if found != fcntl.F_WRLCK or time.monotonic() > until:
+                return bool(found != fcntl.F_UNLCK)
+            time.sleep(0.005)
+
+
+def _flock(kind: int) -> bytes:
+    """Return the system's `struct flock` for the bytes that SQLite locks to read."""
+    size, start = _READERS_LOCK
+    fields = (start, size, 0, kind, os.SEEK_SET) if sys.platform == "darwin" else (kind, os.SEEK_SET, start, size, 0)
+    return struct.pack(_FLOCK, *fields)
+
+
+_FLOCK, _FLOCK_TYPE = ("qqihh", 3) if sys.platform == "darwin" else ("hhqqi", 0)
 
 
 def _mixes(path: Path, side: Path) -> bool:
@@ -255,10 +272,13 @@ def _mixes(path: Path, side: Path) -> bool:
     if path.stat().st_size + side.stat().st_size > _COPIED_BYTES:
         return side.name.endswith("-wal") and _differ(_Facts.of(path, "immutable=1"), _Facts.of(path, "mode=ro"))
     with tempfile.TemporaryDirectory(prefix="flowstore-") as folder:
-        copy = Path(folder, path.name)
-        shutil.copyfile(path, copy)
-        alone = _Facts.of(copy, "mode=ro", checked=True)
-        shutil.copyfile(side, copy.with_name(side.name.replace(Path(os.path.realpath(path)).name, path.name)))
+        copy = Path(folder, "copy")
+        try:
+            shutil.copyfile(path, copy)
+            alone = _Facts.of(copy, "mode=ro", checked=True)
+            shutil.copyfile(side, copy.with_name(f"copy{side.name[side.name.rindex('-') :]}"))
+        except OSError:  # it is gone, so nobody plays it back, or there is no room for a copy
+            return False
         return _differ(alone, _Facts.of(copy, "mode=rw", checked=True))
 
 
@@ -297,6 +317,8 @@ def _journal_belongs(path: Path, journal: Path) -> bool:
     records = int.from_bytes(header[8:12], "big")
     if not header.startswith(JOURNAL) or records == 0:
         return True  # SQLite plays back nothing of it
+    if _is_in_use(path):
+        return True  # by one who writes, perhaps
     size = int.from_bytes(header[24:28], "big")
     page = begins(path, 65_536)[:size]
     if _page_size(page) != size:
