@@ -20,14 +20,14 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt, StoreNotFound
+from flowstore.errors import FlowstoreError, StoreCorrupt, StoreNotFound
 from flowstore.store import drafts, foreign, header, journal, place, rows, schema, sidefiles
+from flowstore.store.sqlite_errors import clearly
 
-BUSY_TIMEOUT_S = 120.0
+BUSY_TIMEOUT_S = journal.BUSY_TIMEOUT_S
 MINIMUM_SQLITE = (3, 38, 0)
 LOG_PAGES = (32 << 20) // schema.PAGE_SIZE  # of a log: the next commit of those who `use_wal` copies it
 _PRAGMAS = (
@@ -67,7 +67,7 @@ class Store:
         self._wal = False
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.RLock()
-        self._clearly = _told_clearly(path)
+        self._clearly = clearly(path)
         self._uuid: str | None = None
         self._version: int | None = None
         self._is_newest = False  # its schema, as this connection has seen
@@ -232,7 +232,7 @@ class Store:
 
         Its log goes then: SQLite would take it for that of whatever store comes to lie at this path.
         """
-        with self._lock, _told_clearly(copy):
+        with self._lock, clearly(copy):
             try:
                 with drafts.draft(copy) as draft:
                     self.connection().execute("vacuum into cast(? as text)", (os.fsencode(draft),))
@@ -379,53 +379,6 @@ def _connect(path: Path, *, writable: bool, alone: bool = False) -> sqlite3.Conn
         connection.close()
         raise
     return connection
-
-
-class _told_clearly:  # noqa: N801  # a context manager used as a function; it is around each query, so no generator
-    """Turn SQLite's errors into ours."""
-
-    __slots__ = ("_path",)
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None and (told := _told(self._path, error)) is not None:
-            raise told from (None if _is_undecodable(error) else error)
-
-
-def _told(path: Path, error: BaseException) -> FlowstoreError | None:
-    """What an error means, by error code rather than by message text; `None` for what is none of SQLite's."""
-    if isinstance(error, UnicodeEncodeError):  # lone surrogates, as of an argument that is not UTF-8
-        return NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.")
-    if isinstance(error, (UnicodeDecodeError, OverflowError)):  # the latter from arithmetic with numbers that were read
-        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
-    if not isinstance(error, sqlite3.Error):
-        return None
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith("SQLITE_FULL"):
-        return FlowstoreError(f"{path} can't grow: the disk is full. What was committed before is kept.")
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-        return FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.")
-    if name.startswith("SQLITE_IOERR"):
-        return FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
-    if journal.is_busy(error):
-        return FlowstoreError(f"{path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process.")
-    damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)
-    if damaged or name.startswith(_DAMAGED):  # not every Python has a name for each of these
-        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
-    return None
-
-
-_DAMAGED = tuple(f"SQLITE_{name}" for name in ("CORRUPT", "NOTADB", "TOOBIG", "CONSTRAINT", "MISMATCH", "FORMAT"))
-
-
-def _is_undecodable(error: BaseException) -> bool:
-    """Whether text was no UTF-8: the message quotes what it met, so it is better not shown as a cause."""
-    return isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error)
 
 
 @atexit.register

@@ -269,7 +269,11 @@ _FLOCK, _FLOCK_TYPE = ("qqihh", 3) if sys.platform == "darwin" else ("hhqqi", 0)
 
 def _mixes(path: Path, side: Path) -> bool:
     """Find out whether a store that is sound alone is not itself any more once a side file is played into it."""
-    if path.stat().st_size + side.stat().st_size > _COPIED_BYTES:
+    try:
+        size = path.stat().st_size + side.stat().st_size
+    except FileNotFoundError:
+        return False
+    if size > _COPIED_BYTES:
         return side.name.endswith("-wal") and _differ(_Facts.of(path, "immutable=1"), _Facts.of(path, "mode=ro"))
     with tempfile.TemporaryDirectory(prefix="flowstore-") as folder:
         copy = Path(folder, "copy")
@@ -332,7 +336,7 @@ def _journal_belongs(path: Path, journal: Path) -> bool:
 
 def first_page(journal: Path) -> bytes | None:
     """Return a store's first page as a journal would restore it, `None` where the journal does not hold it."""
-    with journal.open("rb") as file:
+    with contextlib.suppress(FileNotFoundError), journal.open("rb") as file:  # another process may remove it
         header = file.read(28)
         if not header.startswith(JOURNAL):
             return None
