@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 
 class Code:
-    """The source that a run ran: the flow's file, and the modules beside it that it imported.
+    """The source that a run ran: the flow's file, the modules beside it, or the package that it is part of.
 
     Attributes:
-        script_name: the name of the flow's file.
+        script_name: the path of the flow's file.
+        module: the name of the flow's module, where it ran with `python -m`; else `None`.
     """
 
     def __init__(self, store: Store, code_id: int) -> None:
         self._store = store
         self._files = queries.code_files(store, code_id)
         self.script_name = queries.script_name(store, code_id)
+        self.module = queries.module_name(store, code_id)
 
     @property
     def flowspec(self) -> str:

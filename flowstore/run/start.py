@@ -207,7 +207,7 @@ def _create(
 
 def _code(db: Any, store: Store, sources: Sources) -> int | None:
     if sources.files:
-        return records.ensure_code(db, store, sources.flow_file, sources.files)
+        return records.ensure_code(db, store, sources.flow_file, sources.files, sources.module)
     if sources.text is not None:
         return records.ensure_code(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
     return None
@@ -302,7 +302,7 @@ def _tell_end(
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
     """The command that goes on with a run."""
     deployed = who.deployment  # runs from a temporary copy, which nobody can resume
-    script = context.called_as() if deployed is None else f"python {deployed.script_name}"
+    script = context.called_as() if deployed is None else deployed.called_as
     return f"{script}{options} resume --origin-run-id {run_id}"
 
 
