@@ -24,6 +24,7 @@ from flowstore.flow import init, spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
+from flowstore.run.ending import Ending
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
 from flowstore.text import counted
@@ -47,13 +48,14 @@ class Product:
     contents: Sequence[tuple[str, Encoded]]
 
 
-def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) -> Product:
+def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any], ending: Ending) -> Product:
     """Run one attempt.
 
     Args:
         flow: its class, of this process.
         graph: its steps.
         order: what the driver asks for; see `orders.Orders.order`.
+        ending: of this process.
 
     Returns:
         The report: `status`, `outcome`, `artifacts`, `failure`; and the contents of the artifacts.
@@ -75,11 +77,11 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
         if init.has_own(flow):
             link.first_values = init.run(instance, link.load_parameter)
         _run_step(flow, instance, link, order)
-        _leave_if_forked(process, None)
+        _leave_if_forked(process, None, ending)
         outcome, items = _outcome(instance, link, graph, order)
         return _product(instance, link, order, "successful", outcome, items)
     except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
-        _leave_if_forked(process, error)
+        _leave_if_forked(process, error, ending)
         return _failed(instance, link, graph, order, error)
     finally:
         _close_store()
@@ -105,7 +107,7 @@ def _close_store() -> None:
         store.close(tidy=context.state.task_store is None or str(store.path) != context.state.task_store[0])
 
 
-def _leave_if_forked(process: int, error: BaseException | None) -> None:
+def _leave_if_forked(process: int, error: BaseException | None, ending: Ending) -> None:
     """End a process that the step itself forked: it must not speak for the task."""
     if os.getpid() == process:
         return
@@ -116,17 +118,8 @@ def _leave_if_forked(process: int, error: BaseException | None) -> None:
         import traceback
 
         traceback.print_exception(error)
-    flush_output()
+    ending.finish()
     os._exit(code)
-
-
-def flush_output() -> None:
-    """Send on what was printed; a step may have closed its streams."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (ValueError, OSError, AttributeError):
-            continue
 
 
 class _Fallback(TaskFailed):
