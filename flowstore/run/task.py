@@ -27,6 +27,8 @@ from flowstore.run import wire
 from flowstore.run.ending import Ending
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
+from flowstore.store.locate import close_beside
+from flowstore.store.sameness import is_unchanged
 from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
@@ -105,6 +107,7 @@ def _close_store() -> None:
     store, context.state.store = context.state.store, None
     if store is not None:
         store.close(tidy=context.state.task_store is None or str(store.path) != context.state.task_store[0])
+    close_beside()
 
 
 def _leave_if_forked(process: int, error: BaseException | None, ending: Ending) -> None:
@@ -364,12 +367,8 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     sha = encoded.sha
     if (sha, encoded.codec) == (blob.sha, blob.codec):
         return None
-    if (
-        blob.codec == "pickle"
-    ):  # equal values may pickle to other bytes, and older versions pickled more: compare afresh
-        fresh = encode(link.load_blob(blob, name), described=False)
-        if (fresh.sha, fresh.codec) == (sha, encoded.codec):
-            return None
+    if "pickle" in {blob.codec, encoded.codec} and is_unchanged(value, link.load_blob(blob, name)):
+        return None  # a value has many pickles
     return encoded
 
 
