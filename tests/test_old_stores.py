@@ -22,6 +22,7 @@ from flowstore import context
 from flowstore.cli import admin
 from flowstore.errors import FlowstoreError
 from flowstore.store import db, schema
+from flowstore.store.readonly import ask
 from flowstore.transfer import check as checking
 
 STORES = Path(__file__).parent / "stores"
@@ -82,14 +83,28 @@ def old(tmp_path):
 QUESTIONS = {
     "runs": "select run_id, flow, user, status, parameters, tasks, failed_tasks, origin_run_id from run_summary",
     "tasks": "select run_id, step, foreach_index, status, attempts, origin_pathspec is null from task_summary",
-    "artifacts": """select run_id, step, name, type, codec, value, iif(codec = 'pickle', 0, sha), iif(codec = 'pickle',
-                    0, preview) from artifact_values""",
+    "artifacts": """select run_id, step, name, type, codec, iif(codec = 'pickle', 0, value),
+                    iif(codec = 'pickle', 0, sha), iif(codec = 'pickle', 0, preview) from artifact_values""",
     "tags": "select kind, run_id, step, artifact, tag, own from object_tags where not system",
     "whose": "select run_id, tag from object_tags where kind = 'run' and system and tag like 'user:%'",
     "logs": "select run_id, step, group_concat(text, '') from task_logs where stream = 'stdout' group by run_id, step",
     "lineage": """select c.run_id, c.step, p.step, count(*) from lineage l join task_summary c using (task_id)
                   join task_summary p on p.task_id = l.parent_task_id group by 1, 2, 3""",
 }
+
+NEW_QUESTIONS = {  # of columns and views that an older file has only where flowstore reads it, or has migrated it
+    "metrics": "select run_id, step, artifact, name, number, final from metrics where artifact <> 'pickled' and run_id < 4",
+    "numbers": """select run_id, step, name, exact, number from artifact_values
+                  where codec <> 'pickle' and run_id < 4""",
+    "failures": """select r.run_id, t.step, r.error as first, t.error as last, r.note
+                   from run_summary r join task_summary t using (run_id) where r.run_id < 4""",
+}
+
+
+def answers(path):
+    """What flowstore answers to the new questions."""
+    with contextlib.closing(db.open_store(path)) as store:
+        return {name: sorted(repr([*row.values()]) for row in ask(store, sql)) for name, sql in NEW_QUESTIONS.items()}
 
 
 def facts(path):
@@ -131,6 +146,7 @@ def test_an_old_store_is_read_as_it_is(version, old, new):
     path = old(version)
     assert facts(path) == facts(new)
     with untouched(path.parent):
+        assert answers(path) == answers(new)
         flowstore.use_store(path, trust=True)
         flowstore.namespace(None)
         run = flowstore.Run("Old/1")
@@ -146,6 +162,7 @@ def test_an_old_store_is_read_as_it_is(version, old, new):
             ran(path, args)
     ran(path, READING[-1])
     assert facts(path.parent / "out.db") == facts(new)
+    assert answers(path.parent / "out.db") == answers(new)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -159,6 +176,9 @@ def test_an_old_store_is_migrated_by_the_first_write(version, old, new):
     context.state.store.close()
     assert definitions(path) == definitions(new)
     assert facts(path) == facts(new)
+    assert answers(path) == answers(new)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("select count(*) from backlog").fetchone() == (0,)
     with contextlib.closing(db.open_store(path)) as store:
         assert checking.check(store, deep=True).problems == []
 
@@ -197,3 +217,4 @@ def test_an_old_store_is_imported(version, old, new, tmp_path):
     ran(tmp_path / "target.db", ["import", str(source)])
     assert source.read_bytes() == before
     assert facts(tmp_path / "target.db") == facts(new)
+    assert answers(tmp_path / "target.db") == answers(new)

@@ -89,7 +89,7 @@ def run_flow(
         with store.write() as db:
             parameters = {name: blob.id for name, blob in deployed.items()}
             parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.shown(item) for name, item in (deployed | encoded).items()}
+            shown = {name: records.parameter_json(db, item) for name, item in (deployed | encoded).items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, None)
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, None)
 
@@ -113,8 +113,8 @@ def resume_flow(
         with store.write() as db:
             kept = {name: int(row["blob_id"]) for name, row in old.items() if name in defined}
             parameters = kept | {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.shown(Blob.of(old[name])) for name in kept}
-            shown |= {name: records.shown(item) for name, item in encoded.items()}
+            shown = {name: records.parameter_json(db, Blob.of(old[name])) for name in kept}
+            shown |= {name: records.parameter_json(db, item) for name, item in encoded.items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, str(origin_id))
             trust.inherit_unverified(db, run_id, origin_id, kept.values())
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, origin)
@@ -179,7 +179,7 @@ def _create(
     options: Options,
     who: Identity,
     parameters: Mapping[str, int],
-    shown: Mapping[str, Any],
+    shown: Mapping[str, str],
     origin_run_id: str | None,
 ) -> int:
     constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(flow).items()}
