@@ -756,20 +756,22 @@ self.handler = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_random_numbers_differ(flow):
-    """`random` and `numpy.random` give each task, and each attempt, other numbers."""
+    """`random` and `numpy.random` give each task other numbers; what is not seeded differs in each run, too."""
     script = flow(
         flow_source(
             FOREACH,
             head="import random\nimport numpy as np\nrandom.seed(1)\nnp.random.seed(1)",
             start="self.xs = range(4)",
-            body="self.mine = [random.random(), float(np.random.rand()), float(np.random.default_rng().random())]",
-            join="self.all = [x for i in inputs for x in i.mine]",
+            body="self.mine = [random.random(), float(np.random.rand())]; self.new = np.random.default_rng().random()",
+            join="self.all = [x for i in inputs for x in i.mine]; self.news = [float(i.new) for i in inputs]",
         )
     )
     script("run")
     script("run", "--reuse-workers")
-    numbers = [*script.client(1).data.all, *script.client(2).data.all]
-    assert len(set(numbers)) == len(numbers) == 24
+    first, second = script.client(1).data, script.client(2).data
+    assert first.all == second.all
+    numbers = [*first.all, *first.news, *second.news]
+    assert len(set(numbers)) == len(numbers) == 16
 
 
 # --- parameters

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowstore import context
-from flowstore.cli import shell
+from flowstore.cli import host, shell
 from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command, namespace, wrong_usage
 from flowstore.errors import ParameterError
 from flowstore.flow.graph import describe, to_dot
@@ -24,13 +24,20 @@ if TYPE_CHECKING:
 
 
 def main(flow: type[FlowSpec]) -> None:
-    """The command line of a flow's file; called by `FlowSpec()`. Exits the process."""
+    """The command line of a flow's file; called by `FlowSpec()`. Exits the process, if that is the flow's own."""
+    where = host.name_of_host(flow)
+    if where is not None:
+        click.echo(host.message(flow, where), err=True)
+        return
     shell.run(lambda: _group(flow), _program())
 
 
 def _program() -> str:
     """How messages call this command line; a deployment runs from a temporary copy, which nobody can call."""
-    return f"python {Path(sys.argv[0]).name}" if "FLOWSTORE_DEPLOYMENT" in os.environ else context.called_as()
+    called = context.called_as()
+    if "FLOWSTORE_DEPLOYMENT" in os.environ and not called.startswith("python -m "):
+        return f"python {Path(sys.argv[0]).name}"
+    return called
 
 
 def _group(flow: type[FlowSpec]) -> click.Group:
@@ -119,6 +126,7 @@ def _run_command(this: FlowFile) -> click.Command:
     def run(**given: Any) -> int:
         from flowstore.run.assignment import told_deployment
 
+        generators = _generators(this)
         graph = this.graph()
         deployment = told_deployment()
         texts = {name: given[f"parameter_{name}"] for name in this.parameters}
@@ -127,7 +135,7 @@ def _run_command(this: FlowFile) -> click.Command:
         values = {name: _value(this, name, text) for name, text in texts.items()}
         asked = shell.settings(click.get_current_context())
         sources = _sources(this, asked)
-        executor = _executor(this, asked, sources)
+        executor = _executor(this, asked, sources, generators)
         from flowstore.run.start import run_flow
 
         with wrong_usage(ParameterError):
@@ -150,12 +158,13 @@ def _value(this: FlowFile, name: str, given: Any) -> Any:
 
 def _resume_command(this: FlowFile) -> click.Command:
     def resume(step: str | None, origin_run_id: str | None, **_given: Any) -> int:
+        generators = _generators(this)
         graph = this.graph()
         if step is not None and step not in graph:
             raise click.UsageError(f"There is no step {step!r}; there are: {', '.join(graph.nodes)}.")
         asked = shell.settings(click.get_current_context())
         sources = _sources(this, asked)
-        executor = _executor(this, asked, sources)
+        executor = _executor(this, asked, sources, generators)
         from flowstore.run.start import resume_flow
 
         with wrong_usage(ParameterError):
@@ -180,13 +189,20 @@ class _Resume(click.Command):
             raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
 
 
+def _generators(this: FlowFile) -> Any:
+    """The random generators as the import left them: not even a parameter's default has drawn from them yet."""
+    from flowstore.run.randomness import Generators
+
+    return Generators(sys.modules[this.type.__module__])
+
+
 def _sources(this: FlowFile, asked: Mapping[str, Any]) -> Sources:
     from flowstore.run import snapshot
 
     return snapshot.take(this.type, snapshot.checked_suffixes(asked["package_suffixes"]))
 
 
-def _executor(this: FlowFile, asked: Mapping[str, Any], sources: Sources) -> Any:
+def _executor(this: FlowFile, asked: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
     """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
     from flowstore.run import checks
     from flowstore.run.local import LocalExecutor
@@ -196,9 +212,8 @@ def _executor(this: FlowFile, asked: Mapping[str, Any], sources: Sources) -> Any
         checks.check_schedule(this.type)
         checks.check_with(this.type, asked["with_"])
         checks.check_run_id_file(asked["run_id_file"])
-    return LocalExecutor(
-        this.type, this.graph(), method=asked["start_method"], reuse=asked["reuse_workers"], sources=sources
-    )
+    method, reuse = asked["start_method"], asked["reuse_workers"]
+    return LocalExecutor(this.type, this.graph(), method=method, reuse=reuse, generators=generators, sources=sources)
 
 
 def _options(asked: Mapping[str, Any], sources: Sources, deployment: str | None = None) -> Any:

@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, overload
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import blobs, queries
 from flowstore.store.db import Store
+from flowstore.text import counted
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
 
 class Code:
-    """The source that a run ran: the flow's file, and the modules beside it that it imported.
+    """The source that a run ran: the flow's file, the modules beside it, or the package that it is part of.
 
     Attributes:
-        script_name: the name of the flow's file.
+        script_name: the path of the flow's file.
+        module: the name of the flow's module, where it ran with `python -m`; else `None`.
     """
 
     def __init__(self, store: Store, code_id: int) -> None:
         self._store = store
         self._files = queries.code_files(store, code_id)
         self.script_name = queries.script_name(store, code_id)
+        self.module = queries.module_name(store, code_id)
 
     @property
     def flowspec(self) -> str:
@@ -84,4 +87,4 @@ class Code:
         return value
 
     def __repr__(self) -> str:
-        return f"Code({self.script_name!r}, {len(self._files)} files)"
+        return f"Code({self.script_name!r}, {counted(len(self._files), 'file')})"

@@ -108,7 +108,13 @@ Event = Started | Printed | Offered | Sent | Reported | Died
 
 
 class Executor(Protocol):
-    """What runs attempts."""
+    """What runs attempts.
+
+    Attributes:
+        notice: what to tell the user about how it runs them, if there is something.
+    """
+
+    notice: str | None
 
     def launch(self, order: Mapping[str, Any], step: str) -> int: ...
     def wait(self, timeout_s: float | None) -> list[Event]: ...

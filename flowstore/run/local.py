@@ -12,7 +12,6 @@ import selectors
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,9 @@ from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import imports, server, snapshot, wire
+from flowstore.run import imports, server, snapshot, streams, threads, wire
 from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent, Started
+from flowstore.run.randomness import Generators
 from flowstore.run.worker import LAZY, PARQUET
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from flowstore.run.snapshot import Sources
     from flowstore.run.spawn import Spawner
 
-_READ_BYTES = 1 << 16
 _STREAMS = ("stdout", "stderr")
 
 
@@ -64,9 +63,14 @@ class LocalExecutor:
     Args:
         flow: its class, as this process imported it.
         graph: its steps.
-        method: 'fork' or 'spawn'; default: `default_start_method`.
+        method: 'fork' or 'spawn'; default: `default_start_method`, but 'spawn' where this process has threads that a
+            forked task would miss.
         reuse: whether attempts of a step may share a process, one after the other.
+        generators: the random generators as the import of the flow left them; default: as they are now.
         sources: the flow's snapshot, by default taken now.
+
+    Attributes:
+        notice: what to tell the user about how tasks start, if there is something.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class LocalExecutor:
         *,
         method: str | None = None,
         reuse: bool = False,
+        generators: Generators | None = None,
         sources: Sources | None = None,
     ) -> None:
         if context.state.store is not None:
@@ -98,8 +103,16 @@ class LocalExecutor:
         self._warm: set[int] = set()  # what of `LAZY` the task server has been told to import
         self._control: socket.socket | None = None
         self._spawner: Spawner | None = None
+        self.notice: str | None = None
         if (method or default_start_method()) == "fork":
-            self._control, self._server_pid = server.start(flow, graph)
+            generators = generators or Generators(context.state.flow_module)
+            self._control, self._server_pid = server.start(flow, graph, generators)
+            if missed := threads.missed_after_fork():
+                self.notice = threads.notice(missed, forked=method is not None)
+                if not method:
+                    os.kill(self._server_pid, signal.SIGKILL)  # it may hang, too
+                    self._end_server()
+        if self._control is not None:
             self._selector.register(self._control, selectors.EVENT_READ, (None, "control"))
             if "pyarrow" in sys.modules:  # pandas imports it, so that there may be frames to store
                 self._warm_up([LAZY.index(PARQUET)])
@@ -150,10 +163,14 @@ class LocalExecutor:
             self._discard(worker)
         if self._spawner is not None:
             self._spawner.close()
+        self._end_server()
+        self._selector.close()
+
+    def _end_server(self) -> None:
         if self._control is not None:
             self._control.close()
             os.waitpid(self._server_pid, 0)
-        self._selector.close()
+            self._control = None
 
     # --- processes
 
@@ -209,7 +226,7 @@ class LocalExecutor:
             theirs.close()
             for _, end in ends.values():
                 os.close(end)
-        worker.pipes = {stream: _selectable(ends[stream][0]) for stream in _STREAMS}
+        worker.pipes = {stream: streams.selectable(ends[stream][0]) for stream in _STREAMS}
         self._workers[worker.ident] = worker
         self._selector.register(worker.channel, selectors.EVENT_READ, (worker, "channel"))
         for stream, pipe in worker.pipes.items():
@@ -274,12 +291,12 @@ class LocalExecutor:
     def _hear(self, *, wait: bool) -> bool:
         """Take one message of the server's, if there is one."""
         assert self._control is not None
-        receive = _receive if wait else _receive_now
+        receive = streams.receive if wait else streams.receive_now
         data = receive(self._control, server.MESSAGE.size)
         if data is None:
             return False
         while 0 < len(data) < server.MESSAGE.size:
-            more = _receive(self._control, server.MESSAGE.size - len(data))
+            more = streams.receive(self._control, server.MESSAGE.size - len(data))
             data = data + more if more else b""
         if not data:
             raise _server_died()
@@ -300,7 +317,7 @@ class LocalExecutor:
         pipe = worker.pipes.get(stream)
         if pipe is None:
             return []
-        data = _read_now(pipe)
+        data = streams.read_now(pipe)
         if data:  # an idle worker's is a forgotten child's, and nobody's
             return [] if worker.number is None else [Printed(worker.number, stream, data)]
         if data is not None:
@@ -316,7 +333,7 @@ class LocalExecutor:
 
     def _channel(self, worker: _Worker) -> list[Event] | None:
         """What a worker has said; `None` where nothing has arrived."""
-        data = _receive_now(worker.channel, _READ_BYTES)
+        data = streams.receive_now(worker.channel, streams.READ_BYTES)
         if not data:
             if data is not None:  # it closed its end; how it ended is told by the server, or by the process
                 self._selector.unregister(worker.channel)
@@ -391,49 +408,3 @@ _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end
 
 def _server_died() -> FlowstoreError:
     return FlowstoreError("The task server died, so no more tasks can be started.")
-
-
-def _selectable(pipe: int) -> int | socket.socket:
-    """What a selector can wait for: the pipe itself or, on Windows, a socket that a thread feeds from it."""
-    if sys.platform != "win32":
-        os.set_blocking(pipe, False)
-        return pipe
-    ours, theirs = socket.socketpair()
-    threading.Thread(target=pump, args=(pipe, theirs), daemon=True).start()
-    return ours
-
-
-def pump(pipe: int, target: socket.socket) -> None:
-    """Copy a pipe into a socket until the pipe ends."""
-    with open(pipe, "rb", buffering=0) as source, target, contextlib.suppress(OSError):
-        while data := source.read(_READ_BYTES):
-            target.sendall(data)
-
-
-def _read_now(pipe: int | socket.socket) -> bytes | None:
-    """What can be read now; `None` if nothing, `b""` at the end."""
-    if not isinstance(pipe, int):
-        return _receive_now(pipe, _READ_BYTES)
-    try:
-        return os.read(pipe, _READ_BYTES)
-    except BlockingIOError:
-        return None
-
-
-def _receive(connection: socket.socket, count: int) -> bytes:
-    """What arrives next; `b""` at the end."""
-    try:
-        return connection.recv(count)
-    except ConnectionError:  # it went away without reading what it had been sent
-        return b""
-
-
-def _receive_now(connection: socket.socket, count: int) -> bytes | None:
-    """What has arrived; `None` if nothing, `b""` at the end."""
-    connection.setblocking(False)
-    try:
-        return _receive(connection, count)
-    except BlockingIOError:
-        return None
-    finally:
-        connection.setblocking(True)

@@ -24,28 +24,32 @@ import signal
 import socket
 import struct
 import sys
+import warnings
 from types import FrameType
 
 from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import worker
+from flowstore.run.randomness import Generators
 from flowstore.run.task import flush_output
 
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
 
 
-def start(flow: type[FlowSpec], graph: Graph) -> tuple[socket.socket, int]:
+def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[socket.socket, int]:
     """Fork the server; gives the socket to talk to it, and its pid."""
     ours, theirs = socket.socketpair()
     flush_output()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
+        pid = os.fork()
     if pid == 0:
         status = 1
         try:
             ours.close()
-            _Server(theirs, flow, graph).serve()
+            _Server(theirs, flow, graph, generators).serve()
             status = 0
         finally:
             os._exit(status)
@@ -54,10 +58,11 @@ def start(flow: type[FlowSpec], graph: Graph) -> tuple[socket.socket, int]:
 
 
 class _Server:
-    def __init__(self, control: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:
+    def __init__(self, control: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators) -> None:
         self._control = control
         self._flow = flow
         self._graph = graph
+        self._generators = generators
         self._children: dict[int, int] = {}  # pid: number
 
     def serve(self) -> None:
@@ -156,7 +161,7 @@ class _Server:
             os.dup2(pipe, number)
             os.close(pipe)
         with socket.socket(fileno=channel) as connection:
-            worker.work(connection, self._flow, self._graph)
+            worker.work(connection, self._flow, self._graph, self._generators)
 
     def _reap(self) -> None:
         while self._children:

@@ -39,6 +39,7 @@ from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Store
 from flowstore.store.liveness import is_dead
 from flowstore.store.locate import ensure_active_store
+from flowstore.text import counted
 
 if TYPE_CHECKING:
     from flowstore.store.deployments import Deployment
@@ -153,6 +154,8 @@ def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Ite
     console = Console(quiet=options.quiet)
     stop = Stop()
     store = None
+    if executor.notice is not None:
+        console.say(executor.notice)
     try:
         check_tags([*options.tags, *environment_tags()])
         identity.project_of(flow, options.branch, production=options.production)
@@ -204,7 +207,7 @@ def _create(
 
 def _code(db: Any, store: Store, sources: Sources) -> int | None:
     if sources.files:
-        return records.ensure_code(db, store, sources.flow_file, sources.files)
+        return records.ensure_code(db, store, sources.flow_file, sources.files, sources.module)
     if sources.text is not None:
         return records.ensure_code(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
     return None
@@ -249,7 +252,8 @@ def _drive(
     origin: Origin | None,
 ) -> int:
     name = flow.__name__
-    console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}")
+    resumed = "" if origin is None else f", which resumes {name}/{origin.run_id}"
+    console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}{resumed}")
     run = RunPlan(
         flow=name,
         run_id=run_id,
@@ -273,7 +277,10 @@ def _drive(
     console.close()
     took = duration(time.monotonic() - began)
     if origin is not None:
-        console.banner(f"{driver.reused} tasks were taken over from {name}/{origin.run_id}.")
+        console.banner(
+            f"{counted(driver.reused, 'task')} {'was' if driver.reused == 1 else 'were'} taken over from "
+            f"{name}/{origin.run_id}."
+        )
     _tell_end(console, who, name, run_id, status, took, driver.failed_task)
     return EXIT_CODES[status] if status in EXIT_CODES else 128 + (stop.signal or 0)
 
@@ -295,7 +302,7 @@ def _tell_end(
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
     """The command that goes on with a run."""
     deployed = who.deployment  # runs from a temporary copy, which nobody can resume
-    script = context.called_as() if deployed is None else f"python {deployed.script_name}"
+    script = context.called_as() if deployed is None else deployed.called_as
     return f"{script}{options} resume --origin-run-id {run_id}"
 
 

@@ -18,6 +18,7 @@ from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import wire
 from flowstore.run.executor import LOST_CONNECTION
+from flowstore.run.randomness import Generators
 from flowstore.run.task import Product, flush_output, run_attempt
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
 from flowstore.store.plain import NOTHING
@@ -27,9 +28,10 @@ PARQUET = "flowstore.store.parquet"
 LAZY = (PICKLING, PARQUET)  # imported by a task that needs it, unless the process that it was forked from has
 
 
-def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph) -> None:
+def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators) -> None:
     """Run orders until the channel closes; an order says itself whether it is the last."""
     while (order := wire.receive(channel)) is not None:
+        generators.derive(order["step"], "/".join(str(frame["index"]) for frame in order["frames"]))
         product = run_attempt(flow, graph, order)
         flush_output()
         try:
@@ -86,13 +88,14 @@ def deliver(channel: socket.socket, product: Product) -> None:
 
 def spawned(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
     """The life of a fresh interpreter that runs tasks; see `interpreter.Interpreters`."""
+    generators = Generators(sys.modules[flow.__module__])
     if sys.platform == "win32":
         channel = socket.fromshare(sys.stdin.buffer.read())
     else:
         channel = socket.socket(fileno=told["channel"])
     channel.set_inheritable(False)
     fresh_streams()
-    work(channel, flow, graph)
+    work(channel, flow, graph, generators)
     os._exit(0)
 
 

@@ -363,23 +363,26 @@ def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None
     _end_tasks(db, run_id, "dead", last_seen_at)
 
 
-def code_sha(script_name: str, files: Mapping[str, bytes]) -> bytes:
-    """The hash of a code snapshot, of its files' paths and hashes."""
+def code_sha(script_name: str, files: Mapping[str, bytes], module: str | None = None) -> bytes:
+    """The hash of a code snapshot, of its files' paths and hashes, and of the module that `python -m` runs."""
     import hashlib
 
-    listing = "\0".join([script_name, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
+    start = [script_name] if module is None else [script_name, "-m", module]
+    listing = "\0".join([*start, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
 
 
-def ensure_code(db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes]) -> int:
+def ensure_code(
+    db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes], module: str | None = None
+) -> int:
     """Store a snapshot of source files, unless it is there; gives its row."""
     encoded = {path: encode(content) for path, content in sorted(files.items())}
-    sha = code_sha(script_name, {path: item.sha for path, item in encoded.items()})
+    sha = code_sha(script_name, {path: item.sha for path, item in encoded.items()}, module)
     row = db.execute("select id from codes where sha = ?", (sha,)).fetchone()
     if row is not None:
         return int(row[0])
     code_id = db.execute(
-        "insert into codes (sha, script_name) values (?, ?) returning id", (sha, script_name)
+        "insert into codes (sha, script_name, module) values (?, ?, ?) returning id", (sha, script_name, module)
     ).fetchone()[0]
     db.executemany(
         "insert into code_files (code_id, path, blob_id) values (?, ?, ?)",

@@ -23,7 +23,7 @@ from pathlib import Path
 import attrs
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import backlog, blobs, records, trust
+from flowstore.store import backlog, blobs, queries, records, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Row, Store, open_store
 from flowstore.store.liveness import is_dead
@@ -221,7 +221,7 @@ class _Arrival:
         for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):  # noqa: S608
             new["tag"][row["id"]] = records.ensure_tag(self._db, row["tag"])
         snapshots = there.execute(
-            f"select id, sha, script_name from codes where id in ({tables.CODES})",  # noqa: S608
+            f"select * from codes where id in ({tables.CODES})",  # noqa: S608
             tables.of(self._ids),
         )
         for row in snapshots.fetchall():
@@ -244,7 +244,8 @@ class _Arrival:
         """A code snapshot's row; its hash is made anew, since our own runs look snapshots up by it."""
         rows = self._source.db.execute("select path, blob_id from code_files where code_id = ?", (code["id"],))
         files = {row["path"]: row["blob_id"] for row in rows}
-        sha = records.code_sha(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()})
+        module = queries.module_of(code)
+        sha = records.code_sha(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()}, module)
         if sha != code["sha"]:
             path, name = self._source.store.path, code["script_name"]
             raise StoreCorrupt(f"{path}: a code snapshot of {name} does not match its hash. Nothing was imported.")
@@ -252,7 +253,8 @@ class _Arrival:
         if known is not None:
             return int(known["id"])
         code_id = self._db.execute(
-            "insert into codes (sha, script_name) values (?, ?) returning id", (sha, code["script_name"])
+            "insert into codes (sha, script_name, module) values (?, ?, ?) returning id",
+            (sha, code["script_name"], module),
         ).fetchone()["id"]
         values = [(code_id, path, self._new["blob"][blob_id]) for path, blob_id in files.items()]
         self._db.executemany("insert into code_files (code_id, path, blob_id) values (?, ?, ?)", values)

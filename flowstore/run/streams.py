@@ -1,0 +1,57 @@
+"""Reading, without waiting, what tasks write: from pipes and sockets that a selector watches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+
+READ_BYTES = 1 << 16
+
+
+def selectable(pipe: int) -> int | socket.socket:
+    """What a selector can wait for: the pipe itself or, on Windows, a socket that a thread feeds from it."""
+    if sys.platform != "win32":
+        os.set_blocking(pipe, False)
+        return pipe
+    ours, theirs = socket.socketpair()
+    threading.Thread(target=pump, args=(pipe, theirs), daemon=True).start()
+    return ours
+
+
+def pump(pipe: int, target: socket.socket) -> None:
+    """Copy a pipe into a socket until the pipe ends."""
+    with open(pipe, "rb", buffering=0) as source, target, contextlib.suppress(OSError):
+        while data := source.read(READ_BYTES):
+            target.sendall(data)
+
+
+def read_now(pipe: int | socket.socket) -> bytes | None:
+    """What can be read now; `None` if nothing, `b""` at the end."""
+    if not isinstance(pipe, int):
+        return receive_now(pipe, READ_BYTES)
+    try:
+        return os.read(pipe, READ_BYTES)
+    except BlockingIOError:
+        return None
+
+
+def receive(connection: socket.socket, count: int) -> bytes:
+    """What arrives next; `b""` at the end."""
+    try:
+        return connection.recv(count)
+    except ConnectionError:  # it went away without reading what it had been sent
+        return b""
+
+
+def receive_now(connection: socket.socket, count: int) -> bytes | None:
+    """What has arrived; `None` if nothing, `b""` at the end."""
+    connection.setblocking(False)
+    try:
+        return receive(connection, count)
+    except BlockingIOError:
+        return None
+    finally:
+        connection.setblocking(True)
