@@ -83,7 +83,7 @@ def old(tmp_path):
 QUESTIONS = {
     "runs": "select run_id, flow, user, status, parameters, tasks, failed_tasks, origin_run_id from run_summary",
     "tasks": "select run_id, step, foreach_index, status, attempts, origin_pathspec is null from task_summary",
-    "artifacts": """select run_id, step, name, type, codec, value, sha, preview from artifact_values
+    "artifacts": """select run_id, step, name, type, codec, value, sha, substr(preview, 1, 100) from artifact_values
                     where codec not in ('pickle', 'typed-json')""",
     "pickled once": """select run_id, step, name, type from artifact_values
                        where codec in ('pickle', 'typed-json')""",  # what was pickled may have a safer form now

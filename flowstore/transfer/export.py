@@ -22,7 +22,7 @@ import attrs
 
 from flowstore import __version__
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
-from flowstore.store import backlog, blobs, drafts, records, schema, trust
+from flowstore.store import backlog, blobs, drafts, records, schema, sidefiles, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Store, open_store
 from flowstore.transfer import descriptions, tables
@@ -81,7 +81,7 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
         with _told_clearly(out), drafts.draft(place) as draft:  # SQLite itself would ignore a generous umask
             left_out = _fill(draft, store, source, ids, wish)
             try:
-                drafts.put_in_place(draft, place, replace=force)
+                sidefiles.install(draft, place, replace=force)
             except FileExistsError:
                 raise FlowstoreError(f"{out} appeared meanwhile. Choose another file.") from None
     return Exported(out, place.stat().st_size, len(ids), left_out)
@@ -93,6 +93,7 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
 def _check_place(store: Store, place: Path, *, force: bool) -> None:
     if not place.parent.is_dir():
         raise FlowstoreError(f"{place} can't be written: there is no folder {place.parent}.")
+    sidefiles.check_name(place)
     if not os.path.lexists(place):
         return
     if place.exists() and place.samefile(store.path):
