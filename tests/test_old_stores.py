@@ -194,8 +194,9 @@ def test_all_commands_work_on_an_old_store(version, old, new, tmp_path):
     script = Script(tmp_path, SOURCE)
     flowstore.use_store(path)
     flowstore.namespace(None)
-    with pytest.raises(FlowstoreError, match="pickle"):  # another home's key signed it
-        flowstore.DataArtifact("Old/1/start/1/pickled").data  # noqa: B018
+    if version < 7:
+        with pytest.raises(FlowstoreError, match="pickle"):  # another home's key signed it
+            flowstore.DataArtifact("Old/1/start/1/pickled").data  # noqa: B018
     context.state.store.close()
     if version == 1:
         script("deploy", "create")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from flowstore.client.base import InStore
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import blobs, queries
+from flowstore.store.blobs import Blob
 from flowstore.store.db import Store
 from flowstore.text import counted
 
@@ -14,19 +17,28 @@ if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
 
-class Code:
-    """The source that a run ran: the flow's file, the modules beside it, or the package that it is part of.
+class Code(InStore):
+    """The source that a run ran: the flow's file, the modules beside it, or the package that it is part of."""
 
-    Attributes:
-        script_name: the path of the flow's file.
-        module: the name of the flow's module, where it ran with `python -m`; else `None`.
-    """
+    _PICKLED = ("_code_id",)
 
     def __init__(self, store: Store, code_id: int) -> None:
         self._store = store
-        self._files = queries.code_files(store, code_id)
-        self.script_name = queries.script_name(store, code_id)
-        self.module = queries.module_name(store, code_id)
+        self._code_id = code_id
+
+    @functools.cached_property
+    def _files(self) -> dict[str, Blob]:
+        return queries.code_files(self._store, self._code_id)
+
+    @functools.cached_property
+    def script_name(self) -> str:
+        """The path of the flow's file."""
+        return queries.script_name(self._store, self._code_id)
+
+    @functools.cached_property
+    def module(self) -> str | None:
+        """The name of the flow's module, where it ran with `python -m`; else `None`."""
+        return queries.module_name(self._store, self._code_id)
 
     @property
     def flowspec(self) -> str:

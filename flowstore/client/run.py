@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowstore import context
 from flowstore.client.artifact import Data
-from flowstore.client.base import Container, Ending, number, status_of, using
+from flowstore.client.base import Container, Ending, InStore, number, status_of, using
 from flowstore.client.code import Code
 from flowstore.client.tagging import Tagged
 from flowstore.client.task import Listed, Task
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_NOTE = 10_000  # characters
 
 
-class Flows:
+class Flows(InStore):
     """All flows that have a run in the active namespace, by name."""
 
     def __init__(self) -> None:
