@@ -45,19 +45,43 @@ def find(pathspec: str) -> Any:
 @click.option(
     "--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, metavar="N", help="At most so many."
 )
+@click.option(
+    "--columns",
+    callback=lambda _context, _parameter, text: tuple(filter(None, map(str.strip, (text or "").split(",")))),
+    metavar="NAME,…",
+    help="Show these metrics and parameters too, such as metrics.accuracy,alpha.",
+)
+@click.option(
+    "--sort", metavar="[-]NAME", help="Sort by this column, -NAME from the largest down; default: newest first."
+)
 def runs(
-    flow: str | None, tags: tuple[str, ...], without: tuple[str, ...], statuses: tuple[str, ...], limit: int, form: str
+    flow: str | None,
+    tags: tuple[str, ...],
+    without: tuple[str, ...],
+    statuses: tuple[str, ...],
+    limit: int,
+    columns: tuple[str, ...],
+    sort: str | None,
+    form: str,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    Example: flowstore runs MyFlow --columns metrics.accuracy,alpha --sort -metrics.accuracy
+    """
+    from flowstore.cli import columns as chosen
     from flowstore.cli import render
 
     newest: list[Run] = []
     for each in [Flow(flow)] if flow else Flows():
         found = (run for run in each.runs(*tags) if not statuses or run.status in statuses)
         found = (run for run in found if not without or run.tags.isdisjoint(without))
-        newest += itertools.islice(found, limit + 1)
+        newest += itertools.islice(found, None if sort else limit + 1)
     newest.sort(key=lambda run: (run.created_at, int(run.id)), reverse=True)
-    render.echo(render.run_rows(newest[:limit]), form, columns=render.RUN)
+    if sort:
+        newest = chosen.ordered(newest, sort)
+        columns = tuple(dict.fromkeys([*columns, sort.removeprefix("-")]))
+    rows = chosen.rows(newest[:limit], columns, form=form)
+    render.echo(rows, form, columns=(*render.RUN, *(name for name in columns if name not in render.RUN)))
     if len(newest) > limit and form == "table":
         click.echo(f"There are more than these {limit}; to see them: --limit {10 * limit}", err=True)
 

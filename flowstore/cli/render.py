@@ -162,7 +162,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "user": row["user"],
         "created_at": created_at,
         "duration_s": _seconds(created_at, finished_at),
-        "parameters": run.parameters,
+        "parameters": run._listed_parameters(),
         "tags": sorted(run.user_tags),
     }
 
