@@ -90,7 +90,7 @@ def run_flow(
         with store.write() as db:
             parameters = {name: blob.id for name, blob in deployed.items()}
             parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.shown(item) for name, item in (deployed | encoded).items()}
+            shown = {name: records.parameter_json(db, item) for name, item in (deployed | encoded).items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, None)
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, None)
 
@@ -116,7 +116,7 @@ def resume_flow(
         with store.write() as db:
             parameters = {name: blob.id for name, blob in kept.blobs.items()}
             parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.shown(item) for name, item in (dict(kept.blobs) | encoded).items()}
+            shown = {name: records.parameter_json(db, item) for name, item in (dict(kept.blobs) | encoded).items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, str(origin_id))
             trust.inherit_unverified(db, run_id, origin_id, [blob.id for blob in kept.blobs.values()])
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, origin)
@@ -182,7 +182,7 @@ def _create(
     options: Options,
     who: Identity,
     parameters: Mapping[str, int],
-    shown: Mapping[str, Any],
+    shown: Mapping[str, str],
     origin_run_id: str | None,
 ) -> int:
     constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(flow).items()}

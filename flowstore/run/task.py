@@ -28,11 +28,14 @@ from flowstore.run.ending import Ending
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.locate import close_beside
+from flowstore.store.plain import MAX_METRICS
+from flowstore.store.preview import preview, type_name
 from flowstore.store.sameness import is_unchanged
 from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
+MAX_ITEM = 200  # characters of the preview of a foreach item
 _INDEXABLE = frozenset({"list", "tuple", "range", "numpy.ndarray"})
 _OWN_FOLDERS = frozenset({Path(__file__).parent, Path(init.__file__).parent})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
@@ -282,8 +285,6 @@ def _choose(instance: FlowSpec, step: str, asked: Transition) -> str:
 
 def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any], str]:
     """The items of a foreach, and the artifact from which a task can take them by index."""
-    from flowstore.store.preview import type_name
-
     try:
         value = getattr(instance, name)
     except AttributeError:
@@ -327,11 +328,14 @@ def _product(
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
             contents[name] = encoded
+            if encoded.plain.too_many:
+                _complain(f"{name} holds more than {MAX_METRICS} numbers, so none of them is a metric.\n")
     merged = {name: blob.id for name, blob in link.merged.items() if name not in contents}
     report = {
         "status": status,
         "outcome": outcome,
         "items": _inline_items(items),
+        "shown": None if items is None else [preview(item)[:MAX_ITEM] for item in items],
         "merged": merged,
         "deleted": sorted({*link.forgotten} - contents.keys() - merged.keys()),
         "failure": failure,
