@@ -22,13 +22,13 @@ from flowstore.run.attempts import END_S, OVERSTAYED
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
-from flowstore.run.contents import Arriving, Contents
+from flowstore.run.contents import Arriving, Contents, plain_of
 from flowstore.run.executor import Died, Ended, Event, Executor, Offered, Printed, Reported, Sent, Started
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.output import Output
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
-from flowstore.store import queries, records
+from flowstore.store import metrics, queries, records
 from flowstore.store.db import Store
 from flowstore.store.liveness import HEARTBEAT_S
 
@@ -65,6 +65,7 @@ class Driver:
         self._orders = Orders(run)
         self._contents = Contents(store, run)
         self._step_ids: dict[str, int] = {}
+        self._measured: set[str] = set()  # the artifacts that have had metrics in this run
         self._tags: list[str] = []  # the run's
         self._tags_read: tuple[Any, int] | None = None  # with which connection, and at which of its `data_version`s
         self._output = Output(console, run.run_id)
@@ -224,7 +225,7 @@ class Driver:
             self._output.write(db)
             status = self._status(started)
             if status is not None:
-                records.finish_run(db, self._run.run_id, status)
+                self._finish_run(db, status)
             elif self._heartbeat_is_due():
                 records.touch_run(db, self._run.run_id)
                 self._seen = time.monotonic()
@@ -250,6 +251,7 @@ class Driver:
         transition = report.get("outcome")
         failure = report.get("failure")
         artifacts = [*self._contents.rows(db, task.arriving, report)]
+        self._measure(db, task, report)
         records.finish_attempt(
             db,
             task.id,
@@ -268,11 +270,20 @@ class Driver:
             return [(task, "Task was stopped.")]
         return [(task, self._fail(finished, policy))]
 
+    def _measure(self, db: Any, task: _Task, report: Mapping[str, Any]) -> None:
+        """Record the numbers in what an attempt set."""
+        named = {item["name"]: plain_of(item).numbers for item in report.get("artifacts", ())}
+        found = {name: numbers for name, numbers in named.items() if numbers and name[:1] != "_"}
+        unset = self._measured & {*named, *report.get("deleted", ())}
+        if found or unset:
+            metrics.record(db, self._run.run_id, task.id, found, unset)
+            self._measured.update(found)
+
     def _succeed(self, task: _Task, report: Mapping[str, Any], *, sets_any: bool) -> None:
         asked = report["outcome"]
         outcome = Outcome(tuple(asked["targets"]), asked["count"], asked["gang"])
         base_id = task.id if sets_any else self._orders.base(task.planned)
-        self._orders.note(task.planned, task.id, base_id, asked, report["items"])
+        self._orders.note(task.planned, task.id, base_id, asked, report["items"], report["shown"])
         self._ready += self._plan.finish(task.planned, outcome)
         self._counts["done"] += 1
 
@@ -322,6 +333,8 @@ class Driver:
             else:
                 return
             task.attempt += 1
+            if task.attempt > 0 and self._measured:
+                metrics.drop(db, self._run.run_id, task.id)
             task.attempt_id = records.start_attempt(db, task.id, task.attempt)
             started.append(task)
 
@@ -329,7 +342,8 @@ class Driver:
         self._ready.popleft()
         step_id = self._step_id(db, planned.step)
         parents, base_id = self._orders.parents(planned), self._orders.base(planned)
-        task_id = records.start_task(db, self._run.run_id, step_id, parents, base_id, planned.foreach_path)
+        item = self._orders.item(planned)
+        task_id = records.start_task(db, self._run.run_id, step_id, parents, base_id, planned.foreach_path, item)
         return _Task(planned, task_id)
 
     def _take_over(self, db: Any, planned: PlannedTask) -> bool:
@@ -342,6 +356,7 @@ class Driver:
         step_id = self._step_id(db, planned.step)
         parents, base_id = self._orders.parents(planned), self._orders.base(planned)
         task_id = records.reuse_task(db, self._run.run_id, step_id, row["id"], parents, base_id)
+        self._measured.update(metrics.take_over(db, self._run.run_id, task_id, row["id"]))
         self._orders.note(planned, task_id, task_id if row["sets_any"] else base_id, asked, None)
         self._ready += self._plan.finish(planned, outcome)
         self._counts["reused"] += 1
@@ -397,8 +412,13 @@ class Driver:
             self._output.write(db)
             done = self._plan.done and not self._running and self.failed_task is None
             status = "successful" if done else "stopped"
-            records.finish_run(db, self._run.run_id, status)
+            self._finish_run(db, status)
         return status
+
+    def _finish_run(self, db: Any, status: str) -> None:
+        records.finish_run(db, self._run.run_id, status)
+        if self._measured:
+            metrics.settle(db, self._run.run_id)
 
     def _end_kept(self, seconds: float) -> None:
         """Let the processes end that waited for another attempt, and take what they still print."""

@@ -27,10 +27,15 @@ from flowstore.run import wire
 from flowstore.run.ending import Ending
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
+from flowstore.store.locate import close_beside
+from flowstore.store.plain import MAX_METRICS
+from flowstore.store.preview import preview, type_name
+from flowstore.store.sameness import is_unchanged
 from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
+MAX_ITEM = 200  # characters of the preview of a foreach item
 _INDEXABLE = frozenset({"list", "tuple", "range", "numpy.ndarray"})
 _OWN_FOLDERS = frozenset({Path(__file__).parent, Path(init.__file__).parent})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
@@ -103,6 +108,7 @@ def _close_store() -> None:
     store, context.state.store = context.state.store, None
     if store is not None:
         store.close(tidy=context.state.task_store is None or str(store.path) != context.state.task_store[0])
+    close_beside()
 
 
 def _leave_if_forked(process: int, error: BaseException | None, ending: Ending) -> None:
@@ -277,8 +283,6 @@ def _choose(instance: FlowSpec, step: str, asked: Transition) -> str:
 
 def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any], str]:
     """The items of a foreach, and the artifact from which a task can take them by index."""
-    from flowstore.store.preview import type_name
-
     try:
         value = getattr(instance, name)
     except AttributeError:
@@ -322,11 +326,14 @@ def _product(
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
             contents[name] = encoded
+            if encoded.plain.too_many:
+                _complain(f"{name} holds more than {MAX_METRICS} numbers, so none of them is a metric.\n")
     merged = {name: blob.id for name, blob in link.merged.items() if name not in contents}
     report = {
         "status": status,
         "outcome": outcome,
         "items": _inline_items(items),
+        "shown": None if items is None else [preview(item)[:MAX_ITEM] for item in items],
         "merged": merged,
         "deleted": sorted({*link.forgotten} - contents.keys() - merged.keys()),
         "failure": failure,
@@ -362,12 +369,8 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     sha = encoded.sha
     if (sha, encoded.codec) == (blob.sha, blob.codec):
         return None
-    if (
-        blob.codec == "pickle"
-    ):  # equal values may pickle to other bytes, and older versions pickled more: compare afresh
-        fresh = encode(link.load_blob(blob, name), described=False)
-        if (fresh.sha, fresh.codec) == (sha, encoded.codec):
-            return None
+    if "pickle" in {blob.codec, encoded.codec} and is_unchanged(value, link.load_blob(blob, name)):
+        return None  # a value has many pickles
     return encoded
 
 

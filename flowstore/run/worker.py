@@ -22,6 +22,7 @@ from flowstore.run.executor import LOST_CONNECTION
 from flowstore.run.randomness import Generators
 from flowstore.run.task import Product, run_attempt
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
+from flowstore.store.plain import NOTHING
 
 PICKLING = "flowstore.store.pickling"
 PARQUET = "flowstore.store.parquet"
@@ -87,6 +88,10 @@ def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
             "type": content.type,
             "preview": content.preview,
         }
+        if content.plain is not NOTHING:
+            artifact["plain"] = content.plain.packed
+        if content.picture is not None:
+            artifact["picture"] = content.picture
         artifacts.append(artifact)
         if content.size_bytes <= INLINE_BYTES:
             artifact["data"] = content.content
