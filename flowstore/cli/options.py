@@ -27,7 +27,7 @@ def _checked_namespace(_ctx: click.Context, _option: click.Parameter, given: str
 
 SHARED = (
     click.option("--store", metavar="PATH", help="The store's file."),
-    click.option("--quiet", is_flag=True, default=None, help="No banner and no progress."),
+    click.option("--quiet", is_flag=True, default=None, help="Only what tasks print, warnings and errors."),
     click.option(
         "--namespace",
         metavar="TAG",

@@ -23,13 +23,12 @@ from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import identity, snapshot
-from flowstore.run.checks import check_tags, environment_tags
 from flowstore.run.console import Console, duration
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
 from flowstore.run.identity import Identity
 from flowstore.run.orders import RunPlan, StepPolicy
-from flowstore.run.resume import Origin, names_of
+from flowstore.run.resume import Origin, names_of, nothing_to_take
 from flowstore.run.snapshot import Sources
 from flowstore.run.stop import Stop
 from flowstore.run.wire import Small
@@ -39,6 +38,7 @@ from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Store
 from flowstore.store.liveness import is_dead
 from flowstore.store.locate import ensure_active_store
+from flowstore.text import counted
 
 if TYPE_CHECKING:
     from flowstore.store.deployments import Deployment
@@ -89,7 +89,7 @@ def run_flow(
         with store.write() as db:
             parameters = {name: blob.id for name, blob in deployed.items()}
             parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.shown(item) for name, item in (deployed | encoded).items()}
+            shown = {name: records.parameter_json(db, item) for name, item in (deployed | encoded).items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, None)
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, None)
 
@@ -103,20 +103,23 @@ def resume_flow(
     executor: Executor,
 ) -> int:
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
+    from flowstore.run.kept import parameters_from
+
     with _prepared(flow, options, executor) as (store, console, stop):
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
         who = identity.own(flow, options.branch, production=options.production)
-        defined = parameters_of(flow)
-        encoded = {name: _encode("Parameter", name, value) for name, value in _defaults(flow, old).items()}
+        kept = parameters_from(store, flow, origin_id, old)
+        encoded = {name: _encode("Parameter", name, value) for name, value in kept.values.items()}
+        for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, asked=origin_run_id is not None)):
+            console.say(note)
         with store.write() as db:
-            kept = {name: int(row["blob_id"]) for name, row in old.items() if name in defined}
-            parameters = kept | {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.shown(Blob.of(old[name])) for name in kept}
-            shown |= {name: records.shown(item) for name, item in encoded.items()}
+            parameters = {name: blob.id for name, blob in kept.blobs.items()}
+            parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
+            shown = {name: records.parameter_json(db, item) for name, item in (dict(kept.blobs) | encoded).items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, str(origin_id))
-            trust.inherit_unverified(db, run_id, origin_id, kept.values())
+            trust.inherit_unverified(db, run_id, origin_id, [blob.id for blob in kept.blobs.values()])
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, origin)
 
 
@@ -156,7 +159,6 @@ def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Ite
     if executor.notice is not None:
         console.say(executor.notice)
     try:
-        check_tags([*options.tags, *environment_tags()])
         identity.project_of(flow, options.branch, production=options.production)
         store = ensure_active_store(options.store)
         store.durable = options.durable
@@ -181,14 +183,14 @@ def _create(
     options: Options,
     who: Identity,
     parameters: Mapping[str, int],
-    shown: Mapping[str, Any],
+    shown: Mapping[str, str],
     origin_run_id: str | None,
 ) -> int:
     constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(flow).items()}
     artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.items()]
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
     system_tags = [*who.system_tags, *records.runtime_tags(__version__)]
-    user_tags = [tag for tag in tags.checked([*options.tags, *environment_tags()]) if tag not in system_tags]
+    user_tags = [tag for tag in tags.checked([*options.tags, *_environment_tags()]) if tag not in system_tags]
     tags.check_not_reserved(user_tags)
     run = records.NewRun(
         flow=flow.__name__,
@@ -204,9 +206,13 @@ def _create(
     return records.create_run(db, run)
 
 
+def _environment_tags() -> list[str]:
+    return [tag.strip() for tag in os.environ.get("FLOWSTORE_RUN_TAGS", "").split(",") if tag.strip()]
+
+
 def _code(db: Any, store: Store, sources: Sources) -> int | None:
     if sources.files:
-        return records.ensure_code(db, store, sources.flow_file, sources.files)
+        return records.ensure_code(db, store, sources.flow_file, sources.files, sources.module)
     if sources.text is not None:
         return records.ensure_code(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
     return None
@@ -251,7 +257,8 @@ def _drive(
     origin: Origin | None,
 ) -> int:
     name = flow.__name__
-    console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}")
+    resumed = "" if origin is None else f", which resumes {name}/{origin.run_id}"
+    console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}{resumed}")
     run = RunPlan(
         flow=name,
         run_id=run_id,
@@ -275,7 +282,10 @@ def _drive(
     console.close()
     took = duration(time.monotonic() - began)
     if origin is not None:
-        console.banner(f"{driver.reused} tasks were taken over from {name}/{origin.run_id}.")
+        console.banner(
+            f"{counted(driver.reused, 'task')} {'was' if driver.reused == 1 else 'were'} taken over from "
+            f"{name}/{origin.run_id}."
+        )
     _tell_end(console, who, name, run_id, status, took, driver.failed_task)
     return EXIT_CODES[status] if status in EXIT_CODES else 128 + (stop.signal or 0)
 
@@ -297,7 +307,7 @@ def _tell_end(
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
     """The command that goes on with a run."""
     deployed = who.deployment  # runs from a temporary copy, which nobody can resume
-    script = context.called_as() if deployed is None else f"python {deployed.script_name}"
+    script = context.called_as() if deployed is None else deployed.called_as
     return f"{script}{options} resume --origin-run-id {run_id}"
 
 
