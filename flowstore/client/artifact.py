@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flowstore.client.base import number
+from flowstore.client.code import missing_module, where_code_is
 from flowstore.client.tagging import Tagged
-from flowstore.errors import InvalidPathspec, NotFound
+from flowstore.errors import ArtifactError, InvalidPathspec, NotFound
 from flowstore.store import blobs, queries, visible
 from flowstore.store.blobs import Blob
 from flowstore.store.rows import time_of
@@ -77,7 +78,14 @@ class DataArtifact(Tagged):
             ArtifactError: it can't be rebuilt here, or was left out when this file was exported.
             StoreCorrupt: its bytes are damaged.
         """
-        return blobs.load(self._store, self._blob(), self.pathspec, run_id=int(self.path_components[1]))
+        try:
+            return blobs.load(self._store, self._blob(), self.pathspec, run_id=int(self.path_components[1]))
+        except ArtifactError as error:
+            hint = missing_module(self._task._run.code, error)
+            if hint is None:
+                raise
+            run = "/".join(self.path_components[:2])
+            raise ArtifactError(f"{self.pathspec}: {hint} {where_code_is(run)}") from error
 
     def copy_to(self, file: BinaryIO) -> None:
         """Write its bytes to an open file, as they are stored, without making the value.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -15,6 +16,38 @@ from flowstore.text import counted
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
+
+
+def missing_module(code: Code | None, error: BaseException) -> str | None:
+    """What a value could not be loaded for, where that is a module of the code that its run kept; else `None`."""
+    cause = error.__cause__
+    while cause is not None and cause.__cause__ is not None and not isinstance(cause, ImportError | AttributeError):
+        cause = cause.__cause__
+    if isinstance(cause, ImportError):
+        name, state = cause.name, "can't be imported here"
+    elif isinstance(cause, AttributeError):  # from a pickle: "Can't get attribute 'C' on <module 'm' from '…'>"
+        found = re.search(r"on <module '([\w.]+)'", str(cause))
+        name, state = found and found[1], "is another one here"
+    else:
+        return None
+    if code is None or not name:
+        return None
+    path = name.replace(".", "/")
+    kept = next((file for file in code.files if file == f"{path}.py" or file.startswith(f"{path}/")), None)
+    return None if kept is None else f"Loading it needs the module {name!r} of the run's code ({kept}), which {state}."
+
+
+def where_code_is(run: str) -> str:
+    """How to make the modules of a run's code importable.
+
+    >>> where_code_is("F/5")
+    'Run("F/5").code.extract("F-5") writes the code to a folder; put it on sys.path, or into $PYTHONPATH for a command.'
+    """
+    folder = run.replace("/", "-")
+    return (
+        f'Run("{run}").code.extract("{folder}") writes the code to a folder; put it on sys.path, or into $PYTHONPATH '
+        "for a command."
+    )
 
 
 class Code(InStore):
