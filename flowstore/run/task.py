@@ -67,8 +67,6 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any], en
     """
     state = context.state
     state.flow_module = sys.modules[flow.__module__]
-    if order["environment"]:
-        os.environ.update(order["environment"])
     node = graph[order["step"]]
     link = TaskLink(order, order["step"], order["base_id"], is_join=node.is_join)
     instance = spec.bind(flow, link)
