@@ -81,8 +81,7 @@ def runs(
         newest = chosen.ordered(newest, sort)
         columns = tuple(dict.fromkeys([*columns, sort.removeprefix("-")]))
     rows = chosen.rows(newest[:limit], columns, form=form)
-    shown = render.with_errors(newest[:limit], rows) if form == "table" else rows
-    render.echo(shown, form, columns=(*render.RUN, *(name for name in columns if name not in render.RUN)))
+    render.echo(rows, form, columns=(*render.RUN, *(name for name in columns if name not in render.RUN)))
     if len(newest) > limit and form == "table":
         click.echo(f"There are more than these {limit}; to see them: --limit {10 * limit}", err=True)
 
