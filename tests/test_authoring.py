@@ -277,6 +277,16 @@ def test_a_decorator_that_hides_a_step_is_named(place, kind, flow):
         assert "partial" in told or "hide" in told
 
 
+def test_a_mixin_may_take_options(flow):
+    """What a class statement gives a mixin reaches it, wherever it stands among the bases."""
+    head = "class Mixin:\n    def __init_subclass__(cls, size=0, **more): cls.size = size\n"
+    source = flow_source(LINEAR, head=head, start="self.seen = self.size")
+    for bases in ("(FlowSpec, Mixin, size=3)", "(Mixin, FlowSpec, size=3)"):
+        script = flow(source.replace("(FlowSpec)", bases))
+        script("run")
+        assert script.client(max(script.sql("select id from runs"))).data.seen == 3
+
+
 # --- steps of a base class
 
 BASE = """

@@ -140,6 +140,28 @@ def test_a_syntax_error_in_a_late_module_is_told_by_the_task(flow):
         assert "flowstore/run" not in said.stdout + said.stderr
 
 
+@pytest.mark.parametrize("method", METHODS[:2], ids=IDS[:2])
+def test_a_file_that_changes_while_the_run_starts(flow, method):
+    """What has been imported is no longer what the file says: nothing runs, and one message says so."""
+    for edit, code in (("read.replace('one', 'two')", 1), ("read + '# a comment'", 0)):
+        for name in ("flow.py", "beside.py"):
+            head = f"import beside\nread = Path({name!r}).read_text()\nPath({name!r}).write_text({edit})"
+            script = flow(flow_source(LINEAR, head=head, start="self.x = 'one'"))
+            (script.folder / "beside.py").write_text("def f(): return 'one'\n")
+            said = script("run", *method, expect=code).stderr
+            assert ("was changed after this process had read it" in said) == bool(code)
+            assert script.db.exists() != bool(code)
+            script.db.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("method", METHODS[:2], ids=IDS[:2])
+def test_a_folder_that_is_not_searched_stays_so(tmp_path, method):
+    """With `python -P`, a file beside the flow does not hide a module of the standard library."""
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('hidden')\n")
+    (tmp_path / "flow.py").write_text(flow_source(LINEAR, start="import colorsys; colorsys.rgb_to_hsv(1, 1, 1)"))
+    python(tmp_path, "-P", "flow.py", "run", *method)
+
+
 # --- a large folder
 
 
