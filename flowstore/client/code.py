@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import blobs, queries
+from flowstore.store import blobs, outputs, queries
 from flowstore.store.db import Store
 from flowstore.text import counted
 
@@ -60,6 +60,8 @@ class Code:
             return temporary
         target = Path(folder).resolve()
         places = {path: self._place(target, path) for path in self._files}
+        for place in places.values():
+            outputs.check(place)
         for path, place in places.items():
             content = self._read(path)
             try:

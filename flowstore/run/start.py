@@ -33,7 +33,7 @@ from flowstore.run.resume import Origin, names_of
 from flowstore.run.snapshot import Sources
 from flowstore.run.stop import Stop
 from flowstore.run.wire import Small
-from flowstore.store import blobs, queries, records, tags, trust
+from flowstore.store import blobs, outputs, queries, records, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Store
@@ -82,8 +82,9 @@ def run_flow(
         The exit code: 0 when the run succeeded, 1 when it failed, 128 + the signal that stopped it.
     """
     with _prepared(flow, options, executor) as (store, console, stop):
-        who, options = _identity(store, flow, options)
-        deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
+        with store.read():  # so that what was signed is what runs
+            who, options = _identity(store, flow, options)
+            deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
         if who.deployment is not None:
             values = {**_defaults(flow, {*values, *deployed}), **values}
         encoded = {name: _encode("Parameter", name, value) for name, value in values.items()}
@@ -105,10 +106,10 @@ def resume_flow(
 ) -> int:
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
     with _prepared(flow, options, executor) as (store, console, stop):
+        who = identity.own(flow, options.branch, production=options.production)
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
-        who = identity.own(flow, options.branch, production=options.production)
         defined = parameters_of(flow)
         encoded = {name: _encode("Parameter", name, value) for name, value in _defaults(flow, old).items()}
         with store.write() as db:
@@ -267,7 +268,8 @@ def _drive(
     began = time.monotonic()  # the clock may be set back meanwhile
     try:
         if options.run_id_file:
-            Path(options.run_id_file).write_text(str(run_id), "utf-8")
+            with outputs.replaced(Path(options.run_id_file)) as place:
+                place.write_text(str(run_id), "utf-8")
         status = driver.run()
     except (FlowstoreError, OSError) as error:
         raise FlowstoreError(_end_early(store, who, name, run_id, error)) from error
