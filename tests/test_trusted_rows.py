@@ -54,7 +54,6 @@ TAMPERED = {
     "schedule": """update deployments set schedule = '{"cron": "* * * * *", "timezone": null}'""",
     "no schedule": "update deployments set schedule = null",
     "user": "update deployments set deployed_by = 'root'",
-    "time": "update deployments set deployed_at = deployed_at - 1000",
     "default": """update deployment_parameters set blob_id =
         (select blob_id from deployment_parameters where name = 'second') where name = 'alpha'""",
     "no default": "update deployment_parameters set blob_id = null",

@@ -95,7 +95,8 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
     if form != "table":
         runs = [{"store": uuid, "origin": there, "run": here} for uuid, there, here in done.runs]
         found = {"runs": runs, "known": done.known, "running": done.running, "copied_bytes": done.copied_bytes}
-        found["kept_apart"] = done.kept_apart
+        if done.kept_apart:
+            found["kept_apart"] = done.kept_apart
         render.echo([found], form)
         return
     told = f"Imported {counted(len(done.runs), 'run')} ({render.size(done.copied_bytes)}) into {target.path}."

@@ -291,7 +291,7 @@ def digest(store: Store, deployment: Deployment) -> bytes:
     one = deployment
     seen = "" if isinstance(one.namespace, _Default) else [one.namespace]
     facts = [
-        [one.id, one.flow, one.project, one.branch, one.version, one.deployed_by, one.deployed_at],
+        [one.id, one.flow, one.project, one.branch, one.version, one.deployed_by],
         [one.schedule, one.tags, one.with_, seen],
         [
             [item.name, item.option, item.is_flag, item.blob and [_hex(item.blob.sha), item.blob.codec]]

@@ -224,8 +224,12 @@ def is_foreign(store: Store) -> bool:
     """Whether a store is a stranger's: no run of this user's is in it, and he does not trust it."""
     if store.trusted or is_trusted(store.path, store.uuid):
         return False
-    if not (home() / "key").exists() or not store.value("select 1 from sqlite_master where name = 'owners'"):
+    if not (home() / "key").exists():
         return True
     key = user_key()
-    row = store.row("select mac from owners where key_id = ?", (key_id(key),))
-    return row is None or not hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, b"", _OWNER))
+    if store.value("select 1 from sqlite_master where name = 'owners'"):
+        row = store.row("select mac from owners where key_id = ?", (key_id(key),))
+        if row is not None and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, b"", _OWNER)):
+            return False
+    signed = store.row("select max(blob_id) as blob_id from signatures where key_id = ?", (key_id(key),))
+    return signed is None or signed["blob_id"] is None or not signed_by_user(store, [signed["blob_id"]])
