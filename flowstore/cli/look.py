@@ -13,9 +13,10 @@ from flowstore.cli import completion
 from flowstore.cli.admin import command, with_tags
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import InvalidPathspec
-from flowstore.store import locate
+from flowstore.store import locate, overview
+from flowstore.store.db import Store
 from flowstore.store.schema import STATUSES
-from flowstore.text import safe
+from flowstore.text import one_line, safe
 
 
 def find(pathspec: str) -> Any:
@@ -44,19 +45,43 @@ def find(pathspec: str) -> Any:
 @click.option(
     "--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, metavar="N", help="At most so many."
 )
+@click.option(
+    "--columns",
+    callback=lambda _context, _parameter, text: tuple(filter(None, map(str.strip, (text or "").split(",")))),
+    metavar="NAME,…",
+    help="Show these metrics and parameters too, such as metrics.accuracy,alpha.",
+)
+@click.option(
+    "--sort", metavar="[-]NAME", help="Sort by this column, -NAME from the largest down; default: newest first."
+)
 def runs(
-    flow: str | None, tags: tuple[str, ...], without: tuple[str, ...], statuses: tuple[str, ...], limit: int, form: str
+    flow: str | None,
+    tags: tuple[str, ...],
+    without: tuple[str, ...],
+    statuses: tuple[str, ...],
+    limit: int,
+    columns: tuple[str, ...],
+    sort: str | None,
+    form: str,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    Example: flowstore runs MyFlow --columns metrics.accuracy,alpha --sort -metrics.accuracy
+    """
+    from flowstore.cli import columns as chosen
     from flowstore.cli import render
 
     newest: list[Run] = []
     for each in [Flow(flow)] if flow else Flows():
         found = (run for run in each.runs(*tags) if not statuses or run.status in statuses)
         found = (run for run in found if not without or run.tags.isdisjoint(without))
-        newest += itertools.islice(found, limit + 1)
+        newest += itertools.islice(found, None if sort else limit + 1)
     newest.sort(key=lambda run: (run.created_at, int(run.id)), reverse=True)
-    render.echo(render.run_rows(newest[:limit]), form, columns=render.RUN)
+    if sort:
+        newest = chosen.ordered(newest, sort)
+        columns = tuple(dict.fromkeys([*columns, sort.removeprefix("-")]))
+    rows = chosen.rows(newest[:limit], columns, form=form)
+    render.echo(rows, form, columns=(*render.RUN, *(name for name in columns if name not in render.RUN)))
     if len(newest) > limit and form == "table":
         click.echo(f"There are more than these {limit}; to see them: --limit {10 * limit}", err=True)
 
@@ -74,7 +99,8 @@ def show(pathspec: str, raw: bool, form: str) -> None:
     elif isinstance(found, Run):
         _show_run(found, form, raw=raw)
     elif isinstance(found, Step):
-        render.echo(render.task_rows(found), form, raw=raw, columns=render.TASK)
+        rows = render.task_rows(found)
+        render.echo(render.with_items(found, rows) if form == "table" else rows, form, raw=raw, columns=render.TASK)
     elif isinstance(found, Task):
         _show_task(found, form, raw=raw)
     else:
@@ -90,8 +116,8 @@ def _show_run(found: Run, form: str, *, raw: bool) -> None:
         render.echo([render.run_with_steps(found)], form, raw=raw)
         return
     render.echo(render.run_rows([found]), form, raw=raw)
-    if found.imported_from is not None:
-        click.echo(safe(f"Imported from {found.imported_from}."))
+    for line in render.explanations(found):
+        render.say(line, raw=raw)
     click.echo()
     render.echo(render.step_rows(found), form, raw=raw)
 
@@ -101,8 +127,13 @@ def _show_task(found: Task, form: str, *, raw: bool) -> None:
     from flowstore.cli import render
 
     render.echo(render.artifact_rows(found), form, raw=raw, columns=render.ARTIFACT)
+    if form != "table":
+        return
+    item = overview.items(found._store, int(found.path_components[1])).get(int(found.id))
+    if item is not None:
+        render.say(f"foreach item: {one_line(item)}", raw=raw)
     why = found.exception
-    if why is not None and form == "table":
+    if why is not None:
         render.say(f"{found.status}: {why.type}: {why.message}", raw=raw)
 
 
@@ -149,9 +180,10 @@ def namespaces(form: str) -> None:
 @click.option(
     "--attempt", type=click.IntRange(0, 10**9), metavar="N", help="Of this attempt, from 0; default: the last one."
 )
+@click.option("-f", "--follow", is_flag=True, help="Go on as more is printed, until the run ends.")
 @click.option("--raw", is_flag=True, help="Keep control characters.")
 def logs(
-    pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None, raw: bool, form: str
+    pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None, follow: bool, raw: bool, form: str
 ) -> None:
     """Show what the tasks of a run, step or task printed."""
     from flowstore.cli import render
@@ -159,7 +191,13 @@ def logs(
     found = find(pathspec)
     if not isinstance(found, (Run, Step, Task)):
         raise InvalidPathspec(f"{pathspec!r} does not address a run, a step or a task.")
-    streams, tasks = render.streams(stdout=stdout, stderr=stderr), render.tasks_of(found)
+    streams = render.streams(stdout=stdout, stderr=stderr)
+    if follow:
+        if form != "table":
+            raise click.UsageError(f"--follow prints lines as they come: give it without --{form}.")
+        render.print_as_it_comes(found, streams, timestamps=timestamps, attempt=attempt, raw=raw)
+        return
+    tasks = render.tasks_of(found)
     if form == "table":
         render.print_log(tasks, streams, timestamps=timestamps, attempt=attempt, raw=raw)
     else:
@@ -183,7 +221,9 @@ def get(pathspec: str, output: Path | None, raw: bool, form: str) -> None:
     if output is not None:
         natural.write(artifact, output)
         click.echo(f"Wrote {artifact.pathspec} to {output}.", err=True)
-    elif form == "table":
+    if output is not None and form == "table":
+        return
+    if form == "table":
         natural.show(artifact, raw=raw)
     else:
         render.echo([natural.row(artifact)], form, raw=raw)
@@ -191,20 +231,38 @@ def get(pathspec: str, output: Path | None, raw: bool, form: str) -> None:
 
 @command
 @click.option("--sql", is_flag=True, help="Every definition, tables and indexes too.")
-def schema(sql: bool) -> None:
+def schema(sql: bool, form: str) -> None:
     """Explain the views that answer questions in SQL."""
-    from flowstore.store.schema import PUBLIC_VIEWS, SCHEMA_VERSION, definitions
+    from flowstore.cli import render
 
     store = locate.active_store()
     if sql:
-        for row in store.rows("select sql from sqlite_master where sql is not null and name not like 'sqlite_%'"):
-            click.echo(safe(f"{row['sql']};\n"))
+        definitions = "select type, name, sql from sqlite_master where sql is not null and name not like 'sqlite_%'"
+        rows = [dict(row) for row in store.rows(definitions)]
+    else:
+        rows = _views(store)
+    if form != "table":
+        render.echo(rows, form)
         return
+    for row in rows:
+        if sql:
+            click.echo(safe(f"{row['sql']};\n"))
+        else:
+            about = [row["view"], *row["about"].splitlines(), f"columns: {', '.join(row['columns'])}"]
+            click.echo(safe("\n  ".join(about) + "\n"))
+
+
+def _views(store: Store) -> list[dict[str, Any]]:
+    """Return the views that are the public face of a store: the name, the explanation and the columns of each."""
+    from flowstore.store.schema import PUBLIC_VIEWS, SCHEMA_VERSION, definitions
+
+    found = []
     for view in PUBLIC_VIEWS:
         lines = (line.strip() for line in definitions(SCHEMA_VERSION)[view].strip().splitlines()[1:])
-        told = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
-        columns = ", ".join(row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,)))
-        click.echo(safe("\n  ".join([view, *told, f"columns: {columns}"]) + "\n"))
+        about = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
+        columns = [row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,))]
+        found.append({"view": view, "about": "\n".join(about), "columns": columns})
+    return found
 
 
 @command

@@ -70,6 +70,7 @@ class Store:
         self._clearly = clearly(path)
         self._uuid: str | None = None
         self._version: int | None = None
+        self._backlog_seen = False
         self._is_newest = False  # its schema, as this connection has seen
         self._opened: tuple[int, int] | None = None  # which file this connection has open: device and inode
         self._log: tuple[int, int] | None = None  # and which log
@@ -119,6 +120,7 @@ class Store:
                 yield connection
                 self._check_in_place()
                 connection.execute("commit")
+                self._work_off_backlog()
             except BaseException:
                 rows.release(connection)
                 if connection.in_transaction:
@@ -204,6 +206,17 @@ class Store:
 
                 older.drop_views(connection)
                 schema.migrate(connection)
+
+    def _work_off_backlog(self) -> None:
+        """Describe some of what an older flowstore left: once for each store that this process writes to."""
+        if self._backlog_seen:
+            return
+        self._backlog_seen = True
+        with contextlib.suppress(FlowstoreError, sqlite3.Error):  # what was to be written is, whatever is damaged
+            if self.connection().execute("select 1 from backlog").fetchone() is not None:
+                from flowstore.store import backlog
+
+                backlog.work_off(self, backlog.DOSE_S)
 
     @staticmethod
     def _see_older(connection: sqlite3.Connection) -> None:

@@ -22,10 +22,10 @@ import attrs
 
 from flowstore import __version__
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
-from flowstore.store import blobs, drafts, records, schema, sidefiles, trust
+from flowstore.store import backlog, blobs, drafts, records, schema, sidefiles, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Store, open_store
-from flowstore.transfer import tables
+from flowstore.transfer import descriptions, tables
 from flowstore.transfer.progress import LARGE_BYTES, Progress
 from flowstore.transfer.selection import Selection, run_ids
 
@@ -146,6 +146,7 @@ def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[i
             if tables.has(source, name):
                 used = f" and blob_id in ({tables.BLOBS})" if name == "unverified" else ""
                 _copy(source, db, name, f"run_id in ({tables.RUNS}){used}", ids)
+        _describe(source, db, ids)
         _pair_tags(db)
         _carry_numbers(source, db)
         _sign(source, db, store, uuid, ids)
@@ -205,6 +206,15 @@ def _insert_blob(db: sqlite3.Connection, blob: Blob) -> None:
         "insert into blobs (id, sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?, ?)",
         (blob.id, blob.sha, blob.codec, blob.size_bytes, blob.type, blob.preview, blob.data),
     )
+
+
+def _describe(source: sqlite3.Connection, db: sqlite3.Connection, ids: Collection[int]) -> None:
+    """Copy what values and pictures were made of contents; of an older store, find out its metrics."""
+    for table in tables.OF_BLOBS:
+        if tables.has(source, table):
+            _copy(source, db, table, f"blob_id in ({tables.BLOBS})", ids)
+    if not descriptions.complete(source):
+        backlog.describe_runs(db, ids)
 
 
 def _pair_tags(db: sqlite3.Connection) -> None:

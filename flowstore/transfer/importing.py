@@ -25,11 +25,11 @@ from pathlib import Path
 import attrs
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import blobs, queries, records, trust
+from flowstore.store import backlog, blobs, queries, records, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Row, Store, open_store
 from flowstore.store.liveness import is_dead
-from flowstore.transfer import namespaces, soundness, tables
+from flowstore.transfer import descriptions, namespaces, soundness, tables
 from flowstore.transfer.intake import Intake
 from flowstore.transfer.numbering import Numbering
 from flowstore.transfer.progress import Progress
@@ -52,6 +52,7 @@ class Source:
         trusted: whether the user trusts it.
         runs: all of its runs.
         running: the ids of those that are still going on.
+        measured: whether its values and metrics are taken as they are: this user's runs wrote all of them.
         foreign: whether it is neither the user's own nor trusted: then names and times are not taken at its word.
     """
 
@@ -60,6 +61,7 @@ class Source:
     trusted: bool
     runs: Sequence[Row]
     running: Collection[int]
+    measured: bool
     foreign: bool
 
 
@@ -99,7 +101,8 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Source]]:
             runs = db.execute(_RUNS).fetchall()
             running = {row["id"] for row in runs if row["status"] == "running" and not is_dead(row)}
             trusted, foreign = trust.is_trusted(store.path, store.uuid), trust.is_foreign(store)
-            sources.append(Source(store, db, trusted, runs, running, foreign))
+            measured = descriptions.complete(db) and not foreign
+            sources.append(Source(store, db, trusted, runs, running, measured, foreign))
         yield sources
 
 
@@ -203,8 +206,11 @@ class _Arrival:
         self._share()
         self._new.number(self._source.db, self._db, self._ids)
         for table in tables.of_runs(self._source.db):
-            self._copy(table)
+            if table.name != "numbers" or self._source.measured:
+                self._copy(table)
         self._bury()
+        if not self._source.measured:
+            backlog.describe_runs(self._db, [self._new["run"][run_id] for run_id in self._ids])
         self._pair_tags()
         self._vouch()
         uuids = {row["id"]: row["uuid"] for row in self._source.runs}
@@ -219,6 +225,7 @@ class _Arrival:
             blob = Blob.of(row)
             shas[blob.id] = blob.sha
             new["blob"][blob.id] = self._content(blob, left_out=bool(row["left_out"]))
+        descriptions.copy(there, self._db, self._source.measured, new["blob"])
         for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):  # noqa: S608
             self._db.execute("insert or ignore into flows (name) values (?)", (row["name"],))
             found = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
