@@ -351,7 +351,10 @@ def _write_numpy_time(value: Any) -> list[Any]:
 def _write_numpy_duration(value: Any) -> list[Any]:
     import numpy as np
 
-    return ["NaT" if np.isnat(value) else int(value.view("i8")), _unit_of(value)]
+    unit = _unit_of(value)
+    if not unit:  # which NumPy is about to give up
+        raise Unwritable
+    return ["NaT" if np.isnat(value) else int(value.view("i8")), unit]
 
 
 def _numpy_time(name: str) -> Callable[[Any], Any]:
