@@ -337,10 +337,10 @@ def _write_numpy_time(value: Any) -> list[Any]:
     import numpy as np
 
     unit = _unit_of(value)
+    if not unit:  # which NumPy is about to give up
+        raise Unwritable
     if np.isnat(value):
         return ["NaT", unit]
-    if not unit:
-        raise Unwritable
     text = str(value)
     with contextlib.suppress(ValueError, OverflowError):
         if _read_numpy_time([text, unit]) == value:
@@ -352,7 +352,7 @@ def _write_numpy_duration(value: Any) -> list[Any]:
     import numpy as np
 
     unit = _unit_of(value)
-    if not unit:  # which NumPy is about to give up
+    if not unit:
         raise Unwritable
     return ["NaT" if np.isnat(value) else int(value.view("i8")), unit]
 
