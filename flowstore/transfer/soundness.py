@@ -95,13 +95,9 @@ def check(db: sqlite3.Connection, path: Path) -> None:
     if wrong is not None:
         raise StoreCorrupt(f"{path}: a row of {wrong['table']} refers to one that is not there. Nothing was imported.")
     for problem, sql in _RULES.items():
-<<<<<<< HEAD
         if not _has_tables(db, sql):
             continue
-        if db.execute(f"{sql} limit 1", times).fetchone() is not None:
-=======
         if db.execute(f"{sql} limit 1", {"latest": _LATEST_MS}).fetchone() is not None:
->>>>>>> main
             raise StoreCorrupt(f"{path} {problem}, which no run of flowstore wrote. Nothing was imported.")
     _check_tags(db, path)
     for table in ("flows", "tags", "codes", "code_files", *(each.name for each in tables.of_runs(db))):
