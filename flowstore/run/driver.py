@@ -66,6 +66,7 @@ class Driver:
         self._orders = Orders(run)
         self._contents = Contents(store, run)
         self._step_ids: dict[str, int] = {}
+        self._taken: list[tuple[int, int]] = []  # reused tasks, each with its origin
         self._measured: set[str] = set()  # the artifacts that have had metrics in this run
         self._tags: list[str] = []  # the run's
         self._tags_read: tuple[Any, int] | None = None  # with which connection, and at which of its `data_version`s
@@ -221,6 +222,9 @@ class Driver:
                 if item.ended:
                     item.follow()
             self._start_ready(db, started)
+            if self._taken and self._run.origin is not None:
+                pairs, self._taken = self._taken, []
+                self._measured.update(metrics.take_over(db, self._run.run_id, self._run.origin.run_id, pairs))
             if started:
                 self._read_tags(db)
             self._output.write(db)
@@ -357,7 +361,7 @@ class Driver:
         step_id = self._step_id(db, planned.step)
         parents, base_id = self._orders.parents(planned), self._orders.base(planned)
         task_id = records.reuse_task(db, self._run.run_id, step_id, row["id"], parents, base_id)
-        self._measured.update(metrics.take_over(db, self._run.run_id, task_id, row["id"]))
+        self._taken.append((task_id, row["id"]))
         self._orders.note(planned, task_id, task_id if row["sets_any"] else base_id, asked, None)
         self._ready += self._plan.finish(planned, outcome)
         self._counts["reused"] += 1
@@ -418,8 +422,7 @@ class Driver:
 
     def _finish_run(self, db: Any, status: str) -> None:
         records.finish_run(db, self._run.run_id, status)
-        if self._measured:
-            metrics.settle(db, self._run.run_id)
+        metrics.settle(db, self._run.run_id)
 
     def _end_kept(self, seconds: float) -> None:
         """Let the processes end that waited for another attempt, and take what they still print."""

@@ -48,21 +48,24 @@ def drop(db: sqlite3.Connection, run_id: int, task_id: int) -> None:
     db.execute("delete from numbers where run_id = ? and task_id = ?", (run_id, task_id))
 
 
-def take_over(db: sqlite3.Connection, run_id: int, task_id: int, origin_id: int) -> list[str]:
-    """Give a task the metrics of an earlier run's task that it reuses; returns the names of their artifacts."""
-    rows = db.execute(
-        """select n.artifact, n.name, n.magnitude from numbers n join tasks t on t.id = ?
-           where n.run_id = t.run_id and n.task_id = t.id order by n.id""",
-        (origin_id,),
-    ).fetchall()
-    artifacts = [*dict.fromkeys(row["artifact"] for row in rows)]
-    if artifacts:
-        record(db, run_id, task_id, {}, artifacts)
-        db.executemany(
-            "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 1)",
-            [(run_id, task_id, *row) for row in rows],
-        )
-    return artifacts
+def take_over(db: sqlite3.Connection, run_id: int, origin_id: int, tasks: Sequence[tuple[int, int]]) -> list[str]:
+    """Give tasks of a resumed run the metrics of those that they reuse; returns the names of their artifacts.
+
+    Args:
+        db: of an open transaction.
+        run_id: the run.
+        origin_id: the run that it resumes.
+        tasks: pairs of a task and the one that it reuses.
+    """
+    db.execute(
+        """insert into numbers (run_id, task_id, artifact, name, magnitude, final)
+           select ?, j.value ->> 0, n.artifact, n.name, n.magnitude, 0
+           from json_each(?) j cross join numbers n where n.run_id = ? and n.task_id = j.value ->> 1
+           order by j.key, n.id""",
+        (run_id, json.dumps(tasks), origin_id),
+    )
+    settle(db, run_id)
+    return [name for (name,) in db.execute("select distinct artifact from numbers where run_id = ?", (run_id,))]
 
 
 def settle(db: sqlite3.Connection, run_id: int) -> None:
