@@ -118,7 +118,8 @@ def test_values_come_back_equal_and_of_the_same_type(index):
     encoded = codecs.encode(value)
     assert encoded.codec == "typed-json"
     assert equal(decoded(encoded), value)
-    assert sqlite3.connect(":memory:").execute("select json_valid(?)", (encoded.content.decode(),)).fetchone() == (1,)
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        assert connection.execute("select json_valid(?)", (encoded.content.decode(),)).fetchone() == (1,)
 
 
 @pytest.mark.parametrize(("value", "content"), READABLE, ids=[content for _, content in READABLE])
