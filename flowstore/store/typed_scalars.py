@@ -63,11 +63,7 @@ def _float(content: Any) -> float:
 
 
 def _write_int(value: int) -> str:
-    """An int that JSON's readers would change.
-
-    >>> _write_int(2**64), _write_int(-(2**4000))[:6]
-    ('18446744073709551616', '-0x100')
-    """
+    """An int that JSON's readers would change, such as 2**64."""
     if value.bit_length() <= _DECIMAL_BITS:
         return str(value)
     if value.bit_length() > _MAX_HEX * 4:
@@ -352,9 +348,9 @@ def _write_numpy_duration(value: Any) -> list[Any]:
     import numpy as np
 
     unit = _unit_of(value)
-    if not unit:
-        raise Unwritable
-    return ["NaT" if np.isnat(value) else int(value.view("i8")), unit]
+    if unit:
+        return ["NaT" if np.isnat(value) else int(value.view("i8")), unit]
+    raise Unwritable
 
 
 def _numpy_time(name: str) -> Callable[[Any], Any]:
