@@ -17,7 +17,12 @@ _SEQUENCE = (
 # Marks that turn the order of reading, and characters without a shape (those that join letters and emoji remain).
 _UNSEEN = "\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
 _TRICKS = re.compile(f"{_SEQUENCE}|[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}]")
+_COLOUR = re.compile("\x1b\\[[0-9;:]*m")
+_RESETS = frozenset({"\x1b[m", "\x1b[0m"})
 _UNESCAPED = re.compile(f"[\x7f-\x9f{_UNSEEN}]")
+
+
+NARROW = 8  # characters, some of them without a width, that may share a column of a terminal
 
 
 def safe(text: str) -> str:
@@ -26,7 +31,28 @@ def safe(text: str) -> str:
     >>> safe("a\x1b[31mb\x1b]0;title\x07")
     'ab'
     """
-    return _TRICKS.sub("", text).encode("utf-8", "replace").decode()
+    return text if text.isprintable() else _TRICKS.sub("", text).encode("utf-8", "replace").decode()
+
+
+def coloured(text: str) -> str:
+    r"""Return one line of safe text that keeps its colours, and ends without one.
+
+    >>> coloured("\x1b[31mred\x1b[2J")
+    '\x1b[31mred\x1b[0m'
+    """
+    if text.isprintable():
+        return text
+    last = None
+
+    def keep(match: re.Match[str]) -> str:
+        nonlocal last
+        if _COLOUR.fullmatch(match[0]) is None:
+            return ""
+        last = match[0]
+        return last
+
+    kept = _TRICKS.sub(keep, text).encode("utf-8", "replace").decode()
+    return kept if last is None or last in _RESETS else f"{kept}\x1b[0m"
 
 
 def escaped(json: str) -> str:
@@ -50,3 +76,41 @@ def one_line(text: str) -> str:
     'a\\nb'
     """
     return safe(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes.
+
+    >>> columns_of("abc"), columns_of("日本")
+    (3, 4)
+    """
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # not before a text needs it
+
+    return cell_len(text)
+
+
+def shorten(text: str, columns: int) -> str:
+    """Return a text in at most so many columns, with … where it was cut.
+
+    >>> shorten("abcdef", 4), shorten("日本語", 4), shorten("ab", 4)
+    ('abc…', '日…', 'ab')
+    """
+    if len(text) <= columns * NARROW and columns_of(text) <= columns:
+        return text
+    text = text[: columns * NARROW]
+    low, high = 0, len(text)
+    while low < high:  # the longest beginning that leaves room for the sign
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if columns_of(text[:middle]) < columns else (low, middle - 1)
+    return text[:low] + "…"
+
+
+def counted(count: int, what: str) -> str:
+    """Return how many there are, in words.
+
+    >>> counted(1, "run"), counted(1200, "run")
+    ('1 run', '1,200 runs')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -22,7 +22,7 @@ from flowstore.store.db import open_store
 
 RUNS = (
     {"x": 1, "parameters": {"alpha": 0.5}, "code": "print('one')", "tags": ["a"]},
-    {"width": 2, "x": (1, 2), "tags": ["b"]},
+    {"width": 2, "x": range(2), "tags": ["b"]},
     {"x": os.urandom(1 << 21)},
     {"width": 3, "fails_at": "join", "x": "y" * 70_000},
     {"width": 3, "resumes": 4, "x": "y" * 70_000},

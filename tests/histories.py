@@ -68,7 +68,7 @@ class _Recorder:
             return self.end("failed")
         last = start
         if width:
-            bodies = [self.task("body", (start,), start, str(n), {"y": (n, "body")}) for n in range(width)]
+            bodies = [self.task("body", (start,), start, str(n), {"y": range(n, 9)}) for n in range(width)]
             if None in bodies:
                 return self.end("failed")
             last = self.task("join", bodies, None, None, {}, merged=self.values)

@@ -147,15 +147,11 @@ JSON = {
     "deep": nested(50), "mixed": {"a": [1, None, {"b": 2.5}]},
 }  # fmt: skip
 PICKLE = {
-    "tuple": (1, 2), "tuple inside": [(1,)], "int keys": {1: 2}, "bool keys": {True: 1}, "None key": {None: 1},
-    "NaN": math.nan, "infinity": [-math.inf], "2**63": 2**63, "2**64": 2**64, "-2**63-1": [-(2**63) - 1],
-    "2**64 inside": [1, 2**64], "shared part": [TWICE, TWICE], "shared in a dict": {"a": TWICE, "b": [TWICE]},
-    "lone surrogate": "\ud800", "lone surrogate as a key": {"\udfff": 1}, "deep": nested(400), "set": {1, 2},
+    "shared part": [TWICE, TWICE], "shared in a dict": {"a": TWICE, "b": [TWICE]},
+    "lone surrogate": "\ud800", "lone surrogate as a key": {"\udfff": 1}, "deep": nested(400),
     "subclass of str": Text("a"), "of int": Number(1), "of dict": Mapping(a=1), "inside": [Text("a")],
     "as a key": {Text("a"): 1}, "IntEnum": Sort.ONE, "OrderedDict": collections.OrderedDict(a=1),
-    "bytearray": bytearray(b"a"), "complex": 1j, "Decimal": decimal.Decimal("1.10"), "numpy scalar": np.float64(1.5),
-    "numpy int": [np.int64(1)], "date": dt.date(2020, 2, 29), "range": range(3), "ellipsis": ...,
-    "array": array.array("d", [1.0]), "a type": int, "a function": math.sqrt, "memoryless int": 10**5000,
+    "range": range(3), "ellipsis": ..., "array": array.array("d", [1.0]), "a type": int, "a function": math.sqrt,
 }  # fmt: skip
 
 
@@ -402,7 +398,7 @@ def test_a_lying_size_is_found(store, shape):
         blobs.load(store, raw(store, "npy", content, size), "x")
 
 
-@pytest.mark.parametrize("codec", ["json", "bytes", "npy", "parquet"])
+@pytest.mark.parametrize("codec", ["json", "typed-json", "bytes", "npy", "parquet"])
 def test_a_lying_size_never_raises_anything_else(store, codec):
     """Sizes that don't fit the content, in both directions, are an error or harmless, in every codec."""
     content = codecs.encode(VALUES[codec]).content
@@ -751,13 +747,15 @@ VALUES = {
     "bytes": bytes(range(256)),
     "npy": np.arange(50.0).reshape(5, 10),
     "parquet": frame(a=[1, 2, 3], b=["x", "y", "z"]),
-    "pickle": (1, "two", {3}),
+    "typed-json": (1, "two", {3}),
+    "pickle": [1, "two", range(3)],
 }
 LARGE = {
     "json": ["abc" * 500_000, "d"],
     "bytes": os.urandom(2 * MIB + 77),
     "npy": np.arange(300_000.0),
     "parquet": frame(a=np.random.default_rng(1).random(300_000)),
+    "typed-json": ("abc" * 300_000, ["d" * 300_000]),
     "pickle": (bytes(MIB), bytearray(MIB)),
 }
 
@@ -830,7 +828,7 @@ def test_json_text_is_shown_up_to_64_kib(store):
     task_with(store, small={"a": [1]}, limit="x" * 65534, over="x" * 65535, text=b'{"a": 1}', pair=(1,), none=None)
     rows = {row["name"]: row for row in store.rows("select name, codec, size_bytes, type, value from artifact_values")}
     assert {name: row["codec"] for name, row in rows.items()} == {
-        "small": "json", "limit": "json", "over": "json", "text": "bytes", "pair": "pickle", "none": "json",
+        "small": "json", "limit": "json", "over": "json", "text": "bytes", "pair": "typed-json", "none": "json",
     }  # fmt: skip
     assert rows["small"]["value"] == '{"a":[1]}'
     assert rows["limit"]["size_bytes"] == 65536

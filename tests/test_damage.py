@@ -40,7 +40,7 @@ ALPHA = 0.5
 CODE = {"flow.py": b"print()\n" * 50, "lib/a.py": b"A = 1\n"}
 VALUES = {
     "metrics": {"accuracy": 0.5, "names": ["a", "ä"], "nested": [[1, 2], {"x": None}]},
-    "model": ("a pickle", {1, 2}),
+    "model": ["a pickle", range(3)],
     "raw": bytes(range(256)) * 20,
     "array": np.arange(300, dtype="i4").reshape(20, 15),
     "large": np.arange(10_000),

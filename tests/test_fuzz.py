@@ -49,7 +49,7 @@ LONG = pytest.mark.parametrize(
 def store(tmp_path):
     """A store with a run of F, of which everything has a tag, and one that failed."""
     path = store_with(
-        tmp_path / "flowstore.db", {"x": 1, "tags": ["blue"], "width": 2}, {"fails_at": "end", "x": (1, 2)}
+        tmp_path / "flowstore.db", {"x": 1, "tags": ["blue"], "width": 2}, {"fails_at": "end", "x": range(2)}
     )
     with contextlib.closing(open_store(path)) as opened:
         tag_node(opened, "F", 1, "red", "start", task=True, artifact="x")

@@ -515,7 +515,7 @@ RESUMED = {
 def test_resuming_a_stranger_s_run_is_safe(flow, what):
     """It is refused because of its pickles, or goes on with what fits: no code of its author runs."""
     failing = "if not Path('mended').exists(): raise ValueError('not yet')"
-    value = "{1}" if what == "a canary" else "1"
+    value = "range(1)" if what == "a canary" else "1"
     script = flow(flow_source(MIDDLE, start=f"self.x = {value}", middle=failing, end="assert self.x == 1"))
     script("run", expect=1)
     statement, refusal = RESUMED[what]

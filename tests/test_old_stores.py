@@ -82,8 +82,10 @@ def old(tmp_path):
 QUESTIONS = {
     "runs": "select run_id, flow, user, status, parameters, tasks, failed_tasks, origin_run_id from run_summary",
     "tasks": "select run_id, step, foreach_index, status, attempts, origin_pathspec is null from task_summary",
-    "artifacts": """select run_id, step, name, type, codec, value, iif(codec = 'pickle', 0, sha), iif(codec = 'pickle',
-                    0, preview) from artifact_values""",
+    "artifacts": """select run_id, step, name, type, codec, value, sha, preview from artifact_values
+                    where codec not in ('pickle', 'typed-json')""",
+    "pickled once": """select run_id, step, name, type from artifact_values
+                       where codec in ('pickle', 'typed-json')""",  # what was pickled may have a safer form now
     "tags": "select kind, run_id, step, artifact, tag, own from object_tags where not system",
     "whose": "select run_id, tag from object_tags where kind = 'run' and system and tag like 'user:%'",
     "logs": "select run_id, step, group_concat(text, '') from task_logs where stream = 'stdout' group by run_id, step",

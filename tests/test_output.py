@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import fcntl
+import itertools
+import os
+import pty
+import re
 import resource
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
-from harness import LINEAR, command, flow_source
-from test_look import on_terminal
+from harness import FOREACH, LINEAR, command, flow_source, stop, wait_for
+from test_look import on_terminal, read_terminal
 
 from flowstore.cli import table
+from flowstore.run.lines import Lines
 from flowstore.store.preview import preview
 from flowstore.text import escaped, safe
 
@@ -65,6 +73,231 @@ def test_marks_that_turn_the_reading_order_reach_no_terminal(flow):
             args = words.split()
             done = command(*args, *form, folder=script.folder, expect=int(words.endswith("y")))
             assert not set(marks) & set(done.stdout + done.stderr), (words, form)
+
+
+# --- lines that progress bars change
+
+
+def played(*chunks):
+    """What the log gets of some chunks that arrive within a second, and the lines that are shown."""
+    lines = Lines()
+    played = [lines.feed(chunk.encode(), n / 100) for n, chunk in enumerate(chunks)]
+    played.append(lines.feed(b"", 1, end=True))
+    return "".join(text for text, _ in played), [line for _, whole in played for line in whole]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "log"),
+    [
+        (("\r 0%", "\r 50%", "\r100%", "\nnext\n"), "100%\nnext\n"),
+        (("0%\r", "50%\r", "100%\r"), "100%"),
+        (("0%\r50%\r100%\r\nnext",), "100%\nnext"),
+        (("one\r\ntwo\r", "\nthree\r\n"), "one\r\ntwo\nthree\n"),
+        (("\r 0%", "\r100%", "\r    \r", "after\n"), "after\n"),
+        (("\r 0%", "\r100%", "\r    \r"), ""),
+        (("\r 0%", "\r\x1b[K"), ""),
+        (("\r outer 0", "\n", "\rinner 0", "\x1b[A", "\n", "\rinner 9", "\x1b[A", "\r outer 9\n"), " outer 9\ninner 9"),
+        (("Loading", "\rLoaded\n"), "Loaded\n"),
+        (("x\x1b", "[", "A\ry\n"), "y\nx"),
+        (("a", "b\n", "c"), "ab\nc"),
+        (("\x1b[3", "1mred\x1b[0m\n"), "\x1b[31mred\x1b[0m\n"),
+        (("\r" + "x" * 3_000_000,), "x" * 3_000_000),
+        (("\x1b[999A", "\rx\n"), "x\n"),
+    ],
+)  # fmt: skip
+def test_the_log_has_the_last_state_of_a_line(chunks, log):
+    r"""Whatever writes over it: `\r` before or behind, cursors that move, in pieces of any size; `\r\n` ends a line."""
+    text, shown = played(*chunks)
+    assert "".join(text.splitlines()) == "".join(log.splitlines())
+    if len(log) < 1000:
+        assert text == log
+        assert shown == log.splitlines()
+        assert played(*"".join(chunks))[0].replace("\r", "") == log.replace("\r", "")
+
+
+def test_the_beginning_of_a_line_is_logged_before_its_end():
+    """After a while, as a prompt or a step that hangs leaves it; the line is shown once, when it is whole."""
+    lines = Lines()
+    assert lines.feed(b"computing", 0) == ("", [])
+    assert lines.settle(1) == ("", [])
+    assert lines.settle(3) == ("computing", [])
+    assert lines.feed(b" done\n", 4) == (" done\n", ["computing done"])
+
+
+BARS = """
+    from tqdm import tqdm, trange
+    for _ in trange(20, desc="outer"):
+        time.sleep(0.1)
+        for _ in trange(3, desc="inner", leave=False): pass
+    for _ in tqdm(range(2), desc="quick"): pass
+    print("plain")
+    """
+
+
+def events(text):
+    """The live lines, as time of day in seconds, label and text."""
+    found = re.findall(r"^\S+ (\d+):(\d+):(\S+) \[(.*?) \(pid \d+\)\] (.*)$", text, re.MULTILINE)
+    return [(int(h) * 3600 + int(m) * 60 + float(s), label, told) for h, m, s, label, told in found]
+
+
+def test_a_bar_in_a_pipe(flow):
+    """It is shown while it runs, at most twice a second, each time with its prefix; the log has its last state only."""
+    pytest.importorskip("tqdm")
+    script = flow(flow_source(LINEAR, start=BARS))
+    shown = [event for event in events(script("run").stdout) if "outer" in event[2]]
+    assert {label for _, label, _ in shown} == {"1/start/1"}
+    assert [re.search(r"(\d+)/20 ", told)[1] != "20" for _, _, told in shown] == [True] * (len(shown) - 1) + [False]
+    assert len(shown) >= 3
+    assert len({told for _, _, told in shown}) == len(shown)
+    assert min(b[0] - a[0] for a, b in itertools.pairwise(shown[:-1])) > 0.45  # the end is shown when it comes
+    task = script.client()["start"].task
+    assert [line[:12] for line in task.stderr.splitlines()] == ["outer: 100%|", "quick: 100%|"]
+    assert "\r" not in "".join(script.sql("select text from task_logs"))
+    assert task.stdout == "plain\n"
+
+
+class Terminal:
+    """A terminal that is so wide, and what it shows while `python flow.py ARGS` runs on it."""
+
+    def __init__(self, script, *args, columns=120, rows=30, **env):
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "NO_COLOR"}}
+        environment |= {"TERM": "xterm", "PYTHONWARNINGS": "error", **env}
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+        called = [sys.executable, script.file.name, *args]
+        self.process = subprocess.Popen(called, cwd=script.folder, env=environment, start_new_session=True, **streams)
+        os.close(theirs)
+        self.said = b""
+        self.screens = []
+
+    def __iter__(self):
+        """What it shows after each piece of output, as lines."""
+        while chunk := read_terminal(self._ours):
+            self.said += chunk
+            yield screen(self.said.decode("utf-8", "replace"))
+        os.close(self._ours)
+        self.process.wait(60)
+
+
+def screen(said):
+    """The lines of a terminal that understands what is used of it."""
+    lines, at = [""], 0
+    for text, how in re.findall(r"([^\r\n\x1b]*)(\r|\n|\x1b\[\d*[AJm]|$)", said):
+        lines[at] += text
+        if how == "\n":
+            at += 1
+            lines += [""] if at == len(lines) else []
+        elif how == "\r":
+            lines[at] = _Returned(lines[at])
+        elif how.endswith("A"):
+            at -= int(how[2:-1] or 1)
+            lines[at] = _Returned(lines[at])
+        elif how.endswith("J"):
+            del lines[at + 1 :]
+            lines[at] = ""
+    return [str(line) for line in lines]
+
+
+class _Returned(str):
+    """A line at whose beginning the cursor is."""
+
+    __slots__ = ()
+
+    def __add__(self, text):
+        return text + self[len(text) :] if text else self
+
+
+def test_bars_on_a_terminal(flow):
+    """Each is a line that changes in place, below all others, with the prefix of its task; then it stays, once."""
+    pytest.importorskip("tqdm")
+    script = flow(flow_source(FOREACH, start="self.xs = ['a', 'b']", body=BARS.replace("range(3", "range(30")))
+    both, terminal = 0, Terminal(script, "run", "--max-workers", "2")
+    for lines in terminal:
+        bars = [line for line in lines if "outer" in line]
+        assert len(bars) <= 4
+        both = max(both, len({line.split("[")[1].split()[0] for line in bars if "100%" not in line}))
+    assert terminal.process.returncode == 0
+    assert both == 2
+    assert (
+        sorted(line.split("] ")[1][:12] for line in lines if "%|" in line)
+        == ["outer: 100%|"] * 2 + ["quick: 100%|"] * 2
+    )
+    assert max(map(len, lines)) < 150
+    draws = terminal.said.decode().count("\x1b[J")
+    assert 4 < draws < 60
+
+
+def test_a_bar_whose_task_dies(flow):
+    """Its last state is shown and kept, though its line never ended."""
+    start = "print('10%', end='\\r', flush=True); print('20%', end='\\r', flush=True); os._exit(3)"
+    script = flow(flow_source(LINEAR, start=start))
+    shown = script("run", expect=1).stdout
+    assert "] 20%\n" in shown
+    assert script.client()["start"].task.stdout == "20%"
+    assert "20%" in script.client()["start"].task.exception.message
+
+
+def test_a_terminal_that_can_t_move_its_cursor_gets_plain_lines(flow):
+    """So says `TERM=dumb`."""
+    script = flow(flow_source(LINEAR, start="print('\\r10%', end=''); time.sleep(0.8); print('\\r20%')"))
+    terminal = Terminal(script, "run", TERM="dumb")
+    [*_] = terminal
+    assert "\x1b" not in terminal.said.decode()
+    assert terminal.said.decode().count("] 10%\r\n") == terminal.said.decode().count("] 20%\r\n") == 1
+
+
+def test_many_tasks_are_counted_on_a_terminal(flow):
+    """On one line, which goes at the end; lines about tasks that start and succeed don't scroll the rest away."""
+    script = flow(flow_source(FOREACH, start="self.xs = range(30)", body="print('item', self.input); time.sleep(0.05)"))
+    terminal = Terminal(script, "run", "--max-workers", "2")
+    counted = {line for lines in terminal for line in lines if " in all" in line}
+    assert any(re.match(r"\d+ done, 2 running, 0 failed, 31 in all  ━", line) for line in counted)
+    end = screen(terminal.said.decode())
+    assert not any(" in all" in line for line in end)
+    assert sum("item" in line for line in end) == 30
+    assert sum("finished" in line for line in end) < 10
+
+
+def test_ctrl_c_takes_the_bars_away(flow):
+    """And the log has what they showed at last."""
+    script = flow(flow_source(LINEAR, start="for n in range(1000): print(f'\\r{n} of 1000', end=''); time.sleep(0.05)"))
+    with script.start("run", PYTHONUNBUFFERED="1") as process:
+        wait_for(lambda: script.db.exists() and script.sql("select 1 from tasks"))
+        assert process.stdout.readline()
+        assert b" of 1000" in process.stdout.readline()
+        assert stop(process).code == 130
+    assert re.fullmatch(r"\d+ of 1000", script.client()["start"].task.stdout)
+
+
+# --- colours
+
+COLOURED = r"""
+    print("\x1b[31mERROR\x1b[0m plain \x1b[1;32mopen")
+    print("next \x1b[2J\x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\")
+    os.write(1, b"\x1b[3"); time.sleep(0.1); os.write(1, b"4mblue\x1b[0m\n")
+    """
+
+
+def test_colours_pass_on_a_terminal(flow):
+    """Whole, and end with their line; other sequences are dropped whole."""
+    terminal = Terminal(flow(flow_source(LINEAR, start=COLOURED)), "run")
+    [*_] = terminal
+    shown = [text for _, _, text in events(terminal.said.decode().replace("\r\n", "\n"))][1:4]
+    assert shown == ["\x1b[31mERROR\x1b[0m plain \x1b[1;32mopen\x1b[0m", "next link", "\x1b[34mblue\x1b[0m"]
+
+
+def test_colours_are_dropped_elsewhere(flow):
+    """In a pipe, where `NO_COLOR` is set, and in what `logs` shows; the log keeps them for `--raw`."""
+    script = flow(flow_source(LINEAR, start=COLOURED))
+    plain = ["ERROR plain open", "next link", "blue"]
+    assert [text for _, _, text in events(script("run").stdout)][1:4] == plain
+    terminal = Terminal(script, "run", NO_COLOR="1")
+    [*_] = terminal
+    assert [text for _, _, text in events(terminal.said.decode().replace("\r\n", "\n"))][1:4] == plain
+    assert command("logs", "F/1/start/1", folder=script.folder).stdout.splitlines() == plain
+    assert script("logs", "show", "1/start").stdout.splitlines() == plain
+    assert "\x1b[31mERROR\x1b[0m" in command("logs", "F/1/start/1", "--raw", folder=script.folder).stdout
 
 
 # --- cells of any size
@@ -131,7 +364,7 @@ def test_dicts_are_shown_in_their_own_order():
 def test_the_preview_of_a_large_set_takes_no_time():
     """Its items are not sorted; those of a small one are."""
     started = time.process_time()
-    assert preview(set(map(str, range(2_000_000)))).endswith(", ...} (2000000 items)")
+    assert preview(set(map(str, range(2_000_000)))).endswith(", ...} (2,000,000 items)")
     assert time.process_time() - started < 2
     assert preview({3, 1, 2}) == "{1, 2, 3}"
 
@@ -162,3 +395,19 @@ def test_tables_of_any_library_are_shown_as_tables():
     assert preview(pa.table({"n": [1]}).to_batches()[0]) == "1 row × 1 column\nn\n1"
     assert preview(pl.Series([1, 2])) == "2 values, Int64 [1, 2]"
     assert preview(pl.DataFrame()) == "0 rows × 0 columns"
+
+
+# --- what is said, and what not
+
+
+def test_quiet_is_quiet(flow):
+    """Of a run that succeeds nothing is left but what its tasks print; a failure says so all the same."""
+    script = flow(flow_source(LINEAR, start="print('hello')"))
+    done = script("run", "--quiet")
+    assert [(label, text) for _, label, text in events(done.stdout)] == [("1/start/1", "hello")]
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
+    script.rewrite(flow_source(LINEAR, start="raise ValueError('no')"))
+    done = script("--quiet", "run", expect=1)
+    assert "starting" not in done.stdout
+    assert done.stdout.endswith("] Task failed.\n")
+    assert done.stderr.startswith("Run F/2 failed in start/")

@@ -34,7 +34,7 @@ def source(tmp_path):
     path = store_with(
         tmp_path / "source.db",
         {"tags": ["blue", "red"], "x": 1, "parameters": {"alpha": 0.5}, "code": "print('one')"},
-        {"flow": "G", "width": 2, "attempts": 2, "x": (1, 2), "user": "anne", "code": "print('two')"},
+        {"flow": "G", "width": 2, "attempts": 2, "x": range(2), "user": "anne", "code": "print('two')"},
         {"width": 3, "fails_at": "join", "x": {"a": [1]}, "tags": ["blue"]},
         {"width": 3, "resumes": 3, "x": {"a": [1]}},
         {"x": "y" * 70_000, "status": "stopped", "printed": ""},
@@ -56,7 +56,7 @@ def out(tmp_path):
 @pytest.fixture
 def target(tmp_path):
     """A store with runs of its own, ids 1 and 2, to import into."""
-    return store_with(tmp_path / "target.db", {"x": (1, 2), "tags": ["green"]}, {"width": 2, "x": 2})
+    return store_with(tmp_path / "target.db", {"x": range(2), "tags": ["green"]}, {"width": 2, "x": 2})
 
 
 @pytest.fixture

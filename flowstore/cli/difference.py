@@ -11,10 +11,9 @@ import attrs
 import click
 
 from flowstore.cli import render
-from flowstore.cli.table import shorten
 from flowstore.client import Run
 from flowstore.client.compare import Difference, text_diff
-from flowstore.text import safe
+from flowstore.text import counted, safe, shorten
 
 COLUMNS = ("kind", "name", "left", "right")
 _WIDEST = 200  # of a value, where no terminal limits it
@@ -57,7 +56,7 @@ def _shown(kind: str, value: Any) -> str:
     if kind == "tag":
         return "yes"
     if kind == "code":
-        return f"{value['size_bytes']} bytes, {value['sha'][:8]}"
+        return f"{counted(value['size_bytes'], 'byte')}, {value['sha'][:8]}"
     if kind == "step":
         return render.states(value)
     if kind not in _CONTENTS:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowstore import context
-from flowstore.cli import shell
+from flowstore.cli import host, shell
 from flowstore.cli.options import RUN, SETTINGS, SHARED, FlowFile, command, namespace, wrong_usage
 from flowstore.errors import ParameterError
 from flowstore.flow.graph import describe, to_dot
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def main(flow: type[FlowSpec]) -> None:
-    """The command line of a flow's file; called by `FlowSpec()`. Exits the process."""
+    """The command line of a flow's file; called by `FlowSpec()`. Exits the process, if that is the flow's own."""
+    where = host.name_of_host(flow)
+    if where is not None:
+        click.echo(host.message(flow, where), err=True)
+        return
     shell.run(lambda: _group(flow), _program())
 
 

@@ -18,6 +18,7 @@ from flowstore.cli.render import say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
 from flowstore.store import drafts
+from flowstore.text import counted
 
 _STORED_AS = {".json": "json", ".npy": "npy", ".parquet": "parquet", ".pkl": "pickle"}
 
@@ -30,7 +31,7 @@ def show(artifact: DataArtifact, *, raw: bool = False) -> None:
     if artifact.codec == "json":
         text = json.dumps(artifact.data, ensure_ascii=False, indent=2)
     else:
-        text = f"{artifact.type}, {artifact.size} bytes\n{artifact.preview}"
+        text = f"{artifact.type}, {counted(artifact.size, 'byte')}\n{artifact.preview}"
     say(text, raw=raw)
 
 

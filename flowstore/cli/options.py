@@ -11,6 +11,7 @@ import click
 from flowstore import context
 from flowstore.cli import shell
 from flowstore.errors import FlowstoreError
+from flowstore.flow import init
 from flowstore.flow.graph import Graph, graph_of
 from flowstore.flow.parameters import check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
@@ -26,7 +27,7 @@ def _checked_namespace(_ctx: click.Context, _option: click.Parameter, given: str
 
 SHARED = (
     click.option("--store", metavar="PATH", help="The store's file."),
-    click.option("--quiet", is_flag=True, default=None, help="No banner and no progress."),
+    click.option("--quiet", is_flag=True, default=None, help="Only what tasks print, warnings and errors."),
     click.option(
         "--namespace",
         metavar="TAG",
@@ -76,6 +77,7 @@ class FlowFile:
             check_members(self.type)
             self._graph = graph_of(self.type)
             check(self._graph)
+            init.check(self.type)
         return self._graph
 
 

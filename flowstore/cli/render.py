@@ -18,7 +18,7 @@ from flowstore.client import Run, Step, Task
 from flowstore.client.base import status_of
 from flowstore.store import overview
 from flowstore.store.rows import time_of
-from flowstore.text import escaped, safe
+from flowstore.text import counted, escaped, safe
 
 Rows = Sequence[Mapping[str, Any]]
 _SPACES = str.maketrans({"\n": " ⏎ ", "\t": " "})
@@ -123,15 +123,6 @@ def _csv_cell(value: Any, *, raw: bool) -> Any:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def counted(count: int, what: str) -> str:
-    """How many there are.
-
-    >>> counted(1, "run"), counted(1200, "run")
-    ('1 run', '1,200 runs')
-    """
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
 def size(count: int) -> str:
     """A number of bytes, for people.
 
@@ -139,7 +130,7 @@ def size(count: int) -> str:
     ('999 bytes', '1.5 kB', '2.5 GB')
     """
     if count < 1000:
-        return f"{count} bytes"
+        return counted(count, "byte")
     amount, unit = count / 1e3, "kB"
     for larger in ("MB", "GB", "TB"):
         if amount >= 999.95:

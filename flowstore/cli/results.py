@@ -10,7 +10,7 @@ import click
 from flowstore import context
 from flowstore.cli.options import FlowFile, command, group
 from flowstore.errors import NotFound
-from flowstore.text import safe
+from flowstore.text import counted, safe
 
 
 def _tasks(this: FlowFile, pathspec: str) -> list[Any]:
@@ -62,7 +62,7 @@ def _print_artifacts(pathspec: str, artifacts: dict[str, Any], max_value_size: i
 
     click.echo(safe(f"{pathspec}:"))
     for name, artifact in artifacts.items():
-        shown = f"{artifact.preview}  ({artifact.type}, {artifact.size} bytes)"
+        shown = f"{artifact.preview}  ({artifact.type}, {counted(artifact.size, 'byte')})"
         if artifact.size <= max_value_size:
             try:
                 shown = repr(artifact.data)
@@ -76,7 +76,7 @@ def _dump_to_file(found: dict[str, dict[str, Any]], file: Path) -> None:
 
     values = {task: {name: item.data for name, item in artifacts.items()} for task, artifacts in found.items()}
     file.write_bytes(cloudpickle.dumps(values))
-    click.echo(f"Wrote {sum(map(len, values.values()))} artifacts to {file}.", err=True)
+    click.echo(f"Wrote {counted(sum(map(len, values.values())), 'artifact')} to {file}.", err=True)
 
 
 def _logs_command(this: FlowFile) -> click.Command:

@@ -11,7 +11,7 @@ import click
 from flowstore.cli import completion
 from flowstore.cli.admin import command, with_tags
 from flowstore.store import locate
-from flowstore.text import safe
+from flowstore.text import counted, safe
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
@@ -72,8 +72,8 @@ def export(
         found = {"path": str(done.path), "runs": done.runs, "size_bytes": done.size_bytes, "left_out": done.left_out}
         render.echo([found], form)
         return
-    without = f", without the bytes of {render.counted(done.left_out, 'artifact')}" if done.left_out else ""
-    click.echo(safe(f"Exported {render.counted(done.runs, 'run')} ({render.size(done.size_bytes)}{without}) to {out}."))
+    without = f", without the bytes of {counted(done.left_out, 'artifact')}" if done.left_out else ""
+    click.echo(safe(f"Exported {counted(done.runs, 'run')} ({render.size(done.size_bytes)}{without}) to {out}."))
 
 
 @command
@@ -96,7 +96,7 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
         found = {"runs": runs, "known": done.known, "running": done.running, "copied_bytes": done.copied_bytes}
         render.echo([found], form)
         return
-    told = f"Imported {render.counted(len(done.runs), 'run')} ({render.size(done.copied_bytes)}) into {target.path}."
+    told = f"Imported {counted(len(done.runs), 'run')} ({render.size(done.copied_bytes)}) into {target.path}."
     if known := len(done.known):
         told += f" {known} of {known + len(done.runs)} {'was' if known == 1 else 'were'} here already."
     click.echo(safe(told))

@@ -10,11 +10,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
+from flowstore.text import NARROW, columns_of, shorten
+
 _GAP = "  "
 _SHORT, _ID = 16, 12  # what is no wider is an id, a status, a number: shortened only if nothing else helps
 _LEAST = 8  # of what was wider, in a table
 _TIME = 19
-_NARROW = 8  # characters, some of them without a width, that may share a column
 _WIDEST = 1000  # columns that cells are padded to, where no terminal limits them: a longer cell stands out
 
 Line = Sequence[str]
@@ -26,35 +27,6 @@ def width() -> int | None:
     `$COLUMNS` counts on a terminal only, since a Python that has loaded readline hands it on to all that it starts.
     """
     return max(shutil.get_terminal_size().columns, 10) if sys.stdout.isatty() else None
-
-
-def columns_of(text: str) -> int:
-    """How many columns of a terminal a text takes.
-
-    >>> columns_of("abc"), columns_of("日本")
-    (3, 4)
-    """
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len  # not before a text needs it
-
-    return cell_len(text)
-
-
-def shorten(text: str, columns: int) -> str:
-    """A text in at most so many columns, with … where it was cut.
-
-    >>> shorten("abcdef", 4), shorten("日本語", 4), shorten("ab", 4)
-    ('abc…', '日…', 'ab')
-    """
-    if len(text) <= columns * _NARROW and columns_of(text) <= columns:
-        return text
-    text = text[: columns * _NARROW]
-    low, high = 0, len(text)
-    while low < high:  # the longest beginning that leaves room for the sign
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if columns_of(text[:middle]) < columns else (low, middle - 1)
-    return text[:low] + "…"
 
 
 def lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]:
@@ -81,7 +53,7 @@ def lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]
 
 def _columns(text: str, most: int) -> int:
     """Return how many columns a text takes, at most `most`; what is very long is not measured, which takes time."""
-    return most if len(text) > most * _NARROW else min(columns_of(text), most)
+    return most if len(text) > most * NARROW else min(columns_of(text), most)
 
 
 def _padded(text: str, columns: int) -> str:

@@ -15,7 +15,7 @@ from flowstore.cli.admin import command, with_tags
 from flowstore.errors import FlowstoreError
 from flowstore.store import locate
 from flowstore.store.rows import time_of
-from flowstore.text import safe
+from flowstore.text import counted, safe
 
 if TYPE_CHECKING:
     from flowstore.store.db import Store
@@ -83,7 +83,7 @@ def delete(
     for each in found:
         if each.kept_because is not None:
             click.echo(safe(f"{each.pathspec} is not deleted: {each.kept_because}."), err=True)
-    said = f"{render.counted(len(doomed), 'run')}, {render.size(sum(each.bytes for each in doomed))}"
+    said = f"{counted(len(doomed), 'run')}, {render.size(sum(each.bytes for each in doomed))}"
     if dry_run or not doomed:
         click.echo(f"Would delete {said}." if doomed else "There is nothing to delete.", err=True)
         if form != "table":
@@ -96,7 +96,7 @@ def delete(
     if form != "table":
         _echo_candidates(found, form, done.runs)
     click.echo(
-        f"Deleted {render.counted(len(done.runs), 'run')}. {store.path.name} has {render.size(done.after_bytes)} "
+        f"Deleted {counted(len(done.runs), 'run')}. {store.path.name} has {render.size(done.after_bytes)} "
         f"after {render.size(done.before_bytes)}.",
         err=True,
     )
@@ -152,7 +152,6 @@ def check(deep: bool, repair: bool, store: str | None, form: str) -> int:
     With --repair, a file with damaged pages is replaced by a new one with what could be read, and is kept as
     FILE.damaged.
     """
-    from flowstore.cli import render
     from flowstore.errors import StoreCorrupt
     from flowstore.transfer import check as checking
 
@@ -167,7 +166,7 @@ def check(deep: bool, repair: bool, store: str | None, form: str) -> int:
     if report.problems or form != "table":
         _echo_problems(report.problems, form)
     if form == "table" and not report.problems:
-        click.echo(f"{render.counted(report.runs, 'run')}, {render.counted(report.contents, 'content')}: nothing wrong")
+        click.echo(f"{counted(report.runs, 'run')}, {counted(report.contents, 'content')}: nothing wrong")
     return int(bool(report.problems))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, overload
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import blobs, queries
 from flowstore.store.db import Store
+from flowstore.text import counted
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -84,4 +85,4 @@ class Code:
         return value
 
     def __repr__(self) -> str:
-        return f"Code({self.script_name!r}, {len(self._files)} files)"
+        return f"Code({self.script_name!r}, {counted(len(self._files), 'file')})"

@@ -61,6 +61,7 @@ class Link(Protocol):
     step: str
     is_join: bool
     transition: Transition | None
+    first_values: dict[str, Any]  # set by the flow's own `__init__`, for what is neither inherited nor assigned
 
     @property
     def frames(self) -> Sequence[Frame]:
@@ -148,7 +149,8 @@ def _get_described(self: FlowSpec, name: str) -> Any:
 class FlowSpec(_Unstorable):
     """The base of every flow: methods marked `@step`, from `start` to `end`, each ending in `self.next(…)`.
 
-    Making an instance in a script, `MyFlow()`, runs the script's command line.
+    Making an instance in a script, `MyFlow()`, runs the script's command line. A flow may have an `__init__` of its
+    own, which calls `super().__init__()`: it runs in every task, and what it sets are first values; see `flow.init`.
     """
 
     flow_decorators: ClassVar[tuple[Any, ...]] = ()
@@ -164,7 +166,7 @@ class FlowSpec(_Unstorable):
             cls.__getattribute__ = _get_described  # type: ignore[assignment,method-assign]  # costs time at each access
 
     def __init__(self, use_cli: bool = True) -> None:
-        if use_cli and state.main is not None:
+        if use_cli and state.main is not None and _LINK not in self.__dict__:  # else a task makes it
             state.main(type(self))
 
     @property
@@ -254,6 +256,9 @@ class FlowSpec(_Unstorable):
         try:
             value = link.load(name)
         except KeyError:
+            if name in link.first_values:
+                value = self.__dict__[name] = link.first_values[name]
+                return value
             hint = " In a join, read it from inputs, or call self.merge_artifacts(inputs)." if link.is_join else ""
             raise AttributeError(
                 f"Flow {type(self).__name__} has no artifact {name!r} in step {link.step}.{hint}"
@@ -270,7 +275,8 @@ class FlowSpec(_Unstorable):
         link = self.__dict__.get(_LINK)
         was_set = self.__dict__.pop(name, _LINK) is not _LINK
         inherited = link is not None and link.forget(name)
-        if not (was_set or inherited):
+        first = link is not None and link.first_values.pop(name, _LINK) is not _LINK
+        if not (was_set or inherited or first):
             raise AttributeError(f"Flow {type(self).__name__} has no artifact {name!r}")
 
     def __iter__(self) -> Iterator[Any]:

@@ -17,9 +17,10 @@ from typing import Any
 
 import attrs
 
-from flowstore.run.console import Console, Lines
+from flowstore.run.console import Console
 from flowstore.run.contents import Arriving, Contents
 from flowstore.run.executor import Died, Event, Executor, Offered, Printed, Reported, Sent, Started
+from flowstore.run.lines import Lines
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
@@ -117,6 +118,7 @@ class Driver:
                 continue
             for event in self._executor.wait(self._timeout()):
                 self._handle(event)
+            self._console.refresh()
             self._kill_overdue()
         return status
 
@@ -145,6 +147,8 @@ class Driver:
             free = len(self._running) < self._run.max_workers
             due += [self._again[0][0]] if free or self._again[0][2].planned.gang else []
         due += [task.deadline for task in self._running.values() if task.deadline is not None]
+        if self._console.due is not None:
+            due.append(self._console.due)
         return max(0.0, min(due) - now)
 
     # --- events
@@ -168,18 +172,39 @@ class Driver:
             self._end_attempt(task, self._death(task, event))
 
     def _take_output(self, task: _Task, stream: str, data: bytes, *, end: bool = False) -> None:
+        now = time.monotonic()
+        for other, lines in task.streams.items():
+            if other != stream and lines.waiting:  # what was ended there comes first
+                self._take_lines(task, other, *lines.settle(now))
         if stream not in task.streams:
             task.streams[stream] = Lines()
-        text, lines = task.streams[stream].feed(data, end=end)
+        self._take_lines(task, stream, *task.streams[stream].feed(data, now, end=end))
+
+    def _take_lines(self, task: _Task, stream: str, text: str, whole: list[str]) -> None:
+        """Keep text for the log, and show lines."""
         at = records.now_ms()
         label = self._label(task)
-        self._console.lines([(at, label, line) for line in lines])
-        task.last_lines.extend(line[:200] for line in lines[-LAST_LINES:])
+        lines = task.streams[stream]
+        self._console.lines([(at, label, line) for line in whole])
+        self._console.change((task.id, stream), label, lines.changing, lines.ended)
+        task.last_lines.extend(line[:200] for line in whole[-LAST_LINES:])
         if text:
             self._log.append((task.attempt_id, stream, at, text))
             self._log_bytes += len(text)
-            if self._log_due is None:
-                self._log_due = time.monotonic() + LOG_INTERVAL_S
+        if self._log_due is None and (text or lines.waiting):
+            self._log_due = time.monotonic() + LOG_INTERVAL_S
+
+    def _end_output(self, task: _Task) -> None:
+        """Take the lines that were not ended."""
+        for stream in task.streams:
+            self._take_output(task, stream, b"", end=True)
+
+    def _settle_lines(self) -> None:
+        """Take the lines that became whole by the mere passing of time."""
+        now = time.monotonic()
+        for task in self._running.values():
+            for stream, lines in task.streams.items():
+                self._take_lines(task, stream, *lines.settle(now))
 
     def _death(self, task: _Task, event: Died) -> dict[str, Any]:
         if task.stopped:
@@ -188,8 +213,7 @@ class Driver:
         if task.timed_out:
             limit = self._run.policies[task.planned.step].timeout_s
             kind, message = "TimeoutExpired", f"The task took longer than its timeout of {limit:g} s and was killed."
-        for stream in task.streams:
-            self._take_output(task, stream, b"", end=True)  # a line that was not ended is the last one, too
+        self._end_output(task)  # a line that was not ended is the last one, too
         last = "".join(f"\n  {line}" for line in task.last_lines)
         self._take_output(task, "stderr", f"{message}\n".encode())
         told = f"{message} The last it printed:{last}" if last else message
@@ -198,8 +222,7 @@ class Driver:
     def _end_attempt(self, task: _Task, report: Mapping[str, Any]) -> None:
         del self._running[task.number]
         self._contents.finish()
-        for stream in task.streams:
-            self._take_output(task, stream, b"", end=True)
+        self._end_output(task)
         task.streams.clear()
         self._finished.append(_Finished(task, report))
 
@@ -213,6 +236,9 @@ class Driver:
 
     def _commit(self) -> str | None:
         """Write what has come, in one transaction, then launch what starts; gives the status when the run is over."""
+        if self._log_is_due() or self._heartbeat_is_due():
+            self._log_due = None
+            self._settle_lines()
         finished, self._finished = self._finished, []
         started: list[_Task] = []
         lines: list[tuple[_Task, str]] = []
@@ -239,7 +265,7 @@ class Driver:
 
     def _write_log(self, db: Any) -> None:
         records.append_log(db, self._log)
-        self._log, self._log_bytes, self._log_due = [], 0, None
+        self._log, self._log_bytes = [], 0
 
     def _status(self, started: list[_Task]) -> str | None:
         if self._running or started:
@@ -381,9 +407,11 @@ class Driver:
             while self._running and time.monotonic() < deadline:
                 for event in self._executor.wait(0.1):
                     if isinstance(event, Died) and event.number in self._running:
-                        del self._running[event.number]
+                        self._end_output(self._running.pop(event.number))
                     else:
                         self._handle(event)
+        for task in self._running.values():  # which nothing could end
+            self._end_output(task)
         finished, self._finished = self._finished, []
         with self._store.write() as db:
             for item in finished:

@@ -38,7 +38,7 @@ class TaskLink:
 
     __slots__ = (  # a join has one for each of its inputs
         "_frames", "_index", "_inherited", "_order", "_task_id", "_visible",
-        "forgotten", "is_join", "loaded", "merged", "step", "transition",
+        "first_values", "forgotten", "is_join", "loaded", "merged", "step", "transition",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,7 @@ class TaskLink:
         self.step = step  # an input's own, where the order is that of the join
         self.is_join = is_join
         self.transition: Transition | None = None
+        self.first_values: dict[str, Any] = {}
         self.loaded: dict[str, tuple[Blob, Any]] = {}
         self.merged: dict[str, Blob] = {}
         self.forgotten: tuple[str, ...] = ()

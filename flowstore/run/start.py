@@ -39,6 +39,7 @@ from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Store
 from flowstore.store.liveness import is_dead
 from flowstore.store.locate import ensure_active_store
+from flowstore.text import counted
 
 if TYPE_CHECKING:
     from flowstore.store.deployments import Deployment
@@ -251,7 +252,8 @@ def _drive(
     origin: Origin | None,
 ) -> int:
     name = flow.__name__
-    console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}")
+    resumed = "" if origin is None else f", which resumes {name}/{origin.run_id}"
+    console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}{resumed}")
     run = RunPlan(
         flow=name,
         run_id=run_id,
@@ -275,7 +277,10 @@ def _drive(
     console.close()
     took = duration(time.monotonic() - began)
     if origin is not None:
-        console.banner(f"{driver.reused} tasks were taken over from {name}/{origin.run_id}.")
+        console.banner(
+            f"{counted(driver.reused, 'task')} {'was' if driver.reused == 1 else 'were'} taken over from "
+            f"{name}/{origin.run_id}."
+        )
     _tell_end(console, who, name, run_id, status, took, driver.failed_task)
     return EXIT_CODES[status] if status in EXIT_CODES else 128 + (stop.signal or 0)
 

@@ -20,16 +20,18 @@ import attrs
 
 from flowstore import context
 from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed
-from flowstore.flow import spec
+from flowstore.flow import init, spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
+from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
 _INDEXABLE = frozenset({"list", "tuple", "range", "numpy.ndarray"})
+_OWN_FOLDERS = frozenset({Path(__file__).parent, Path(init.__file__).parent})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
 
 
@@ -70,10 +72,12 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
     state.task, state.namespace = _identity(order, link), order["current"]["namespace"]
     state.store, state.task_store = None, (order["store"], order["trusted"])
     try:
+        if init.has_own(flow):
+            link.first_values = init.run(instance, link.load_parameter)
         _run_step(flow, instance, link, order)
         _leave_if_forked(process, None)
         outcome, items = _outcome(instance, link, graph, order)
-        return _product(instance, link, "successful", outcome, items)
+        return _product(instance, link, order, "successful", outcome, items)
     except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
         _leave_if_forked(process, error)
         return _failed(instance, link, graph, order, error)
@@ -143,7 +147,7 @@ def _failed(
     elif catch is None or catch["print_exception"]:
         _complain(failure["traceback"])
     if catch is None:
-        return _product(instance, link, "failed", None, None, failure)
+        return _product(instance, link, order, "failed", None, None, failure)
     if catch["var"]:
         from flowstore.client import ExceptionInfo
 
@@ -151,10 +155,10 @@ def _failed(
     node = graph[link.step]
     outcome = {"targets": list(node.targets), "count": None, "gang": False}
     try:
-        return _product(instance, link, "successful", outcome, None, failure)
+        return _product(instance, link, order, "successful", outcome, None, failure)
     except ArtifactError as unstorable:  # what failed may be the storing itself: keep what can be kept
         _complain(f"@catch leaves out what can't be stored: {unstorable}\n")
-        return _product(instance, link, "successful", outcome, None, failure, lenient=True)
+        return _product(instance, link, order, "successful", outcome, None, failure, lenient=True)
 
 
 def _complain(text: str) -> None:
@@ -167,7 +171,7 @@ def _describe(error: BaseException) -> dict[str, str]:
     import traceback
 
     shown = error.__traceback__
-    while shown is not None and Path(shown.tb_frame.f_code.co_filename).parent == Path(__file__).parent:
+    while shown is not None and Path(shown.tb_frame.f_code.co_filename).parent in _OWN_FOLDERS:
         shown = shown.tb_next  # begin with the user's own code
     if isinstance(error, FlowstoreError) and shown is None:
         text = f"{type(error).__name__}: {error}\n"
@@ -264,7 +268,7 @@ def _outcome(
     count, limit = outcome["count"], order["max_num_splits"]
     if count is not None and count > limit:
         raise GraphError(
-            f"Step {link.step} asks for {count} tasks, more than the limit of {limit}. "
+            f"Step {link.step} asks for {counted(count, 'task')}, more than the limit of {limit}. "
             f"Raise it with --max-num-splits {count}."
         )
     return outcome, items
@@ -306,6 +310,7 @@ def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any]
 def _product(
     instance: FlowSpec,
     link: TaskLink,
+    order: Mapping[str, Any],
     status: str,
     outcome: dict[str, Any] | None,
     items: Sequence[Any] | None,
@@ -315,12 +320,13 @@ def _product(
 ) -> Product:
     lenient = lenient or status == "failed"  # a failed attempt keeps what it can
     contents: dict[str, Encoded] = {}
-    for name, value in spec.artifacts_set_on(instance).items():
+    values = {**_unread_first_values(link, order), **spec.artifacts_set_on(instance)}
+    for name, value in values.items():
         try:
             _check_name(instance, link, name)
             encoded = _changed(link, name, value)
         except ArtifactError as error:
-            if lenient:
+            if lenient or link.first_values.get(name) is value:  # which every task makes anew
                 continue
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
@@ -335,6 +341,13 @@ def _product(
         "failure": failure,
     }
     return Product(report, list(contents.items()))
+
+
+def _unread_first_values(link: TaskLink, order: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flow's `__init__` set, in a task that inherits nothing: those that follow inherit it from there."""
+    if not link.first_values or order["base_id"] is not None:
+        return {}
+    return {name: value for name, value in link.first_values.items() if name not in link.merged}
 
 
 def _check_name(instance: FlowSpec, link: TaskLink, name: str) -> None:
@@ -358,9 +371,11 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     sha = encoded.sha
     if (sha, encoded.codec) == (blob.sha, blob.codec):
         return None
-    if blob.codec == "pickle" and encoded.codec == "pickle":  # equal values may pickle to other bytes: compare afresh
+    if (
+        blob.codec == "pickle"
+    ):  # equal values may pickle to other bytes, and older versions pickled more: compare afresh
         fresh = encode(link.load_blob(blob, name), described=False)
-        if fresh.sha == sha:
+        if (fresh.sha, fresh.codec) == (sha, encoded.codec):
             return None
     return encoded
 

@@ -29,6 +29,7 @@ from flowstore.store.aside import Aside
 from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.db import Row, Store
 from flowstore.store.preview import MAX_PREVIEW, in_line
+from flowstore.text import counted
 
 INLINE_BYTES = 65536
 CHUNK_BYTES = 1 << 20
@@ -277,14 +278,15 @@ def _check_size(db: sqlite3.Connection | None, store: Store, blob: Blob, name: s
         row = db.execute("select sum(length(data)), min(n) from chunks where blob_id = ?", (blob.id,)).fetchone()
         if row[1] == -1:
             raise ArtifactError(
-                f"{name} ({blob.type}, {blob.size_bytes} bytes) was left out of {store.path} when that was exported. "
+                f"{name} ({blob.type}, {counted(blob.size_bytes, 'byte')}) was left out of {store.path} "
+                "when that was exported. "
                 "Its bytes come with: flowstore import FILE, of a file that has them."
             )
         size = row[0] or 0
     else:
         size = len(blob.data)
     if size != blob.size_bytes:
-        raise StoreCorrupt(f"{store.path}: {name} has {size} bytes instead of {blob.size_bytes}. {_SEE}")
+        raise StoreCorrupt(f"{store.path}: {name} has {counted(size, 'byte')} instead of {blob.size_bytes}. {_SEE}")
 
 
 def copy(store: Store, blob: Blob, file: BinaryIO, name: str) -> None:

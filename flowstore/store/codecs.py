@@ -1,13 +1,15 @@
 """Values <-> bytes. The safest codec that is faithful wins: a value comes back equal and of the same type.
 
-| codec   | for                                                            | loading runs code |
-| ------- | -------------------------------------------------------------- | ----------------- |
-| json    | None, bool, int of 64 bits, finite float, text, lists and      | no                |
-|         | dicts of them with text keys, without shared parts             |                   |
-| bytes   | bytes                                                          | no                |
-| npy     | plain numpy.ndarray (NumPy's .npy format, without pickles)     | no                |
-| parquet | pandas.DataFrame that comes back identical                     | no                |
-| pickle  | everything else (cloudpickle)                                  | yes               |
+| codec      | for                                                            | loading runs code |
+| ---------- | -------------------------------------------------------------- | ----------------- |
+| json       | None, bool, int of 64 bits, finite float, text, lists and      | no                |
+|            | dicts of them with text keys, without shared parts             |                   |
+| typed-json | these mixed with tuples, sets, other keys and numbers, bytes,  | no                |
+|            | dates, paths and NumPy scalars (see `typed_json`)              |                   |
+| bytes      | bytes                                                          | no                |
+| npy        | plain numpy.ndarray (NumPy's .npy format, without pickles)     | no                |
+| parquet    | pandas.DataFrame that comes back identical                     | no                |
+| pickle     | everything else (cloudpickle)                                  | yes               |
 
 The table of decoders is fixed. An unknown codec is an error; nothing falls back to pickle.
 """
@@ -28,6 +30,7 @@ import attrs
 
 from flowstore.context import is_text
 from flowstore.errors import ArtifactError
+from flowstore.store import typed_json
 from flowstore.store.preview import preview, type_name
 
 MAX_JSON_DEPTH = 100
@@ -96,6 +99,8 @@ def _encode(value: Any) -> tuple[str, Sequence[Piece], object]:
         return "bytes", [value], None
     if is_plain_json(value):
         return "json", _json_pieces(value), None
+    if (typed := typed_json.dump(value)) is not None:
+        return "typed-json", [typed], None
     numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
     if numpy is not None and kind is numpy.ndarray and _is_plain_array(value):
         return "npy", _npy_pieces(value), value
@@ -185,6 +190,13 @@ def _load_json(pieces: Iterator[bytes], _size: int) -> Any:
     if not plain:
         raise ArtifactError("Its content is not plain JSON: a number, a text or the depth has no place there.")
     return value
+
+
+def _load_typed_json(pieces: Iterator[bytes], _size: int) -> Any:
+    try:
+        return typed_json.load(b"".join(pieces))
+    except ValueError as error:
+        raise ArtifactError(f"Its content is not typed JSON: {error}") from error
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -406,6 +418,7 @@ def _load_bytes(pieces: Iterator[bytes], size: int) -> bytes:
 
 _DECODERS = {
     "json": _load_json,
+    "typed-json": _load_typed_json,
     "bytes": _load_bytes,
     "npy": _load_npy,
     "parquet": _load_parquet,

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from flowstore.text import counted
+
 MAX_PREVIEW = 400  # characters
 _CELL = 20  # characters of a cell in the head of a table
 _ROWS, _COLUMNS, _ITEMS = 4, 8, 6  # how much of a table or an array is shown
@@ -95,12 +97,10 @@ def _preview(value: Any) -> str:
     if type(value) in _SHORT:
         return repr(value)
     if type(value) in {list, tuple, dict, set, frozenset} and len(value) > 8:
-        return f"{_repr.repr(value)} ({len(value)} items)"
+        return f"{_repr.repr(value)} ({counted(len(value), 'item')})"
     if type(value) in {str, bytes, bytearray}:
-        short = repr(value[:160])
-        return (
-            short if len(value) <= 160 else f"{short}… ({len(value)} {'characters' if type(value) is str else 'bytes'})"
-        )
+        short, what = repr(value[:160]), "character" if type(value) is str else "byte"
+        return short if len(value) <= 160 else f"{short}… ({counted(len(value), what)})"
     for module, describe in _TABLES.items():
         if module in sys.modules and (text := describe(value, sys.modules[module])) is not None:
             return text
@@ -120,9 +120,9 @@ def _of_pandas(value: Any, pandas: Any) -> str | None:
         rows, columns = value.shape
         return f"{_shape(rows, columns)}\n{value.iloc[:_ROWS, :_COLUMNS].to_string(max_colwidth=_CELL)}"
     if isinstance(value, pandas.Series):
-        return f"{_count(len(value), 'value')}, {value.dtype}\n{value.iloc[:_ROWS].to_string()}"
+        return f"{counted(len(value), 'value')}, {value.dtype}\n{value.iloc[:_ROWS].to_string()}"
     if isinstance(value, pandas.Index):
-        return f"{_count(len(value), 'value')}, {value.dtype} [{_first(value[:_ITEMS], len(value))}]"
+        return f"{counted(len(value), 'value')}, {value.dtype} [{_first(value[:_ITEMS], len(value))}]"
     return None
 
 
@@ -131,7 +131,7 @@ def _of_polars(value: Any, polars: Any) -> str | None:
         names, rows = value.columns[:_COLUMNS], value.head(_ROWS).rows()
         return f"{_shape(value.height, value.width)}\n{_table(names, rows)}".rstrip()
     if isinstance(value, polars.Series):
-        return f"{_count(len(value), 'value')}, {value.dtype} [{_first(value.head(_ITEMS).to_list(), len(value))}]"
+        return f"{counted(len(value), 'value')}, {value.dtype} [{_first(value.head(_ITEMS).to_list(), len(value))}]"
     return None
 
 
@@ -146,12 +146,8 @@ def _of_pyarrow(value: Any, pyarrow: Any) -> str | None:
 _TABLES = {"numpy": _of_numpy, "pandas": _of_pandas, "polars": _of_polars, "pyarrow": _of_pyarrow}
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def _shape(rows: int, columns: int) -> str:
-    return f"{_count(rows, 'row')} × {_count(columns, 'column')}"
+    return f"{counted(rows, 'row')} × {counted(columns, 'column')}"
 
 
 def _first(items: Iterable[Any], count: int) -> str:

@@ -18,6 +18,7 @@ import attrs
 from flowstore.store import records, schema
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.db import Store
+from flowstore.text import counted
 from flowstore.transfer import islands
 from flowstore.transfer.problems import REPAIR, UNREADABLE, Problem, content, place_of
 from flowstore.transfer.rules import PAIRS, REFERENCES, ROWS, Rule
@@ -293,7 +294,8 @@ def _contents(db: sqlite3.Connection) -> Iterator[Problem]:
         if wrong == _LEFT_OUT:
             where = content(db, row["id"])
             yield Problem(
-                "left out", where, f"its {row['size_bytes']} bytes were left out when the file was exported",
+                "left out", where,
+                f"its content ({counted(row['size_bytes'], 'byte')}) was left out when the file was exported",
                 "flowstore import FILE, of a file that has them", note=True,
             )  # fmt: skip
         elif wrong is not None:
@@ -335,7 +337,7 @@ def _wrong_content(db: sqlite3.Connection, row: Any) -> str | None:
         digest.update(found[0]["data"])
         n = expected + 1
     if size != row["size_bytes"]:
-        return f"it has {size} bytes instead of {row['size_bytes']}"
+        return f"it has {counted(size, 'byte')} instead of {row['size_bytes']}"
     return None if digest.digest() == row["sha"] else "its bytes don't match their hash"
 
 

@@ -272,7 +272,7 @@ ROWS = (
         "attempt", "tasks",
         """select t.id as task_id, t.attempts as told, max(a.number) + 1 as attempts
            from tasks t join attempts a on a.task_id = t.id group by t.id having max(a.number) + 1 <> t.attempts""",
-        "it is said to have had {told} attempts, and has had {attempts}",
+        "its count of attempts is {told}, and it has had {attempts}",
         ("update tasks set attempts = :attempts where id = :task_id",), "counts them anew",
     ),
     Rule(

@@ -22,6 +22,7 @@ import attrs
 from flowstore import __version__
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import drafts, journal, schema
+from flowstore.text import counted
 from flowstore.transfer import islands
 from flowstore.transfer.check import OURS
 from flowstore.transfer.problems import UNREADABLE
@@ -225,7 +226,7 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) ->
         unfit += not _inserted(new, insert, values, kinds)
     yield from (f"{table}: rows can't be read ({error})" for error in lost)
     if unfit:
-        yield f"{table}: {unfit} rows don't fit the schema"
+        yield f"{table}: {counted(unfit, 'row')} {'does' if unfit == 1 else 'do'} not fit the schema"
 
 
 def _readable(
