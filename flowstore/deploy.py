@@ -114,7 +114,7 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
     records.record_dead_runs(store)
     with tokens.keeping() as mine, store.write() as db:
         new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, asked)
-        code_id = records.ensure_code(db, store, sources.script, sources.files)
+        code_id = records.ensure_code(db, store, sources.script, sources.files, sources.module)
         new = NewDeployment(
             flow=flow.__name__,
             project=project.get("project_name"),

@@ -1,4 +1,4 @@
-"""A task is like a script of its own: how its process starts, the random numbers it draws, how it ends."""
+"""A task is like a script of its own: how its process starts, the random numbers it draws."""
 
 from __future__ import annotations
 

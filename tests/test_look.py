@@ -341,7 +341,7 @@ look_at(sys.argv[2])  # so that all modules are there, which nobody may not be a
         ("raw", "x.bin", b"\x00\x1b[2J"),
         ("raw", "x.txt", b"\x00\x1b[2J"),
         ("words", "x.csv", b"a\nb\n"),
-        ("rows", "x.csv", b"a,b,c\n1,x,\n2,,=y\n"),
+        ("rows", "x.csv", b"a,b,c\n1,x,\n2,,'=y\n"),
         ("array", "x.csv", b"0,1,2\n3,4,5\n"),
         ("frame", "x.csv", b"n,t\n1,x\n2,y\n"),
         ("array", "x.json", b"[\n  [\n    0,\n    1,\n    2\n  ],\n  [\n    3,\n    4,\n    5\n  ]\n]"),
@@ -450,7 +450,7 @@ def test_without_the_data_packages_all_else_works(story, tmp_path):
         "    assert 'pip install \"flowstore[data]\"' in message, (name, file, message)\n"
     )
     told(python(code, tmp_path, folder=story.folder))
-    assert (tmp_path / "x.csv").read_text() == "a,b,c\n1,x,\n2,,=y\n"
+    assert (tmp_path / "x.csv").read_text() == "a,b,c\n1,x,\n2,,'=y\n"
 
 
 # --- Tab in the shell

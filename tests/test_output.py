@@ -6,6 +6,7 @@ import collections
 import contextlib
 import fcntl
 import itertools
+import json
 import os
 import pty
 import re
@@ -411,3 +412,45 @@ def test_quiet_is_quiet(flow):
     assert "starting" not in done.stdout
     assert done.stdout.endswith("] Task failed.\n")
     assert done.stderr.startswith("Run F/2 failed in start/")
+
+
+FORMS = {  # what each command is given; a store is beside it
+    "runs": "", "show": "F/1", "diff": "F/1 F/1", "tags": "", "namespaces": "", "logs": "F/1", "get": "F/1/start/1/x",
+    "schema": "", "sql": "select/**/1", "export": "out{form}.db", "import": "out--csv.db", "trust": "flowstore.db",
+    "delete": "--dry-run F/1", "vacuum": "", "check": "", "deployments": "", "scheduler": "--once", "demo": "",
+}  # fmt: skip
+
+
+def test_each_command_prints_rows_or_refuses_to(flow):
+    """`--json` is one list of objects, `--csv` has a head, whatever else the command does; or the option is refused."""
+    script = flow(flow_source(LINEAR, start="self.x = 1; print('hello')"))
+    script("run")
+    from flowstore.cli import admin
+
+    names = set(admin._with_commands().list_commands(None))
+    refused = set()
+    for name in sorted(names):
+        for form in ("--json", "--csv"):
+            words = FORMS.get(name, "").format(form=form).split()
+            if name == "demo":
+                words = ["--store", "demo.db"]
+            done = subprocess.run(
+                [sys.executable, "-m", "flowstore", name, *words, form],
+                cwd=script.folder,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode == 2:
+                assert form in done.stderr
+                assert done.stdout == ""
+                refused.add(name)
+                continue
+            assert done.returncode == 0, (name, done.stderr)
+            if form == "--json":
+                found = json.loads(done.stdout)
+                assert isinstance(found, list)
+                assert all(isinstance(row, dict) for row in found), name
+    assert refused == {"scheduler"}
+    for path in script.folder.glob("*.db"):
+        if path != script.db:
+            path.unlink()

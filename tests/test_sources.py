@@ -9,7 +9,7 @@ import textwrap
 import zipfile
 
 import pytest
-from harness import HEAD, LINEAR, MIDDLE, Script, flow_source
+from harness import HEAD, LINEAR, MIDDLE, Script, command, flow_source
 
 import flowstore
 
@@ -261,3 +261,37 @@ def test_a_flow_that_is_not_what_it_was(tmp_path):
     said = python(tmp_path, "launch.py", "run", "--start-method", "spawn", expect=1)
     assert "flow.py" in said
     assert "flowstore/run/" not in said
+
+
+# --- classes of modules beside the flow, read elsewhere
+
+
+@pytest.mark.parametrize("elsewhere", ["not there", "another one", "after an import"])
+def test_a_class_of_a_module_beside_the_flow(flow, tmp_path_factory, elsewhere):
+    """Where its module can't be imported, the error says that the run has its source, and how to get it."""
+    script = flow(flow_source(LINEAR, start="from pack.inner import M; self.x = M(); self.x.n = 3"))
+    write(script.folder, pack__inner="class M: pass")
+    script("run")
+    folder, db = tmp_path_factory.mktemp("elsewhere"), script.db
+    if elsewhere == "another one":
+        write(folder, pack__inner="")
+    elif elsewhere == "after an import":
+        command("export", folder / "out.db", "--store", db)
+        db = folder / "out.db"
+    read = f"import flowstore; flowstore.use_store({str(db)!r}); print(flowstore.Run('F/1').data.x.n)"
+    extract = f"import flowstore; flowstore.use_store({str(db)!r}); flowstore.Run('F/1').code.extract('F-1')"
+    (folder / "flow.py").write_text(script.file.read_text())
+    for words, code in (
+        (["-c", read], 1),
+        (["-m", "flowstore", "get", "F/1/end/2/x", "-o", "x.json", "--store", db], 1),
+        (["flow.py", "dump", "1/end", "--file", "dumped", "--store", db], 1),
+        (["flow.py", "dump", "1/end", "--store", db], 0),
+    ):
+        said = python(folder, *words, expect=code)
+        for fact in ("'pack", "(pack/inner.py)", 'Run("F/1").code.extract("F-1")', "$PYTHONPATH"):
+            assert fact in said, words
+    python(folder, "-c", extract)
+    if elsewhere == "another one":
+        (folder / "pack" / "inner.py").unlink()
+        (folder / "pack").rmdir()
+    assert python(folder, "-c", read, PYTHONPATH="F-1") == "3\n"

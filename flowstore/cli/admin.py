@@ -60,9 +60,11 @@ def command(function: Callable[..., Any]) -> click.Command:
         if settings["store"] and function.__name__ not in {"demo", "import_", "check"}:
             locate.use_store(settings["store"])
         context.namespace(settings["namespace"] or None)
+        names = function.__code__.co_varnames[: function.__code__.co_argcount]
+        if settings["form"] and "form" not in names:
+            raise click.UsageError(f"{made.name} prints no rows, so --{settings['form']} has no meaning for it.")
         shared = {"form": settings["form"] or "table", "store": settings["store"]}
         own = {name: value for name, value in given.items() if name not in {"store", "namespace", "form"}}
-        names = function.__code__.co_varnames[: function.__code__.co_argcount]
         return function(**own, **{name: value for name, value in shared.items() if name in names})
 
     made = click.Command(function.__name__.rstrip("_"), callback=call, help=function.__doc__)

@@ -22,13 +22,14 @@ def _command(name: str) -> str | None:
 
 
 @command
-def demo(store: str | None) -> int:
+def demo(store: str | None, form: str) -> int:
     """Run a small real flow, and show where to look next."""
     import subprocess
 
     chosen = ["--store", store] if store else []
     flow = [sys.executable, "-m", "flowstore.tutorials.penguins"]
-    code = subprocess.run([*flow, "run", *chosen], check=False).returncode
+    shown = None if form == "table" else sys.stderr.fileno()  # what the run prints is no row
+    code = subprocess.run([*flow, "run", *chosen], check=False, stdout=shown).returncode
     if code != 0:
         return code
     path = Path(store) if store else (locate.find_path() or locate.candidates()[0])
@@ -53,6 +54,11 @@ def demo(store: str | None) -> int:
         f"{python} -c \"from flowstore import {names}; {use}print(Flow('PenguinsFlow').latest_run.data.metrics)\"",
         f"{python} -m flowstore.tutorials.penguins run --folds 10{where}",
     ]
+    if form != "table":
+        from flowstore.cli import render
+
+        render.echo([{"store": str(path), "run": run.pathspec, "status": run.status, "commands": lines}], form)
+        return 0
     click.echo(f"\nEverything is in one file, {path}. Where to look next; each line can be pasted:\n")
     for line in lines:
         click.echo(f"  {line}")

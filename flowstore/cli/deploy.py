@@ -223,6 +223,7 @@ def _show(store: Store, made: Deployment) -> None:
         *([("with", ", ".join(made.with_))] if made.with_ else []),
         *((f"parameter {item.name}", _value(item, made.parameters)) for item in parameters_of(store, made.id)),
         ("script", made.script_name),
+        *([("module", made.module)] if made.module else []),
     ]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:

@@ -34,7 +34,10 @@ def main(flow: type[FlowSpec]) -> None:
 
 def _program() -> str:
     """How messages call this command line; a deployment runs from a temporary copy, which nobody can call."""
-    return f"python {Path(sys.argv[0]).name}" if "FLOWSTORE_DEPLOYMENT" in os.environ else context.called_as()
+    called = context.called_as()
+    if "FLOWSTORE_DEPLOYMENT" in os.environ and not called.startswith("python -m "):
+        return f"python {Path(sys.argv[0]).name}"
+    return called
 
 
 def _group(flow: type[FlowSpec]) -> click.Group:

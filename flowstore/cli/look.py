@@ -14,6 +14,7 @@ from flowstore.cli.admin import command, with_tags
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import InvalidPathspec
 from flowstore.store import locate
+from flowstore.store.db import Store
 from flowstore.store.schema import STATUSES
 from flowstore.text import safe
 
@@ -44,19 +45,43 @@ def find(pathspec: str) -> Any:
 @click.option(
     "--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, metavar="N", help="At most so many."
 )
+@click.option(
+    "--columns",
+    callback=lambda _context, _parameter, text: tuple(filter(None, map(str.strip, (text or "").split(",")))),
+    metavar="NAME,…",
+    help="Show these metrics and parameters too, such as metrics.accuracy,alpha.",
+)
+@click.option(
+    "--sort", metavar="[-]NAME", help="Sort by this column, -NAME from the largest down; default: newest first."
+)
 def runs(
-    flow: str | None, tags: tuple[str, ...], without: tuple[str, ...], statuses: tuple[str, ...], limit: int, form: str
+    flow: str | None,
+    tags: tuple[str, ...],
+    without: tuple[str, ...],
+    statuses: tuple[str, ...],
+    limit: int,
+    columns: tuple[str, ...],
+    sort: str | None,
+    form: str,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    Example: flowstore runs MyFlow --columns metrics.accuracy,alpha --sort -metrics.accuracy
+    """
+    from flowstore.cli import columns as chosen
     from flowstore.cli import render
 
     newest: list[Run] = []
     for each in [Flow(flow)] if flow else Flows():
         found = (run for run in each.runs(*tags) if not statuses or run.status in statuses)
         found = (run for run in found if not without or run.tags.isdisjoint(without))
-        newest += itertools.islice(found, limit + 1)
+        newest += itertools.islice(found, None if sort else limit + 1)
     newest.sort(key=lambda run: (run.created_at, int(run.id)), reverse=True)
-    render.echo(render.run_rows(newest[:limit]), form, columns=render.RUN)
+    if sort:
+        newest = chosen.ordered(newest, sort)
+        columns = tuple(dict.fromkeys([*columns, sort.removeprefix("-")]))
+    rows = chosen.rows(newest[:limit], columns, form=form)
+    render.echo(rows, form, columns=(*render.RUN, *(name for name in columns if name not in render.RUN)))
     if len(newest) > limit and form == "table":
         click.echo(f"There are more than these {limit}; to see them: --limit {10 * limit}", err=True)
 
@@ -183,7 +208,9 @@ def get(pathspec: str, output: Path | None, raw: bool, form: str) -> None:
     if output is not None:
         natural.write(artifact, output)
         click.echo(f"Wrote {artifact.pathspec} to {output}.", err=True)
-    elif form == "table":
+    if output is not None and form == "table":
+        return
+    if form == "table":
         natural.show(artifact, raw=raw)
     else:
         render.echo([natural.row(artifact)], form, raw=raw)
@@ -191,20 +218,38 @@ def get(pathspec: str, output: Path | None, raw: bool, form: str) -> None:
 
 @command
 @click.option("--sql", is_flag=True, help="Every definition, tables and indexes too.")
-def schema(sql: bool) -> None:
+def schema(sql: bool, form: str) -> None:
     """Explain the views that answer questions in SQL."""
-    from flowstore.store.schema import PUBLIC_VIEWS, SCHEMA_VERSION, definitions
+    from flowstore.cli import render
 
     store = locate.active_store()
     if sql:
-        for row in store.rows("select sql from sqlite_master where sql is not null and name not like 'sqlite_%'"):
-            click.echo(safe(f"{row['sql']};\n"))
+        definitions = "select type, name, sql from sqlite_master where sql is not null and name not like 'sqlite_%'"
+        rows = [dict(row) for row in store.rows(definitions)]
+    else:
+        rows = _views(store)
+    if form != "table":
+        render.echo(rows, form)
         return
+    for row in rows:
+        if sql:
+            click.echo(safe(f"{row['sql']};\n"))
+        else:
+            about = [row["view"], *row["about"].splitlines(), f"columns: {', '.join(row['columns'])}"]
+            click.echo(safe("\n  ".join(about) + "\n"))
+
+
+def _views(store: Store) -> list[dict[str, Any]]:
+    """Return the views that are the public face of a store: the name, the explanation and the columns of each."""
+    from flowstore.store.schema import PUBLIC_VIEWS, SCHEMA_VERSION, definitions
+
+    found = []
     for view in PUBLIC_VIEWS:
         lines = (line.strip() for line in definitions(SCHEMA_VERSION)[view].strip().splitlines()[1:])
-        told = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
-        columns = ", ".join(row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,)))
-        click.echo(safe("\n  ".join([view, *told, f"columns: {columns}"]) + "\n"))
+        about = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
+        columns = [row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,))]
+        found.append({"view": view, "about": "\n".join(about), "columns": columns})
+    return found
 
 
 @command

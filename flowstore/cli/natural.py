@@ -1,25 +1,29 @@
-"""An artifact in its natural form: JSON, an array, a table, text or bytes, as the name of the output file asks.
+"""An artifact in its natural form: JSON, an array, a table, a picture, text or bytes, as the output file's name asks.
 
-Where the stored bytes are that form already they are copied, without making the value.
+Where the stored bytes are that form already they are copied, without making the value. Else all of the value is
+written, or the form is refused: a file with less in it than there is would pass for the whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flowstore.cli.render import say
+from flowstore.cli import jsonform
+from flowstore.cli.render import no_formula, say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
 from flowstore.store import drafts
 from flowstore.text import counted
 
+_PRINTED = frozenset({"json", "typed-json"})  # codecs whose values are shown as JSON, however large
 _STORED_AS = {".json": "json", ".npy": "npy", ".parquet": "parquet", ".pkl": "pickle"}
 
 
@@ -28,11 +32,20 @@ def show(artifact: DataArtifact, *, raw: bool = False) -> None:
     if artifact.codec == "bytes" and (raw or not sys.stdout.isatty()):
         artifact.copy_to(sys.stdout.buffer)
         return
-    if artifact.codec == "json":
-        text = json.dumps(artifact.data, ensure_ascii=False, indent=2)
+    if artifact.codec in _PRINTED:
+        text = _printed(artifact)
     else:
         text = f"{artifact.type}, {counted(artifact.size, 'byte')}\n{artifact.preview}"
     say(text, raw=raw)
+
+
+def _printed(artifact: DataArtifact) -> str:
+    """Return a value as JSON; as Python shows it where it has none, such as bytes in a list."""
+    value = artifact.data
+    try:
+        return jsonform.dumps(value)
+    except ValueError:
+        return repr(value)
 
 
 def row(artifact: DataArtifact) -> dict[str, Any]:
@@ -45,8 +58,23 @@ def row(artifact: DataArtifact) -> dict[str, Any]:
         "codec": blob.codec,
         "sha": blob.sha.hex(),
         "preview": blob.preview,
-        "value": artifact.data if blob.codec == "json" else None,
+        "value": _plain_value(artifact, blob.id),
     }
+
+
+def _plain_value(artifact: DataArtifact, blob_id: int) -> Any:
+    """Return a value as plain JSON has it, without loading a pickle; `None` where there is none."""
+    if artifact.codec == "json":
+        return artifact.data
+    if artifact.codec == "typed-json":
+        with contextlib.suppress(ValueError):
+            return json.loads(jsonform.compact(artifact.data))
+        return None
+    store = artifact._store
+    if store.value("select 1 from pragma_table_info('blob_values')") is None:  # in a file that an older version wrote
+        return None
+    text = store.value("select value from blob_values where blob_id = ?", (blob_id,))
+    return None if text is None else json.loads(text)
 
 
 def write(artifact: DataArtifact, path: Path) -> None:
@@ -79,55 +107,139 @@ def _write(artifact: DataArtifact, suffix: str, file: BinaryIO) -> None:
         (form or _write_text)(value, file)
     except ImportError as error:
         raise ArtifactError(f'Writing {suffix} needs {error.name}: pip install "flowstore[data]"') from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except OSError:  # of the file
+        raise
+    except Exception as error:  # whoever made the value's type decides what it raises
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).strip().partition("\n")[0]
         raise ArtifactError(
-            f"{artifact.pathspec} is of type {artifact.type}, which can't be written as {suffix or 'bytes'}: {error}"
+            f"{artifact.pathspec} is of type {artifact.type}, which can't be written as {suffix or 'bytes'}: "
+            f"{why.removesuffix('.')}. {_advice(artifact, value)}"
         ) from error
 
 
-def _write_json(value: Any, file: BinaryIO) -> None:
-    if hasattr(value, "to_json"):  # a data frame or a series
-        text = value.to_json(orient="records" if hasattr(value, "columns") else "split", date_format="iso", indent=2)
-    else:
-        text = json.dumps(value, ensure_ascii=False, indent=2, default=_listed)
-    file.write(text.encode())
+def _advice(artifact: DataArtifact, value: Any) -> str:
+    """Name the forms that work, which are tried."""
+    working = [suffix for suffix in _TRIED if _works(artifact, value, suffix)]
+    if not working:
+        return "It has no form that other programs read."
+    *others, last = working
+    return f"Give a name that ends in {', '.join(others)}{' or ' if others else ''}{last}."
 
 
-def _listed(value: Any) -> Any:
-    """What JSON has no form for: arrays and the numbers of NumPy have one as lists and numbers."""
-    if not hasattr(value, "tolist"):
-        raise TypeError(f"{type(value).__name__} has no form in JSON")
-    return value.tolist()
+def _works(artifact: DataArtifact, value: Any, suffix: str) -> bool:
+    if artifact.codec == _STORED_AS.get(suffix):
+        return True
+    try:
+        with _Nowhere() as nowhere:
+            (_FORMS.get(suffix) or _write_text)(value, nowhere)
+    except Exception:  # as in `_write`
+        return False
+    return True
 
 
-def _write_npy(value: Any, file: BinaryIO) -> None:
+class _Nowhere(io.RawIOBase):
+    """A file that forgets what is written to it."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        return memoryview(data).nbytes
+
+
+def _write_json(value: Any, file: Any) -> None:
+    text = io.TextIOWrapper(file, "utf-8", newline="\n")
+    try:
+        jsonform.write(value, text.write)
+    finally:
+        text.detach()
+
+
+def _write_npy(value: Any, file: Any) -> None:
     import numpy as np
 
-    np.save(file, np.asarray(value), allow_pickle=False)
-
-
-def _write_parquet(value: Any, file: BinaryIO) -> None:
-    import pandas as pd
-    import pyarrow as pa  # pandas would name two packages to choose from
-
-    try:
-        (value if isinstance(value, pd.DataFrame) else pd.DataFrame(value)).to_parquet(file, engine="pyarrow")
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error
-
-
-def _write_csv(value: Any, file: BinaryIO) -> None:
-    text = io.TextIOWrapper(file, "utf-8", newline="")
-    if hasattr(value, "to_csv"):
-        value.to_csv(text, index=type(value.index).__name__ != "RangeIndex", lineterminator="\n")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("its mask would be lost")
+    if isinstance(value, (np.ndarray, np.generic, bool, int, float, complex)):
+        array = np.asarray(value)
+    elif isinstance(value, (list, tuple)):
+        array = np.asarray(value)
+        if array.dtype.hasobject or not _same(array.tolist(), value):
+            raise TypeError("its items are not numbers of one type")
     else:
-        csv.writer(text, lineterminator="\n").writerows(_lines(value))
-    text.detach()
+        raise TypeError("it is no array")
+    np.save(file, array, allow_pickle=False)
+
+
+def _same(one: Any, two: Any) -> bool:
+    if isinstance(two, (list, tuple)):
+        return isinstance(one, list) and len(one) == len(two) and all(map(_same, one, two))
+    return bool(one == two or (one != one and two != two)) and isinstance(one, bool) == isinstance(two, bool)  # noqa: PLR0124  # NaN
+
+
+def _write_parquet(value: Any, file: Any) -> None:
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if isinstance(value, (pd.DataFrame, pd.Series)):
+        (value if isinstance(value, pd.DataFrame) else value.to_frame()).to_parquet(file, engine="pyarrow")
+    elif (polars := sys.modules.get("polars")) is not None and isinstance(value, polars.DataFrame):
+        value.write_parquet(file)
+    else:
+        pq.write_table(value if isinstance(value, pa.Table) else pa.table(_columns(value)), file)
+
+
+def _columns(value: Any) -> dict[str, list[Any]]:
+    """Return the columns of a table that is a list of dicts or a dict of lists."""
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        columns = value
+    elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        columns = {
+            name: [row.get(name) for row in value] for name in dict.fromkeys(key for row in value for key in row)
+        }
+    else:
+        raise TypeError("it is no table")
+    if not all(isinstance(name, str) for name in columns):
+        raise TypeError("the names of its columns are no texts")
+    return columns
+
+
+# --- CSV
+
+
+def _write_csv(value: Any, file: Any) -> None:
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    try:
+        csv.writer(text, lineterminator="\n").writerows([_cell(item) for item in line] for line in _lines(value))
+    finally:
+        text.detach()
+
+
+def _cell(value: Any) -> Any:
+    """Return what a cell holds: numbers as they are, text so that no spreadsheet takes it for a formula, else JSON."""
+    if isinstance(value, str):
+        return no_formula(str.__str__(value))
+    if isinstance(value, (bool, int, float, complex)) or _is_number(value):
+        return "" if value != value else value  # noqa: PLR0124  # NaN
+    text = jsonform.compact(value)
+    return "" if text == "null" else no_formula(json.loads(text)) if text[0] == '"' else text
+
+
+def _is_number(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and hasattr(value, "dtype") and value.dtype.kind in "iufc"
 
 
 def _lines(value: Any) -> Iterable[Iterable[Any]]:
-    """The lines of a table: of a dict of columns, a list of dicts, or a list of lists; else one column."""
-    value = value.tolist() if hasattr(value, "tolist") else value
+    """Return the lines of a table: of a frame, a dict of columns, a list of dicts, or a list of lists; else one column.
+
+    Raises:
+        TypeError: it is no table.
+    """
+    for module, lines in _FRAMES.items():
+        imported = sys.modules.get(module)
+        if imported is not None and (found := lines(value, imported)) is not None:
+            return found
     if isinstance(value, dict):
         columns = [each if isinstance(each, (list, tuple)) else [each] for each in value.values()]
         if len({len(column) for column in columns}) > 1:
@@ -141,23 +253,105 @@ def _lines(value: Any) -> Iterable[Iterable[Any]]:
     return [each if isinstance(each, (list, tuple)) else [each] for each in value]
 
 
-def _write_text(value: Any, file: BinaryIO) -> None:
+def _numpy_lines(value: Any, numpy: Any) -> Iterable[Iterable[Any]] | None:
+    if not isinstance(value, numpy.ndarray):
+        return None
+    if value.ndim not in {1, 2} or (value.dtype.kind == "V" and (value.ndim > 1 or not value.dtype.names)):
+        raise TypeError("it is no table: it has not one or two dimensions")
+    if value.dtype.names:
+        return iter([value.dtype.names, *value.tolist()])
+    rows = value.reshape(len(value), -1) if value.size else value.reshape(len(value), value.shape[-1])
+    return (_python_s(row, numpy) for row in rows)
+
+
+def _python_s(row: Any, numpy: Any) -> list[Any]:
+    if row.dtype.kind == "M":
+        return [None if numpy.isnat(item) else str(item) for item in row]
+    if row.dtype.kind == "m":
+        return [*(row / numpy.timedelta64(1, "s"))]
+    return [*row] if row.dtype.char in "gG" and not isinstance(row, numpy.ma.MaskedArray) else row.tolist()
+
+
+def _pandas_lines(value: Any, pandas: Any) -> Iterable[Iterable[Any]] | None:
+    if isinstance(value, pandas.Series):
+        value = value.to_frame()
+    if not isinstance(value, pandas.DataFrame):
+        return None
+    has_index = not jsonform.is_plain_index(value.index, pandas)
+    return _with_head(value, jsonform.frame_rows(value, index=has_index), has_index=has_index)
+
+
+def _with_head(frame: Any, rows: Iterable[Any], *, has_index: bool) -> Iterator[Iterable[Any]]:
+    """Yield the lines of pandas' frame as its `to_csv` has them."""
+    index = ["" if name is None else name for name in frame.index.names] if has_index else []
+    for level in range(frame.columns.nlevels):
+        yield [*index, *frame.columns.get_level_values(level)]
+    yield from rows
+
+
+def _polars_lines(value: Any, polars: Any) -> Iterable[Iterable[Any]] | None:
+    value = value.to_frame() if isinstance(value, polars.Series) else value
+    if not isinstance(value, polars.DataFrame):
+        return None
+    return _headed(value.columns, jsonform.polars_rows(value))
+
+
+def _arrow_lines(value: Any, pyarrow: Any) -> Iterable[Iterable[Any]] | None:
+    if not hasattr(pyarrow, "Table") or not isinstance(value, (pyarrow.Table, pyarrow.RecordBatch)):
+        return None
+    return _headed(value.schema.names, jsonform.arrow_rows(value))
+
+
+def _headed(names: Iterable[str], rows: Iterable[Any]) -> Iterator[Iterable[Any]]:
+    yield names
+    yield from rows
+
+
+_FRAMES: dict[str, Callable[[Any, Any], Iterable[Iterable[Any]] | None]] = {
+    "numpy": _numpy_lines, "pandas": _pandas_lines, "polars": _polars_lines, "pyarrow": _arrow_lines,
+}  # fmt: skip
+
+
+# --- pictures, text and bytes
+
+
+def _write_picture(kind: str) -> Callable[[Any, Any], None]:
+    def write(value: Any, file: Any) -> None:
+        content = io.BytesIO()
+        try:
+            if kind == "png" and "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image):
+                value.save(content, "PNG")
+            elif "matplotlib.figure" in sys.modules and isinstance(value, sys.modules["matplotlib.figure"].Figure):
+                value.savefig(content, format=kind)
+            else:
+                raise TypeError("it is no picture of that kind")
+        except OSError as error:  # which PIL raises for a mode that PNG lacks
+            raise ValueError(str(error)) from error
+        file.write(content.getvalue())
+
+    return write
+
+
+def _write_text(value: Any, file: Any) -> None:
     if isinstance(value, (bytes, bytearray, memoryview)):
         file.write(value)
     elif isinstance(value, str):
         file.write(value.encode())
     else:
-        raise TypeError("give a name that ends in .json, .npy, .parquet, .csv or .pkl")
+        raise TypeError("it is neither text nor bytes")
 
 
-def _refuse_pickle(_value: Any, _file: BinaryIO) -> None:
-    raise ValueError("it is stored in a safer form: give a name that ends in .json, .npy, .parquet or .csv")
+def _refuse_pickle(_value: Any, _file: Any) -> None:
+    raise ValueError("it is stored in a safer form")
 
 
-_FORMS: dict[str, Callable[[Any, BinaryIO], None]] = {
+_FORMS: dict[str, Callable[[Any, Any], None]] = {
     ".json": _write_json,
     ".npy": _write_npy,
     ".csv": _write_csv,
     ".parquet": _write_parquet,
+    ".png": _write_picture("png"),
+    ".svg": _write_picture("svg"),
     ".pkl": _refuse_pickle,
 }
+_TRIED = (".json", ".csv", ".npy", ".parquet", ".png", ".svg", ".txt", ".pkl")

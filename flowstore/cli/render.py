@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from flowstore.cli import table
+from flowstore.cli import jsonform, table
 from flowstore.client import Run, Step, Task
 from flowstore.client.base import status_of
 from flowstore.store import overview
@@ -98,8 +98,7 @@ def _plain(value: Any) -> Any:
 
 def _json(rows: Rows) -> str:
     finite = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
-    text = json.dumps(finite, ensure_ascii=False, indent=2, default=_plain)
-    return escaped(text)
+    return escaped(jsonform.dumps(finite, _plain))
 
 
 def _csv(rows: Rows, columns: Sequence[str], *, raw: bool) -> str:
@@ -119,7 +118,15 @@ def _csv_cell(value: Any, *, raw: bool) -> Any:
     if isinstance(value, (list, tuple, dict, set, frozenset)):
         value = json.dumps(value, ensure_ascii=False, default=_plain)
     text: str = value if isinstance(value, str) else _plain(value)
-    text = text if raw else safe(text)
+    return no_formula(text if raw else safe(text))
+
+
+def no_formula(text: str) -> str:
+    """Return a cell of CSV that no spreadsheet takes for a formula.
+
+    >>> no_formula("=1+1"), no_formula("1+1")
+    ("'=1+1", '1+1')
+    """
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
@@ -155,7 +162,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "user": row["user"],
         "created_at": created_at,
         "duration_s": _seconds(created_at, finished_at),
-        "parameters": run.parameters,
+        "parameters": run._listed_parameters(),
         "tags": sorted(run.user_tags),
     }
 

@@ -107,18 +107,25 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
 @command
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--revoke", is_flag=True, help="Trust it no longer.")
-def trust(path: Path, revoke: bool) -> None:
+def trust(path: Path, revoke: bool, form: str) -> None:
     """Trust a store: load its pickles, which are code of whoever wrote them."""
+    from flowstore.cli import render
     from flowstore.store import trust as trusted
     from flowstore.store.db import open_store
 
     if revoke:
         known = trusted.revoke(path)
-        click.echo(f"{path} is no longer trusted." if known else f"{path} was not trusted.")
+        if form != "table":
+            render.echo([{"path": str(path), "trusted": False, "changed": known}], form)
+        else:
+            click.echo(f"{path} is no longer trusted." if known else f"{path} was not trusted.")
         return
     store = open_store(path, trusted=True)
     try:
         trusted.trust(store.path, store.uuid)
     finally:
         store.close()
-    click.echo(f"Pickles in {path} are loaded from now on, as long as it is the same store.")
+    if form != "table":
+        render.echo([{"path": str(path), "trusted": True, "changed": True}], form)
+    else:
+        click.echo(f"Pickles in {path} are loaded from now on, as long as it is the same store.")

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from flowstore import context
-from flowstore.cli.options import FlowFile, command, group
+from flowstore.cli.options import FlowFile, command, group, wrong_usage
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
-from flowstore.errors import NotFound
+from flowstore.errors import InvalidPathspec, NotFound
 from flowstore.text import one_line
 
 
@@ -75,7 +75,8 @@ def _find(this: FlowFile, place: Mapping[str, str | None]) -> Any:
     kinds = (Run, Step, Task, DataArtifact)
     if run_id is not None and len(parts) > 1:
         raise click.UsageError(f"{run_id or pathspec!r} is not of the form RUN/step[/task[/artifact]].")
-    return kinds[len(parts) - 1]("/".join([this.name, *parts]))
+    with wrong_usage(InvalidPathspec):
+        return kinds[len(parts) - 1]("/".join([this.name, *parts]))
 
 
 def _list(

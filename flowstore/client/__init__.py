@@ -28,3 +28,11 @@ __all__ = [
     "Step",
     "Task",
 ]
+
+_PUBLIC: dict[str, tuple[type, ...]] = {  # pickles name these modules, which stay, rather than where a class is written
+    "flowstore": (DataArtifact, Flow, Flows, Run, Step, Task),
+    "flowstore.client": (Artifacts, Code, Data, Metadata),
+}
+for _module, _classes in _PUBLIC.items():
+    for _class in _classes:
+        _class.__module__ = _module

@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flowstore.client.base import number
+from flowstore.client.code import missing_module, where_code_is
 from flowstore.client.tagging import Tagged
-from flowstore.errors import NotFound
+from flowstore.errors import ArtifactError, InvalidPathspec, NotFound
 from flowstore.store import blobs, queries, visible
 from flowstore.store.blobs import Blob
 from flowstore.store.rows import time_of
@@ -27,6 +28,7 @@ class DataArtifact(Tagged):
     """
 
     _KIND, _FORM, _DEPTH = "artifact", "FlowName/run_id/step/task_id/name", 5
+    _PICKLED = ("pathspec", "_task")
     _SPLITS = 4  # version 0.1.0 let names hold slashes
 
     def __init__(self, pathspec: str) -> None:
@@ -34,6 +36,8 @@ class DataArtifact(Tagged):
         self._task: Task = self._above(4)
         number("task", self.path_components[3])
         if self._task._find() is None or name not in self._task._blobs(name):
+            if "/" in name:
+                raise InvalidPathspec(f"{pathspec!r} does not address an artifact: give {self._FORM}.")
             raise NotFound(f"There is no artifact {pathspec} in {self._store.path}.")
         self._check_namespace()
 
@@ -74,7 +78,14 @@ class DataArtifact(Tagged):
             ArtifactError: it can't be rebuilt here, or was left out when this file was exported.
             StoreCorrupt: its bytes are damaged.
         """
-        return blobs.load(self._store, self._blob(), self.pathspec, run_id=int(self.path_components[1]))
+        try:
+            return blobs.load(self._store, self._blob(), self.pathspec, run_id=int(self.path_components[1]))
+        except ArtifactError as error:
+            hint = missing_module(self._task._run.code, error)
+            if hint is None:
+                raise
+            run = "/".join(self.path_components[:2])
+            raise ArtifactError(f"{self.pathspec}: {hint} {where_code_is(run)}") from error
 
     def copy_to(self, file: BinaryIO) -> None:
         """Write its bytes to an open file, as they are stored, without making the value.
@@ -143,6 +154,8 @@ class Artifacts:
         return self._task[name]
 
     def __getattr__(self, name: str) -> DataArtifact:
+        if name == "_task":  # not there yet, while a copy is made
+            raise AttributeError(name)
         if name.startswith("__") or name not in self._task:
             raise AttributeError(f"Task {self._task.pathspec} has no artifact {name!r}.")
         return self._task[name]
@@ -164,6 +177,8 @@ class Data:
         self._task = task
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_task":  # not there yet, while a copy is made
+            raise AttributeError(name)
         if name.startswith("__") or name not in self._task:
             raise AttributeError(f"Task {self._task.pathspec} has no artifact {name!r}.")
         return self._task[name].data

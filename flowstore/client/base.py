@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 from flowstore import context
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreCorrupt
 from flowstore.store.db import Row, Store
 from flowstore.store.liveness import is_dead
-from flowstore.store.locate import active_store
+from flowstore.store.locate import active_store, store_at
 
 _LARGEST_ID = 2**63 - 1
 MOST_KEYS = 100  # of what Tab offers
@@ -35,15 +35,46 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind.startswith("a") else f"a {kind}"
 
 
-class Object:
+class _LazyStore:
+    """The store of an object that was pickled, opened at first use, in whichever process that is."""
+
+    def __get__(self, instance: InStore, owner: type) -> Store:
+        store = vars(instance)["_store"] = store_at(instance._path)
+        return store
+
+
+class InStore:
+    """Something in a store; it is pickled as the store's path and what finds it there."""
+
+    _PICKLED: ClassVar[tuple[str, ...]] = ()  # the attributes that find it
+    if TYPE_CHECKING:
+        _store: Store
+    else:
+        _store = _LazyStore()
+
+    @property
+    def _path(self) -> str:
+        """The path of the store, whether that is open or not."""
+        store = vars(self).get("_store")
+        return str(vars(self)["_pickled_path"] if store is None else store.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self._path, **{name.lstrip("_"): getattr(self, name) for name in self._PICKLED}}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        vars(self).update({name: values[name.lstrip("_")] for name in self._PICKLED}, _pickled_path=values["store"])
+
+
+class Object(InStore):
     """What all objects have in common: an address, a parent, tags."""
+
+    _PICKLED: ClassVar[tuple[str, ...]] = ("pathspec",)
 
     _KIND: ClassVar[str]
     _FORM: ClassVar[str]
     _DEPTH: ClassVar[int]
     _SPLITS: ClassVar[int] = -1  # of a pathspec at its slashes: all, but for an artifact, whose name may hold more
 
-    _store: Store
     pathspec: str
 
     def __init_subclass__(cls) -> None:
@@ -141,11 +172,11 @@ class Object:
             isinstance(other, Object)
             and type(other) is type(self)
             and other.pathspec == self.pathspec
-            and other._store.path == self._store.path
+            and other._path == self._path
         )
 
     def __hash__(self) -> int:
-        return hash((type(self), self.pathspec, self._store.path))
+        return hash((type(self), self.pathspec, self._path))
 
 
 class Container(Object, Generic[Item]):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from flowstore.client.base import InStore
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import blobs, queries
+from flowstore.store.blobs import Blob
 from flowstore.store.db import Store
 from flowstore.text import counted
 
@@ -14,17 +18,60 @@ if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
 
-class Code:
-    """The source that a run ran: the flow's file, and the modules beside it that it imported.
+def missing_module(code: Code | None, error: BaseException) -> str | None:
+    """What a value could not be loaded for, where that is a module of the code that its run kept; else `None`."""
+    cause = error.__cause__
+    while cause is not None and cause.__cause__ is not None and not isinstance(cause, ImportError | AttributeError):
+        cause = cause.__cause__
+    if isinstance(cause, ImportError):
+        name, state = cause.name, "can't be imported here"
+    elif isinstance(cause, AttributeError):  # from a pickle: "Can't get attribute 'C' on <module 'm' from '…'>"
+        found = re.search(r"on <module '([\w.]+)'", str(cause))
+        name, state = found and found[1], "is another one here"
+    else:
+        return None
+    if code is None or not name:
+        return None
+    path = name.replace(".", "/")
+    kept = next((file for file in code.files if file == f"{path}.py" or file.startswith(f"{path}/")), None)
+    return None if kept is None else f"Loading it needs the module {name!r} of the run's code ({kept}), which {state}."
 
-    Attributes:
-        script_name: the name of the flow's file.
+
+def where_code_is(run: str) -> str:
+    """How to make the modules of a run's code importable.
+
+    >>> where_code_is("F/5")
+    'Run("F/5").code.extract("F-5") writes the code to a folder; put it on sys.path, or into $PYTHONPATH for a command.'
     """
+    folder = run.replace("/", "-")
+    return (
+        f'Run("{run}").code.extract("{folder}") writes the code to a folder; put it on sys.path, or into $PYTHONPATH '
+        "for a command."
+    )
+
+
+class Code(InStore):
+    """The source that a run ran: the flow's file, the modules beside it, or the package that it is part of."""
+
+    _PICKLED = ("_code_id",)
 
     def __init__(self, store: Store, code_id: int) -> None:
         self._store = store
-        self._files = queries.code_files(store, code_id)
-        self.script_name = queries.script_name(store, code_id)
+        self._code_id = code_id
+
+    @functools.cached_property
+    def _files(self) -> dict[str, Blob]:
+        return queries.code_files(self._store, self._code_id)
+
+    @functools.cached_property
+    def script_name(self) -> str:
+        """The path of the flow's file."""
+        return queries.script_name(self._store, self._code_id)
+
+    @functools.cached_property
+    def module(self) -> str | None:
+        """The name of the flow's module, where it ran with `python -m`; else `None`."""
+        return queries.module_name(self._store, self._code_id)
 
     @property
     def flowspec(self) -> str:

@@ -32,7 +32,7 @@ def run(found: Run) -> str:
     facts = {
         "status": found.status,
         "created": f"{found.created_at:%Y-%m-%d %H:%M:%S} UTC",
-        "parameters": ", ".join(f"{name}={value!r}" for name, value in found.parameters.items()),
+        "parameters": ", ".join(f"{name}={value!r}" for name, value in found._listed_parameters().items()),
         "tags": ", ".join(sorted(found.tags)),
     }
     steps = overview.steps(found._store, int(found.id), dead=facts["status"] == "dead")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from flowstore import context
 from flowstore.client.artifact import Data
-from flowstore.client.base import Container, Ending, number, status_of, using
+from flowstore.client.base import Container, Ending, InStore, number, status_of, using
 from flowstore.client.code import Code
 from flowstore.client.tagging import Tagged
 from flowstore.client.task import Listed, Task
-from flowstore.errors import NamespaceMismatch, NotFound
-from flowstore.store import queries
+from flowstore.errors import ArtifactError, FlowstoreError, NamespaceMismatch, NotFound, UntrustedArtifact
+from flowstore.store import blobs, metrics, queries
+from flowstore.store.blobs import Blob
 from flowstore.store.db import Row
 from flowstore.store.locate import active_store
 from flowstore.store.rows import json_of, time_of
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from flowstore.store.tags import Node
 
 
-class Flows:
+MAX_NOTE = 10_000  # characters
+
+
+class Flows(InStore):
     """All flows that have a run in the active namespace, by name."""
 
     def __init__(self) -> None:
@@ -204,8 +208,45 @@ class Run(Tagged, Container["Step"], Ending):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Its parameters, large or unusual values as their previews."""
+        """The values of its parameters; of one that can't be loaded here, its preview."""
+        listed = self._listed_parameters()
+        for row in queries.parameters_of(self._store, int(self.id)):
+            if row["kind"] == "parameter":
+                listed[row["name"]] = self._value_of(row["name"], Blob.of(row))
+        return listed
+
+    def _value_of(self, name: str, blob: Blob) -> Any:
+        try:
+            return blobs.load(self._store, blob, f"{self.pathspec}: {name}", run_id=int(self.id))
+        except (ArtifactError, UntrustedArtifact):
+            return blob.preview
+
+    def _listed_parameters(self) -> dict[str, Any]:
+        """Return its parameters as plain values, without loading any: for tables of many runs."""
         return json_of(self._row()["parameters"], dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers in its artifacts, by name such as 'metrics.accuracy': as its end task sees them.
+
+        Of a run without an end task, those that were set last.
+        """
+        return metrics.final(self._store, [int(self.id)])[int(self.id)]
+
+    @property
+    def note(self) -> str | None:
+        """What people have written down about the run; can be set, and removed with `None`."""
+        found: str | None = self._store.value("select note from run_summary where run_id = ?", (int(self.id),))
+        return found
+
+    @note.setter
+    def note(self, text: str | None) -> None:
+        if text is not None and not (isinstance(text, str) and context.is_text(text) and len(text) <= MAX_NOTE):
+            raise FlowstoreError(f"A note is a text of at most {MAX_NOTE:,} characters, or None to remove it.")
+        with self._store.write() as db:
+            changed = db.execute("update runs set note = ? where id = ?", (text or None, int(self.id))).rowcount
+        if not changed:
+            raise NotFound(f"Run {self.pathspec} was deleted from {self._store.path}.")
 
     @property
     def code(self) -> Code | None:

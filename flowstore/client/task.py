@@ -94,6 +94,7 @@ class Task(Tagged, Ending):
     """
 
     _KIND, _FORM, _DEPTH = "task", "FlowName/run_id/step/task_id", 4
+    _PICKLED = ("pathspec", "_attempt")
     _attempt: int | None = None
     _listed: Listed | None = None
 

@@ -117,6 +117,11 @@ class Parameter:
         """For help texts."""
         return "JSON" if self.type is JSONType else str(self.type.__name__)
 
+    @property
+    def described_type(self) -> str:
+        """The type with its article, for messages."""
+        return "a list of texts" if self.separator is not None else _article(self.type_name)
+
     def convert(self, value: Any) -> Any:
         """The value that a given text or default stands for.
 
@@ -130,7 +135,7 @@ class Parameter:
                 raise
             detail = f" ({error})" if self.type is JSONType else ""
             raise ParameterError(
-                f"Parameter {self.name}: {_shortened(value)} is not {_article(self.type_name)}{detail}."
+                f"Parameter {self.name}: {shortened(value)} is not {_article(self.type_name)}{detail}."
             ) from None
 
     def _convert(self, value: Any) -> Any:
@@ -223,8 +228,8 @@ def _to_bool(value: Any) -> bool:
     raise ValueError(value)
 
 
-def _shortened(value: Any) -> str:
-    """A value as a message shows it."""
+def shortened(value: Any) -> str:
+    """Return a value as a message shows it."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 

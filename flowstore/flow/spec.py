@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, FunctionType
 from typing import Any, ClassVar, Protocol
 
@@ -217,23 +217,26 @@ class FlowSpec(_Unstorable):
             names = tuple(map(self._step_name, targets))
         link.transition = Transition(names, foreach, num_parallel, condition, cases, code)
 
-    def merge_artifacts(self, inputs: Inputs, exclude: Sequence[str] = (), include: Sequence[str] = ()) -> None:
-        """Carry over, in a join, the artifacts on which all branches agree.
+    def merge_artifacts(
+        self, inputs: Inputs, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """Carry over, in a join, the artifacts on which all branches agree: whose values are of one type and equal.
 
         What this step has set already is left alone.
 
         Args:
             inputs: what the join was given.
-            exclude: names to leave out.
+            exclude: names to leave out; a single text is one name.
             include: names to carry over, and no others.
 
         Raises:
             ArtifactError: branches disagree (names each), or an included name is missing.
         """
-        if include and exclude:
+        excluded, included = _names("exclude", exclude), _names("include", include)
+        if excluded and included:
             raise ArtifactError("merge_artifacts takes include or exclude, not both.")
         own = {name: value for name, value in vars(self).items() if name != _LINK}
-        _link(self).merge(own, inputs, include, exclude)
+        _link(self).merge(own, inputs, included, excluded)
 
     def _step_name(self, target: Any) -> str:
         function = getattr(target, "__func__", None)
@@ -282,6 +285,15 @@ class FlowSpec(_Unstorable):
     def __iter__(self) -> Iterator[Any]:
         """The flow's steps, as functions."""
         return (value for value in vars(type(self)).values() if getattr(value, "is_step", False))
+
+
+def _names(option: str, given: Iterable[str] | None) -> list[str]:
+    """Return the names that an option of `merge_artifacts` holds."""
+    names = [given] if isinstance(given, str) else list(given or ())
+    for name in names:
+        if not isinstance(name, str):
+            raise ArtifactError(f"merge_artifacts: {option} takes names of artifacts, not {name!r}.")
+    return names
 
 
 def bind(flow: type[FlowSpec], link: Link) -> FlowSpec:

@@ -64,18 +64,6 @@ def check_with(flow: type, texts: Sequence[str]) -> None:
             check_catch(flow, decorator)
 
 
-def check_tags(given: Sequence[str]) -> None:
-    """Check the user's tags of a run, those of `$FLOWSTORE_RUN_TAGS` included.
-
-    Raises:
-        TaggingError: one can't be a user's tag.
-    """
-    if given:
-        from flowstore.store import tags
-
-        tags.check_not_reserved(tags.checked(given))
-
-
 def check_run_id_file(file: str | None) -> None:
     """Check that the run's id can be written to a file.
 
@@ -99,8 +87,3 @@ def check_run_id_file(file: str | None) -> None:
         problem = getattr(error, "strerror", None) or str(error)
     if problem is not None:
         raise FlowstoreError(f"--run-id-file {file}: {problem}. Give the path of a file to write.")
-
-
-def environment_tags() -> list[str]:
-    """Return the tags that `$FLOWSTORE_RUN_TAGS` adds to each run."""
-    return [tag.strip() for tag in os.environ.get("FLOWSTORE_RUN_TAGS", "").split(",") if tag.strip()]

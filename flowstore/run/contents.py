@@ -16,7 +16,14 @@ from flowstore.run.orders import RunPlan
 from flowstore.store import blobs, trust
 from flowstore.store.codecs import Encoded
 from flowstore.store.db import Store
+from flowstore.store.plain import NOTHING, Plain
 from flowstore.store.staging import Staging, Writer
+
+
+def plain_of(artifact: Mapping[str, Any]) -> Plain:
+    """Return what a report tells of an artifact's value."""
+    packed = artifact.get("plain")
+    return NOTHING if packed is None else Plain(*packed)
 
 
 @attrs.define(eq=False, repr=False)
@@ -88,13 +95,17 @@ class Contents:
         staged = {(content["sha"], content["codec"]): staging for content, staging in arriving.offered if staging}
         for artifact in report.get("artifacts", ()):
             codec = artifact["codec"]
+            plain, picture = plain_of(artifact), artifact.get("picture")
             if "data" in artifact:
                 described = (codec, artifact["type"], artifact["preview"], artifact["size_bytes"])
-                blob_id = blobs.put(db, self._store, Encoded(*described, [artifact["data"]]))
+                content = Encoded(*described, [artifact["data"]], plain=plain, picture=picture)
+                blob_id = blobs.put(db, self._store, content)
             elif (staging := staged.pop((artifact["sha"], codec), None)) is not None:
                 blob_id = staging.publish(db, artifact["sha"])
             else:  # it was here, or another name has the same content
                 blob_id = self._find_large(db, artifact["sha"], codec)
+            if "data" not in artifact:
+                blobs.describe(db, blob_id, codec, plain, picture)
             if self._run.origin is not None:
                 trust.clear_unverified(db, self._run.run_id, blob_id)
             yield artifact["name"], blob_id, 0

@@ -7,6 +7,7 @@ its results become visible together with what follows from them.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import json
 import signal
@@ -17,48 +18,23 @@ from typing import Any
 
 import attrs
 
+from flowstore.run.attempts import END_S, OVERSTAYED
+from flowstore.run.attempts import Finished as _Finished
+from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
-from flowstore.run.contents import Arriving, Contents
-from flowstore.run.executor import Died, Event, Executor, Offered, Printed, Reported, Sent, Started
-from flowstore.run.lines import Lines
+from flowstore.run.contents import Arriving, Contents, plain_of
+from flowstore.run.executor import Died, Ended, Event, Executor, Offered, Printed, Reported, Sent, Started
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
+from flowstore.run.output import Output
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.stop import Stop
-from flowstore.store import queries, records
+from flowstore.store import metrics, queries, records
 from flowstore.store.db import Store
 from flowstore.store.liveness import HEARTBEAT_S
 
-LOG_INTERVAL_S = 0.5
 _SUCCESS = "Task finished successfully."
-LAST_LINES = 5  # of what it printed, an attempt that died is remembered by
 KILL_GRACE_S = 5.0  # after a timeout was raised in the step, and after a stop was asked for
-
-
-@attrs.define(eq=False, repr=False)
-class _Task:
-    """A task that was started, through all of its attempts."""
-
-    planned: PlannedTask
-    id: int
-    attempt: int = -1
-    attempt_id: int = 0
-    number: int = 0  # the executor's, of the present attempt
-    pid: int | None = None
-    deadline: float | None = None
-    timed_out: bool = False
-    stopped: bool = False
-    fallback: Mapping[str, str] | None = None
-    streams: dict[str, Lines] = attrs.field(factory=dict)
-    last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
-    arriving: Arriving = attrs.field(factory=Arriving)
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Finished:
-    """How an attempt ended, on its way into the store."""
-
-    task: _Task
-    report: Mapping[str, Any]
+_REPORT_S = 0.02  # a result waits so long for its process to end, so that both are one transaction
 
 
 class Driver:
@@ -82,15 +58,17 @@ class Driver:
         self._ready: deque[PlannedTask] = deque()
         self._again: list[tuple[float, int, _Task]] = []  # a heap: when, task id, task to try again
         self._running: dict[int, _Task] = {}
-        self._finished: list[_Finished] = []
+        self._finished: list[_Finished] = []  # not yet in the store
+        self._ending: dict[int, _Finished] = {}  # by number, those whose process has not ended
+        self._followed = False  # something has followed since the last commit
+        self._kept: dict[int, _Task] = {}  # by pid, the last tasks of processes that wait for the next one
         self._orders = Orders(run)
         self._contents = Contents(store, run)
         self._step_ids: dict[str, int] = {}
+        self._measured: set[str] = set()  # the artifacts that have had metrics in this run
         self._tags: list[str] = []  # the run's
         self._tags_read: tuple[Any, int] | None = None  # with which connection, and at which of its `data_version`s
-        self._log: list[tuple[int, str, int, str]] = []
-        self._log_bytes = 0
-        self._log_due: float | None = None
+        self._output = Output(console, run.run_id)
         self._seen = time.monotonic()
         self._counts = {"done": 0, "failed": 0, "reused": 0}
         self.failed_task: str | None = None
@@ -104,7 +82,9 @@ class Driver:
         self._executor.watch(self._stop.waker)
         self._ready.append(self._plan.start())
         try:
-            return self._loop()
+            status = self._loop()
+            self._end_kept(END_S if self._stop.signal is None else KILL_GRACE_S)
+            return status
         finally:
             self._contents.close()
 
@@ -113,7 +93,7 @@ class Driver:
         while status is None:
             if self._stop.signal is not None:
                 return self._stop_tasks()
-            if self._finished or self._startable() or self._log_is_due() or self._heartbeat_is_due():
+            if self._is_due():
                 status = self._commit()
                 continue
             for event in self._executor.wait(self._timeout()):
@@ -124,6 +104,12 @@ class Driver:
 
     # --- what is to be done, and when
 
+    def _is_due(self) -> bool:
+        """Whether there is something to commit."""
+        if self._followed or any(item.ended or time.monotonic() >= item.due for item in self._finished):
+            return True
+        return self._startable() or self._output.is_due() or self._heartbeat_is_due()
+
     def _startable(self) -> bool:
         if self.failed_task is not None:
             return False
@@ -132,17 +118,14 @@ class Driver:
             return True
         return bool(self._ready) and (free or self._ready[0].gang is not None)
 
-    def _log_is_due(self) -> bool:
-        return self._log_due is not None and (time.monotonic() >= self._log_due or self._log_bytes > 4 << 20)
-
     def _heartbeat_is_due(self) -> bool:
         return time.monotonic() - self._seen >= HEARTBEAT_S
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        due = [self._seen + HEARTBEAT_S]
-        if self._log_due is not None:
-            due.append(self._log_due)
+        due = [self._seen + HEARTBEAT_S, *(item.due for item in self._finished)]
+        if self._output.due is not None:
+            due.append(self._output.due)
         if self._again and self.failed_task is None:
             free = len(self._running) < self._run.max_workers
             due += [self._again[0][0]] if free or self._again[0][2].planned.gang else []
@@ -159,52 +142,20 @@ class Driver:
             return
         if isinstance(event, Started):
             task.pid = event.pid
-            self._console.event(records.now_ms(), self._label(task), "Task is starting.", routine=True)
+            self._console.event(records.now_ms(), self._output.label(task), "Task is starting.", routine=True)
         elif isinstance(event, Printed):
-            self._take_output(task, event.stream, event.data)
+            self._output.take(task, event.stream, event.data)
         elif isinstance(event, Offered):
             self._executor.answer(task.number, {"send": self._contents.offered(task.arriving, event.large)})
         elif isinstance(event, Sent):
             task.arriving.take(event.data)
         elif isinstance(event, Reported):
             self._end_attempt(task, event.report)
+        elif isinstance(event, Ended):
+            self._end_process(task, event)
         else:
             self._end_attempt(task, self._death(task, event))
-
-    def _take_output(self, task: _Task, stream: str, data: bytes, *, end: bool = False) -> None:
-        now = time.monotonic()
-        for other, lines in task.streams.items():
-            if other != stream and lines.waiting:  # what was ended there comes first
-                self._take_lines(task, other, *lines.settle(now))
-        if stream not in task.streams:
-            task.streams[stream] = Lines()
-        self._take_lines(task, stream, *task.streams[stream].feed(data, now, end=end))
-
-    def _take_lines(self, task: _Task, stream: str, text: str, whole: list[str]) -> None:
-        """Keep text for the log, and show lines."""
-        at = records.now_ms()
-        label = self._label(task)
-        lines = task.streams[stream]
-        self._console.lines([(at, label, line) for line in whole])
-        self._console.change((task.id, stream), label, lines.changing, lines.ended)
-        task.last_lines.extend(line[:200] for line in whole[-LAST_LINES:])
-        if text:
-            self._log.append((task.attempt_id, stream, at, text))
-            self._log_bytes += len(text)
-        if self._log_due is None and (text or lines.waiting):
-            self._log_due = time.monotonic() + LOG_INTERVAL_S
-
-    def _end_output(self, task: _Task) -> None:
-        """Take the lines that were not ended."""
-        for stream in task.streams:
-            self._take_output(task, stream, b"", end=True)
-
-    def _settle_lines(self) -> None:
-        """Take the lines that became whole by the mere passing of time."""
-        now = time.monotonic()
-        for task in self._running.values():
-            for stream, lines in task.streams.items():
-                self._take_lines(task, stream, *lines.settle(now))
+            self._end_process(task, Ended(event.number))
 
     def _death(self, task: _Task, event: Died) -> dict[str, Any]:
         if task.stopped:
@@ -213,18 +164,39 @@ class Driver:
         if task.timed_out:
             limit = self._run.policies[task.planned.step].timeout_s
             kind, message = "TimeoutExpired", f"The task took longer than its timeout of {limit:g} s and was killed."
-        self._end_output(task)  # a line that was not ended is the last one, too
+        self._output.end(task)  # a line that was not ended is the last one, too
         last = "".join(f"\n  {line}" for line in task.last_lines)
-        self._take_output(task, "stderr", f"{message}\n".encode())
+        self._output.take(task, "stderr", f"{message}\n".encode())
         told = f"{message} The last it printed:{last}" if last else message
         return {"status": "failed", "died": True, "failure": {"type": kind, "message": told, "traceback": told}}
 
     def _end_attempt(self, task: _Task, report: Mapping[str, Any]) -> None:
-        del self._running[task.number]
         self._contents.finish()
-        self._end_output(task)
+        now = time.monotonic()
+        task.reported, task.deadline = True, now + END_S
+        self._ending[task.number] = item = _Finished(task, report, now + _REPORT_S)
+        self._finished.append(item)
+
+    def _end_process(self, task: _Task, event: Ended) -> None:
+        del self._running[task.number]
+        self._output.end(task)
+        if task.timed_out and task.reported:
+            self._output.take(task, "stderr", OVERSTAYED)
+        elif (event.code or event.signal) and self._stop.signal is None:
+            self._output.take(task, "stderr", f"{event}\n".encode())
+        if event.kept and task.pid is not None:
+            self._kept[task.pid] = attrs.evolve(task, streams={})
         task.streams.clear()
-        self._finished.append(_Finished(task, report))
+        item = self._ending.pop(task.number, None)
+        if item is not None:
+            item.ended = True
+            if item not in self._finished:
+                self._follow(item)
+
+    def _follow(self, item: _Finished) -> None:
+        """Start what follows from an attempt that is in the store and whose process has ended."""
+        item.follow()
+        self._followed = True
 
     def _kill_overdue(self) -> None:
         for task in self._running.values():
@@ -236,36 +208,34 @@ class Driver:
 
     def _commit(self) -> str | None:
         """Write what has come, in one transaction, then launch what starts; gives the status when the run is over."""
-        if self._log_is_due() or self._heartbeat_is_due():
-            self._log_due = None
-            self._settle_lines()
+        if self._output.is_due() or self._heartbeat_is_due():
+            self._output.settle(self._running.values())
         finished, self._finished = self._finished, []
         started: list[_Task] = []
         lines: list[tuple[_Task, str]] = []
+        self._followed = False
         with self._store.write() as db:
             for item in finished:
                 lines += self._record(db, item)
+                if item.ended:
+                    item.follow()
             self._start_ready(db, started)
             if started:
                 self._read_tags(db)
-            self._write_log(db)
+            self._output.write(db)
             status = self._status(started)
             if status is not None:
-                records.finish_run(db, self._run.run_id, status)
+                self._finish_run(db, status)
             elif self._heartbeat_is_due():
                 records.touch_run(db, self._run.run_id)
                 self._seen = time.monotonic()
         for task, text in lines:
             routine = text == _SUCCESS
-            self._console.event(records.now_ms(), self._label(task), text, routine=routine)
+            self._console.event(records.now_ms(), self._output.label(task), text, routine=routine)
         for task in started:
             self._launch(task)
         self._show_progress()
         return status
-
-    def _write_log(self, db: Any) -> None:
-        records.append_log(db, self._log)
-        self._log, self._log_bytes = [], 0
 
     def _status(self, started: list[_Task]) -> str | None:
         if self._running or started:
@@ -281,6 +251,7 @@ class Driver:
         transition = report.get("outcome")
         failure = report.get("failure")
         artifacts = [*self._contents.rows(db, task.arriving, report)]
+        self._measure(db, task, report)
         records.finish_attempt(
             db,
             task.id,
@@ -293,40 +264,55 @@ class Driver:
             metadata=policy.metadata,
         )
         if report["status"] == "successful":
-            self._succeed(task, report, sets_any=bool(artifacts))
+            finished.follow = functools.partial(self._succeed, task, report, sets_any=bool(artifacts))
             return [(task, f"{_SUCCESS} (an exception was caught)" if failure else _SUCCESS)]
         if report["status"] == "stopped":
             return [(task, "Task was stopped.")]
-        return [(task, self._fail(task, policy, report))]
+        return [(task, self._fail(finished, policy))]
+
+    def _measure(self, db: Any, task: _Task, report: Mapping[str, Any]) -> None:
+        """Record the numbers in what an attempt set."""
+        named = {item["name"]: plain_of(item).numbers for item in report.get("artifacts", ())}
+        found = {name: numbers for name, numbers in named.items() if numbers and name[:1] != "_"}
+        unset = self._measured & {*named, *report.get("deleted", ())}
+        if found or unset:
+            metrics.record(db, self._run.run_id, task.id, found, unset)
+            self._measured.update(found)
 
     def _succeed(self, task: _Task, report: Mapping[str, Any], *, sets_any: bool) -> None:
         asked = report["outcome"]
         outcome = Outcome(tuple(asked["targets"]), asked["count"], asked["gang"])
         base_id = task.id if sets_any else self._orders.base(task.planned)
-        self._orders.note(task.planned, task.id, base_id, asked, report["items"])
+        self._orders.note(task.planned, task.id, base_id, asked, report["items"], report["shown"])
         self._ready += self._plan.finish(task.planned, outcome)
         self._counts["done"] += 1
 
-    def _fail(self, task: _Task, policy: StepPolicy, report: Mapping[str, Any]) -> str:
+    def _fail(self, finished: _Finished, policy: StepPolicy) -> str:
         """Decide what follows from a failed attempt; gives the line to show."""
+        task, report = finished.task, finished.report
         attempts = 1 + policy.retries
         if task.attempt + 1 < attempts and self.failed_task is None:
-            heapq.heappush(self._again, (time.monotonic() + policy.retry_delay_s, task.id, task))
+            finished.follow = functools.partial(self._try_again, task, time.monotonic() + policy.retry_delay_s)
             wait = f" in {policy.retry_delay_s:g} s" if policy.retry_delay_s else ""
             return f"Task failed. It will be tried again{wait} (attempt {task.attempt + 2} of {attempts})."
         if report.get("died") and policy.catch is not None and task.fallback is None:
             task.fallback = report["failure"]  # the process could not handle its own death: another one does
-            heapq.heappush(self._again, (0.0, task.id, task))
+            finished.follow = functools.partial(self._try_again, task, 0.0)
             return "Task failed. @catch will handle it."
         self._counts["failed"] += 1
         if self.failed_task is None:
             self.failed_task = f"{task.planned.step}/{task.id}"
         gang = task.planned.gang
         for other in self._running.values():
-            if gang is not None and other.planned.gang is not None and other.planned.gang.opener == gang.opener:
+            if gang is None or other.planned.gang is None or other.reported:
+                continue
+            if other.planned.gang.opener == gang.opener:
                 other.stopped = True  # a gang waits for its members
                 self._executor.kill(other.number, signal.SIGKILL)
         return "Task failed."
+
+    def _try_again(self, task: _Task, when: float) -> None:
+        heapq.heappush(self._again, (when, task.id, task))
 
     # --- starting tasks
 
@@ -347,6 +333,8 @@ class Driver:
             else:
                 return
             task.attempt += 1
+            if task.attempt > 0 and self._measured:
+                metrics.drop(db, self._run.run_id, task.id)
             task.attempt_id = records.start_attempt(db, task.id, task.attempt)
             started.append(task)
 
@@ -354,7 +342,8 @@ class Driver:
         self._ready.popleft()
         step_id = self._step_id(db, planned.step)
         parents, base_id = self._orders.parents(planned), self._orders.base(planned)
-        task_id = records.start_task(db, self._run.run_id, step_id, parents, base_id, planned.foreach_path)
+        item = self._orders.item(planned)
+        task_id = records.start_task(db, self._run.run_id, step_id, parents, base_id, planned.foreach_path, item)
         return _Task(planned, task_id)
 
     def _take_over(self, db: Any, planned: PlannedTask) -> bool:
@@ -367,6 +356,7 @@ class Driver:
         step_id = self._step_id(db, planned.step)
         parents, base_id = self._orders.parents(planned), self._orders.base(planned)
         task_id = records.reuse_task(db, self._run.run_id, step_id, row["id"], parents, base_id)
+        self._measured.update(metrics.take_over(db, self._run.run_id, task_id, row["id"]))
         self._orders.note(planned, task_id, task_id if row["sets_any"] else base_id, asked, None)
         self._ready += self._plan.finish(planned, outcome)
         self._counts["reused"] += 1
@@ -393,7 +383,7 @@ class Driver:
         self._running[task.number] = task
         task.pid = None
         task.last_lines.clear()
-        task.arriving, task.timed_out = Arriving(), False
+        task.arriving, task.timed_out, task.reported = Arriving(), False, False
         task.deadline = time.monotonic() + policy.timeout_s + KILL_GRACE_S if policy.timeout_s else None
 
     # --- the end
@@ -407,25 +397,42 @@ class Driver:
             while self._running and time.monotonic() < deadline:
                 for event in self._executor.wait(0.1):
                     if isinstance(event, Died) and event.number in self._running:
-                        self._end_output(self._running.pop(event.number))
+                        self._output.end(self._running.pop(event.number))
                     else:
                         self._handle(event)
         for task in self._running.values():  # which nothing could end
-            self._end_output(task)
+            self._output.end(task)
         finished, self._finished = self._finished, []
         with self._store.write() as db:
             for item in finished:
                 if item.report["status"] == "successful":
                     self._record(db, item)
-            self._write_log(db)
+            for item in {id(item): item for item in (*finished, *self._ending.values())}.values():
+                item.follow()
+            self._output.write(db)
             done = self._plan.done and not self._running and self.failed_task is None
             status = "successful" if done else "stopped"
-            records.finish_run(db, self._run.run_id, status)
+            self._finish_run(db, status)
         return status
 
-    def _label(self, task: _Task) -> str:
-        process = f"pid {task.pid}" if task.pid is not None else "no process"
-        return f"{self._run.run_id}/{task.planned.step}/{task.id} ({process})"
+    def _finish_run(self, db: Any, status: str) -> None:
+        records.finish_run(db, self._run.run_id, status)
+        if self._measured:
+            metrics.settle(db, self._run.run_id)
+
+    def _end_kept(self, seconds: float) -> None:
+        """Let the processes end that waited for another attempt, and take what they still print."""
+        kept = {task.number: task for task in self._kept.values()}
+        deadline = time.monotonic() + seconds
+        for number in self._executor.finish():
+            self._running[number] = attrs.evolve(kept[number], reported=True, timed_out=False, deadline=deadline)
+        while self._running:
+            for event in self._executor.wait(0.1):
+                self._handle(event)
+            self._kill_overdue()
+        if self._output.waiting:
+            with self._store.write() as db:
+                self._output.write(db)
 
     def _show_progress(self) -> None:
         waiting = len(self._ready) + len(self._again)

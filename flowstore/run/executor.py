@@ -1,10 +1,11 @@
-"""What runs attempts, and what it tells the driver: six methods and a few events.
+"""What runs attempts, and what it tells the driver: seven methods and a few events.
 
     launch(order, step) -> number     start an attempt
     wait(timeout_s) -> [event]        what attempts did since the last call: `Started` first, or `Died` and no more
     answer(number, message)           reply to an offer
     kill(number, signal)              end an attempt, with its process group
     watch(socket)                     let `wait` return as soon as the socket can be read
+    finish() -> [number]              let processes end that wait for attempts; their last attempts' `Ended` follows
     close()                           end everything
 
 The driver knows no more than this, so that tasks can run elsewhere than on this machine (`run.local`), too.
@@ -59,10 +60,28 @@ class Sent:
 
 @attrs.frozen(eq=False, repr=False)
 class Reported:
-    """An attempt is over, and says how."""
+    """An attempt is over, and says how. Its process goes on until `Ended`, as a script does after its last line."""
 
     number: int
     report: dict[str, Any]
+
+
+@attrs.frozen(eq=False, repr=False)
+class Ended:
+    """The process of an attempt that has reported has done what was left to do, or died meanwhile.
+
+    `code`, `signal`: how it died, if it did not end by itself.
+    `kept`: it waits for the next attempt of its step.
+    """
+
+    number: int
+    code: int = 0
+    signal: int | None = None
+    kept: bool = False
+
+    def __str__(self) -> str:
+        how = f"exited with code {self.code}" if self.signal is None else f"was killed by {signal_name(self.signal)}"
+        return f"The task's process {how} after it had delivered its result, while it was ending. The result is kept."
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -95,16 +114,21 @@ class Died:
                 "by the step perhaps, so that its results could not be sent."
             )
         if self.signal is not None:
-            try:
-                name = signal.Signals(self.signal).name
-            except ValueError:
-                name = f"signal {self.signal}"
+            name = signal_name(self.signal)
             hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
             return f"The task's process was killed by {name}{hint}."
         return f"The task's process exited with code {self.code} before the step had finished."
 
 
-Event = Started | Printed | Offered | Sent | Reported | Died
+Event = Started | Printed | Offered | Sent | Reported | Ended | Died
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal, such as SIGKILL."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Executor(Protocol):
@@ -121,4 +145,5 @@ class Executor(Protocol):
     def answer(self, number: int, message: dict[str, Any]) -> None: ...
     def kill(self, number: int, how: signal.Signals) -> None: ...
     def watch(self, waker: socket.socket) -> None: ...
+    def finish(self) -> list[int]: ...
     def close(self) -> None: ...

@@ -87,7 +87,7 @@ class _Hook:
         for path in sources.files:
             while path := path.rpartition("/")[0]:
                 self._folders.add(path)
-        self._aliases = {folder: prefix for folder, prefix in aliases_of(sources.root).items() if folder}
+        self._aliases = aliases_of(sources.root)
 
     def __call__(self, path: str) -> _Finder:
         prefix = self.prefix(path) if isinstance(path, str) else None
@@ -97,7 +97,7 @@ class _Hook:
 
     def prefix(self, path: str) -> str | None:
         """What the paths of a folder's files begin with in the snapshot; `None` for a folder that is not there."""
-        path = path or os.getcwd()  # noqa: PTH109  # as `sys.path` means it
+        path = os.path.abspath(path)  # of "", the current folder
         for folder, start in self._aliases.items():
             if path == folder:
                 return start

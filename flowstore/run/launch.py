@@ -66,10 +66,24 @@ def trigger(
             check_trusted(store, deployment)
             Code(store, deployment.code_id).extract(folder)
         store.close()  # opened again when it is used; the run is to be the last to close it
-        script = str(Path(folder, deployment.script_name))
-        command = [sys.executable, script, "--store", str(store.path), *before, "run", *options]
+        command = [*_program(deployment, folder), "--store", str(store.path), *before, "run", *options]
         told = {assignment.VARIABLE: f"{deployment.id}:{os.getpid()}:{deployment.token}"}
-        return _run(child, command, {**_outside_parameters(), **environment, **told})
+        return _run(child, command, {**_outside_parameters(), **_paths(deployment, folder), **environment, **told})
+
+
+def _program(deployment: Deployment, folder: str) -> list[str]:
+    """The command that runs the flow. A module is not looked for in the current folder, which may have a newer one."""
+    if deployment.module is None:
+        return [sys.executable, str(Path(folder, deployment.script_name))]
+    return [sys.executable, "-P", "-m", deployment.module]
+
+
+def _paths(deployment: Deployment, folder: str) -> dict[str, str]:
+    """Where a module is looked for: in the snapshot; what the snapshot lacks, where it was found, or here."""
+    if deployment.module is None:
+        return {}
+    paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")]), str(Path.cwd())]
+    return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def check_trusted(store: Store, deployment: Deployment) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowstore.errors import ArtifactError
+from flowstore.errors import ArtifactError, FlowstoreError
 from flowstore.flow import spec
 from flowstore.flow.spec import Inputs, Transition
 from flowstore.run import wire
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.locate import active_store
+from flowstore.store.sameness import is_equal
 from flowstore.store.visible import visible_artifacts
 
 FOREACH_ITEMS = "_foreach_items"  # holds the items of a foreach over something that can't be indexed
@@ -100,7 +101,7 @@ class TaskLink:
         return wire.value_of(content)
 
     def merge(self, own: dict[str, Any], inputs: Inputs, include: Sequence[str], exclude: Sequence[str]) -> None:
-        """Carry artifacts of joined tasks over, without loading them."""
+        """Carry artifacts of joined tasks over; those whose bytes are the same are not loaded."""
         if not self.is_join:
             raise ArtifactError("merge_artifacts works in a join only, a step that takes inputs.")
         fixed = set(self._order["parameters"]) | set(self._order["constants"])
@@ -112,13 +113,27 @@ class TaskLink:
         missing = [name for name in include if name not in candidates and name not in own]
         if missing:
             raise ArtifactError(f"merge_artifacts: no branch has {', '.join(missing)}.")
-        unclear = sorted(name for name, versions in candidates.items() if len(versions) > 1 and name != FOREACH_ITEMS)
+        unclear = sorted(
+            name
+            for name, versions in candidates.items()
+            if len(versions) > 1 and name != FOREACH_ITEMS and not self._agree(name, list(versions.values()))
+        )
         if unclear:
             raise ArtifactError(
                 f"merge_artifacts: the branches disagree on {', '.join(unclear)}. "
                 "Set them in this step before the call, or name them in exclude."
             )
         self.merged.update({name: blob for name, [blob, *_] in ((n, list(v.values())) for n, v in candidates.items())})
+
+    def _agree(self, name: str, versions: Sequence[Blob]) -> bool:
+        """Whether blobs whose bytes differ hold equal values."""
+        if len({blob.type for blob in versions}) > 1:
+            return False
+        try:
+            first = self.load_blob(versions[0], name)
+            return all(is_equal(first, self.load_blob(blob, name)) for blob in versions[1:])
+        except FlowstoreError:  # one that is untrusted, damaged, or can't be rebuilt here
+            return False
 
     def forget(self, name: str) -> bool:
         """Hide an inherited artifact from what follows."""

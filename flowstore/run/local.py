@@ -20,7 +20,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import imports, server, snapshot, streams, threads, wire
-from flowstore.run.executor import Died, Event, Offered, Printed, Reported, Sent, Started
+from flowstore.run.executor import Died, Ended, Event, Offered, Printed, Reported, Sent, Started
 from flowstore.run.randomness import Generators
 from flowstore.run.worker import LAZY, PARQUET
 
@@ -40,6 +40,8 @@ class _Worker:
         self.ident = ident  # what the task server calls it
         self.step = ""  # of the attempts that it has run
         self.number: int | None = None  # the attempt that it runs
+        self.last = 0  # the attempt that it ran last
+        self.reported = False  # that attempt is over, but for what the process does at its end
         self.pid: int | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.channel: socket.socket
@@ -131,7 +133,8 @@ class LocalExecutor:
         self._numbers += 1
         idle = self._idle.get(step)
         worker = idle.pop() if idle else self._take_ready() or self._start()
-        worker.number, worker.step = self._numbers, step
+        worker.number = worker.last = self._numbers
+        worker.step, worker.reported = step, False
         self._running[self._numbers] = worker
         if worker.pid is not None:
             self._started.append(Started(worker.number, worker.pid))
@@ -154,6 +157,18 @@ class LocalExecutor:
                 self._ask(server.KILL, worker.ident, how)
         elif self._spawner is not None and worker.process is not None:
             self._spawner.kill(worker.process, how)
+
+    def finish(self) -> list[int]:
+        """Let the processes end that wait for attempts; gives the last attempt of each, whose `Ended` follows."""
+        waiting = [worker for workers in self._idle.values() for worker in workers]
+        self._idle.clear()
+        for worker in waiting:
+            worker.number, worker.reported = worker.last, True
+            self._running[worker.last] = worker
+            with contextlib.suppress(OSError):  # it died, which `wait` tells
+                worker.channel.shutdown(socket.SHUT_WR)
+        self.reuse = False
+        return [worker.last for worker in waiting]
 
     def close(self) -> None:
         """End every process. What an attempt had not reported is lost."""
@@ -360,9 +375,14 @@ class LocalExecutor:
         message = wire.decode_message(body)
         if message["kind"] == "offer":
             return [Offered(worker.number, message["large"])]
-        self._warm_up(message.pop("used"))
-        events = [*self._all_output(worker), Reported(worker.number, message)]
-        self._release(worker)
+        events = self._all_output(worker)
+        if message["kind"] == "report":
+            worker.reported = True
+            self._warm_up(message.pop("used"))
+            events.append(Reported(worker.number, message))
+        if message["kind"] == "ended" or message["ended"]:
+            events.append(Ended(worker.number, kept=self.reuse))
+            self._release(worker)
         return events
 
     def _warm_up(self, used: list[int]) -> None:
@@ -397,7 +417,10 @@ class LocalExecutor:
         events += self._all_output(worker)
         if worker.number is not None:
             exited, killed_by = (code, None) if code >= 0 else (None, -code)
-            events.append(Died(worker.number, exited, killed_by, worker.garbled, worker.refused))
+            if worker.reported:
+                events.append(Ended(worker.number, exited or 0, killed_by))
+            else:
+                events.append(Died(worker.number, exited, killed_by, worker.garbled, worker.refused))
         self._discard(worker)
         return events
 

@@ -58,6 +58,7 @@ class _Opened:
     task_id: int
     items_from: str | None
     items: Sequence[Small] | None
+    shown: Sequence[str] | None  # a preview of each
 
 
 class Orders:
@@ -75,6 +76,7 @@ class Orders:
         base_id: int | None,
         asked: Mapping[str, Any],
         items: Sequence[Small] | None,
+        shown: Sequence[str] | None = None,
     ) -> None:
         """Remember a finished task.
 
@@ -84,10 +86,11 @@ class Orders:
             base_id: where the tasks after it find their artifacts.
             asked: its transition.
             items: of the foreach that it opened, where all are small.
+            shown: a preview of each of its items.
         """
         self._finished[planned.key] = (task_id, planned.step, base_id)
         if asked.get("count") is not None:
-            self._opened[planned.key] = _Opened(task_id, asked.get("items_from"), items)
+            self._opened[planned.key] = _Opened(task_id, asked.get("items_from"), items, shown)
 
     def parents(self, planned: PlannedTask) -> list[int]:
         """The rows of the tasks before a planned one."""
@@ -98,6 +101,12 @@ class Orders:
         if self._run.graph[planned.step].is_join or not planned.parents:
             return None
         return self._finished[planned.parents[0]][2]
+
+    def item(self, planned: PlannedTask) -> str | None:
+        """Return the preview of the item that a planned task has in its innermost foreach."""
+        frames = [frame for frame in planned.frames if frame.kind != "branch"]
+        shown = self._opened[frames[-1].opener].shown if frames and frames[-1].kind == "foreach" else None
+        return None if shown is None else shown[frames[-1].index]
 
     def order(
         self, planned: PlannedTask, task_id: int, attempt: int, fallback: Mapping[str, str] | None

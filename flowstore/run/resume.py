@@ -7,15 +7,16 @@ the same foreaches. So no numbering of tasks has to be the same in both runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType
 from typing import Any
 
+from flowstore import context
 from flowstore.errors import NotFound, UntrustedArtifact
 from flowstore.flow.graph import Graph, Node
 from flowstore.run.link import FOREACH_ITEMS
 from flowstore.run.plan import Outcome, PlannedTask
-from flowstore.store import trust
+from flowstore.store import queries, trust
 from flowstore.store.db import Row, Store
 from flowstore.store.rows import json_of
 
@@ -33,6 +34,7 @@ class Origin:
     def __init__(self, store: Store, run_id: int, graph: Graph, from_step: str | None) -> None:
         self.run_id = run_id
         self._graph = graph
+        self._from_step = from_step
         if from_step is not None and from_step not in graph:
             raise NotFound(f"There is no step {from_step!r} to resume from; there are: {', '.join(graph.nodes)}.")
         self._tasks: dict[tuple[str, tuple[int, ...], str | None], Row] = {}  # those that can be taken over
@@ -57,6 +59,15 @@ class Origin:
                 known.add(row["id"])
                 self._tasks[row["step"], before, row["foreach_path"]] = row
         self._check_trust(store, known)
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether there is anything to take over, or the user wants none of it."""
+        first = self._tasks.get(("start", (), None))
+        wanted = self._from_step != "start"
+        return not wanted or (
+            first is not None and _fitting(self._graph["start"], json_of(first["transition"] or "{}", dict)) is not None
+        )
 
     def take(self, task: PlannedTask) -> tuple[Row, Outcome, Mapping[str, Any]] | None:
         """The earlier task to take over for a planned one, what it asked for, and its transition as recorded."""
@@ -115,6 +126,32 @@ def _fitting(node: Node, transition: Mapping[str, Any]) -> Outcome | None:
     if not gang and transition.get("items_from") not in (node.foreach, FOREACH_ITEMS):
         return None
     return Outcome(tuple(node.targets), count, gang)
+
+
+def nothing_to_take(store: Store, flow: str, origin: Origin, *, asked: bool) -> Iterator[str]:
+    """Yield a sentence where a resumed run starts from the beginning: which run would have spared that.
+
+    Args:
+        store: where the runs are.
+        flow: the flow's name.
+        origin: the run that is resumed.
+        asked: whether the user named it.
+    """
+    if origin.takes_over:
+        return
+    sentence = f"Run {flow}/{origin.run_id} has nothing to take over, so everything runs."
+    mine = [] if asked else queries.run_ids(store, flow, [f"user:{context.username()}"])
+    better = next((run_id for run_id in mine if _has_finished_tasks(store, run_id)), None)
+    if better is not None:
+        command = f"{context.called_as()} resume --origin-run-id {better}"
+        sentence += f" The latest run that has something is {flow}/{better}; to resume that one instead: {command}"
+    yield sentence
+
+
+def _has_finished_tasks(store: Store, run_id: int) -> bool:
+    sql = """select 1 from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id
+             where s.run_id = ? and s.name = 'start' and t.status = 'successful' limit 1"""
+    return store.value(sql, (run_id,)) is not None
 
 
 def names_of(parameters: Iterable[Row], kind: str) -> dict[str, Row]:

@@ -26,13 +26,14 @@ import struct
 import sys
 import warnings
 from types import FrameType
+from typing import Any
 
 from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import worker
+from flowstore.run.ending import Ending, flush_imported
 from flowstore.run.randomness import Generators
-from flowstore.run.task import flush_output
 
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
@@ -40,8 +41,8 @@ FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R
 
 def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[socket.socket, int]:
     """Fork the server; gives the socket to talk to it, and its pid."""
+    files = flush_imported()
     ours, theirs = socket.socketpair()
-    flush_output()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
         pid = os.fork()
@@ -49,7 +50,7 @@ def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[s
         status = 1
         try:
             ours.close()
-            _Server(theirs, flow, graph, generators).serve()
+            _Server(theirs, flow, graph, generators, files).serve()
             status = 0
         finally:
             os._exit(status)
@@ -58,11 +59,19 @@ def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[s
 
 
 class _Server:
-    def __init__(self, control: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        flow: type[FlowSpec],
+        graph: Graph,
+        generators: Generators,
+        files: list[Any],
+    ) -> None:
         self._control = control
         self._flow = flow
         self._graph = graph
         self._generators = generators
+        self._ending = Ending(files)
         self._children: dict[int, int] = {}  # pid: number
 
     def serve(self) -> None:
@@ -161,7 +170,7 @@ class _Server:
             os.dup2(pipe, number)
             os.close(pipe)
         with socket.socket(fileno=channel) as connection:
-            worker.work(connection, self._flow, self._graph, self._generators)
+            worker.work(connection, self._flow, self._graph, self._generators, self._ending)
 
     def _reap(self) -> None:
         while self._children:

@@ -12,6 +12,7 @@ the script, the modules that have been imported with the packages that they belo
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ class Sources:
     text: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _Program:
     """What runs: its file, its name with `python -m`, and the zip file that contains it."""
 
@@ -191,13 +192,19 @@ def _imported(root: str) -> Iterator[str]:
 
 def aliases_of(root: str) -> dict[str, str]:
     """The folders through which modules below the root are found, with their paths below it: links may lead there."""
+    return _aliases(root, tuple(sys.path), os.getcwd())  # noqa: PTH109
+
+
+@functools.lru_cache(maxsize=4)
+def _aliases(root: str, paths: tuple[str, ...], here: str) -> dict[str, str]:
     aliases = {root: ""}
-    for entry in sys.path:
-        real = os.path.realpath(entry)
+    for entry in paths:
+        path = os.path.normpath(os.path.join(here, entry))  # noqa: PTH118
+        real = os.path.realpath(path)
         if real == root:
-            aliases.setdefault(entry or real, "")
+            aliases.setdefault(path, "")
         elif _is_below(real, root):
-            aliases.setdefault(entry, _slashed(real[len(root.rstrip(os.sep)) + 1 :]) + "/")
+            aliases.setdefault(path, _slashed(real[len(root.rstrip(os.sep)) + 1 :]) + "/")
     return aliases
 
 

@@ -23,13 +23,13 @@ from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import identity, snapshot
-from flowstore.run.checks import check_tags, environment_tags
 from flowstore.run.console import Console, duration
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
 from flowstore.run.identity import Identity
+from flowstore.run.kept import parameters_from
 from flowstore.run.orders import RunPlan, StepPolicy
-from flowstore.run.resume import Origin, names_of
+from flowstore.run.resume import Origin, names_of, nothing_to_take
 from flowstore.run.snapshot import Sources
 from flowstore.run.stop import Stop
 from flowstore.run.wire import Small
@@ -90,7 +90,7 @@ def run_flow(
         with store.write() as db:
             parameters = {name: blob.id for name, blob in deployed.items()}
             parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.shown(item) for name, item in (deployed | encoded).items()}
+            shown = {name: records.parameter_json(db, item) for name, item in (deployed | encoded).items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, None)
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, None)
 
@@ -109,15 +109,16 @@ def resume_flow(
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
         who = identity.own(flow, options.branch, production=options.production)
-        defined = parameters_of(flow)
-        encoded = {name: _encode("Parameter", name, value) for name, value in _defaults(flow, old).items()}
+        kept = parameters_from(store, flow, origin_id, old)
+        encoded = {name: _encode("Parameter", name, value) for name, value in kept.values.items()}
+        for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, asked=origin_run_id is not None)):
+            console.say(note)
         with store.write() as db:
-            kept = {name: int(row["blob_id"]) for name, row in old.items() if name in defined}
-            parameters = kept | {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.shown(Blob.of(old[name])) for name in kept}
-            shown |= {name: records.shown(item) for name, item in encoded.items()}
+            parameters = {name: blob.id for name, blob in kept.blobs.items()}
+            parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
+            shown = {name: records.parameter_json(db, item) for name, item in (dict(kept.blobs) | encoded).items()}
             run_id = _create(db, store, flow, options, who, parameters, shown, str(origin_id))
-            trust.inherit_unverified(db, run_id, origin_id, kept.values())
+            trust.inherit_unverified(db, run_id, origin_id, [blob.id for blob in kept.blobs.values()])
         return _drive(store, flow, graph, options, who, executor, console, stop, run_id, origin)
 
 
@@ -157,7 +158,6 @@ def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Ite
     if executor.notice is not None:
         console.say(executor.notice)
     try:
-        check_tags([*options.tags, *environment_tags()])
         identity.project_of(flow, options.branch, production=options.production)
         store = ensure_active_store(options.store)
         store.durable = options.durable
@@ -182,14 +182,14 @@ def _create(
     options: Options,
     who: Identity,
     parameters: Mapping[str, int],
-    shown: Mapping[str, Any],
+    shown: Mapping[str, str],
     origin_run_id: str | None,
 ) -> int:
     constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(flow).items()}
     artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.items()]
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
     system_tags = [*who.system_tags, *records.runtime_tags(__version__)]
-    user_tags = [tag for tag in tags.checked([*options.tags, *environment_tags()]) if tag not in system_tags]
+    user_tags = [tag for tag in tags.checked([*options.tags, *_environment_tags()]) if tag not in system_tags]
     tags.check_not_reserved(user_tags)
     run = records.NewRun(
         flow=flow.__name__,
@@ -205,9 +205,13 @@ def _create(
     return records.create_run(db, run)
 
 
+def _environment_tags() -> list[str]:
+    return [tag.strip() for tag in os.environ.get("FLOWSTORE_RUN_TAGS", "").split(",") if tag.strip()]
+
+
 def _code(db: Any, store: Store, sources: Sources) -> int | None:
     if sources.files:
-        return records.ensure_code(db, store, sources.flow_file, sources.files)
+        return records.ensure_code(db, store, sources.flow_file, sources.files, sources.module)
     if sources.text is not None:
         return records.ensure_code(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
     return None
@@ -302,7 +306,7 @@ def _tell_end(
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
     """The command that goes on with a run."""
     deployed = who.deployment  # runs from a temporary copy, which nobody can resume
-    script = context.called_as() if deployed is None else f"python {deployed.script_name}"
+    script = context.called_as() if deployed is None else deployed.called_as
     return f"{script}{options} resume --origin-run-id {run_id}"
 
 

@@ -24,12 +24,18 @@ from flowstore.flow import init, spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
+from flowstore.run.ending import Ending
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
+from flowstore.store.locate import close_beside
+from flowstore.store.plain import MAX_METRICS
+from flowstore.store.preview import preview, type_name
+from flowstore.store.sameness import is_unchanged
 from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
+MAX_ITEM = 200  # characters of the preview of a foreach item
 _INDEXABLE = frozenset({"list", "tuple", "range", "numpy.ndarray"})
 _OWN_FOLDERS = frozenset({Path(__file__).parent, Path(init.__file__).parent})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
@@ -47,13 +53,14 @@ class Product:
     contents: Sequence[tuple[str, Encoded]]
 
 
-def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) -> Product:
+def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any], ending: Ending) -> Product:
     """Run one attempt.
 
     Args:
         flow: its class, of this process.
         graph: its steps.
         order: what the driver asks for; see `orders.Orders.order`.
+        ending: of this process.
 
     Returns:
         The report: `status`, `outcome`, `artifacts`, `failure`; and the contents of the artifacts.
@@ -75,11 +82,11 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any]) ->
         if init.has_own(flow):
             link.first_values = init.run(instance, link.load_parameter)
         _run_step(flow, instance, link, order)
-        _leave_if_forked(process, None)
+        _leave_if_forked(process, None, ending)
         outcome, items = _outcome(instance, link, graph, order)
         return _product(instance, link, order, "successful", outcome, items)
     except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
-        _leave_if_forked(process, error)
+        _leave_if_forked(process, error, ending)
         return _failed(instance, link, graph, order, error)
     finally:
         _close_store()
@@ -103,9 +110,10 @@ def _close_store() -> None:
     store, context.state.store = context.state.store, None
     if store is not None:
         store.close(tidy=context.state.task_store is None or str(store.path) != context.state.task_store[0])
+    close_beside()
 
 
-def _leave_if_forked(process: int, error: BaseException | None) -> None:
+def _leave_if_forked(process: int, error: BaseException | None, ending: Ending) -> None:
     """End a process that the step itself forked: it must not speak for the task."""
     if os.getpid() == process:
         return
@@ -116,17 +124,8 @@ def _leave_if_forked(process: int, error: BaseException | None) -> None:
         import traceback
 
         traceback.print_exception(error)
-    flush_output()
+    ending.finish()
     os._exit(code)
-
-
-def flush_output() -> None:
-    """Send on what was printed; a step may have closed its streams."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (ValueError, OSError, AttributeError):
-            continue
 
 
 class _Fallback(TaskFailed):
@@ -286,8 +285,6 @@ def _choose(instance: FlowSpec, step: str, asked: Transition) -> str:
 
 def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any], str]:
     """The items of a foreach, and the artifact from which a task can take them by index."""
-    from flowstore.store.preview import type_name
-
     try:
         value = getattr(instance, name)
     except AttributeError:
@@ -331,11 +328,14 @@ def _product(
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
             contents[name] = encoded
+            if encoded.plain.too_many:
+                _complain(f"{name} holds more than {MAX_METRICS} numbers, so none of them is a metric.\n")
     merged = {name: blob.id for name, blob in link.merged.items() if name not in contents}
     report = {
         "status": status,
         "outcome": outcome,
         "items": _inline_items(items),
+        "shown": None if items is None else [preview(item)[:MAX_ITEM] for item in items],
         "merged": merged,
         "deleted": sorted({*link.forgotten} - contents.keys() - merged.keys()),
         "failure": failure,
@@ -371,12 +371,8 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     sha = encoded.sha
     if (sha, encoded.codec) == (blob.sha, blob.codec):
         return None
-    if (
-        blob.codec == "pickle"
-    ):  # equal values may pickle to other bytes, and older versions pickled more: compare afresh
-        fresh = encode(link.load_blob(blob, name), described=False)
-        if (fresh.sha, fresh.codec) == (sha, encoded.codec):
-            return None
+    if "pickle" in {blob.codec, encoded.codec} and is_unchanged(value, link.load_blob(blob, name)):
+        return None  # a value has many pickles
     return encoded
 
 

@@ -1,7 +1,7 @@
 """The process that runs tasks: takes an order from its channel, runs it, delivers what it left.
 
 Large contents are offered first, by hash, and sent only if the store lacks them. All else travels in the
-report. The process ends without Python's own exit, so that what a step left behind can't hold it up.
+report. The process ends as a script does (`ending`), but without Python's own exit.
 """
 
 from __future__ import annotations
@@ -11,35 +11,54 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import wire
+from flowstore.run.ending import Ending, flush_output
 from flowstore.run.executor import LOST_CONNECTION
 from flowstore.run.randomness import Generators
-from flowstore.run.task import Product, flush_output, run_attempt
+from flowstore.run.task import Product, run_attempt
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
+from flowstore.store.plain import NOTHING
 
 PICKLING = "flowstore.store.pickling"
 PARQUET = "flowstore.store.parquet"
 LAZY = (PICKLING, PARQUET)  # imported by a task that needs it, unless the process that it was forked from has
 
 
-def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators) -> None:
-    """Run orders until the channel closes; an order says itself whether it is the last."""
+def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators, ending: Ending) -> None:
+    """Run orders until the channel closes; an order says itself whether it is the last.
+
+    What is left to do at the end comes after the report, so that nothing there can cost an attempt its result.
+    """
+    reused = False
     while (order := wire.receive(channel)) is not None:
         generators.derive(order["step"], "/".join(str(frame["index"]) for frame in order["frames"]))
-        product = run_attempt(flow, graph, order)
+        product = run_attempt(flow, graph, order, ending)
         flush_output()
-        try:
-            deliver(channel, product)
-        except OSError:  # the step closed what is not its own, or the driver is gone
-            os._exit(LOST_CONNECTION)
-        if not order["reuse"]:
-            break
-    flush_output()
+        reused = order["reuse"]
+        ended = not (ending.is_flush_due() if reused else ending.is_due())
+        _say(deliver, channel, product, ended)
+        del product
+        if not ended:
+            end = ending.flush if reused else ending.finish
+            end()
+            _say(wire.send, channel, {"kind": "ended"})
+        if not reused:
+            return
+    if reused:
+        ending.finish()
+        _say(wire.send, channel, {"kind": "ended"})
+
+
+def _say(send: Callable[..., None], *what: Any) -> None:
+    try:
+        send(*what)
+    except OSError:  # the step closed what is not its own, or the driver is gone
+        os._exit(LOST_CONNECTION)
 
 
 def fresh_streams() -> None:
@@ -52,8 +71,14 @@ def fresh_streams() -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def deliver(channel: socket.socket, product: Product) -> None:
-    """Send an attempt's report, and those of its large contents that the store lacks."""
+def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
+    """Send an attempt's report, and those of its large contents that the store lacks.
+
+    Args:
+        channel: to the driver.
+        product: what to send.
+        ended: whether nothing is left to do in this process; else a message follows when that is done.
+    """
     artifacts, large, pieces = [], [], []
     for name, content in product.contents:
         artifact = {
@@ -63,6 +88,10 @@ def deliver(channel: socket.socket, product: Product) -> None:
             "type": content.type,
             "preview": content.preview,
         }
+        if content.plain is not NOTHING:
+            artifact["plain"] = content.plain.packed
+        if content.picture is not None:
+            artifact["picture"] = content.picture
         artifacts.append(artifact)
         if content.size_bytes <= INLINE_BYTES:
             artifact["data"] = content.content
@@ -78,7 +107,7 @@ def deliver(channel: socket.socket, product: Product) -> None:
         for index in answer["send"]:
             wire.send_data(channel, chunks_of(pieces[index]))
     used = [n for n, module in enumerate(LAZY) if module in sys.modules]
-    wire.send(channel, {"kind": "report", **product.report, "artifacts": artifacts, "used": used})
+    wire.send(channel, {"kind": "report", **product.report, "artifacts": artifacts, "used": used, "ended": ended})
 
 
 def spawned(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
@@ -90,7 +119,7 @@ def spawned(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None
         channel = socket.socket(fileno=told["channel"])
     channel.set_inheritable(False)
     fresh_streams()
-    work(channel, flow, graph, generators)
+    work(channel, flow, graph, generators, Ending())
     os._exit(0)
 
 

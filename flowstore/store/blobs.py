@@ -26,8 +26,9 @@ import attrs
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.store import codecs, liveness, trust
 from flowstore.store.aside import Aside
-from flowstore.store.codecs import Encoded, Piece
+from flowstore.store.codecs import WITHOUT_JSON, Encoded, Piece
 from flowstore.store.db import Row, Store
+from flowstore.store.plain import Plain
 from flowstore.store.preview import MAX_PREVIEW, in_line
 from flowstore.text import counted
 
@@ -106,8 +107,18 @@ def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
         if not small:
             for n, chunk in enumerate(chunks_of(encoded.pieces)):
                 db.execute("insert into chunks values (?, ?, ?)", (blob_id, n, chunk))
+    describe(db, blob_id, encoded.codec, encoded.plain, encoded.picture)
     trust.sign(db, store.uuid, blob_id, sha, encoded.codec)
     return blob_id
+
+
+def describe(db: sqlite3.Connection, blob_id: int, codec: str, plain: Plain, picture: bytes | None = None) -> None:
+    """Store what plain JSON tells of a blob, and its picture; of a blob of codec `json` its bytes are the JSON."""
+    if codec != "json" and codec not in WITHOUT_JSON:
+        exact = None if plain.value is None else int(plain.exact)
+        db.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (blob_id, plain.value, exact, plain.number))
+    if picture is not None:
+        db.execute("insert or ignore into pictures values (?, ?)", (blob_id, picture))
 
 
 def hold(db: sqlite3.Connection, sha: bytes, codec: str) -> bool:

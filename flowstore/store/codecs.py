@@ -31,6 +31,8 @@ import attrs
 from flowstore.context import is_text
 from flowstore.errors import ArtifactError
 from flowstore.store import typed_json
+from flowstore.store.pictures import picture
+from flowstore.store.plain import NOTHING, Plain, describe, describe_json
 from flowstore.store.preview import preview, type_name
 
 MAX_JSON_DEPTH = 100
@@ -39,6 +41,9 @@ _SCALARS = frozenset({bool, type(None)})
 _CELLS = frozenset({str, bytes, bool, int, type(None)})  # what a column of objects may hold and come back as it was
 _MOST_EMPTY_TEXTS = 1 << 20
 _LARGE_PIECE = 65536  # kept as it is; smaller ones are joined
+
+SAFE = frozenset({"json", "typed-json", "bytes", "npy", "parquet"})  # codecs whose decoding never runs code
+WITHOUT_JSON = frozenset({"bytes", "parquet"})  # codecs of values that have no plain JSON
 
 Piece = bytes | bytearray | memoryview
 
@@ -54,6 +59,8 @@ class Encoded:
         size_bytes: the length of all pieces.
         pieces: the bytes, in order; large ones are views of the value's own memory.
         keep: holds that memory.
+        plain: what plain JSON tells of the value.
+        picture: a PNG of a figure or an image.
     """
 
     codec: str
@@ -62,6 +69,8 @@ class Encoded:
     size_bytes: int
     pieces: Sequence[Piece] = attrs.field(repr=False)
     keep: object = attrs.field(default=None, repr=False)
+    plain: Plain = NOTHING
+    picture: bytes | None = None
 
     @property
     def content(self) -> bytes:
@@ -82,15 +91,18 @@ def encode(value: Any, *, described: bool = True) -> Encoded:
 
     Args:
         value: anything that can be pickled.
-        described: whether to make a preview; not needed where only the hash is compared.
+        described: whether to say what it is, for people and SQL; not needed where only the hash is compared.
 
     Raises:
         ArtifactError: it can't be pickled.
     """
     codec, pieces, keep = _encode(value)
     size = sum(memoryview(piece).nbytes for piece in pieces)
-    text = preview(value) if described else ""
-    return Encoded(codec, type_name(value), text, size, pieces, keep)
+    if not described:
+        return Encoded(codec, type_name(value), "", size, pieces, keep)
+    plain = describe_json(value) if codec == "json" else NOTHING if codec in WITHOUT_JSON else describe(value)
+    shown = picture(value) if codec == "pickle" else None
+    return Encoded(codec, type_name(value), preview(value), size, pieces, keep, plain, shown)
 
 
 def _encode(value: Any) -> tuple[str, Sequence[Piece], object]:

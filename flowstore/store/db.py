@@ -20,14 +20,14 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt, StoreNotFound
-from flowstore.store import drafts, foreign, header, journal, place, rows, schema
+from flowstore.errors import FlowstoreError, StoreCorrupt, StoreNotFound
+from flowstore.store import drafts, foreign, header, journal, place, rows, schema, sidefiles
+from flowstore.store.sqlite_errors import clearly
 
-BUSY_TIMEOUT_S = 120.0
+BUSY_TIMEOUT_S = journal.BUSY_TIMEOUT_S
 MINIMUM_SQLITE = (3, 38, 0)
 LOG_PAGES = (32 << 20) // schema.PAGE_SIZE  # of a log: the next commit of those who `use_wal` copies it
 _PRAGMAS = (
@@ -57,18 +57,20 @@ class Store:
         warning: what a user should know of how it was opened, or `None`.
     """
 
-    def __init__(self, path: Path, *, writable: bool, trusted: bool = False) -> None:
+    def __init__(self, path: Path, *, writable: bool, trusted: bool = False, alone: bool = False) -> None:
         self.path = path
         self.writable = writable
         self.trusted = trusted
+        self._alone = alone  # read without the files beside it, which are another store's
         self.durable = False
         self.warning: str | None = None
         self._wal = False
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.RLock()
-        self._clearly = _told_clearly(path)
+        self._clearly = clearly(path)
         self._uuid: str | None = None
         self._version: int | None = None
+        self._backlog_seen = False
         self._is_newest = False  # its schema, as this connection has seen
         self._opened: tuple[int, int] | None = None  # which file this connection has open: device and inode
         self._log: tuple[int, int] | None = None  # and which log
@@ -113,10 +115,12 @@ class Store:
             connection = self.connection()
             connection.execute("begin immediate")
             try:
+                self._check_in_place()  # from here on nobody replaces the file, whose journal lies at its path
                 self._ensure_newest_schema(connection)
                 yield connection
                 self._check_in_place()
                 connection.execute("commit")
+                self._work_off_backlog()
             except BaseException:
                 rows.release(connection)
                 if connection.in_transaction:
@@ -147,8 +151,7 @@ class Store:
         """The open connection, for those that hold the lock of `read` or `write`."""
         if self._connection is None:
             with self._clearly:
-                self._connection = _connect(self.path, writable=self.writable)
-                self._opened = place.identity(self.path)
+                self._connection, self._opened = self._connect_in_place()
                 self._is_newest = False
                 self._see_older(self._connection)
                 if self.durable:
@@ -156,6 +159,16 @@ class Store:
                 if self._wal:
                     self._switch_to_wal(self._connection)
         return self._connection
+
+    def _connect_in_place(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        """Connect to the file that is at the path now, and say which: it may be replaced at any moment."""
+        connect = functools.partial(_connect, alone=True) if self._alone else _connect
+        while True:
+            before = place.identity(self.path)
+            connection = connect(self.path, writable=self.writable)
+            if place.identity(self.path) == before:
+                return connection, before
+            connection.close()
 
     def use_wal(self) -> None:
         """Let readers go on while this process writes; where that can't work, say so in `warning`."""
@@ -165,6 +178,7 @@ class Store:
                 self._switch_to_wal(self.connection())
 
     def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
+        self._check_in_place()  # else SQLite would write to the log of the store that is there now
         problem = (
             "it is on a network file system"
             if journal.on_network(self.path)
@@ -193,6 +207,17 @@ class Store:
                 older.drop_views(connection)
                 schema.migrate(connection)
 
+    def _work_off_backlog(self) -> None:
+        """Describe some of what an older flowstore left: once for each store that this process writes to."""
+        if self._backlog_seen:
+            return
+        self._backlog_seen = True
+        with contextlib.suppress(FlowstoreError, sqlite3.Error):  # what was to be written is, whatever is damaged
+            if self.connection().execute("select 1 from backlog").fetchone() is not None:
+                from flowstore.store import backlog
+
+                backlog.work_off(self, backlog.DOSE_S)
+
     @staticmethod
     def _see_older(connection: sqlite3.Connection) -> None:
         """Give the connection the newest views where the file is older."""
@@ -220,11 +245,15 @@ class Store:
 
         Its log goes then: SQLite would take it for that of whatever store comes to lie at this path.
         """
-        with self._lock, _told_clearly(copy):
-            self.connection().execute("vacuum into cast(? as text)", (os.fsencode(copy),))
-            if self._log is not None and place.identity(place.side(self.path, "-wal")) == self._log:
-                for suffix in ("-wal", "-shm"):
-                    place.side(self.path, suffix).unlink(missing_ok=True)
+        with self._lock, clearly(copy):
+            try:
+                with drafts.draft(copy) as draft:
+                    self.connection().execute("vacuum into cast(? as text)", (os.fsencode(draft),))
+                    sidefiles.install(draft, copy, replace=False)
+            except OSError as error:
+                raise FlowstoreError(f"{copy} can't be written: {error.strerror}.") from error
+            if self._log is not None:
+                sidefiles.drop_log(self.path, self._log)
 
     def close(self, *, tidy: bool = True) -> None:
         """Close the file; where `tidy`, leave just that one file if nobody else has it open."""
@@ -261,13 +290,16 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     path = Path(os.path.abspath(path))
     foreign.check_file(path)
     foreign.check_beside(path)
+    writable, alone = _may_write(path), False
     if not _is_open_here(path):
         header.check(path)
-    if place.beside(path, "-wal"):
-        header.check_log(path)
-    store = Store(path, writable=_may_write(path), trusted=trusted)
+        alone = sidefiles.settle(path, writable=writable)
+        if not alone:
+            header.check_beside(path)
+    store = Store(path, writable=writable, trusted=trusted, alone=alone)
     try:
         with store.read() as connection:
+            header.check_open(connection, path)
             extras = foreign.check_schema(connection, path)
         if extras:
             foreign.check_extras(store, extras)
@@ -308,13 +340,14 @@ def _create(path: Path) -> None:
 
     if not path.parent.is_dir():
         raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")
+    sidefiles.check_name(path)
     try:
         with drafts.draft(path) as draft:  # made by us, because SQLite would ignore a generous umask
             with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
                 connection.execute("pragma synchronous = off")  # one fsync at the end instead of several
                 schema.create(connection, __version__)
             with contextlib.suppress(FileExistsError):  # somebody was faster, which is as good
-                drafts.put_in_place(draft, path, replace=False)
+                sidefiles.install(draft, path, replace=False)
     except (OSError, sqlite3.Error) as error:
         raise FlowstoreError(f"{path} can't be created: {error}. Choose another with --store.") from error
 
@@ -330,10 +363,10 @@ def _may_write(path: Path) -> bool:
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
-def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
+def _connect(path: Path, *, writable: bool, alone: bool = False) -> sqlite3.Connection:
     # An own store is opened read-write even to read: the last closer of a `mode=ro` connection leaves side files.
     mode = "mode=rw" if writable else "mode=ro"
-    if not writable and journal.is_wal(path) and not place.beside(path, "-wal"):
+    if alone or (not writable and journal.is_wal(path) and not place.beside(path, "-wal")):
         mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
     uri = f"file:{quote(os.fsencode(path))}?{mode}"
     connection = sqlite3.connect(
@@ -361,53 +394,6 @@ def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     return connection
 
 
-class _told_clearly:  # noqa: N801  # a context manager used as a function; it is around each query, so no generator
-    """Turn SQLite's errors into ours."""
-
-    __slots__ = ("_path",)
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None and (told := _told(self._path, error)) is not None:
-            raise told from (None if _is_undecodable(error) else error)
-
-
-def _told(path: Path, error: BaseException) -> FlowstoreError | None:
-    """What an error means, by error code rather than by message text; `None` for what is none of SQLite's."""
-    if isinstance(error, UnicodeEncodeError):  # lone surrogates, as of an argument that is not UTF-8
-        return NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.")
-    if isinstance(error, (UnicodeDecodeError, OverflowError)):  # the latter from arithmetic with numbers that were read
-        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
-    if not isinstance(error, sqlite3.Error):
-        return None
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith("SQLITE_FULL"):
-        return FlowstoreError(f"{path} can't grow: the disk is full. What was committed before is kept.")
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-        return FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.")
-    if name.startswith("SQLITE_IOERR"):
-        return FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
-    if journal.is_busy(error):
-        return FlowstoreError(f"{path} stayed locked for {BUSY_TIMEOUT_S:.0f} s by another process.")
-    damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)
-    if damaged or name.startswith(_DAMAGED):  # not every Python has a name for each of these
-        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
-    return None
-
-
-_DAMAGED = tuple(f"SQLITE_{name}" for name in ("CORRUPT", "NOTADB", "TOOBIG", "CONSTRAINT", "MISMATCH", "FORMAT"))
-
-
-def _is_undecodable(error: BaseException) -> bool:
-    """Whether text was no UTF-8: the message quotes what it met, so it is better not shown as a cause."""
-    return isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error)
-
-
 @atexit.register
 def _close_all() -> None:
     for store in list(_open_stores):
@@ -433,6 +419,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     """A connection that was in use can't be closed in time: the child leaves it alone, and only reads that store."""
+    sidefiles.reset_after_fork()
     for store in list(_open_stores):
         store._lock = threading.RLock()
         if store._connection is not None:

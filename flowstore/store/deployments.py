@@ -19,6 +19,7 @@ from flowstore.context import DEFAULT, _Default
 from flowstore.errors import NotFound
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Row, Store
+from flowstore.store.queries import module_name, script_name
 from flowstore.store.records import now_ms, shown
 from flowstore.store.rows import json_of, texts_of
 
@@ -39,6 +40,7 @@ class Deployment:
             `@schedule`.
         code_id: the snapshot's row.
         script_name: of the flow's file in it.
+        module: the flow's module, where it runs with `python -m`.
         parameters: the defaults by name, unusual and large ones as their previews.
         tags: of its runs.
         namespace: what the Client sees in its runs: a tag, `None` for everything, `DEFAULT` for their own.
@@ -60,6 +62,12 @@ class Deployment:
     tags: list[str]
     namespace: str | _Default | None = DEFAULT
     with_: list[str] = attrs.field(factory=list)
+    module: str | None = None
+
+    @property
+    def called_as(self) -> str:
+        """How its flow's program is called, as one would type it."""
+        return f"python -m {self.module}" if self.module else f"python {self.script_name}"
 
     @property
     def scope(self) -> str:
@@ -252,6 +260,7 @@ def _deployment(store: Store, row: Row) -> Deployment:
         tags=texts_of(row["tags"]),
         namespace=DEFAULT if row["namespace"] is None else (row["namespace"] or None),
         with_=texts_of(row["with_decorators"]),
+        module=module_name(store, row["code_id"]),
     )
 
 
@@ -267,13 +276,17 @@ def signature(store: Store, deployment_id: int) -> tuple[bytes, bytes]:
 
 def code_digest(store: Store, code_id: int) -> bytes:
     """A hash of a snapshot as its rows are now: the recorded one says nothing about rows that were changed since."""
-    script = store.value("select script_name from codes where id = ?", (code_id,))
+    script, module = script_name(store, code_id), module_name(store, code_id)
     rows = store.rows(
         """select c.path, b.sha from code_files c join blobs b on b.id = c.blob_id where c.code_id = ?
            order by c.path""",
         (code_id,),
     )
-    listing = [script, *([row["path"], bytes(row["sha"]).hex()] for row in rows)]
+    listing = [
+        script,
+        *([] if module is None else [{"module": module}]),
+        *([row["path"], bytes(row["sha"]).hex()] for row in rows),
+    ]
     return hashlib.sha256(json.dumps(listing).encode()).digest()
 
 

@@ -43,13 +43,20 @@ def draft(place: Path, mode: int = 0o666) -> Iterator[Path]:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def put_in_place(path: Path, place: Path, *, replace: bool) -> None:
+def put_in_place(path: Path, place: Path, *, replace: bool, synced: bool = False) -> None:
     """Give a draft its name, for good; no connection to it may be open here.
+
+    Args:
+        path: the draft.
+        place: its name.
+        replace: whether a file that is there gives way.
+        synced: whether its content is on the disk already.
 
     Raises:
         FileExistsError: something is there, and is not to be replaced.
     """
-    _sync(path, os.O_RDWR)
+    if not synced:
+        sync(path)
     if replace:
         path.replace(place)
     else:
@@ -66,6 +73,11 @@ def _link(path: Path, place: Path) -> None:
         if place.exists():
             raise FileExistsError(place) from None
         path.replace(place)
+
+
+def sync(path: Path) -> None:
+    """Write a file's content to the disk."""
+    _sync(path, os.O_RDWR)
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flowstore.errors import FlowstoreError
 
+BUSY_TIMEOUT_S = 120.0
 _NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs"}
 )

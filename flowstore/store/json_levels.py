@@ -232,5 +232,5 @@ _BY_NAME: Mapping[str, Callable[[Any], Level]] = {
     "decimal.Decimal": _decimal, "fractions.Fraction": _fraction, "uuid.UUID": _as_text,
     "pathlib.PurePath": _as_text, "pathlib._local.PurePath": _as_text,
     "numpy.generic": _scalar, "numpy.ndarray": _array,
-    "pandas._libs.tslibs.nattype.NaTType": lambda _: _NULL, "pandas._libs.missing.NAType": lambda _: _NULL,
+    "pandas._libs.tslibs.nattype._NaT": lambda _: _NULL, "pandas._libs.missing.C_NAType": lambda _: _NULL,
 }  # fmt: skip

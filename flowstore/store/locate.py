@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -62,6 +63,34 @@ def ensure_active_store(path: str | os.PathLike[str] | None = None) -> Store:
     if path is None:
         path = find_path() or candidates()[0]
     return activate(ensure_store(path))
+
+
+_beside: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
+
+
+def store_at(path: str) -> Store:
+    """Return the store at an absolute path: the active one where it is that, else one that is open beside it.
+
+    Raises:
+        StoreNotFound, NotAStore, StoreCorrupt, StoreTooNew: it can't be opened.
+    """
+    task_store = state.task_store
+    of_task = task_store is not None and task_store[0] == path
+    if of_task and state.store is None:
+        return active_store()
+    if state.store is not None and str(state.store.path) == path:
+        return cast("Store", state.store)
+    store = _beside.get(path)
+    if store is None:
+        store = Store(Path(path), writable=True, trusted=task_store[1]) if task_store and of_task else open_store(path)
+        _beside[path] = store
+    return store
+
+
+def close_beside() -> None:
+    """Close the stores that `store_at` opened; each opens again when it is used again."""
+    for path, store in list(_beside.items()):
+        store.close(tidy=state.task_store is None or state.task_store[0] != path)
 
 
 def activate(store: Store) -> Store:

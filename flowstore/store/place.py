@@ -22,5 +22,7 @@ def side(path: Path, suffix: str) -> Path:
 
 def beside(path: Path, suffix: str) -> bool:
     """Whether there is such a side file, with something in it."""
-    found = side(path, suffix)
-    return found.exists() and found.stat().st_size > 0
+    try:
+        return side(path, suffix).stat().st_size > 0
+    except FileNotFoundError:  # others remove it at any moment
+        return False

@@ -22,7 +22,6 @@ of more than 64 KiB count as well, since `{"accuracy": 0.9, "curve": [...]}` is 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -32,7 +31,6 @@ from flowstore.store.json_levels import (
     LEAVES_WITHOUT_NUMBER,
     MAX_VALUE_BYTES,
     Leaf,
-    Level,
     List,
     NoJson,
     Object,
@@ -67,6 +65,11 @@ class Plain:
     number: float | None = None
     numbers: Numbers = attrs.field(factory=list)
     too_many: bool = False
+
+    @property
+    def packed(self) -> tuple[Any, ...]:
+        """Its attributes, to travel in a message."""
+        return self.value, self.exact, self.number, self.numbers
 
 
 NOTHING = Plain()
@@ -213,39 +216,33 @@ def _numbers(value: Any) -> Iterator[tuple[str, float]]:
         if opened.number is not None:
             yield "", opened.number
         return
-    objects: deque[tuple[str, Level]] = deque()
-    lists: deque[tuple[str, Level]] = deque()
-    _wait(objects, lists, "", opened)
     found, looked_at = 0, 0
-    while objects or lists:
-        way, level = (objects or lists).popleft()
-        for key, item in _parts(level):
-            looked_at += 1
-            name = f"{way}{key}"
-            if looked_at > _MAX_NODES or len(name) > MAX_NAME:
-                break
-            inner = open_level(item)
-            if isinstance(inner, Leaf):
-                if inner.number is not None:
+    levels = [("", opened)]
+    while levels:
+        inner: list[tuple[str, Object | List]] = []
+        for way, level in sorted(levels, key=lambda pair: isinstance(pair[1], List)):
+            for key, item in _parts(level):
+                looked_at += 1
+                name = f"{way}{key}"
+                if looked_at > _MAX_NODES:
+                    return
+                if type(item) is str or len(name) > MAX_NAME:
+                    continue
+                part = open_level(item)
+                if not isinstance(part, Leaf):
+                    inner.append((f"{name}.", part))
+                elif part.number is not None:
                     found += 1
                     if found > MAX_METRICS:
                         raise _TooMany
-                    yield name, inner.number
-            else:
-                _wait(objects, lists, f"{name}.", inner)
+                    yield name, part.number
+        levels = inner
 
 
-def _wait(objects: deque[tuple[str, Level]], lists: deque[tuple[str, Level]], way: str, opened: Object | List) -> None:
-    if isinstance(opened, Object):
-        objects.append((way, opened))
-    elif opened.length <= MAX_LIST:
-        lists.append((way, opened))
-
-
-def _parts(level: Level) -> Iterator[tuple[str, Any]]:
+def _parts(level: Object | List) -> Iterator[tuple[str, Any]]:
     if isinstance(level, Object):
         for key, item, _ in _keyed(level.pairs):
             yield key, item
-    elif isinstance(level, List):
+    elif level.length <= MAX_LIST:
         for index, item in enumerate(level.items()):
             yield str(index), item

@@ -102,7 +102,8 @@ def _preview(value: Any) -> str:
         short, what = repr(value[:160]), "character" if type(value) is str else "byte"
         return short if len(value) <= 160 else f"{short}… ({counted(len(value), what)})"
     for module, describe in _TABLES.items():
-        if module in sys.modules and (text := describe(value, sys.modules[module])) is not None:
+        imported = sys.modules.get(module)
+        if imported is not None and (text := describe(value, imported)) is not None:
             return text
     return _repr.repr(value)
 

@@ -331,6 +331,17 @@ def code_files(store: Store, code_id: int) -> dict[str, Blob]:
     return {row["path"]: Blob.of(row) for row in rows}
 
 
+def module_of(code: Row) -> str | None:
+    """The module that `python -m` ran, in a whole row of `codes`, which in an older file has no such column."""
+    return code["module"] if "module" in code.keys() else None  # noqa: SIM118  # a row's values are not its keys
+
+
+def module_name(store: Store, code_id: int) -> str | None:
+    """The module that a snapshot's flow is, where it runs with `python -m`."""
+    row = store.row("select * from codes where id = ?", (code_id,))
+    return None if row is None else module_of(row)
+
+
 def script_name(store: Store, code_id: int) -> str:
     """The name of a snapshot's flow file."""
     return str(store.value("select script_name from codes where id = ?", (code_id,)))

@@ -21,6 +21,7 @@ from flowstore.store import blobs, liveness
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode, encode
 from flowstore.store.db import Store
+from flowstore.store.json_levels import MAX_VALUE_BYTES
 
 SMALL_PARAMETER_BYTES = 4096
 CROWD = 32  # tags of one run; the pairs of more are not worth their rows (as in the migration that made `tag_pairs`)
@@ -46,7 +47,7 @@ class NewRun:
 
     Attributes:
         flow, user: names.
-        parameters: a JSON object for the `run_summary` view.
+        parameters: the JSON of each, for the `run_summary` view.
         artifacts: name, kind ('parameter' or 'constant') and blob of each.
         code_id: the snapshot of its source.
         system_tags, tags: text.
@@ -55,7 +56,7 @@ class NewRun:
 
     flow: str
     user: str
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, str]
     artifacts: Sequence[tuple[str, str, int]]
     code_id: int | None
     system_tags: Sequence[str]
@@ -68,6 +69,17 @@ def shown(parameter: Encoded | Blob) -> Any:
     data = parameter.content if isinstance(parameter, Encoded) else parameter.data
     small = parameter.codec == "json" and data is not None and parameter.size_bytes <= SMALL_PARAMETER_BYTES
     return decode("json", iter([data or b""]), parameter.size_bytes) if small else parameter.preview
+
+
+def parameter_json(db: sqlite3.Connection, parameter: Encoded | Blob) -> str:
+    """Return a parameter as `run_summary` shows it, by the rules of `artifact_values.value`; null where it has none."""
+    data = parameter.content if isinstance(parameter, Encoded) else parameter.data
+    if parameter.codec == "json":
+        return data.decode() if data is not None and parameter.size_bytes <= MAX_VALUE_BYTES else "null"
+    if isinstance(parameter, Encoded):
+        return parameter.plain.value or "null"
+    row = db.execute("select value from blob_values where blob_id = ?", (parameter.id,)).fetchone()
+    return "null" if row is None or row["value"] is None else str(row["value"])
 
 
 def runtime_tags(version: str) -> list[str]:
@@ -87,7 +99,7 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
              origin_run_id, parameters, code_id) values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (
             uuid.uuid4().hex, flow_id, run.user, created_at, created_at, me.host, me.boot, me.pid, me.started,
-            run.origin_run_id, json.dumps(run.parameters, ensure_ascii=False), run.code_id,
+            run.origin_run_id, _object(run.parameters), run.code_id,
         ),
     )  # fmt: skip
     run_id = cursor.lastrowid
@@ -104,6 +116,11 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
     )
     pair_tags(db, flow_id, created_at, [*tags.values()])
     return run_id
+
+
+def _object(members: Mapping[str, str]) -> str:
+    """Return a JSON object, of the JSON of its members."""
+    return "{" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {text}" for name, text in members.items()) + "}"
 
 
 def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
@@ -163,12 +180,13 @@ def start_task(
     parents: Sequence[int],
     base_id: int | None,
     foreach_path: str | None,
+    item: str | None = None,
 ) -> int:
     """Insert a task that is about to run; gives its id."""
     cursor = db.execute(
-        """insert into tasks (run_id, step_id, status, started_at, attempts, foreach_path, base_id)
-           values (?, ?, 'running', ?, 0, ?, ?)""",
-        (run_id, step_id, now_ms(), foreach_path, base_id),
+        """insert into tasks (run_id, step_id, status, started_at, attempts, foreach_path, base_id, item)
+           values (?, ?, 'running', ?, 0, ?, ?, ?)""",
+        (run_id, step_id, now_ms(), foreach_path, base_id, item),
     )
     assert cursor.lastrowid is not None
     _link_parents(db, cursor.lastrowid, parents)
@@ -345,23 +363,26 @@ def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None
     _end_tasks(db, run_id, "dead", last_seen_at)
 
 
-def code_sha(script_name: str, files: Mapping[str, bytes]) -> bytes:
-    """The hash of a code snapshot, of its files' paths and hashes."""
+def code_sha(script_name: str, files: Mapping[str, bytes], module: str | None = None) -> bytes:
+    """The hash of a code snapshot, of its files' paths and hashes, and of the module that `python -m` runs."""
     import hashlib
 
-    listing = "\0".join([script_name, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
+    start = [script_name] if module is None else [script_name, "-m", module]
+    listing = "\0".join([*start, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
 
 
-def ensure_code(db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes]) -> int:
+def ensure_code(
+    db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes], module: str | None = None
+) -> int:
     """Store a snapshot of source files, unless it is there; gives its row."""
     encoded = {path: encode(content) for path, content in sorted(files.items())}
-    sha = code_sha(script_name, {path: item.sha for path, item in encoded.items()})
+    sha = code_sha(script_name, {path: item.sha for path, item in encoded.items()}, module)
     row = db.execute("select id from codes where sha = ?", (sha,)).fetchone()
     if row is not None:
         return int(row[0])
     code_id = db.execute(
-        "insert into codes (sha, script_name) values (?, ?) returning id", (sha, script_name)
+        "insert into codes (sha, script_name, module) values (?, ?, ?) returning id", (sha, script_name, module)
     ).fetchone()[0]
     db.executemany(
         "insert into code_files (code_id, path, blob_id) values (?, ?, ?)",

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from flowstore.store import records, schema
+from flowstore.store import queries, records, schema
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.db import Store
 from flowstore.text import counted
@@ -248,7 +248,7 @@ def _is_text(data: bytes | None) -> bool:
 
 def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
     """Snapshots of source whose files are not those that were taken; names that are no text are told elsewhere."""
-    found, error = _asked(db, "select id, sha, script_name from codes where typeof(script_name) = 'text'")
+    found, error = _asked(db, "select * from codes where typeof(script_name) = 'text'")
     if error is not None:
         yield _unreadable("codes", error)
     for row in found:
@@ -259,7 +259,7 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
             (row["id"],),
         )
         shas = {path: sha if isinstance(sha, bytes) else b"" for path, sha in files}
-        sha = records.code_sha(row["script_name"], shas)
+        sha = records.code_sha(row["script_name"], shas, queries.module_of(row))
         if sha == row["sha"]:
             continue
         run_id = db.execute("select min(id) from runs where code_id = ?", (row["id"],)).fetchone()[0]

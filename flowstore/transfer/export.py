@@ -22,10 +22,10 @@ import attrs
 
 from flowstore import __version__
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
-from flowstore.store import blobs, drafts, records, schema, trust
+from flowstore.store import backlog, blobs, drafts, records, schema, sidefiles, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Store, open_store
-from flowstore.transfer import tables
+from flowstore.transfer import descriptions, tables
 from flowstore.transfer.progress import LARGE_BYTES, Progress
 from flowstore.transfer.selection import Selection, run_ids
 
@@ -81,7 +81,7 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
         with _told_clearly(out), drafts.draft(place) as draft:  # SQLite itself would ignore a generous umask
             left_out = _fill(draft, store, source, ids, wish)
             try:
-                drafts.put_in_place(draft, place, replace=force)
+                sidefiles.install(draft, place, replace=force)
             except FileExistsError:
                 raise FlowstoreError(f"{out} appeared meanwhile. Choose another file.") from None
     return Exported(out, place.stat().st_size, len(ids), left_out)
@@ -93,6 +93,7 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
 def _check_place(store: Store, place: Path, *, force: bool) -> None:
     if not place.parent.is_dir():
         raise FlowstoreError(f"{place} can't be written: there is no folder {place.parent}.")
+    sidefiles.check_name(place)
     if not os.path.lexists(place):
         return
     if place.exists() and place.samefile(store.path):
@@ -145,6 +146,7 @@ def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[i
             if tables.has(source, name):
                 used = f" and blob_id in ({tables.BLOBS})" if name == "unverified" else ""
                 _copy(source, db, name, f"run_id in ({tables.RUNS}){used}", ids)
+        _describe(source, db, ids)
         _pair_tags(db)
         _carry_numbers(source, db)
         _sign(source, db, store, uuid, ids)
@@ -204,6 +206,15 @@ def _insert_blob(db: sqlite3.Connection, blob: Blob) -> None:
         "insert into blobs (id, sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?, ?)",
         (blob.id, blob.sha, blob.codec, blob.size_bytes, blob.type, blob.preview, blob.data),
     )
+
+
+def _describe(source: sqlite3.Connection, db: sqlite3.Connection, ids: Collection[int]) -> None:
+    """Copy what values and pictures were made of contents; of an older store, find out its metrics."""
+    for table in tables.OF_BLOBS:
+        if tables.has(source, table):
+            _copy(source, db, table, f"blob_id in ({tables.BLOBS})", ids)
+    if not descriptions.complete(source):
+        backlog.describe_runs(db, ids)
 
 
 def _pair_tags(db: sqlite3.Connection) -> None:

@@ -23,11 +23,11 @@ from pathlib import Path
 import attrs
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import blobs, records, trust
+from flowstore.store import backlog, blobs, queries, records, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Row, Store, open_store
 from flowstore.store.liveness import is_dead
-from flowstore.transfer import soundness, tables
+from flowstore.transfer import descriptions, soundness, tables
 from flowstore.transfer.intake import Intake
 from flowstore.transfer.numbering import Numbering
 from flowstore.transfer.progress import Progress
@@ -48,6 +48,7 @@ class Source:
         trusted: whether the user trusts it.
         runs: all of its runs.
         running: the ids of those that are still going on.
+        measured: whether its values and metrics are taken as they are: this user's runs wrote all of them.
     """
 
     store: Store
@@ -55,6 +56,7 @@ class Source:
     trusted: bool
     runs: Sequence[Row]
     running: Collection[int]
+    measured: bool
 
 
 @attrs.define
@@ -90,7 +92,9 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Source]]:
             soundness.check(db, store.path)
             runs = db.execute(_RUNS).fetchall()
             running = {row["id"] for row in runs if row["status"] == "running" and not is_dead(row)}
-            sources.append(Source(store, db, trust.is_trusted(store.path, store.uuid), runs, running))
+            trusted = trust.is_trusted(store.path, store.uuid)
+            measured = descriptions.complete(db) and not trust.is_foreign(store)
+            sources.append(Source(store, db, trusted, runs, running, measured))
         yield sources
 
 
@@ -190,8 +194,11 @@ class _Arrival:
         self._share()
         self._new.number(self._source.db, self._db, self._ids)
         for table in tables.of_runs(self._source.db):
-            self._copy(table)
+            if table.name != "numbers" or self._source.measured:
+                self._copy(table)
         self._bury()
+        if not self._source.measured:
+            backlog.describe_runs(self._db, [self._new["run"][run_id] for run_id in self._ids])
         self._pair_tags()
         self._vouch()
         uuids = {row["id"]: row["uuid"] for row in self._source.runs}
@@ -206,6 +213,7 @@ class _Arrival:
             blob = Blob.of(row)
             shas[blob.id] = blob.sha
             new["blob"][blob.id] = self._content(blob, left_out=bool(row["left_out"]))
+        descriptions.copy(there, self._db, self._source.measured, new["blob"])
         for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):  # noqa: S608
             self._db.execute("insert or ignore into flows (name) values (?)", (row["name"],))
             found = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
@@ -213,7 +221,7 @@ class _Arrival:
         for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):  # noqa: S608
             new["tag"][row["id"]] = records.ensure_tag(self._db, row["tag"])
         snapshots = there.execute(
-            f"select id, sha, script_name from codes where id in ({tables.CODES})",  # noqa: S608
+            f"select * from codes where id in ({tables.CODES})",  # noqa: S608
             tables.of(self._ids),
         )
         for row in snapshots.fetchall():
@@ -236,7 +244,8 @@ class _Arrival:
         """A code snapshot's row; its hash is made anew, since our own runs look snapshots up by it."""
         rows = self._source.db.execute("select path, blob_id from code_files where code_id = ?", (code["id"],))
         files = {row["path"]: row["blob_id"] for row in rows}
-        sha = records.code_sha(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()})
+        module = queries.module_of(code)
+        sha = records.code_sha(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()}, module)
         if sha != code["sha"]:
             path, name = self._source.store.path, code["script_name"]
             raise StoreCorrupt(f"{path}: a code snapshot of {name} does not match its hash. Nothing was imported.")
@@ -244,7 +253,8 @@ class _Arrival:
         if known is not None:
             return int(known["id"])
         code_id = self._db.execute(
-            "insert into codes (sha, script_name) values (?, ?) returning id", (sha, code["script_name"])
+            "insert into codes (sha, script_name, module) values (?, ?, ?) returning id",
+            (sha, code["script_name"], module),
         ).fetchone()["id"]
         values = [(code_id, path, self._new["blob"][blob_id]) for path, blob_id in files.items()]
         self._db.executemany("insert into code_files (code_id, path, blob_id) values (?, ?, ?)", values)

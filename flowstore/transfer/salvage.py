@@ -21,7 +21,7 @@ import attrs
 
 from flowstore import __version__
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import drafts, journal, schema
+from flowstore.store import drafts, journal, schema, sidefiles
 from flowstore.text import counted
 from flowstore.transfer import islands
 from flowstore.transfer.check import OURS
@@ -57,11 +57,24 @@ def salvage(path: Path) -> Saved:
             draft.chmod(path.stat().st_mode & 0o777)
             with _old(path) as old, contextlib.closing(_new(draft)) as new:
                 lost = [*_copied(old, new)]
-            damaged = _kept(path)
-            drafts.put_in_place(draft, path, replace=True)
+            damaged = _replace(path, draft)
     except OSError as error:
         raise FlowstoreError(f"{path} can't be repaired: {error}. It is as it was.") from error
     return Saved(damaged, lost)
+
+
+def _replace(path: Path, draft: Path) -> Path:
+    """Give the new store the damaged one's name; returns the name that the damaged one has now."""
+    with sidefiles.exclusively(path) as alone:
+        if not alone:
+            raise _in_use(path)
+        damaged = _kept(path)
+        sidefiles.install(draft, path, replace=True)
+    return damaged
+
+
+def _in_use(path: Path) -> FlowstoreError:
+    return FlowstoreError(f"{path} is in use by another process, and can't be replaced under it. End that one first.")
 
 
 def _kept(path: Path) -> Path:
@@ -96,9 +109,7 @@ def _old(path: Path) -> Iterator[sqlite3.Connection]:
             old.execute("begin exclusive")
         except sqlite3.OperationalError as error:
             if journal.is_busy(error):
-                raise FlowstoreError(
-                    f"{path} is in use by another process, and can't be replaced under it. End that one first."
-                ) from error
+                raise _in_use(path) from error
             # else the schema can't be read, and then nobody else can use the file either
         except UNREADABLE as error:
             raise _nothing(path, error) from error

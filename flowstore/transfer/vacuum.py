@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import attrs
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import journal, liveness, records
+from flowstore.store import backlog, journal, liveness, records
 from flowstore.store.db import BUSY_TIMEOUT_S, Store
+from flowstore.transfer.progress import Progress
 
 PAGES_AT_A_TIME = 2048  # 16 MiB
 ROWS_AT_A_TIME = 2000
@@ -58,6 +59,7 @@ def vacuum(store: Store) -> Vacuumed:
     before = size_bytes(store)
     with store.write():
         pass  # brings an older store to the newest schema
+    _describe(store)
     drop_leases(store)
     with unlinked(store):
         drop_aside(store)
@@ -68,6 +70,13 @@ def vacuum(store: Store) -> Vacuumed:
         if why_partly is not None:
             shrink(store)
     return Vacuumed(before, size_bytes(store), why_partly)
+
+
+def _describe(store: Store) -> None:
+    """Describe all that an older flowstore stored, as far as it can be read here."""
+    with Progress("Describing old artifacts", backlog.size(store), items=True) as progress:
+        backlog.work_off(store, told=progress.add)
+    backlog.load_pickles(store)
 
 
 def size_bytes(store: Store) -> int:

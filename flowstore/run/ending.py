@@ -1,0 +1,183 @@
+"""The end of a process that has run tasks: what the end of a script would do, short of ending the interpreter.
+
+Threads that are no daemons are joined, `atexit` hooks run, files and log handlers are flushed, and objects that have a
+`__del__` are finalized, since archives and compressed files end their file there. A forked process does this for what
+its task has made. What the import of the flow has made belongs to the process that imported: a fork shares its files,
+so these are flushed and stay open, while its hooks and temporary folders wait for the end of that process. A full
+finalisation of a forked interpreter would run those hooks, delete those folders, and write twice what the import had
+left in buffers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import gc
+import io
+import os
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+_OPEN_FILES = Path("/proc/self/fd")
+
+
+class Ending:
+    """What is to be done at the end of this process.
+
+    Args:
+        imported: the files that the import of the flow has opened in another process, which this one was forked from;
+            `None` where this process has imported the flow itself.
+    """
+
+    def __init__(self, imported: list[Any] | None = None) -> None:
+        self._imported = imported
+        self._kept: list[Any] = []
+        if imported is not None:
+            self._disown()
+            if sys.platform == "linux":
+                flush_from_c()
+        self._hooks = atexit._ncallbacks()
+
+    def _disown(self) -> None:
+        """Leave the hooks, child processes and finalizers of the import to the process that imported."""
+        atexit._clear()
+        if "logging" in sys.modules:
+            atexit.register(sys.modules["logging"].shutdown)
+        if "multiprocessing.util" in sys.modules:
+            from multiprocessing import process, util
+
+            util._run_after_forkers()  # type: ignore[attr-defined]  # connections of managers are not shared
+            util._finalizer_registry.clear()  # type: ignore[attr-defined]
+            process._children.clear()  # type: ignore[attr-defined]
+            atexit.register(util._exit_function)  # type: ignore[attr-defined]
+        for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+            finalizer.atexit = False
+            self._kept.append(finalizer.peek())  # the object, so that no task deletes a folder by dropping it
+        weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+
+    def is_due(self) -> bool:
+        """Whether there is anything to be done."""
+        if self.is_flush_due() or atexit._ncallbacks() > self._hooks:
+            return True
+        if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+            return True
+        registry = getattr(sys.modules.get("multiprocessing.util"), "_finalizer_registry", None)
+        return bool(registry) or bool(getattr(sys.modules.get("multiprocessing.process"), "_children", None))
+
+    def is_flush_due(self) -> bool:
+        """Whether there are files or log handlers, or objects to be finalized."""
+        if self._imported is None or self._imported or any(True for _ in _handlers()):
+            return True
+        return any(_is_file(kind) or _is_finalized(kind) for kind in set(map(type, gc.get_objects())))
+
+    def flush(self) -> None:
+        """Write out what waits in buffers of files and log handlers."""
+        for handler in _handlers():
+            _attempt(handler.flush)
+        for file in (*(self._imported or ()), *_of(gc.get_objects(), _is_file)):
+            _attempt(functools.partial(_flush, file))
+        flush_output()
+
+    def finish(self) -> None:
+        """Do what the end of a script does."""
+        _attempt(threading._shutdown)  # type: ignore[attr-defined]  # joins them, and lets executors finish their work
+        _attempt(atexit._run_exitfuncs)
+        self.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # as Python does by default
+            for value in _of(gc.get_objects(), _is_finalized):
+                _attempt(value.__del__)
+        flush_output()
+
+
+def flush_imported() -> list[Any]:
+    """Write out what the import of the flow has left in buffers, before a fork copies them.
+
+    Returns:
+        The files that the import has opened.
+    """
+    for handler in _handlers():
+        _attempt(handler.flush)
+    files = _of(gc.get_objects(), _is_file) if _has_files() else []
+    for file in files:
+        _attempt(functools.partial(_flush, file))
+    flush_output()
+    return files
+
+
+def flush_output() -> None:
+    """Send on what was printed, from Python or from C; a step may have closed its streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            stream.flush()
+    if sys.platform != "win32" and "ctypes" in sys.modules:
+        flush_from_c()(None)
+
+
+@functools.cache
+def flush_from_c() -> Any:
+    """C's `fflush`."""
+    import ctypes
+
+    return ctypes.CDLL(None).fflush
+
+
+def _has_files() -> bool:
+    """Whether this process may have opened a file: it has a descriptor that is neither standard nor our own."""
+    if not _OPEN_FILES.is_dir():  # no Linux
+        return True
+    for link in _OPEN_FILES.iterdir():
+        with contextlib.suppress(OSError):  # the descriptor that lists them
+            if int(link.name) > 2 and not os.readlink(link).startswith(("anon_inode:", "/memfd:", "/proc/")):
+                return True
+    return False
+
+
+def _handlers() -> Iterator[Any]:
+    """The log handlers that may hold something back."""
+    logging = sys.modules.get("logging")
+    for reference in list(getattr(logging, "_handlerList", ())):
+        handler = reference()
+        idle = (logging.NullHandler, logging._StderrHandler)  # type: ignore[union-attr]
+        if handler is not None and not isinstance(handler, idle) and getattr(handler, "flushOnClose", True):
+            yield handler
+
+
+def _of(objects: list[Any], wanted: Callable[[type], bool]) -> list[Any]:
+    """Those of many objects whose classes are wanted."""
+    kinds = {kind for kind in set(map(type, objects)) if wanted(kind)}
+    return [value for value in objects if type(value) in kinds] if kinds else []
+
+
+def _is_file(kind: type) -> bool:
+    return issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO))
+
+
+def _is_finalized(kind: type) -> bool:
+    """Whether objects of a class do something when they are deleted, which C would do for a plain file."""
+    finalizer = getattr(kind, "__del__", None)
+    return isinstance(finalizer, FunctionType) or (_is_file(kind) and kind.__module__ != "_io")
+
+
+def _flush(file: Any) -> None:
+    with contextlib.suppress(ValueError):  # its buffer was detached, or is closed
+        if not file.closed:
+            file.flush()
+
+
+def _attempt(action: Callable[[], object]) -> None:
+    """Do one thing at the end; what it raises is printed, as at a script's end, and stops nothing else."""
+    try:
+        action()
+    except BaseException:
+        import traceback
+
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            traceback.print_exc()

@@ -1,0 +1,137 @@
+"""Metrics: the numbers inside artifacts, as rows of `numbers`, and which of them a run ends with.
+
+A row is `final` where the run's end task sees the artifact as it was set there. Until a run has an end task, the value
+that was set last counts. Whoever adds rows keeps this up by itself, since a run may be killed at any time; `settle`
+finds it out anew from what the tasks of a run have set.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from flowstore.store.db import Store
+from flowstore.store.plain import Numbers, full_name
+
+_BATCH = 500  # runs in one query
+
+
+def record(
+    db: sqlite3.Connection, run_id: int, task_id: int, found: Mapping[str, Numbers], unset: Iterable[str] = ()
+) -> None:
+    """Add the metrics of a task, which are the last of their artifacts now.
+
+    Args:
+        db: of an open transaction.
+        run_id: the task's run.
+        task_id: the task.
+        found: the numbers in each artifact.
+        unset: artifacts that had metrics in this run, and that the task has set to something without, or deleted.
+    """
+    db.executemany(
+        "update numbers set final = 0 where run_id = ? and artifact = ? and final = 1",
+        [(run_id, artifact) for artifact in {*found, *unset}],
+    )
+    db.executemany(
+        "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 1)",
+        [
+            (run_id, task_id, artifact, full_name(artifact, name), number)
+            for artifact, numbers in found.items()
+            for name, number in numbers
+        ],
+    )
+
+
+def drop(db: sqlite3.Connection, run_id: int, task_id: int) -> None:
+    """Remove the metrics of a task that is tried again."""
+    db.execute("delete from numbers where run_id = ? and task_id = ?", (run_id, task_id))
+
+
+def take_over(db: sqlite3.Connection, run_id: int, task_id: int, origin_id: int) -> list[str]:
+    """Give a task the metrics of an earlier run's task that it reuses; returns the names of their artifacts."""
+    rows = db.execute(
+        """select n.artifact, n.name, n.magnitude from numbers n join tasks t on t.id = ?
+           where n.run_id = t.run_id and n.task_id = t.id order by n.id""",
+        (origin_id,),
+    ).fetchall()
+    artifacts = [*dict.fromkeys(row["artifact"] for row in rows)]
+    if artifacts:
+        record(db, run_id, task_id, {}, artifacts)
+        db.executemany(
+            "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 1)",
+            [(run_id, task_id, *row) for row in rows],
+        )
+    return artifacts
+
+
+def settle(db: sqlite3.Connection, run_id: int) -> None:
+    """Find out which metrics of a run are final from what its tasks have set."""
+    rows = db.execute("select distinct artifact from numbers where run_id = ?", (run_id,)).fetchall()
+    if not rows:
+        return
+    end = db.execute(
+        """select min(t.id) as end_id from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id
+           where s.run_id = ? and s.name = 'end' and t.status = 'successful'""",
+        (run_id,),
+    ).fetchone()["end_id"]
+    for (artifact,) in rows:
+        task_id = _set_last(db, run_id, artifact) if end is None else _setter(db, end, artifact)
+        db.execute(
+            """update numbers set final = (task_id is ?) where run_id = ? and artifact = ?
+               and (final = 1 or task_id = ?)""",
+            (task_id, run_id, artifact, task_id),
+        )
+
+
+def _setter(db: sqlite3.Connection, task_id: int, artifact: str) -> int | None:
+    """Return the task that set an artifact as another task sees it: itself, one before it, or of a branch it joined."""
+    pending, looked_at = [task_id], {task_id}
+    blob_id = None
+    while pending:
+        found = db.execute(
+            """with recursive chain (id, attempt_id, base_id) as (
+                 select t.id, t.attempt_id, t.base_id from tasks t where t.id = ?
+                 union
+                 select t.id, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
+               )
+               select c.id as task_id, a.blob_id, a.merged from chain c
+               join artifacts a on a.attempt_id = c.attempt_id and a.name = ? limit 1""",
+            (pending.pop(), artifact),
+        ).fetchone()
+        if found is None or found["blob_id"] is None or blob_id not in (None, found["blob_id"]):
+            continue
+        if not found["merged"]:
+            return int(found["task_id"])
+        blob_id = found["blob_id"]
+        parents = db.execute(
+            "select parent_id from task_parents where task_id = ? order by parent_id desc", (found["task_id"],)
+        ).fetchall()
+        pending += [parent for (parent,) in parents if parent not in looked_at]
+        looked_at.update(pending)
+    return None
+
+
+def _set_last(db: sqlite3.Connection, run_id: int, artifact: str) -> int | None:
+    """Return the task of a run that set an artifact last."""
+    found = db.execute(
+        """select t.id as task_id from tasks t cross join artifacts a on a.attempt_id = t.attempt_id and a.name = ?
+           where t.run_id = ? and a.merged = 0 order by t.finished_at desc, t.attempt_id desc limit 1""",
+        (artifact, run_id),
+    ).fetchone()
+    return None if found is None else int(found["task_id"])
+
+
+def final(store: Store, run_ids: Collection[int]) -> dict[int, dict[str, float]]:
+    """Return the final metrics of runs, by run and name."""
+    found: dict[int, dict[str, float]] = {run_id: {} for run_id in run_ids}
+    ids: Sequence[int] = [*found]
+    for at in range(0, len(ids), _BATCH):
+        rows = store.rows(
+            """select m.run_id, m.name as metric, m.number as magnitude from json_each(?) j
+               cross join metrics m on m.run_id = j.value where m.final = 1""",
+            (json.dumps(ids[at : at + _BATCH]),),
+        )
+        for row in rows:
+            found[row["run_id"]].setdefault(row["metric"], row["magnitude"])
+    return found

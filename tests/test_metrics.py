@@ -1,0 +1,514 @@
+"""Numbers that can be found: values as plain JSON whatever their codec, metrics, and where people read them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sqlite3
+import textwrap
+
+import pytest
+from harness import FOREACH, LINEAR, MIDDLE, Script, command, flow_source
+
+import flowstore
+
+HEAD = """
+import collections, dataclasses, datetime, decimal, enum, fractions, pathlib, uuid
+
+class Color(enum.Enum):
+    RED = 1
+
+@dataclasses.dataclass
+class Score:
+    accuracy: float
+    folds: tuple = (1, 2)
+
+Pair = collections.namedtuple("Pair", "left right")
+
+class Hostile:
+    def __repr__(self):
+        raise RuntimeError("no")
+
+class Trap(dict):
+    def keys(self):
+        raise RuntimeError("no")
+    __iter__ = __len__ = keys
+"""
+
+VALUES = {  # what is assigned, and its JSON: None where it has none
+    "{'a': 1, 'b': [True, None, 'x', 0.5]}": {"a": 1, "b": [True, None, "x", 0.5]},
+    "(1, (2, 'x'))": [1, [2, "x"]],
+    "{3, 1, 2}": [1, 2, 3],
+    "frozenset({'b', 'a'})": ["a", "b"],
+    "collections.deque([1, 2])": [1, 2],
+    "collections.OrderedDict(b=1, a=2)": {"b": 1, "a": 2},
+    "collections.Counter('aab')": {"a": 2, "b": 1},
+    "range(3)": [0, 1, 2],
+    "float('nan')": None,
+    "{'x': float('nan')}": {"x": None},
+    "[float('inf'), -float('inf')]": [math.inf, -math.inf],
+    "2**70": 2**70,
+    "{1: 'a', None: 'b', False: 'c'}": {"1": "a", "null": "b", "false": "c"},
+    "{1: 'a', None: 'b', 0.5: 'c', ('x', 2): 'd'}": {"1": "a", "null": "b", "0.5": "c", "('x', 2)": "d"},
+    "{1: 'a', '1': 'b'}": None,
+    "datetime.date(2026, 1, 2)": "2026-01-02",
+    "datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.timezone.utc)": "2026-01-02T03:04:00+00:00",
+    "datetime.time(3, 4)": "03:04:00",
+    "datetime.timedelta(minutes=1.5)": 90.0,
+    "decimal.Decimal('0.10')": 0.1,
+    "decimal.Decimal('NaN')": None,
+    "fractions.Fraction(1, 4)": 0.25,
+    "uuid.UUID(int=5)": "00000000-0000-0000-0000-000000000005",
+    "pathlib.PurePosixPath('a/b')": "a/b",
+    "Color.RED": 1,
+    "Score(0.5)": {"accuracy": 0.5, "folds": [1, 2]},
+    "Pair(1, 2)": {"left": 1, "right": 2},
+    "b'bytes'": None,
+    "{'x': b'bytes'}": None,
+    "1j": None,
+    "object": None,
+    "Trap(a=1)": {"a": 1},
+    "[[0] * 3] * 2": [[0, 0, 0], [0, 0, 0]],
+    "['x' * 70000]": None,
+}
+EXACT = ("{'a': 1, 'b': [True, None, 'x', 0.5]}", "[float('inf'), -float('inf')]", "2**70", "[[0] * 3] * 2")
+NUMPY = {
+    "np.float64(0.5)": 0.5, "np.float32(0.5)": 0.5, "np.longdouble(0.5)": 0.5, "np.int8(3)": 3, "np.bool_(True)": True,
+    "np.str_('x')": "x", "np.float64('nan')": None, "np.arange(3)": [0, 1, 2], "np.eye(2)": [[1.0, 0.0], [0.0, 1.0]],
+    "np.array(2.5)": 2.5, "np.array([1, None], dtype=object)": [1, None], "np.array(['a'])": ["a"],
+    "np.array(['2026-01-02', 'NaT'], dtype='datetime64[D]')": ["2026-01-02", None],
+    "np.timedelta64(1500, 'ms')": 1.5, "np.datetime64('2026-01-02')": "2026-01-02", "np.array([1j])": None,
+    "np.ma.masked_array([1, 2], [0, 1])": [1, None], "np.zeros(100000)": None, "{np.int64(3): np.float64(1)}": {"3": 1},
+    "np.array([(1, 2)], dtype='i,i')": None, "np.array([b'x'])": None,
+}  # fmt: skip
+
+
+def expression_flow(values, head):
+    """A flow that sets an artifact `vN` for each expression."""
+    body = "\n".join(f"self.v{n} = {text}" for n, text in enumerate(values))
+    return flow_source(LINEAR, head=head, start=body)
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory):
+    """Run a flow in a folder of its own; gives the script."""
+
+    def run(source, *args, **kwargs):
+        folder = tmp_path_factory.mktemp("metrics")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FLOWSTORE_HOME", str(folder / "home"))
+            patch.setenv("FLOWSTORE_USER", "tester")
+            script = Script(folder, source)
+            script("run", *args, **kwargs)
+        return script
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def values(run_once):
+    """Every value of the standard library, stored."""
+    script = run_once(expression_flow(VALUES, HEAD))
+    rows = script.sql("select name, value, exact, number from artifact_values where name like 'v%'")
+    return {list(VALUES)[int(name[1:])]: rest for name, *rest in rows}
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_a_value_is_plain_json_whatever_its_codec(values, text):
+    """Tuples, sets, dates, keys that are no text, NaN, infinities and the rest, where there is an obvious JSON."""
+    value, exact, _ = values[text]
+    found = None if value is None else json.loads(value)
+    assert found == VALUES[text]
+    assert (type(found), exact) == (type(VALUES[text]), None if value is None else int(text in EXACT))
+
+
+def test_nan_is_null_and_infinity_is_a_number(values):
+    """JSON that SQLite and Python read alike."""
+    assert values["float('nan')"] == ["null", 0, None]
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        text = values["[float('inf'), -float('inf')]"][0]
+        assert text == "[9e999,-9e999]"
+        assert connection.execute("select json_valid(?), ? ->> 0", (text, text)).fetchone() == (1, math.inf)
+
+
+def test_the_number_of_a_value_that_is_one(values):
+    """Python's numbers, durations and decimals have it; booleans and dates have none."""
+    numbers = {text: number for text, (_, _, number) in values.items() if number is not None}
+    assert numbers == {
+        "2**70": 2.0**70, "datetime.timedelta(minutes=1.5)": 90.0, "decimal.Decimal('0.10')": 0.1,
+        "fractions.Fraction(1, 4)": 0.25, "Color.RED": 1.0,
+    }  # fmt: skip
+
+
+def test_values_of_numpy(run_once):
+    """Scalars as Python's, small arrays as lists; times as text and durations in seconds."""
+    pytest.importorskip("numpy")
+    script = run_once(expression_flow(NUMPY, "import numpy as np"))
+    rows = script.sql("select name, value from artifact_values where name like 'v%'")
+    found = {list(NUMPY)[int(name[1:])]: None if text is None else json.loads(text) for name, text in rows}
+    assert found == NUMPY
+    assert {text: type(found[text]) for text in found} == {text: type(NUMPY[text]) for text in NUMPY}
+
+
+def test_values_of_pandas(run_once):
+    """A moment is text, a duration seconds, and what is missing null."""
+    pytest.importorskip("pandas")
+    values = {
+        "pd.Timestamp('2026-01-02 03:04')": "2026-01-02T03:04:00", "pd.Timedelta('1min')": 60.0, "pd.NaT": None,
+        "[pd.NA, 1]": [None, 1], "pd.DataFrame({'a': [1]})": None,
+    }  # fmt: skip
+    script = run_once(expression_flow(values, "import pandas as pd"))
+    rows = script.sql("select name, value from artifact_values where name like 'v%'")
+    assert {list(values)[int(name[1:])]: text and json.loads(text) for name, text in rows} == values
+
+
+def test_values_of_attrs(run_once):
+    """What has named fields is an object, as `@catch` stores it, too."""
+    script = run_once(
+        flow_source(
+            MIDDLE,
+            head="import attrs\n@attrs.frozen\nclass Score:\n    accuracy = attrs.field()\n",
+            start="self.score = Score(0.5)",
+            middle="@catch(var='problem', print_exception=False)\nraise ValueError('no')",
+        )
+    )
+    [score] = script.sql("select value from artifact_values where name = 'score'")
+    assert json.loads(score) == {"accuracy": 0.5}
+    [problem] = script.sql("select value from artifact_values where name = 'problem' and step = 'middle'")
+    assert json.loads(problem)["message"] == "no"
+
+
+METRICS = """
+self.metrics = {
+    "deep": {"loss": 1}, "folds": (3, {"auc": 0.75}), "accuracy": 0.9, "good": True, "name": "x", "bad": float("nan"),
+    "curve": list(range(21)), "few": list(range(20)), "inf": float("inf"), 7: decimal.Decimal("0.5"),
+}
+self.scores, self.one, self.flag, self.text = [0.5, 0.25], 3, True, "4"
+self.many, self.full = {str(n): n for n in range(101)}, {str(n): n for n in range(100)}
+self.big = {"accuracy": 0.25, "curve": [float(n) for n in range(30000)]}
+self._private = 5
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(run_once):
+    """A run with metrics of all kinds."""
+    return run_once(flow_source(LINEAR, head=HEAD, members="alpha = Parameter('alpha', default=0.5)", start=METRICS))
+
+
+def test_metrics_are_the_numbers_in_a_value(measured):
+    """At any depth, dict entries first, breadth first; no booleans, no NaN, no list of more than 20."""
+    rows = measured.sql("select name, number from metrics where artifact = 'metrics'")
+    few = [(f"metrics.few.{n}", float(n)) for n in range(20)]
+    assert rows == [
+        ("metrics.accuracy", 0.9), ("metrics.inf", math.inf), ("metrics.7", 0.5), ("metrics.deep.loss", 1.0),
+        ("metrics.folds.0", 3.0), *few, ("metrics.folds.1.auc", 0.75),
+    ]  # fmt: skip
+
+
+def test_the_metric_of_one_number_has_the_artifact_s_name(measured):
+    """And those of a list are numbered; parameters, private artifacts, booleans and text are none."""
+    rows = measured.sql("select name, number from metrics where artifact not in ('metrics', 'full')")
+    assert sorted(rows) == [("big.accuracy", 0.25), ("one", 3.0), ("scores.0", 0.5), ("scores.1", 0.25)]
+
+
+def test_more_than_a_hundred_numbers_are_no_metrics(measured):
+    """The log of the task says so."""
+    assert measured.sql("select count(*) from metrics where artifact = 'full'") == [100]
+    assert measured.sql("select count(*) from metrics where artifact = 'many'") == [0]
+    log = "".join(measured.sql("select text from task_logs where stream = 'stderr'"))
+    assert log == "many holds more than 100 numbers, so none of them is a metric.\n"
+
+
+def test_a_run_s_metrics_are_in_python_and_in_the_table(measured):
+    """`Run.metrics`, the columns of `to_dataframe`, and those of the command are the same numbers."""
+    run = measured.client()
+    assert run.metrics["metrics.accuracy"] == 0.9
+    assert len(run.metrics) == 26 + 100 + 4
+    shown = json.loads(command("runs", "--columns", "metrics.accuracy,alpha", "--json", "--store", measured.db).stdout)
+    assert [(row["run"], row["metrics.accuracy"], row["alpha"]) for row in shown] == [("F/1", 0.9, 0.5)]
+    pytest.importorskip("pandas")
+    row = flowstore.Flow("F").to_dataframe().iloc[0]
+    assert (row["metrics.accuracy"], row["scores.1"], row["one"], row["alpha"]) == (0.9, 0.25, 3, 0.5)
+
+
+# --- which are final
+
+FINAL = "select step, name, number from metrics where final = 1 order by name"
+
+
+def test_what_is_inherited_by_the_end_is_final(run_once):
+    """A value that is set anew or deleted later is not, however many steps lie between."""
+    script = run_once(
+        flow_source(
+            MIDDLE,
+            start="self.a, self.b, self.c, self.d = 1, 1, 1, 1",
+            middle="self.b = 2; self.c = 'text'; del self.d; self.e = 5",
+            end="self.e = 6",
+        )
+    )
+    assert script.sql(FINAL) == [("start", "a", 1.0), ("middle", "b", 2.0), ("end", "e", 6.0)]
+    assert script.client().metrics == {"a": 1.0, "b": 2.0, "e": 6.0}
+
+
+def test_what_a_join_merges_is_final_once(run_once):
+    """Of branches that agree, the first one's; what is not merged is not final."""
+    script = run_once(
+        flow_source(
+            FOREACH,
+            start="self.xs = [1, 2, 3]",
+            body="self.same = 7; self.own = self.input; self.some = {'x': 1}",
+            join="self.merge_artifacts(inputs, include=['same', 'some'])",
+        )
+    )
+    assert script.sql(FINAL) == [("body", "same", 7.0), ("body", "some.x", 1.0)]
+    assert script.sql("select count(*) from metrics where name = 'own' and final = 0") == [3]
+
+
+def test_without_an_end_the_last_value_is_final(run_once):
+    """Also where the run fails, and where the value that was set last is no number."""
+    script = run_once(
+        flow_source(
+            MIDDLE, start="self.a, self.b, self.c = 1, 1, 1", middle="self.b = 2; self.c = 'text'; raise ValueError"
+        ),
+        expect=1,
+    )
+    assert script.sql(FINAL) == [("start", "a", 1.0), ("middle", "b", 2.0)]
+
+
+def test_metrics_are_those_of_the_last_attempt(run_once):
+    """What a failed attempt had set is not shown once the task was tried again, in no view."""
+    body = "@retry(times=1, minutes_between_retries=0)\nself.a = current.retry_count\nif self.a == 0: self.b = 1; 1 / 0"
+    script = run_once(flow_source(MIDDLE, start="self.b = 5", middle=body))
+    assert script.sql("select step, name, number, final from metrics order by name, step") == [
+        ("middle", "a", 1.0, 1), ("start", "b", 5.0, 1),
+    ]  # fmt: skip
+    assert script.sql("select name, number from artifact_values where step = 'middle'") == [("a", 1.0)]
+
+
+def test_a_resumed_run_has_the_metrics_that_it_took_over(run_once):
+    """They belong to its own tasks, and are final as in any run."""
+    source = flow_source(MIDDLE, start="self.a = 1; self.b = 1", middle="self.b = 2", end="1 / 0")
+    script = run_once(source, expect=1)
+    script.rewrite(source.replace("1 / 0", "self.c = 3"))
+    script("resume")
+    rows = script.sql("select run_id, name, number from metrics where final = 1 order by run_id, name")
+    assert rows == [(1, "a", 1), (1, "b", 2), (2, "a", 1), (2, "b", 2), (2, "c", 3)]
+
+
+@pytest.mark.parametrize("how", [("--start-method", "spawn"), ("--reuse-workers",)])
+def test_metrics_do_not_depend_on_how_tasks_start(run_once, how):
+    """Fresh interpreters and shared processes report as forked ones do."""
+    script = run_once(flow_source(LINEAR, start="self.metrics = {'accuracy': 0.5, 'folds': (1,)}"), *how)
+    assert script.sql("select name, number, final from metrics") == [
+        ("metrics.accuracy", 0.5, 1), ("metrics.folds.0", 1.0, 1),
+    ]  # fmt: skip
+
+
+# --- values that would do harm
+
+
+def test_a_value_s_own_methods_cannot_fail_its_task(run_once):
+    """What raises when it is looked at has no JSON; the artifact is stored as any other."""
+    script = run_once(flow_source(LINEAR, head=HEAD, start="self.x = {'a': Hostile()}; self.y = Trap(b=2)"))
+    assert script.sql("select name, value from artifact_values where codec = 'pickle' order by name") == [
+        ("x", None), ("y", '{"b":2}'),
+    ]  # fmt: skip
+
+
+def test_a_large_value_is_not_walked_to_its_end():
+    """Time and memory are those of 64 KiB of JSON, however much there is, shared or nested."""
+    from flowstore.store import plain
+
+    class Counted(list):
+        pass
+
+    steps = 0
+
+    def items():
+        nonlocal steps
+        for n in range(10**6):
+            steps += 1
+            yield n
+
+    shared = [0]
+    for _ in range(60):
+        shared = [shared, shared]
+    assert plain.describe(shared).value is None
+    recursive = []
+    recursive.append(recursive)
+    assert plain.describe(recursive) is plain.NOTHING
+    assert plain.describe(dict.fromkeys(items())).value is None
+    assert plain.describe(Counted(range(10**6))).value is None
+    assert plain.describe({"a": Counted(range(10**6)), "b": 0.5}).numbers == [("b", 0.5)]
+
+
+# --- parameters
+
+
+def test_parameters_in_sql_follow_the_same_rules(run_once, monkeypatch):
+    """NaN is null, infinity and large integers are numbers, and so they are within a JSON parameter."""
+    script = run_once(
+        flow_source(
+            LINEAR,
+            members="""
+                lr = Parameter("lr", default=0.5)
+                top = Parameter("top", default=1.0)
+                huge = Parameter("huge", default=1)
+                options = Parameter("options", type=JSONType, default="{}")
+            """,
+        ),
+        "--lr", "nan", "--top", "inf", "--huge", 2**70, "--options", '{"x": [Infinity, NaN]}',
+    )  # fmt: skip
+    [text] = script.sql("select parameters from run_summary")
+    assert json.loads(text) == {"lr": None, "top": math.inf, "huge": 2**70, "options": {"x": [math.inf, None]}}
+    assert script.sql("select count(*) from run_summary where parameters ->> '$.lr' > 20") == [0]
+    assert script.sql("select count(*) from run_summary where parameters ->> '$.top' > 20") == [1]
+    monkeypatch.setenv("FLOWSTORE_HOME", str(script.folder / "home"))
+    found = script.client().parameters
+    assert [math.isnan(found["lr"]), math.isnan(found["options"]["x"].pop())] == [True, True]
+    assert found == {"lr": found["lr"], "top": math.inf, "huge": 2**70, "options": {"x": [math.inf]}}
+
+
+# --- what else a row tells
+
+
+def test_the_item_of_a_foreach_task_is_shown(run_once):
+    """In the innermost foreach, whatever the items are; nothing where there is none."""
+    script = run_once(
+        flow_source(
+            {
+                "start": "self.next(self.outer, foreach='xs')",
+                "outer": "self.next(self.inner, foreach='ys')",
+                "inner": "self.next(self.after)",
+                "after": "self.next(self.join1)",
+                "join1": "self.next(self.join2)",
+                "join2": "self.next(self.end)",
+                "end": "",
+            },
+            start="self.xs = [{'depth': 1}, 'x' * 5000]",
+            outer="self.ys = {'a', 'b'} if self.index == 0 else range(1)",
+        )
+    )
+    rows = script.sql("select step, item from task_summary where step <> 'end' order by step, item")
+    assert [row for row in rows if row[0] != "outer"] == [
+        ("after", "'a'"), ("after", "'b'"), ("after", "0"),
+        ("inner", "'a'"), ("inner", "'b'"), ("inner", "0"),
+        ("join1", rows[6][1]), ("join1", "{'depth': 1}"), ("join2", None), ("start", None),
+    ]  # fmt: skip
+    assert rows[6][1].startswith("'xxx")
+    assert len(rows[6][1]) <= 200
+
+
+def test_a_failure_is_told_in_one_line(run_once):
+    """By the run its first, by the task its last; a run that went well says none."""
+    script = run_once(
+        flow_source(
+            MIDDLE,
+            middle="@retry(times=1, minutes_between_retries=0)\nraise ValueError(f'no {current.retry_count}\\nmore')",
+        ),
+        expect=1,
+    )
+    assert script.sql("select error, note from run_summary") == [("ValueError: no 1", None)]
+    assert script.sql("select step, error, host is not null from task_summary order by task_id") == [
+        ("start", None, 1), ("middle", "ValueError: no 1", 1),
+    ]  # fmt: skip
+
+
+def test_a_note_is_set_and_removed(measured):
+    """It is a column of `run_summary`; what is no text is refused."""
+    run = measured.client()
+    run.note = "the good one"
+    assert (run.note, measured.sql("select note from run_summary")) == ("the good one", ["the good one"])
+    with pytest.raises(flowstore.FlowstoreError, match="text"):
+        run.note = 5
+    run.note = None
+    assert run.note is None
+
+
+def test_pictures_are_kept_beside_figures_and_images(run_once):
+    """A PNG of at most 1 MB, however large the picture; nothing else has one."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("PIL.Image")
+    script = run_once(
+        flow_source(
+            LINEAR,
+            head="""
+                import matplotlib
+                matplotlib.use("agg")
+                import matplotlib.pyplot as plt
+                import PIL.Image
+            """,
+            start="""
+                self.figure, self.axes = plt.subplots()
+                self.axes.plot([1, 2, 3])
+                self.noise = PIL.Image.frombytes("RGB", (1500, 1500), os.urandom(1500 * 1500 * 3))
+                self.deep = PIL.Image.new("I;16", (4, 4))
+                self.number = 3
+            """,
+        )
+    )
+    rows = script.sql(
+        """select v.name, substr(p.png, 1, 8), length(p.png) from pictures p join blobs b on b.id = p.blob_id
+           join artifact_values v on v.sha = lower(hex(b.sha)) order by v.name"""
+    )
+    assert [name for name, *_ in rows] == ["axes", "deep", "figure", "noise"]
+    assert {head for _, head, _ in rows} == {b"\x89PNG\r\n\x1a\n"}
+    assert max(size for *_, size in rows) <= 1_000_000
+
+
+# --- finding runs by them
+
+
+@pytest.fixture(scope="module")
+def several(run_once):
+    """Three runs with a metric each, and a fourth without."""
+    script = run_once(flow_source(LINEAR, members="a = Parameter('a', default=1)", start="self.m = {'x': 10 - self.a}"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWSTORE_HOME", str(script.folder / "home"))
+        patch.setenv("FLOWSTORE_USER", "tester")
+        script("run", "--a", 3)
+        script("run", "--a", 2)
+        script.rewrite(flow_source(LINEAR, members="a = Parameter('a', default=0)"))
+        script("run")
+    return script
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--sort", "m.x"), [2, 3, 1, 4]),
+        (("--sort", "-m.x"), [1, 3, 2, 4]),
+        (("--sort", "-m.x", "--limit", 2), [1, 3]),
+        (("--sort", "a"), [4, 1, 3, 2]),
+        (("--sort", "run", "--limit", 1), [1]),
+        (("--columns", "m.x"), [4, 3, 2, 1]),
+    ],
+)
+def test_runs_are_sorted_by_metrics_and_parameters(several, words, expected):
+    """Before the limit counts; those without the value come last."""
+    rows = json.loads(command("runs", *words, "--json", "--store", several.db).stdout)
+    assert [int(row["run"].removeprefix("F/")) for row in rows] == expected
+
+
+def test_chosen_columns_take_the_place_of_what_is_wide(several):
+    """A table shows them instead of all parameters; JSON has both."""
+    out = command("runs", "--columns", "m.x, a", "--store", several.db).stdout
+    assert out.splitlines()[0].split() == ["run", "status", "user", "created_at", "duration_s", "m.x", "a"]
+    rows = json.loads(command("runs", "--columns", "m.x", "--json", "--store", several.db).stdout)
+    assert (rows[0]["m.x"], rows[1]["m.x"], rows[1]["parameters"]) == (None, 8, {"a": 2})
+
+
+def test_a_column_that_no_run_has_is_told(several):
+    """The runs are listed all the same."""
+    result = command("runs", "--sort", "nothing", "--store", several.db)
+    assert "'nothing'" in result.stderr
+    assert len(result.stdout.splitlines()) == 5
+
+
+def test_the_readme_s_question_is_answered(several):
+    """In SQL: which run did best by a number within an artifact."""
+    query = "select run_id, number from metrics where name = 'm.x' order by number desc limit 1"
+    assert several.sql(query) == [(1, 9.0)]
+    assert textwrap.dedent(query)
