@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from flowstore.errors import FlowstoreError
+
+STARTED_AT: Final = time.time()  # about when this process read the flow's file, and before it imported much
 
 
 class _Default:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
-from harness import FOREACH, LINEAR, MIDDLE, flow_source
+from harness import FOREACH, LINEAR, MIDDLE, command, flow_source
 
 import flowstore
 
@@ -277,6 +277,16 @@ def test_a_decorator_that_hides_a_step_is_named(place, kind, flow):
         assert "partial" in told or "hide" in told
 
 
+def test_a_mixin_may_take_options(flow):
+    """What a class statement gives a mixin reaches it, wherever it stands among the bases."""
+    head = "class Mixin:\n    def __init_subclass__(cls, size=0, **more): cls.size = size\n"
+    source = flow_source(LINEAR, head=head, start="self.seen = self.size")
+    for bases in ("(FlowSpec, Mixin, size=3)", "(Mixin, FlowSpec, size=3)"):
+        script = flow(source.replace("(FlowSpec)", bases))
+        script("run")
+        assert script.client(max(script.sql("select id from runs"))).data.seen == 3
+
+
 # --- steps of a base class
 
 BASE = """
@@ -433,3 +443,41 @@ def test_retry_waits_only_where_minutes_are_given(flow):
     script = flow(flow_source(LINEAR, start="@retry\nif current.retry_count < 3: raise ValueError"))
     script("run", timeout=30)
     assert script.client()["start"].task.current_attempt == 3
+
+
+# --- old stores
+
+
+def test_an_old_stores_bad_names_are_exported_imported_and_checked(flow):
+    """A store of version 0.1.0 with such a name stays whole on all its ways."""
+    script = flow(flow_source(LINEAR, start="self.loss = 0.5"))
+    script("run")
+    with sqlite3.connect(script.db) as connection:
+        connection.execute("update artifacts set name = 'val/loss' where name = 'loss'")
+    connection.close()
+    command("export", "out.db", folder=script.folder)
+    command("--store", "new.db", "import", "out.db", folder=script.folder)
+    command("--store", "new.db", "check", "--deep", folder=script.folder)
+    told = command("--store", "new.db", "get", "F/1/start/1/val/loss", folder=script.folder).stdout
+    assert "0.5" in told
+    assert "val/loss" in command("--store", "new.db", "show", "F/1/start/1", folder=script.folder).stdout
+
+
+def test_a_flow_that_an_old_version_stored_is_told(flow):
+    """Loading it says what it is and what to store instead, in the next step and in the Client."""
+    head = """
+    from flowstore.flow import spec
+    if "old" in os.environ:
+        del spec._Unstorable.__reduce_ex__  # as version 0.1.0 did it
+    """
+    source = flow_source(
+        BRANCH, head=head, a="self.score = 1", b="self.score = 2", join="self.best = inputs.a; self.all = inputs",
+        end="assert Path('mended').exists(); print(self.best.score)",
+    )  # fmt: skip
+    script = flow(source)
+    script("run", expect=1, old="1")
+    (script.folder / "mended").touch()
+    assert "Store a value of it instead" in script("resume", expect=1).stdout
+    for name in ("best", "all"):
+        with pytest.raises(flowstore.ArtifactError, match="Store a value of it instead"):
+            _ = getattr(script.client()["join"].task.data, name)

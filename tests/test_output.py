@@ -19,7 +19,7 @@ import termios
 import time
 
 import pytest
-from harness import FOREACH, LINEAR, command, flow_source, stop, wait_for
+from harness import FOREACH, LINEAR, Script, command, flow_source, stop, wait_for
 from test_look import on_terminal, read_terminal
 
 from flowstore.cli import table
@@ -454,3 +454,145 @@ def test_each_command_prints_rows_or_refuses_to(flow):
     for path in script.folder.glob("*.db"):
         if path != script.db:
             path.unlink()
+
+
+# --- explanations
+
+FAILS = "if self.input == 'c' and not os.environ.get('OK'): raise ValueError('bad\\nmore')"
+OF_LETTERS = flow_source(FOREACH, start="self.xs = ['a', 'b', 'c']\nprint('one'); print('two')", body=FAILS)
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    """F/1 failed for one letter, a while ago; F/2 resumed it."""
+    folder = tmp_path_factory.mktemp("letters")
+    env = {"FLOWSTORE_HOME": str(folder / "home"), "FLOWSTORE_USER": "tester"}
+    script = Script(folder, OF_LETTERS)
+    failed = script("run", "--max-workers", 1, expect=1, **env)
+    with contextlib.closing(sqlite3.connect(script.db)) as connection:
+        for table, columns in {
+            "runs": "created_at finished_at",
+            "steps": "created_at",
+            "tasks": "started_at finished_at",
+        }.items():
+            for column in columns.split():
+                connection.execute(f"update {table} set {column} = {column} - 100000")
+        connection.execute("update attempts set started_at = started_at - 100000, finished_at = finished_at - 100000")
+        connection.commit()
+    return script, failed, script("resume", OK="1", **env)
+
+
+def look(letters, *words):
+    """What `flowstore WORDS` prints of it."""
+    return command(*words, folder=letters[0].folder, FLOWSTORE_HOME=str(letters[0].folder / "home")).stdout
+
+
+def test_a_failed_run_says_why(letters):
+    """With the task, its item and the command that goes on: `show`, `list runs`, HTML and the live line."""
+    script, failed, _ = letters
+    [task] = script.sql("select task_id from task_summary where run_id = 1 and status = 'failed'")
+    shown = look(letters, "show", "F/1").splitlines()
+    assert f"Failed in body/{task} (item 'c'): ValueError: bad" in shown
+    assert "To go on: python flow.py resume --origin-run-id 1" in shown
+    assert f"body/{task}: ValueError: bad" in script("list", "runs").stdout
+    assert "Task failed. Its foreach item: 'c'\n" in failed.stdout
+    page = script.client()._repr_html_()
+    assert f"failed in: body/{task} (item &#x27;c&#x27;): ValueError: bad<br>" in page
+    assert "python flow.py resume --origin-run-id 1<br>" in page
+    assert json.loads(look(letters, "show", "F/2", "--json"))[0]["status"] == "successful"
+
+
+def test_a_foreach_task_shows_its_item(letters):
+    """In the tables of tasks, in `show` of one, and in HTML; what a program reads keeps its keys."""
+    script = letters[0]
+    lines = look(letters, "show", "F/1/body").splitlines()
+    assert lines[0].split()[:5] == ["task", "status", "attempts", "index", "item"]
+    assert [line.split()[4] for line in lines[1:]] == ["'a'", "'b'", "'c'"]
+    assert "'c'" in script("list", "tasks", "1").stdout
+    [task, *_] = script.sql("select task_id from task_summary where run_id = 1 and step = 'body'")
+    assert "foreach item: 'a'" in look(letters, "show", f"F/1/body/{task}").splitlines()
+    run = script.client()
+    assert "<td>&#x27;a&#x27;</td>" in run["body"]._repr_html_()
+    assert "item: &#x27;a&#x27;" in run["body"][task]._repr_html_()
+    assert "item" not in look(letters, "show", "F/1/start").splitlines()[0]
+
+
+def test_a_resumed_run_says_what_it_resumed(letters):
+    """When it begins and ends, in `show` and in HTML; with as many tasks as there were."""
+    script, _, resumed = letters
+    assert resumed.stderr.splitlines()[0].endswith("which resumes F/1")
+    assert "3 tasks were taken over from F/1." in resumed.stderr
+    assert "Resumes F/1, from which 3 tasks were taken over." in look(letters, "show", "F/2").splitlines()
+    assert "resumes: F/1<br>" in script.client(2)._repr_html_()
+
+
+def test_one_task_was_taken_over(flow):
+    """The plural is right."""
+    script = flow(flow_source(LINEAR, end="assert os.environ.get('OK')"))
+    script("run", expect=1)
+    assert "\n1 task was taken over from F/1.\n" in script("resume", OK="1").stderr
+    assert "1 task was taken over" in command("show", "F/2", folder=script.folder).stdout
+
+
+def test_durations_are_never_negative(letters):
+    """Tasks that were taken over have their own: in `show`, `diff`, JSON, HTML, the Client and the views."""
+    script = letters[0]
+    steps = json.loads(look(letters, "show", "F/2", "--json"))[0]["steps"]
+    own = {step["step"].split("/")[2]: step for step in json.loads(look(letters, "show", "F/1", "--json"))[0]["steps"]}
+    assert all(0 <= step["duration_s"] < 50 for step in steps)
+    assert steps[0]["duration_s"] == own["start"]["duration_s"]
+    assert steps[0]["created_at"] == own["start"]["created_at"]
+    found = json.loads(look(letters, "diff", "F/1", "F/2", "--json"))
+    assert all(
+        0 <= side < 50 for row in found if row["kind"] == "timing" for side in (row["left"], row["right"]) if side
+    )
+    assert script.sql("select count(*) from task_summary where not duration_s between 0 and 50") == [0]
+    for step in script.client(2):
+        assert step.created_at <= step.finished_at
+        for task in step:
+            assert step.created_at <= task.created_at <= task.finished_at <= step.finished_at
+    assert ">-" not in script.client(2)._repr_html_()
+
+
+def test_times_in_tables_say_that_they_are_utc(letters):
+    """Only for people: keys stay."""
+    assert "created_at (UTC)" in look(letters, "runs").splitlines()[0]
+    assert "last_used (UTC)" in look(letters, "tags").splitlines()[0]
+    assert "created_at" in json.loads(look(letters, "runs", "--json"))[0]
+    assert "created_at" in look(letters, "runs", "--csv").splitlines()[0].split(",")
+    assert "<th>created (UTC)</th>" in letters[0].client().parent._repr_html_()
+
+
+# --- logs
+
+
+def test_logs_is_short_for_logs_show(letters):
+    """Of a run, a step or a task: bare lines."""
+    script = letters[0]
+    assert script("logs", "1/start").stdout == "one\ntwo\n"
+    assert script("logs", "1").stdout == script("logs", "show", "1").stdout
+    assert script("logs", "1").stdout.splitlines()[:2] == ["one", "two"]
+    assert script("logs", "--stdout", "1").stdout == "one\ntwo\n"
+    assert "RUN" in script("logs", "--help").stdout
+    assert "[1/start/1] one" in look(letters, "logs", "F/1")
+
+
+@pytest.mark.parametrize("words", [["logs", "-f", "1"], ["logs", "1", "-f"], None])
+def test_logs_follow_a_run_to_its_end(flow, words):
+    """Lines are there while the run goes on, and it ends with the run; so do `flowstore logs -f`."""
+    source = flow_source(
+        LINEAR, start="print('one', flush=True)\nwhile not Path('go').exists(): time.sleep(0.01)\nprint('two')"
+    )
+    script = flow(source)
+    with script.start("run") as run:
+        wait_for(lambda: script.db.exists() and script.sql("select 1 from tasks"))
+        called = [script.file.name, *words] if words else ["-m", "flowstore", "logs", "F/1/start/1", "--follow"]
+        with subprocess.Popen(
+            [sys.executable, *called], cwd=script.folder, stdout=subprocess.PIPE, text=True
+        ) as following:
+            assert following.stdout.readline() == "one\n"
+            assert following.poll() is None
+            (script.folder / "go").touch()
+            assert following.stdout.read() == "two\n"
+        assert following.returncode == 0
+        run.communicate()

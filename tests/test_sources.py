@@ -140,6 +140,20 @@ def test_a_syntax_error_in_a_late_module_is_told_by_the_task(flow):
         assert "flowstore/run" not in said.stdout + said.stderr
 
 
+@pytest.mark.parametrize("method", METHODS[:2], ids=IDS[:2])
+def test_a_file_that_changes_while_the_run_starts(flow, method):
+    """What has been imported is no longer what the file says: nothing runs, and one message says so."""
+    for edit, code in (("read.replace('one', 'two')", 1), ("read + '# a comment'", 0)):
+        for name in ("flow.py", "beside.py"):
+            head = f"import beside\nread = Path({name!r}).read_text()\nPath({name!r}).write_text({edit})"
+            script = flow(flow_source(LINEAR, head=head, start="self.x = 'one'"))
+            (script.folder / "beside.py").write_text("def f(): return 'one'\n")
+            said = script("run", *method, expect=code).stderr
+            assert ("was changed after this process had read it" in said) == bool(code)
+            assert script.db.exists() != bool(code)
+            script.db.unlink(missing_ok=True)
+
+
 # --- a large folder
 
 

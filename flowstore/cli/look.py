@@ -13,10 +13,10 @@ from flowstore.cli import completion
 from flowstore.cli.admin import command, with_tags
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import InvalidPathspec
-from flowstore.store import locate
+from flowstore.store import locate, overview
 from flowstore.store.db import Store
 from flowstore.store.schema import STATUSES
-from flowstore.text import safe
+from flowstore.text import one_line, safe
 
 
 def find(pathspec: str) -> Any:
@@ -99,7 +99,8 @@ def show(pathspec: str, raw: bool, form: str) -> None:
     elif isinstance(found, Run):
         _show_run(found, form, raw=raw)
     elif isinstance(found, Step):
-        render.echo(render.task_rows(found), form, raw=raw, columns=render.TASK)
+        rows = render.task_rows(found)
+        render.echo(render.with_items(found, rows) if form == "table" else rows, form, raw=raw, columns=render.TASK)
     elif isinstance(found, Task):
         _show_task(found, form, raw=raw)
     else:
@@ -115,8 +116,8 @@ def _show_run(found: Run, form: str, *, raw: bool) -> None:
         render.echo([render.run_with_steps(found)], form, raw=raw)
         return
     render.echo(render.run_rows([found]), form, raw=raw)
-    if found.imported_from is not None:
-        click.echo(safe(f"Imported from {found.imported_from}."))
+    for line in render.explanations(found):
+        render.say(line, raw=raw)
     click.echo()
     render.echo(render.step_rows(found), form, raw=raw)
 
@@ -126,8 +127,13 @@ def _show_task(found: Task, form: str, *, raw: bool) -> None:
     from flowstore.cli import render
 
     render.echo(render.artifact_rows(found), form, raw=raw, columns=render.ARTIFACT)
+    if form != "table":
+        return
+    item = overview.items(found._store, int(found.path_components[1])).get(int(found.id))
+    if item is not None:
+        render.say(f"foreach item: {one_line(item)}", raw=raw)
     why = found.exception
-    if why is not None and form == "table":
+    if why is not None:
         render.say(f"{found.status}: {why.type}: {why.message}", raw=raw)
 
 
@@ -174,9 +180,10 @@ def namespaces(form: str) -> None:
 @click.option(
     "--attempt", type=click.IntRange(0, 10**9), metavar="N", help="Of this attempt, from 0; default: the last one."
 )
+@click.option("-f", "--follow", is_flag=True, help="Go on as more is printed, until the run ends.")
 @click.option("--raw", is_flag=True, help="Keep control characters.")
 def logs(
-    pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None, raw: bool, form: str
+    pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None, follow: bool, raw: bool, form: str
 ) -> None:
     """Show what the tasks of a run, step or task printed."""
     from flowstore.cli import render
@@ -184,7 +191,13 @@ def logs(
     found = find(pathspec)
     if not isinstance(found, (Run, Step, Task)):
         raise InvalidPathspec(f"{pathspec!r} does not address a run, a step or a task.")
-    streams, tasks = render.streams(stdout=stdout, stderr=stderr), render.tasks_of(found)
+    streams = render.streams(stdout=stdout, stderr=stderr)
+    if follow:
+        if form != "table":
+            raise click.UsageError(f"--follow prints lines as they come: give it without --{form}.")
+        render.print_as_it_comes(found, streams, timestamps=timestamps, attempt=attempt, raw=raw)
+        return
+    tasks = render.tasks_of(found)
     if form == "table":
         render.print_log(tasks, streams, timestamps=timestamps, attempt=attempt, raw=raw)
     else:

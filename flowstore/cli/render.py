@@ -58,7 +58,9 @@ def echo_table(rows: Rows, *, raw: bool = False) -> None:
     if not rows:
         click.echo("Nothing found.", err=True)
     else:
-        echo_cells([*rows[0]], [[_cell(value) for value in row.values()] for row in rows], raw=raw)
+        utc = {name for row in rows for name, value in row.items() if isinstance(value, datetime)} | {"last_used"}
+        head = [f"{name} (UTC)" if name in utc else name for name in rows[0]]
+        echo_cells(head, [[_cell(value) for value in row.values()] for row in rows], raw=raw)
 
 
 def echo_cells(head: Sequence[str], cells: Sequence[Sequence[str]], *, raw: bool = False) -> None:
@@ -181,6 +183,51 @@ def run_with_steps(run: Run) -> dict[str, Any]:
     }
 
 
+def explanations(run: Run) -> Iterator[str]:
+    """Yield what there is to say of a run: why it failed and how to go on, what it resumed, where it came from."""
+    row = run._row()
+    status, flow = status_of(row), run.path_components[0]
+    failure = overview.first_failure(run._store, int(run.id)) if status == "failed" else None
+    if failure is not None:
+        yield f"Failed in {failure}"
+    command = overview.resume_command(run._store, int(run.id))
+    if status in {"failed", "stopped", "dead"} and command:
+        yield f"To go on: {command}"
+    if row["origin_run_id"] is not None:
+        reused = overview.reused(run._store, int(run.id))
+        verb = "was" if reused == 1 else "were"
+        yield f"Resumes {flow}/{row['origin_run_id']}, from which {counted(reused, 'task')} {verb} taken over."
+    if run.imported_from is not None:
+        yield f"Imported from {run.imported_from}."
+
+
+def with_errors(runs: Sequence[Run], rows: Rows) -> Rows:
+    """Return the rows of runs with why they failed, where one of them did."""
+    failures = [
+        overview.first_failure(run._store, int(run.id)) if row["status"] == "failed" else None
+        for run, row in zip(runs, rows, strict=True)
+    ]
+    if not any(failures):
+        return rows
+    return [
+        {**row, "error": None if why is None else f"{why.task}: {why.error}"}
+        for row, why in zip(rows, failures, strict=True)
+    ]
+
+
+def with_items(of: Run | Step, rows: Rows) -> Rows:
+    """Return the rows of a run's tasks with their foreach items, where they have any, before the times."""
+    items = overview.items(of._store, int(of.path_components[1]))
+    shown = [items.get(int(row["task"].rpartition("/")[2])) for row in rows]
+    if not any(shown):
+        return rows
+    head = ("task", "status", "attempts", "index")
+    return [
+        {**{key: row[key] for key in head}, "item": item, **{key: row[key] for key in row if key not in head}}
+        for row, item in zip(rows, shown, strict=True)
+    ]
+
+
 def step_rows(run: Run) -> Rows:
     """A row a step, in the order in which they began."""
     return [
@@ -277,10 +324,32 @@ def print_log(
     timestamps: bool = False,
     attempt: int | None = None,
     raw: bool = False,
+    bare: bool = False,
 ) -> None:
-    """Print what tasks printed, in order; where there are several, each line says whose it is."""
+    """Print what tasks printed, in order; where there are several, each line says whose it is, unless `bare`."""
     for task in _at_attempt(tasks, attempt):
-        label = "" if len(tasks) == 1 else f"[{'/'.join(task.path_components[1:])}] "
+        label = "" if bare or len(tasks) == 1 else f"[{'/'.join(task.path_components[1:])}] "
         for at, line in task.loglines(*streams):
-            time = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} " if timestamps else ""
-            say(f"{time}{label}{line}", raw=raw)
+            say(f"{_stamp(at) if timestamps else ''}{label}{line}", raw=raw)
+
+
+def _stamp(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} "
+
+
+def print_as_it_comes(
+    found: Run | Step | Task,
+    streams: Sequence[str],
+    *,
+    timestamps: bool = False,
+    attempt: int | None = None,
+    raw: bool = False,
+    bare: bool = False,
+) -> None:
+    """Print what tasks print, until they end; each line says whose it is, unless `bare` or of one task."""
+    from flowstore.cli.follow import follow
+
+    run_id = found.path_components[1]
+    for line in follow(found, streams, attempt):
+        label = "" if bare or isinstance(found, Task) else f"[{run_id}/{line.task}] "
+        say(f"{_stamp(line.at) if timestamps else ''}{label}{line.text}", raw=raw)

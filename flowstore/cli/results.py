@@ -8,14 +8,22 @@ from typing import Any
 import click
 
 from flowstore import context
-from flowstore.cli.options import FlowFile, command, group
+from flowstore.cli import shell
+from flowstore.cli.options import SETTINGS, FlowFile, command, group
 from flowstore.errors import NotFound
 from flowstore.text import counted, safe
 
 
 def _tasks(this: FlowFile, pathspec: str) -> list[Any]:
-    """The tasks that RUN, RUN/STEP or RUN/STEP/TASK addresses, in whichever namespace, in the order of their ids."""
+    """Return the tasks of what `_found` returns, in the order of their ids."""
     from flowstore.cli.render import tasks_of
+
+    with context.within(None):
+        return tasks_of(_found(this, pathspec))
+
+
+def _found(this: FlowFile, pathspec: str) -> Any:
+    """Return what RUN, RUN/STEP or RUN/STEP/TASK addresses, in whichever namespace."""
     from flowstore.client import Run, Step, Task
 
     parts = pathspec.removeprefix(f"{this.name}/").split("/")
@@ -23,7 +31,7 @@ def _tasks(this: FlowFile, pathspec: str) -> list[Any]:
         raise click.UsageError(f"{pathspec!r} is not of the form RUN, RUN/STEP or RUN/STEP/TASK.")
     kind = (Run, Step, Task)[len(parts) - 1]
     with context.within(None):
-        return tasks_of(kind("/".join([this.name, *parts])))
+        return kind("/".join([this.name, *parts]))
 
 
 def _dump_command(this: FlowFile) -> click.Command:
@@ -80,12 +88,17 @@ def _dump_to_file(found: dict[str, dict[str, Any]], file: Path) -> None:
 
 
 def _logs_command(this: FlowFile) -> click.Command:
-    def show(pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None) -> None:
-        from flowstore.cli.render import print_log, streams
+    def show(pathspec: str, stdout: bool, stderr: bool, timestamps: bool, attempt: int | None, follow: bool) -> None:
+        from flowstore.cli import render
 
+        streams = render.streams(stdout=stdout, stderr=stderr)
         with context.within(None):
-            chosen = streams(stdout=stdout, stderr=stderr)
-            print_log(_tasks(this, pathspec), chosen, timestamps=timestamps, attempt=attempt)
+            if follow:
+                found = _found(this, pathspec)
+                render.print_as_it_comes(found, streams, timestamps=timestamps, attempt=attempt, bare=True)
+            else:
+                tasks = _tasks(this, pathspec)
+                render.print_log(tasks, streams, timestamps=timestamps, attempt=attempt, bare=True)
 
     params = [
         click.Argument(["pathspec"], metavar="RUN[/STEP[/TASK]]"),
@@ -98,17 +111,28 @@ def _logs_command(this: FlowFile) -> click.Command:
             metavar="N",
             help="Of this attempt, from 0; default: the last.",
         ),
+        click.Option(["-f", "--follow"], is_flag=True, help="Go on as more is printed, until the run ends."),
     ]
-    return group("logs", "What tasks printed.", [command("show", show, "Show what tasks printed.", params)])
+    made = _Logs("logs", help="What tasks printed: logs RUN[/STEP[/TASK]].", context_settings=SETTINGS)
+    made.add_command(command("show", show, "Show what tasks printed; `show` may be left out.", params))
+    return made
+
+
+class _Logs(shell.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As usual, but `logs RUN` is short for `logs show RUN`."""
+        known = {*self.commands, *ctx.help_option_names}
+        return super().parse_args(ctx, args if not args or args[0] in known else ["show", *args])
 
 
 def _list_command(this: FlowFile) -> click.Command:
     def runs() -> None:
-        from flowstore.cli.render import echo_table, run_rows
+        from flowstore.cli.render import echo_table, run_rows, with_errors
         from flowstore.client import Flow, Flows
 
         if this.name in Flows():
-            echo_table(run_rows(Flow(this.name)))
+            found = [*Flow(this.name)]
+            echo_table(with_errors(found, run_rows(found)))
         else:
             click.echo(_nothing(this), err=True)
 
@@ -118,9 +142,10 @@ def _list_command(this: FlowFile) -> click.Command:
         echo_table(step_rows(_one_run(this, run)))
 
     def tasks(run: str | None) -> None:
-        from flowstore.cli.render import echo_table, task_rows, tasks_of
+        from flowstore.cli.render import echo_table, task_rows, tasks_of, with_items
 
-        echo_table(task_rows(tasks_of(_one_run(this, run))))
+        found = _one_run(this, run)
+        echo_table(with_items(found, task_rows(tasks_of(found))))
 
     which = [click.Argument(["run"], required=False)]
     of = "of the latest run, or of the one given"

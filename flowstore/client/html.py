@@ -20,7 +20,7 @@ MOST_ROWS = 20
 
 def flow(found: Flow) -> str:
     """Its newest runs in the active namespace."""
-    return _page(found, {}, _table(("run", "status", "created", "tags"), map(_run_cells, found)))
+    return _page(found, {}, _table(("run", "status", "created (UTC)", "tags"), map(_run_cells, found)))
 
 
 def _run_cells(run: Run) -> Sequence[Any]:
@@ -29,8 +29,14 @@ def _run_cells(run: Run) -> Sequence[Any]:
 
 def run(found: Run) -> str:
     """Its status, tags, parameters and steps, drawn and as a table, and what its end has."""
+    status = found.status
+    why = overview.first_failure(found._store, int(found.id)) if status == "failed" else None
+    origin = found.origin_run_id
     facts = {
-        "status": found.status,
+        "status": status,
+        "failed in": "" if why is None else str(why),
+        "to go on": "" if status in {"running", "successful"} else overview.resume_command(found._store, int(found.id)),
+        "resumes": "" if origin is None else f"{found.path_components[0]}/{origin}",
         "created": f"{found.created_at:%Y-%m-%d %H:%M:%S} UTC",
         "parameters": ", ".join(f"{name}={value!r}" for name, value in found._listed_parameters().items()),
         "tags": ", ".join(sorted(found.tags)),
@@ -54,14 +60,16 @@ def _after(name: str, edges: Iterable[tuple[str, str]]) -> str:
 
 def step(found: Step) -> str:
     """Its tasks."""
-    cells = ((task.id, task.status, task.index) for task in found)
-    return _page(found, {}, _table(("task", "status", "index"), cells))
+    items = overview.items(found._store, int(found.path_components[1]))
+    cells = ((task.id, task.status, task.index, items.get(int(task.id))) for task in found)
+    return _page(found, {}, _table(("task", "status", "index", "item"), cells))
 
 
 def task(found: Task) -> str:
     """How it went, and its artifacts."""
     why = found.exception
-    facts = {"status": found.status, "exception": "" if why is None else f"{why.type}: {why.message}"}
+    item = overview.items(found._store, int(found.path_components[1])).get(int(found.id), "")
+    facts = {"status": found.status, "item": item, "exception": "" if why is None else f"{why.type}: {why.message}"}
     return _page(found, facts, _artifacts(found))
 
 

@@ -328,8 +328,9 @@ class Step(Tagged, Container[Task]):
 
     @property
     def created_at(self) -> datetime:
-        """When its first task started, in UTC."""
-        return time_of(self._row()["created_at"])
+        """When its first task started, in UTC: of tasks that a resumed run took over, where they ran."""
+        row = self._row()
+        return time_of(queries.step_began_at(self._store, row["run_id"], row["id"], row["created_at"]))
 
     @property
     def finished_at(self) -> datetime | None:

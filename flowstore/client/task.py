@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 _STREAMS = ("stdout", "stderr")
 
 
-def _last_state(line: str) -> str:
+def last_state(line: str) -> str:
     r"""Return what a terminal shows of a line at last: a progress bar writes over it after each `\r`.
 
-    >>> _last_state("10%\r20%\r"), _last_state("plain\r")
+    >>> last_state("10%\r20%\r"), last_state("plain\r")
     ('20%', 'plain')
     """
     return line.rstrip("\r").rpartition("\r")[2]
@@ -226,8 +226,8 @@ class Task(Tagged, Ending):
             if row["stream"] not in rests:
                 raise StoreCorrupt(f"{self._store.path} is damaged: {self.pathspec} has the log of no stream.")
             *lines, rests[row["stream"]] = (rests[row["stream"]] + row["text"]).split("\n")
-            yield from ((at, _last_state(line)) for line in lines)
-        yield from ((at, _last_state(rest)) for rest in rests.values() if rest)
+            yield from ((at, last_state(line)) for line in lines)
+        yield from ((at, last_state(rest)) for rest in rests.values() if rest)
 
     @property
     def metadata(self) -> list[Metadata]:

@@ -6,8 +6,6 @@ nothing that can't be shown. Identifiers, which nearly all names are, need no cl
 
 from __future__ import annotations
 
-import unicodedata
-
 from flowstore.errors import ArtifactError
 
 
@@ -40,6 +38,8 @@ def _problem(name: object) -> str | None:
         return "as a file's name it would be a folder"
     if "/" in name:
         return "a slash separates the parts of an address"
+    import unicodedata
+
     categories = set(map(unicodedata.category, name))
     if "Cc" in categories:
         return "it holds a control character"

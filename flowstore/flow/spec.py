@@ -137,7 +137,10 @@ _failed = _Failed()
 
 
 def _get_described(self: FlowSpec, name: str) -> Any:
-    """Read an attribute, and keep an AttributeError from inside a property, which Python takes for a missing name."""
+    """Read an attribute, and keep an AttributeError from inside a property, which Python takes for a missing name.
+
+    Pickled classes of flows name this function, so its place is part of the file format.
+    """
     try:
         return object.__getattribute__(self, name)
     except AttributeError as error:
@@ -159,8 +162,8 @@ class FlowSpec(_Unstorable):
         "values that you need instead, as in self.best = best.model."
     )
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         restore_marks(cls)
         if _described_names(cls) and cls.__getattribute__ is object.__getattribute__:
             cls.__getattribute__ = _get_described  # type: ignore[assignment,method-assign]  # costs time at each access

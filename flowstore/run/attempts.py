@@ -26,6 +26,7 @@ class RunningTask:
 
     planned: PlannedTask
     id: int
+    item: str | None = None  # a preview of its foreach item
     attempt: int = -1
     attempt_id: int = 0
     number: int = 0  # the executor's, of the present attempt

@@ -31,6 +31,7 @@ from flowstore.run.stop import Stop
 from flowstore.store import metrics, queries, records
 from flowstore.store.db import Store
 from flowstore.store.liveness import HEARTBEAT_S
+from flowstore.text import one_line
 
 _SUCCESS = "Task finished successfully."
 KILL_GRACE_S = 5.0  # after a timeout was raised in the step, and after a stop was asked for
@@ -309,7 +310,7 @@ class Driver:
             if other.planned.gang.opener == gang.opener:
                 other.stopped = True  # a gang waits for its members
                 self._executor.kill(other.number, signal.SIGKILL)
-        return "Task failed."
+        return "Task failed." if task.item is None else f"Task failed. Its foreach item: {one_line(task.item)}"
 
     def _try_again(self, task: _Task, when: float) -> None:
         heapq.heappush(self._again, (when, task.id, task))
@@ -344,7 +345,7 @@ class Driver:
         parents, base_id = self._orders.parents(planned), self._orders.base(planned)
         item = self._orders.item(planned)
         task_id = records.start_task(db, self._run.run_id, step_id, parents, base_id, planned.foreach_path, item)
-        return _Task(planned, task_id)
+        return _Task(planned, task_id, item)
 
     def _take_over(self, db: Any, planned: PlannedTask) -> bool:
         """Reuse the origin's task for a planned one, if it can be."""

@@ -12,7 +12,6 @@ from flowstore.run import wire
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.locate import active_store
-from flowstore.store.sameness import is_equal
 from flowstore.store.visible import visible_artifacts
 
 FOREACH_ITEMS = "_foreach_items"  # holds the items of a foreach over something that can't be indexed
@@ -127,6 +126,8 @@ class TaskLink:
 
     def _agree(self, name: str, versions: Sequence[Blob]) -> bool:
         """Whether blobs whose bytes differ hold equal values."""
+        from flowstore.store.sameness import is_equal
+
         if len({blob.type for blob in versions}) > 1:
             return False
         try:

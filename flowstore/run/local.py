@@ -12,48 +12,23 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import imports, server, snapshot, streams, threads, wire
+from flowstore.run import imports, server, snapshot, streams, wire
 from flowstore.run.executor import Died, Ended, Event, Offered, Printed, Reported, Sent, Started
+from flowstore.run.processes import Processes
 from flowstore.run.randomness import Generators
+from flowstore.run.servers import Starting, TaskServer, died
 from flowstore.run.worker import LAZY, PARQUET
+from flowstore.run.workers import STREAMS, Start, Worker
 
 if TYPE_CHECKING:
-    import subprocess
-
     from flowstore.run.snapshot import Sources
-    from flowstore.run.spawn import Spawner
-
-_STREAMS = ("stdout", "stderr")
-
-
-class _Worker:
-    """One process that runs tasks, and the driver's ends of its three connections."""
-
-    def __init__(self, ident: int) -> None:
-        self.ident = ident  # what the task server calls it
-        self.step = ""  # of the attempts that it has run
-        self.number: int | None = None  # the attempt that it runs
-        self.last = 0  # the attempt that it ran last
-        self.reported = False  # that attempt is over, but for what the process does at its end
-        self.pid: int | None = None
-        self.process: subprocess.Popen[bytes] | None = None
-        self.channel: socket.socket
-        self.pipes: dict[str, int | socket.socket] = {}  # stream: what to read it from
-        self.reader = wire.Reader()
-        self.garbled = False
-        self.refused: int | None = None  # the errno with which the system refused to start it
-
-
-def default_start_method() -> str:
-    """`fork` where it is there and safe, else `spawn`."""
-    return "fork" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
 
 
 class LocalExecutor:
@@ -92,37 +67,27 @@ class LocalExecutor:
         self._flow = flow
         self._graph = graph
         self._selector = selectors.DefaultSelector()
-        self._workers: dict[int, _Worker] = {}  # by ident, all that have not ended
-        self._running: dict[int, _Worker] = {}  # by attempt number
-        self._idle: dict[str, list[_Worker]] = {}  # by step
-        self._ready: _Worker | None = None  # has not run anything yet
+        self._workers: dict[int, Worker] = {}  # by ident, all that have not ended
+        self._running: dict[int, Worker] = {}  # by attempt number
+        self._idle: dict[str, list[Worker]] = {}  # by step
+        self._ready: dict[TaskServer, Worker] = {}  # have not run anything yet
         self._started: list[Event] = []  # not yet told
-        self._ended: list[tuple[_Worker, int]] = []  # processes that are gone, with exit codes; 0 where there was none
+        self._ended: list[tuple[Worker, int]] = []  # processes that are gone, with exit codes; 0 where there was none
         self._numbers = 0
         self._idents = 0
         sources = snapshot.take(flow) if sources is None else sources
         imports.install(sources)
-        self._warm: set[int] = set()  # what of `LAZY` the task server has been told to import
-        self._control: socket.socket | None = None
-        self._spawner: Spawner | None = None
-        self.notice: str | None = None
-        if (method or default_start_method()) == "fork":
-            generators = generators or Generators(context.state.flow_module)
-            self._control, self._server_pid = server.start(flow, graph, generators)
-            if missed := threads.missed_after_fork():
-                self.notice = threads.notice(missed, forked=method is not None)
-                if not method:
-                    os.kill(self._server_pid, signal.SIGKILL)  # it may hang, too
-                    self._end_server()
-        if self._control is not None:
-            self._selector.register(self._control, selectors.EVENT_READ, (None, "control"))
+        self._processes = Processes(flow, graph, sources)
+        main, self.notice = self._processes.fork_server(method, generators)
+        self._servers: dict[_Key, TaskServer | None] = {(): main}  # None: tasks with these variables are spawned
+        if main is not None:
+            self._listen(main)
             if "pyarrow" in sys.modules:  # pandas imports it, so that there may be frames to store
-                self._warm_up([LAZY.index(PARQUET)])
-            self._keep_ready()
-        else:
-            from flowstore.run.spawn import Spawner
+                self._warm_up(main, [LAZY.index(PARQUET)])
+            self._keep_ready(main)
 
-            self._spawner = Spawner(flow, sources)
+    def _listen(self, server: TaskServer) -> None:
+        self._selector.register(server.control, selectors.EVENT_READ, (None, server))
 
     def watch(self, waker: socket.socket) -> None:
         """Return from `wait` as soon as `waker` can be read."""
@@ -132,17 +97,24 @@ class LocalExecutor:
         """Start an attempt; gives the number that its events carry."""
         self._numbers += 1
         idle = self._idle.get(step)
-        worker = idle.pop() if idle else self._take_ready() or self._start()
+        environment = order["environment"]
+        worker = idle.pop() if idle else self._take_ready(environment) or self._start(environment)
         worker.number = worker.last = self._numbers
         worker.step, worker.reported = step, False
         self._running[self._numbers] = worker
         if worker.pid is not None:
             self._started.append(Started(worker.number, worker.pid))
-        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, which `wait` tells
-            wire.send(worker.channel, {**order, "reuse": self.reuse})
-        if self._control is not None and self._graph[step].kind != "end":  # which nothing follows
-            self._keep_ready()
+        self._order(worker, {**order, "reuse": self.reuse})
+        if worker.server is not None and self._graph[step].kind != "end":  # which nothing follows
+            self._keep_ready(worker.server)
         return self._numbers
+
+    def _order(self, worker: Worker, order: dict[str, Any]) -> None:
+        if worker.server is not None and worker.server.importing:
+            worker.order = order
+            return
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, which `wait` tells
+            wire.send(worker.channel, order)
 
     def answer(self, number: int, message: dict[str, Any]) -> None:
         """Reply to an offer."""
@@ -152,11 +124,13 @@ class LocalExecutor:
     def kill(self, number: int, how: signal.Signals) -> None:
         """Send a signal to an attempt's process group."""
         worker = self._running[number]
-        if self._control is not None:
+        if worker.process is not None:
+            self._processes.spawner().kill(worker.process, how)
+        elif worker.server is not None and worker.server.withdraw(worker.ident):
+            self._ended.append((worker, -how))
+        elif worker.server is not None:
             with contextlib.suppress(FlowstoreError):  # the server died, which `wait` tells
-                self._ask(server.KILL, worker.ident, how)
-        elif self._spawner is not None and worker.process is not None:
-            self._spawner.kill(worker.process, how)
+                worker.server.ask(server.KILL, worker.ident, how)
 
     def finish(self) -> list[int]:
         """Let the processes end that wait for attempts; gives the last attempt of each, whose `Ended` follows."""
@@ -173,150 +147,156 @@ class LocalExecutor:
     def close(self) -> None:
         """End every process. What an attempt had not reported is lost."""
         for worker in list(self._workers.values()):
-            if worker.process is not None and worker.number is not None:
-                self.kill(worker.number, _KILL)
+            if worker.process is not None:
+                self._processes.spawner().kill(worker.process, _KILL)
             self._discard(worker)
-        if self._spawner is not None:
-            self._spawner.close()
-        self._end_server()
+        for each in self._servers.values():
+            if each is not None:
+                each.close(kill=each.importing)
+        self._processes.close()
         self._selector.close()
-
-    def _end_server(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            os.waitpid(self._server_pid, 0)
-            self._control = None
 
     # --- processes
 
-    def _ask(self, what: bytes, number: int, argument: int) -> None:
-        """Send the task server a message that needs no descriptors."""
-        assert self._control is not None
-        try:
-            self._control.sendall(server.MESSAGE.pack(what, number, argument))
-        except ConnectionError:
-            raise _server_died() from None
-
-    def _keep_ready(self) -> None:
+    def _keep_ready(self, server: TaskServer) -> None:
         """Have a process that waits for the next attempt, so that this need not wait for a fork."""
-        if self._ready is None:
+        if server not in self._ready and not server.importing:
             with contextlib.suppress(OSError):  # too many open files, perhaps: the next attempt is told, if still so
-                self._ready = self._start()
+                self._ready[server] = self._start_on(server)
 
-    def _take_ready(self) -> _Worker | None:
-        """That process; `None` where the system refused it, which it may not do to the next."""
-        worker = self._ready
+    def _take_ready(self, environment: Mapping[str, str]) -> Worker | None:
+        """That process; `None` where there is none, or the system refused it, which it may not do to the next."""
+        server = self._servers.get(_key(environment))
+        worker = self._ready.get(server) if server is not None else None
         while worker is not None and worker.pid is None and worker.refused is None:
-            self._hear(wait=True)
-        if worker is None or worker.refused is not None:
+            self._hear(worker.server, wait=True)
+        if server is None or worker is None or worker.refused is not None:
             return None
-        self._ready = None
+        del self._ready[server]
         return worker
 
-    def _start(self) -> _Worker:
+    def _start(self, environment: Mapping[str, str]) -> Worker:
+        """A new process, with a step's variables."""
+        key = _key(environment)
+        if self._servers[()] is None or (key in self._servers and self._servers[key] is None):
+            return self._connected(lambda worker, theirs, ends: self._spawn(worker, theirs, ends, environment))
+        if key in self._servers:
+            return self._start_on(self._servers[key])
+        return self._connected(lambda worker, theirs, ends: self._start_server(worker, theirs, ends, environment))
+
+    def _start_on(self, server: TaskServer | None) -> Worker:
+        return self._connected(lambda worker, theirs, ends: self._fork(server, worker, theirs, ends))
+
+    def _fork(self, server: TaskServer | None, worker: Worker, theirs: socket.socket, ends: Sequence[int]) -> None:
+        assert server is not None
+        worker.server = server
+        descriptors = [theirs.fileno(), *ends]
+        if server.importing:
+            server.starting.append(Starting(worker.ident, [os.dup(descriptor) for descriptor in descriptors]))
+        else:
+            server.fork(worker.ident, descriptors)
+
+    def _start_server(
+        self, worker: Worker, theirs: socket.socket, ends: Sequence[int], environment: Mapping[str, str]
+    ) -> None:
+        """Start the server for a step's variables; what the import of the flow prints there is its first task's."""
+        made = self._processes.import_server(environment, ends)
+        self._servers[_key(environment)] = made
+        self._listen(made)
+        self._fork(made, worker, theirs, ends)
+
+    def _spawn(
+        self, worker: Worker, theirs: socket.socket, ends: Sequence[int], environment: Mapping[str, str]
+    ) -> None:
+        worker.process = self._processes.spawner().start(theirs, ends[0], ends[1], environment)
+        worker.pid = worker.process.pid
+
+    def _connected(self, start: Start) -> Worker:
+        """A worker that `start` starts, and that is listened to."""
         self._idents += 1
-        worker = _Worker(self._idents)
-        worker.channel, theirs = socket.socketpair()
-        ends: dict[str, tuple[int, int]] = {}
+        worker = Worker(self._idents)
         try:
-            for stream in _STREAMS:
-                ends[stream] = os.pipe()
-            child_ends = [end for _, end in ends.values()]
-            if self._control is not None:
-                message = server.MESSAGE.pack(server.FORK, worker.ident, 0)
-                socket.send_fds(self._control, [message], [theirs.fileno(), *child_ends])
-            elif self._spawner is not None:
-                worker.process = self._spawner.start(theirs, *child_ends)
-                worker.pid = worker.process.pid
+            worker.connect(start)
+        except ConnectionError:
+            raise died() from None
         except OSError as error:
             if error.errno not in _NO_ROOM:
-                worker.channel.close()
-                for ours, _ in ends.values():
-                    os.close(ours)
-                if isinstance(error, ConnectionError):
-                    raise _server_died() from None
                 raise
             self._refuse(worker, error.errno)
-        finally:
-            theirs.close()
-            for _, end in ends.values():
-                os.close(end)
-        worker.pipes = {stream: streams.selectable(ends[stream][0]) for stream in _STREAMS}
         self._workers[worker.ident] = worker
-        self._selector.register(worker.channel, selectors.EVENT_READ, (worker, "channel"))
-        for stream, pipe in worker.pipes.items():
-            self._selector.register(pipe, selectors.EVENT_READ, (worker, stream))
+        for what, connection in worker.connections():
+            self._selector.register(connection, selectors.EVENT_READ, (worker, what))
         return worker
 
-    def _refuse(self, worker: _Worker, number: int) -> None:
+    def _refuse(self, worker: Worker, number: int) -> None:
         """There is no process for a worker, which ends it before it began."""
         worker.refused = number
         self._ended.append((worker, 0))
 
-    def _discard(self, worker: _Worker) -> None:
+    def _discard(self, worker: Worker) -> None:
         """Forget a worker, and close the driver's ends of its connections."""
         self._workers.pop(worker.ident, None)
         if worker.number is not None:
             self._running.pop(worker.number, None)
         if worker in (idle := self._idle.get(worker.step, [])):
             idle.remove(worker)
-        if worker is self._ready:
-            self._ready = None
-        for connection in (worker.channel, *worker.pipes.values()):
-            self._close(connection)
-        worker.pipes = {}
-        if self._spawner is not None and worker.process is not None:
-            self._spawner.leave(worker.process)
+        if worker.server is not None:
+            if self._ready.get(worker.server) is worker:
+                del self._ready[worker.server]
+            worker.server.withdraw(worker.ident)
+        for what, _ in list(worker.connections()):
+            self._close(worker, what)
+        if worker.process is not None:
+            self._processes.spawner().leave(worker.process)
 
-    def _close(self, connection: int | socket.socket) -> None:
+    def _close(self, worker: Worker, what: str) -> None:
+        connection = worker.take(what)
         with contextlib.suppress(KeyError, ValueError):  # at its end already
             self._selector.unregister(connection)
-        if isinstance(connection, int):
-            os.close(connection)
-        else:
-            connection.close()
+        streams.close(connection)
 
     # --- events
 
     def wait(self, timeout_s: float | None) -> list[Event]:
         """What attempts did; waits for the first of it, at most `timeout_s`."""
-        if self._spawner is not None:  # nobody tells when a spawned process ends
+        if self._processes.spawns:  # nobody tells when a spawned process ends
             timeout_s = 0.1 if timeout_s is None else min(timeout_s, 0.1)
         ready = [key.data for key, _ in self._selector.select(0 if self._started or self._ended else timeout_s)]
-        if (None, "control") in ready:
-            while self._hear(wait=False):
-                pass
+        for _, what in ready:
+            if isinstance(what, TaskServer):
+                while self._hear(what, wait=False):
+                    pass
         events: list[Event] = []
         for worker, what in ready:
             if worker is None or worker.ident not in self._workers:
                 continue
-            while worker.pid is None and worker.refused is None:  # what the task server told of it is on its way
-                self._hear(wait=True)
+            while self._is_expected(worker):  # what the task server told of it is on its way
+                self._hear(worker.server, wait=True)
             events += (self._channel(worker) or []) if what == "channel" else self._output(worker, what)
         events, self._started = self._started + events, []
-        if self._spawner is not None:
+        if self._processes.spawns:
             gone = [worker for worker in self._workers.values() if worker.process and worker.process.poll() is not None]
             self._ended += [(worker, worker.process.returncode) for worker in gone if worker.process]
-            self._spawner.reap()
+            self._processes.spawner().reap()
         ended, self._ended = self._ended, []
         for worker, code in ended:
             events += self._end(worker, code)
         return events
 
-    def _hear(self, *, wait: bool) -> bool:
-        """Take one message of the server's, if there is one."""
-        assert self._control is not None
-        receive = streams.receive if wait else streams.receive_now
-        data = receive(self._control, server.MESSAGE.size)
-        if data is None:
+    def _is_expected(self, worker: Worker) -> bool:
+        importing = worker.server is not None and worker.server.importing
+        return worker.pid is None and worker.refused is None and not importing
+
+    def _hear(self, sender: TaskServer | None, *, wait: bool) -> bool:
+        """Take one message of a server's, if there is one."""
+        assert sender is not None
+        message = sender.hear(wait=wait)
+        if message is None:
             return False
-        while 0 < len(data) < server.MESSAGE.size:
-            more = streams.receive(self._control, server.MESSAGE.size - len(data))
-            data = data + more if more else b""
-        if not data:
-            raise _server_died()
-        what, ident, argument = server.MESSAGE.unpack(data)
+        what, ident, argument = message
         worker = self._workers.get(ident)
+        if what in (b"", server.READY, server.UNSAFE):
+            return self._settle(sender, what)
         if worker is not None and what == server.ENDED:
             self._ended.append((worker, os.waitstatus_to_exitcode(argument)))
         elif worker is not None and what == server.REFUSED:
@@ -327,7 +307,41 @@ class LocalExecutor:
                 self._started.append(Started(worker.number, argument))
         return True
 
-    def _output(self, worker: _Worker, stream: str) -> list[Event]:
+    def _settle(self, sender: TaskServer, what: bytes) -> bool:
+        """A server is ready, or will never be: start what waits for it, or end that; False where it is gone."""
+        if not sender.importing:
+            raise died()
+        starting, sender.starting = sender.starting, []
+        waiting = [(item, self._workers[item.ident]) for item in starting]
+        key = next(key for key, known in self._servers.items() if known is sender)
+        sender.importing = False
+        if what == server.READY:
+            for item, worker in waiting:
+                sender.fork(item.ident, item.descriptors)
+                item.close()
+                self._order(worker, worker.order or {})
+            return True
+        self._selector.unregister(sender.control)
+        code = sender.close()
+        if what == server.UNSAFE:
+            self._servers[key] = None
+            environment = dict(key)
+            for item, worker in waiting:
+                channel, *ends = item.descriptors
+                worker.server = None
+                with socket.socket(fileno=os.dup(channel)) as theirs:
+                    self._spawn(worker, theirs, ends, environment)
+                self._started.append(Started(worker.last, worker.pid or 0))
+                item.close()
+                self._order(worker, worker.order or {})
+            return False
+        del self._servers[key]  # the import failed; the next attempt tries again
+        for item, worker in waiting:
+            item.close()
+            self._ended.append((worker, code))
+        return False
+
+    def _output(self, worker: Worker, stream: str) -> list[Event]:
         """What can be read of a stream now, in one piece."""
         pipe = worker.pipes.get(stream)
         if pipe is None:
@@ -336,17 +350,17 @@ class LocalExecutor:
         if data:  # an idle worker's is a forgotten child's, and nobody's
             return [] if worker.number is None else [Printed(worker.number, stream, data)]
         if data is not None:
-            self._close(worker.pipes.pop(stream))  # the step closed it
+            self._close(worker, stream)  # the step closed it
         return []
 
-    def _all_output(self, worker: _Worker) -> list[Event]:
+    def _all_output(self, worker: Worker) -> list[Event]:
         events: list[Event] = []
-        for stream in _STREAMS:
+        for stream in STREAMS:
             while more := self._output(worker, stream):
                 events += more
         return events
 
-    def _channel(self, worker: _Worker) -> list[Event] | None:
+    def _channel(self, worker: Worker) -> list[Event] | None:
         """What a worker has said; `None` where nothing has arrived."""
         data = streams.receive_now(worker.channel, streams.READ_BYTES)
         if not data:
@@ -366,7 +380,7 @@ class LocalExecutor:
                 self.kill(worker.number, _KILL)
         return events
 
-    def _said(self, worker: _Worker, kind: bytes, body: bytes) -> list[Event]:
+    def _said(self, worker: Worker, kind: bytes, body: bytes) -> list[Event]:
         """What one frame from a worker means."""
         if worker.number is None:
             raise ValueError("it runs nothing, so it has nothing to say")
@@ -378,24 +392,24 @@ class LocalExecutor:
         events = self._all_output(worker)
         if message["kind"] == "report":
             worker.reported = True
-            self._warm_up(message.pop("used"))
+            self._warm_up(worker.server, message.pop("used"))
             events.append(Reported(worker.number, message))
         if message["kind"] == "ended" or message["ended"]:
             events.append(Ended(worker.number, kept=self.reuse))
             self._release(worker)
         return events
 
-    def _warm_up(self, used: list[int]) -> None:
+    def _warm_up(self, sender: TaskServer | None, used: list[int]) -> None:
         """Have what a task had to import ready for those that start from now on."""
         for module in used:
-            if self._control is not None and module not in self._warm:
-                self._warm.add(module)
-                self._ask(server.WARM_UP, 0, module)
-                if self._ready is not None:  # it was forked before
-                    self._discard(self._ready)
-                    self._keep_ready()
+            if sender is not None and module not in sender.warm:
+                sender.warm.add(module)
+                sender.ask(server.WARM_UP, 0, module)
+                if sender in self._ready:  # it was forked before
+                    self._discard(self._ready[sender])
+                    self._keep_ready(sender)
 
-    def _release(self, worker: _Worker) -> None:
+    def _release(self, worker: Worker) -> None:
         """A worker's attempt is over: keep it for the next one of its step, or let it end."""
         if self.reuse and worker.number is not None:
             del self._running[worker.number]
@@ -404,7 +418,7 @@ class LocalExecutor:
         else:
             self._discard(worker)
 
-    def _end(self, worker: _Worker, code: int) -> list[Event]:
+    def _end(self, worker: Worker, code: int) -> list[Event]:
         """A process is gone: take what it still said, which may be the report."""
         events: list[Event] = []
         while worker.number is not None and worker.ident in self._workers:
@@ -429,5 +443,8 @@ _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)  # for one more process
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end a process
 
 
-def _server_died() -> FlowstoreError:
-    return FlowstoreError("The task server died, so no more tasks can be started.")
+_Key = tuple[tuple[str, str], ...]  # a step's variables
+
+
+def _key(environment: Mapping[str, str]) -> _Key:
+    return tuple(sorted(environment.items()))

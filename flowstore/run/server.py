@@ -7,7 +7,8 @@ and all children, each with whatever process group it leads.
 
 Messages are 9 bytes: a letter, the child's number, a number. To the server: `F` fork, `K` kill (signal),
 `W` warm up (which of `worker.LAZY`). From it: `S` started (pid), `X` ended (wait status), or instead of both
-`R` refused (errno), where the system had no process to give.
+`R` refused (errno), where the system had no process to give. A server in an interpreter of its own begins with `Y`,
+ready, or with `U`, where the import has left threads that a forked task would miss.
 
 What costs time to import, and only some flows need, is imported here once a child has needed it, or is likely to, so
 that the later ones have it already.
@@ -25,37 +26,71 @@ import socket
 import struct
 import sys
 import warnings
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import worker
+from flowstore.run import threads, worker
 from flowstore.run.ending import Ending, flush_imported
 from flowstore.run.randomness import Generators
 
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
+READY, UNSAFE = b"Y", b"U"
 
 
 def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[socket.socket, int]:
     """Fork the server; gives the socket to talk to it, and its pid."""
-    files = flush_imported()
     ours, theirs = socket.socketpair()
+    pid = _fork(theirs, flow, graph, generators, [ours])
+    theirs.close()
+    return ours, pid
+
+
+def imported(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
+    """The life of a fresh interpreter that has imported the flow with a step's variables; see `servers.start`.
+
+    The server is a fork of it. This process waits for the server's end, and then ends like a script, for what the
+    import has made.
+    """
+    generators = Generators(sys.modules[flow.__module__])
+    control = socket.socket(fileno=told["control"])
+    control.set_inheritable(False)
+    pid = _fork(control, flow, graph, generators, [])
+    if threads.missed_after_fork():
+        os.kill(pid, signal.SIGKILL)
+        control.sendall(MESSAGE.pack(UNSAFE, 0, 0))
+    else:
+        control.sendall(MESSAGE.pack(READY, 0, 0))
+    control.close()
+    os.waitpid(pid, 0)
+    Ending().finish()
+
+
+def _fork(
+    control: socket.socket,
+    flow: type[FlowSpec],
+    graph: Graph,
+    generators: Generators,
+    others: list[socket.socket],
+) -> int:
+    files = flush_imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
         pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            ours.close()
-            _Server(theirs, flow, graph, generators, files).serve()
+            for other in others:
+                other.close()
+            _Server(control, flow, graph, generators, files).serve()
             status = 0
         finally:
             os._exit(status)
-    theirs.close()
-    return ours, pid
+    return pid
 
 
 class _Server:

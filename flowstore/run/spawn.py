@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import guard
@@ -37,12 +38,19 @@ class Spawner:
                     start_new_session=True,
                 )
 
-    def start(self, channel: socket.socket, out: int, err: int) -> subprocess.Popen[bytes]:
-        """Start an interpreter that takes its orders from a channel."""
+    def start(
+        self, channel: socket.socket, out: int, err: int, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """Start an interpreter that takes its orders from a channel, with variables in addition to ours."""
         handle = channel.fileno()
         fds = [] if sys.platform == "win32" else [handle]
         process = self._interpreters.start(
-            "flowstore.run.worker:spawned", {"channel": handle}, fds=fds, stdout=out, stderr=err
+            "flowstore.run.worker:spawned",
+            {"channel": handle},
+            fds=fds,
+            stdout=out,
+            stderr=err,
+            environment={**os.environ, **environment},
         )
         if sys.platform == "win32":
             assert process.stdin is not None

@@ -27,7 +27,6 @@ from flowstore.run.console import Console, duration
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
 from flowstore.run.identity import Identity
-from flowstore.run.kept import parameters_from
 from flowstore.run.orders import RunPlan, StepPolicy
 from flowstore.run.resume import Origin, names_of, nothing_to_take
 from flowstore.run.snapshot import Sources
@@ -104,6 +103,8 @@ def resume_flow(
     executor: Executor,
 ) -> int:
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
+    from flowstore.run.kept import parameters_from
+
     with _prepared(flow, options, executor) as (store, console, stop):
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)

@@ -28,6 +28,14 @@ def pump(pipe: int, target: socket.socket) -> None:
             target.sendall(data)
 
 
+def close(connection: int | socket.socket) -> None:
+    """Close what `selectable` returned, or a socket."""
+    if isinstance(connection, int):
+        os.close(connection)
+    else:
+        connection.close()
+
+
 def read_now(pipe: int | socket.socket) -> bytes | None:
     """What can be read now; `None` if nothing, `b""` at the end."""
     if not isinstance(pipe, int):

@@ -30,7 +30,6 @@ from flowstore.store.codecs import Encoded, encode
 from flowstore.store.locate import close_beside
 from flowstore.store.plain import MAX_METRICS
 from flowstore.store.preview import preview, type_name
-from flowstore.store.sameness import is_unchanged
 from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
@@ -67,8 +66,6 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any], en
     """
     state = context.state
     state.flow_module = sys.modules[flow.__module__]
-    if order["environment"]:
-        os.environ.update(order["environment"])
     node = graph[order["step"]]
     link = TaskLink(order, order["step"], order["base_id"], is_join=node.is_join)
     instance = spec.bind(flow, link)
@@ -371,8 +368,11 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     sha = encoded.sha
     if (sha, encoded.codec) == (blob.sha, blob.codec):
         return None
-    if "pickle" in {blob.codec, encoded.codec} and is_unchanged(value, link.load_blob(blob, name)):
-        return None  # a value has many pickles
+    if "pickle" in {blob.codec, encoded.codec}:  # a value has many pickles
+        from flowstore.store.sameness import is_unchanged
+
+        if is_unchanged(value, link.load_blob(blob, name)):
+            return None
     return encoded
 
 

@@ -73,7 +73,7 @@ create view run_summary as
          r.uuid as uuid,
          r.note as note,
          (select a.error_type || case when a.error_message = '' then '' else ': ' ||
-             substr(a.error_message, 1, instr(a.error_message || char(10), char(10)) - 1) end
+             substr(a.error_message, 1, instr(a.error_message || '\n', '\n') - 1) end
           from tasks t join attempts a on a.id = t.attempt_id
           where t.run_id = r.id and t.status = 'failed' order by a.finished_at, a.id limit 1) as error
   from runs r join flows f on f.id = r.flow_id;
@@ -95,27 +95,26 @@ create view task_summary as
          coalesce((select a.ran_on from attempts a where a.id = t.attempt_id),
                   case when t.origin_pathspec is null then r.host end) as host,
          (select a.error_type || case when a.error_message = '' then '' else ': ' ||
-             substr(a.error_message, 1, instr(a.error_message || char(10), char(10)) - 1) end
+             substr(a.error_message, 1, instr(a.error_message || '\n', '\n') - 1) end
           from attempts a where a.task_id = t.id and a.error_type is not null
           order by a.number desc limit 1) as error
   from tasks t join steps s on s.id = t.step_id join runs r on r.id = t.run_id join flows f on f.id = r.flow_id;
 
 create view set_artifacts as
-  -- what each task set in its last attempt, parameters and constants with the start task; artifact_values
-  -- and object_tags are built on it
-  select t.run_id as run_id, t.step_id as step_id, t.id as task_id, a.name as name, a.blob_id as blob_id
-  from artifacts a join attempts n on n.id = a.attempt_id join tasks t on t.id = n.task_id and t.attempt_id = n.id
-  where a.merged = 0 and a.blob_id is not null
+  -- what each task set in its last attempt, parameters and constants with the start task
+  select r.id as run_id, t.step_id as step_id, t.id as task_id, a.name as name, a.blob_id as blob_id
+  from runs r cross join tasks t cross join artifacts a
+  where t.run_id = r.id and a.attempt_id = t.attempt_id and a.merged = 0 and a.blob_id is not null
   union all
-  select t.run_id, t.step_id, t.id, p.name, p.blob_id
-  from run_artifacts p join steps s on s.run_id = p.run_id and s.name = 'start'
-  join tasks t on t.run_id = p.run_id and t.step_id = s.id
-  where not exists (select 1 from tasks o where o.run_id = t.run_id and o.step_id = t.step_id and o.id < t.id);
+  select r.id, t.step_id, t.id, p.name, p.blob_id
+  from runs r cross join steps s cross join tasks t cross join run_artifacts p
+  where s.run_id = r.id and s.name = 'start' and t.run_id = r.id and t.step_id = s.id and p.run_id = r.id
+    and not exists (select 1 from tasks o where o.run_id = t.run_id and o.step_id = t.step_id and o.id < t.id);
 
 create view artifact_values as
-  -- a row where a task set the artifact. value is the value as JSON text, where it has one of at most 64 KiB; exact
-  -- is 1 where that JSON is the value itself; number is the value where it is one number:
-  -- select value ->> '$.accuracy' from artifact_values where name = 'metrics'
+  -- a row where a task set the artifact, parameters and constants with the start task. value is the value as JSON text,
+  -- where it has one of at most 64 KiB; exact is 1 where that JSON is the value itself; number is the value where it is
+  -- one number: select value ->> '$.accuracy' from artifact_values where name = 'metrics'
   select f.name as flow, a.run_id as run_id, s.name as step, a.task_id as task_id, a.name as name,
          b.type as type, b.codec as codec, b.size_bytes as size_bytes, lower(hex(b.sha)) as sha, b.preview as preview,
          case when b.codec <> 'json' then v.value
@@ -125,9 +124,9 @@ create view artifact_values as
          case when b.codec <> 'json' then v.magnitude
               when b.type in ('int', 'float') and b.size_bytes <= 400
               then cast(substr(b.data, 1) || '' as double) end as number
-  from set_artifacts a
-  join steps s on s.id = a.step_id join runs r on r.id = a.run_id join flows f on f.id = r.flow_id
-  join blobs b on b.id = a.blob_id left join blob_values v on v.blob_id = b.id;
+  from set_artifacts a cross join steps s cross join runs r cross join flows f cross join blobs b
+  left join blob_values v on v.blob_id = b.id
+  where s.id = a.step_id and r.id = a.run_id and f.id = r.flow_id and b.id = a.blob_id;
 
 create view metrics as
   -- a row a number inside an artifact that a task set: name is 'metrics.accuracy' or 'scores.0', or the artifact's own
@@ -139,48 +138,128 @@ create view metrics as
   join runs r on r.id = n.run_id join flows f on f.id = r.flow_id;
 
 create view object_tags as
-  -- effective tags of every object; own is 0 where the tag is inherited from the run, step or task above
-  select 'run' as kind, f.name as flow, r.id as run_id, null as step, null as task_id, null as artifact,
-         g.tag as tag, rt.system as system, 1 as own
-  from run_tags rt join runs r on r.id = rt.run_id join flows f on f.id = r.flow_id join tags g on g.id = rt.tag_id
+  -- effective tags of every object; own is 0 where the tag is inherited from the run, step or task above. The order of
+  -- the joins is that of run_id, and only runs with tags of steps, tasks or artifacts look for those
+  select 'run' as kind, f.name as flow, r.id as run_id, cast(null as text) as step,
+         cast(null as integer) as task_id, cast(null as text) as artifact, g.tag as tag, rt.system as system, 1 as own
+  from runs r cross join flows f cross join run_tags rt cross join tags g
+  where f.id = r.flow_id and rt.run_id = r.id and g.id = rt.tag_id
   union all
-  select 'step', f.name, r.id, s.name, null, null, g.tag, rt.system, 0
-  from run_tags rt join runs r on r.id = rt.run_id join flows f on f.id = r.flow_id join tags g on g.id = rt.tag_id
-  join steps s on s.run_id = r.id
-  where not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id and n.task_id = 0
-                    and n.artifact = '' and n.tag_id = rt.tag_id)
+  select 'step', f.name, r.id, s.name, cast(null as integer), cast(null as text), g.tag, rt.system, 0
+  from runs r cross join flows f cross join steps s cross join run_tags rt cross join tags g
+  where f.id = r.flow_id and s.run_id = r.id and rt.run_id = r.id and g.id = rt.tag_id
+    and not exists (select 1 from node_tags n where n.run_id = r.id)
   union all
-  select 'task', f.name, r.id, s.name, t.id, null, g.tag, rt.system, 0
-  from run_tags rt join runs r on r.id = rt.run_id join flows f on f.id = r.flow_id join tags g on g.id = rt.tag_id
-  join tasks t on t.run_id = r.id join steps s on s.id = t.step_id
-  where not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
-                    and n.task_id in (0, t.id) and n.artifact = '' and n.tag_id = rt.tag_id)
+  select 'step', f.name, h.run_id, s.name, cast(null as integer), cast(null as text), g.tag, rt.system, 0
+  from node_tags h cross join runs r cross join flows f cross join steps s cross join run_tags rt
+  cross join tags g
+  where r.id = h.run_id and f.id = r.flow_id and s.run_id = r.id and rt.run_id = r.id and g.id = rt.tag_id
+    and not exists (select 1 from node_tags i where i.run_id = h.run_id and (i.step_id, i.task_id, i.artifact, i.tag_id)
+                    < (h.step_id, h.task_id, h.artifact, h.tag_id))
+    and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
+                    and n.task_id = 0 and n.artifact = '' and n.tag_id = rt.tag_id)
   union all
-  select 'artifact', f.name, r.id, s.name, a.task_id, a.name, g.tag, rt.system, 0
-  from run_tags rt join runs r on r.id = rt.run_id join flows f on f.id = r.flow_id join tags g on g.id = rt.tag_id
-  join set_artifacts a on a.run_id = r.id join steps s on s.id = a.step_id
-  where not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
-                    and n.task_id in (0, a.task_id) and n.artifact in ('', a.name) and n.tag_id = rt.tag_id)
+  select 'task', f.name, r.id, s.name, t.id, cast(null as text), g.tag, rt.system, 0
+  from runs r cross join flows f cross join tasks t cross join steps s cross join run_tags rt cross join tags g
+  where f.id = r.flow_id and t.run_id = r.id and s.id = t.step_id and rt.run_id = r.id and g.id = rt.tag_id
+    and not exists (select 1 from node_tags n where n.run_id = r.id)
+  union all
+  select 'task', f.name, h.run_id, s.name, t.id, cast(null as text), g.tag, rt.system, 0
+  from node_tags h cross join runs r cross join flows f cross join tasks t cross join steps s
+  cross join run_tags rt cross join tags g
+  where r.id = h.run_id and f.id = r.flow_id and t.run_id = r.id and s.id = t.step_id and rt.run_id = r.id
+    and g.id = rt.tag_id
+    and not exists (select 1 from node_tags i where i.run_id = h.run_id and (i.step_id, i.task_id, i.artifact, i.tag_id)
+                    < (h.step_id, h.task_id, h.artifact, h.tag_id))
+    and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
+                    and n.task_id = 0 and n.artifact = '' and n.tag_id = rt.tag_id)
+    and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
+                    and n.task_id = t.id and n.artifact = '' and n.tag_id = rt.tag_id)
+  union all
+  select 'artifact', f.name, r.id, s.name, t.id, a.name, g.tag, rt.system, 0
+  from runs r cross join flows f cross join tasks t cross join steps s cross join artifacts a
+  cross join run_tags rt cross join tags g
+  where f.id = r.flow_id and t.run_id = r.id and s.id = t.step_id and a.attempt_id = t.attempt_id
+    and rt.run_id = r.id and g.id = rt.tag_id
+    and not exists (select 1 from node_tags n where n.run_id = r.id)
+    and a.merged = 0
+    and a.blob_id is not null
+  union all
+  select 'artifact', f.name, h.run_id, s.name, t.id, a.name, g.tag, rt.system, 0
+  from node_tags h cross join runs r cross join flows f cross join tasks t cross join steps s
+  cross join artifacts a cross join run_tags rt cross join tags g
+  where r.id = h.run_id and f.id = r.flow_id and t.run_id = r.id and s.id = t.step_id
+    and a.attempt_id = t.attempt_id and rt.run_id = r.id and g.id = rt.tag_id
+    and not exists (select 1 from node_tags i where i.run_id = h.run_id and (i.step_id, i.task_id, i.artifact, i.tag_id)
+                    < (h.step_id, h.task_id, h.artifact, h.tag_id))
+    and a.merged = 0
+    and a.blob_id is not null
+    and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
+                    and n.task_id = 0 and n.artifact = '' and n.tag_id = rt.tag_id)
+    and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
+                    and n.task_id = t.id and n.artifact = '' and n.tag_id = rt.tag_id)
+    and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
+                    and n.task_id = t.id and n.artifact = a.name and n.tag_id = rt.tag_id)
+  union all
+  select 'artifact', f.name, r.id, s.name, t.id, a.name, g.tag, rt.system, 0
+  from runs r cross join flows f cross join steps s cross join tasks t cross join run_artifacts a
+  cross join run_tags rt cross join tags g
+  where f.id = r.flow_id and s.run_id = r.id and s.name = 'start' and t.run_id = r.id and t.step_id = s.id
+    and a.run_id = r.id and rt.run_id = r.id and g.id = rt.tag_id
+    and not exists (select 1 from node_tags n where n.run_id = r.id)
+    and not exists (select 1 from tasks o where o.run_id = t.run_id and o.step_id = t.step_id and o.id < t.id)
+  union all
+  select 'artifact', f.name, h.run_id, s.name, t.id, a.name, g.tag, rt.system, 0
+  from node_tags h cross join runs r cross join flows f cross join steps s cross join tasks t
+  cross join run_artifacts a cross join run_tags rt cross join tags g
+  where r.id = h.run_id and f.id = r.flow_id and s.run_id = r.id and s.name = 'start'
+    and t.run_id = r.id and t.step_id = s.id and a.run_id = r.id and rt.run_id = r.id and g.id = rt.tag_id
+    and not exists (select 1 from node_tags i where i.run_id = h.run_id and (i.step_id, i.task_id, i.artifact, i.tag_id)
+                    < (h.step_id, h.task_id, h.artifact, h.tag_id))
+    and not exists (select 1 from tasks o where o.run_id = t.run_id and o.step_id = t.step_id and o.id < t.id)
+    and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
+                    and n.task_id = 0 and n.artifact = '' and n.tag_id = rt.tag_id)
+    and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
+                    and n.task_id = t.id and n.artifact = '' and n.tag_id = rt.tag_id)
+    and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
+                    and n.task_id = t.id and n.artifact = a.name and n.tag_id = rt.tag_id)
   union all
   select case when n.artifact <> '' then 'artifact' when n.task_id <> 0 then 'task' else 'step' end,
-         f.name, r.id, s.name, nullif(n.task_id, 0), nullif(n.artifact, ''), g.tag, 0, 1
-  from node_tags n join runs r on r.id = n.run_id join flows f on f.id = r.flow_id join tags g on g.id = n.tag_id
-  join steps s on s.id = n.step_id
+         f.name, n.run_id, s.name, cast(nullif(n.task_id, 0) as integer), cast(nullif(n.artifact, '') as text),
+         g.tag, cast(0 as integer), 1
+  from node_tags n cross join runs r cross join flows f cross join tags g cross join steps s
+  where r.id = n.run_id and f.id = r.flow_id and g.id = n.tag_id and s.id = n.step_id
   union all
-  select 'task', f.name, r.id, s.name, t.id, null, g.tag, 0, 0
-  from node_tags n join runs r on r.id = n.run_id join flows f on f.id = r.flow_id join tags g on g.id = n.tag_id
-  join steps s on s.id = n.step_id join tasks t on t.run_id = n.run_id and t.step_id = n.step_id
-  where n.task_id = 0
+  select 'task', f.name, n.run_id, s.name, t.id, cast(null as text), g.tag, cast(0 as integer), 0
+  from node_tags n cross join runs r cross join flows f cross join tags g cross join steps s cross join tasks t
+  where r.id = n.run_id and f.id = r.flow_id and g.id = n.tag_id and s.id = n.step_id
+    and t.run_id = n.run_id and t.step_id = n.step_id
+    and n.task_id = 0
     and not exists (select 1 from node_tags o where o.run_id = n.run_id and o.step_id = n.step_id
                     and o.task_id = t.id and o.artifact = '' and o.tag_id = n.tag_id)
   union all
-  select 'artifact', f.name, r.id, s.name, a.task_id, a.name, g.tag, 0, 0
-  from node_tags n join runs r on r.id = n.run_id join flows f on f.id = r.flow_id join tags g on g.id = n.tag_id
-  join steps s on s.id = n.step_id join set_artifacts a on a.run_id = n.run_id and a.step_id = n.step_id
-  where n.artifact = '' and n.task_id in (0, a.task_id)
+  select 'artifact', f.name, n.run_id, s.name, t.id, a.name, g.tag, cast(0 as integer), 0
+  from node_tags n cross join runs r cross join flows f cross join tags g cross join steps s cross join tasks t
+  cross join artifacts a
+  where r.id = n.run_id and f.id = r.flow_id and g.id = n.tag_id and s.id = n.step_id
+    and t.run_id = n.run_id and t.step_id = n.step_id and a.attempt_id = t.attempt_id
+    and a.merged = 0 and a.blob_id is not null and n.artifact = '' and n.task_id in (0, t.id)
     and not exists (select 1 from node_tags o where o.run_id = n.run_id and o.step_id = n.step_id
-                    and o.task_id = a.task_id and o.artifact = a.name and o.tag_id = n.tag_id)
+                    and o.task_id = t.id and o.artifact = a.name and o.tag_id = n.tag_id)
     and not (n.task_id = 0 and exists (
       select 1 from node_tags o where o.run_id = n.run_id and o.step_id = n.step_id
-      and o.task_id = a.task_id and o.artifact = '' and o.tag_id = n.tag_id));
+      and o.task_id = t.id and o.artifact = '' and o.tag_id = n.tag_id))
+  union all
+  select 'artifact', f.name, n.run_id, s.name, t.id, a.name, g.tag, cast(0 as integer), 0
+  from node_tags n cross join runs r cross join flows f cross join tags g cross join steps s cross join tasks t
+  cross join run_artifacts a
+  where r.id = n.run_id and f.id = r.flow_id and g.id = n.tag_id and s.id = n.step_id
+    and t.run_id = n.run_id and t.step_id = n.step_id and a.run_id = n.run_id
+    and s.name = 'start' and n.artifact = '' and n.task_id in (0, t.id)
+    and not exists (select 1 from tasks o where o.run_id = t.run_id and o.step_id = t.step_id and o.id < t.id)
+    and not exists (select 1 from node_tags o where o.run_id = n.run_id and o.step_id = n.step_id
+                    and o.task_id = t.id and o.artifact = a.name and o.tag_id = n.tag_id)
+    and not (n.task_id = 0 and exists (
+      select 1 from node_tags o where o.run_id = n.run_id and o.step_id = n.step_id
+      and o.task_id = t.id and o.artifact = '' and o.tag_id = n.tag_id));
 """

@@ -8,6 +8,7 @@ import attrs
 
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Row, Store
+from flowstore.text import one_line
 
 
 @attrs.frozen
@@ -16,7 +17,7 @@ class StepState:
 
     Attributes:
         name: the step's.
-        created_at: when it began, in milliseconds since 1970.
+        created_at: when it began, in milliseconds since 1970; where all tasks were taken over from another run, there.
         finished_at: when its last task ended; `None` while one runs.
         tasks: how many of its tasks have each status, by name of the status.
     """
@@ -42,9 +43,10 @@ def steps(store: Store, run_id: int, *, dead: bool = False) -> list[StepState]:
     """
     rows = store.rows(
         """select s.name, s.created_at, t.status, count(t.id) as tasks, max(t.finished_at) as finished_at,
-                  count(t.id) > count(t.finished_at) as unfinished
+                  count(t.id) > count(t.finished_at) as unfinished, min(t.started_at) as begun,
+                  t.origin_pathspec is not null as reused
            from steps s left join tasks t on t.run_id = s.run_id and t.step_id = s.id
-           where s.run_id = ? group by s.id, t.status order by s.id, t.status""",
+           where s.run_id = ? group by s.id, t.status, reused order by s.id, t.status""",
         (run_id,),
     )
     by_step: dict[str, list[Row]] = {}
@@ -54,14 +56,97 @@ def steps(store: Store, run_id: int, *, dead: bool = False) -> list[StepState]:
 
 
 def _state(rows: list[Row], *, dead: bool) -> StepState:
-    ends = [row["finished_at"] for row in rows if row["finished_at"] is not None]
+    own = [
+        row for row in rows if not row["reused"] and row["tasks"]
+    ] or rows  # else all ran in the run that was resumed
+    ends = [row["finished_at"] for row in own if row["finished_at"] is not None]
     over = bool(ends) and not any(row["unfinished"] for row in rows)
+    begun = min([rows[0]["created_at"], *(row["begun"] for row in own if row["begun"] is not None)])
     tasks: dict[str, int] = {}
     for row in rows:
         status = "dead" if dead and row["status"] == "running" else row["status"]
         if status is not None:
             tasks[status] = tasks.get(status, 0) + row["tasks"]
-    return StepState(rows[0]["name"], rows[0]["created_at"], max(ends) if over else None, dict(sorted(tasks.items())))
+    return StepState(rows[0]["name"], begun, max(begun, *ends) if over else None, dict(sorted(tasks.items())))
+
+
+@attrs.frozen
+class Failure:
+    """Why a run failed: its first task that failed for good.
+
+    Attributes:
+        task: `step/id`.
+        item: a preview of its foreach item; `None` outside a foreach.
+        error: type and message, in one line.
+    """
+
+    task: str
+    item: str | None
+    error: str
+
+    def __str__(self) -> str:
+        item = "" if self.item is None else f" (item {self.item})"
+        return f"{self.task}{item}: {self.error}"
+
+
+_LONGEST_ERROR = 300
+
+
+def first_failure(store: Store, run_id: int) -> Failure | None:
+    """Return why a run failed, or `None` where no task did."""
+    row = store.row(
+        f"""select s.name as step, t.id, {item_column(store)} as item, substr(a.error_type, 1, 200) as error_type,
+                  substr(a.error_message, 1, 1000) as error_message
+           from tasks t join steps s on s.id = t.step_id join attempts a on a.id = t.attempt_id
+           where t.run_id = ? and t.status = 'failed' order by a.finished_at, a.id limit 1""",  # noqa: S608
+        (run_id,),
+    )
+    if row is None:
+        return None
+    item = None if row["item"] is None else one_line(row["item"][:_LONGEST_ERROR])
+    error = error_line(row["error_type"], row["error_message"])
+    return Failure(f"{row['step']}/{row['id']}", item, error)
+
+
+def error_line(kind: str | None, message: str | None) -> str:
+    r"""Return an exception in one line.
+
+    >>> error_line("ValueError", "no\nsecond line"), error_line("KeyError", None)
+    ('ValueError: no', 'KeyError')
+    """
+    first = next((line for line in (message or "").splitlines() if line.strip()), "")
+    text = ": ".join(part for part in (kind or "an error", first.strip()) if part)
+    return one_line(text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…")
+
+
+def item_column(store: Store) -> str:
+    """Return the SQL of a task's foreach item, which a file of an older version lacks."""
+    return "null" if store.value("select 1 from pragma_table_info('tasks') where name = 'item'") is None else "t.item"
+
+
+def resume_command(store: Store, run_id: int) -> str:
+    """Return the command that goes on with a run; nothing where its source is not known."""
+    row = store.row("select c.* from runs r join codes c on c.id = r.code_id where r.id = ?", (run_id,))
+    if row is None or not row["script_name"]:
+        return ""
+    module = row["module"] if "module" in row.keys() else None  # noqa: SIM118  # of a row, not of a dict
+    called = row["script_name"] if module is None else f"-m {module}"
+    return one_line(f"python {called} resume --origin-run-id {run_id}")
+
+
+def reused(store: Store, run_id: int) -> int:
+    """Return how many tasks a run took over from the one that it resumed."""
+    count: int = store.value("select count(*) from tasks where run_id = ? and origin_pathspec is not null", (run_id,))
+    return count
+
+
+def items(store: Store, run_id: int) -> dict[int, str]:
+    """Return the previews of the foreach items of a run's tasks, by the task's id."""
+    rows = store.rows(
+        f"select t.id, {item_column(store)} as item from tasks t where t.run_id = ?",  # noqa: S608
+        (run_id,),
+    )
+    return {row["id"]: row["item"] for row in rows if row["item"] is not None}
 
 
 def edges(store: Store, run_id: int) -> list[tuple[str, str]]:

@@ -8,10 +8,12 @@ name, to its own class; any other rebuilds the copy, once for all artifacts that
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
 import hashlib
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from types import ModuleType
@@ -20,10 +22,11 @@ from typing import Any, Protocol
 import cloudpickle
 
 from flowstore.context import state
+from flowstore.errors import ArtifactError
 
 PROTOCOL = 5
 _rebuilt: dict[bytes, type] = {}
-_copies: dict[type, bytes | None] = {}
+_copies: dict[type, bytes] = {}
 
 
 class Readable(Protocol):
@@ -83,7 +86,41 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         module = state.flow_module
         if module is not None and isinstance(obj, type) and _find(module, obj.__qualname__) is obj:
             return _flow_class, (obj.__qualname__, _copy_of(obj, module))
+        if type(obj) is functools._lru_cache_wrapper and _is_by_value(obj.__module__):
+            return _lru_cached, (obj.__wrapped__, *obj.cache_parameters().values())
         return super().reducer_override(obj)
+
+
+class _CopyPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Writes a class by value, with new ones for the locks that are part of it."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind is functools.cached_property:  # which holds a lock in Python 3.11
+            return kind, (obj.func,), {"attrname": obj.attrname}
+        if kind is functools._lru_cache_wrapper and _is_by_value(obj.__module__):
+            return _lru_cached, (obj.__wrapped__, *obj.cache_parameters().values())
+        if kind in _NEW:
+            return _NEW[kind], ()
+        return super().reducer_override(obj)
+
+
+_NEW: dict[type, Callable[[], Any]] = {
+    type(_thread.allocate_lock()): _thread.allocate_lock,
+    type(threading.RLock()): threading.RLock,
+    threading.local: threading.local,
+}
+
+
+def _is_by_value(module: str | None) -> bool:
+    """Whether what a module defines is written by value, since another process may not have the module."""
+    flow_module = state.flow_module
+    return module == "__main__" or (flow_module is not None and module == flow_module.__name__)
+
+
+def _lru_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:  # of pickles
+    """Called by a pickle: a function with an empty cache; part of the file format."""
+    return functools.lru_cache(maxsize, typed)(function)
 
 
 def _find(module: ModuleType, qualname: str) -> Any:
@@ -93,15 +130,24 @@ def _find(module: ModuleType, qualname: str) -> Any:
     return found
 
 
-def _copy_of(cls: type, module: ModuleType) -> bytes | None:
-    """The class by value, or `None` where that can't be done: then only this flow's processes can load it."""
+def _copy_of(cls: type, module: ModuleType) -> bytes:
+    """Return the class by value.
+
+    Raises:
+        ArtifactError: it holds what can't be pickled, so that no process without the flow could load it.
+    """
     if cls not in _copies:
         register_classes(module)
         _track(cls, module)  # one that was made after the module was imported
+        buffer = BytesIO()
         try:
-            _copies[cls] = cloudpickle.dumps(cls, protocol=PROTOCOL)
-        except Exception:  # a lock, a module or an open file among its attributes; anything may raise here
-            _copies[cls] = None
+            _CopyPickler(buffer, protocol=PROTOCOL).dump(cls)
+        except Exception as error:  # anything may raise here
+            raise ArtifactError(
+                f"its class {cls.__qualname__} can't be loaded where the flow's file is missing, since the class, or a "
+                f"global that it uses, can't be pickled: {type(error).__name__}: {error}. Make that inside a method."
+            ) from error
+        _copies[cls] = buffer.getvalue()
     return _copies[cls]
 
 
@@ -121,7 +167,8 @@ def _track(cls: type, module: ModuleType) -> None:
 
 
 def _members(cls: type) -> str:
-    codes = [getattr(getattr(value, "__code__", None), "co_code", b"").hex() for value in vars(cls).values()]
+    functions = [getattr(value, "func", value) for value in vars(cls).values()]
+    codes = [getattr(getattr(function, "__code__", None), "co_code", b"").hex() for function in functions]
     return "\0".join([*vars(cls), *codes])
 
 

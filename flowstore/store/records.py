@@ -376,8 +376,10 @@ def ensure_code(
     db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes], module: str | None = None
 ) -> int:
     """Store a snapshot of source files, unless it is there; gives its row."""
-    encoded = {path: encode(content) for path, content in sorted(files.items())}
-    sha = code_sha(script_name, {path: item.sha for path, item in encoded.items()}, module)
+    import hashlib
+
+    shas = {path: hashlib.sha256(content).digest() for path, content in files.items()}  # those of their blobs
+    sha = code_sha(script_name, shas, module)
     row = db.execute("select id from codes where sha = ?", (sha,)).fetchone()
     if row is not None:
         return int(row[0])
@@ -386,6 +388,6 @@ def ensure_code(
     ).fetchone()[0]
     db.executemany(
         "insert into code_files (code_id, path, blob_id) values (?, ?, ?)",
-        [(code_id, path, blobs.put(db, store, item)) for path, item in encoded.items()],
+        [(code_id, path, blobs.put(db, store, encode(content))) for path, content in sorted(files.items())],
     )
     return int(code_id)
