@@ -25,7 +25,7 @@ from flowstore.run.checks import check_with
 from flowstore.run.identity import project_of
 from flowstore.run.launch import check_trusted, trigger
 from flowstore.run.snapshot import Sources
-from flowstore.store import blobs, records, tags, trust
+from flowstore.store import blobs, latest, records, tags, trust
 from flowstore.store import deployments as rows
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Row, Store, open_store
@@ -122,7 +122,7 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
             deployed_by=user,
             schedule=schedule,
             code_id=code_id,
-            signature=trust.sign_code(store.uuid, rows.code_digest(store, code_id)),
+            at_least=latest.least_version(store, flow.__name__, scope),
             parameters=[
                 (name, option, is_flag, None if value is None else blobs.put(db, store, value))
                 for name, option, is_flag, value in values
@@ -132,8 +132,10 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
             with_=asked.with_,
         )
         made = rows.get(store, rows.insert(db, new))
+        rows.sign(db, store, made)
         moved = [other for other in rows.active(store) if other.scope == scope and other.id != made.id]
         mine.prepare(store.uuid, scope, made.token)
+    latest.note(store, made.flow, scope, made.version)
     return Created(made, new_token, moved if new_token else [])
 
 
@@ -148,6 +150,7 @@ def delete(store: Store, deployment: Deployment, authorize: str | None = None) -
         _authorize(store, deployment.flow, deployment.scope, held, authorize)
         rows.delete(db, deployment, context.username())
         mine.prepare(store.uuid, deployment.scope, deployment.token)
+    latest.note(store, deployment.flow, deployment.scope, deployment.version + 1)
 
 
 def _sources(flow: type[FlowSpec], asked: Asked) -> Sources:

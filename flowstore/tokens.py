@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flowstore.context import home
 from flowstore.errors import FlowstoreError
-from flowstore.store import drafts
+from flowstore.store import drafts, private
 from flowstore.store.lock import locked
 
 
@@ -47,13 +47,16 @@ def unfinished(store_uuid: str, scope: str) -> list[str]:
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
+        content = private.read(path, "tokens")
+        if content is None:
+            return {}
+        found = json.loads(content.decode("utf-8"))
     except OSError as error:
         raise FlowstoreError(f"Your tokens {path} can't be read: {error.strerror}. Nothing was changed.") from error
     except ValueError as error:
         raise FlowstoreError(f"Your tokens {path} can't be read: {error}. {_MEND}") from error
+    except FlowstoreError as error:  # others may have written it
+        raise FlowstoreError(f"{error} Nothing was changed.") from None
     sound = isinstance(found, dict) and all(
         isinstance(scopes, dict) and all(isinstance(token, str) for token in scopes.values())
         for scopes in found.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowstore.store import blobs, codecs, records, tags
+from flowstore.store import blobs, codecs, records, tags, trust
 from flowstore.store.db import ensure_store
 from flowstore.store.tags import Node
 
@@ -47,6 +47,7 @@ def add_run(
         code_id = None if code is None else records.ensure_code(db, store, "flow.py", {"flow.py": code.encode()})
         origin = None if resumes is None else str(resumes)
         new = records.NewRun(flow, user, parameters or {}, fixed, code_id, [f"user:{user}", *system], tags, origin)
+        trust.claim(db, store.uuid)
         run_id = records.create_run(db, new)
         _Recorder(store, db, run_id, resumes, fails_at, attempts, printed, status, values).record(width)
     return run_id

@@ -117,7 +117,7 @@ def work(): return queue.get()
 def test_threads_that_a_fork_would_lose(named, head, flow):
     """Tasks start a fresh Python each, find what they need, and one line says why and names the threads."""
     script = flow(flow_source(LINEAR, head=head + COUNT_IMPORTS, start="self.x = bool(work())", end="work()"))
-    result = script("run", PYTHONWARNINGS="default")
+    result = script("run", timeout=200, PYTHONWARNINGS="default")
     assert imports(script) == 3  # the driver, and two tasks
     assert script.client().data.x is True
     [line] = [line for line in result.stderr.splitlines() if "fresh Python" in line]

@@ -154,6 +154,14 @@ def test_a_file_that_changes_while_the_run_starts(flow, method):
             script.db.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("method", METHODS[:2], ids=IDS[:2])
+def test_a_folder_that_is_not_searched_stays_so(tmp_path, method):
+    """With `python -P`, a file beside the flow does not hide a module of the standard library."""
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('hidden')\n")
+    (tmp_path / "flow.py").write_text(flow_source(LINEAR, start="import colorsys; colorsys.rgb_to_hsv(1, 1, 1)"))
+    python(tmp_path, "-P", "flow.py", "run", *method)
+
+
 # --- a large folder
 
 

@@ -805,7 +805,7 @@ LIES = {
     "metadata": "update attempts set metadata = 'x'",
     "JSON": "update blobs set data = x'7b', sha = sha(x'7b'), size_bytes = 1 where codec = 'json' and data is not null"
     " and id = (select max(id) from blobs where codec = 'json' and data is not null)",
-    "a time to come": "update runs set created_at = created_at + 1000000000",
+    "a time to come": "update runs set created_at = created_at + 1000000000000000",
     "a time before time": "update tasks set started_at = -1",
     "a time of a tag": "update run_tags set created_at = created_at + 1",
     "a flow of a tag": "update run_tags set flow_id = 2 where flow_id = 1",

@@ -211,7 +211,7 @@ def _executor(this: FlowFile, asked: Mapping[str, Any], sources: Sources, genera
         checks.check_fixed_defaults(this.type)
         checks.check_schedule(this.type)
         checks.check_with(this.type, asked["with_"])
-        checks.check_run_id_file(asked["run_id_file"])
+        checks.check_run_id_file(asked["run_id_file"], asked["store"])
     method, reuse = asked["start_method"], asked["reuse_workers"]
     return LocalExecutor(this.type, this.graph(), method=method, reuse=reuse, generators=generators, sources=sources)
 

@@ -12,7 +12,6 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +19,7 @@ from flowstore.cli import jsonform
 from flowstore.cli.render import no_formula, say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
-from flowstore.store import drafts
+from flowstore.store import outputs
 from flowstore.text import counted
 
 _PRINTED = frozenset({"json", "typed-json"})  # codecs whose values are shown as JSON, however large
@@ -82,15 +81,12 @@ def write(artifact: DataArtifact, path: Path) -> None:
 
     Raises:
         ArtifactError: the value has no such form.
+        FlowstoreError: a store is there.
         UntrustedArtifact: the form needs the value of a pickle that this user's runs did not write.
     """
-    replaced = path.is_file() or not path.exists()
     try:
-        with drafts.draft(path) if replaced else nullcontext(path) as place:
-            with place.open("wb") as file:
-                _write(artifact, path.suffix, file)
-            if replaced:
-                drafts.put_in_place(place, path, replace=True)
+        with outputs.replaced(path) as place, place.open("wb") as file:
+            _write(artifact, path.suffix, file)
     except UntrustedArtifact:  # a PermissionError by its class, and no fault of the file's
         raise
     except OSError as error:

@@ -82,8 +82,12 @@ def _print_artifacts(pathspec: str, artifacts: dict[str, Any], max_value_size: i
 def _dump_to_file(found: dict[str, dict[str, Any]], file: Path) -> None:
     import cloudpickle
 
+    from flowstore.store import outputs
+
+    outputs.check(file)
     values = {task: {name: item.data for name, item in artifacts.items()} for task, artifacts in found.items()}
-    file.write_bytes(cloudpickle.dumps(values))
+    with outputs.replaced(file) as place:
+        place.write_bytes(cloudpickle.dumps(values))
     click.echo(f"Wrote {counted(sum(map(len, values.values())), 'artifact')} to {file}.", err=True)
 
 

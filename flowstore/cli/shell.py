@@ -44,6 +44,9 @@ def _exit_code(call: Callable[[], Any]) -> int:
         told = error.told(_namespace_option) if isinstance(error, NamespaceMismatch) else error
         click.echo(f"Error: {told}", err=True)
         return 1
+    except MemoryError:
+        click.echo("Error: There is not enough memory for this. Ask for less at a time.", err=True)
+        return 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)
         return 130

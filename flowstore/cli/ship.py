@@ -83,7 +83,8 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
 
     Runs that are here already are skipped, so importing twice is importing once. Ids that were ever used here get
     new ones; times stay. Runs that are still going on there are skipped: import again when they have ended. Pickles
-    of a file that you don't trust stay untrusted as part of its runs.
+    of a file that you don't trust stay untrusted as part of its runs, and its runs don't become yours or production's:
+    a tag such as user:YOU is kept as user:YOU@STORE.
     """
     from flowstore.cli import render
     from flowstore.transfer.importing import import_runs, opened
@@ -94,12 +95,16 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
     if form != "table":
         runs = [{"store": uuid, "origin": there, "run": here} for uuid, there, here in done.runs]
         found = {"runs": runs, "known": done.known, "running": done.running, "copied_bytes": done.copied_bytes}
+        if done.kept_apart:
+            found["kept_apart"] = done.kept_apart
         render.echo([found], form)
         return
     told = f"Imported {counted(len(done.runs), 'run')} ({render.size(done.copied_bytes)}) into {target.path}."
     if known := len(done.known):
         told += f" {known} of {known + len(done.runs)} {'was' if known == 1 else 'were'} here already."
     click.echo(safe(told))
+    for tag, kept in done.kept_apart.items():
+        click.echo(safe(f"Runs tagged {tag} there are tagged {kept} here: you don't trust their file."), err=True)
     for pathspec in done.running:
         click.echo(safe(f"Skipped {pathspec}, which is still running: import again when it has ended."), err=True)
 

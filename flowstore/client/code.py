@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, overload
 
 from flowstore.client.base import InStore
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import blobs, queries
+from flowstore.store import blobs, outputs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Store
 from flowstore.text import counted
@@ -105,6 +105,8 @@ class Code(InStore):
             return temporary
         target = Path(folder).resolve()
         places = {path: self._place(target, path) for path in self._files}
+        for place in places.values():
+            outputs.check(place)
         for path, place in places.items():
             content = self._read(path)
             try:

@@ -10,7 +10,7 @@ import os
 from flowstore.errors import FlowstoreError
 from flowstore.run.worker import die_with_parent
 
-VARIABLE = "FLOWSTORE_DEPLOYMENT"  # holds ID:PARENT:TOKEN
+VARIABLE = "FLOWSTORE_DEPLOYMENT"  # holds ID:PARENT:DIGEST:TOKEN
 
 
 def told_deployment() -> str | None:
@@ -18,8 +18,8 @@ def told_deployment() -> str | None:
     told = os.environ.pop(VARIABLE, None)
     if told is None:
         return None
-    parts = told.split(":", 2)
-    if len(parts) < 3 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+    parts = told.split(":", 3)
+    if len(parts) < 4 or not (parts[0].isdecimal() and parts[1].isdecimal()):
         raise FlowstoreError(f"${VARIABLE} is set by deploy trigger, and by nobody else. Unset it.")
     die_with_parent(int(parts[1]))
     return told

@@ -64,8 +64,8 @@ def check_with(flow: type, texts: Sequence[str]) -> None:
             check_catch(flow, decorator)
 
 
-def check_run_id_file(file: str | None) -> None:
-    """Check that the run's id can be written to a file.
+def check_run_id_file(file: str | None, store: str | None = None) -> None:
+    """Check that the run's id can be written to a file, which is not the store, an existing one or a new one.
 
     Raises:
         FlowstoreError: it can't, and why.
@@ -85,5 +85,10 @@ def check_run_id_file(file: str | None) -> None:
             problem = "it is no plain file"
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
         problem = getattr(error, "strerror", None) or str(error)
+    else:
+        from flowstore.store import locate, outputs
+
+        if problem is None:
+            outputs.check(path, store=Path(store) if store else locate.candidates()[0])
     if problem is not None:
         raise FlowstoreError(f"--run-id-file {file}: {problem}. Give the path of a file to write.")

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+_FILE: type = io.IOBase.__mro__[1]  # whose subclasses are found without the caches that `abc` keeps, and a fork copies
 _OPEN_FILES = Path("/proc/self/fd")
 
 
@@ -41,9 +42,13 @@ class Ending:
         self._kept: list[Any] = []
         if imported is not None:
             self._disown()
-            if sys.platform == "linux":
-                flush_from_c()
         self._hooks = atexit._ncallbacks()
+
+    def warm_up(self) -> None:
+        """Do, before forks, what each child does in any case: it then copies fewer pages."""
+        flush_output()
+        for _ in range(2):
+            self.is_due()
 
     def _disown(self) -> None:
         """Leave the hooks, child processes and finalizers of the import to the process that imported."""
@@ -157,7 +162,7 @@ def _of(objects: list[Any], wanted: Callable[[type], bool]) -> list[Any]:
 
 
 def _is_file(kind: type) -> bool:
-    return issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO))
+    return issubclass(kind, _FILE) and not issubclass(kind, (io.BytesIO, io.StringIO))
 
 
 def _is_finalized(kind: type) -> bool:

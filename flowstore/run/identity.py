@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from flowstore import context
-from flowstore.errors import FlowstoreError, TokenError
+from flowstore.errors import FlowstoreError, TokenError, UntrustedArtifact
 from flowstore.flow import decorators
 from flowstore.flow.spec import FlowSpec
 from flowstore.store.db import Store
+from flowstore.store.tags import MAX_LENGTH
 
 if TYPE_CHECKING:
     from flowstore.store.deployments import Deployment
@@ -55,23 +56,36 @@ class Identity:
 def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identity:
     """This user's."""
     user = context.username()
-    return Identity(user, f"user:{user}", project_of(flow, branch, production=production))
+    found = Identity(user, f"user:{user}", project_of(flow, branch, production=production))
+    longest = max(found.system_tags, key=len)
+    if len(longest) > MAX_LENGTH:
+        fits = len(user) - (len(longest) - MAX_LENGTH)
+        name = (
+            f"A user name has at most {fits}: set $FLOWSTORE_USER."
+            if user in longest
+            else "Shorten the project's name."
+        )
+        raise FlowstoreError(f"The tag {longest[:40]!r}… of the run has more than {MAX_LENGTH} characters. {name}")
+    return found
 
 
 def deployed(store: Store, told: str) -> Identity:
-    """That of the deployment that this process was told to run, as `ID:PARENT:TOKEN`.
+    """That of the deployment that this process was told to run, as `ID:PARENT:DIGEST:TOKEN`.
 
     Raises:
-        NotFound, TokenError: there is none, or it was moved to another token while this process started.
+        NotFound, TokenError, UntrustedArtifact: there is none, or it was given another token or changed while this
+            process started.
     """
     from flowstore.store import deployments
 
-    number, _, token = told.split(":", 2)
+    number, _, digest, token = told.split(":", 3)
     deployment = deployments.get(store, int(number))
     if token != deployment.token:
         raise TokenError(
             f"{deployment.flow} was given a new production token while it was being started. Trigger it again."
         )
+    if digest != deployments.digest(store, deployment).hex():
+        raise UntrustedArtifact(f"The deployment of {deployment.flow} was changed while it was being started.")
     project = {
         **(_project(deployment.flow, deployment.project, deployment.branch or "") if deployment.project else {}),
         "is_production": deployment.branch is None or is_production(deployment.branch),

@@ -37,7 +37,8 @@ def install(sources: Sources) -> None:
     for path in list(sys.path_importer_cache):
         if hook.prefix(path) is not None:
             del sys.path_importer_cache[path]
-    if not any(hook.prefix(path) == "" for path in sys.path):  # an editable installation may know where it is
+    on_path = any(hook.prefix(path) == "" for path in sys.path)
+    if sources.module is not None and not on_path:  # an editable installation knows where it is
         sys.meta_path.insert(0, _OffPath(hook(sources.root)))
 
 

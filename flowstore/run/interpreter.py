@@ -135,7 +135,7 @@ class Interpreters:
 
 
 def _nameless_file(content: bytes) -> IO[bytes]:
-    if sys.platform == "linux":
+    if hasattr(os, "memfd_create"):  # which needs no room in a folder for temporary files
         file: IO[bytes] = open(os.memfd_create("flowstore"), "w+b")  # noqa: PTH123, SIM115
     else:
         file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as interpreters may start

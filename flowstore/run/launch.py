@@ -22,7 +22,7 @@ from flowstore.client.code import Code
 from flowstore.errors import ParameterError, UntrustedArtifact
 from flowstore.run import assignment
 from flowstore.store import deployments as rows
-from flowstore.store import drafts, trust
+from flowstore.store import drafts, latest, trust
 from flowstore.store.db import Store
 from flowstore.store.deployments import DeployedParameter, Deployment
 
@@ -63,11 +63,11 @@ def trigger(
     temporary = tempfile.TemporaryDirectory(prefix=f"flowstore-{drafts.name()}-", ignore_cleanup_errors=True)
     with _passing_on_signals() as child, temporary as folder:
         with store.read():  # so that what is checked is what is taken
-            check_trusted(store, deployment)
+            digest = check_trusted(store, deployment)
             Code(store, deployment.code_id).extract(folder)
         store.close()  # opened again when it is used; the run is to be the last to close it
         command = [*_program(deployment, folder), "--store", str(store.path), *before, "run", *options]
-        told = {assignment.VARIABLE: f"{deployment.id}:{os.getpid()}:{deployment.token}"}
+        told = {assignment.VARIABLE: f"{deployment.id}:{os.getpid()}:{digest.hex()}:{deployment.token}"}
         return _run(child, command, {**_outside_parameters(), **_paths(deployment, folder), **environment, **told})
 
 
@@ -86,17 +86,33 @@ def _paths(deployment: Deployment, folder: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-def check_trusted(store: Store, deployment: Deployment) -> None:
-    """Refuse code that this user neither deployed nor trusts.
+def check_trusted(store: Store, deployment: Deployment) -> bytes:
+    """Refuse what this user neither deployed nor trusts; return the digest of what may run.
 
     Raises:
-        UntrustedArtifact: says which command trusts it.
+        UntrustedArtifact: says what is wrong, and which command trusts the file.
     """
-    if not trust.may_run(store, rows.code_digest(store, deployment.code_id), *rows.signature(store, deployment.id)):
-        raise UntrustedArtifact(
-            f"The deployment of {deployment.flow} says it was made by {deployment.deployed_by}, not by you; "
-            f"starting it would run that code.\nIf you trust the file: {trust.command(store.path)}"
+    digest = rows.digest(store, deployment)
+    if store.trusted or trust.is_trusted(store.path, store.uuid):
+        return digest
+    signed_by, mac = rows.signature(store, deployment.id)
+    if not trust.signed_deployment(store, digest, signed_by, mac):
+        problem = (
+            f"was changed after you made it, or made by flowstore 0.1.0, which signed only the code. Look at it with "
+            f"deploy show, and deploy {deployment.flow} again"
+            if trust.is_key_of(signed_by)
+            else f"says it was made by {deployment.deployed_by}, not by you; starting it would run that code"
         )
+    elif deployment.version < (least := latest.least_version(store, deployment.flow, deployment.scope)):
+        problem = (
+            f"is version {deployment.version}, and you have replaced or deleted all versions before {least} here: the "
+            f"file is an older copy, or somebody has changed it. To run {deployment.flow}, deploy it again"
+        )
+    else:
+        return digest
+    raise UntrustedArtifact(
+        f"The deployment of {deployment.flow} {problem}.\nIf you trust the file: {trust.command(store.path)}"
+    )
 
 
 def _parameters(store: Store, deployment: Deployment, values: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:

@@ -118,6 +118,7 @@ class _Server:
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake)
         worker.warm_up()
+        self._ending.warm_up()
         spec.fixed_names(self._flow)
         gc.freeze()  # what is here stays shared with the children
         with contextlib.suppress(ConnectionError):  # the driver died before it had read all that it was told

@@ -32,7 +32,7 @@ from flowstore.run.resume import Origin, names_of, nothing_to_take
 from flowstore.run.snapshot import Sources
 from flowstore.run.stop import Stop
 from flowstore.run.wire import Small
-from flowstore.store import blobs, queries, records, tags, trust
+from flowstore.store import blobs, outputs, queries, records, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.db import Store
@@ -81,8 +81,9 @@ def run_flow(
         The exit code: 0 when the run succeeded, 1 when it failed, 128 + the signal that stopped it.
     """
     with _prepared(flow, options, executor) as (store, console, stop):
-        who, options = _identity(store, flow, options)
-        deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
+        with store.read():  # so that what was signed is what runs
+            who, options = _identity(store, flow, options)
+            deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
         if who.deployment is not None:
             values = {**_defaults(flow, {*values, *deployed}), **values}
         encoded = {name: _encode("Parameter", name, value) for name, value in values.items()}
@@ -106,10 +107,10 @@ def resume_flow(
     from flowstore.run.kept import parameters_from
 
     with _prepared(flow, options, executor) as (store, console, stop):
+        who = identity.own(flow, options.branch, production=options.production)
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
-        who = identity.own(flow, options.branch, production=options.production)
         kept = parameters_from(store, flow, origin_id, old)
         encoded = {name: _encode("Parameter", name, value) for name, value in kept.values.items()}
         for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, asked=origin_run_id is not None)):
@@ -272,7 +273,8 @@ def _drive(
     began = time.monotonic()  # the clock may be set back meanwhile
     try:
         if options.run_id_file:
-            Path(options.run_id_file).write_text(str(run_id), "utf-8")
+            with outputs.replaced(Path(options.run_id_file)) as place:
+                place.write_text(str(run_id), "utf-8")
         status = driver.run()
     except (FlowstoreError, OSError) as error:
         raise FlowstoreError(_end_early(store, who, name, run_id, error)) from error

@@ -8,7 +8,8 @@
 |            | dates, paths and NumPy scalars (see `typed_json`)              |                   |
 | bytes      | bytes                                                          | no                |
 | npy        | plain numpy.ndarray (NumPy's .npy format, without pickles)     | no                |
-| parquet    | pandas.DataFrame that comes back identical                     | no                |
+| parquet    | data frames of pandas and polars, and pyarrow's tables, that   | no                |
+|            | come back identical                                            |                   |
 | pickle     | everything else (cloudpickle)                                  | yes               |
 
 The table of decoders is fixed. An unknown codec is an error; nothing falls back to pickle.
@@ -38,7 +39,7 @@ from flowstore.store.preview import preview, type_name
 MAX_JSON_DEPTH = 100
 _LARGE_TEXT = 1 << 20
 _SCALARS = frozenset({bool, type(None)})
-_CELLS = frozenset({str, bytes, bool, int, type(None)})  # what a column of objects may hold and come back as it was
+_TABLES = (("pandas", "DataFrame"), ("polars", "DataFrame"), ("pyarrow", "Table"))
 _MOST_EMPTY_TEXTS = 1 << 20
 _LARGE_PIECE = 65536  # kept as it is; smaller ones are joined
 
@@ -113,11 +114,11 @@ def _encode(value: Any) -> tuple[str, Sequence[Piece], object]:
         return "json", _json_pieces(value), None
     if (typed := typed_json.dump(value)) is not None:
         return "typed-json", [typed], None
-    numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
+    numpy = sys.modules.get("numpy")
     if numpy is not None and kind is numpy.ndarray and _is_plain_array(value):
         return "npy", _npy_pieces(value), value
-    if pandas is not None and kind is pandas.DataFrame and (parquet := _parquet(value)) is not None:
-        return "parquet", [parquet], None
+    if (library := _library_of(kind)) is not None and (parquet := _parquet(value, library)) is not None:
+        return "parquet", parquet, None
     return "pickle", *_pickle_pieces(value)
 
 
@@ -298,59 +299,35 @@ def _has_sound_items(array: Any) -> bool:
 # --- data frames
 
 
-def _parquet(frame: Any) -> memoryview | None:
-    """The frame as Parquet, or `None` where it would not come back identical (which is tried, not guessed)."""
+def _library_of(kind: type) -> str | None:
+    """The library of which this is the type of tables."""
+    for name, attribute in _TABLES if kind.__name__ in {"DataFrame", "Table"} else ():
+        if getattr(sys.modules.get(name), attribute, None) is kind:
+            return name
+    return None
+
+
+def _parquet(value: Any, library: str) -> list[bytearray] | None:
+    """A table as Parquet, or `None` where it would not come back identical (which is tried, not guessed)."""
     try:
-        from flowstore.store import parquet
+        from flowstore.store import frames
     except ImportError:
         return None
-    if not frame.columns.is_unique or not all(type(name) is str for name in frame.columns):
-        return None
     try:
-        content = parquet.dump(frame)
-        return content if _identical(frame, parquet.load(content)) else None
-    except Exception:  # pyarrow raises its own kinds for what it can't hold: then the frame is pickled
+        return frames.dump(value, library)
+    except Exception:  # pyarrow, pandas and polars raise their own kinds for what they can't hold: then it is pickled
         return None
 
 
-def _load_parquet(pieces: Iterator[bytes], _size: int) -> Any:
-    import pandas as pd  # noqa: F401  # so that a missing pandas is named, rather than pyarrow's guess
-
-    from flowstore.store import parquet
+def _load_parquet(pieces: Iterator[bytes], size: int) -> Any:
+    from flowstore.store import frames
 
     try:
-        return parquet.load(b"".join(pieces))
+        return frames.load(pieces, size)
     except ImportError:
         raise
     except Exception as error:  # damaged bytes and metadata trip pyarrow and pandas in many ways
         raise ArtifactError(f"Its content is not Parquet: {type(error).__name__}: {error}") from error
-
-
-def _identical(one: Any, two: Any) -> bool:
-    same_index = (
-        type(one.index) is type(two.index)
-        and one.index.equals(two.index)
-        and one.index.dtype == two.index.dtype
-        and one.index.names == two.index.names
-        and getattr(one.index, "freq", None) == getattr(two.index, "freq", None)
-    )
-    return (
-        same_index
-        and one.columns.equals(two.columns)
-        and type(one.columns) is type(two.columns)
-        and one.columns.dtype == two.columns.dtype
-        and one.columns.names == two.columns.names
-        and list(one.dtypes) == list(two.dtypes)
-        and one.attrs == two.attrs
-        and one.flags.allows_duplicate_labels == two.flags.allows_duplicate_labels
-        and all(_same_column(one[name], two[name]) for name in one.columns)
-    )
-
-
-def _same_column(one: Any, two: Any) -> bool:
-    if one.dtype != object:
-        return bool(one.equals(two))
-    return all(type(a) is type(b) and type(a) in _CELLS and a == b for a, b in zip(one, two, strict=True))
 
 
 # --- pickle

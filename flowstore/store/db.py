@@ -269,7 +269,7 @@ class Store:
                 connection.close()
             if tidy:
                 drafts.sweep(self.path)
-            if not left and not _is_open_here(self.path):
+            if not left and not is_open_here(self.path):
                 journal.leave_one_file_later(self.path, functools.partial(_connect, self.path, writable=True))
 
     def __del__(self) -> None:
@@ -291,7 +291,7 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     foreign.check_file(path)
     foreign.check_beside(path)
     writable, alone = _may_write(path), False
-    if not _is_open_here(path):
+    if not is_open_here(path):
         header.check(path)
         alone = sidefiles.settle(path, writable=writable)
         if not alone:
@@ -309,14 +309,20 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     return store
 
 
-def _is_open_here(path: Path) -> bool:
+def is_open_here(path: Path) -> bool:
     """Whether this process has the file open: then nothing but SQLite may open it too.
 
     Closing any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's as well
     (sqlite.org/howtocorrupt.html, 2.2).
     """
-    real = os.path.realpath(path)
-    return any(store._connection is not None and os.path.realpath(store.path) == real for store in list(_open_stores))
+    opened = [store for store in list(_open_stores) if store._connection is not None]
+    if not opened:
+        return False
+    real, identity = os.path.realpath(path), place.identity(path)
+    return any(
+        os.path.realpath(store.path) == real or (identity is not None and place.identity(store.path) == identity)
+        for store in opened
+    )
 
 
 def ensure_store(path: str | os.PathLike[str]) -> Store:

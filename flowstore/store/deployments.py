@@ -17,9 +17,10 @@ import attrs
 
 from flowstore.context import DEFAULT, _Default
 from flowstore.errors import NotFound
+from flowstore.store import trust
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Row, Store
-from flowstore.store.queries import module_name, script_name
+from flowstore.store.queries import module_name
 from flowstore.store.records import now_ms, shown
 from flowstore.store.rows import json_of, texts_of
 
@@ -96,7 +97,7 @@ class NewDeployment:
 
     Attributes:
         parameters: name, option, whether it is a flag, and the blob of the default, of each.
-        signature: which key signed the code, and how.
+        at_least: its version is this one or a later one.
     """
 
     flow: str
@@ -105,7 +106,7 @@ class NewDeployment:
     deployed_by: str
     schedule: Mapping[str, Any] | None
     code_id: int
-    signature: tuple[bytes, bytes]
+    at_least: int
     parameters: Sequence[tuple[str, str, bool, int | None]]
     tags: Sequence[str]
     namespace: str | _Default | None
@@ -195,14 +196,15 @@ def last_in(store: Store, scope: str) -> Row:
 
 
 def insert(db: sqlite3.Connection, new: NewDeployment) -> int:
-    """Insert the next version of a flow; gives its row."""
+    """Insert the next version of a flow, which `sign` has to follow; return its row."""
     scope = scope_of(new.flow, new.project, new.branch)
     row = db.execute(
         """insert into deployments (flow, scope, project, branch, version, deployed_at, deployed_by, schedule, code_id,
              key_id, mac, tags, with_decorators, namespace)
            values (:flow, :scope, :project, :branch,
-             1 + (select coalesce(max(version), 0) from deployments where flow = :flow and scope = :scope),
-             :now, :deployed_by, :schedule, :code_id, :key_id, :mac, :tags, :with_, :namespace) returning id""",
+             max(:at_least,
+               1 + (select coalesce(max(version), 0) from deployments where flow = :flow and scope = :scope)),
+             :now, :deployed_by, :schedule, :code_id, x'', x'', :tags, :with_, :namespace) returning id""",
         {
             "flow": new.flow,
             "scope": scope,
@@ -212,8 +214,7 @@ def insert(db: sqlite3.Connection, new: NewDeployment) -> int:
             "deployed_by": new.deployed_by,
             "schedule": None if new.schedule is None else _json(new.schedule),
             "code_id": new.code_id,
-            "key_id": new.signature[0],
-            "mac": new.signature[1],
+            "at_least": new.at_least,
             "tags": _json(list(new.tags)),
             "with_": _json(list(new.with_)),
             "namespace": None if isinstance(new.namespace, _Default) else (new.namespace or ""),
@@ -264,30 +265,58 @@ def _deployment(store: Store, row: Row) -> Deployment:
     )
 
 
-# --- the signed code
+# --- the signature
+
+
+def sign(db: sqlite3.Connection, store: Store, deployment: Deployment) -> None:
+    """Sign a deployment, in the caller's transaction, as it is now."""
+    signed_by, mac = trust.sign_deployment(store.uuid, digest(store, deployment))
+    db.execute("update deployments set key_id = ?, mac = ? where id = ?", (signed_by, mac, deployment.id))
 
 
 def signature(store: Store, deployment_id: int) -> tuple[bytes, bytes]:
-    """Which key signed a deployment's code, and the signature."""
+    """Return which key signed a deployment, and the signature."""
     row = store.row("select key_id, mac from deployments where id = ?", (deployment_id,))
-    assert row is not None
+    if row is None:
+        raise NotFound(f"There is no deployment {deployment_id} in {store.path}.")
     return bytes(row["key_id"]), bytes(row["mac"])
 
 
-def code_digest(store: Store, code_id: int) -> bytes:
-    """A hash of a snapshot as its rows are now: the recorded one says nothing about rows that were changed since."""
-    script, module = script_name(store, code_id), module_name(store, code_id)
-    rows = store.rows(
-        """select c.path, b.sha from code_files c join blobs b on b.id = c.blob_id where c.code_id = ?
-           order by c.path""",
-        (code_id,),
-    )
-    listing = [
-        script,
-        *([] if module is None else [{"module": module}]),
-        *([row["path"], bytes(row["sha"]).hex()] for row in rows),
+def digest(store: Store, deployment: Deployment) -> bytes:
+    """Return a hash of all that decides what a deployment runs and which version it is.
+
+    It is made from what the deployment says and from the rows of its code and defaults as they are now. The token is
+    left out: a new one moves the deployments of others too, whose keys nobody else has.
+    """
+    one = deployment
+    seen = "" if isinstance(one.namespace, _Default) else [one.namespace]
+    facts = [
+        [one.id, one.flow, one.project, one.branch, one.version, one.deployed_by],
+        [one.schedule, one.tags, one.with_, seen],
+        [
+            [item.name, item.option, item.is_flag, item.blob and [_hex(item.blob.sha), item.blob.codec]]
+            for item in parameters_of(store, one.id)
+        ],
+        _code_facts(store, one),
     ]
-    return hashlib.sha256(json.dumps(listing).encode()).digest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+
+
+def _code_facts(store: Store, deployment: Deployment) -> list[Any]:
+    """Return a snapshot as its rows are now: the recorded hash says nothing about rows that were changed since."""
+    files = store.rows(
+        """select c.path, b.sha, b.codec from code_files c join blobs b on b.id = c.blob_id where c.code_id = ?
+           order by c.path""",
+        (deployment.code_id,),
+    )
+    return [
+        [deployment.script_name, deployment.module],
+        [[row["path"], _hex(row["sha"]), row["codec"]] for row in files],
+    ]
+
+
+def _hex(sha: bytes | None) -> str:
+    return (sha or b"").hex()
 
 
 def _json(value: Any) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from flowstore.errors import FlowstoreError
@@ -16,6 +18,12 @@ from flowstore.store import foreign, trust
 from flowstore.store.db import Store
 
 DEADLINE_S = 30.0
+HEAP_BYTES = 256 << 20  # of SQLite, for a query to a stranger's file
+RESULT_BYTES = 128 << 20  # of the rows of such a query, as Python has them
+_LIMITS = {  # a row has at most 400 MB: SQLite shares the values of equal columns, and Python copies each
+    sqlite3.SQLITE_LIMIT_LENGTH: 4 << 20,
+    sqlite3.SQLITE_LIMIT_COLUMN: 100,
+}
 _READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
 _SAVEPOINT = 32  # sqlite-utils sets one around a query; sqlite3 names no constant for it
 _DECLARES = (sqlite3.SQLITE_UPDATE, "sqlite_master")  # asked where json_each is first used; nothing can be written
@@ -36,10 +44,14 @@ def ask(store: Store, query: str) -> list[dict[str, Any]]:
     with store.read() as connection, foreign.limited(connection, DEADLINE_S) if strange else contextlib.nullcontext():
         database = Database(connection, execute_plugins=False, recursive_triggers=False)
         checked, connection.row_factory = connection.row_factory, None  # a query names its columns as it likes
+        before = {what: connection.getlimit(what) for what in _LIMITS}
         connection.execute("pragma query_only = on")
+        if strange:
+            _limit_memory(connection)
         connection.set_authorizer(_authorize)
         try:
-            return list(database.query(query))
+            rows = database.query(query)
+            return _bounded(rows) if strange else list(rows)
         except (sqlite3.DatabaseError, sqlite3.ProgrammingError, ValueError, OverflowError, MemoryError) as error:
             # without its traceback, which holds a cursor that is half read and so would keep the file locked
             raise _told(error.with_traceback(None), query) from None
@@ -47,9 +59,42 @@ def ask(store: Store, query: str) -> list[dict[str, Any]]:
             connection.set_authorizer(None)
             connection.execute("pragma query_only = off")
             connection.row_factory = checked
+            for what, most in before.items():
+                connection.setlimit(what, most)
+
+
+def _limit_memory(connection: sqlite3.Connection) -> None:
+    """Bound what SQLite itself takes, from here on in this process, and how large one row can get."""
+    connection.execute(f"pragma hard_heap_limit = {HEAP_BYTES}")
+    for what, most in _LIMITS.items():
+        connection.setlimit(what, most)
+
+
+def _bounded(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Collect rows as long as there is room for them.
+
+    Raises:
+        FlowstoreError: there are too many, or they are too large.
+    """
+    found: list[dict[str, Any]] = []
+    room = RESULT_BYTES
+    with contextlib.closing(rows):  # type: ignore[type-var]  # a generator, whose cursor would keep the file locked
+        for row in rows:
+            room -= sys.getsizeof(row) + sum(map(sys.getsizeof, row.values()))
+            if room < 0:
+                raise FlowstoreError(
+                    f"The result takes more than {RESULT_BYTES >> 20} MiB, all that a stranger's file is given. "
+                    "Ask for less, with a limit, or trust the file: flowstore trust PATH"
+                )
+            found.append(row)
+    return found
 
 
 def _told(error: Exception, query: str) -> FlowstoreError:
+    if isinstance(error, MemoryError):
+        return FlowstoreError(
+            "The query needs more memory than it can have. Ask for less, with a limit or fewer columns."
+        )
     if any(words in str(error) for words in _REFUSALS):
         return FlowstoreError(f"Only reading is allowed here, so this was not run: {query}")
     if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from flowstore.context import home
 from flowstore.errors import FlowstoreError
-from flowstore.store import drafts
+from flowstore.store import drafts, private
 from flowstore.store.db import Store
 
 _keys: dict[Path, bytes] = {}
-_CODE = "code"  # no codec has this name, so no artifact's signature passes for a deployment's
+_DEPLOYMENT = "deployment"  # no codec has this name, so no artifact's signature passes for a deployment's
 _OWNER = "owner"  # nor this one
 
 
@@ -46,11 +46,11 @@ def user_key() -> bytes:
 
 
 def _read_key(path: Path) -> bytes | None:
-    try:
-        text = path.read_text("ascii").strip()
-        key = bytes.fromhex(text)
-    except FileNotFoundError:
+    found = private.read(path, "key", secret=True)
+    if found is None:
         return None
+    try:
+        key = bytes.fromhex(found.decode("ascii").strip())
     except ValueError:
         key = b""
     if len(key) != 32:
@@ -63,6 +63,7 @@ def _make_key(path: Path) -> bytes:
     import secrets
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.check_folder(path.parent)
     drafts.sweep(path)
     key = secrets.token_bytes(32)
     with drafts.draft(path, 0o600) as draft:
@@ -147,29 +148,27 @@ def clear_unverified(db: sqlite3.Connection, run_id: int, blob_id: int) -> None:
     db.execute("delete from unverified where run_id = ? and blob_id = ?", (run_id, blob_id))
 
 
-def sign_code(store_uuid: str, sha: bytes) -> tuple[bytes, bytes]:
-    """This user's word that code of this hash is his to run: which key signed it, and the signature."""
+def sign_deployment(store_uuid: str, digest: bytes) -> tuple[bytes, bytes]:
+    """Sign what `deployments.digest` returned; return which key did, and the signature."""
     key = user_key()
-    return key_id(key), _mac(key, store_uuid, sha, _CODE)
+    return key_id(key), _mac(key, store_uuid, digest, _DEPLOYMENT)
 
 
-def may_run(store: Store, sha: bytes, signed_by: bytes, mac: bytes) -> bool:
-    """Whether deployed code of this hash may run: this user deployed it, or trusts the store."""
-    if store.trusted or is_trusted(store.path, store.uuid):
-        return True
-    if not (home() / "key").exists():
-        return False
-    key = user_key()
-    return signed_by == key_id(key) and hmac.compare_digest(mac, _mac(key, store.uuid, sha, _CODE))
+def is_key_of(signed_by: bytes) -> bool:
+    """Return whether a signature claims to be this user's."""
+    return (home() / "key").exists() and signed_by == key_id(user_key())
+
+
+def signed_deployment(store: Store, digest: bytes, signed_by: bytes, mac: bytes) -> bool:
+    """Return whether this user signed a deployment of this digest."""
+    return is_key_of(signed_by) and hmac.compare_digest(mac, _mac(user_key(), store.uuid, digest, _DEPLOYMENT))
 
 
 def is_trusted(path: Path, store_uuid: str) -> bool:
     """Whether the user trusts the store at `path`, which must still be the same store."""
     place = _place(path)
     try:
-        return place.read_bytes() == _entry(path, store_uuid)
-    except FileNotFoundError:
-        return False
+        return private.read(place, "record of trust") == _entry(path, store_uuid)
     except OSError as error:
         raise FlowstoreError(f"{place} can't be read: {error}. Removing it trusts {path} no longer.") from error
 
@@ -180,7 +179,7 @@ def trust(path: Path, store_uuid: str) -> None:
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         drafts.sweep(place)
-        with drafts.draft(place) as draft:
+        with drafts.draft(place, 0o600) as draft:
             draft.write_bytes(_entry(path, store_uuid))
             drafts.put_in_place(draft, place, replace=True)
     except OSError as error:
@@ -225,8 +224,12 @@ def is_foreign(store: Store) -> bool:
     """Whether a store is a stranger's: no run of this user's is in it, and he does not trust it."""
     if store.trusted or is_trusted(store.path, store.uuid):
         return False
-    if not (home() / "key").exists() or not store.value("select 1 from sqlite_master where name = 'owners'"):
+    if not (home() / "key").exists():
         return True
     key = user_key()
-    row = store.row("select mac from owners where key_id = ?", (key_id(key),))
-    return row is None or not hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, b"", _OWNER))
+    if store.value("select 1 from sqlite_master where name = 'owners'"):
+        row = store.row("select mac from owners where key_id = ?", (key_id(key),))
+        if row is not None and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, b"", _OWNER)):
+            return False
+    signed = store.row("select max(blob_id) as blob_id from signatures where key_id = ?", (key_id(key),))
+    return signed is None or signed["blob_id"] is None or not signed_by_user(store, [signed["blob_id"]])

@@ -10,14 +10,16 @@ whose driver died are dead.
 
 A pickle that this user's key vouches for in the other file, as part of the run that it comes with, is signed for
 this store. So is any, where the user trusts the other file. Every other one is `unverified` as part of its run.
-Deployments stay where they are, and a tag `production:…` authorizes nothing.
+Deployments stay where they are, and a tag `production:…` authorizes nothing. From a file that is neither the user's own
+nor trusted, a tag that names a namespace of this user or store is changed (see `namespaces`), and a time that lies in
+the future becomes the present.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -27,7 +29,7 @@ from flowstore.store import backlog, blobs, queries, records, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.db import Row, Store, open_store
 from flowstore.store.liveness import is_dead
-from flowstore.transfer import descriptions, soundness, tables
+from flowstore.transfer import descriptions, namespaces, soundness, tables
 from flowstore.transfer.intake import Intake
 from flowstore.transfer.numbering import Numbering
 from flowstore.transfer.progress import Progress
@@ -36,6 +38,8 @@ from flowstore.transfer.tracing import Tracing
 _RUNS = """select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at, r.host,
              r.boot, r.pid, r.pid_started
            from runs r join flows f on f.id = r.flow_id order by r.id"""
+
+_TIMES = frozenset({"created_at", "started_at", "finished_at", "last_seen_at", "written_at"})
 
 
 @attrs.frozen
@@ -49,6 +53,7 @@ class Source:
         runs: all of its runs.
         running: the ids of those that are still going on.
         measured: whether its values and metrics are taken as they are: this user's runs wrote all of them.
+        foreign: whether it is neither the user's own nor trusted: then names and times are not taken at its word.
     """
 
     store: Store
@@ -57,6 +62,7 @@ class Source:
     runs: Sequence[Row]
     running: Collection[int]
     measured: bool
+    foreign: bool
 
 
 @attrs.define
@@ -68,12 +74,14 @@ class Imported:
         known: the pathspecs there of those that were here already.
         running: of those that are still going on.
         copied_bytes: how many bytes of contents were not here before.
+        kept_apart: the tags that would have put a run into a namespace of this user or store, and what they are now.
     """
 
     runs: list[tuple[str, str, str]] = attrs.field(factory=list)
     known: list[str] = attrs.field(factory=list)
     running: list[str] = attrs.field(factory=list)
     copied_bytes: int = 0
+    kept_apart: dict[str, str] = attrs.field(factory=dict)
 
 
 @contextlib.contextmanager
@@ -92,9 +100,9 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Source]]:
             soundness.check(db, store.path)
             runs = db.execute(_RUNS).fetchall()
             running = {row["id"] for row in runs if row["status"] == "running" and not is_dead(row)}
-            trusted = trust.is_trusted(store.path, store.uuid)
-            measured = descriptions.complete(db) and not trust.is_foreign(store)
-            sources.append(Source(store, db, trusted, runs, running, measured))
+            trusted, foreign = trust.is_trusted(store.path, store.uuid), trust.is_foreign(store)
+            measured = descriptions.complete(db) and not foreign
+            sources.append(Source(store, db, trusted, runs, running, measured, foreign))
         yield sources
 
 
@@ -160,7 +168,9 @@ def _commit(store: Store, sources: Sequence[Source], intake: Intake) -> Imported
                         done.running.append(there)
                     elif row["id"] not in added:
                         done.known.append(there)
-                done.runs += _Arrival(db, store, source, fresh, intake).add()
+                arrival = _Arrival(db, store, source, fresh, intake)
+                done.runs += arrival.add()
+                done.kept_apart |= arrival.kept_apart
     except _Vanished:
         return None
     except sqlite3.IntegrityError as error:
@@ -186,6 +196,8 @@ class _Arrival:
         self._intake = intake
         self._ids = [row["id"] for row in fresh]
         self._new = Numbering(source.store.path)
+        self._latest_ms = records.now_ms() if source.foreign else None
+        self.kept_apart: dict[str, str] = {}
 
     def add(self) -> list[tuple[str, str, str]]:
         """Insert them; gives store, pathspec there and pathspec here of each run."""
@@ -219,13 +231,24 @@ class _Arrival:
             found = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
             new["flow"][row["id"]] = found["id"]
         for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):  # noqa: S608
-            new["tag"][row["id"]] = records.ensure_tag(self._db, row["tag"])
+            new["tag"][row["id"]] = records.ensure_tag(self._db, self._tag(row["tag"]))
         snapshots = there.execute(
             f"select * from codes where id in ({tables.CODES})",  # noqa: S608
             tables.of(self._ids),
         )
         for row in snapshots.fetchall():
             new["code"][row["id"]] = self._snapshot(row, shas)
+
+    def _tag(self, tag: str) -> str:
+        """Return the tag to have here: a stranger's does not put its run into a namespace of this user or store."""
+        if not (self._source.foreign and namespaces.is_ours(self._db, tag)):
+            return tag
+        self.kept_apart[tag] = namespaces.kept_apart(tag, self._source.store.uuid)
+        return self.kept_apart[tag]
+
+    def _time(self, at_ms: int) -> int:
+        """Return a time as it is here: a stranger's run is not from the future, else no run of ours would be newer."""
+        return at_ms if self._latest_ms is None else min(at_ms, self._latest_ms)
 
     def _content(self, blob: Blob, *, left_out: bool) -> int:
         found = self._intake.publish(self._db, blob.sha, blob.codec)
@@ -263,26 +286,33 @@ class _Arrival:
     def _copy(self, table: tables.Table) -> None:
         with contextlib.closing(tables.select(self._source.db, table, self._ids)) as found:
             names = [column[0] for column in found.description]
-            maps = [self._new[table.refers[name]] if name in table.refers else None for name in names]
+            maps = [self._mapping(table, name) for name in names]
             renumbered = (
                 tuple(
-                    value if ids is None or value is None else ids[value] for ids, value in zip(maps, row, strict=True)
+                    value if mapped is None or value is None else mapped(value)
+                    for mapped, value in zip(maps, row, strict=True)
                 )
                 for row in found
             )
             tables.insert(self._db, table.name, names, renumbered)
 
+    def _mapping(self, table: tables.Table, column: str) -> Callable[[int], int] | None:
+        """Return what makes a column's values those that they are here; `None` where they stay."""
+        if column in table.refers:
+            return self._new[table.refers[column]].__getitem__
+        return self._time if column in _TIMES and self._source.foreign else None
+
     def _bury(self) -> None:
         """Record the death of runs whose driver is gone; nobody else could tell from here."""
         for row in self._fresh:
             if row["status"] == "running":
-                records.record_death(self._db, self._new["run"][row["id"]], row["last_seen_at"])
+                records.record_death(self._db, self._new["run"][row["id"]], self._time(row["last_seen_at"]))
 
     def _pair_tags(self) -> None:
         for row in self._fresh:
             run_id, flow_id = self._new["run"][row["id"]], self._new["flow"][row["flow_id"]]
             rows = self._db.execute("select tag_id from run_tags where run_id = ?", (run_id,)).fetchall()
-            records.pair_tags(self._db, flow_id, row["created_at"], [each["tag_id"] for each in rows])
+            records.pair_tags(self._db, flow_id, self._time(row["created_at"]), [each["tag_id"] for each in rows])
 
     def _vouch(self) -> None:
         found = [*tables.pickles(self._source.db, self._ids)]

@@ -12,13 +12,12 @@ import sqlite3
 from pathlib import Path
 
 from flowstore.errors import StoreCorrupt, TaggingError
-from flowstore.store import records, tags
+from flowstore.store import tags
 from flowstore.transfer import tables
 
-_DAY_MS = 86_400_000
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999
 
-# What is wrong with the rows that each query gives; `:now` is a day from now, a clock's worst.
+# What is wrong with the rows that each query returns.
 _RULES = {
     "holds an id below 1": """
         select 1 from runs where id < 1 union all select 1 from tasks where id < 1
@@ -63,7 +62,7 @@ _RULES = {
         union all select 1 from blobs where codec = 'json' and data is not null
           and not json_valid(cast(data as text))""",
     "holds times that no clock can have shown": """
-        select 1 from runs where created_at not between 0 and :now or last_seen_at not between 0 and :latest
+        select 1 from runs where created_at not between 0 and :latest or last_seen_at not between 0 and :latest
           or coalesce(finished_at, 0) not between 0 and :latest
         union all select 1 from steps where created_at not between 0 and :latest
         union all select 1 from tasks where started_at not between 0 and :latest
@@ -89,9 +88,8 @@ def check(db: sqlite3.Connection, path: Path) -> None:
     wrong = db.execute("pragma foreign_key_check").fetchone()
     if wrong is not None:
         raise StoreCorrupt(f"{path}: a row of {wrong['table']} refers to one that is not there. Nothing was imported.")
-    times = {"now": records.now_ms() + _DAY_MS, "latest": _LATEST_MS}
     for problem, sql in _RULES.items():
-        if db.execute(f"{sql} limit 1", times).fetchone() is not None:
+        if db.execute(f"{sql} limit 1", {"latest": _LATEST_MS}).fetchone() is not None:
             raise StoreCorrupt(f"{path} {problem}, which no run of flowstore wrote. Nothing was imported.")
     _check_tags(db, path)
     for table in ("flows", "tags", "codes", "code_files", *(each.name for each in tables.of_runs(db))):
@@ -112,7 +110,8 @@ def _check_tags(db: sqlite3.Connection, path: Path) -> None:
            union select tag_id from node_tags)"""
     ).fetchall()
     try:
-        tags.checked(row["tag"] for row in db.execute("select tag from tags").fetchall())
-        tags.check_not_reserved(row["tag"] for row in set_by_users)
+        for row in db.execute("select tag from tags").fetchall():
+            tags.checked([row["tag"][: tags.MAX_LENGTH]])  # flowstore 0.1.0 took user names of any length
+        tags.check_not_reserved(tags.checked(row["tag"] for row in set_by_users))
     except TaggingError as error:
         raise StoreCorrupt(f"{path} holds a tag that can't be set. {error} Nothing was imported.") from error
