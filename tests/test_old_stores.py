@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -220,5 +221,7 @@ def test_an_old_store_is_imported(version, old, new, tmp_path):
     before = source.read_bytes()
     ran(tmp_path / "target.db", ["import", str(source)])
     assert source.read_bytes() == before
-    assert facts(tmp_path / "target.db") == facts(new)
+    arrived, expected = facts(tmp_path / "target.db"), facts(new)
+    users = [re.sub("@[0-9a-f]{8}", "", row) for row in arrived.pop("whose")]  # a stranger's file: kept apart
+    assert (users, arrived) == (expected.pop("whose"), expected)
     assert answers(tmp_path / "target.db") == answers(new)
