@@ -140,7 +140,7 @@ def test_a_token_that_was_not_kept_is_found(flow):
     assert script.sql("select version from deployments") == [1]
     script("deploy", "create")
     assert script.sql("select version from deployments") == [1, 2]
-    assert names(script.folder / "home") == ["key", "tokens.json", "tokens.lock"]
+    assert names(script.folder / "home") == ["deployed", "key", "tokens.json", "tokens.lock"]
     assert [*tokens.read().values()] == [{"flow:F": script.sql("select token from production_tokens")[0]}]
 
 

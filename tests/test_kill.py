@@ -121,7 +121,7 @@ def test_a_task_that_could_not_be_started_leaves_nothing_open():
     executor._control, theirs = socket.socketpair()
     theirs.close()
     with pytest.raises(FlowstoreError, match="task server died"):
-        executor.launch({}, "start")
+        executor.launch({"environment": {}}, "start")
     executor._control.close()
     executor._control = None
     executor.close()
