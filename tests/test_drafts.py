@@ -170,7 +170,7 @@ def test_a_journal_that_nobody_needs_is_removed(tmp_path):
     place = store_with(tmp_path / "flowstore.db", {"x": 1})
     (tmp_path / "flowstore.db-journal").write_bytes(COLD)
     open_store(place).close()
-    assert names(tmp_path) == ["flowstore.db"]
+    assert names(tmp_path) == ["flowstore.db", "home"]
 
 
 def test_a_journal_that_somebody_needs_stays(tmp_path):

@@ -217,10 +217,11 @@ class LocalExecutor:
         worker = Worker(self._idents)
         try:
             worker.connect(start)
-        except ConnectionError:
-            raise died() from None
         except OSError as error:
             if error.errno not in _NO_ROOM:
+                worker.disconnect()
+                if isinstance(error, ConnectionError):
+                    raise died() from None
                 raise
             self._refuse(worker, error.errno)
         self._workers[worker.ident] = worker
