@@ -220,9 +220,7 @@ class LocalExecutor:
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 worker.disconnect()
-                if isinstance(error, ConnectionError):
-                    raise died() from None
-                raise
+                raise (died() if isinstance(error, ConnectionError) else error) from None
             self._refuse(worker, error.errno)
         self._workers[worker.ident] = worker
         for what, connection in worker.connections():
