@@ -13,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -22,11 +23,10 @@ from typing import Any, Protocol
 import cloudpickle
 
 from flowstore.context import state
-from flowstore.errors import ArtifactError
 
 PROTOCOL = 5
 _rebuilt: dict[bytes, type] = {}
-_copies: dict[type, bytes] = {}
+_copies: dict[type, bytes | None] = {}
 
 
 class Readable(Protocol):
@@ -130,12 +130,8 @@ def _find(module: ModuleType, qualname: str) -> Any:
     return found
 
 
-def _copy_of(cls: type, module: ModuleType) -> bytes:
-    """Return the class by value.
-
-    Raises:
-        ArtifactError: it holds what can't be pickled, so that no process without the flow could load it.
-    """
+def _copy_of(cls: type, module: ModuleType) -> bytes | None:
+    """Return the class by value, or `None` and say so where only the flow itself can load it."""
     if cls not in _copies:
         register_classes(module)
         _track(cls, module)  # one that was made after the module was imported
@@ -143,11 +139,14 @@ def _copy_of(cls: type, module: ModuleType) -> bytes:
         try:
             _CopyPickler(buffer, protocol=PROTOCOL).dump(cls)
         except Exception as error:  # anything may raise here
-            raise ArtifactError(
-                f"its class {cls.__qualname__} can't be loaded where the flow's file is missing, since the class, or a "
-                f"global that it uses, can't be pickled: {type(error).__name__}: {error}. Make that inside a method."
-            ) from error
-        _copies[cls] = buffer.getvalue()
+            _copies[cls] = None
+            print(
+                f"Objects of the class {cls.__qualname__} can be loaded by this flow only: the class, or a global that "
+                f"it uses, can't be pickled ({type(error).__name__}: {error}). Create that inside a method.",
+                file=sys.stderr,
+            )
+        else:
+            _copies[cls] = buffer.getvalue()
     return _copies[cls]
 
 
