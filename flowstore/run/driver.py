@@ -13,7 +13,7 @@ import json
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -24,7 +24,7 @@ from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
 from flowstore.run.contents import Arriving, Contents, plain_of
 from flowstore.run.executor import Died, Ended, Event, Executor, Offered, Printed, Reported, Sent, Started
-from flowstore.run.items import previews_of
+from flowstore.run.items import later
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.output import Output
 from flowstore.run.plan import Outcome, Plan, PlannedTask
@@ -361,19 +361,12 @@ class Driver:
         parents, base_id = self._orders.parents(planned), self._orders.base(planned)
         task_id = records.reuse_task(db, self._run.run_id, step_id, row["id"], parents, base_id)
         self._taken.append((task_id, row["id"]))
-        shown = None
-        if outcome.count is not None and not outcome.gang:
-            shown = functools.cache(functools.partial(self._items, row["id"], asked["items_from"], outcome.count))
+        shown = later(self._store, row["id"], asked.get("items_from"), outcome.count)
         self._orders.note(planned, task_id, task_id if row["sets_any"] else base_id, asked, None, shown)
         self._ready += self._plan.finish(planned, outcome)
         self._counts["reused"] += 1
         self._counts["done"] += 1
         return True
-
-    def _items(self, opener_id: int, items_from: str, count: int) -> Sequence[str | None]:
-        """Return a preview of each item of a foreach whose opener was taken over."""
-        with self._store.read() as db:
-            return previews_of(db, opener_id, items_from, count)
 
     def _step_id(self, db: Any, name: str) -> int:
         if name not in self._step_ids:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flowstore.errors import FlowstoreError
 from flowstore.store import blobs, codecs
+from flowstore.store.db import Store
 from flowstore.store.preview import preview
 from flowstore.store.visible import visible_artifacts
 
@@ -18,6 +20,21 @@ _MAX_BYTES = 4 << 20
 def item_preview(item: object) -> str:
     """Return a preview of a foreach item."""
     return preview(item)[:MAX_ITEM]
+
+
+def later(
+    store: Store, opener_id: int, items_from: str | None, count: int | None
+) -> Callable[[], Sequence[str | None]] | None:
+    """Return what finds the previews of a foreach's items when it is first called; `None` where there is no foreach."""
+    if items_from is None or count is None:
+        return None
+
+    @functools.cache
+    def previews() -> Sequence[str | None]:
+        with store.read() as db:
+            return previews_of(db, opener_id, items_from, count)
+
+    return previews
 
 
 def previews_of(db: sqlite3.Connection, opener_id: int, items_from: str, count: int) -> Sequence[str | None]:
