@@ -555,7 +555,9 @@ def test_runs_are_sorted_by_metrics_and_parameters(several, words, expected):
 def test_chosen_columns_take_the_place_of_what_is_wide(several):
     """A table shows them instead of all parameters; JSON has both."""
     out = command("runs", "--columns", "m.x, a", "--store", several.db).stdout
-    assert out.splitlines()[0].split() == ["run", "status", "user", "created_at", "duration_s", "m.x", "a"]
+    assert out.splitlines()[0].replace(" (UTC)", "").split() == [
+        "run", "status", "user", "created_at", "duration_s", "m.x", "a",
+    ]  # fmt: skip
     rows = json.loads(command("runs", "--columns", "m.x", "--json", "--store", several.db).stdout)
     assert (rows[0]["m.x"], rows[1]["m.x"], rows[1]["parameters"]) == (None, 8, {"a": 2})
 
