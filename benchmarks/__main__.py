@@ -23,6 +23,7 @@ from benchmarks import (
     hello,
     importing,
     iterate,
+    metrics,
     passthrough,
     query,
     report,
@@ -37,7 +38,8 @@ from benchmarks.measure import Failed, Line
 from flowstore import __version__
 
 MODULES = (
-    importing, hello, fanout, reuse, wide, artifact, passthrough, query, iterate, resume, crowd, ship, size, anatomy,
+    importing, hello, fanout, reuse, metrics, wide, artifact, passthrough, query, iterate, resume, crowd,
+    ship, size, anatomy,
 )  # fmt: skip
 BENCHMARKS: dict[str, Callable[[Settings], Iterable[Line]]] = {
     module.__name__.rpartition(".")[2]: module.measure for module in MODULES

@@ -574,3 +574,47 @@ def test_the_readme_s_question_is_answered(several):
     query = "select run_id, number from metrics where name = 'm.x' order by number desc limit 1"
     assert several.sql(query) == [(1, 9.0)]
     assert textwrap.dedent(query)
+
+
+@pytest.mark.parametrize(
+    ("items", "shown"),
+    [
+        ("['a', 'b', 'c']", ["'a'", "'b'", "'c'"]),
+        ("[(1, 2), {3}, None]", ["(1, 2)", "{3}", "None"]),
+        ("{'a': 1, 'b': 2, 'c': 3}", ["'a'", "'b'", "'c'"]),
+        ("range(3)", None),  # a pickle: only what the earlier run showed
+        ("[lambda: 0] * 2 + [max]", None),
+    ],
+)
+def test_a_resumed_run_shows_the_items_of_its_new_tasks(tmp_path, items, shown):
+    """Where the task that set the list is taken over: as the earlier run showed them, or from a list read safely."""
+    source = flow_source(FOREACH, start=f"self.xs = {items}", body="if self.index == 1: raise ValueError")
+    script = Script(tmp_path, source)
+    script("run", "--max-workers", "1", expect=1)
+    script.rewrite(source.replace("raise ValueError", "pass"))
+    script("resume")
+    rows = script.sql("select foreach_index, item from task_summary where run_id = 2 and step = 'body' order by 1")
+    known = dict(script.sql("select foreach_index, item from task_summary where run_id = 1 and step = 'body'"))
+    assert rows == [(index, shown[index] if shown else known.get(index)) for index in range(3)]
+    assert rows[1][1] is not None
+
+
+def test_a_resumed_run_shows_the_items_of_two_foreaches(tmp_path):
+    """Each new task has the item of its own innermost foreach, of two side by side."""
+    tails = {
+        "start": "self.next(self.a, self.b)",
+        "a": "self.next(self.x, foreach='xs')", "x": "self.next(self.join_x)",
+        "join_x": "self.next(self.join)",
+        "b": "self.next(self.y, foreach='ys')", "y": "self.next(self.join_y)",
+        "join_y": "self.next(self.join)", "join": "self.next(self.end)", "end": "",
+    }  # fmt: skip
+    source = flow_source(tails, a="self.xs = ['x0', 'x1']", b="self.ys = ['y0', 'y1']")
+    script = Script(tmp_path, source)
+    script("run")
+    script("resume", "x")
+    script("resume", "y", "--origin-run-id", "1")
+    for run_id in (2, 3):
+        rows = script.sql(
+            "select step, item from task_summary where run_id = ? and item is not null order by 1, 2", run_id
+        )
+        assert rows == [("x", "'x0'"), ("x", "'x1'"), ("y", "'y0'"), ("y", "'y1'")]

@@ -24,6 +24,7 @@ from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
 from flowstore.run.contents import Arriving, Contents, plain_of
 from flowstore.run.executor import Died, Ended, Event, Executor, Offered, Printed, Reported, Sent, Started
+from flowstore.run.items import later
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.output import Output
 from flowstore.run.plan import Outcome, Plan, PlannedTask
@@ -285,7 +286,7 @@ class Driver:
         asked = report["outcome"]
         outcome = Outcome(tuple(asked["targets"]), asked["count"], asked["gang"])
         base_id = task.id if sets_any else self._orders.base(task.planned)
-        self._orders.note(task.planned, task.id, base_id, asked, report["items"], report["shown"])
+        self._orders.note(task.planned, task.id, base_id, asked, report["items"], lambda: report["shown"])
         self._ready += self._plan.finish(task.planned, outcome)
         self._counts["done"] += 1
 
@@ -360,7 +361,8 @@ class Driver:
         parents, base_id = self._orders.parents(planned), self._orders.base(planned)
         task_id = records.reuse_task(db, self._run.run_id, step_id, row["id"], parents, base_id)
         self._taken.append((task_id, row["id"]))
-        self._orders.note(planned, task_id, task_id if row["sets_any"] else base_id, asked, None)
+        shown = later(self._store, row["id"], asked.get("items_from"), outcome.count)
+        self._orders.note(planned, task_id, task_id if row["sets_any"] else base_id, asked, None, shown)
         self._ready += self._plan.finish(planned, outcome)
         self._counts["reused"] += 1
         self._counts["done"] += 1

@@ -6,7 +6,7 @@ task's artifacts come from `base_id`: the nearest task before it that set any, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -51,6 +51,9 @@ class RunPlan:
     origin: Origin | None = None
 
 
+Shown = Callable[[], Sequence[str | None] | None]  # a preview of each item of a foreach, found out when one is needed
+
+
 @attrs.frozen(eq=False, repr=False)
 class _Opened:
     """A task that opened a foreach or gang: where its tasks find their items."""
@@ -58,7 +61,7 @@ class _Opened:
     task_id: int
     items_from: str | None
     items: Sequence[Small] | None
-    shown: Sequence[str] | None  # a preview of each
+    shown: Shown | None
 
 
 class Orders:
@@ -76,7 +79,7 @@ class Orders:
         base_id: int | None,
         asked: Mapping[str, Any],
         items: Sequence[Small] | None,
-        shown: Sequence[str] | None = None,
+        shown: Shown | None = None,
     ) -> None:
         """Remember a finished task.
 
@@ -86,7 +89,7 @@ class Orders:
             base_id: where the tasks after it find their artifacts.
             asked: its transition.
             items: of the foreach that it opened, where all are small.
-            shown: a preview of each of its items.
+            shown: returns a preview of each of its items.
         """
         self._finished[planned.key] = (task_id, planned.step, base_id)
         if asked.get("count") is not None:
@@ -106,7 +109,8 @@ class Orders:
         """Return the preview of the item that a planned task has in its innermost foreach."""
         frames = [frame for frame in planned.frames if frame.kind != "branch"]
         shown = self._opened[frames[-1].opener].shown if frames and frames[-1].kind == "foreach" else None
-        return None if shown is None else shown[frames[-1].index]
+        previews = None if shown is None else shown()
+        return None if previews is None else previews[frames[-1].index]
 
     def order(
         self, planned: PlannedTask, task_id: int, attempt: int, fallback: Mapping[str, str] | None

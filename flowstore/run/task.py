@@ -25,16 +25,16 @@ from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run import wire
 from flowstore.run.ending import Ending
+from flowstore.run.items import item_preview
 from flowstore.run.link import FOREACH_ITEMS, Inherited, TaskLink
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.locate import close_beside
 from flowstore.store.plain import MAX_METRICS
-from flowstore.store.preview import preview, type_name
+from flowstore.store.preview import type_name
 from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
-MAX_ITEM = 200  # characters of the preview of a foreach item
 _INDEXABLE = frozenset({"list", "tuple", "range", "numpy.ndarray"})
 _OWN_FOLDERS = frozenset({Path(__file__).parent, Path(init.__file__).parent})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
@@ -332,7 +332,7 @@ def _product(
         "status": status,
         "outcome": outcome,
         "items": _inline_items(items),
-        "shown": None if items is None else [preview(item)[:MAX_ITEM] for item in items],
+        "shown": None if items is None else [item_preview(item) for item in items],
         "merged": merged,
         "deleted": sorted({*link.forgotten} - contents.keys() - merged.keys()),
         "failure": failure,
