@@ -44,11 +44,13 @@ class Ending:
             self._disown()
         self._hooks = atexit._ncallbacks()
 
-    def warm_up(self) -> None:
-        """Do, before forks, what each child does in any case: it then copies fewer pages."""
-        flush_output()
-        for _ in range(2):
-            self.is_due()
+    def leave_streams(self) -> None:
+        """Forget Python's own streams among the files of the import: they are flushed after each attempt anyway.
+
+        To be called once they are those that tasks have.
+        """
+        streams = {id(layer) for stream in (sys.stdin, sys.stdout, sys.stderr) for layer in _layers(stream)}
+        self._imported = [file for file in self._imported or () if id(file) not in streams]
 
     def _disown(self) -> None:
         """Leave the hooks, child processes and finalizers of the import to the process that imported."""
@@ -71,7 +73,9 @@ class Ending:
         """Whether there is anything to be done."""
         if self.is_flush_due() or atexit._ncallbacks() > self._hooks:
             return True
-        if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        if threading.active_count() > 1 and any(
+            not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()
+        ):
             return True
         registry = getattr(sys.modules.get("multiprocessing.util"), "_finalizer_registry", None)
         return bool(registry) or bool(getattr(sys.modules.get("multiprocessing.process"), "_children", None))
@@ -106,11 +110,11 @@ def flush_imported() -> list[Any]:
     """Write out what the import of the flow has left in buffers, before a fork copies them.
 
     Returns:
-        The files that the import has opened.
+        The files that the import has opened and that may hold something back.
     """
     for handler in _handlers():
         _attempt(handler.flush)
-    files = _of(gc.get_objects(), _is_file) if _has_files() else []
+    files = [file for file in _of(gc.get_objects(), _is_file) if not _holds_nothing(file)] if _has_files() else []
     for file in files:
         _attempt(functools.partial(_flush, file))
     flush_output()
@@ -132,6 +136,24 @@ def flush_from_c() -> Any:
     import ctypes
 
     return ctypes.CDLL(None).fflush
+
+
+def _layers(stream: Any) -> Iterator[Any]:
+    """A text stream, and what it writes to or reads from."""
+    with contextlib.suppress(ValueError):  # it was detached
+        while isinstance(stream, io.IOBase):
+            yield stream
+            stream = getattr(stream, "buffer", None) or getattr(stream, "raw", None)
+
+
+def _holds_nothing(file: Any) -> bool:
+    """Whether nothing that was written to a file can wait there, since it is unbuffered, or only read."""
+    kind = type(file)
+    if kind is io.TextIOWrapper:
+        with contextlib.suppress(ValueError):  # it is closed, or was detached
+            return _holds_nothing(file.buffer) and (file.write_through or not file.writable())
+        return True
+    return kind is io.FileIO or kind is io.BufferedReader
 
 
 def _has_files() -> bool:

@@ -117,10 +117,14 @@ class _Server:
         os.set_blocking(wakeup, False)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake)
+        from flowstore.run.rehearsal import rehearse  # in this process only
+
         worker.warm_up()
-        self._ending.warm_up()
+        self._ending.leave_streams()
         spec.fixed_names(self._flow)
         gc.freeze()  # what is here stays shared with the children
+        rehearse(self._generators, self._ending)
+        gc.freeze()
         with contextlib.suppress(ConnectionError):  # the driver died before it had read all that it was told
             self._loop(wakeup)
         for pid in self._children:
