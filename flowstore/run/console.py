@@ -27,7 +27,7 @@ _BAR_COLUMNS = 30
 Line = tuple[int, str, str]  # when, whose, and what
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Changing:
     """The lines of one stream of a task that may still change.
 

@@ -157,14 +157,22 @@ def _holds_nothing(file: Any) -> bool:
 
 
 def _has_files() -> bool:
-    """Whether this process may have opened a file: it has a descriptor that is neither standard nor our own."""
+    """Whether this process may have opened a file: it has a descriptor that is neither standard nor our own.
+
+    Our own are a pipe of which both ends are here, by which signals wake the driver, and what waits for them.
+    """
     if not _OPEN_FILES.is_dir():  # no Linux
         return True
+    targets = []
     for link in _OPEN_FILES.iterdir():
         with contextlib.suppress(OSError):  # the descriptor that lists them
-            if int(link.name) > 2 and not os.readlink(link).startswith(("anon_inode:", "/memfd:", "/proc/")):
-                return True
-    return False
+            if int(link.name) > 2:
+                targets.append(os.readlink(link))
+    return any(
+        not target.startswith(("anon_inode:", "/memfd:", "/proc/"))
+        and not (target.startswith("pipe:") and targets.count(target) == 2)
+        for target in targets
+    )
 
 
 def _handlers() -> Iterator[Any]:

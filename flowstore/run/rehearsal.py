@@ -1,4 +1,4 @@
-"""A task of a small flow that a task server runs before it forks, so that each fork has less to do for the first time.
+"""A task of a small flow that a task server runs itself, so that its forks have less to do for the first time.
 
 Python adapts code and fills caches while code runs, and a fork copies each page of memory that it writes to. What has
 run before the fork is written to less. The rehearsal calls what every task calls, but neither user code nor anything

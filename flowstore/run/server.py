@@ -40,12 +40,14 @@ from flowstore.run.randomness import Generators
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
 READY, UNSAFE = b"Y", b"U"
+REHEARSED_FORK = 12  # a run with so many tasks is likely to have many more: a rehearsal takes the time of twenty
 
 
 def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[socket.socket, int]:
     """Fork the server; gives the socket to talk to it, and its pid."""
+    files = flush_imported()  # before there are sockets, which may belong to files
     ours, theirs = socket.socketpair()
-    pid = _fork(theirs, flow, graph, generators, [ours])
+    pid = _fork(theirs, flow, graph, generators, files, [ours])
     theirs.close()
     return ours, pid
 
@@ -59,7 +61,7 @@ def imported(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> Non
     generators = Generators(sys.modules[flow.__module__])
     control = socket.socket(fileno=told["control"])
     control.set_inheritable(False)
-    pid = _fork(control, flow, graph, generators, [])
+    pid = _fork(control, flow, graph, generators, flush_imported(), [])
     if threads.missed_after_fork():
         os.kill(pid, signal.SIGKILL)
         control.sendall(MESSAGE.pack(UNSAFE, 0, 0))
@@ -75,9 +77,9 @@ def _fork(
     flow: type[FlowSpec],
     graph: Graph,
     generators: Generators,
+    files: list[Any],
     others: list[socket.socket],
 ) -> int:
-    files = flush_imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
         pid = os.fork()
@@ -107,6 +109,7 @@ class _Server:
         self._graph = graph
         self._generators = generators
         self._ending = Ending(files)
+        self._forks = 0
         self._children: dict[int, int] = {}  # pid: number
 
     def serve(self) -> None:
@@ -117,14 +120,10 @@ class _Server:
         os.set_blocking(wakeup, False)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake)
-        from flowstore.run.rehearsal import rehearse  # in this process only
-
         worker.warm_up()
         self._ending.leave_streams()
         spec.fixed_names(self._flow)
         gc.freeze()  # what is here stays shared with the children
-        rehearse(self._generators, self._ending)
-        gc.freeze()
         with contextlib.suppress(ConnectionError):  # the driver died before it had read all that it was told
             self._loop(wakeup)
         for pid in self._children:
@@ -181,8 +180,17 @@ class _Server:
                     _kill_group(pid, signal.Signals(argument))
         return True
 
+    def _rehearse(self) -> None:
+        from flowstore.run.rehearsal import rehearse  # which many runs don't need
+
+        rehearse(self._generators, self._ending)
+        gc.freeze()
+
     def _fork(self, number: int, descriptors: list[int]) -> None:
         parent = os.getpid()
+        self._forks += 1
+        if self._forks == REHEARSED_FORK:
+            self._rehearse()
         try:
             pid = os.fork()
         except OSError as error:
