@@ -15,18 +15,15 @@ import contextlib
 import functools
 import gc
 import io
-import os
 import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 _FILE: type = io.IOBase.__mro__[1]  # whose subclasses are found without the caches that `abc` keeps, and a fork copies
-_OPEN_FILES = Path("/proc/self/fd")
 
 
 class Ending:
@@ -114,7 +111,7 @@ def flush_imported() -> list[Any]:
     """
     for handler in _handlers():
         _attempt(handler.flush)
-    files = [file for file in _of(gc.get_objects(), _is_file) if not _holds_nothing(file)] if _has_files() else []
+    files = [file for file in _of(gc.get_objects(), _is_file) if not _holds_nothing(file)]
     for file in files:
         _attempt(functools.partial(_flush, file))
     flush_output()
@@ -154,25 +151,6 @@ def _holds_nothing(file: Any) -> bool:
             return _holds_nothing(file.buffer) and (file.write_through or not file.writable())
         return True
     return kind is io.FileIO or kind is io.BufferedReader
-
-
-def _has_files() -> bool:
-    """Whether this process may have opened a file: it has a descriptor that is neither standard nor our own.
-
-    Our own are a pipe of which both ends are here, by which signals wake the driver, and what waits for them.
-    """
-    if not _OPEN_FILES.is_dir():  # no Linux
-        return True
-    targets = []
-    for link in _OPEN_FILES.iterdir():
-        with contextlib.suppress(OSError):  # the descriptor that lists them
-            if int(link.name) > 2:
-                targets.append(os.readlink(link))
-    return any(
-        not target.startswith(("anon_inode:", "/memfd:", "/proc/"))
-        and not (target.startswith("pipe:") and targets.count(target) == 2)
-        for target in targets
-    )
 
 
 def _handlers() -> Iterator[Any]:

@@ -45,9 +45,8 @@ REHEARSED_FORK = 12  # a run with so many tasks is likely to have many more: a r
 
 def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[socket.socket, int]:
     """Fork the server; gives the socket to talk to it, and its pid."""
-    files = flush_imported()  # before there are sockets, which may belong to files
     ours, theirs = socket.socketpair()
-    pid = _fork(theirs, flow, graph, generators, files, [ours])
+    pid = _fork(theirs, flow, graph, generators, [ours])
     theirs.close()
     return ours, pid
 
@@ -61,7 +60,7 @@ def imported(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> Non
     generators = Generators(sys.modules[flow.__module__])
     control = socket.socket(fileno=told["control"])
     control.set_inheritable(False)
-    pid = _fork(control, flow, graph, generators, flush_imported(), [])
+    pid = _fork(control, flow, graph, generators, [])
     if threads.missed_after_fork():
         os.kill(pid, signal.SIGKILL)
         control.sendall(MESSAGE.pack(UNSAFE, 0, 0))
@@ -77,9 +76,9 @@ def _fork(
     flow: type[FlowSpec],
     graph: Graph,
     generators: Generators,
-    files: list[Any],
     others: list[socket.socket],
 ) -> int:
+    files = flush_imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
         pid = os.fork()

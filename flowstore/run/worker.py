@@ -63,6 +63,9 @@ def _say(send: Callable[..., None], *what: Any) -> None:
         os._exit(LOST_CONNECTION)
 
 
+_replaced: list[Any] = []  # streams; a stream that is dropped would close what it writes to, which modules may hold
+
+
 def fresh_streams() -> None:
     """Have Python's output streams pass each line on at once, whatever the terminal's encoding.
 
@@ -77,6 +80,7 @@ def fresh_streams() -> None:
         except (AttributeError, ValueError, OSError):
             usable = False
         if not usable:
+            _replaced.append(stream)
             stream = open(  # noqa: SIM115
                 descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
             )
