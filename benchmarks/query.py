@@ -3,6 +3,8 @@
 The stores are those of `filled`: 8 tags a run, and two tags that never meet.
 Peers: MLflow's `search_runs` on SQLite, at the smaller sizes; its rows are copies, made by SQL, of a run that MLflow
 wrote. With `--full` also Metaflow, in the smallest size, with a tenth of the runs, which it has to execute for that.
+The view `object_tags` is counted in a store whose runs have three tasks and two artifacts each, 72 rows a run. Floor:
+the same rows copied to a table and counted there.
 """
 
 from __future__ import annotations
@@ -100,6 +102,26 @@ def measure(settings: Settings) -> Iterator[Line]:
         }
         name = f"query, growth, {query.name}, {counts[0]:,} to {counts[-1]:,}"
         yield Line(name, "x", growth, at_most(1.5, "x"))
+    yield from _all_tags(settings)
+
+
+def _all_tags(settings: Settings) -> Iterator[Line]:
+    """Yield what counting the tags of all objects takes."""
+    runs = settings.size(20_000, 20)
+    with settings.folder() as folder:
+        path = folder / "flowstore.db"
+        fill(path, runs, contents=True)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("create temporary table copied as select * from object_tags")
+            count = partial(_count_ms, connection)
+            samples = in_turns(
+                {"floor": partial(count, "copied"), "flowstore": partial(count, "object_tags")}, settings.rounds
+            )
+    yield Line(f"query, count of object_tags, {runs:,} runs", "ms", samples, at_most(1000, "ms"))
+
+
+def _count_ms(connection: sqlite3.Connection, table: str) -> float:
+    return call_s(lambda: connection.execute(f"select count(*) from {table}").fetchone()) * 1e3
 
 
 def _peers(

@@ -409,8 +409,10 @@ def ids(path):
 
 
 def runs_of(path):
-    """What the views say of a store's runs."""
-    return _rows(path, "select * from run_summary") + _rows(path, "select * from task_summary")
+    """What the views of every version say of a store's runs."""
+    run = "run_id, flow, user, status, created_at, finished_at, origin_run_id, parameters, tags, tasks, failed_tasks"
+    task = "task_id, run_id, flow, step, status, attempts, started_at, finished_at, foreach_index, origin_pathspec"
+    return _rows(path, f"select {run} from run_summary") + _rows(path, f"select {task} from task_summary")
 
 
 def version_of(path):

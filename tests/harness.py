@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import attrs
+import pytest
 
 import flowstore
 from flowstore import context
@@ -40,6 +41,22 @@ FOREACH = {
     "end": "",
 }
 GANG = {**FOREACH, "start": "self.next(self.body, num_parallel=2)"}
+BRANCH = {
+    "start": "self.next(self.a, self.b)",
+    "a": "self.next(self.join)",
+    "b": "self.next(self.join)",
+    "join": "self.next(self.end)",
+    "end": "",
+}
+
+METHODS = {  # the ways in which tasks' processes start
+    "fork": ("--start-method", "fork"),
+    "spawn": ("--start-method", "spawn"),
+    "reused fork": ("--reuse-workers",),
+    "reused spawn": ("--reuse-workers", "--start-method", "spawn"),
+}
+every_method = pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
+COUNT_IMPORTS = "with open('imported', 'a') as file: file.write('x')\n"  # at the top of a flow
 
 
 def flow_source(tails, *, head="", members="", **bodies):

@@ -44,9 +44,10 @@ def add_run(
     with store.write() as db:
         given = {name: codecs.encode(value) for name, value in (parameters or {}).items()}
         fixed = [(name, "parameter", blobs.put(db, store, item)) for name, item in given.items()]
+        shown = {name: records.parameter_json(db, item) for name, item in given.items()}
         code_id = None if code is None else records.ensure_code(db, store, "flow.py", {"flow.py": code.encode()})
         origin = None if resumes is None else str(resumes)
-        new = records.NewRun(flow, user, parameters or {}, fixed, code_id, [f"user:{user}", *system], tags, origin)
+        new = records.NewRun(flow, user, shown, fixed, code_id, [f"user:{user}", *system], tags, origin)
         trust.claim(db, store.uuid)
         run_id = records.create_run(db, new)
         _Recorder(store, db, run_id, resumes, fails_at, attempts, printed, status, values).record(width)

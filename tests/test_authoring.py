@@ -5,17 +5,9 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
-from harness import FOREACH, LINEAR, MIDDLE, command, flow_source
+from harness import BRANCH, FOREACH, LINEAR, MIDDLE, command, flow_source
 
 import flowstore
-
-BRANCH = {
-    "start": "self.next(self.a, self.b)",
-    "a": "self.next(self.join)",
-    "b": "self.next(self.join)",
-    "join": "self.next(self.end)",
-    "end": "",
-}
 
 
 def failure(script, run_id=1):

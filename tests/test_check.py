@@ -148,6 +148,8 @@ BROKEN = (  # statements that break each of the other rules
     "update tasks set base_id = 99", "insert into task_parents values (1, 77)",
     "update run_tags set system = 5", "update node_tags set task_id = 99",
     "update signatures set mac = x'00'", "update owners set mac = x'00'", "update deployments set mac = x'00'",
+    "update numbers set final = 7", "update numbers set name = 'other'", "update numbers set run_id = 2",
+    "update blob_values set value = 'no'", "update blob_values set exact = 7", "update pictures set png = x'00'",
 )  # fmt: skip
 
 

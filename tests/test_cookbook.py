@@ -100,8 +100,9 @@ def test_there_are_twelve():
 
 def test_which_run_did_best(ask):
     """The one that sold at 30."""
-    rows, run, _ = ask(1)
+    rows, run, [printed] = ask(1)
     assert rows == [{"run_id": 5, "revenue": 3960.0}]
+    assert [(row["run"], row["metrics.revenue"]) for row in printed] == [("PricesFlow/5", 3960.0)]
     assert (int(run.id), run.data.metrics["revenue"]) == (5, 3960.0)
 
 

@@ -153,7 +153,7 @@ class Crowd:
         id_file = self.script.folder / f"id-{token}"
         options = ["--token", token, "--width", width, "--max-workers", 2, "--run-id-file", id_file]
         before = time.monotonic()
-        with self.script.start("run", "--quiet", *options, "--tag", "kept" if kept else "rubbish") as process:
+        with self.script.start("run", *options, "--tag", "kept" if kept else "rubbish") as process:
             stderr: list[bytes] = []
             listener = threading.Thread(target=lambda: stderr.append(process.stderr.read()))
             listener.start()

@@ -140,7 +140,7 @@ def test_a_token_that_was_not_kept_is_found(flow):
     assert script.sql("select version from deployments") == [1]
     script("deploy", "create")
     assert script.sql("select version from deployments") == [1, 2]
-    assert names(script.folder / "home") == ["key", "tokens.json", "tokens.lock"]
+    assert names(script.folder / "home") == ["deployed", "key", "tokens.json", "tokens.lock"]
     assert [*tokens.read().values()] == [{"flow:F": script.sql("select token from production_tokens")[0]}]
 
 
@@ -170,7 +170,7 @@ def test_a_journal_that_nobody_needs_is_removed(tmp_path):
     place = store_with(tmp_path / "flowstore.db", {"x": 1})
     (tmp_path / "flowstore.db-journal").write_bytes(COLD)
     open_store(place).close()
-    assert names(tmp_path) == ["flowstore.db"]
+    assert names(tmp_path) == ["flowstore.db", "home"]
 
 
 def test_a_journal_that_somebody_needs_stays(tmp_path):

@@ -7,16 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import FOREACH, LINEAR, alive, flow_source, stop, wait_for
-
-METHODS = {
-    "fork": ("--start-method", "fork"),
-    "spawn": ("--start-method", "spawn"),
-    "reused fork": ("--reuse-workers",),
-    "reused spawn": ("--reuse-workers", "--start-method", "spawn"),
-}
-every_method = pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
-COUNT_IMPORTS = "with open('imported', 'a') as file: file.write('x')\n"
+from harness import COUNT_IMPORTS, FOREACH, LINEAR, METHODS, alive, every_method, flow_source, stop, wait_for
 
 
 @every_method

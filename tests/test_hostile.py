@@ -549,7 +549,7 @@ def full_store(path):
         ("insert into unverified select 1, id from blobs where codec = 'pickle'",),
         ("insert into leases values (1, ?, ?, ?, ?, ?)", *me),
         ("insert or ignore into blob_values values (1, '1', 1, 1.0)",),
-        ("insert into pictures values (1, x'89')",),
+        ("insert into pictures values (1, x'89504e470d0a1a0a')",),
         ("insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (1, 1, 'x', 'x', 1.0, 0)",),
         ("insert into backlog values (1, 1)",),
     )

@@ -26,6 +26,7 @@ from killing import WORKS, Scene, processes_in
 import flowstore
 from flowstore.errors import FlowstoreError
 from flowstore.run.local import LocalExecutor
+from flowstore.run.servers import TaskServer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -118,12 +119,11 @@ def test_a_task_that_could_not_be_started_leaves_nothing_open():
     """Where the task server is gone, that is one error, and the connections that were made for the task are closed."""
     before = len([*Path("/proc/self/fd").iterdir()])
     executor = LocalExecutor(flowstore.FlowSpec, None, method="spawn", reuse=False)
-    executor._control, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair()
     theirs.close()
+    executor._servers[()] = TaskServer(ours)
     with pytest.raises(FlowstoreError, match="task server died"):
-        executor.launch({}, "start")
-    executor._control.close()
-    executor._control = None
+        executor.launch({"environment": {}}, "start")
     executor.close()
     assert len([*Path("/proc/self/fd").iterdir()]) == before
 

@@ -7,21 +7,11 @@ import re
 
 import numpy as np
 import pytest
-from harness import FOREACH, GANG, LINEAR, flow_source
+from harness import COUNT_IMPORTS, FOREACH, GANG, LINEAR, METHODS, every_method, flow_source
 
 import flowstore
 
-METHODS = {
-    "fork": ("--start-method", "fork"),
-    "spawn": ("--start-method", "spawn"),
-    "reused fork": ("--reuse-workers",),
-    "reused spawn": ("--reuse-workers", "--start-method", "spawn"),
-}
-every_method = pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
-
 # --- threads that the import leaves
-
-COUNT_IMPORTS = "with open('imported', 'a') as file: file.write('x')\n"
 
 
 def imports(script):

@@ -595,7 +595,7 @@ def test_html_is_escaped(tmp_path):
     """Names, tags and values of anybody's are text, in the drawing too."""
     store = db.ensure_store(tmp_path / "flowstore.db")
     with store.write() as connection:
-        run = records.NewRun("F", "tester", {"p": "</svg><script>"}, (), None, ["user:tester"], ["<img src=x>"])
+        run = records.NewRun("F", "tester", {"p": '"</svg><script>"'}, (), None, ["user:tester"], ["<img src=x>"])
         run_id = records.create_run(connection, run)
         step_id = records.ensure_step(connection, run_id, '<b onclick="x">')
         records.start_task(connection, run_id, step_id, (), None, None)

@@ -350,9 +350,9 @@ def test_catch(graph, flow):
         assert (task.data.problem.type, task.data.problem.message) == ("RuntimeError", f"in {task.id}")
         assert task.exception == task.data.problem
         assert (task.status, task.successful) == ("successful", True)
-    rows = script.sql("select step, type, value from artifact_values where name = 'problem'")
-    assert [(name, kind.rpartition(".")[2], value) for name, kind, value in rows] == [
-        (step, "ExceptionInfo", None)
+    rows = script.sql("select step, type, value ->> '$.type' from artifact_values where name = 'problem'")
+    assert [(name, kind.rpartition(".")[2], raised) for name, kind, raised in rows] == [
+        (step, "ExceptionInfo", "RuntimeError")
     ] * count
     assert "RuntimeError('in" in script("dump", f"1/{step}", "--include", "problem").stdout.replace(
         "ExceptionInfo(type='RuntimeError', message=", "RuntimeError("

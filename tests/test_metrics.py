@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import signal
 import sqlite3
 import textwrap
 
 import pytest
-from harness import FOREACH, LINEAR, MIDDLE, Script, command, flow_source
+from harness import FOREACH, LINEAR, MIDDLE, Script, command, flow_source, wait_for
 
 import flowstore
 
@@ -287,6 +289,64 @@ def test_metrics_are_those_of_the_last_attempt(run_once):
     assert script.sql("select name, number from artifact_values where step = 'middle'") == [("a", 1.0)]
 
 
+RETRY_THAT_WAITS = """
+@retry(times=1, minutes_between_retries=0)
+import pathlib, time
+if current.retry_count == 0:
+    self.a, self.b, self.c = 2, 'text', 3
+    raise ValueError
+pathlib.Path("waits").touch()
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def in_a_retry(tmp_path):
+    """A run whose second task failed once and runs again; what it holds is looked at, or it is killed."""
+    script = Script(tmp_path, flow_source(MIDDLE, start="self.a = 1; self.b = 1", middle=RETRY_THAT_WAITS))
+    process = script.start("run")
+    wait_for((tmp_path / "waits").exists)
+    yield script, process
+    process.kill()
+    process.communicate()
+
+
+BEFORE_THE_RETRY = [("start", "a", 1.0), ("start", "b", 1.0)]
+
+
+def test_what_a_retry_has_not_set_yet_is_as_before_it(in_a_retry):
+    """The failed attempt's values are gone while the next one runs, and the earlier ones are the last again."""
+    script, _ = in_a_retry
+    assert script.sql(FINAL) == BEFORE_THE_RETRY
+    assert script.client().metrics == {"a": 1.0, "b": 1.0}
+
+
+def test_a_run_killed_in_a_retry_has_the_values_set_last(in_a_retry):
+    """Before and after the next writer records its death."""
+    script, process = in_a_retry
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert script.sql(FINAL) == BEFORE_THE_RETRY
+    script("tag", "add", "seen", "--run-id", "1")
+    assert script.sql("select status from run_summary") == ["dead"]
+    assert script.sql(FINAL) == BEFORE_THE_RETRY
+    script.check()
+
+
+def test_a_run_killed_after_a_join_has_the_values_set_last(tmp_path):
+    """Of branches in parallel, one value counts, and that is told when the death is recorded."""
+    body = "self.own = self.input; self.same = 7"
+    join = "import pathlib, time; pathlib.Path('waits').touch(); time.sleep(600)"
+    script = Script(tmp_path, flow_source(FOREACH, start="self.xs = [1, 2, 3]; self.own = 0", body=body, join=join))
+    process = script.start("run")
+    wait_for((tmp_path / "waits").exists)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    script("tag", "add", "seen", "--run-id", "1")
+    rows = script.sql("select name, step, count(*) from metrics where final = 1 and name not like 'xs.%' group by name")
+    assert rows == [("own", "body", 1), ("same", "body", 1)]
+
+
 def test_a_resumed_run_has_the_metrics_that_it_took_over(run_once):
     """They belong to its own tasks, and are final as in any run."""
     source = flow_source(MIDDLE, start="self.a = 1; self.b = 1", middle="self.b = 2", end="1 / 0")
@@ -495,7 +555,9 @@ def test_runs_are_sorted_by_metrics_and_parameters(several, words, expected):
 def test_chosen_columns_take_the_place_of_what_is_wide(several):
     """A table shows them instead of all parameters; JSON has both."""
     out = command("runs", "--columns", "m.x, a", "--store", several.db).stdout
-    assert out.splitlines()[0].split() == ["run", "status", "user", "created_at", "duration_s", "m.x", "a"]
+    assert out.splitlines()[0].replace(" (UTC)", "").split() == [
+        "run", "status", "user", "created_at", "duration_s", "m.x", "a",
+    ]  # fmt: skip
     rows = json.loads(command("runs", "--columns", "m.x", "--json", "--store", several.db).stdout)
     assert (rows[0]["m.x"], rows[1]["m.x"], rows[1]["parameters"]) == (None, 8, {"a": 2})
 

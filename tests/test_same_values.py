@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 import pandas as pd
 import pytest
-from harness import flow_source
+from harness import BRANCH, flow_source
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -19,14 +19,6 @@ from sklearn.preprocessing import StandardScaler
 
 from flowstore.store.codecs import decode, encode
 from flowstore.store.sameness import is_equal, is_unchanged
-
-BRANCH = {
-    "start": "self.next(self.a, self.b)",
-    "a": "self.next(self.join)",
-    "b": "self.next(self.join)",
-    "join": "self.next(self.end)",
-    "end": "",
-}
 
 
 class Point:

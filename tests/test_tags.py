@@ -836,7 +836,7 @@ def test_flowstore_namespaces(listed):
         {"namespace": "user:will", "runs": 1, "last_used": last_used(listed, 3)},
     ]
     table = command("namespaces").splitlines()
-    assert table[0].split() == ["namespace", "runs", "last_used"]
+    assert table[0].split() == ["namespace", "runs", "last_used", "(UTC)"]
     assert [line.split()[:2] for line in table[1:]] == [
         ["production:F-x7", "1"],
         ["user:tester", "4"],

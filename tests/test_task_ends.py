@@ -6,15 +6,7 @@ import gzip
 from pathlib import Path
 
 import pytest
-from harness import FOREACH, LINEAR, flow_source, stop, wait_for
-
-METHODS = {
-    "fork": ("--start-method", "fork"),
-    "spawn": ("--start-method", "spawn"),
-    "reused fork": ("--reuse-workers",),
-    "reused spawn": ("--reuse-workers", "--start-method", "spawn"),
-}
-every_method = pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
+from harness import FOREACH, LINEAR, METHODS, every_method, flow_source, stop, wait_for
 
 LEFT = {  # what a step leaves: what stands at the top of the file, the step's body, and the lines of `out.txt` then
     "a file of the import": ("OUT = open('out.txt', 'a')", "OUT.write('task\\n')", ["task"]),

@@ -326,7 +326,8 @@ import flowstore.client.html, flowstore.store.parquet, flowstore.store.readonly,
 import flowstore.transfer.check, flowstore.transfer.delete, flowstore.transfer.repair, flowstore.transfer.vacuum
 # all that loads more when it is used: the other account may not be allowed to read this Python's own files
 admin._with_commands(), rich.cells.cell_len("日")
-flowstore.store.parquet.load(flowstore.store.parquet.dump(pandas.DataFrame({"n": [1, 2]})))
+frame = flowstore.store.codecs.encode(pandas.DataFrame({"n": [1, 2]}))
+flowstore.store.codecs.decode(frame.codec, iter(map(bytes, frame.pieces)), frame.size_bytes)
 os.environ |= {"HOME": sys.argv[2], "FLOWSTORE_USER": "will"}
 os.environ.pop("FLOWSTORE_HOME")
 os.chdir("/")

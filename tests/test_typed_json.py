@@ -85,11 +85,11 @@ OTHERS = [
     pathlib.Path("/a b/\n"), pathlib.PureWindowsPath("//host/share/x"),
     *(getattr(np, name)(3) for name in NUMPY_NUMBERS), np.float32(0.1), np.float16(65504), np.float64("nan"),
     np.float32("-inf"), np.float64(-0.0), np.float64(5e-324), np.int8(-128), np.uint64(2**63), np.int64(-(2**63)),
-    np.complex64(complex(0.1, math.nan)), np.bool_(False), np.str_("ä"), np.bytes_(b"\xff"), np.datetime64("NaT"),
+    np.complex64(complex(0.1, math.nan)), np.bool_(False), np.str_("ä"), np.bytes_(b"\xff"),
     np.datetime64("NaT", "ns"), np.datetime64("2024"), np.datetime64("2024-05"), np.datetime64("2024-01-02", "W"),
     np.datetime64("2024-02-29"), np.datetime64("2024-02-29T01:02:03.123456789"), np.datetime64(5, "as"),
     np.datetime64(7, "25s"), np.datetime64(10**18, "Y"), np.datetime64(-(10**6), "D"), np.datetime64(-1, "s"),
-    np.timedelta64(1, "D"), np.timedelta64("NaT"), np.timedelta64(5), np.timedelta64(-(10**18), "ns"),
+    np.timedelta64(1, "D"), np.timedelta64(-(10**18), "ns"),
     {np.int64(1): np.float64(2)}, {np.datetime64("2024-01-01"): (1,)},
     {"deep": [{"er": ({1: [{frozenset({(1, Decimal(2))})}.pop()]},)}]},
 ]  # fmt: skip
@@ -118,7 +118,8 @@ def test_values_come_back_equal_and_of_the_same_type(index):
     encoded = codecs.encode(value)
     assert encoded.codec == "typed-json"
     assert equal(decoded(encoded), value)
-    assert sqlite3.connect(":memory:").execute("select json_valid(?)", (encoded.content.decode(),)).fetchone() == (1,)
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        assert connection.execute("select json_valid(?)", (encoded.content.decode(),)).fetchone() == (1,)
 
 
 @pytest.mark.parametrize(("value", "content"), READABLE, ids=[content for _, content in READABLE])

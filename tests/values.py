@@ -101,7 +101,7 @@ list(range(3000)) | {str(n): n for n in range(500)} | {n: n * 0.5 for n in range
 np.int64(2**62) | np.uint8(255) | np.uint16(5) | np.uint32(5) | np.uint64(2**64 - 1) | np.float16(0.5)
 np.float32(0.1) | np.float64(0.1) | np.float64('nan') | np.longdouble('0.1') | np.complex64(1j)
 np.complex128(1 + 2j) | np.bool_(True) | np.str_('ä') | np.bytes_(b'x') | np.datetime64('2024-02-29')
-np.datetime64('2024-01-01T00:00:00.123456789') | np.datetime64('NaT') | np.timedelta64(5, 'D')
+np.datetime64('2024-01-01T00:00:00.123456789') | np.datetime64('NaT', 's') | np.timedelta64(5, 'D')
 np.timedelta64(7, '25ms') | np.void(b'ab') | np.float64 | np.dtype('i4') | np.dtype([('a', 'i4')]) | np.arange(5)
 np.arange(6.0).reshape(2, 3) | np.asfortranarray(np.arange(6).reshape(2, 3)) | np.array(5) | np.array([])
 np.zeros((0, 3)) | np.array([True, False]) | np.array([1, 2], 'i1') | np.array([1, 2], '>i4')

@@ -73,7 +73,12 @@ def _plain_value(artifact: DataArtifact, blob_id: int) -> Any:
     if store.value("select 1 from pragma_table_info('blob_values')") is None:  # in a file that an older version wrote
         return None
     text = store.value("select value from blob_values where blob_id = ?", (blob_id,))
-    return None if text is None else json.loads(text)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # another program's, or a stranger's
+        return None
 
 
 def write(artifact: DataArtifact, path: Path) -> None:

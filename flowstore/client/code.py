@@ -105,11 +105,10 @@ class Code(InStore):
             return temporary
         target = Path(folder).resolve()
         places = {path: self._place(target, path) for path in self._files}
-        for place in places.values():
-            outputs.check(place)
         for path, place in places.items():
             content = self._read(path)
             try:
+                outputs.check(place)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
             except OSError as error:

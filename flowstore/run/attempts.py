@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import attrs
@@ -36,6 +36,7 @@ class RunningTask:
     stopped: bool = False
     reported: bool = False
     fallback: Mapping[str, str] | None = None
+    measured: Collection[str] = ()  # the artifacts whose metrics its last attempt changed
     streams: dict[str, Lines] = attrs.field(factory=dict)
     last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
     arriving: Arriving = attrs.field(factory=Arriving)

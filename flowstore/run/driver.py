@@ -67,7 +67,7 @@ class Driver:
         self._contents = Contents(store, run)
         self._step_ids: dict[str, int] = {}
         self._taken: list[tuple[int, int]] = []  # reused tasks, each with its origin
-        self._measured: set[str] = set()  # the artifacts that have had metrics in this run
+        self._metrics = metrics.RunMetrics(run.run_id)
         self._tags: list[str] = []  # the run's
         self._tags_read: tuple[Any, int] | None = None  # with which connection, and at which of its `data_version`s
         self._output = Output(console, run.run_id)
@@ -224,7 +224,7 @@ class Driver:
             self._start_ready(db, started)
             if self._taken and self._run.origin is not None:
                 pairs, self._taken = self._taken, []
-                self._measured.update(metrics.take_over(db, self._run.run_id, self._run.origin.run_id, pairs))
+                self._metrics.take_over(db, self._run.origin.run_id, pairs)
             if started:
                 self._read_tags(db)
             self._output.write(db)
@@ -279,10 +279,7 @@ class Driver:
         """Record the numbers in what an attempt set."""
         named = {item["name"]: plain_of(item).numbers for item in report.get("artifacts", ())}
         found = {name: numbers for name, numbers in named.items() if numbers and name[:1] != "_"}
-        unset = self._measured & {*named, *report.get("deleted", ())}
-        if found or unset:
-            metrics.record(db, self._run.run_id, task.id, found, unset)
-            self._measured.update(found)
+        task.measured = self._metrics.record(db, task.id, found, {*named, *report.get("deleted", ())})
 
     def _succeed(self, task: _Task, report: Mapping[str, Any], *, sets_any: bool) -> None:
         asked = report["outcome"]
@@ -338,9 +335,10 @@ class Driver:
             else:
                 return
             task.attempt += 1
-            if task.attempt > 0 and self._measured:
-                metrics.drop(db, self._run.run_id, task.id)
             task.attempt_id = records.start_attempt(db, task.id, task.attempt)
+            if task.measured:
+                self._metrics.drop(db, task.id, task.measured)
+                task.measured = ()
             started.append(task)
 
     def _new_task(self, db: Any, planned: PlannedTask) -> _Task:

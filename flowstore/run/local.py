@@ -217,11 +217,10 @@ class LocalExecutor:
         worker = Worker(self._idents)
         try:
             worker.connect(start)
-        except ConnectionError:
-            raise died() from None
         except OSError as error:
             if error.errno not in _NO_ROOM:
-                raise
+                worker.disconnect()
+                raise (died() if isinstance(error, ConnectionError) else error) from None
             self._refuse(worker, error.errno)
         self._workers[worker.ident] = worker
         for what, connection in worker.connections():

@@ -57,6 +57,11 @@ class Worker:
         yield _CHANNEL, self.channel
         yield from self.pipes.items()
 
+    def disconnect(self) -> None:
+        """Close all connections of a worker that was never listened to."""
+        for what, _ in list(self.connections()):
+            streams.close(self.take(what))
+
     def take(self, what: str) -> int | socket.socket:
         """A connection that is to be closed."""
         return self.channel if what == _CHANNEL else self.pipes.pop(what)

@@ -17,7 +17,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.store import blobs, codecs, metrics
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.db import Store
-from flowstore.store.plain import NOTHING, Plain, describe, describe_json, full_name, numbers_in
+from flowstore.store.plain import NOTHING, Numbers, Plain, describe, describe_json, full_name, numbers_in
 
 DOSE_S = 1.0  # of each writer's time
 _BATCH_S = 0.1  # of a transaction
@@ -86,39 +86,34 @@ def describe_runs(db: sqlite3.Connection, run_ids: Iterable[int]) -> None:
         metrics.settle(db, run_id)
 
 
-def describe_task(db: sqlite3.Connection, task_id: int, load: Load | None = None) -> bool:
-    """Describe what a task set in its last attempt; returns whether that told anything.
-
-    Args:
-        db: of an open transaction.
-        task_id: the task.
-        load: loads pickles that have not been described; then nothing else is looked at.
-    """
+def describe_task(db: sqlite3.Connection, task_id: int) -> None:
+    """Describe what a task set in its last attempt, in the caller's transaction."""
     rows = db.execute(
         f"""select t.run_id, a.name, {COLUMNS}, v.blob_id is not null as is_known, v.value
             from tasks t join artifacts a on a.attempt_id = t.attempt_id join blobs b on b.id = a.blob_id
             left join blob_values v on v.blob_id = b.id
-            where t.id = ? and a.merged = 0 and (? or (b.codec = 'pickle' and v.blob_id is null)) order by a.name""",  # noqa: S608
-        (task_id, load is None),
+            where t.id = ? and a.merged = 0 order by a.name""",  # noqa: S608
+        (task_id,),
     ).fetchall()
-    found: list[tuple[str, str, float]] = []
     for row in rows:
         blob, name, numbers = Blob.of(row), row["name"], []
         if row["is_known"]:
             numbers = [] if row["value"] is None else numbers_in(name, row["value"])
-        elif (plain := _plain(db, row["run_id"], blob, load)) is not None:
+        elif (plain := _plain(db, row["run_id"], blob)) is not None:
             blobs.describe(db, blob.id, blob.codec, plain)
             numbers = [(full_name(name, way), number) for way, number in plain.numbers]
-        if not name.startswith("_"):
-            found += [(name, *number) for number in numbers]
-    db.executemany(
-        "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 0)",
-        [(rows[0]["run_id"], task_id, *each) for each in found],
-    )
-    return bool(found)
+        _insert(db, row["run_id"], task_id, name, numbers)
 
 
-def _plain(db: sqlite3.Connection, run_id: int, blob: Blob, load: Load | None) -> Plain | None:
+def _insert(db: sqlite3.Connection, run_id: int, task_id: int, artifact: str, numbers: Numbers) -> None:
+    if not artifact.startswith("_"):
+        db.executemany(
+            "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 0)",
+            [(run_id, task_id, artifact, *each) for each in numbers],
+        )
+
+
+def _plain(db: sqlite3.Connection, run_id: int, blob: Blob, load: Load | None = None) -> Plain | None:
     """Return what plain JSON tells of a blob; `None` where it can't be read here and now."""
     if blob.codec in codecs.WITHOUT_JSON or blob.size_bytes > _MAX_BYTES:
         return None
@@ -143,16 +138,16 @@ def load_pickles(store: Store) -> None:
     def load(run_id: int, blob: Blob) -> Any:
         return blobs.load(store, blob, "a pickle", run_id=run_id)
 
-    tasks = store.rows(
-        """select t.id as task_id, t.run_id from tasks t where exists (
-             select 1 from artifacts a join blobs b on b.id = a.blob_id
-             where a.attempt_id = t.attempt_id and b.codec = 'pickle' and b.data is not null
-               and not exists (select 1 from blob_values v where v.blob_id = b.id))"""
+    pickles = store.rows(
+        """select b.id as blob_id from blobs b where b.codec = 'pickle' and b.data is not null
+           and exists (select 1 from artifacts a where a.blob_id = b.id)
+           and not exists (select 1 from blob_values v where v.blob_id = b.id)"""
     )
-    for row in tasks:
+    for row in pickles:
         with store.write() as db:
-            if describe_task(db, row["task_id"], load):
-                metrics.settle(db, row["run_id"])
+            found = db.execute(f"select {COLUMNS} from blobs b where b.id = ?", (row["blob_id"],)).fetchone()  # noqa: S608
+            if found is not None and _is_plain_type(found["type"]):
+                _describe_everywhere(db, Blob.of(found), load)
     parameters = store.rows(
         f"""select p.run_id, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id
             where b.codec = 'pickle' and not exists (select 1 from blob_values v where v.blob_id = b.id)"""  # noqa: S608
@@ -161,3 +156,24 @@ def load_pickles(store: Store) -> None:
         blob = Blob.of(row)
         with store.write() as db:
             blobs.describe(db, blob.id, blob.codec, _plain(db, row["run_id"], blob, load) or NOTHING)
+
+
+def _describe_everywhere(db: sqlite3.Connection, blob: Blob, load: Load) -> None:
+    """Describe a pickle that is new, and add its numbers to all tasks that set it, or leave it as it is."""
+    tasks = db.execute(
+        """select t.id, t.run_id, a.name from artifacts a join tasks t on t.attempt_id = a.attempt_id
+           where a.blob_id = ? and a.merged = 0 order by t.id""",
+        (blob.id,),
+    ).fetchall()
+    found = (_plain(db, run_id, blob, load) for run_id in dict.fromkeys(task["run_id"] for task in tasks))
+    plain = next((each for each in found if each is not None), None)
+    if plain is None:
+        return
+    blobs.describe(db, blob.id, blob.codec, plain)
+    for task in tasks:
+        _insert(
+            db, task["run_id"], task["id"], task["name"],
+            [(full_name(task["name"], way), number) for way, number in plain.numbers],
+        )  # fmt: skip
+    for run_id in {task["run_id"] for task in tasks}:
+        metrics.settle(db, run_id)

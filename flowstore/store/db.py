@@ -318,11 +318,16 @@ def is_open_here(path: Path) -> bool:
     opened = [store for store in list(_open_stores) if store._connection is not None]
     if not opened:
         return False
-    real, identity = os.path.realpath(path), place.identity(path)
-    return any(
-        os.path.realpath(store.path) == real or (identity is not None and place.identity(store.path) == identity)
-        for store in opened
-    )
+    real = os.path.realpath(path)
+    return any(os.path.realpath(store.path) == real or _is_same_file(store.path, path) for store in opened)
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file; False where one of them can't be looked at."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def ensure_store(path: str | os.PathLike[str]) -> Store:

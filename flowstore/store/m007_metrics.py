@@ -49,6 +49,9 @@ create table backlog (
 ) strict;
 insert into backlog select 1, max(id) from tasks having count(*) > 0;
 
+drop index run_tags_by_run;
+create index run_tags_by_run on run_tags (run_id, system) /* all that object_tags reads of the tags of a run */;
+
 drop view object_tags;
 drop view artifact_values;
 drop view set_artifacts;
@@ -106,9 +109,9 @@ create view set_artifacts as
   from runs r cross join tasks t cross join artifacts a
   where t.run_id = r.id and a.attempt_id = t.attempt_id and a.merged = 0 and a.blob_id is not null
   union all
-  select r.id, t.step_id, t.id, p.name, p.blob_id
-  from runs r cross join steps s cross join tasks t cross join run_artifacts p
-  where s.run_id = r.id and s.name = 'start' and t.run_id = r.id and t.step_id = s.id and p.run_id = r.id
+  select p.run_id, t.step_id, t.id, p.name, p.blob_id
+  from run_artifacts p cross join steps s cross join tasks t
+  where s.run_id = p.run_id and s.name = 'start' and t.run_id = p.run_id and t.step_id = s.id
     and not exists (select 1 from tasks o where o.run_id = t.run_id and o.step_id = t.step_id and o.id < t.id);
 
 create view artifact_values as
@@ -201,12 +204,12 @@ create view object_tags as
     and not exists (select 1 from node_tags n where n.run_id = r.id and n.step_id = s.id
                     and n.task_id = t.id and n.artifact = a.name and n.tag_id = rt.tag_id)
   union all
-  select 'artifact', f.name, r.id, s.name, t.id, a.name, g.tag, rt.system, 0
-  from runs r cross join flows f cross join steps s cross join tasks t cross join run_artifacts a
+  select 'artifact', f.name, a.run_id, s.name, t.id, a.name, g.tag, rt.system, 0
+  from run_artifacts a cross join runs r cross join flows f cross join steps s cross join tasks t
   cross join run_tags rt cross join tags g
-  where f.id = r.flow_id and s.run_id = r.id and s.name = 'start' and t.run_id = r.id and t.step_id = s.id
-    and a.run_id = r.id and rt.run_id = r.id and g.id = rt.tag_id
-    and not exists (select 1 from node_tags n where n.run_id = r.id)
+  where r.id = a.run_id and f.id = r.flow_id and s.run_id = a.run_id and s.name = 'start'
+    and t.run_id = a.run_id and t.step_id = s.id and rt.run_id = a.run_id and g.id = rt.tag_id
+    and not exists (select 1 from node_tags n where n.run_id = a.run_id)
     and not exists (select 1 from tasks o where o.run_id = t.run_id and o.step_id = t.step_id and o.id < t.id)
   union all
   select 'artifact', f.name, h.run_id, s.name, t.id, a.name, g.tag, rt.system, 0

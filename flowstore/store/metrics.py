@@ -17,55 +17,86 @@ from flowstore.store.plain import Numbers, full_name
 _BATCH = 500  # runs in one query
 
 
-def record(
-    db: sqlite3.Connection, run_id: int, task_id: int, found: Mapping[str, Numbers], unset: Iterable[str] = ()
-) -> None:
-    """Add the metrics of a task, which are the last of their artifacts now.
+class RunMetrics:
+    """Writes the metrics of a run that is going on, and knows which tasks have set each artifact that has some.
 
     Args:
-        db: of an open transaction.
-        run_id: the task's run.
-        task_id: the task.
-        found: the numbers in each artifact.
-        unset: artifacts that had metrics in this run, and that the task has set to something without, or deleted.
-    """
-    db.executemany(
-        "update numbers set final = 0 where run_id = ? and artifact = ? and final = 1",
-        [(run_id, artifact) for artifact in {*found, *unset}],
-    )
-    db.executemany(
-        "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 1)",
-        [
-            (run_id, task_id, artifact, full_name(artifact, name), number)
-            for artifact, numbers in found.items()
-            for name, number in numbers
-        ],
-    )
-
-
-def drop(db: sqlite3.Connection, run_id: int, task_id: int) -> None:
-    """Remove the metrics of a task that is tried again."""
-    db.execute("delete from numbers where run_id = ? and task_id = ?", (run_id, task_id))
-
-
-def take_over(db: sqlite3.Connection, run_id: int, origin_id: int, tasks: Sequence[tuple[int, int]]) -> list[str]:
-    """Give tasks of a resumed run the metrics of those that they reuse; returns the names of their artifacts.
-
-    Args:
-        db: of an open transaction.
         run_id: the run.
-        origin_id: the run that it resumes.
-        tasks: pairs of a task and the one that it reuses.
     """
-    db.execute(
-        """insert into numbers (run_id, task_id, artifact, name, magnitude, final)
-           select ?, j.value ->> 0, n.artifact, n.name, n.magnitude, 0
-           from json_each(?) j cross join numbers n where n.run_id = ? and n.task_id = j.value ->> 1
-           order by j.key, n.id""",
-        (run_id, json.dumps(tasks), origin_id),
-    )
-    settle(db, run_id)
-    return [name for (name,) in db.execute("select distinct artifact from numbers where run_id = ?", (run_id,))]
+
+    def __init__(self, run_id: int) -> None:
+        self._run_id = run_id
+        self._setters: dict[str, list[int]] = {}  # by artifact, in the order in which they set it
+
+    def record(
+        self, db: sqlite3.Connection, task_id: int, found: Mapping[str, Numbers], named: Iterable[str]
+    ) -> Collection[str]:
+        """Add the metrics of an attempt, which are the last of their artifacts now.
+
+        Args:
+            db: of an open transaction.
+            task_id: the attempt's task.
+            found: the numbers in each artifact.
+            named: all artifacts that the attempt has set or deleted.
+
+        Returns:
+            The artifacts to hand to `drop` if the task is tried again.
+        """
+        changed = {*found, *(self._setters.keys() & named)}
+        if not changed:
+            return ()
+        db.executemany(
+            "update numbers set final = 0 where run_id = ? and artifact = ? and final = 1",
+            [(self._run_id, artifact) for artifact in changed],
+        )
+        db.executemany(
+            "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 1)",
+            [
+                (self._run_id, task_id, artifact, full_name(artifact, name), number)
+                for artifact, numbers in found.items()
+                for name, number in numbers
+            ],
+        )
+        for artifact in changed:
+            self._setters.setdefault(artifact, []).append(task_id)
+        return changed
+
+    def drop(self, db: sqlite3.Connection, task_id: int, artifacts: Iterable[str]) -> None:
+        """Remove the metrics of a task that is tried again; what had been set before it counts again."""
+        before = []
+        for artifact in artifacts:
+            setters = self._setters[artifact]
+            was_last = setters[-1] == task_id
+            setters.remove(task_id)
+            if was_last and setters:
+                before.append((self._run_id, setters[-1], artifact))
+        db.execute("delete from numbers where run_id = ? and task_id = ?", (self._run_id, task_id))
+        db.executemany("update numbers set final = 1 where run_id = ? and task_id = ? and artifact = ?", before)
+
+    def take_over(self, db: sqlite3.Connection, origin_id: int, tasks: Sequence[tuple[int, int]]) -> None:
+        """Give tasks of a resumed run the metrics of those that they reuse.
+
+        Args:
+            db: of an open transaction.
+            origin_id: the run that is resumed.
+            tasks: pairs of a task and the one that it reuses.
+        """
+        db.execute(
+            """insert into numbers (run_id, task_id, artifact, name, magnitude, final)
+               select ?, j.value ->> 0, n.artifact, n.name, n.magnitude, 0
+               from json_each(?) j cross join numbers n where n.run_id = ? and n.task_id = j.value ->> 1
+               order by j.key, n.id""",
+            (self._run_id, json.dumps(tasks), origin_id),
+        )
+        settle(db, self._run_id)
+        for row in db.execute(
+            """select artifact, max(iif(final, task_id, null)) as task_id from numbers
+               where run_id = ? group by artifact""",
+            (self._run_id,),
+        ):
+            setters = self._setters.setdefault(row["artifact"], [])
+            if row["task_id"] is not None and row["task_id"] not in setters:
+                setters.append(row["task_id"])
 
 
 def settle(db: sqlite3.Connection, run_id: int) -> None:

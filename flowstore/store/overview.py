@@ -56,9 +56,7 @@ def steps(store: Store, run_id: int, *, dead: bool = False) -> list[StepState]:
 
 
 def _state(rows: list[Row], *, dead: bool) -> StepState:
-    own = [
-        row for row in rows if not row["reused"] and row["tasks"]
-    ] or rows  # else all ran in the run that was resumed
+    own = [row for row in rows if not row["reused"] and row["tasks"]] or rows  # all ran in the run that was resumed
     ends = [row["finished_at"] for row in own if row["finished_at"] is not None]
     over = bool(ends) and not any(row["unfinished"] for row in rows)
     begun = min([rows[0]["created_at"], *(row["begun"] for row in own if row["begun"] is not None)])

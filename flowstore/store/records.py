@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from flowstore.store import blobs, liveness
+from flowstore.store import blobs, liveness, metrics
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode, encode
 from flowstore.store.db import Store
@@ -361,6 +361,7 @@ def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None
         "update runs set status = 'dead', finished_at = last_seen_at where id = ? and status = 'running'", (run_id,)
     )
     _end_tasks(db, run_id, "dead", last_seen_at)
+    metrics.settle(db, run_id)
 
 
 def code_sha(script_name: str, files: Mapping[str, bytes], module: str | None = None) -> bytes:

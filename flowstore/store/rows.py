@@ -23,7 +23,7 @@ _NAMES: dict[str, frozenset[type]] = {
     ),
     "flow_id step_id pid code_id attempt_id base_id blob_id size_bytes is_flag exact": frozenset({int, _NONE}),
     "created_at started_at last_seen_at written_at deployed_at newest_at": frozenset({int}),
-    "finished_at due_at": frozenset({int, _NONE}),
+    "finished_at due_at begun": frozenset({int, _NONE}),
     "flow user host boot pid_started uuid parameters name kind tag stream text path": frozenset({str}),
     "script_name scope token created_by deployed_by option": frozenset({str}),
     "step artifact status codec type preview foreach_path transition": frozenset({str, _NONE}),

@@ -15,9 +15,11 @@ from typing import Any
 
 import attrs
 
-from flowstore.store import queries, records, schema
+from flowstore.errors import FlowstoreError
+from flowstore.store import codecs, queries, records, schema
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.db import Store
+from flowstore.store.plain import describe
 from flowstore.text import counted
 from flowstore.transfer import islands
 from flowstore.transfer.problems import REPAIR, UNREADABLE, Problem, content, place_of
@@ -72,6 +74,7 @@ def _found(db: sqlite3.Connection, *, deep: bool) -> Iterator[Problem]:
     yield from _rubbish(db)
     if deep:
         yield from _contents(db)
+        yield from _descriptions(db)
 
 
 @contextlib.contextmanager
@@ -372,6 +375,33 @@ DROP_CONTENT = (
     ),
     "delete from blobs where id = ?",
 )
+
+
+def _descriptions(db: sqlite3.Connection) -> Iterator[Problem]:
+    """Values as plain JSON that are not those of their bytes, where these can be read without running code."""
+    found, error = _asked(
+        db,
+        """select v.blob_id, v.value, b.codec, b.size_bytes, b.data from blob_values v join blobs b on b.id = v.blob_id
+           where b.codec in ('typed-json', 'npy') and v.value is not null and typeof(b.data) = 'blob'""",
+    )
+    if error is not None:
+        yield _unreadable("blob_values", error)
+    for row in found:
+        try:
+            told = describe(codecs.decode(row["codec"], iter([row["data"]]), row["size_bytes"]))
+        except FlowstoreError:  # its bytes are damaged, which is told elsewhere, or need a package that is not here
+            continue
+        if told.value != row["value"]:
+            values = {"blob_id": row["blob_id"], "value": told.value, "exact": int(told.exact), "number": told.number}
+            yield Problem.mended(
+                "value", content(db, row["blob_id"]), "its value as plain JSON is not that of its bytes",
+                "writes it anew",
+                mend=[(
+                    """update blob_values set value = :value, exact = :exact, magnitude = :number
+                       where blob_id = :blob_id""",
+                    values,
+                )],
+            )  # fmt: skip
 
 
 def _rubbish(db: sqlite3.Connection) -> Iterator[Problem]:

@@ -44,7 +44,7 @@ def copy(there: sqlite3.Connection, here: sqlite3.Connection, taken: bool, blobs
             values = (row["value"], row["exact"], row["magnitude"]) if taken else _checked(row)
             here.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (here_id, *values))
         picture = there.execute("select png from pictures where blob_id = ?", (there_id,)).fetchone()
-        if picture is not None and (taken or is_picture(picture["png"])):
+        if picture is not None and is_picture(picture["png"]):
             here.execute("insert or ignore into pictures values (?, ?)", (here_id, picture["png"]))
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import attrs
 
+from flowstore.store.pictures import MAX_PICTURE_BYTES
+
 _SANE = "between 0 and 253402300799999"  # until the year 9999, in milliseconds
 _STATUSES = "('running', 'successful', 'failed', 'stopped', 'dead')"
 
@@ -338,6 +340,49 @@ ROWS = (
            where s.run_id <> n.run_id or (n.task_id <> 0 and (t.id is null or t.step_id <> n.step_id))""",
         "a tag is set on a task or step that is not where the tag says",
         _drop("node_tags", "run_id", "step_id", "task_id", "artifact", "tag_id"), "drops the tag",
+    ),
+    Rule(
+        "value", "numbers",
+        """select id as number_id, task_id, artifact as name, final from numbers where final not in (0, 1)""",
+        "whether one of its metrics is final is {final!r}, not 0 or 1",
+        ("update numbers set final = 0 where id = :number_id",), "says that it is not",
+    ),
+    Rule(
+        "value", "numbers",
+        """select id as number_id, task_id, artifact as name from numbers
+           where length(name) > length(artifact) + 1001 or substr(name, 1, length(artifact)) <> artifact""",
+        "the name of one of its metrics is malformed",
+        ("delete from numbers where id = :number_id",), "drops the metric",
+    ),
+    Rule(
+        "lineage", "numbers",
+        """select n.id as number_id, n.task_id, n.artifact as name from numbers n join tasks t on t.id = n.task_id
+           where t.run_id <> n.run_id""",
+        "one of its metrics is in another run",
+        ("update numbers set run_id = (select t.run_id from tasks t where t.id = :task_id) where id = :number_id",),
+        "puts it into the run of its task",
+    ),
+    Rule(
+        "json", "blob_values",
+        """select blob_id from blob_values where value is not null
+           and (length(cast(value as blob)) > 65536 or not json_valid(value))""",
+        "its value as plain JSON is no JSON of at most 64 KiB",
+        ("update blob_values set value = null, exact = null, magnitude = null where blob_id = :blob_id",),
+        "leaves it without one",
+    ),
+    Rule(
+        "value", "blob_values",
+        """select blob_id from blob_values where exact not in (0, 1) or (magnitude is not null
+           and case when json_valid(value) then json_type(value) not in ('integer', 'real') else 0 end)""",
+        "what is said about its value as plain JSON can't be",
+        ("update blob_values set exact = exact = 1, magnitude = null where blob_id = :blob_id",), "says less",
+    ),
+    Rule(
+        "value", "pictures",
+        f"""select blob_id from pictures
+            where length(png) > {MAX_PICTURE_BYTES} or substr(png, 1, 8) <> x'89504e470d0a1a0a'""",  # noqa: S608
+        "its picture is no PNG of at most 1 MB",
+        _drop("pictures", "blob_id"), "drops the picture",
     ),
     _length("signatures", ("blob_id", "key_id"), {"key_id": 8, "mac": 32}, _drop("signatures", "blob_id", "key_id"),
             "drops the signature"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flowstore.errors import StoreCorrupt, TaggingError
 from flowstore.store import tags
+from flowstore.store.pictures import MAX_PICTURE_BYTES
 from flowstore.transfer import tables
 
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999
@@ -72,10 +73,14 @@ _RULES = {
         union all select 1 from log_chunks where written_at not between 0 and :latest""",
     "holds a metric of another run's task, or of a malformed name": """
         select 1 from numbers n left join tasks t on t.id = n.task_id
-        where t.run_id is not n.run_id or length(n.name) > 3000 or substr(n.name, 1, length(n.artifact)) <> n.artifact
-          or n.final not in (0, 1)""",
-    "holds a value of an artifact that is too long": """
-        select 1 from blob_values where length(value) > 65536""",
+        where t.run_id is not n.run_id or length(n.name) > length(n.artifact) + 1001
+          or substr(n.name, 1, length(n.artifact)) <> n.artifact or n.final not in (0, 1)""",
+    "holds a value of an artifact that is too long, or malformed": """
+        select 1 from blob_values where length(cast(value as blob)) > 65536 or exact not in (0, 1)
+          or typeof(value) not in ('text', 'null') or typeof(magnitude) not in ('real', 'null')""",
+    "holds a picture that is none, or too large": f"""
+        select 1 from pictures
+        where length(png) > {MAX_PICTURE_BYTES} or substr(png, 1, 8) <> x'89504e470d0a1a0a'""",  # noqa: S608
     "holds a code snapshot with an improper name": """
         select 1 from codes where instr(script_name, char(0))
         union all select 1 from code_files where path = '' or instr(path, char(0))""",
@@ -107,7 +112,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
 
 def _has_tables(db: sqlite3.Connection, sql: str) -> bool:
     """Return whether a file has the tables of a rule: an older one lacks the newest."""
-    return all(tables.has(db, name) for name in ("numbers", "blob_values") if f"from {name}" in sql)
+    return all(tables.has(db, name) for name in ("numbers", "blob_values", "pictures") if f"from {name}" in sql)
 
 
 def _exhaust(rows: sqlite3.Cursor) -> None:
