@@ -16,10 +16,10 @@ _SEQUENCE = (
 )
 # Marks that turn the order of reading, and characters without a shape (those that join letters and emoji remain).
 _UNSEEN = "\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
-_TRICKS = re.compile(f"{_SEQUENCE}|[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}]")
-_COLOUR = re.compile("\x1b\\[[0-9;:]*m")
+_TRICKS = f"{_SEQUENCE}|[\x00-\x08\x0b-\x1f\x7f-\x9f{_UNSEEN}]"
+_COLOUR = "\x1b\\[[0-9;:]*m"
 _RESETS = frozenset({"\x1b[m", "\x1b[0m"})
-_UNESCAPED = re.compile(f"[\x7f-\x9f{_UNSEEN}]")
+_UNESCAPED = f"[\x7f-\x9f{_UNSEEN}]"
 
 
 NARROW = 8  # characters, some of them without a width, that may share a column of a terminal
@@ -31,7 +31,7 @@ def safe(text: str) -> str:
     >>> safe("a\x1b[31mb\x1b]0;title\x07")
     'ab'
     """
-    return text if text.isprintable() else _TRICKS.sub("", text).encode("utf-8", "replace").decode()
+    return text if text.isprintable() else re.sub(_TRICKS, "", text).encode("utf-8", "replace").decode()
 
 
 def coloured(text: str) -> str:
@@ -46,12 +46,12 @@ def coloured(text: str) -> str:
 
     def keep(match: re.Match[str]) -> str:
         nonlocal last
-        if _COLOUR.fullmatch(match[0]) is None:
+        if re.fullmatch(_COLOUR, match[0]) is None:
             return ""
         last = match[0]
         return last
 
-    kept = _TRICKS.sub(keep, text).encode("utf-8", "replace").decode()
+    kept = re.sub(_TRICKS, keep, text).encode("utf-8", "replace").decode()
     return kept if last is None or last in _RESETS else f"{kept}\x1b[0m"
 
 
@@ -61,7 +61,7 @@ def escaped(json: str) -> str:
     >>> escaped('"\x9b\u202e"')
     '"\\u009b\\u202e"'
     """
-    return _UNESCAPED.sub(_escape, json)
+    return re.sub(_UNESCAPED, _escape, json)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -6,6 +6,8 @@ A `sitecustomize` in a folder of the test has every process of a flow write down
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections import Counter
 
 import pytest
@@ -34,6 +36,9 @@ sqlite3.connect = traced
 WIDE = flow_source(
     FOREACH, start="self.xs = list(range(300))", body="self.y = self.input", join="self.t = sum(i.y for i in inputs)"
 )
+
+
+RANGE = "import os; self.xs = list(range(int(os.environ['COUNT'])))"
 
 
 class Log:
@@ -88,6 +93,20 @@ def test_a_wide_foreach(flow, traced, options):
     assert len(log.driver) <= 300 * 16, kinds
     assert sum("run_tags" in sql for sql in log.driver) <= 20  # nobody edits them
     assert len(log.tasks) <= 80, Counter(log.tasks).most_common(9)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tasks fork")
+def test_the_memory_that_a_task_touches(flow):
+    """One more trivial task costs at most 720 page faults: each is a page that its process copied from its server."""
+    script = flow(flow_source(FOREACH, start=RANGE, body="self.y = self.input"))
+
+    def faults(count):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+        script("run", COUNT=str(count))
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - before
+
+    script("run", COUNT="1")
+    assert (faults(130) - faults(30)) / 100 < 720
 
 
 def test_resuming_a_wide_foreach(flow, traced):

@@ -173,6 +173,26 @@ def test_what_c_prints_is_in_the_log(flow):
     assert script.client()["start"].task.stdout == "from C\n"
 
 
+HELD = {  # what the import does with Python's output stream, and what a step then writes to
+    "the stream": ("import sys; OUT = sys.stdout", "OUT.write('held')"),
+    "its buffer": ("import sys; OUT = sys.stdout.buffer", "OUT.write(b'held')"),
+    "one that it replaced": (
+        "import io, sys; OUT = sys.stdout; sys.stdout = sys.__stdout__ = io.StringIO()",
+        "OUT.write('held')",
+    ),
+}
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(("head", "start"), HELD.values(), ids=HELD)
+@every_method
+def test_a_stream_that_the_import_holds(options, head, start, unbuffered, flow):
+    """What a step writes to an output stream that the import has kept is in its log."""
+    script = flow(flow_source(LINEAR, head=head, start=start))
+    script("run", *options, PYTHONUNBUFFERED=unbuffered)
+    assert script.client()["start"].task.stdout == "held"
+
+
 HANGING = """
 import threading
 threading.Thread(target=threading.Event().wait, name="for ever").start()

@@ -12,7 +12,6 @@ run when these found nothing: with a step missing, half the flow would be called
 
 from __future__ import annotations
 
-import difflib
 import graphlib
 from collections import deque
 from typing import TYPE_CHECKING
@@ -132,6 +131,8 @@ def check_targets(graph: Graph) -> Iterator[str]:
     for node in graph:
         for target in node.targets:
             if target not in graph:
+                import difflib
+
                 close = difflib.get_close_matches(target, graph.nodes, n=2)
                 hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
                 yield (
@@ -208,7 +209,7 @@ def check_nesting(graph: Graph) -> Iterator[str]:
                 left.append(target)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Walk:
     """The splits that are open at each step met so far, from its first arrival; later ones must agree."""
 

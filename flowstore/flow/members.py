@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
@@ -83,6 +82,8 @@ def _kind(name: str, value: Any) -> str | None:
 
 def _where(cls: type, name: str, value: Any) -> str:
     """Return file and line of a member, as far as the source tells."""
+    import textwrap
+
     if isinstance(function := hidden_step(value, name) or value, FunctionType):
         code = inspect.unwrap(function).__code__
         return f"{code.co_filename}:{code.co_firstlineno}"

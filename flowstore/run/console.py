@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ _BAR_COLUMNS = 30
 Line = tuple[int, str, str]  # when, whose, and what
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Changing:
     """The lines of one stream of a task that may still change.
 
@@ -142,6 +141,8 @@ class Console:
 
     def _bottom(self) -> list[str]:
         """Return the lines at the bottom of the terminal: no more than half of it, each no wider than it."""
+        import shutil
+
         columns, rows = shutil.get_terminal_size()
         at = clock(_now_ms())
         found = [(line.label, text) for line in self._changing.values() for text in (*line.ended, *line.lines)]

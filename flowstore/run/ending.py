@@ -15,18 +15,15 @@ import contextlib
 import functools
 import gc
 import io
-import os
 import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 _FILE: type = io.IOBase.__mro__[1]  # whose subclasses are found without the caches that `abc` keeps, and a fork copies
-_OPEN_FILES = Path("/proc/self/fd")
 
 
 class Ending:
@@ -44,11 +41,13 @@ class Ending:
             self._disown()
         self._hooks = atexit._ncallbacks()
 
-    def warm_up(self) -> None:
-        """Do, before forks, what each child does in any case: it then copies fewer pages."""
-        flush_output()
-        for _ in range(2):
-            self.is_due()
+    def leave_streams(self) -> None:
+        """Forget Python's own streams among the files of the import: they are flushed after each attempt anyway.
+
+        To be called once they are those that tasks have.
+        """
+        streams = {id(layer) for stream in (sys.stdin, sys.stdout, sys.stderr) for layer in _layers(stream)}
+        self._imported = [file for file in self._imported or () if id(file) not in streams]
 
     def _disown(self) -> None:
         """Leave the hooks, child processes and finalizers of the import to the process that imported."""
@@ -71,7 +70,9 @@ class Ending:
         """Whether there is anything to be done."""
         if self.is_flush_due() or atexit._ncallbacks() > self._hooks:
             return True
-        if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        if threading.active_count() > 1 and any(
+            not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()
+        ):
             return True
         registry = getattr(sys.modules.get("multiprocessing.util"), "_finalizer_registry", None)
         return bool(registry) or bool(getattr(sys.modules.get("multiprocessing.process"), "_children", None))
@@ -106,11 +107,11 @@ def flush_imported() -> list[Any]:
     """Write out what the import of the flow has left in buffers, before a fork copies them.
 
     Returns:
-        The files that the import has opened.
+        The files that the import has opened and that may hold something back.
     """
     for handler in _handlers():
         _attempt(handler.flush)
-    files = _of(gc.get_objects(), _is_file) if _has_files() else []
+    files = [file for file in _of(gc.get_objects(), _is_file) if not _holds_nothing(file)]
     for file in files:
         _attempt(functools.partial(_flush, file))
     flush_output()
@@ -134,15 +135,22 @@ def flush_from_c() -> Any:
     return ctypes.CDLL(None).fflush
 
 
-def _has_files() -> bool:
-    """Whether this process may have opened a file: it has a descriptor that is neither standard nor our own."""
-    if not _OPEN_FILES.is_dir():  # no Linux
+def _layers(stream: Any) -> Iterator[Any]:
+    """A text stream, and what it writes to or reads from."""
+    with contextlib.suppress(ValueError):  # it was detached
+        while isinstance(stream, io.IOBase):
+            yield stream
+            stream = getattr(stream, "buffer", None) or getattr(stream, "raw", None)
+
+
+def _holds_nothing(file: Any) -> bool:
+    """Whether nothing that was written to a file can wait there, since it is unbuffered, or only read."""
+    kind = type(file)
+    if kind is io.TextIOWrapper:
+        with contextlib.suppress(ValueError):  # it is closed, or was detached
+            return _holds_nothing(file.buffer) and (file.write_through or not file.writable())
         return True
-    for link in _OPEN_FILES.iterdir():
-        with contextlib.suppress(OSError):  # the descriptor that lists them
-            if int(link.name) > 2 and not os.readlink(link).startswith(("anon_inode:", "/memfd:", "/proc/")):
-                return True
-    return False
+    return kind is io.FileIO or kind is io.BufferedReader
 
 
 def _handlers() -> Iterator[Any]:

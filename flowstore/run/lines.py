@@ -20,12 +20,13 @@ _LONGEST_LINE = 1 << 20
 _MOST_LINES = 100  # that may still change
 _MOST_ABOVE = 20  # lines that a cursor moves up beyond those that may still change
 
-_UPDATES = re.compile("\r(?!\n)|\x1b\\[\\d*[AFG]")
-_MOVES = re.compile("(\r?\n)|\r|\x1b\\[(\\d{0,4})([ABFGK])")  # G to a column: the first, as progress bars use it
-_UNFINISHED = re.compile("\x1b(?:\\[\\d{0,4})?\\Z")
+# Patterns are compiled where a line needs them: most tasks print nothing.
+_UPDATES = "\r(?!\n)|\x1b\\[\\d*[AFG]"
+_MOVES = "(\r?\n)|\r|\x1b\\[(\\d{0,4})([ABFGK])"  # G to a column: the first, as progress bars use it
+_UNFINISHED = "\x1b(?:\\[\\d{0,4})?\\Z"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Row:
     """A line that may still change.
 
@@ -97,8 +98,8 @@ class Lines:
         if self._rows:
             self._write(text, now)
             return self._settled(now, end=end)
-        begun = _UNFINISHED.search(self._rest)
-        update = _UPDATES.search(text if begun is None else begun[0] + text)
+        begun = re.search(_UNFINISHED, self._rest)
+        update = re.search(_UPDATES, text if begun is None else begun[0] + text)
         if update is None:
             return self._plain(text, end=end)
         before = text.rfind("\n", 0, update.start()) + 1
@@ -150,10 +151,10 @@ class Lines:
 
     def _write(self, text: str, now: float) -> None:
         text, self._sequence = self._sequence + text, ""
-        if (unfinished := _UNFINISHED.search(text)) is not None:
+        if (unfinished := re.search(_UNFINISHED, text)) is not None:
             text, self._sequence = text[: unfinished.start()], unfinished[0]
         at = 0
-        for move in _MOVES.finditer(text):
+        for move in re.finditer(_MOVES, text):
             self._put(text[at : move.start()], now)
             self._move(move, now)
             at = move.end()

@@ -16,7 +16,7 @@ import os
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -57,19 +57,23 @@ class Generators:
             values |= {id(value): value for value in _held(module)}
         self._all = [kept for value in values.values() if (kept := _kept(value)) is not None]
 
-    def derive(self, step: str, path: str) -> None:
+    def derive(self, step: str, frames: Sequence[Mapping[str, Any]]) -> None:
         """Set all of them to the states of a task.
 
         Args:
             step: its step.
-            path: its index in each enclosing foreach and gang.
+            frames: the enclosing foreaches and gangs, with its `index` in each.
         """
+        if not self._all:
+            return
+        path = "/".join(str(frame["index"]) for frame in frames)
         for generator in self._all:
             generator.reset(_hash(generator.state, step.encode(), path.encode()))
 
 
 def _hash(*parts: bytes) -> bytes:
-    return hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts)).digest()
+    data = b"".join(len(part).to_bytes(8) + part for part in parts)
+    return hashlib.blake2b(data, digest_size=32).digest()  # without OpenSSL, of which a forked process copies pages
 
 
 # --- which there are

@@ -40,6 +40,7 @@ from flowstore.run.randomness import Generators
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
 READY, UNSAFE = b"Y", b"U"
+REHEARSED_FORK = 12  # a run with so many tasks is likely to have many more: a rehearsal takes the time of twenty
 
 
 def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[socket.socket, int]:
@@ -107,6 +108,7 @@ class _Server:
         self._graph = graph
         self._generators = generators
         self._ending = Ending(files)
+        self._forks = 0
         self._children: dict[int, int] = {}  # pid: number
 
     def serve(self) -> None:
@@ -118,7 +120,7 @@ class _Server:
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake)
         worker.warm_up()
-        self._ending.warm_up()
+        self._ending.leave_streams()
         spec.fixed_names(self._flow)
         gc.freeze()  # what is here stays shared with the children
         with contextlib.suppress(ConnectionError):  # the driver died before it had read all that it was told
@@ -177,8 +179,17 @@ class _Server:
                     _kill_group(pid, signal.Signals(argument))
         return True
 
+    def _rehearse(self) -> None:
+        from flowstore.run.rehearsal import rehearse  # which many runs don't need
+
+        rehearse(self._generators, self._ending)
+        gc.freeze()
+
     def _fork(self, number: int, descriptors: list[int]) -> None:
         parent = os.getpid()
+        self._forks += 1
+        if self._forks == REHEARSED_FORK:
+            self._rehearse()
         try:
             pid = os.fork()
         except OSError as error:

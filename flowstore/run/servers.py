@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ from flowstore.errors import FlowstoreError
 from flowstore.run import server, streams
 
 if TYPE_CHECKING:
+    import subprocess
+
     from flowstore.run.interpreter import Interpreters
 
 END_S = 10.0  # for what the import of the flow has left to do in that interpreter
@@ -111,6 +112,8 @@ class TaskServer:
             return 0
         if kill:
             self._process.kill()
+        import subprocess
+
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(END_S)
         self._process.kill()

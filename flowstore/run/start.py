@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -320,6 +319,8 @@ def _end_early(store: Store, who: Identity, flow: str, run_id: int, error: Flows
         _record_failure(store, run_id)
         go_on = _resume(who, run_id)
         return f"{told}. What had finished is kept; to go on, once that is mended: {go_on}"
+    import shlex
+
     rescued = store.path.with_name(f"{store.path.name}.rescued-{run_id}")
     try:
         store.rescue(rescued)

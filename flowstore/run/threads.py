@@ -25,10 +25,11 @@ import attrs
 _TASKS = Path("/proc/self/task")
 _SURVIVING_NAMES = frozenset({"jemalloc_bg_thd"})  # started again in the child by jemalloc
 _DISPENSABLE_MODULES = frozenset({"tqdm._monitor"})  # redraws bars that have not moved for 10 s
-_NEUTRAL = re.compile(r"/(libc|libpthread|libstdc\+\+|libgcc_s|libm|ld-linux.*|ld-musl.*|libc\.musl.*)[.-][^/]*$")
-_SURVIVING_LIBRARY = re.compile(r"/libarrow\.[^/]*$")
-_INSTALLED = re.compile(r"/(site|dist)-packages/")
-_OPENMP = re.compile(r"/lib(gomp|omp|iomp5)\b[^/]*$")
+# Patterns are compiled where there are threads, which is rare.
+_NEUTRAL = r"/(libc|libpthread|libstdc\+\+|libgcc_s|libm|ld-linux.*|ld-musl.*|libc\.musl.*)[.-][^/]*$"
+_SURVIVING_LIBRARY = r"/libarrow\.[^/]*$"
+_INSTALLED = r"/(site|dist)-packages/"
+_OPENMP = r"/lib(gomp|omp|iomp5)\b[^/]*$"
 _STACK_BYTES = 16 << 10  # of a stack, from its top, where a waiting thread's innermost calls are
 _LAG_S = 0.05  # a thread that has been joined may be listed for a moment longer
 
@@ -104,8 +105,8 @@ def _kind(ident: int, mappings: _Mappings) -> str | None:
         return None
     if name in _SURVIVING_NAMES:
         return None
-    files = [file for file in _files_on_stack(ident, mappings) if not _NEUTRAL.search(file)]
-    if files and all(_SURVIVING_LIBRARY.search(file) for file in files):
+    files = [file for file in _files_on_stack(ident, mappings) if not re.search(_NEUTRAL, file)]
+    if files and all(re.search(_SURVIVING_LIBRARY, file) for file in files):
         return None
     return _label(files) or f"thread {name}"
 
@@ -114,7 +115,7 @@ def _label(files: Sequence[str]) -> str:
     """What people call the library that the stack names most often."""
     for file, _ in Counter(files).most_common():
         package = _package(file)
-        if _OPENMP.search(file):
+        if re.search(_OPENMP, file):
             return f"OpenMP ({package})" if package else "OpenMP"
         if package:
             return package
@@ -123,7 +124,7 @@ def _label(files: Sequence[str]) -> str:
 
 def _package(file: str) -> str:
     """The installed package that a library belongs to: `polars` for `…/site-packages/_polars_runtime_32/….so`."""
-    *_, below = re.split(r"/(?:site|dist)-packages/", file) if _INSTALLED.search(file) else [""]
+    *_, below = re.split(r"/(?:site|dist)-packages/", file) if re.search(_INSTALLED, file) else [""]
     return re.sub(r"\.libs$|\.cpython.*|\.abi3.*|_runtime.*", "", below.split("/")[0]).strip("_")
 
 

@@ -7,6 +7,7 @@ report. The process ends as a script does (`ending`), but without Python's own e
 from __future__ import annotations
 
 import functools
+import io
 import os
 import signal
 import socket
@@ -26,7 +27,8 @@ from flowstore.store.plain import NOTHING
 
 PICKLING = "flowstore.store.pickling"
 PARQUET = "flowstore.store.parquet"
-LAZY = (PICKLING, PARQUET)  # imported by a task that needs it, unless the process that it was forked from has
+TYPED_JSON = "flowstore.store.typed_json"
+LAZY = (PICKLING, PARQUET, TYPED_JSON)  # imported by a task that needs it, unless its server has
 
 
 def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators, ending: Ending) -> None:
@@ -36,7 +38,7 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
     """
     reused = False
     while (order := wire.receive(channel)) is not None:
-        generators.derive(order["step"], "/".join(str(frame["index"]) for frame in order["frames"]))
+        generators.derive(order["step"], order["frames"])
         product = run_attempt(flow, graph, order, ending)
         flush_output()
         reused = order["reuse"]
@@ -61,12 +63,27 @@ def _say(send: Callable[..., None], *what: Any) -> None:
         os._exit(LOST_CONNECTION)
 
 
+_replaced: list[Any] = []  # streams; a stream that is dropped would close what it writes to, which modules may hold
+
+
 def fresh_streams() -> None:
-    """Text streams on descriptors 1 and 2 that pass each line on at once, whatever the terminal's encoding."""
+    """Have Python's output streams pass each line on at once, whatever the terminal's encoding.
+
+    Python's own are kept, since the flow's modules may hold them; those that are closed,
+    replaced or unbuffered are made anew.
+    """
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        stream = open(  # noqa: SIM115
-            descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
-        )
+        stream = getattr(sys, f"__{name}__")
+        try:
+            usable = stream.fileno() == descriptor and type(stream.buffer) is io.BufferedWriter
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        except (AttributeError, ValueError, OSError):
+            usable = False
+        if not usable:
+            _replaced.append(stream)
+            stream = open(  # noqa: SIM115
+                descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+            )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

@@ -31,7 +31,6 @@ import attrs
 
 from flowstore.context import is_text
 from flowstore.errors import ArtifactError
-from flowstore.store import typed_json
 from flowstore.store.pictures import picture
 from flowstore.store.plain import NOTHING, Plain, describe, describe_json
 from flowstore.store.preview import preview, type_name
@@ -112,7 +111,7 @@ def _encode(value: Any) -> tuple[str, Sequence[Piece], object]:
         return "bytes", [value], None
     if is_plain_json(value):
         return "json", _json_pieces(value), None
-    if (typed := typed_json.dump(value)) is not None:
+    if (typed := _typed_json(value)) is not None:
         return "typed-json", [typed], None
     numpy = sys.modules.get("numpy")
     if numpy is not None and kind is numpy.ndarray and _is_plain_array(value):
@@ -205,7 +204,16 @@ def _load_json(pieces: Iterator[bytes], _size: int) -> Any:
     return value
 
 
+def _typed_json(value: Any) -> bytes | None:
+    """Return a value in the notation of `typed_json`, which only some flows need; `None` where it has none."""
+    from flowstore.store import typed_json
+
+    return typed_json.dump(value)
+
+
 def _load_typed_json(pieces: Iterator[bytes], _size: int) -> Any:
+    from flowstore.store import typed_json
+
     try:
         return typed_json.load(b"".join(pieces))
     except ValueError as error:

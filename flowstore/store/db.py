@@ -416,6 +416,8 @@ _held: list[Store] = []  # the stores whose lock is held across a fork
 
 def _before_fork() -> None:
     """Close what other threads are done with, and hold the locks, so that the child inherits none that is taken."""
+    if not len(_open_stores):  # as in a task server, which has many children: looking through them costs copies
+        return
     for store in list(_open_stores):
         if store._lock.acquire(timeout=5):
             _held.append(store)
@@ -431,7 +433,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     """A connection that was in use can't be closed in time: the child leaves it alone, and only reads that store."""
     sidefiles.reset_after_fork()
-    for store in list(_open_stores):
+    for store in list(_open_stores) if len(_open_stores) else ():
         store._lock = threading.RLock()
         if store._connection is not None:
             _abandoned.append(store._connection)

@@ -43,8 +43,8 @@ _LIMITS = {
 }
 _STEPS_BETWEEN_LOOKS = 100_000  # a millisecond or so
 
-_ALLOWED = re.compile(r"create\s+((unique\s+)?index|table|view)\s", re.IGNORECASE)
-_SQLITE_S_OWN = re.compile(r"create table sqlite_(sequence|stat[1-4])\([\w,]+\)", re.IGNORECASE)
+_ALLOWED = r"(?i)create\s+((unique\s+)?index|table|view)\s"
+_SQLITE_S_OWN = r"(?i)create table sqlite_(sequence|stat[1-4])\([\w,]+\)"
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal that names one (sqlite.org/fileformat)
 
 
@@ -108,12 +108,12 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
     version = connection.execute("pragma user_version").fetchone()[0]
     found: dict[str, str] = {}
     for kind, name, sql in connection.execute("select type, name, sql from sqlite_master where sql is not null"):
-        if not isinstance(sql, str) or not _ALLOWED.match(sql):
+        if not isinstance(sql, str) or not re.match(_ALLOWED, sql):
             what = kind if kind == "trigger" else "definition"
             raise StoreCorrupt(f"{path} holds the {what} {name!r}, which flowstore never makes; it is not opened.")
         if name in found:
             raise StoreCorrupt(f"{path} holds two definitions of {name!r}; it is not opened.")
-        if not _SQLITE_S_OWN.fullmatch(sql):
+        if not re.fullmatch(_SQLITE_S_OWN, sql):
             found[name] = _normal(sql)
     expected = _as_written(version)
     if _wrong(found, expected):  # another SQLite may write an altered table in another way
@@ -121,7 +121,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
     for name in _wrong(found, expected):
         what = "was changed" if name in found else "is missing"
         raise StoreCorrupt(f"{path}: the definition of {name!r} {what}; it is not opened.")
-    return [name for name, sql in found.items() if name not in expected and _BOOKKEEPING.get(name) != _bare(sql)]
+    return [name for name, sql in found.items() if name not in expected and _bookkeeping().get(name) != _bare(sql)]
 
 
 def check_extras(store: Store, extras: Sequence[str]) -> None:
@@ -161,8 +161,11 @@ def _as_made(version: int) -> Mapping[str, str]:
 
 def _normal(sql: str) -> str:
     """A definition as SQLite keeps it: it writes the first words its own way."""
-    return schema.CREATE.sub(
-        lambda match: f"{match[1] or ''}{match[2]} {match[3]}".lower(), sql.strip().rstrip(";"), count=1
+    return re.sub(
+        schema.CREATE,
+        lambda match: f"{match[1] or ''}{match[2]} {match[3]}".lower(),
+        sql.strip().rstrip(";"),
+        count=1,
     )
 
 
@@ -171,9 +174,11 @@ def _bare(sql: str) -> str:
     return re.sub(r'[\s"]', "", _normal(sql)).lower()
 
 
-_BOOKKEEPING = {
-    match[3]: _bare(each) for each in schema.statements(schema.BOOKKEEPING) if (match := schema.CREATE.match(each))
-}
+@functools.cache
+def _bookkeeping() -> dict[str, str]:
+    """The tables in which sqlite-utils keeps which migrations a store has."""
+    found = schema.statements(schema.BOOKKEEPING)
+    return {match[3]: _bare(each) for each in found if (match := re.match(schema.CREATE, each))}
 
 
 # --- limits

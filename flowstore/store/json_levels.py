@@ -36,7 +36,7 @@ def number_text(number: float) -> str:
     return "null" if math.isnan(number) else "9e999" if number > 0 else "-9e999"
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Leaf:
     """What has nothing in it: its JSON, its number where it is one, and whether the JSON is the value itself."""
 
@@ -45,7 +45,7 @@ class Leaf:
     exact: bool = False
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Object:
     """What has named parts: keys, of any type, and values."""
 
@@ -53,7 +53,7 @@ class Object:
     exact: bool = False
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class List:
     """What has parts in a row: how many, how to get them, and what their JSON takes at least."""
 

@@ -373,20 +373,21 @@ def create(connection: sqlite3.Connection, flowstore_version: str) -> None:
     connection.execute("commit")
 
 
-CREATE = re.compile(r"\s*create\s+(unique\s+)?(table|view|index)\s+\"?(\w+)\"?", re.IGNORECASE)
-_ALTER = re.compile(r"\s*alter table (\w+) add column (.+)", re.DOTALL)
-_END_OF_COLUMNS = re.compile(r",(?=\s+unique \()|\)(?=[^)]*$)")  # where SQLite puts a column that is added
+# Patterns are compiled where a strange or an older store needs them.
+CREATE = r"(?i)\s*create\s+(unique\s+)?(table|view|index)\s+\"?(\w+)\"?"
+_ALTER = r"(?s)\s*alter table (\w+) add column (.+)"
+_END_OF_COLUMNS = r",(?=\s+unique \()|\)(?=[^)]*$)"  # where SQLite puts a column that is added
 
 
 def definitions(version: int) -> dict[str, str]:
     """Return what the first migrations define, by name: as SQLite has it where a later one alters a table."""
     found: dict[str, str] = {}
     for statement in (each for _, script in MIGRATIONS[:version] for each in statements(script)):
-        if match := CREATE.match(statement):
+        if match := re.match(CREATE, statement):
             found[match[3]] = statement
-        elif match := _ALTER.match(statement):
+        elif match := re.match(_ALTER, statement):
             before, column = found[match[1]], match[2].rstrip("; \n")
-            end = _END_OF_COLUMNS.search(before)
+            end = re.search(_END_OF_COLUMNS, before)
             assert end is not None  # every table has columns
             found[match[1]] = f"{before[: end.start()]}, {column}{before[end.start() :]}"
     return found

@@ -20,13 +20,10 @@ store waits, as for any other lock.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
-import shutil
 import sqlite3
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -149,6 +146,8 @@ def set_aside(path: Path, suffix: str) -> None:
 
 def drop_log(path: Path, log: tuple[int, int]) -> None:
     """Remove a log that nobody needs any more, also where it was set aside."""
+    import glob
+
     side = place.side(path, "-wal")
     for found in (side, *side.parent.glob(f"{glob.escape(side.name)}.stale-*")):
         if place.identity(found) == log:
@@ -198,7 +197,7 @@ def _set_aside_unless_changed(path: Path, stale: dict[str, _State]) -> bool:
     return True
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class _State:
     """What shows that neither a store nor its side file was changed: identity, size and time of each."""
 
@@ -275,6 +274,9 @@ def _mixes(path: Path, side: Path) -> bool:
         return False
     if size > _COPIED_BYTES:
         return side.name.endswith("-wal") and _differ(_Facts.of(path, "immutable=1"), _Facts.of(path, "mode=ro"))
+    import shutil
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="flowstore-") as folder:
         copy = Path(folder, "copy")
         try:
@@ -286,7 +288,7 @@ def _mixes(path: Path, side: Path) -> bool:
         return _differ(alone, _Facts.of(copy, "mode=rw", checked=True))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Facts:
     """What tells a store from others: the uuids of the newest runs, by id, and its own, as that of run 0."""
 

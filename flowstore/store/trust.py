@@ -60,12 +60,10 @@ def _read_key(path: Path) -> bytes | None:
 
 def _make_key(path: Path) -> bytes:
     """Write the key under another name first, so that two first runs at once agree on one."""
-    import secrets
-
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     private.check_folder(path.parent)
     drafts.sweep(path)
-    key = secrets.token_bytes(32)
+    key = os.urandom(32)  # as `secrets`, whose import takes 2 ms, has it
     with drafts.draft(path, 0o600) as draft:
         draft.write_text(key.hex() + "\n", "ascii")
         try:
