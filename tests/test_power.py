@@ -19,7 +19,7 @@ from killing import ACKNOWLEDGED, assert_at_rest
 from power import build_recorder, cuts, files_of, record, restore
 
 from flowstore import tokens
-from flowstore.errors import StoreCorrupt
+from flowstore.errors import NotAStore, StoreCorrupt
 from flowstore.store import trust
 from flowstore.store.db import open_store
 from flowstore.transfer import check
@@ -192,7 +192,7 @@ def test_without_syncs_it_would_be_noticed(scene):
     """Of a run that synced nothing, a cut leaves damage or loses what was acknowledged: what is tested has teeth."""
     record_run(scene, "run --durable")
     scene.changes = [change for change in scene.changes if change.what not in "SD"]
-    with pytest.raises((AssertionError, StoreCorrupt)):
+    with pytest.raises((AssertionError, NotAStore, StoreCorrupt)):
         verify_run(scene, SEED, 60, durable=True)
 
 

@@ -33,7 +33,7 @@ def create(store):
         return records.create_run(connection, run)
 """
 AS_NOBODY = """
-import os, sys
+import os, shutil, sys, tempfile
 import flowstore
 from flowstore.store import blobs, codecs, db, liveness, locate, pickling, queries, records, trust
 if os.geteuid() == 0:  # which may do anything, also what the file's mode forbids

@@ -99,11 +99,12 @@ class Origin:
                from tasks t join artifacts a on a.attempt_id = t.attempt_id join blobs b on b.id = a.blob_id
                where t.run_id = :run_id and t.status = 'successful' and b.codec = 'pickle'
                union all
-               select null, b.id, b.sha, b.codec, p.name from run_artifacts p join blobs b on b.id = p.blob_id
+               select 0, b.id, b.sha, b.codec, p.name from run_artifacts p join blobs b on b.id = p.blob_id
                where p.run_id = :run_id and p.kind = 'parameter' and b.codec = 'pickle'""",
             {"run_id": self.run_id},
         )
-        taken = {row["id"]: row for row in rows if row["task_id"] is None or row["task_id"] in task_ids}
+        visible = {0, *task_ids}  # 0 stands for the run itself, whose parameters are taken over in any case
+        taken = {row["id"]: row for row in rows if row["task_id"] in visible}
         for row in taken.values():
             if not trust.may_load(store, self.run_id, row["id"], row["sha"], row["codec"]):
                 raise UntrustedArtifact(

@@ -90,13 +90,13 @@ class RunMetrics:
         )
         settle(db, self._run_id)
         for row in db.execute(
-            """select artifact, max(iif(final, task_id, null)) as task_id from numbers
+            """select artifact, max(iif(final, task_id, null)) as setter_id from numbers
                where run_id = ? group by artifact""",
             (self._run_id,),
         ):
             setters = self._setters.setdefault(row["artifact"], [])
-            if row["task_id"] is not None and row["task_id"] not in setters:
-                setters.append(row["task_id"])
+            if row["setter_id"] is not None and row["setter_id"] not in setters:
+                setters.append(row["setter_id"])
 
 
 def settle(db: sqlite3.Connection, run_id: int) -> None:

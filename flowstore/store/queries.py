@@ -311,10 +311,8 @@ def parameters_of(store: Store, run_id: int) -> list[Row]:
 
 def step_began_at(store: Store, run_id: int, step_id: int, created_at: int) -> int:
     """Return when a step's first task started; `created_at` where none did before."""
-    began: int | None = store.value(
-        "select min(started_at) from tasks where run_id = ? and step_id = ?", (run_id, step_id)
-    )
-    return created_at if began is None else min(began, created_at)
+    [row] = store.rows("select min(started_at) as begun from tasks where run_id = ? and step_id = ?", (run_id, step_id))
+    return created_at if row["begun"] is None else min(row["begun"], created_at)
 
 
 def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
