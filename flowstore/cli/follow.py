@@ -1,4 +1,4 @@
-"""What tasks print, as it comes: for `logs -f`."""
+"""Follow what tasks print, for `logs -f`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ _KERNELS = frozenset({"ipykernel_launcher.py", "colab_kernel_launcher.py"})
 
 
 def name_of_host(flow: type) -> str | None:
-    """What this process is, if that is not the flow's own program: 'a notebook', 'pytest' and so on.
+    """Name the program that has loaded the flow where it is not its own: 'a notebook', 'pytest' and so on.
 
     A flow's file that a notebook runs with `%run flow.py run`, or that a test runs as `__main__` with arguments of its
     own, is the program.
@@ -52,7 +52,7 @@ def _in_ipython() -> bool:
 
 
 def _pytest_runs() -> bool:
-    """Whether pytest is more than imported: it says so to its processes since 8.2, and in each test."""
+    """Return whether pytest is more than imported: it says so to its processes since 8.2, and in each test."""
     marks = ("PYTEST_VERSION", "PYTEST_CURRENT_TEST")
     return any(mark in os.environ for mark in marks) or "pytest" in sys.argv[0] or "py.test" in sys.argv[0]
 

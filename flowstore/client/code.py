@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def missing_module(code: Code | None, error: BaseException) -> str | None:
-    """What a value could not be loaded for, where that is a module of the code that its run kept; else `None`."""
+    """Find the module that a value lacks, if it is in the code that its run kept."""
     cause = error.__cause__
     while cause is not None and cause.__cause__ is not None and not isinstance(cause, ImportError | AttributeError):
         cause = cause.__cause__

@@ -235,7 +235,7 @@ class Run(Tagged, Container["Step"], Ending):
 
     @property
     def note(self) -> str | None:
-        """What people have written down about the run; can be set, and removed with `None`."""
+        """A note on the run, as text; set it to `None` to remove it."""
         found: str | None = self._store.value("select note from run_summary where run_id = ?", (int(self.id),))
         return found
 

@@ -22,7 +22,7 @@ from flowstore.flow.spec import _LINK, FlowSpec, Frame, Inputs, Transition
 
 
 def has_own(flow: type[FlowSpec]) -> bool:
-    """Whether a flow, or a class that it inherits from, defines `__init__`."""
+    """Return whether a flow, or a class that it inherits from, defines `__init__`."""
     return flow.__init__ is not FlowSpec.__init__
 
 
@@ -75,7 +75,7 @@ def check(flow: type[FlowSpec]) -> None:
 
 
 def _arguments(flow: type[FlowSpec]) -> dict[str, Any]:
-    """What `__init__` is called with: it is not to start the command line, if it asks."""
+    """Return the arguments for `__init__`, which keep it from starting the command line."""
     return {"use_cli": False} if "use_cli" in _parameters(flow) else {}
 
 

@@ -1,4 +1,4 @@
-"""What a flow's class itself may not hold: names that `FlowSpec` needs, and steps that can't be seen as steps."""
+"""Mistakes in a flow's class: names that `FlowSpec` needs, and steps that can't be recognised as such."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names an artifact may have.
+"""Names that artifacts may have.
 
 A name is part of an address, `Flow/run/step/task/name`, and of lines that people read, so it holds no slash and
 nothing that can't be shown. Identifiers, which nearly all names are, need no closer look.

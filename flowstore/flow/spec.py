@@ -78,7 +78,7 @@ class Link(Protocol):
 
 
 class _Unstorable:
-    """What exists only while its task runs, and so is no value to store."""
+    """An object that exists only while its task runs, and so can't be stored."""
 
     _REFUSAL: ClassVar[str]
 
@@ -369,7 +369,7 @@ def _class_attributes(flow: type) -> dict[str, Any]:
 
 
 def is_constant(name: str, value: Any) -> bool:
-    """Whether a class attribute is a plain value, and so an artifact."""
+    """Return whether a class attribute is a plain value, and so an artifact."""
     described = callable(value) or hasattr(type(value), "__get__") or isinstance(value, Parameter)
     return not name.startswith("_") and name != "flow_decorators" and not described
 

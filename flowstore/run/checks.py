@@ -1,4 +1,4 @@
-"""What `run`, `resume` and `deploy create` can get wrong and can be known before a run exists.
+"""Mistakes in `run`, `resume` and `deploy create` that can be found before a run exists.
 
 Each check raises before the store is touched, so that a typo leaves nothing behind. A run that died of one would be
 the origin of the next plain `resume`.

@@ -108,7 +108,7 @@ class Driver:
     # --- what is to be done, and when
 
     def _is_due(self) -> bool:
-        """Whether there is something to commit."""
+        """Return whether there is something to commit."""
         if self._followed or any(item.ended or time.monotonic() >= item.due for item in self._finished):
             return True
         return self._startable() or self._output.is_due() or self._heartbeat_is_due()

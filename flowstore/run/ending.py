@@ -27,7 +27,7 @@ _FILE: type = io.IOBase.__mro__[1]  # whose subclasses are found without the cac
 
 
 class Ending:
-    """What is to be done at the end of this process.
+    """The work that is left for the end of this process.
 
     Args:
         imported: the files that the import of the flow has opened in another process, which this one was forked from;
@@ -67,7 +67,7 @@ class Ending:
         weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
 
     def is_due(self) -> bool:
-        """Whether there is anything to be done."""
+        """Return whether there is anything to be done."""
         if self.is_flush_due() or atexit._ncallbacks() > self._hooks:
             return True
         if threading.active_count() > 1 and any(
@@ -78,7 +78,7 @@ class Ending:
         return bool(registry) or bool(getattr(sys.modules.get("multiprocessing.process"), "_children", None))
 
     def is_flush_due(self) -> bool:
-        """Whether there are files or log handlers, or objects to be finalized."""
+        """Return whether there are files or log handlers, or objects to be finalized."""
         if self._imported is None or self._imported or any(True for _ in _handlers()):
             return True
         return any(_is_file(kind) or _is_finalized(kind) for kind in set(map(type, gc.get_objects())))
@@ -144,7 +144,7 @@ def _layers(stream: Any) -> Iterator[Any]:
 
 
 def _holds_nothing(file: Any) -> bool:
-    """Whether nothing that was written to a file can wait there, since it is unbuffered, or only read."""
+    """Return whether nothing that was written to a file can wait there, since it is unbuffered, or only read."""
     kind = type(file)
     if kind is io.TextIOWrapper:
         with contextlib.suppress(ValueError):  # it is closed, or was detached
@@ -174,7 +174,7 @@ def _is_file(kind: type) -> bool:
 
 
 def _is_finalized(kind: type) -> bool:
-    """Whether objects of a class do something when they are deleted, which C would do for a plain file."""
+    """Return whether objects of a class do something when they are deleted, which C would do for a plain file."""
     finalizer = getattr(kind, "__del__", None)
     return isinstance(finalizer, FunctionType) or (_is_file(kind) and kind.__module__ != "_io")
 

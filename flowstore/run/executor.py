@@ -1,4 +1,4 @@
-"""What runs attempts, and what it tells the driver: seven methods and a few events.
+"""The contract of executors, which run attempts: seven methods and a few events.
 
     launch(order, step) -> number     start an attempt
     wait(timeout_s) -> [event]        what attempts did since the last call: `Started` first, or `Died` and no more
@@ -132,7 +132,7 @@ def signal_name(number: int) -> str:
 
 
 class Executor(Protocol):
-    """What runs attempts.
+    """An executor: it runs attempts and reports what they do.
 
     Attributes:
         notice: what to tell the user about how it runs them, if there is something.

@@ -70,7 +70,7 @@ def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identi
 
 
 def deployed(store: Store, told: str) -> Identity:
-    """That of the deployment that this process was told to run, as `ID:PARENT:DIGEST:TOKEN`.
+    """Return the deployment that this process is to run, from `ID:PARENT:DIGEST:TOKEN`.
 
     Raises:
         NotFound, TokenError, UntrustedArtifact: there is none, or it was given another token or changed while this

@@ -97,7 +97,7 @@ class _Hook:
         return _Finder(path, prefix, self._files, self._folders)
 
     def prefix(self, path: str) -> str | None:
-        """What the paths of a folder's files begin with in the snapshot; `None` for a folder that is not there."""
+        """Return the prefix of a folder's files in the snapshot; `None` for a folder that is not there."""
         path = os.path.abspath(path)  # of "", the current folder
         for folder, start in self._aliases.items():
             if path == folder:

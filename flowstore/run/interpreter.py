@@ -114,7 +114,7 @@ class Interpreters:
             self._file.close()
 
     def _first_path(self) -> list[str]:
-        """What Python puts first on `sys.path` for such a program."""
+        """Return what Python puts first on `sys.path` for such a program."""
         sources = self._sources
         if sys.flags.safe_path:
             return []

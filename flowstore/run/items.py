@@ -1,4 +1,4 @@
-"""What the items of a foreach look like whose opener a resumed run has taken over: only its list is in the store."""
+"""Previews of the items of a foreach whose opener a resumed run has taken over: only its list is stored."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _new_value(flow: type, parameter: Parameter, origin_id: int) -> Any:
 
 
 def _fits(parameter: Parameter, stored_type: str) -> bool:
-    """Whether a value of a type, by its name, is what the parameter gives."""
+    """Return whether a value of a type, by its name, is what the parameter gives."""
     if stored_type == "NoneType":
         return not parameter.required or parameter.type is JSONType
     if isinstance(parameter, IncludeFile):

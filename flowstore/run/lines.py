@@ -59,7 +59,7 @@ class _Row:
 
     @property
     def shown(self) -> str:
-        """What a terminal would show; nothing where a bar was erased with spaces."""
+        """Return the line as a terminal would show it; empty where a bar was erased with spaces."""
         text = self.text or self.before
         return (text.rstrip() if safe(text).strip() else "") if self.updated else text
 

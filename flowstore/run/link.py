@@ -125,7 +125,7 @@ class TaskLink:
         self.merged.update({name: blob for name, [blob, *_] in ((n, list(v.values())) for n, v in candidates.items())})
 
     def _agree(self, name: str, versions: Sequence[Blob]) -> bool:
-        """Whether blobs whose bytes differ hold equal values."""
+        """Return whether blobs whose bytes differ hold equal values."""
         from flowstore.store.sameness import is_equal
 
         if len({blob.type for blob in versions}) > 1:

@@ -165,7 +165,7 @@ class LocalExecutor:
                 self._ready[server] = self._start_on(server)
 
     def _take_ready(self, environment: Mapping[str, str]) -> Worker | None:
-        """That process; `None` where there is none, or the system refused it, which it may not do to the next."""
+        """Take the process that waits; `None` where there is none, or where the system refused to start it."""
         server = self._servers.get(_key(environment))
         worker = self._ready.get(server) if server is not None else None
         while worker is not None and worker.pid is None and worker.refused is None:

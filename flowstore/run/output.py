@@ -1,4 +1,4 @@
-"""What tasks print, on its way to the console and into the store's log."""
+"""The output of tasks, on its way to the console and into the store's log."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Output:
         return bool(self._log)
 
     def is_due(self) -> bool:
-        """Whether it is time to write."""
+        """Return whether it is time to write."""
         return self.due is not None and (time.monotonic() >= self.due or self._bytes > _LOG_BYTES)
 
     def label(self, task: RunningTask) -> str:

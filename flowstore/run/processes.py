@@ -68,7 +68,7 @@ class Processes:
         return servers.start(self._interpreters, environment, *ends)
 
     def spawner(self) -> Spawner:
-        """What starts interpreters that run tasks themselves."""
+        """Return the spawner, which starts interpreters that run tasks themselves."""
         if self._spawner is None:
             from flowstore.run.spawn import Spawner
 

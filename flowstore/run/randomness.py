@@ -105,7 +105,7 @@ def _held(module: ModuleType) -> Iterator[Any]:
 
 
 def _is_users(module: Any) -> bool:
-    """Whether a module is neither installed nor of the standard library."""
+    """Return whether a module is neither installed nor of the standard library."""
     file = getattr(module, "__file__", None)
     if type(file) is not str or not file.endswith(".py") or "-packages" in file or file.startswith(_STANDARD):
         return False
@@ -115,12 +115,12 @@ def _is_users(module: Any) -> bool:
 
 @functools.cache
 def _is_installed(folder: Path) -> bool:
-    """Whether an installer has put things into a folder, or a folder below it."""
+    """Return whether an installer has put things into a folder, or a folder below it."""
     return any(next(place.glob("*.dist-info"), None) is not None for place in (folder, folder.parent))
 
 
 def _parts(value: Any, names: Collection[str]) -> Iterable[Any]:
-    """What a value holds, of the kinds in which a flow keeps generators; `names` are those of its modules."""
+    """Return the parts of a value that may hold generators; `names` are the flow's modules."""
     kind = type(value)  # unlike isinstance, runs no code of the value's
     if issubclass(kind, dict):
         return list(value.values())
@@ -185,7 +185,7 @@ def _canonical(state: Any) -> bytes:
 
 
 def _resetting(value: Any) -> Callable[[bytes], None]:
-    """What sets a generator to the state that follows from a seed."""
+    """Return a function that sets a generator to the state that follows from a seed."""
     if hasattr(value, "manual_seed"):
         return lambda seed: value.manual_seed(int.from_bytes(seed[:7]))
     if hasattr(value, "getstate"):

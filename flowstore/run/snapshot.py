@@ -58,7 +58,7 @@ class Sources:
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class _Program:
-    """What runs: its file, its name with `python -m`, and the zip file that contains it."""
+    """Describe the program: its file, its name with `python -m`, and the zip file that contains it."""
 
     file: str
     module: str | None = None
@@ -208,7 +208,7 @@ def _check_read(root: str, files: Mapping[str, bytes], imported: Mapping[str, Mo
 
 
 def _is_made_from(module: ModuleType, source: bytes) -> bool:
-    """Whether the functions of a module are those of a source."""
+    """Return whether the functions of a module are those of a source."""
     try:
         pending = [compile(source, "", "exec", dont_inherit=True)]
     except (SyntaxError, ValueError):
@@ -338,7 +338,7 @@ class _Reader:
             return []
 
     def _is_kept(self, entry: os.DirEntry[str]) -> bool:
-        """Whether Python could import it: editors leave dangling links, and a name may be no text at all."""
+        """Return whether Python could import it: editors leave dangling links, and a name may be no text at all."""
         try:
             return entry.name.endswith(self._suffixes) and bool(entry.name.encode()) and entry.is_file()
         except (UnicodeEncodeError, OSError):

@@ -12,7 +12,7 @@ READ_BYTES = 1 << 16
 
 
 def selectable(pipe: int) -> int | socket.socket:
-    """What a selector can wait for: the pipe itself or, on Windows, a socket that a thread feeds from it."""
+    """Return what a selector can wait for: the pipe or, on Windows, a socket that a thread feeds from it."""
     if sys.platform != "win32":
         os.set_blocking(pipe, False)
         return pipe
@@ -37,7 +37,7 @@ def close(connection: int | socket.socket) -> None:
 
 
 def read_now(pipe: int | socket.socket) -> bytes | None:
-    """What can be read now; `None` if nothing, `b""` at the end."""
+    """Read what is there now; `None` if nothing, `b""` at the end."""
     if not isinstance(pipe, int):
         return receive_now(pipe, READ_BYTES)
     try:
@@ -47,7 +47,7 @@ def read_now(pipe: int | socket.socket) -> bytes | None:
 
 
 def receive(connection: socket.socket, count: int) -> bytes:
-    """What arrives next; `b""` at the end."""
+    """Receive what arrives next; `b""` at the end."""
     try:
         return connection.recv(count)
     except ConnectionError:  # it went away without reading what it had been sent
@@ -55,7 +55,7 @@ def receive(connection: socket.socket, count: int) -> bytes:
 
 
 def receive_now(connection: socket.socket, count: int) -> bytes | None:
-    """What has arrived; `None` if nothing, `b""` at the end."""
+    """Receive what has arrived; `None` if nothing, `b""` at the end."""
     connection.setblocking(False)
     try:
         return receive(connection, count)

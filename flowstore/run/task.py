@@ -341,7 +341,7 @@ def _product(
 
 
 def _unread_first_values(link: TaskLink, order: Mapping[str, Any]) -> dict[str, Any]:
-    """What the flow's `__init__` set, in a task that inherits nothing: those that follow inherit it from there."""
+    """Return what the flow's `__init__` set, in a task that inherits nothing; later tasks inherit it from there."""
     if not link.first_values or order["base_id"] is not None:
         return {}
     return {name: value for name, value in link.first_values.items() if name not in link.merged}

@@ -36,7 +36,7 @@ _LAG_S = 0.05  # a thread that has been joined may be listed for a moment longer
 
 @attrs.frozen(eq=False, repr=False)
 class _Mappings:
-    """Which file is mapped where: the executable parts, and where each part of the memory ends."""
+    """A map of the memory: the files of its executable parts, and the end of each part."""
 
     starts: list[int]
     ends: list[int]
@@ -68,7 +68,7 @@ def missed_after_fork() -> list[str]:
 
 
 def notice(missed: Sequence[str], *, forked: bool) -> str:
-    """What to tell the user about such threads, where tasks are forked all the same, or spawned instead."""
+    """Return the message about such threads, where tasks are forked all the same, or spawned instead."""
     which = f"({', '.join(missed)})"
     if forked:
         return (
@@ -98,7 +98,7 @@ def _python_kind(thread: threading.Thread) -> str | None:
 
 
 def _kind(ident: int, mappings: _Mappings) -> str | None:
-    """Whose a thread is; `None` for what survives a fork, or has ended meanwhile."""
+    """Name the owner of a thread; `None` for one that survives a fork, or that has ended."""
     try:
         name = (_TASKS / str(ident) / "comm").read_text("utf-8", "replace").strip()
     except OSError:
@@ -112,7 +112,7 @@ def _kind(ident: int, mappings: _Mappings) -> str | None:
 
 
 def _label(files: Sequence[str]) -> str:
-    """What people call the library that the stack names most often."""
+    """Return the usual name of the library that the stack shows most often."""
     for file, _ in Counter(files).most_common():
         package = _package(file)
         if re.search(_OPENMP, file):

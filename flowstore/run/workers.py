@@ -53,7 +53,7 @@ class Worker:
             self.pipes = {stream: streams.selectable(ours) for stream, (ours, _) in ends.items()}
 
     def connections(self) -> Iterator[tuple[str, int | socket.socket]]:
-        """What can be read, by name."""
+        """Yield the connections that can be read, with their names."""
         yield _CHANNEL, self.channel
         yield from self.pipes.items()
 

@@ -1,4 +1,4 @@
-"""What an older flowstore left undone: the values and numbers of artifacts that it stored.
+"""The backlog of an older store: the values and numbers of artifacts that it has not recorded.
 
 The migration rewrites no row. The writers that follow describe old artifacts for at most a second each, the newest
 tasks first, in transactions that are short however much there is; `vacuum` does all the rest. What can be read without

@@ -323,7 +323,7 @@ def is_open_here(path: Path) -> bool:
 
 
 def _is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file; False where one of them can't be looked at."""
+    """Return whether two paths lead to one file; False where one of them can't be looked at."""
     try:
         return one.samefile(other)
     except OSError:

@@ -178,7 +178,7 @@ def _is_range(index: Any) -> bool:
 
 
 def _same_range(schema: Any, index: Any) -> bool:
-    """Whether an index that no column holds is what the metadata says."""
+    """Return whether an index that no column holds is what the metadata says."""
     told = {"kind": "range", "name": index.name, "start": index.start, "stop": index.stop, "step": index.step}
     return bool(schema.pandas_metadata["index_columns"] == [told])
 
@@ -269,7 +269,7 @@ def _same_tables(one: Any, two: Any) -> bool:
 
 
 def _same_chunks(one: Any, two: Any) -> bool:
-    """Whether two Arrow columns are equal, where NaN is NaN."""
+    """Return whether two Arrow columns are equal, where NaN is NaN."""
     if pa.types.is_floating(one.type):
         bits = pa.uint64() if one.type.bit_width == 64 else pa.uint32() if one.type.bit_width == 32 else pa.uint16()
         one, two = one.combine_chunks().view(bits), two.combine_chunks().view(bits)

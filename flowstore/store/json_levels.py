@@ -38,7 +38,7 @@ def number_text(number: float) -> str:
 
 @attrs.frozen(eq=False, repr=False)
 class Leaf:
-    """What has nothing in it: its JSON, its number where it is one, and whether the JSON is the value itself."""
+    """Return a scalar's JSON, its number where it is one, and whether the JSON is the value itself."""
 
     text: str
     number: float | None = None
@@ -47,7 +47,7 @@ class Leaf:
 
 @attrs.frozen(eq=False, repr=False)
 class Object:
-    """What has named parts: keys, of any type, and values."""
+    """Return the named parts of a value: keys, of any type, and values."""
 
     pairs: Iterable[tuple[Any, Any]]
     exact: bool = False
@@ -55,7 +55,7 @@ class Object:
 
 @attrs.frozen(eq=False, repr=False)
 class List:
-    """What has parts in a row: how many, how to get them, and what their JSON takes at least."""
+    """Return the parts of a sequence: their number, how to get them, and the least size of their JSON."""
 
     length: int
     items: Callable[[], Iterable[Any]]

@@ -20,7 +20,7 @@ _DTYPES = frozenset(
 
 
 def same_index(one: Any, two: Any) -> bool:
-    """Whether two indexes are the same: their kind, names, values, dtypes, levels and distance."""
+    """Return whether two indexes are the same: their kind, names, values, dtypes, levels and distance."""
     if type(one) is not type(two) or list(one.names) != list(two.names) or len(one) != len(two):
         return False
     if isinstance(two, pd.MultiIndex):
@@ -36,14 +36,14 @@ def same_index(one: Any, two: Any) -> bool:
 
 
 def same_columns(one: Any, two: Any) -> bool:
-    """Whether the columns of two frames are the same, by their places; their indexes are not looked at."""
+    """Return whether the columns of two frames are the same, by their places; their indexes are not looked at."""
     if one.shape != two.shape or list(one.columns) != list(two.columns):
         return False
     return all(_same_values(one.iloc[:, n], two.iloc[:, n]) for n in range(two.shape[1]))
 
 
 def _same_values(one: Any, two: Any) -> bool:
-    """Whether two columns or indexes hold the same values of the same dtype."""
+    """Return whether two columns or indexes hold the same values of the same dtype."""
     if not _same_dtype(one.dtype, two.dtype):
         return False
     if two.dtype == object:
@@ -54,7 +54,7 @@ def _same_values(one: Any, two: Any) -> bool:
 
 
 def _same_missing(one: Any, two: Any) -> bool:
-    """Whether NaN and missing values are in the same places: pandas takes them for equal in Arrow's arrays."""
+    """Return whether NaN and missing values are in the same places: pandas takes them for equal in Arrow's arrays."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -87,5 +87,5 @@ def _same_dtype(one: Any, two: Any) -> bool:
 
 
 def same_zone(one: Any, two: Any) -> bool:
-    """Whether two zones are of one library and one name."""
+    """Return whether two zones are of one library and one name."""
     return type(one) is type(two) and repr(one) == repr(two)

@@ -79,7 +79,7 @@ def _written(
 
 
 def _may_repeat(kind: Any) -> bool:
-    """Whether a column may refer to a dictionary; of others it could not be told what that takes."""
+    """Return whether a column may refer to a dictionary; of others it could not be told what that takes."""
     odd = (pa.types.is_nested, pa.types.is_string_view, pa.types.is_binary_view)
     return not any(test(kind) for test in odd)
 
@@ -167,7 +167,7 @@ class File:
 
     @property
     def footer(self) -> bytes:
-        """What describes it, at its end."""
+        """Return the footer, which describes the file."""
         length = int.from_bytes(self.read(self.size_bytes - 8, 4), "little")
         return self.read(self.size_bytes - 8 - length, length)
 

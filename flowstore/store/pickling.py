@@ -113,7 +113,7 @@ _NEW: dict[type, Callable[[], Any]] = {
 
 
 def _is_by_value(module: str | None) -> bool:
-    """Whether what a module defines is written by value, since another process may not have the module."""
+    """Return whether what a module defines is written by value, since another process may not have the module."""
     flow_module = state.flow_module
     return module == "__main__" or (flow_module is not None and module == flow_module.__name__)
 

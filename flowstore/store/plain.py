@@ -50,7 +50,7 @@ Numbers = list[tuple[str, float]]  # the way to each, such as 'accuracy' or 'fol
 
 @attrs.frozen(eq=False, repr=False)
 class Plain:
-    """What plain JSON tells of a value.
+    """The plain JSON of a value.
 
     Attributes:
         value: the JSON, of at most 64 KiB; `None` where there is none.

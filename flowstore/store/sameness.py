@@ -24,12 +24,12 @@ _PROTOCOL = 4  # the newest that hands over no buffers apart
 
 
 def is_unchanged(value: Any, before: Any) -> bool:
-    """Whether a value is what it was, in all that a later step could notice."""
+    """Return whether a value is what it was, in all that a later step could notice."""
     return _compared(value, before, strict=True)
 
 
 def is_equal(one: Any, two: Any) -> bool:
-    """Whether two values are of one type and equal, so that either can stand for both."""
+    """Return whether two values are of one type and equal, so that either can stand for both."""
     return _compared(one, two, strict=False)
 
 
@@ -50,7 +50,7 @@ class _Comparison:
         self._keep: list[Any] = []  # the parts themselves, so that no id is used twice
 
     def same(self, one: Any, two: Any) -> bool:
-        """Whether two parts are the same."""
+        """Return whether two parts are the same."""
         kind = type(one)
         if kind is not type(two):
             return False
@@ -70,7 +70,7 @@ class _Comparison:
         return not self._strict and isinstance(kind.__eq__, FunctionType) and _says_equal(one, two)
 
     def _met(self, one: Any, two: Any) -> bool | None:
-        """Whether two parts that were met before were met together; `None` for new ones, which are noted."""
+        """Return whether two parts that were met before were met together; `None` for new ones, which are noted."""
         partner, back = self._partners.get(id(one)), self._partners_back.get(id(two))
         if partner == id(two):
             return True

@@ -199,7 +199,7 @@ def _set_aside_unless_changed(path: Path, stale: dict[str, _State]) -> bool:
 
 @attrs.frozen(repr=False)
 class _State:
-    """What shows that neither a store nor its side file was changed: identity, size and time of each."""
+    """Return identity, size and time of a store and its side file, which change when they do."""
 
     store: tuple[int, ...]
     side: tuple[int, ...]
@@ -290,7 +290,7 @@ def _mixes(path: Path, side: Path) -> bool:
 
 @attrs.frozen(eq=False, repr=False)
 class _Facts:
-    """What tells a store from others: the uuids of the newest runs, by id, and its own, as that of run 0."""
+    """The identity of a store: the uuids of the newest runs, by id, and its own, as that of run 0."""
 
     uuids: dict[int, str]
 

@@ -1,4 +1,4 @@
-"""What came with a store's blobs besides their bytes: values as plain JSON, and pictures.
+"""Descriptions that come with a store's blobs: values as plain JSON, and pictures.
 
 Both are an author's word. From a file of this user's own they are taken as they are. From any other, what can be read
 without running code is described anew (`backlog`); of the rest the JSON is kept, as the preview is, if it is JSON, with
