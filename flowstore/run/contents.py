@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 
 from flowstore.run.orders import RunPlan
+from flowstore.sqlite.database import Store
 from flowstore.store import blobs, trust
 from flowstore.store.codecs import Encoded
-from flowstore.store.db import Store
 from flowstore.store.plain import NOTHING, Plain
 from flowstore.store.staging import Staging, Writer
 

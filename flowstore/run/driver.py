@@ -24,14 +24,14 @@ from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
 from flowstore.run.contents import Arriving, Contents, plain_of
 from flowstore.run.executor import Died, Ended, Event, Executor, Offered, Printed, Reported, Sent, Started
-from flowstore.run.items import later
+from flowstore.run.inputs import later
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
 from flowstore.run.output import Output
 from flowstore.run.plan import Outcome, Plan, PlannedTask
-from flowstore.run.stop import Stop
+from flowstore.run.signals import Stop
+from flowstore.sqlite.database import Store
+from flowstore.sqlite.liveness import HEARTBEAT_S
 from flowstore.store import metrics, queries, records
-from flowstore.store.db import Store
-from flowstore.store.liveness import HEARTBEAT_S
 from flowstore.text import one_line
 
 _SUCCESS = "Task finished successfully."

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flowstore.errors import FlowstoreError
+from flowstore.sqlite.database import Store
 from flowstore.store import blobs, codecs, metrics
 from flowstore.store.blobs import COLUMNS, Blob
-from flowstore.store.db import Store
 from flowstore.store.plain import NOTHING, Numbers, Plain, describe, describe_json, full_name, numbers_in
 
 DOSE_S = 1.0  # of each writer's time

@@ -18,16 +18,16 @@ import contextlib
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import attrs
 
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
-from flowstore.store import codecs, liveness, trust
-from flowstore.store.aside import Aside
+from flowstore.sqlite import liveness
+from flowstore.sqlite.database import Row, Store
+from flowstore.store import codecs, trust
 from flowstore.store.codecs import WITHOUT_JSON, Encoded, Piece
-from flowstore.store.db import Row, Store
 from flowstore.store.plain import Plain
 from flowstore.store.preview import MAX_PREVIEW, in_line
 from flowstore.text import counted
@@ -355,3 +355,36 @@ def _hashed_meanwhile(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterato
 def _exhaust(pieces: Iterator[bytes]) -> None:
     for _ in pieces:
         pass
+
+
+class Aside:
+    """Runs calls in the order in which they come. Where there is no thread to be had, each runs at once."""
+
+    def __init__(self) -> None:
+        try:
+            from concurrent.futures import ThreadPoolExecutor  # here, since it takes 6 ms to import
+
+            self._thread: Any = ThreadPoolExecutor(1)
+            self._last: Any = self._thread.submit(int)  # starts it
+        except RuntimeError:  # a limit on processes is reached, or Python is about to end
+            self._thread = self._last = None
+
+    def run(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Run a call once the one before is done, so that no more than one waits; raises what that one raised."""
+        self.wait()
+        try:
+            self._last = self._thread and self._thread.submit(call, *arguments)
+        except RuntimeError:  # Python began to end
+            self._last = None
+        if self._last is None:
+            call(*arguments)
+
+    def wait(self) -> None:
+        """Wait until the last call is done; raises what it raised."""
+        if self._last is not None:
+            self._last.result()
+
+    def close(self) -> None:
+        """Wait until the last call is done, whether or not it succeeded, and end the thread."""
+        if self._thread is not None:
+            self._thread.shutdown()

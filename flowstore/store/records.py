@@ -17,10 +17,11 @@ from typing import Any
 
 import attrs
 
-from flowstore.store import blobs, liveness, metrics
+from flowstore.sqlite import liveness
+from flowstore.sqlite.database import Store
+from flowstore.store import blobs, metrics
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode, encode
-from flowstore.store.db import Store
 from flowstore.store.json_levels import MAX_VALUE_BYTES
 
 SMALL_PARAMETER_BYTES = 4096

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 
+from flowstore.sqlite.database import Store
 from flowstore.store import blobs, trust
-from flowstore.store.aside import Aside
-from flowstore.store.db import Store
+from flowstore.store.blobs import Aside
 
 
 class Writer:

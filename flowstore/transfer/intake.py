@@ -9,11 +9,12 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from flowstore.store import blobs, liveness, records
+from flowstore.maintenance.vacuum import drop_aside
+from flowstore.sqlite import liveness
+from flowstore.sqlite.database import Store
+from flowstore.store import blobs, records
 from flowstore.store.blobs import BATCH_BYTES, Blob
 from flowstore.store.codecs import Piece
-from flowstore.store.db import Store
-from flowstore.transfer.vacuum import drop_aside
 
 Content = tuple[bytes, str]  # hash and codec
 _BATCH_ROWS = 2000
