@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 
 import pytest
-from test_store import python, told
 
 import flowstore
 from flowstore import context
+from support.processes import python, told
 
 PACKAGE = Path(flowstore.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
