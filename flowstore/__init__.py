@@ -26,11 +26,10 @@ With `if __name__ == "__main__": HelloFlow()` at its end, the file runs with `py
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 from typing import TYPE_CHECKING, Any
 
 from flowstore import context as _context
+from flowstore._version import __version__ as __version__
 from flowstore.context import current, default_namespace, get_namespace, namespace
 from flowstore.errors import (
     ArtifactError,

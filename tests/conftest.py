@@ -8,10 +8,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness import Script
 from hypothesis import settings
 
-from flowstore import context
+from flowstore import context, namespace, use_store
+from support.cli import Script
+from support.flows import flow_source
+from support.looks import BODIES, LONG, MEMBERS, SHAPE
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on each machine, however slow
 settings.load_profile("steady")
@@ -66,3 +68,38 @@ def open_folder():
     yield folder
     folder.chmod(0o755)
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a test's store is, unless it says otherwise."""
+    return tmp_path / "flowstore.db"
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """F/1; F/2 by will, with a long note and two tags; F/3 failed in its end."""
+    pytest.importorskip("pyarrow")
+    folder = tmp_path_factory.mktemp("look")
+    anne, will = ({"FLOWSTORE_USER": name, "FLOWSTORE_HOME": str(folder / "home")} for name in ("anne", "will"))
+    script = Script(folder, flow_source(SHAPE, members=MEMBERS, **BODIES))
+    script("run", **anne)
+    script("run", "--note", LONG, "--tag", "👍 good", "--tag", "日本語", **will)
+    script("run", "--alpha", 2, "--tag", "日本語", expect=1, **anne)
+    yield script
+    script.check()
+
+
+@pytest.fixture
+def look(story, monkeypatch):
+    """The story's store, opened by this process, looking at everything."""
+    monkeypatch.setenv("FLOWSTORE_HOME", str(story.folder / "home"))
+    use_store(story.db)
+    namespace(None)
+    return story
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """Call it to become somebody else, with another key."""
+    return lambda: monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path / "stranger"))

@@ -1,5 +1,7 @@
 """The examples in docstrings do what they say."""
 
+from __future__ import annotations
+
 import doctest
 import importlib
 import pkgutil

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from flowstore import __version__, context
+from flowstore import context
 from flowstore.cli import completion, shell
 from flowstore.store import locate
 
@@ -44,7 +44,7 @@ def _with_commands() -> click.Command:
 
 
 @click.group(cls=shell.Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="flowstore")
+@shell.version_option
 def flowstore(**_options: Any) -> None:
     """Look into a store: one SQLite file with everything that flows have run."""
 

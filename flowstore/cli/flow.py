@@ -51,6 +51,7 @@ def _group(flow: type[FlowSpec]) -> click.Group:
     )
     @click.option("--branch", metavar="B", help="Isolate this version of a @project.")
     @click.option("--production", is_flag=True, help="The production branch of a @project.")
+    @shell.version_option
     @click.pass_context
     def group(ctx: click.Context, /, **_options: Any) -> Any:
         if ctx.invoked_subcommand is None:

@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn
 
 import click
 
+from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, NamespaceMismatch
 from flowstore.text import safe
 
@@ -104,6 +105,30 @@ class Group(click.Group):
             self.add_command(self.makers[cmd_name]())
         return super().get_command(ctx, cmd_name)
 
+
+def versions() -> str:
+    """Return what a bug report needs: the versions of flowstore, Python and SQLite, and the platform, in one line."""
+    import platform
+    import sqlite3
+
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"flowstore {__version__}, {python}, SQLite {sqlite3.sqlite_version}, {platform.platform()}"
+
+
+def _print_versions(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:  # which is how click completes a command line
+        click.echo(versions())
+        ctx.exit()
+
+
+version_option = click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Print the versions of flowstore, Python and SQLite, and the platform.",
+)
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 

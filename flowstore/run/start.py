@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from flowstore import __version__, context
+from flowstore import context
+from flowstore._version import __version__
 from flowstore.errors import ArtifactError, FlowstoreError, NotFound
 from flowstore.flow import decorators, spec
 from flowstore.flow.graph import CHOOSING, Graph, Node

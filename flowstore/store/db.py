@@ -347,7 +347,7 @@ def ensure_store(path: str | os.PathLike[str]) -> Store:
 
 def _create(path: Path) -> None:
     """Make a whole store under another name, then link it into place: nobody sees half a store."""
-    from flowstore import __version__
+    from flowstore._version import __version__
 
     if not path.parent.is_dir():
         raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")

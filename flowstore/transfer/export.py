@@ -20,7 +20,7 @@ from pathlib import Path
 
 import attrs
 
-from flowstore import __version__
+from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
 from flowstore.store import backlog, blobs, drafts, records, schema, sidefiles, trust
 from flowstore.store.blobs import Blob

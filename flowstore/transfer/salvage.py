@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import attrs
 
-from flowstore import __version__
+from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.store import drafts, journal, schema, sidefiles
 from flowstore.text import counted

@@ -1,0 +1,218 @@
+"""Looking at results from the shell: tables that fit, stable keys."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from flowstore.cli import table
+from support.cli import IN_ONE_PROCESS, on_terminal
+from support.looks import LONG, TASK, command, rows
+from support.processes import AS_NOBODY, python, told
+
+ELSEWHERE = {
+    "show F/2 --namespace user:anne": 'To use it: --namespace user:will or --namespace ""',
+    "diff F/1 F/2 --namespace user:anne": 'To use it: --namespace user:will or --namespace ""',
+    "show F --namespace trial": 'To see all runs: --namespace ""',
+}
+
+
+@pytest.mark.parametrize("args", ELSEWHERE)
+def test_what_is_elsewhere_names_the_option(story, args):
+    """On a command line what switches the namespace is an option, not a call."""
+    told = command(story, *args.split(), code=1)
+    assert told.startswith("Error: ")
+    assert told.endswith(f" {ELSEWHERE[args]}\n")
+
+
+@pytest.mark.parametrize("words", ["list steps 2", "tag list --run-id 2"])
+def test_a_flow_s_commands_name_the_option_too(story, words):
+    """What is told to be given can be given, and does it."""
+    environment = {"FLOWSTORE_HOME": str(story.folder / "home"), "FLOWSTORE_USER": "anne"}
+    told = story(*words.split(), expect=1, **environment).stderr
+    option = re.search(r"To use it: (--namespace user:will) or --namespace \"\"$", told.strip())[1]
+    story(*words.split(), *option.split(), **environment)
+
+
+KEYS = {
+    "runs": "run status user created_at duration_s parameters tags",
+    "show F": "run status user created_at duration_s parameters tags",
+    "show F/1": "run status user created_at duration_s parameters tags finished_at origin_run_id system_tags "
+    "script_name code_files steps",
+    "show F/1/body": "task status attempts index created_at duration_s origin",
+    f"show {TASK}": "artifact type size_bytes codec preview",
+    f"show {TASK}/xs": "artifact type size_bytes codec preview",
+    f"get {TASK}/xs": "artifact type size_bytes codec sha preview value",
+    f"logs {TASK}": "task attempt stream written_at text",
+    "tags": "tag runs system last_used",
+    "namespaces": "namespace runs last_used",
+}
+
+
+@pytest.mark.parametrize("args", KEYS)
+def test_the_keys_of_every_command(printed, args):
+    """`--json` is a list of objects with these keys; `--csv` has them as its head."""
+    found = json.loads(printed[f"{args} --json"])
+    assert found
+    assert {" ".join(row) for row in found} == {KEYS[args]}
+    head, *lines = csv.reader(io.StringIO(printed[f"{args} --csv"]))
+    assert " ".join(head) == KEYS[args]
+    assert len(lines) == len(found)
+
+
+@pytest.fixture(scope="module")
+def printed(story):
+    """What each command of `KEYS` prints with --json and with --csv."""
+    calls = [f"{args} {form}" for args in KEYS for form in ("--json", "--csv")]
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(calls)], cwd=story.folder, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    return dict(zip(calls, ran.stdout.split("\0\n"), strict=False))
+
+
+def test_nothing_found_has_a_head_too(story):
+    """An empty list, or a CSV of its head alone."""
+    assert rows(story, "runs", "--tag", "none") == []
+    assert command(story, "runs", "--tag", "none", "--csv").split() == [KEYS["runs"].replace(" ", ",")]
+
+
+def test_a_run_has_its_own_fields_and_its_steps(story):
+    """`show RUN --json` is one object; times are as in the views."""
+    [run] = rows(story, "show", "F/2")
+    [(created_at, finished_at)] = story.sql("select created_at, finished_at from run_summary where run_id = 2")
+    assert (run["run"], run["user"], run["created_at"], run["finished_at"]) == ("F/2", "will", created_at, finished_at)
+    assert run["parameters"] == {"alpha": 0.5, "note": LONG}
+    assert {step["step"]: (step["tasks"], step["status"]) for step in run["steps"]} == {
+        "F/2/start": (1, "1 successful"),
+        "F/2/body": (3, "3 successful"),
+        "F/2/join": (1, "1 successful"),
+        "F/2/end": (1, "1 successful"),
+    }
+    assert run["code_files"].keys() == {"flow.py"}
+
+
+def test_runs_are_chosen(story):
+    """By flow, tag, lacking tag, status and number; when there are more, that is said."""
+    assert [row["run"] for row in rows(story, "runs", "F", "--status", "failed")] == ["F/3"]
+    assert [row["run"] for row in rows(story, "runs", "--tag", "日本語", "--without", "👍 good")] == ["F/3"]
+    assert [row["run"] for row in rows(story, "runs", "--limit", 2)] == ["F/3", "F/2"]
+    assert [row["run"] for row in rows(story, "runs", "--namespace", "user:will")] == ["F/2"]
+    called = [sys.executable, "-m", "flowstore", "runs", "--limit", "2"]
+    assert "--limit 20" in subprocess.run(called, cwd=story.folder, capture_output=True, text=True).stderr
+
+
+@pytest.mark.parametrize(("words", "option"), [(["runs"], "--limit"), (["logs", "F/1/start"], "--attempt")])
+def test_a_number_beyond_all_bounds(story, words, option):
+    """It is wrong usage, in words, rather than an error of Python's or of a file that is none."""
+    called = [sys.executable, "-m", "flowstore", *words, option, str(2**63 - 1)]
+    done = subprocess.run(called, cwd=story.folder, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for '{option}'" in done.stderr
+
+
+def test_log_lines_say_whose_they_are(story):
+    """Stream and text of each; JSON escapes what a terminal would obey."""
+    text = command(story, "logs", TASK, "--json")
+    assert "\x1b" not in text
+    assert [(row["stream"], row["text"]) for row in json.loads(text)] == [
+        ("stdout", "hello \x1b[31mred"),
+        ("stderr", "oops"),
+    ]
+    assert "hello red" in command(story, "logs", TASK, "--csv")
+    assert command(story, "logs", TASK, "--stdout") == "hello red\n"
+    assert command(story, "logs", TASK, "--stdout", "--raw") == "hello \x1b[31mred\n"
+
+
+def test_a_failed_task_says_why(story):
+    """Below its artifacts."""
+    [task] = story.sql("select task_id from task_summary where run_id = 3 and step = 'end'")
+    assert command(story, "show", f"F/3/end/{task}").splitlines()[-1] == "failed: AssertionError: too much"
+
+
+def test_sql_rows_are_plain_json(story):
+    """Numbers that JSON lacks are null; what could hide or move text is escaped."""
+    assert rows(story, "sql", "select 9e999 as a, 1.5 as b, x'01ff' as c") == [{"a": None, "b": 1.5, "c": "01ff"}]
+    text = command(story, "sql", "select char(155, 8238, 97) as x", "--json")
+    assert text.isascii()
+    assert json.loads(text) == [{"x": "\x9b\u202ea"}]
+
+
+TABLES = ("runs", "show F/2", f"show {TASK}", "tags", "diff F/1 F/2")
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+def test_tables_fit_the_terminal(story, width):
+    """No line is wider, wide characters counted as two, and what was cut ends in …"""
+    shown = on_terminal(story, width, *TABLES)
+    assert len(shown) == len(TABLES)
+    for args, lines in zip(TABLES, shown, strict=True):
+        assert max(map(table.columns_of, lines)) <= width, args
+        assert "…" in "".join(lines) or width > 60 or args == "tags"
+
+
+def test_a_narrow_terminal_gets_a_line_for_each_cell(story):
+    """What does not fit as a table is a block for each row."""
+    [lines] = on_terminal(story, 40, "runs")
+    assert lines.count("") == 2
+    assert [line.split()[0] for line in lines[: lines.index("")]] == KEYS["runs"].split()
+
+
+def test_times_and_ids_are_kept_longest(story):
+    """At 80 columns the ids and times of runs are whole, and free text gives way."""
+    [lines] = on_terminal(story, 80, "runs")
+    assert [line.split()[0] for line in lines] == ["run", "F/3", "F/2", "F/1"]
+    assert all(re.search(r"\d\d:\d\d:\d\d ", line) for line in lines[1:])
+
+
+def test_wide_characters_are_aligned(story):
+    """Each column begins at one place, emoji and Chinese characters before it or not."""
+    text = command(story, "sql", "select '👍日本' as a, 'x' as b union all select 'plain', 'x'")
+    head, *lines = text.splitlines()
+    assert {table.columns_of(line[: line.rindex("x")]) for line in lines} == {head.index("b")}
+
+
+def test_a_pipe_gets_whole_values(story):
+    """Nothing is cut where nobody's screen limits it, whatever the environment says."""
+    assert LONG.strip() in command(story, "runs", COLUMNS="40")
+
+
+def test_a_read_only_file_and_folder_can_be_looked_at(story, open_folder):
+    """Every reading command works on them, and not one byte changes."""
+    home, folder = open_folder / "nobody", open_folder / "medium"
+    home.mkdir()
+    home.chmod(0o777)
+    folder.mkdir()
+    shutil.copy(story.db, folder)
+    path = folder / "flowstore.db"
+    path.chmod(0o444)
+    folder.chmod(0o555)
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    queries = [*map(str.split, KEYS), ["diff", "F/1", "F/2"], ["sql", "select 1 as x"], ["schema"]]
+    body = """
+import json, sys
+from click.testing import CliRunner
+from flowstore.cli.admin import _with_commands
+
+def look_at(path):
+    for args in json.loads(sys.argv[1]):
+        ran = CliRunner().invoke(_with_commands(), [*args, "--store", path], catch_exceptions=False)
+        assert ran.exit_code == 0 and ran.stdout, (args, ran.output)
+
+look_at(sys.argv[2])  # so that all modules are there, which nobody may not be allowed to read
+"""
+    code = body + AS_NOBODY + "look_at(sys.argv[3])"
+    environment = {**os.environ, "FLOWSTORE_HOME": str(home)}
+    told(python(code, json.dumps(queries), story.db, path, env=environment))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before
+    assert [each.name for each in folder.iterdir()] == ["flowstore.db"]
+    folder.chmod(0o755)

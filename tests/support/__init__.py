@@ -1,0 +1,1 @@
+"""What tests share: flows, command lines, recorded runs, processes, damage and the like."""

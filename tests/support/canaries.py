@@ -1,0 +1,223 @@
+"""A stranger's stores, with something in each column that no flowstore wrote, and all that one can do with them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click.testing
+
+import flowstore
+from flowstore import context
+from flowstore.cli import admin
+from flowstore.errors import FlowstoreError
+from support.damage import make_original, read_all
+from support.flows import FOREACH, flow_source
+from support.hostile import CANARY, TRICKS, UNSAFE, changed
+from support.stores import make_store
+
+
+def full_store(path):
+    """A store with a row in every table; gives all columns of all tables."""
+    make_original(path, small=True)
+    me = ("host", "boot", 1, "x", 0)
+    changed(
+        path,
+        ("insert into production_tokens values ('flow:F', 'tok', 1, 0, 'tester')",),
+        (
+            """insert into deployments values (1, 'F', 'flow:F', null, null, 1, 0, 'tester', null, null,
+               '{"cron": "0 * * * *", "timezone": null}', 1, x'00', x'00', '[]', '[]', null)""",
+        ),
+        ("insert into deployment_parameters values (1, 'alpha', 'alpha', 0, 1)",),
+        ("insert into scheduler values (1, ?, ?, ?, ?, 0, ?)", *me),
+        ("insert into due_marks values (1, 0)",),
+        ("insert into origins values (1, 'uuid', 'F/9', 0)",),
+        ("insert into unverified select 1, id from blobs where codec = 'pickle'",),
+        ("insert into leases values (1, ?, ?, ?, ?, ?)", *me),
+        ("insert or ignore into blob_values values (1, '1', 1, 1.0)",),
+        ("insert into pictures values (1, x'89504e470d0a1a0a')",),
+        ("insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (1, 1, 'x', 'x', 1.0, 0)",),
+        ("insert into backlog values (1, 1)",),
+    )
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+        ours = [name for name in tables if not name.startswith(("sqlite_", "_sqlite"))]
+        counts = {name: connection.execute(f"select count(*) from {name}").fetchone()[0] for name in ours}
+        assert all(counts.values()), counts
+        return [(name, row[1], row[2]) for name in ours for row in connection.execute(f"pragma table_info({name})")]
+
+
+@contextlib.contextmanager
+def without_types(path):
+    """While its tables are not strict, a file takes anything; afterwards its schema reads as before."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        kept = connection.execute("select name, sql from sqlite_master where type = 'table'").fetchall()
+    changed(path, ("update sqlite_master set sql = replace(replace(sql, ' strict,', ''), ' strict', '')",))
+    yield
+    changed(path, *[("update sqlite_master set sql = ? where name = ?", sql, name) for name, sql in kept])
+
+
+FORMS = {
+    "pickle": CANARY,
+    "tricks": f"{TRICKS}\n../../x",
+    "empty": "",
+    "number": -(2**63),
+    "nothing": None,
+}
+
+
+SPECIALS = {
+    "deployments.schedule": (
+        '{"cron": "no"}', "{}", '{"cron": "* * * * *", "timezone": "../../etc/passwd"}', '{"cron": 5}', "[]",
+    ),
+    "deployments.deployed_at": (-(2**63), 2**62),
+    "deployments.tags": ("[1, {}]", "{}"),
+    "deployments.with_decorators": ("[1, {}]", "{}"),
+    "runs.parameters": ("[]", '{"a": ' + "[" * 100_000, '{"<b>": "\\ud800"}', '{"a": NaN}', "1" * 5000),
+    "attempts.metadata": ("[1]", "null", '{"a": "\\ud800"}'),
+    "tasks.foreach_path": ("a/b", "/", "1" * 5000, "-1", "²"),
+    "steps.name": ("a/b", "/", " "),
+    "flows.name": ("a/b", "/"),
+    "artifacts.name": ("a/b", "__class__", "_x"),
+    "code_files.path": ("../../x", "/tmp/x", "C:/x", "..\\x", "a\0b", ".", "a/../../x", "a" * 300),
+}  # fmt: skip
+
+
+def hostile_stores(good, folder, forms):
+    """A store for each column and form: all rows of it hold the canary, as far as the column takes it."""
+    columns = full_store(good)
+    for (table, column, kind), form in itertools.product(columns, forms):
+        if form in {"tricks", "empty"} and kind != "TEXT":
+            continue
+        path = folder / "hostile.db"
+        shutil.copy(good, path)
+        with without_types(path), contextlib.suppress(sqlite3.IntegrityError):
+            changed(path, (f"update or ignore {table} set {column} = ?", FORMS[form]))
+        yield f"{table}.{column} {form}", path
+    for place, values in SPECIALS.items() if "pickle" in forms else ():
+        for value in values:
+            path = folder / "hostile.db"
+            shutil.copy(good, path)
+            table, column = place.split(".")
+            changed(path, (f"update or ignore {table} set {column} = ?", value))
+            yield f"{place} codec {str(value)[:40]}", path
+    for codec in ("json", "bytes", "npy", "parquet", "pickle", "dill", "pickle\0", "") if "pickle" in forms else ():
+        path = folder / "hostile.db"
+        shutil.copy(good, path)
+        sha = hashlib.sha256(CANARY).digest()
+        with without_types(path):
+            changed(
+                path,
+                ("delete from chunks",),
+                ("insert into blobs values (99, ?, ?, ?, 'x', 'x', ?, null)", sha, codec, len(CANARY), CANARY),
+                ("update artifacts set blob_id = 99",),
+                ("update run_artifacts set blob_id = 99",),
+                ("update code_files set blob_id = 99",),
+            )  # fmt: skip
+        yield f"codec {codec!r}", path
+
+
+LOOKING = (
+    ["runs"], ["runs", "--json"], ["runs", "--csv"], ["show", "F"], ["show", "F/1"], ["show", "F/1/start"],
+    ["show", "F/1/start/1"], ["tags"], ["namespaces"], ["logs", "F/1"], ["get", "F/1/start/1/metrics"],
+    ["get", "F/1/start/1/model"], ["sql", "select * from artifact_values"], ["sql", "select * from run_summary"],
+    ["schema"], ["schema", "--sql"], ["deployments"], ["check"], ["diff", "F/1", "F/1"], ["delete", "--dry-run", "F/1"],
+    ["get", "F/1/start/1/large", "-o", "large.npy"], ["get", "F/1/start/1/model", "-o", "model.json"],
+)  # fmt: skip
+TAKING = (
+    ["export", "out.db", "--force"], ["import", "hostile.db", "--store", "mine.db"], ["delete", "--yes", "F"],
+)  # fmt: skip
+MENDING = (["check", "--deep"], ["vacuum"], ["check", "--repair"], ["check", "--deep", "--json"])
+
+
+def ask(path, args):
+    """Run a command; gives what should not have been."""
+    known = admin._with_commands()
+    result = click.testing.CliRunner().invoke(known, args if "--store" in args else ["--store", str(path), *args])
+    if context.state.store is not None:
+        context.state.store.close()
+        context.state.store = None
+    if not isinstance(result.exception, (FlowstoreError, SystemExit, type(None))):
+        yield f"{args}: {result.exception!r}"
+    text = result.output + str(result.exception or "")
+    if (found := UNSAFE.search(text)) and args[0] != "get":
+        yield f"{args} prints {found[0]!r}: {text[max(0, found.start() - 40) : found.end() + 40]!r}"
+
+
+def look_at_everything(path):
+    """The Client, with reprs and tables."""
+    read_all(path, None)
+    with contextlib.suppress(FlowstoreError), flowstore.use_store(path):
+        flowstore.namespace(None)
+        for flow in flowstore.Flows():
+            with contextlib.suppress(FlowstoreError):
+                repr(flow), flow.to_dataframe()
+            for run in flow:
+                with contextlib.suppress(FlowstoreError):
+                    if run.code:
+                        run.code.extract(path.parent / "code")
+    context.state.store = None
+
+
+RESUMED_FLOW = flow_source(FOREACH, members="alpha = Parameter('alpha', default=0.5)", start="self.xs = [1]")
+
+
+def resume(path):
+    """Go on with a run of the store, from a step of it, too; gives what should not have been."""
+    for step in ((), ("body",)):
+        shutil.copy(path, "resumed.db")
+        words = [sys.executable, "flow.py", "--store", "resumed.db", "resume", *step, "--origin-run-id", "1"]
+        ran = subprocess.run(words, capture_output=True, text=True, check=False)
+        if ran.returncode not in {0, 1, 2} or "Traceback" in ran.stderr or UNSAFE.search(ran.stdout + ran.stderr):
+            yield f"resume {step}: {ran.returncode}, {ran.stdout[-300:]} {ran.stderr[-300:]}"
+
+
+def ask_everything(path, what, *, thoroughly):
+    """The Client and the command line; gives what should not have been."""
+    tricks, special = "tricks" in what, "codec" in what
+    if not tricks or thoroughly:
+        look_at_everything(path)
+    if thoroughly:
+        yield from resume(path)
+    for args in LOOKING if tricks or special or thoroughly else ():
+        yield from ask(path, args)
+    for args in (*MENDING[:2], *TAKING[:2], *MENDING[2:], *TAKING[2:]) if thoroughly else () if tricks else TAKING:
+        yield from ask(path, args)
+
+
+def walk(folder, forms):
+    """Ask everything of each hostile store; prints a line for each before and after, for whoever may outlive it."""
+    os.chdir(folder)
+    resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+    Path("flow.py").write_text(RESUMED_FLOW)
+    make_store(folder / "target.db")
+    for what, path in hostile_stores(folder / "good.db", folder, forms):
+        print(json.dumps(what), flush=True)
+        os.environ["FLOWSTORE_HOME"] = str(folder / "stranger")
+        shutil.copy("target.db", "mine.db")
+        began = time.monotonic()
+        try:
+            wrong = list(ask_everything(path, what, thoroughly=len(forms) > 1))
+        except Exception as error:
+            import traceback
+
+            wrong = [f"{type(error).__name__}: {error}", traceback.format_exc()[-600:]]
+        os.environ["FLOWSTORE_HOME"] = str(folder / "home")
+        if (folder / "exploded").exists():
+            (folder / "exploded").rmdir()
+            wrong.append("the canary's code ran")
+        if time.monotonic() - began > 10:
+            wrong.append("it took more than 10 s")
+        for rest in (*folder.glob("hostile.db.*"), *folder.glob("out.db*")):
+            rest.unlink()
+        print(json.dumps(wrong), flush=True)

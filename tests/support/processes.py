@@ -1,0 +1,77 @@
+"""Other processes: Python that they run, and what they print; waiting for what they do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+AS_NOBODY = """
+import os, shutil, sys, tempfile
+import flowstore
+from flowstore.store import blobs, codecs, db, liveness, locate, pickling, queries, records, trust
+if os.geteuid() == 0:  # which may do anything, also what the file's mode forbids
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+"""
+
+
+def python(code, *args, folder=None, **options):
+    """Begin `python -c CODE`, its warnings being errors."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        **options,
+    )
+
+
+def told(process, code=0):
+    """What a process printed, by the time that it ended with this exit code."""
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert process.returncode == code, stderr
+    return stdout
+
+
+def together(setup, body, *args, count=8):
+    """Run `body` in several processes that start it at the same moment; gives what each printed."""
+    gate = "\nprint('ready', flush=True); sys.stdin.readline()\n"
+    code = setup + gate + textwrap.dedent(body)
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(python(code, *args)) for _ in range(count)]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n", process.stderr.read()
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return [told(process) for process in processes]
+
+
+def wait_for(condition, seconds=30):
+    """Wait until a condition holds; gives what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    return found
+
+
+def alive(pid):
+    """Whether a process is there, and no zombie."""
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
