@@ -9,13 +9,15 @@ import shutil
 
 import pytest
 
+from flowstore import context
 from flowstore.store import codecs, typed_json
 from flowstore.store.schema import APPLICATION_ID, PUBLIC_VIEWS, SCHEMA_VERSION
 from flowstore.store.typed_scalars import BY_MARK
 from support.cli import command
 from support.pages import DOCS, PAGES, README, Reader, anchors, blocks, links, section
 
-ALONE = [README, DOCS / "tutorial.md", DOCS / "flows.md", DOCS / "teamwork.md"]
+TUTORIAL = DOCS / "tutorial.md"
+ALONE = [README, DOCS / "flows.md", DOCS / "teamwork.md"]
 AFTER_THE_TUTORIAL = [DOCS / f"{name}.md" for name in ("results", "production", "shipping", "file-format")]
 # How else the blocks of a page are tested: `json` here, `r` and the cookbook's in tests of their own, docstrings as
 # doctests. Those in `sh` install flowstore, or wait.
@@ -38,9 +40,16 @@ def tutorial(tmp_path_factory):
         patch.chdir(folder)
         patch.setenv("FLOWSTORE_USER", "tester")
         patch.setenv("FLOWSTORE_HOME", str(folder / "home"))
-        reader = Reader(folder)
-        reader.read(DOCS / "tutorial.md")
+        Reader(folder).read(TUTORIAL)
+        context.state.store.close()
+        context.state.store = None
     return folder
+
+
+def test_the_tutorial(tutorial):
+    """Its examples do what it says, and leave the files that it speaks of."""
+    assert {path.name for path in tutorial.iterdir()} >= {"prices.py", "shaky.py", "order.txt", "flowstore.db"}
+    assert [path.name for path in tutorial.glob("*.db*")] == ["flowstore.db"]
 
 
 @pytest.mark.parametrize("page", AFTER_THE_TUTORIAL, ids=lambda page: page.stem)
@@ -56,7 +65,7 @@ def test_no_example_escapes(page):
     """Each block is of a kind, and on a page, whose examples a test runs."""
     kinds = {block.kind for block in blocks(page)}
     assert kinds <= KINDS
-    if page not in (*ALONE, *AFTER_THE_TUTORIAL):
+    if page not in (TUTORIAL, *ALONE, *AFTER_THE_TUTORIAL):
         assert kinds - {"sh"} <= ELSEWHERE.get(page.name, set())
 
 
