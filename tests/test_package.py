@@ -130,7 +130,14 @@ def test_the_package_reaches_up_in_one_place_only():
     [hook] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_main"]
     assert {layer_of(module) for module in imports_of(hook)} == {"cli"}
     tree.body.remove(hook)
-    assert {layer_of(module) for module in imports_of(tree)} <= {"_version", "client", "context", "errors", "flow", "store"}
+    assert {layer_of(module) for module in imports_of(tree)} <= {
+        "_version",
+        "client",
+        "context",
+        "errors",
+        "flow",
+        "store",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
