@@ -78,7 +78,7 @@ def test_imports_point_down(module):
     layer, used = layer_of(module), {layer_of(other) for other in GRAPH[module]}
     if layer == "tutorials":  # written as users write them
         assert used <= {"flowstore", "tutorials"}
-    elif module not in FREE:
+    elif module not in FREE and layer != "docs":  # scripts in docs write its pages
         assert layer in MAY_IMPORT, "a new layer: say here and in .github/CONTRIBUTING.md what it may import"
         assert used <= MAY_IMPORT[layer] | {layer} or module in UPWARDS
 
