@@ -7,6 +7,7 @@ is shown goes through here, errors too, whose messages quote what a file holds.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # Sequences as terminals read them (ECMA-48). One that never ends hides nothing: only its beginning is taken for one.
 _SEQUENCE = (
@@ -114,3 +115,15 @@ def counted(count: int, what: str) -> str:
     ('1 run', '1,200 runs')
     """
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return a sentence, after a space, that offers the names most like a mistyped one; nothing where none is.
+
+    >>> did_you_mean("strat", ["start", "end"]), did_you_mean("strat", ["join"])
+    (" Did you mean 'start'?", '')
+    """
+    import difflib  # not before a name is mistyped
+
+    close = difflib.get_close_matches(word, names, n=2)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
