@@ -7,7 +7,7 @@ is shown goes through here, errors too, whose messages quote what a file holds.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 # Sequences as terminals read them (ECMA-48). One that never ends hides nothing: only its beginning is taken for one.
 _SEQUENCE = (
@@ -117,13 +117,18 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return a sentence, after a space, that offers the names most like a mistyped one; nothing where none is.
+def did_you_mean(name: str, known: Iterable[str], shown: Callable[[str], object] = str) -> str:
+    """Return a question that names what a wrong name may stand for, after a space; nothing where none is near.
 
-    >>> did_you_mean("strat", ["start", "end"]), did_you_mean("strat", ["join"])
-    (" Did you mean 'start'?", '')
+    Args:
+        name: the wrong one.
+        known: the right ones.
+        shown: formats the name that is shown for a right one.
+
+    >>> did_you_mean("shwo", ["runs", "show"]), did_you_mean("x", ["runs"])
+    (" Did you mean 'show'?", '')
     """
-    import difflib  # not before a name is mistyped
+    import difflib  # not before a name is wrong
 
-    close = difflib.get_close_matches(word, names, n=2)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    near = difflib.get_close_matches(name, known, n=2)
+    return f" Did you mean {' or '.join(repr(shown(match)) for match in near)}?" if near else ""

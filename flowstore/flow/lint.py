@@ -132,10 +132,9 @@ def check_targets(graph: Graph) -> Iterator[str]:
     for node in graph:
         for target in node.targets:
             if target not in graph:
-                hint = did_you_mean(target, graph.nodes)
                 yield (
-                    f"{_at(node, tail=True)} leads to {target!r}, which is no step of {graph.flow}.{hint} "
-                    "If it is a method, mark it with @step."
+                    f"{_at(node, tail=True)} leads to {target!r}, which is no step of {graph.flow}."
+                    f"{did_you_mean(target, graph.nodes)} If it is a method, mark it with @step."
                 )
 
 
