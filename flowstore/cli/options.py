@@ -123,21 +123,21 @@ def wrong_usage(kind: type[FlowstoreError] = FlowstoreError) -> Iterator[None]:
 
 def apply(ctx: click.Context) -> None:
     """Open the store that is asked for, and switch to the namespace."""
-    from flowstore.store.locate import use_store
+    from flowstore.store.opening import use_store
 
     settings = shell.settings(ctx)
     if settings.get("store"):
         use_store(settings["store"])
     asked = namespace(settings)
-    if not isinstance(asked, context._Default):
+    if not isinstance(asked, context.Unset):
         context.namespace(asked)
 
 
-def namespace(settings: Mapping[str, Any]) -> str | context._Default | None:
-    """What --namespace asks for: a tag, `None` for everything, `DEFAULT` where it is not given.
+def namespace(settings: Mapping[str, Any]) -> str | context.Unset | None:
+    """What --namespace asks for: a tag, `None` for everything, `UNSET` where it is not given.
 
     >>> namespace({"namespace": "xyz"}), namespace({"namespace": ""})
     ('xyz', None)
     """
     given = settings.get("namespace")
-    return context.DEFAULT if given is None else (given or None)
+    return context.UNSET if given is None else (given or None)

@@ -28,10 +28,10 @@ import attrs
 from flowstore.client.base import status_of
 from flowstore.client.code import Code
 from flowstore.client.run import Run
+from flowstore.sqlite.database import Store
 from flowstore.store import blobs, overview
 from flowstore.store.blobs import Blob
-from flowstore.store.db import Store
-from flowstore.store.visible import visible_artifacts
+from flowstore.store.inheritance import visible_artifacts
 
 KINDS = ("run", "tag", "parameter", "code", "step", "artifact", "set", "timing")
 SMALL_BYTES = 65536  # values up to here are shown as JSON
@@ -115,7 +115,7 @@ class _Side:
                 "duration_s": None if ended is None else (ended - row["created_at"]) / 1000,
             }
             self.tags = dict.fromkeys(sorted(run.tags), True)
-            self.code = None if row["code_id"] is None else Code(self.store, row["code_id"])
+            self.code = None if row["code_id"] is None else Code(run._scope, row["code_id"])
             self.parameters = overview.parameters(self.store, run_id)
             steps = overview.steps(self.store, run_id, dead=status == "dead")
             self.states = {step.name: step.tasks for step in steps}

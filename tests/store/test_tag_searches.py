@@ -24,11 +24,11 @@ from flowstore import (
     context,
     namespace,
 )
+from flowstore.client.addresses import active_scope
+from flowstore.maintenance.delete import candidates, delete
 from flowstore.store import queries, records, tags
-from flowstore.store.db import ensure_store
-from flowstore.store.locate import active_store
+from flowstore.store.opening import active_store, ensure_store
 from flowstore.store.tags import Node
-from flowstore.transfer.delete import candidates, delete
 from support.cli import Script
 from support.flows import LINEAR, flow_source
 from support.tagging import SYSTEM, add_run
@@ -208,8 +208,8 @@ def compare_run(run, active):
         else:
             with pytest.raises(NamespaceMismatch):
                 kind(thing.path)
-    found = Run._at(active_store(), run.path)
-    assert (found.id in Flow._at(active_store(), run.flow)) == run.has([active])
+    found = Run._at(active_scope(), run.path)
+    assert (found.id in Flow._at(active_scope(), run.flow)) == run.has([active])
     for combo in ((), ("t",), ("t", "u"), ("v", "user:ann")):
         steps = [step for step in reversed(run.below) if step.has([active, *combo])]
         assert paths(found.steps(*combo)) == paths(steps)

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 import flowstore
-from flowstore import deploy
-from flowstore.store import db
+from flowstore.production import deploy
+from flowstore.store import opening
 from support.flows import LINEAR, flow_source
 
 PLAIN = flow_source(LINEAR, start="print('sees', current.namespace, flush=True)")
@@ -70,7 +70,7 @@ def tags_of(script, run_id):
 def active(script):
     """The deployments in force, as the scheduler gets them."""
     flowstore.use_store(script.db)
-    return deploy.deployments(db.open_store(script.db))
+    return deploy.deployments(opening.open_store(script.db))
 
 
 def one_message(result, *words):
