@@ -20,6 +20,8 @@ from flowstore.store.db import open_store
 from flowstore.transfer import check as checking
 from support.flows import FOREACH, flow_source
 
+pytestmark = pytest.mark.fresh
+
 WIDTH = 4
 SOURCE = flow_source(
     FOREACH,

@@ -15,17 +15,15 @@ import sqlite3
 import sys
 from pathlib import Path
 
-import click.testing
 import pytest
 
 import flowstore
 from flowstore import context
-from flowstore.cli import admin
 from flowstore.errors import FlowstoreError, UntrustedArtifact
 from flowstore.store import db, schema
 from flowstore.store.readonly import ask
 from flowstore.transfer import check as checking
-from support.cli import Script
+from support.cli import Script, command
 from support.stores import schema_of, untouched
 
 STORES = Path(__file__).parents[1] / "stores"
@@ -132,13 +130,8 @@ def definitions(path):
 
 def ran(path, args):
     """Run a `flowstore` command in this process; gives what it printed."""
-    context.state.store = None
-    result = click.testing.CliRunner().invoke(admin._with_commands(), ["--store", str(path), *args])
-    if context.state.store is not None:
-        context.state.store.close()
-        context.state.store = None
-    assert result.exit_code == 0, (args, result.output, result.exception)
-    return result.output
+    done = command("--store", path, *args)
+    return done.stdout + done.stderr
 
 
 def test_there_is_a_store_of_each_version():
