@@ -20,8 +20,8 @@ from pathlib import Path
 from benchmarks import fanout, reuse
 from benchmarks.libraries import FLOWSTORE, Settings
 from benchmarks.measure import MEBIBYTE, Line, in_turns, run, run_function
+from flowstore.sqlite.database import PAGE_SIZE
 from flowstore.store.blobs import BATCH_BYTES
-from flowstore.store.schema import PAGE_SIZE
 
 USAGE = """
 import atexit, json, resource, runpy, sys

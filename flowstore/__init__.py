@@ -64,7 +64,7 @@ from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Task
-    from flowstore.store.locate import get_store, use_store
+    from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Task"})
 _STORE = frozenset({"get_store", "use_store"})
@@ -77,9 +77,9 @@ def __getattr__(name: str) -> Any:
 
         return getattr(client, name)
     if name in _STORE:
-        from flowstore.store import locate
+        from flowstore.store import opening
 
-        return getattr(locate, name)
+        return getattr(opening, name)
     raise AttributeError(f"module 'flowstore' has no attribute {name!r}")
 
 

@@ -10,7 +10,7 @@ import click
 
 from flowstore import context
 from flowstore.cli import completion, shell
-from flowstore.store import locate
+from flowstore.store import opening
 
 with_tags = click.option(
     "--tag",
@@ -58,7 +58,7 @@ def command(function: Callable[..., Any]) -> click.Command:
     def call(**given: Any) -> Any:
         settings = shell.settings(click.get_current_context())
         if settings["store"] and function.__name__ not in {"demo", "import_", "check"}:
-            locate.use_store(settings["store"])
+            opening.use_store(settings["store"])
         context.namespace(settings["namespace"] or None)
         names = function.__code__.co_varnames[: function.__code__.co_argcount]
         if settings["form"] and "form" not in names:

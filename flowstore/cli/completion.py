@@ -46,12 +46,12 @@ def _looking_at(ctx: click.Context) -> Iterator[Any]:
     """The store that --store names, or the nearest, seen in the namespace that --namespace names."""
     from flowstore import context
     from flowstore.cli.shell import settings
-    from flowstore.store import locate
+    from flowstore.store import opening
 
     given = settings(ctx)
     if given.get("store"):
-        locate.use_store(os.path.expanduser(given["store"]))  # noqa: PTH111  # a shell expands it later
-    store = locate.active_store()
+        opening.use_store(os.path.expanduser(given["store"]))  # noqa: PTH111  # a shell expands it later
+    store = opening.active_store()
     try:
         with context.within(given.get("namespace") or None):
             yield store

@@ -12,7 +12,7 @@ import click
 from flowstore.cli.admin import command
 from flowstore.client import Flow
 from flowstore.errors import FlowstoreError
-from flowstore.store import locate
+from flowstore.store import opening
 
 
 def _command(name: str) -> str | None:
@@ -32,8 +32,8 @@ def demo(store: str | None, form: str) -> int:
     code = subprocess.run([*flow, "run", *chosen], check=False, stdout=shown).returncode
     if code != 0:
         return code
-    path = Path(store) if store else (locate.find_path() or locate.candidates()[0])
-    locate.use_store(path)
+    path = Path(store) if store else (opening.find_path() or opening.candidates()[0])
+    opening.use_store(path)
     run = Flow("PenguinsFlow").latest_run
     if run is None:
         raise FlowstoreError("The demo's run is not in the global namespace.")

@@ -13,12 +13,12 @@ import click
 from flowstore import context
 from flowstore.cli import shell
 from flowstore.cli.options import PACKAGE_SUFFIXES, SHARED, FlowFile, command, group, namespace, wrong_usage
-from flowstore.store.rows import time_of
+from flowstore.sqlite.typed_rows import time_of
 from flowstore.text import safe
 
 if TYPE_CHECKING:
-    from flowstore.deploy import Created, Deployment
-    from flowstore.store.db import Store
+    from flowstore.production.deploy import Created, Deployment
+    from flowstore.sqlite.database import Store
     from flowstore.store.deployments import DeployedParameter
 
 _AUTHORIZE = click.Option(["--authorize"], metavar="TOKEN", help="The production token; kept, so needed once.")
@@ -53,8 +53,8 @@ def _elsewhere(name: str, _this: FlowFile) -> click.Command:
 
 def _find(this: FlowFile) -> tuple[Store, Deployment]:
     """The deployment that --branch and --production choose."""
-    from flowstore import deploy
-    from flowstore.store.locate import active_store
+    from flowstore.production import deploy
+    from flowstore.store.opening import active_store
 
     found = shell.settings(click.get_current_context())
     store = active_store()
@@ -72,7 +72,7 @@ def _create_command(this: FlowFile) -> click.Command:
         package_suffixes: tuple[str, ...],
         **_given: Any,
     ) -> None:
-        from flowstore import deploy
+        from flowstore.production import deploy
         from flowstore.run import checks
         from flowstore.run.snapshot import checked_suffixes
 
@@ -135,7 +135,7 @@ def _tell_created(created: Created, called: str) -> None:
 
 def _delete_command(this: FlowFile) -> click.Command:
     def delete(authorize: str | None) -> None:
-        from flowstore import deploy
+        from flowstore.production import deploy
 
         store, deployment = _find(this)
         deploy.delete(store, deployment, authorize)
@@ -152,7 +152,7 @@ def _delete_command(this: FlowFile) -> click.Command:
 
 def _trigger_command(this: FlowFile) -> click.Command:
     def trigger(arguments: tuple[str, ...]) -> int:
-        from flowstore import deploy
+        from flowstore.production import deploy
         from flowstore.store.deployments import parameters_of
 
         found = shell.settings(click.get_current_context())
@@ -179,7 +179,7 @@ def _trigger_command(this: FlowFile) -> click.Command:
 
 def _values(parameters: Sequence[DeployedParameter], arguments: Sequence[str]) -> dict[str, str]:
     """Values of the deployed parameters, from the arguments and the environment: today's file may have others."""
-    from flowstore.run.launch import variable
+    from flowstore.production.trigger import variable
 
     known = {item.option: item for item in parameters}
     values = {item.option: os.environ[variable(item)] for item in parameters if variable(item) in os.environ}

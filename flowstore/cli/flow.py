@@ -125,7 +125,7 @@ def _parameter_option(parameter: Parameter) -> click.Option:
 
 def _run_command(this: FlowFile) -> click.Command:
     def run(**given: Any) -> int:
-        from flowstore.run.assignment import told_deployment
+        from flowstore.run.ownership import told_deployment
 
         generators = _generators(this)
         graph = this.graph()
@@ -206,7 +206,7 @@ def _sources(this: FlowFile, asked: Mapping[str, Any]) -> Sources:
 def _executor(this: FlowFile, asked: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
     """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
     from flowstore.run import checks
-    from flowstore.run.local import LocalExecutor
+    from flowstore.run.local.executor import LocalExecutor
 
     with wrong_usage():
         checks.check_fixed_defaults(this.type)

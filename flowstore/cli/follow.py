@@ -10,8 +10,8 @@ import attrs
 
 from flowstore.client import Run, Step, Task
 from flowstore.client.task import last_state
-from flowstore.store.db import Store
-from flowstore.store.rows import time_of
+from flowstore.sqlite.database import Store
+from flowstore.sqlite.typed_rows import time_of
 
 _POLL_S = 0.3
 _PAGE = 1000

@@ -13,8 +13,8 @@ from flowstore.cli import completion
 from flowstore.cli.admin import command, with_tags
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import InvalidPathspec
-from flowstore.store import locate, overview
-from flowstore.store.db import Store
+from flowstore.sqlite.database import Store
+from flowstore.store import opening, overview
 from flowstore.store.schema import STATUSES
 from flowstore.text import one_line, safe
 
@@ -157,7 +157,7 @@ def tags(form: str) -> None:
     from flowstore.cli import render
     from flowstore.store.tags import listing
 
-    rows = [dict(row) for row in listing(locate.active_store(), namespace=context.get_namespace())]
+    rows = [dict(row) for row in listing(opening.active_store(), namespace=context.get_namespace())]
     render.echo(rows, form, columns=("tag", "runs", "system", "last_used"))
 
 
@@ -167,7 +167,7 @@ def namespaces(form: str) -> None:
     from flowstore.cli import render
     from flowstore.store.tags import RESERVED, listing
 
-    found = listing(locate.active_store(), prefixes=RESERVED, namespace=context.get_namespace())
+    found = listing(opening.active_store(), prefixes=RESERVED, namespace=context.get_namespace())
     rows = [{"namespace": row["tag"], "runs": row["runs"], "last_used": row["last_used"]} for row in found]
     render.echo(rows, form, columns=("namespace", "runs", "last_used"))
 
@@ -235,7 +235,7 @@ def schema(sql: bool, form: str) -> None:
     """Explain the views that answer questions in SQL."""
     from flowstore.cli import render
 
-    store = locate.active_store()
+    store = opening.active_store()
     if sql:
         definitions = "select type, name, sql from sqlite_master where sql is not null and name not like 'sqlite_%'"
         rows = [dict(row) for row in store.rows(definitions)]
@@ -271,6 +271,8 @@ def _views(store: Store) -> list[dict[str, Any]]:
 def sql(query: str, raw: bool, form: str) -> None:
     """Ask a question in SQL; the store is only read."""
     from flowstore.cli import render
-    from flowstore.store.readonly import ask
+    from flowstore.sqlite.user_sql import ask
+    from flowstore.store import trust
 
-    render.echo(ask(locate.active_store(), query), form, raw=raw)
+    store = opening.active_store()
+    render.echo(ask(store, query, untrusted=trust.is_foreign(store)), form, raw=raw)

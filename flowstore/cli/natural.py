@@ -19,7 +19,7 @@ from flowstore.cli import jsonform
 from flowstore.cli.render import no_formula, say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
-from flowstore.store import outputs
+from flowstore.sqlite import outputs
 from flowstore.text import counted
 
 _PRINTED = frozenset({"json", "typed-json"})  # codecs whose values are shown as JSON, however large

@@ -123,7 +123,7 @@ def wrong_usage(kind: type[FlowstoreError] = FlowstoreError) -> Iterator[None]:
 
 def apply(ctx: click.Context) -> None:
     """Open the store that is asked for, and switch to the namespace."""
-    from flowstore.store.locate import use_store
+    from flowstore.store.opening import use_store
 
     settings = shell.settings(ctx)
     if settings.get("store"):

@@ -9,19 +9,19 @@ import click
 
 from flowstore import context
 from flowstore.cli.admin import command
-from flowstore.store import locate
+from flowstore.store import opening
 from flowstore.text import safe
 
 
 @command
 def deployments(form: str) -> None:
     """List what is in production, with the next time that each schedule falls due."""
-    from flowstore import timetable
     from flowstore.cli import render
+    from flowstore.production import schedule
     from flowstore.store.schedules import find_scheduler
 
-    store = locate.active_store()
-    rows = timetable.listing(store, datetime.now(UTC), context.get_namespace())
+    store = opening.active_store()
+    rows = schedule.listing(store, datetime.now(UTC), context.get_namespace())
     render.echo(rows, form)
     if any(row["schedule"] for row in rows) and find_scheduler(store) is None:
         click.echo("No scheduler is running for this store; to start it: flowstore scheduler", err=True)
@@ -34,10 +34,10 @@ def scheduler(once: bool) -> int:
 
     A time that was missed, because the machine was asleep or no scheduler ran, is made up for by one run.
     """
-    from flowstore.scheduler import Scheduler
+    from flowstore.production.scheduler import Scheduler
 
     def say(text: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
             click.echo(safe(text), err=True)
 
-    return Scheduler(locate.active_store(), say).run(once=once)
+    return Scheduler(opening.active_store(), say).run(once=once)

@@ -16,8 +16,8 @@ import click
 from flowstore.cli import jsonform, table
 from flowstore.client import Run, Step, Task
 from flowstore.client.base import status_of
+from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import overview
-from flowstore.store.rows import time_of
 from flowstore.text import counted, escaped, safe
 
 Rows = Sequence[Mapping[str, Any]]

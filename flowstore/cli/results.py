@@ -82,7 +82,7 @@ def _print_artifacts(pathspec: str, artifacts: dict[str, Any], max_value_size: i
 def _dump_to_file(found: dict[str, dict[str, Any]], file: Path) -> None:
     import cloudpickle
 
-    from flowstore.store import outputs
+    from flowstore.sqlite import outputs
 
     outputs.check(file)
     values = {task: {name: item.data for name, item in artifacts.items()} for task, artifacts in found.items()}

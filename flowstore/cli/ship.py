@@ -10,7 +10,7 @@ import click
 
 from flowstore.cli import completion
 from flowstore.cli.admin import command, with_tags
-from flowstore.store import locate
+from flowstore.store import opening
 from flowstore.text import counted, safe
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -67,7 +67,7 @@ def export(
 
     selection = Selection(pathspecs=pathspecs, flow=flow, tags=tags, latest=latest)
     wish = Wish(selection=selection, logs=not no_logs, max_artifact_bytes=largest)
-    done = write(locate.active_store(), out, wish, force=force)
+    done = write(opening.active_store(), out, wish, force=force)
     if form != "table":
         found = {"path": str(done.path), "runs": done.runs, "size_bytes": done.size_bytes, "left_out": done.left_out}
         render.echo([found], form)
@@ -90,7 +90,7 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
     from flowstore.transfer.importing import import_runs, opened
 
     with opened(paths) as sources:
-        target = locate.ensure_active_store(store)
+        target = opening.ensure_active_store(store)
         done = import_runs(target, sources)
     if form != "table":
         runs = [{"store": uuid, "origin": there, "run": here} for uuid, there, here in done.runs]
@@ -116,7 +116,7 @@ def trust(path: Path, revoke: bool, form: str) -> None:
     """Trust a store: load its pickles, which are code of whoever wrote them."""
     from flowstore.cli import render
     from flowstore.store import trust as trusted
-    from flowstore.store.db import open_store
+    from flowstore.store.opening import open_store
 
     if revoke:
         known = trusted.revoke(path)

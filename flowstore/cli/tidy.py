@@ -13,14 +13,14 @@ import click
 from flowstore.cli import completion
 from flowstore.cli.admin import command, with_tags
 from flowstore.errors import FlowstoreError
-from flowstore.store import locate
-from flowstore.store.rows import time_of
+from flowstore.sqlite.typed_rows import time_of
+from flowstore.store import opening
 from flowstore.text import counted, safe
 
 if TYPE_CHECKING:
-    from flowstore.store.db import Store
-    from flowstore.transfer.delete import Candidate
-    from flowstore.transfer.problems import Problem
+    from flowstore.maintenance.delete import Candidate
+    from flowstore.maintenance.problems import Problem
+    from flowstore.sqlite.database import Store
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -63,15 +63,15 @@ def delete(
     production namespace stays unless --force is given.
     """
     from flowstore.cli import render
+    from flowstore.maintenance import delete as deleting
     from flowstore.store.records import now_ms
-    from flowstore.transfer import delete as deleting
     from flowstore.transfer.selection import Selection, run_ids
 
     if not (pathspecs or flow or tags or older_than_s is not None or keep_latest is not None):
         raise click.UsageError("Say which runs: by pathspecs, --older-than, --flow, --tag or --keep-latest.")
     if not (dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError("There is no terminal to ask on: give --yes to delete, or --dry-run to look first.")
-    store = locate.active_store()
+    store = opening.active_store()
     if not (store.writable or dry_run):
         raise FlowstoreError(f"{store.path} can't be written, so nothing can be deleted from it: it is read-only.")
     older = None if older_than_s is None else now_ms() - older_than_s * 1000
@@ -129,9 +129,9 @@ def _echo_candidates(found: Sequence[Candidate], form: str, gone: Sequence[int])
 def vacuum(form: str) -> None:
     """Give the space back that deleted runs and crashes left, and write the file anew if nobody else uses it."""
     from flowstore.cli import render
-    from flowstore.transfer import vacuum as vacuuming
+    from flowstore.maintenance import vacuum as vacuuming
 
-    store = locate.active_store()
+    store = opening.active_store()
     done = vacuuming.vacuum(store)
     if done.why_partly is not None:
         click.echo(f"The file was not written anew, its free pages were given back: {done.why_partly}.", err=True)
@@ -153,7 +153,7 @@ def check(deep: bool, repair: bool, store: str | None, form: str) -> int:
     FILE.damaged.
     """
     from flowstore.errors import StoreCorrupt
-    from flowstore.transfer import check as checking
+    from flowstore.maintenance import check as checking
 
     if repair:
         return _repair(store, form)
@@ -172,8 +172,8 @@ def check(deep: bool, repair: bool, store: str | None, form: str) -> int:
 
 def _opened(store: str | None) -> Store:
     if store:
-        locate.use_store(store)
-    return locate.active_store()
+        opening.use_store(store)
+    return opening.active_store()
 
 
 def _echo_problems(problems: Sequence[Problem], form: str) -> None:
@@ -191,13 +191,13 @@ def _repair(store: str | None, form: str) -> int:
     import attrs
 
     from flowstore.errors import StoreCorrupt
-    from flowstore.transfer import repair as repairing
+    from flowstore.maintenance import repair as repairing
 
     done = repairing.Repaired()
     try:
         opened = _opened(store)
     except StoreCorrupt:
-        path = Path(store).absolute() if store else locate.find_path()
+        path = Path(store).absolute() if store else opening.find_path()
         assert path is not None  # it was found, and could not be opened
         repairing.save(path, done)
         opened = _opened(store)

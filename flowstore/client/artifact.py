@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from flowstore.client.base import number
+from flowstore.client.base import Tagged, number
 from flowstore.client.code import missing_module, where_code_is
-from flowstore.client.tagging import Tagged
 from flowstore.errors import ArtifactError, InvalidPathspec, NotFound
-from flowstore.store import blobs, queries, visible
+from flowstore.sqlite.typed_rows import time_of
+from flowstore.store import blobs, inheritance, queries
 from flowstore.store.blobs import Blob
-from flowstore.store.rows import time_of
 from flowstore.text import safe
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class DataArtifact(Tagged):
     def created_at(self) -> datetime:
         """When the attempt that set it ended, in UTC."""
         attempt = self._task._attempt_row()
-        at = visible.artifact_created_at(self._store, attempt["task_id"], attempt["id"], self.id)
+        at = inheritance.artifact_created_at(self._store, attempt["task_id"], attempt["id"], self.id)
         return self._task._run.created_at if at is None else time_of(at)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, overload
 
 from flowstore.client.base import InStore
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import blobs, outputs, queries
+from flowstore.sqlite import outputs
+from flowstore.sqlite.database import Store
+from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
-from flowstore.store.db import Store
 from flowstore.text import counted
 
 if TYPE_CHECKING:

@@ -28,10 +28,10 @@ import attrs
 from flowstore.client.base import status_of
 from flowstore.client.code import Code
 from flowstore.client.run import Run
+from flowstore.sqlite.database import Store
 from flowstore.store import blobs, overview
 from flowstore.store.blobs import Blob
-from flowstore.store.db import Store
-from flowstore.store.visible import visible_artifacts
+from flowstore.store.inheritance import visible_artifacts
 
 KINDS = ("run", "tag", "parameter", "code", "step", "artifact", "set", "timing")
 SMALL_BYTES = 65536  # values up to here are shown as JSON

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from flowstore import context
 from flowstore.client.artifact import Data
-from flowstore.client.base import Container, Ending, InStore, number, status_of, using
+from flowstore.client.base import Container, Ending, InStore, Tagged, number, status_of, using
 from flowstore.client.code import Code
-from flowstore.client.tagging import Tagged
 from flowstore.client.task import Listed, Task
 from flowstore.errors import ArtifactError, FlowstoreError, NamespaceMismatch, NotFound, UntrustedArtifact
+from flowstore.sqlite.database import Row
+from flowstore.sqlite.typed_rows import json_of, time_of
 from flowstore.store import blobs, metrics, queries
 from flowstore.store.blobs import Blob
-from flowstore.store.db import Row
-from flowstore.store.locate import active_store
-from flowstore.store.rows import json_of, time_of
+from flowstore.store.opening import active_store
 from flowstore.text import safe
 
 if TYPE_CHECKING:

@@ -11,14 +11,13 @@ import attrs
 
 from flowstore import context
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
-from flowstore.client.base import Ending, number
-from flowstore.client.tagging import Tagged
+from flowstore.client.base import Ending, Tagged, number
 from flowstore.errors import NotFound, StoreCorrupt
+from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.typed_rows import json_of, place_of, time_of
 from flowstore.store import queries
 from flowstore.store.blobs import Blob
-from flowstore.store.db import Row, Store
-from flowstore.store.rows import json_of, place_of, time_of
-from flowstore.store.visible import visible_artifacts
+from flowstore.store.inheritance import visible_artifacts
 
 if TYPE_CHECKING:
     from flowstore.client.run import Run, Step

@@ -86,9 +86,10 @@ def check_run_id_file(file: str | None, store: str | None = None) -> None:
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
         problem = getattr(error, "strerror", None) or str(error)
     else:
-        from flowstore.store import locate, outputs
+        from flowstore.sqlite import outputs
+        from flowstore.store import opening
 
         if problem is None:
-            outputs.check(path, store=Path(store) if store else locate.candidates()[0])
+            outputs.check(path, store=Path(store) if store else opening.candidates()[0])
     if problem is not None:
         raise FlowstoreError(f"--run-id-file {file}: {problem}. Give the path of a file to write.")

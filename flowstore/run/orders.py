@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 
 from flowstore.flow.graph import Graph
+from flowstore.run.local.messages import Small
 from flowstore.run.plan import Frame, PlannedTask
 from flowstore.run.resume import Origin
-from flowstore.run.wire import Small
 
 
 @attrs.frozen(eq=False, repr=False)

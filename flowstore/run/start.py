@@ -22,22 +22,23 @@ from flowstore.flow import decorators, spec
 from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import identity, snapshot
+from flowstore.run import ownership, snapshot
 from flowstore.run.console import Console, duration
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
-from flowstore.run.identity import Identity
+from flowstore.run.local.messages import Small
 from flowstore.run.orders import RunPlan, StepPolicy
+from flowstore.run.ownership import Identity
 from flowstore.run.resume import Origin, names_of, nothing_to_take
+from flowstore.run.signals import Stop
 from flowstore.run.snapshot import Sources
-from flowstore.run.stop import Stop
-from flowstore.run.wire import Small
-from flowstore.store import blobs, outputs, queries, records, tags, trust
+from flowstore.sqlite import outputs
+from flowstore.sqlite.database import Store
+from flowstore.sqlite.liveness import is_dead
+from flowstore.store import blobs, queries, records, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
-from flowstore.store.db import Store
-from flowstore.store.liveness import is_dead
-from flowstore.store.locate import ensure_active_store
+from flowstore.store.opening import ensure_active_store
 from flowstore.text import counted
 
 if TYPE_CHECKING:
@@ -104,10 +105,10 @@ def resume_flow(
     executor: Executor,
 ) -> int:
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
-    from flowstore.run.kept import parameters_from
+    from flowstore.run.resume import parameters_from
 
     with _prepared(flow, options, executor) as (store, console, stop):
-        who = identity.own(flow, options.branch, production=options.production)
+        who = ownership.own(flow, options.branch, production=options.production)
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
@@ -127,8 +128,8 @@ def resume_flow(
 def _identity(store: Store, flow: type[FlowSpec], options: Options) -> tuple[Identity, Options]:
     """Whose the run is, and the options together with what the deployment adds to them."""
     if options.deployment is None:
-        return identity.own(flow, options.branch, production=options.production), options
-    who = identity.deployed(store, options.deployment)
+        return ownership.own(flow, options.branch, production=options.production), options
+    who = ownership.deployed(store, options.deployment)
     deployment = who.deployment
     assert deployment is not None
     tags, with_ = (*deployment.tags, *options.tags), (*deployment.with_, *options.with_)
@@ -160,7 +161,7 @@ def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Ite
     if executor.notice is not None:
         console.say(executor.notice)
     try:
-        identity.project_of(flow, options.branch, production=options.production)
+        ownership.project_of(flow, options.branch, production=options.production)
         store = ensure_active_store(options.store)
         store.durable = options.durable
         store.use_wal()

@@ -17,12 +17,12 @@ import attrs
 
 from flowstore.context import DEFAULT, _Default
 from flowstore.errors import NotFound
+from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.typed_rows import json_of, texts_of
 from flowstore.store import trust
 from flowstore.store.blobs import COLUMNS, Blob
-from flowstore.store.db import Row, Store
 from flowstore.store.queries import module_name
 from flowstore.store.records import now_ms, shown
-from flowstore.store.rows import json_of, texts_of
 
 
 @attrs.frozen(kw_only=True)

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from flowstore.store.db import Store
+from flowstore.sqlite.database import Store
 from flowstore.store.plain import Numbers, full_name
 
 _BATCH = 500  # runs in one query

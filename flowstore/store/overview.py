@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import attrs
 
+from flowstore.sqlite.database import Row, Store
 from flowstore.store.blobs import COLUMNS, Blob
-from flowstore.store.db import Row, Store
 from flowstore.text import one_line
 
 

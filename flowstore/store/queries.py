@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from flowstore.context import is_text
 from flowstore.errors import StoreCorrupt
+from flowstore.sqlite.database import Row, Store
 from flowstore.store.blobs import COLUMNS, Blob
-from flowstore.store.db import Row, Store
 
 PAGE = 256
 FEW = 8  # tags of which each pair is looked up

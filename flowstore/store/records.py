@@ -17,10 +17,11 @@ from typing import Any
 
 import attrs
 
-from flowstore.store import blobs, liveness, metrics
+from flowstore.sqlite import liveness
+from flowstore.sqlite.database import Store
+from flowstore.store import blobs, metrics
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode, encode
-from flowstore.store.db import Store
 from flowstore.store.json_levels import MAX_VALUE_BYTES
 
 SMALL_PARAMETER_BYTES = 4096
@@ -77,7 +78,7 @@ def parameter_json(db: sqlite3.Connection, parameter: Encoded | Blob) -> str:
     if parameter.codec == "json":
         return data.decode() if data is not None and parameter.size_bytes <= MAX_VALUE_BYTES else "null"
     if isinstance(parameter, Encoded):
-        return parameter.plain.value or "null"
+        return parameter.description.plain.value or "null"
     row = db.execute("select value from blob_values where blob_id = ?", (parameter.id,)).fetchone()
     return "null" if row is None or row["value"] is None else str(row["value"])
 

@@ -11,11 +11,11 @@ import sqlite3
 from datetime import datetime
 
 from flowstore.errors import FlowstoreError
-from flowstore.store import liveness
-from flowstore.store.db import Row, Store
-from flowstore.store.liveness import Process
+from flowstore.sqlite import liveness
+from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.liveness import Process
+from flowstore.sqlite.typed_rows import time_of
 from flowstore.store.records import now_ms
-from flowstore.store.rows import time_of
 
 
 def claim(store: Store, me: Process) -> None:

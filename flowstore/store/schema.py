@@ -20,6 +20,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from flowstore.sqlite.database import PAGE_SIZE
 from flowstore.store.m007_metrics import M007_METRICS
 from flowstore.store.migrations import (
     M002_DEPLOYMENTS,
@@ -30,7 +31,6 @@ from flowstore.store.migrations import (
 )
 
 APPLICATION_ID = 0x666C6F77  # "flow"
-PAGE_SIZE = 8192  # measured: large blobs within 5 % of 16 KiB pages, small commits within 10 % of 4 KiB
 MIGRATION_SET = "flowstore"
 
 STATUSES = ("running", "successful", "failed", "stopped", "dead")

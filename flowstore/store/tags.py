@@ -14,8 +14,8 @@ import attrs
 
 from flowstore.context import is_text
 from flowstore.errors import NotFound, TaggingError
+from flowstore.sqlite.database import Row, Store
 from flowstore.store import records
-from flowstore.store.db import Row, Store
 
 MAX_LENGTH = 500
 RESERVED = ("user:", "production:")

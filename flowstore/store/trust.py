@@ -20,8 +20,9 @@ from pathlib import Path
 
 from flowstore.context import home
 from flowstore.errors import FlowstoreError
-from flowstore.store import drafts, private
-from flowstore.store.db import Store
+from flowstore.sqlite import files
+from flowstore.sqlite.database import Store
+from flowstore.store import private
 
 _keys: dict[Path, bytes] = {}
 _DEPLOYMENT = "deployment"  # no codec has this name, so no artifact's signature passes for a deployment's
@@ -62,12 +63,12 @@ def _make_key(path: Path) -> bytes:
     """Write the key under another name first, so that two first runs at once agree on one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     private.check_folder(path.parent)
-    drafts.sweep(path)
+    files.remove_abandoned(path)
     key = os.urandom(32)  # as `secrets`, whose import takes 2 ms, has it
-    with drafts.draft(path, 0o600) as draft:
+    with files.temporary_file(path, 0o600) as draft:
         draft.write_text(key.hex() + "\n", "ascii")
         try:
-            drafts.put_in_place(draft, path, replace=False)
+            files.move_to(draft, path, replace=False)
         except FileExistsError:
             return _read_key(path) or key
     return key
@@ -176,10 +177,10 @@ def trust(path: Path, store_uuid: str) -> None:
     place = _place(path)
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        drafts.sweep(place)
-        with drafts.draft(place, 0o600) as draft:
+        files.remove_abandoned(place)
+        with files.temporary_file(place, 0o600) as draft:
             draft.write_bytes(_entry(path, store_uuid))
-            drafts.put_in_place(draft, place, replace=True)
+            files.move_to(draft, place, replace=True)
     except OSError as error:
         raise FlowstoreError(
             f"{place} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."

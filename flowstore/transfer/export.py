@@ -22,11 +22,13 @@ import attrs
 
 from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
-from flowstore.store import backlog, blobs, drafts, records, schema, sidefiles, trust
+from flowstore.progress import LARGE_BYTES, Progress
+from flowstore.sqlite import files, side_files
+from flowstore.sqlite.database import Store
+from flowstore.store import backlog, blobs, records, schema, trust
 from flowstore.store.blobs import Blob
-from flowstore.store.db import Store, open_store
+from flowstore.store.opening import open_store
 from flowstore.transfer import descriptions, tables
-from flowstore.transfer.progress import LARGE_BYTES, Progress
 from flowstore.transfer.selection import Selection, run_ids
 
 
@@ -77,11 +79,11 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
         ids = run_ids(store, wish.selection)
         if not ids:
             raise NotFound("No run is selected, so nothing was exported.")
-        drafts.sweep(place)
-        with _told_clearly(out), drafts.draft(place) as draft:  # SQLite itself would ignore a generous umask
+        files.remove_abandoned(place)
+        with _told_clearly(out), files.temporary_file(place) as draft:  # SQLite itself would ignore a generous umask
             left_out = _fill(draft, store, source, ids, wish)
             try:
-                sidefiles.install(draft, place, replace=force)
+                side_files.install(draft, place, replace=force)
             except FileExistsError:
                 raise FlowstoreError(f"{out} appeared meanwhile. Choose another file.") from None
     return Exported(out, place.stat().st_size, len(ids), left_out)
@@ -93,7 +95,7 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
 def _check_place(store: Store, place: Path, *, force: bool) -> None:
     if not place.parent.is_dir():
         raise FlowstoreError(f"{place} can't be written: there is no folder {place.parent}.")
-    sidefiles.check_name(place)
+    side_files.check_name(place)
     if not os.path.lexists(place):
         return
     if place.exists() and place.samefile(store.path):

@@ -18,22 +18,25 @@ the future becomes the present.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
+from flowstore import context
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import backlog, blobs, queries, records, trust
+from flowstore.progress import Progress
+from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.liveness import is_dead
+from flowstore.store import backlog, blobs, queries, records, tags, trust
 from flowstore.store.blobs import Blob
-from flowstore.store.db import Row, Store, open_store
-from flowstore.store.liveness import is_dead
-from flowstore.transfer import descriptions, namespaces, soundness, tables
+from flowstore.store.opening import open_store
+from flowstore.transfer import descriptions, soundness, tables
+from flowstore.transfer.import_ids import Numbering, Tracing
 from flowstore.transfer.intake import Intake
-from flowstore.transfer.numbering import Numbering
-from flowstore.transfer.progress import Progress
-from flowstore.transfer.tracing import Tracing
 
 _RUNS = """select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at, r.host,
              r.boot, r.pid, r.pid_started
@@ -241,9 +244,9 @@ class _Arrival:
 
     def _tag(self, tag: str) -> str:
         """Return the tag to have here: a stranger's does not put its run into a namespace of this user or store."""
-        if not (self._source.foreign and namespaces.is_ours(self._db, tag)):
+        if not (self._source.foreign and is_ours(self._db, tag)):
             return tag
-        self.kept_apart[tag] = namespaces.kept_apart(tag, self._source.store.uuid)
+        self.kept_apart[tag] = kept_apart(tag, self._source.store.uuid)
         return self.kept_apart[tag]
 
     def _time(self, at_ms: int) -> int:
@@ -258,8 +261,7 @@ class _Arrival:
             raise _Vanished
         blob_id, _ = blobs.find_described(self._db, blob.sha, blob.codec)
         if blob_id is None:
-            described = (blob.codec, blob.size_bytes, blob.type, blob.preview)
-            blob_id = blobs.insert(self._db, *described, sha=blob.sha)
+            blob_id = blobs.insert(self._db, blob.description, sha=blob.sha)
             blobs.leave_out(self._db, blob_id)
         return blob_id
 
@@ -332,3 +334,34 @@ class _Arrival:
             self._db.execute("insert into origins values (?, ?, ?, ?)", (run_id, uuid, there, at))
             added.append((uuid, there, f"{row['flow']}/{run_id}"))
         return added
+
+
+def is_ours(db: sqlite3.Connection, tag: str) -> bool:
+    """Return whether a tag names this user's namespace or a production namespace of this store, present or past."""
+    kind, _, name = tag.partition(":")
+    if kind == "user":
+        with contextlib.suppress(FlowstoreError):  # an account without a name has no namespace
+            return name == context.username()
+    if kind != "production":
+        return False
+    if db.execute("select 1 from production_tokens where token = ?", (name,)).fetchone():
+        return True
+    return bool(
+        db.execute(
+            """select 1 from run_tags t join tags g on g.id = t.tag_id where g.tag = ?
+               and not exists (select 1 from origins o where o.run_id = t.run_id) limit 1""",
+            (tag,),
+        ).fetchone()
+    )
+
+
+def kept_apart(tag: str, store_uuid: str) -> str:
+    """Return the tag together with the store that it comes from.
+
+    Example:
+        >>> kept_apart("user:me", "1a2b3c4d" * 4)
+        'user:me@1a2b3c4d'
+    """
+    proper = re.fullmatch("[0-9a-f]{32}", store_uuid)
+    store = store_uuid[:8] if proper else hashlib.sha256(store_uuid.encode()).hexdigest()[:8]
+    return f"{tag[: tags.MAX_LENGTH - 9]}@{store}"

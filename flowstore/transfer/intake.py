@@ -9,11 +9,12 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from flowstore.store import blobs, liveness, records
+from flowstore.maintenance.vacuum import drop_aside
+from flowstore.sqlite import liveness
+from flowstore.sqlite.database import Store
+from flowstore.store import blobs, records
 from flowstore.store.blobs import BATCH_BYTES, Blob
 from flowstore.store.codecs import Piece
-from flowstore.store.db import Store
-from flowstore.transfer.vacuum import drop_aside
 
 Content = tuple[bytes, str]  # hash and codec
 _BATCH_ROWS = 2000
@@ -76,8 +77,7 @@ class Intake:
                     db.execute("insert into chunks values (?, ?, ?)", (self._ids[content], n, data))
                     continue
                 inline: Any = bytes(data) if n == 0 else None
-                described = (blob.codec, blob.size_bytes, blob.type, blob.preview)
-                self._ids[content] = blobs.insert(db, *described, data=inline)
+                self._ids[content] = blobs.insert(db, blob.description, data=inline)
                 db.execute("insert into leases values (?, ?, ?, ?, ?, ?)", (self._ids[content], *process, at))
         self._pending.clear()
         self._pending_bytes = 0

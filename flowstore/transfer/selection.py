@@ -17,7 +17,7 @@ from flowstore import context
 from flowstore.client import Flow, Run
 from flowstore.client.base import using
 from flowstore.errors import InvalidPathspec
-from flowstore.store.db import Row, Store
+from flowstore.sqlite.database import Row, Store
 
 
 @attrs.frozen(kw_only=True)

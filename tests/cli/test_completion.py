@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from flowstore.store import db, records
+from flowstore.store import opening, records
 
 
 def complete(line, shell="bash", folder=None):
@@ -89,7 +89,7 @@ def test_tab_completes_in_a_real_bash(story, tmp_path):
 
 def test_tab_offers_only_plain_words_and_only_some(tmp_path):
     """Nothing that a shell or a terminal would take for more than a word, and some dozens at most."""
-    store = db.ensure_store(tmp_path / "flowstore.db")
+    store = opening.ensure_store(tmp_path / "flowstore.db")
     hostile = ["$(reboot)", "a b", "`x`", "x\x1b[2J", "x\ny", "-rf", "x;y", "x\u202ey", "it's", "*"]
     with store.write() as connection:
         for n in range(120):

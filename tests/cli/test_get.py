@@ -12,7 +12,7 @@ import pytest
 
 from flowstore import ArtifactError, DataArtifact, UntrustedArtifact, namespace, use_store
 from flowstore.cli import natural
-from flowstore.store import db
+from flowstore.store import opening
 from support.looks import TASK
 from support.processes import python, told
 from support.stores import task_with
@@ -84,7 +84,7 @@ def test_a_form_that_needs_the_value_of_a_stranger_s_pickle_is_refused(story, tm
 
 def test_large_bytes_are_never_held_whole(tmp_path):
     """64 MB are written in pieces."""
-    store = db.ensure_store(tmp_path / "flowstore.db")
+    store = opening.ensure_store(tmp_path / "flowstore.db")
     task_with(store, big=b"0123456789abcdef" * (4 << 20))
     store.close()
     use_store(store.path)

@@ -14,7 +14,7 @@ import pytest
 
 from flowstore import ArtifactError, DataArtifact, namespace, use_store
 from flowstore.cli import natural
-from flowstore.store import db
+from flowstore.store import opening
 from support import cli
 from support.stores import task_with
 
@@ -34,7 +34,7 @@ def got(tmp_path):
 
     def get(value, name):
         path = tmp_path / f"{next(stores)}.db"
-        store = db.ensure_store(path)
+        store = opening.ensure_store(path)
         task_with(store, x=value)
         store.close()
         use_store(path)
@@ -241,7 +241,7 @@ def test_get_without_a_file_prints_what_can_be_printed(tmp_path):
     for value, expected in shown.items():
         path = tmp_path / "p.db"
         path.unlink(missing_ok=True)
-        store = db.ensure_store(path)
+        store = opening.ensure_store(path)
         task_with(store, x=value)
         store.close()
         assert cli.command("get", "F/1/end/1/x", "--store", path).stdout == expected
@@ -249,7 +249,7 @@ def test_get_without_a_file_prints_what_can_be_printed(tmp_path):
 
 def test_json_rows_follow_the_same_rules(tmp_path):
     """`--json` of any command is strict JSON, whatever the values: NaN is null, an infinity 9e999."""
-    store = db.ensure_store(tmp_path / "flowstore.db")
+    store = opening.ensure_store(tmp_path / "flowstore.db")
     task_with(store, x=[math.nan, math.inf], y=(1, 2))
     store.close()
     [row] = in_json(cli.command("get", "F/1/end/1/x", "--json").stdout)

@@ -11,8 +11,7 @@ import pytest
 import flowstore
 from flowstore import DataArtifact, Run, Step, Task
 from flowstore.store import records
-from flowstore.store.db import ensure_store
-from flowstore.store.locate import active_store
+from flowstore.store.opening import active_store, ensure_store
 from support.cli import command
 from support.flows import LINEAR, flow_source
 from support.tagging import SYSTEM, new_run

@@ -9,7 +9,7 @@ import pytest
 import flowstore
 from flowstore import Run, namespace, use_store
 from flowstore.client.compare import KINDS, compare, text_diff
-from flowstore.store import blobs, codecs, db, records
+from flowstore.store import blobs, codecs, opening, records
 from support.cli import Script
 from support.flows import LINEAR, flow_source
 
@@ -159,7 +159,7 @@ def test_a_pickle_is_compared_without_being_loaded(differ, story, monkeypatch):
 
 def test_runs_of_two_stores(differ, story, tmp_path):
     """Each run is read in its own file."""
-    other = db.ensure_store(tmp_path / "other.db")
+    other = opening.ensure_store(tmp_path / "other.db")
     wide_run(other, 1)
     other.close()
     ours = Run("F/1")
@@ -241,7 +241,7 @@ def wide_run(store, tasks, value=1):
 
 def test_the_number_of_queries_does_not_grow_with_the_tasks(tmp_path):
     """Comparing runs of 1,000 tasks asks as many questions as comparing runs of three."""
-    store = db.ensure_store(tmp_path / "flowstore.db")
+    store = opening.ensure_store(tmp_path / "flowstore.db")
     pairs = [[wide_run(store, count, value) for value in (1, 2)] for count in (3, 1000)]
     store.close()
     use_store(store.path)

@@ -8,7 +8,7 @@ import pytest
 
 import flowstore
 from flowstore import Flow, Flows, Run, namespace, use_store
-from flowstore.store import db, records
+from flowstore.store import opening, records
 from support.flows import flow_source
 from support.stores import make_store
 
@@ -46,7 +46,7 @@ def test_a_graph_with_a_loop_is_drawn(flow):
 
 def test_html_is_escaped(tmp_path):
     """Names, tags and values of anybody's are text, in the drawing too."""
-    store = db.ensure_store(tmp_path / "flowstore.db")
+    store = opening.ensure_store(tmp_path / "flowstore.db")
     with store.write() as connection:
         run = records.NewRun("F", "tester", {"p": '"</svg><script>"'}, (), None, ["user:tester"], ["<img src=x>"])
         run_id = records.create_run(connection, run)
@@ -99,7 +99,7 @@ def test_two_stores_side_by_side(look, tmp_path):
 
 def test_a_run_in_which_nothing_began_has_no_drawing(tmp_path):
     """It shows its fields."""
-    store = db.ensure_store(tmp_path / "flowstore.db")
+    store = opening.ensure_store(tmp_path / "flowstore.db")
     with store.write() as connection:
         records.create_run(connection, records.NewRun("F", "tester", {}, (), None, ["user:tester"], []))
     store.close()

@@ -12,7 +12,7 @@ import pytest
 
 import flowstore
 from flowstore import DataArtifact, Flow, Flows, NotFound, Run, Step, Task, context, namespace, use_store
-from flowstore.store import db, queries
+from flowstore.store import opening, queries
 from support.flows import flow_source
 from support.history import BODIES, MEMBERS, SHAPE
 from support.stores import make_store, task_with
@@ -49,7 +49,7 @@ def test_runs_by_tags(everyone):
 def test_runs_are_fetched_as_they_are_asked_for(tmp_path, monkeypatch):
     """The first of many runs costs a page of a few rows, and all are there in the end, in order."""
     path = make_store(tmp_path / "many.db")
-    store = db.open_store(path)
+    store = opening.open_store(path)
     with store.write() as connection:
         connection.execute(
             """with recursive n (i) as (select 1 union all select i + 1 from n where i < 3000)
@@ -339,7 +339,7 @@ def test_objects_keep_to_their_own_store(tmp_path):
     """Objects of two stores are used side by side: each reads the store that it was made in, down and up."""
     stores = []
     for name in ("one", "two"):
-        store = db.ensure_store(tmp_path / f"{name}.db")
+        store = opening.ensure_store(tmp_path / f"{name}.db")
         task_with(store, x=name)
         if name == "one":
             task_with(store, x="more")

@@ -16,8 +16,8 @@ import time
 import attrs
 import pytest
 
-from flowstore.store.db import open_store
-from flowstore.transfer import check as checking
+from flowstore.maintenance import check as checking
+from flowstore.store.opening import open_store
 from support.flows import FOREACH, flow_source
 
 pytestmark = pytest.mark.fresh

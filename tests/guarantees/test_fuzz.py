@@ -19,7 +19,7 @@ from flowstore.cli import flow as flow_commands
 from flowstore.errors import FlowstoreError
 from flowstore.run import start
 from flowstore.store import codecs, trust
-from flowstore.store.db import open_store
+from flowstore.store.opening import open_store
 from support.cli import exit_code, known_commands
 from support.flows import MIDDLE, flow_source
 from support.recording import store_with, tag_node

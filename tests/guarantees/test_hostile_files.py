@@ -18,7 +18,8 @@ import pytest
 import flowstore
 from flowstore import context
 from flowstore.errors import ArtifactError, FlowstoreError, NotAStore, StoreCorrupt
-from flowstore.store import codecs, readonly, schema, visible
+from flowstore.sqlite import user_sql
+from flowstore.store import codecs, inheritance, schema
 from support.canaries import without_types
 from support.cli import command
 from support.damage import make_original, read_all
@@ -210,7 +211,7 @@ def test_a_negative_circle_ends(path):
     """Ids below zero are no way round the bound."""
     changed(path, ("update tasks set id = -1, base_id = -1",), ("update attempts set task_id = -1",))
     flowstore.use_store(path)
-    assert visible.artifact_created_at(context.state.store, -1, 1, "nothing") is None
+    assert inheritance.artifact_created_at(context.state.store, -1, 1, "nothing") is None
 
 
 ENDLESS = "with recursive c (x) as (select 1 union all select x + 1 from c) select count(*) from c"
@@ -218,14 +219,14 @@ ENDLESS = "with recursive c (x) as (select 1 union all select x + 1 from c) sele
 
 def test_an_endless_question_to_a_stranger_s_file_ends(path, stranger, monkeypatch):
     """There is a deadline, and a largest value."""
-    monkeypatch.setattr(readonly, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(user_sql, "DEADLINE_S", 0.3)
     stranger()
     store = flowstore.use_store(path) and context.state.store
     with pytest.raises(FlowstoreError, match="took more than"):
-        readonly.ask(store, ENDLESS)
+        user_sql.ask(store, ENDLESS)
     with pytest.raises(FlowstoreError, match="too big"):
-        readonly.ask(store, "select hex(zeroblob(100000000))")
-    assert readonly.ask(store, "select count(*) as n from runs") == [{"n": 1}]
+        user_sql.ask(store, "select hex(zeroblob(100000000))")
+    assert user_sql.ask(store, "select count(*) as n from runs") == [{"n": 1}]
 
 
 READS = (
@@ -251,10 +252,10 @@ def test_sql_reads_and_does_nothing_else(path, stranger, own):
     with untouched(path.parent):
         flowstore.use_store(path)
         for query in READS:
-            assert readonly.ask(context.state.store, query), query
+            assert user_sql.ask(context.state.store, query), query
         for query in WRITES:
             with pytest.raises(FlowstoreError, match=r"Only reading is allowed|no such function"):
-                readonly.ask(context.state.store, query)
+                user_sql.ask(context.state.store, query)
         context.state.store.close()
 
 
@@ -350,7 +351,7 @@ def test_a_content_that_lies_is_refused(what, tmp_path):
 def test_a_parquet_that_lies_is_refused(tmp_path, monkeypatch):
     """Those too, before they take more memory than their bytes give reason for."""
     bombs = parquet_bombs()
-    from flowstore.store import parquet
+    from flowstore.store.codecs import parquet
 
     monkeypatch.setattr(parquet, "SMALL_BYTES", 1 << 20)
     assert max(map(len, bombs.values())) < 20_000 + len(bombs["parquet with deep metadata"])
@@ -365,7 +366,7 @@ def test_a_column_of_one_value_comes_back_all_the_same(monkeypatch):
     """A frame that Parquet would hold in no space, past the bound, is stored another way."""
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
-    from flowstore.store import parquet
+    from flowstore.store.codecs import parquet
 
     monkeypatch.setattr(parquet, "SMALL_BYTES", 1 << 20)
     frame = pd.DataFrame({f"c{n}": np.zeros(50_000, "i1") for n in range(8)})

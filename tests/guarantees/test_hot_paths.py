@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from flowstore import Flow, Run
-from flowstore.store.locate import active_store
+from flowstore.store.opening import active_store
 from support.flows import FOREACH, MIDDLE, flow_source
 
 TRACE = """\

@@ -22,8 +22,8 @@ import pytest
 
 import flowstore
 from flowstore.errors import FlowstoreError
-from flowstore.run.local import LocalExecutor
-from flowstore.run.servers import TaskServer
+from flowstore.run.local.executor import LocalExecutor
+from flowstore.run.local.processes import TaskServer
 from support.chores import CHORES
 from support.flows import FOREACH, flow_source
 from support.killing import WORKS, Scene, processes_in

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from flowstore.store import db
-from flowstore.transfer import check as checking
+from flowstore.maintenance import check as checking
+from flowstore.store import opening
 from support.cli import Result, Script, command
 from support.flows import FOREACH, MIDDLE, flow_source
 from support.processes import wait_for
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.fresh
 
 # A file `room` holds how many pages the store may have, for every process that has the flow's module.
 LIMIT = """
-from flowstore.store import db
+from flowstore.sqlite import database as db
 _connect = db._connect
 
 def limited(path, *, writable):
@@ -56,7 +56,7 @@ GATED = flow_source(MIDDLE, start="self.kept = 'kept' * 100", middle=f"{WAITS}\n
 
 def check(folder, name="flowstore.db"):
     """Every hash and reference of the store is right."""
-    with contextlib.closing(db.open_store(folder / name)) as store:
+    with contextlib.closing(opening.open_store(folder / name)) as store:
         assert checking.check(store, deep=True).problems == []
 
 
@@ -117,7 +117,7 @@ def limited_to(most):
 
 def full_disk(script, pages):
     """Run with room for so many more pages, then with room; both end as they should."""
-    db.ensure_store(script.db).close()
+    opening.ensure_store(script.db).close()
     with contextlib.closing(sqlite3.connect(script.db)) as connection:
         [[there]] = connection.execute("pragma page_count")
     (script.folder / "room").write_text(str(there + pages))
@@ -216,7 +216,7 @@ def fill(path, *, leave):
 def test_a_limit_on_the_size_of_files(flow):
     """A quota is like a full disk: one message, and the run is resumed without the quota."""
     script = flow(SOURCE)
-    db.ensure_store(script.db).close()
+    opening.ensure_store(script.db).close()
     most = script.db.stat().st_size + 800_000
     process = begin(script, "run", "--quiet", preexec_fn=limited_to(most))
     goes_on(script, ended_clearly(script, ended(process), because="full|reading or writing failed"))

@@ -14,11 +14,11 @@ import sys
 import attrs
 import pytest
 
-from flowstore import tokens
 from flowstore.errors import NotAStore, StoreCorrupt
+from flowstore.maintenance import check
+from flowstore.production import tokens
 from flowstore.store import trust
-from flowstore.store.db import open_store
-from flowstore.transfer import check
+from flowstore.store.opening import open_store
 from support.chores import CHORES
 from support.flows import FOREACH, flow_source
 from support.killing import ACKNOWLEDGED, assert_at_rest
@@ -37,7 +37,7 @@ FLOW = flow_source(
 )
 WITHOUT_LOG = """
 import runpy, sys
-from flowstore.store import journal
+from flowstore.sqlite import journal
 journal.on_network = lambda _path: True
 sys.argv[0] = "flow.py"
 runpy.run_path("flow.py", run_name="__main__")

@@ -35,7 +35,7 @@ from flowstore import (
     namespace,
 )
 from flowstore.store import records
-from flowstore.store.db import ensure_store
+from flowstore.store.opening import ensure_store
 from support.cli import Result, Script
 from support.flows import flow_source
 

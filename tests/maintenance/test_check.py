@@ -13,9 +13,9 @@ import pytest
 
 import flowstore
 from flowstore.errors import FlowstoreError
+from flowstore.maintenance import check, repair, rules, salvage
 from flowstore.store import schema
-from flowstore.store.db import open_store
-from flowstore.transfer import check, repair, rules, salvage
+from flowstore.store.opening import open_store
 from support.canaries import full_store, without_types
 from support.cli import command
 from support.damage import damaged, make_original, read_all

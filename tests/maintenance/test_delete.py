@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 import flowstore
 from flowstore.errors import NotFound
-from flowstore.store import blobs, db, schema
-from flowstore.store.db import open_store
+from flowstore.maintenance import check, delete, vacuum
+from flowstore.store import blobs, opening, schema
+from flowstore.store.description import Description
+from flowstore.store.opening import open_store
 from flowstore.store.staging import Staging, Writer
-from flowstore.transfer import check, delete, vacuum
 from support.chores import older_store
 from support.cli import command
 from support.flows import LINEAR, MIDDLE, flow_source
@@ -78,7 +79,7 @@ def test_the_bytes_are_no_longer_in_the_file(path):
 
 def test_no_copy_stays_behind_on_pages_that_were_split(path):
     """Short texts that shared their pages with others are gone too, whenever they were moved to another page."""
-    with contextlib.closing(db.ensure_store(path)) as store:
+    with contextlib.closing(opening.ensure_store(path)) as store:
         for n in range(120):
             add_run(store, x=f"secret {n:03} " * 8)
     delete_runs(path, *range(1, 121, 3))
@@ -153,9 +154,9 @@ def delete_dead(path):
 
 def test_a_dead_run_is_deleted_with_what_it_had_begun_to_write(path):
     """The chunks that a killed driver had staged go with its run."""
-    with contextlib.closing(db.ensure_store(path)) as store:
+    with contextlib.closing(opening.ensure_store(path)) as store:
         run_id = add_run(store, status="running")
-        staging = Staging(Writer(store, run_id), "bytes", 64 << 20, "bytes", "")
+        staging = Staging(Writer(store, run_id), Description("bytes", 64 << 20, "bytes", ""))
         for _ in range(20):
             staging.take(b"c" * blobs.CHUNK_BYTES)
         staging.writer.finish()
@@ -328,8 +329,8 @@ def test_killed_in_the_middle(tmp_path, path):
     store_with(tmp_path / "base.db", *({"x": os.urandom(70_000), "y": n, "tags": [f"t{n}"]} for n in range(40)))
     code = """
         import sys
-        from flowstore.store.db import open_store
-        from flowstore.transfer import delete
+        from flowstore.store.opening import open_store
+        from flowstore.maintenance import delete
         delete.RUNS_AT_A_TIME = 3
         store = open_store(sys.argv[1])
         found = delete.candidates(store, range(1, 36))
@@ -433,7 +434,7 @@ def test_exactly_what_should_remain_remains(tmp_path, runs, data):
     """After deleting any selection, everything else reads as before, nothing more is there, and the file is smaller."""
     path = tmp_path / "flowstore.db"
     path.unlink(missing_ok=True)
-    with contextlib.closing(db.ensure_store(path)) as store:
+    with contextlib.closing(opening.ensure_store(path)) as store:
         for number, run in enumerate(runs, 1):
             large = {} if run["large"] is None else {"large": bytes([run["large"]]) * 150_000}
             options = {key: value for key, value in run.items() if key != "large"}

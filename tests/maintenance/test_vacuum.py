@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 
+from flowstore.maintenance import vacuum
 from flowstore.store import blobs, codecs, records
-from flowstore.store.db import open_store
-from flowstore.transfer import vacuum
+from flowstore.store.opening import open_store
 from support.cli import command
 from support.recording import store_with
 from support.stores import rows_of, sql

@@ -14,7 +14,7 @@ import sys
 import pytest
 
 import flowstore
-from flowstore.store import db, schema
+from flowstore.store import opening, schema
 from support.cli import stop
 from support.flows import LINEAR, MIDDLE, flow_source
 from support.processes import wait_for
@@ -46,9 +46,8 @@ def test_the_snapshot_runs(flow, what):
         anne("deploy", "trigger")
     else:
         script.file.unlink()
-        code = (
-            "from flowstore import *; from flowstore import deploy; from flowstore.store.locate import active_store\n"
-        )
+        code = "from flowstore import *; from flowstore.production import deploy\n"
+        code += "from flowstore.store.opening import active_store\n"
         code += "[made] = deploy.deployments(active_store()); raise SystemExit(deploy.trigger(active_store(), made))"
         environment = {**os.environ, **anne.environment}
         subprocess.run([sys.executable, "-c", code], check=True, cwd=script.folder, env=environment)
@@ -321,7 +320,7 @@ def test_an_older_store_is_migrated_at_the_first_deployment(anne_and_will, monke
     with monkeypatch.context() as older:
         older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
         older.setattr(schema, "SCHEMA_VERSION", 1)
-        db.ensure_store(anne.script.db).close()
+        opening.ensure_store(anne.script.db).close()
     assert anne.script.sql("pragma user_version") == [1]
     with unchanged(anne.script):
         assert active(anne.script) == []

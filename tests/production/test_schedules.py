@@ -8,8 +8,8 @@ import sqlite3
 import pytest
 
 from flowstore import FlowstoreError
-from flowstore.scheduler import Scheduler
-from flowstore.store.db import open_store
+from flowstore.production.scheduler import Scheduler
+from flowstore.store.opening import open_store
 from support.cli import Script, command
 from support.flows import LINEAR, flow_source
 from support.scheduling import DAILY, HOUR, NEW_YORK, deploy, utc
@@ -194,7 +194,7 @@ def test_trouble_that_passes_is_outlived(scheduled, hand, monkeypatch):
 
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr("flowstore.timetable.entries", fail)
+            patch.setattr("flowstore.production.schedule.entries", fail)
             scheduler._look_again()
             scheduler._look_again()
         scheduler._look_again()

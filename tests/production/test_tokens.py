@@ -12,8 +12,8 @@ import sys
 import pytest
 
 import flowstore
-from flowstore import deploy, tokens
 from flowstore.errors import FlowstoreError
+from flowstore.production import deploy, tokens
 from flowstore.run.snapshot import Sources
 from support.cli import Script
 from support.flows import LINEAR, flow_source

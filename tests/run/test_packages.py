@@ -154,7 +154,8 @@ def test_a_deployed_package_runs_whatever_became_of_it(shop, what):
         shutil.rmtree(shop.folder / "shop")
         (shop.folder / "common.py").unlink()
         code = (
-            "from flowstore import *; from flowstore import deploy; from flowstore.store.locate import active_store\n"
+            "from flowstore import *; from flowstore.production import deploy\n"
+            "from flowstore.store.opening import active_store\n"
             "[made] = deploy.deployments(active_store())\n"
             "raise SystemExit(deploy.trigger(active_store(), made, {'factor': '5'}))"
         )

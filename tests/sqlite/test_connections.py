@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from flowstore.store import db, place, records
+from flowstore.sqlite import files
+from flowstore.store import opening, records
 from support.processes import python, together, told
 from support.stores import CREATE_RUN, NEW_RUN, killed_writer, make_store, names_beside, task_with
 
@@ -18,7 +19,7 @@ from support.stores import CREATE_RUN, NEW_RUN, killed_writer, make_store, names
 def test_eight_processes_make_and_write_one_store_at_once(path, wal):
     """Making a store and writing to it from eight processes: no error, no id twice, one file at rest."""
     body = f"""
-store = db.ensure_store(sys.argv[1])
+store = opening.ensure_store(sys.argv[1])
 if {wal}:
     store.use_wal()
 print(*[create(store) for _ in range(25)])
@@ -37,7 +38,7 @@ def test_reading_before_writing_in_many_processes_is_never_locked(path):
     """A transaction that reads first and then writes waits its turn, and loses nothing."""
     make_store(path)
     body = """
-store = db.open_store(sys.argv[1])
+store = opening.open_store(sys.argv[1])
 store.use_wal()
 for _ in range(100):
     with store.write() as connection:
@@ -59,7 +60,7 @@ def test_one_file_at_rest_after_eight_processes_open_and_close(path):
     body = """
 import os
 for n in range(12):
-    store = db.open_store(sys.argv[1])
+    store = opening.open_store(sys.argv[1])
     if (n + os.getpid()) % 2:
         store.use_wal()
         create(store)
@@ -73,7 +74,7 @@ for n in range(12):
 def test_eight_that_close_at_once_leave_a_file_that_any_medium_serves(path):
     """Those who close at the same moment don't keep each other from the switch back to a rollback journal."""
     make_store(path)
-    setup = f"{CREATE_RUN}\nstore = db.open_store(sys.argv[1]); store.use_wal(); create(store)"
+    setup = f"{CREATE_RUN}\nstore = opening.open_store(sys.argv[1]); store.use_wal(); create(store)"
     for _ in range(4):
         together(setup, "store.close()", path)
         assert names_beside(path) == ["flowstore.db"]
@@ -83,7 +84,7 @@ def test_eight_that_close_at_once_leave_a_file_that_any_medium_serves(path):
 def test_an_idle_reader_only_postpones_the_one_file(path):
     """While somebody has the store open the log stays; when the last one closes it is gone."""
     make_store(path)
-    reader, writer = db.open_store(path), db.open_store(path)
+    reader, writer = opening.open_store(path), opening.open_store(path)
     writer.use_wal()
     with writer.write() as connection:
         records.create_run(connection, NEW_RUN)
@@ -98,7 +99,7 @@ def test_an_idle_reader_only_postpones_the_one_file(path):
 def test_the_log_has_a_bound(path, driver, most):
     """Whoever writes much copies the log before it is long: a run, or others while a notebook keeps the log alive."""
     make_store(path)
-    reader, writer = db.open_store(path), db.open_store(path)
+    reader, writer = opening.open_store(path), opening.open_store(path)
     with contextlib.closing(reader), contextlib.closing(writer):
         reader.use_wal()
         if driver:
@@ -106,7 +107,7 @@ def test_the_log_has_a_bound(path, driver, most):
         for n in range(160):
             with writer.write() as connection:
                 records.append_log(connection, [(1, "stdout", n, "x" * (1 << 20))])
-        assert place.side(path, "-wal").stat().st_size < most
+        assert files.side_file(path, "-wal").stat().st_size < most
     assert names_beside(path) == ["flowstore.db"]
 
 
@@ -121,7 +122,7 @@ def test_a_killed_process_leaves_side_files_until_the_next_one(path):
     """What a killed process had committed is there; the next open and close leave one file."""
     make_store(path)
     killed_writer(path)
-    store = db.open_store(path)
+    store = opening.open_store(path)
     assert store.value("select count(*) from runs") == 2
     store.close()
     assert names_beside(path) == ["flowstore.db"]
@@ -132,7 +133,7 @@ def test_what_a_killed_process_had_not_committed_is_gone(path):
     make_store(path)
     new = "records.create_run(connection, records.NewRun('G', 'u', {}, (), None, [], []))"
     killed_writer(path, f"create(store); connection.execute('begin immediate'); {new}")
-    store = db.open_store(path)
+    store = opening.open_store(path)
     assert store.value("select count(*) from runs") == 2
     assert store.value("pragma integrity_check") == "ok"
     store.close()
@@ -161,7 +162,7 @@ def wait(pid):
 def test_a_process_with_an_open_store_may_fork(path, wal):
     """Parent and children that use the store after a fork lose nothing and leave one file."""
     code = f"""{CREATE_RUN}{FORK}
-store = db.ensure_store(sys.argv[1])
+store = opening.ensure_store(sys.argv[1])
 if {wal}:
     store.use_wal()
 def work():
@@ -188,7 +189,7 @@ store.close()
 def test_a_fork_while_another_thread_reads(path):
     """A child can use the store although another thread of its parent was reading at the fork."""
     code = f"""{CREATE_RUN}{FORK}
-store = db.ensure_store(sys.argv[1])
+store = opening.ensure_store(sys.argv[1])
 create(store)
 inside, done = threading.Event(), threading.Event()
 def read():
@@ -213,7 +214,7 @@ store.close()
 def test_a_fork_inside_a_read_leaves_the_child_without_the_connection(path):
     """A child forked in the middle of a read never uses its parent's connection: SQLite forbids it."""
     code = f"""{CREATE_RUN}{FORK}
-store = db.ensure_store(sys.argv[1])
+store = opening.ensure_store(sys.argv[1])
 create(store)
 with store.read() as connection:
     connection.execute("select count(*) from runs").fetchone()
@@ -229,7 +230,7 @@ store.close()
 
 def test_a_second_store_of_one_file_keeps_the_locks_of_the_first(path):
     """Opening a file that this process has open must not drop SQLite's locks, as closing any descriptor of it would."""
-    first = db.ensure_store(path)
+    first = opening.ensure_store(path)
     code = (
         "import sqlite3, sys\nfile = sqlite3.connect(sys.argv[1], timeout=0)\n"
         "try: print(file.execute('begin immediate').fetchall())\n"
@@ -237,7 +238,7 @@ def test_a_second_store_of_one_file_keeps_the_locks_of_the_first(path):
     )
     with first.write() as connection:
         connection.execute("insert into flows (name) values ('F')")
-        second = db.open_store(path)
+        second = opening.open_store(path)
         assert "locked" in told(python(code, path))
     second.close()
     first.close()
@@ -245,7 +246,7 @@ def test_a_second_store_of_one_file_keeps_the_locks_of_the_first(path):
 
 def test_threads_share_a_store(path):
     """Threads of one process may use one store."""
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     ids = []
 
     def work():
@@ -266,7 +267,7 @@ def test_threads_share_a_store(path):
 def test_a_reader_sees_one_state(path):
     """All that is read within one `read` is of one moment, whatever others write meanwhile."""
     make_store(path)
-    one, two = db.open_store(path), db.open_store(path)
+    one, two = opening.open_store(path), opening.open_store(path)
     two.use_wal()
     with one.read() as reading:
         assert reading.execute("select count(*) from runs").fetchone()[0] == 1
@@ -280,7 +281,7 @@ def test_a_reader_sees_one_state(path):
 
 def test_a_write_that_fails_writes_nothing(path):
     """An exception inside `write` undoes all of it, and the store can be used on."""
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     with pytest.raises(KeyError), store.write() as connection:  # noqa: PT012
         records.create_run(connection, NEW_RUN)
         raise KeyError("stop")

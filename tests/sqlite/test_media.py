@@ -12,7 +12,9 @@ import sys
 import pytest
 
 from flowstore.errors import FlowstoreError
-from flowstore.store import db, journal
+from flowstore.sqlite import journal
+from flowstore.store import opening
+from flowstore.store.description import Description
 from flowstore.store.staging import Staging, Writer
 from support.processes import AS_NOBODY, python, told
 from support.stores import CREATE_RUN, killed_writer, make_store, names_beside, task_with, untouched
@@ -24,7 +26,7 @@ flowstore.namespace(None)
 [run] = list(flowstore.Flow("F"))
 print(run.status, run.data.x["accuracy"], sorted(run.user_tags))
 try:
-    db.ensure_store(sys.argv[1])
+    opening.ensure_store(sys.argv[1])
 except flowstore.FlowstoreError as error:
     print(error)
 """
@@ -75,7 +77,7 @@ def test_a_store_in_a_forbidden_folder_is_one_clear_error(open_folder, what):
     if what != "new store":
         make_store(inner / "flowstore.db")
     inner.chmod(0o700 if os.geteuid() == 0 else 0o000)
-    said = [refusal(inner / "flowstore.db", use) for use in ("flowstore.use_store", "db.ensure_store")]
+    said = [refusal(inner / "flowstore.db", use) for use in ("flowstore.use_store", "opening.ensure_store")]
     inner.chmod(0o755)
     assert all(str(inner) in message for message in said)
 
@@ -83,7 +85,7 @@ def test_a_store_in_a_forbidden_folder_is_one_clear_error(open_folder, what):
 def test_no_store_is_made_in_a_read_only_folder(open_folder):
     """Where no file can be made, that is one clear error."""
     open_folder.chmod(0o555)
-    assert "can't be created" in refusal(open_folder / "flowstore.db", "db.ensure_store")
+    assert "can't be created" in refusal(open_folder / "flowstore.db", "opening.ensure_store")
     assert list(open_folder.iterdir()) == []
 
 
@@ -129,7 +131,7 @@ def test_without_shared_memory_a_store_falls_back_to_a_rollback_journal(tmp_path
     (tmp_path / "shim.c").write_text(NO_SHARED_MAPS)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", "shim.so", "shim.c", "-ldl"], check=True)
     body = """
-store = db.ensure_store(sys.argv[1])
+store = opening.ensure_store(sys.argv[1])
 store.use_wal()
 print(store.warning)
 print(create(store), store.value("pragma journal_mode"))
@@ -144,7 +146,7 @@ store.close()
 def test_on_a_network_file_system_a_store_keeps_its_rollback_journal(path, monkeypatch):
     """Where a shared log is unsafe it isn't tried, and the warning says so."""
     monkeypatch.setattr(journal, "on_network", lambda _: True)
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     store.use_wal()
     assert "network file system" in store.warning
     assert task_with(store, x=1) == 1
@@ -154,7 +156,7 @@ def test_on_a_network_file_system_a_store_keeps_its_rollback_journal(path, monke
 
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(path):
     """When the file can't grow, the write fails as a whole; what was committed stays, and later writes work."""
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     task_with(store, x=1)
     pages = store.value("pragma page_count")
     store.value(f"pragma max_page_count = {pages + 3}")
@@ -169,10 +171,10 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(path):
 
 def test_a_full_disk_in_a_staged_content_is_the_same_error(path):
     """A large artifact that doesn't fit leaves no trace."""
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     task_with(store, x=1)
     store.value(f"pragma max_page_count = {store.value('pragma page_count') + 40}")
-    staging = Staging(Writer(store, 1), "bytes", 64 << 20, "bytes", "")
+    staging = Staging(Writer(store, 1), Description("bytes", 64 << 20, "bytes", ""))
     with pytest.raises(FlowstoreError, match="disk is full"):  # noqa: PT012
         for _ in range(64):
             staging.take(bytes(1 << 20))

@@ -13,7 +13,8 @@ import pytest
 
 import flowstore
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreTooNew
-from flowstore.store import db, schema
+from flowstore.sqlite import database
+from flowstore.store import opening, schema
 from support.cli import command
 from support.flows import LINEAR, flow_source
 from support.processes import wait_for
@@ -207,12 +208,12 @@ def test_a_database_is_not_taken_for_a_side_file(tmp_path):
     first = make_store(tmp_path / "a.db-wal")
     with untouched(tmp_path):
         with pytest.raises(FlowstoreError, match=r"a\.db-wal, which is a database"):
-            db.ensure_store(tmp_path / "a.db")
+            opening.ensure_store(tmp_path / "a.db")
         command("--store", first, "export", tmp_path / "a.db", expect=1)
     second = make_store(tmp_path / "b.db")
     with untouched(tmp_path):
         with pytest.raises(FlowstoreError, match=r"keeps the log of b\.db"):
-            db.ensure_store(tmp_path / "b.db-journal")
+            opening.ensure_store(tmp_path / "b.db-journal")
         command("--store", second, "export", tmp_path / "b.db-wal", expect=1)
 
 
@@ -255,12 +256,12 @@ def test_a_copy_that_can_only_be_read_is_read_as_it_is(flow, left, monkeypatch):
     leave, names = LEFT[left]
     leave(script)
     shutil.copyfile(make_store(script.folder / "copied.db", runs=3), script.db)
-    monkeypatch.setattr(db, "_may_write", lambda path: False)
+    monkeypatch.setattr(database, "_may_write", lambda path: False)
     flowstore.namespace(None)
     with untouched(script.folder), flowstore.use_store(script.db):
         assert len([*flowstore.Flow("F")]) == 3
     monkeypatch.undo()
-    db.open_store(script.db).close()
+    opening.open_store(script.db).close()
     assert taken_aside(script.folder) == names
 
 
@@ -285,7 +286,7 @@ def test_a_killed_store_keeps_its_journal(flow):
 
 def test_a_program_that_keeps_the_copy_open_is_told_of(flow, monkeypatch):
     """Nothing is renamed under it: SQLite itself may have taken the log for the store's."""
-    monkeypatch.setattr("flowstore.store.sidefiles.PATIENCE_S", 0.1)
+    monkeypatch.setattr("flowstore.sqlite.side_files.PATIENCE_S", 0.1)
     script = flow(QUICK)
     kill_run(script)
     shutil.copyfile(make_store(script.folder / "copied.db"), script.db)
@@ -297,9 +298,9 @@ def test_a_program_that_keeps_the_copy_open_is_told_of(flow, monkeypatch):
     ) as other:
         other.stdout.readline()
         with pytest.raises(FlowstoreError, match="in use by another program"):
-            db.open_store(script.db)
+            opening.open_store(script.db)
         other.communicate(b"\n")
-    db.open_store(script.db).close()
+    opening.open_store(script.db).close()
     assert taken_aside(script.folder) == ["flowstore.db-wal.stale-1"]
 
 
@@ -322,7 +323,7 @@ def test_who_has_the_old_file_open_writes_nothing_beside_the_new_one(tmp_path):
     """A store that was replaced under an idle process is told, before a journal of the old one can lie there."""
     path = make_store(tmp_path / "flowstore.db")
     source = make_store(tmp_path / "source.db", runs=2)
-    idle = db.open_store(path)
+    idle = opening.open_store(path)
     assert idle.value("select count(*) from runs") == 1
     subprocess.run([sys.executable, "-m", "flowstore", "--store", source, "export", "--force", path], check=True)
     with pytest.raises(FlowstoreError, match="replaced"), idle.write() as connection:
@@ -353,7 +354,7 @@ def test_a_log_can_t_change_what_the_store_is(tmp_path, what, index):
         Path(f"{path}-shm").unlink()
     before = path.read_bytes(), Path(f"{path}-wal").read_bytes()
     with pytest.raises(error, match=words):
-        db.open_store(path)
+        opening.open_store(path)
     assert (path.read_bytes(), Path(f"{path}-wal").read_bytes()) == before
 
 
@@ -372,7 +373,7 @@ def test_a_journal_can_t_change_what_the_store_is(tmp_path, what):
             file.seek(at)
             file.write(value.to_bytes(4, "big"))
     with untouched(tmp_path), pytest.raises(error, match=words):
-        db.open_store(path)
+        opening.open_store(path)
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
@@ -388,7 +389,7 @@ def test_a_store_in_another_encoding_is_refused(tmp_path, encoding):
         new.execute(f"pragma user_version = {schema.SCHEMA_VERSION}")
         new.executescript(script)
     with untouched(tmp_path), pytest.raises(StoreCorrupt, match=encoding):
-        db.open_store(path)
+        opening.open_store(path)
     assert encoding in command("runs", expect=1).stderr
     assert encoding in command("import", path, "--store", "new.db", expect=1).stderr
     assert not Path("new.db").exists()

@@ -12,17 +12,18 @@ import time
 
 import pytest
 
-from flowstore import tokens
-from flowstore.store import drafts, liveness, schema
-from flowstore.store.db import open_store
-from flowstore.transfer import check
+from flowstore.maintenance import check
+from flowstore.production import tokens
+from flowstore.sqlite import files, liveness
+from flowstore.store import schema
+from flowstore.store.opening import open_store
 from support.flows import LINEAR, flow_source
 from support.recording import store_with
 
 BEGUN = """
 import os, signal, sys, tempfile
 from pathlib import Path
-from flowstore.store import drafts
+from flowstore.sqlite import files as drafts
 with drafts.draft(Path(sys.argv[1])) as path:
     path.with_name(path.name + "-journal").touch()
     Path(tempfile.mkdtemp(prefix=f"flowstore-{drafts.name()}-", dir=sys.argv[2]), "flow.py").touch()
@@ -55,17 +56,17 @@ def test_what_a_killed_process_had_begun_is_swept_away(tmp_path):
     assert len(names(tmp_path)) == 4
     (tmp_path / ".flowstore.db.swp").touch()  # an editor's
     open_store(place).close()
-    drafts.sweep_folders(tmp_path, "flowstore-")
+    files.remove_abandoned_folders(tmp_path, "flowstore-")
     assert names(tmp_path) == [".flowstore.db.swp", "flowstore.db"]
 
 
 def test_what_a_living_process_makes_stays(tmp_path):
     """Neither its draft nor its folder is touched."""
     place = store_with(tmp_path / "flowstore.db")
-    with begun(place, "wait") as process, drafts.draft(place):
+    with begun(place, "wait") as process, files.temporary_file(place):
         before = names(tmp_path)
         open_store(place).close()
-        drafts.sweep_folders(tmp_path, "flowstore-")
+        files.remove_abandoned_folders(tmp_path, "flowstore-")
         assert names(tmp_path) == before
         process.communicate("go\n")
 
@@ -80,10 +81,10 @@ def test_what_can_not_be_told_stays_for_a_day(tmp_path, monkeypatch, where):
         monkeypatch.setattr(liveness.platform, "node", lambda: "another")
     else:
         monkeypatch.setattr(liveness, "started", lambda pid: "" if pid == process.pid else "1")
-    assert drafts.beside(place, abandoned=True) == []
+    assert files.temporary_files_of(place, abandoned=True) == []
     for path in tmp_path.glob(".out.db.*"):
         os.utime(path, (time.time() - 90_000,) * 2)
-    drafts.sweep(place)
+    files.remove_abandoned(place)
     assert [*tmp_path.glob(".out.db.*")] == []
 
 
@@ -91,11 +92,11 @@ def test_a_file_is_put_in_place_once(tmp_path):
     """What is there is not replaced unless that is asked for, and nothing stays beside it."""
     place = tmp_path / "place"
     for content, replace in (("one", False), ("two", True)):
-        with drafts.draft(place) as draft:
+        with files.temporary_file(place) as draft:
             draft.write_text(content)
-            drafts.put_in_place(draft, place, replace=replace)
-    with drafts.draft(place) as draft, pytest.raises(FileExistsError):
-        drafts.put_in_place(draft, place, replace=False)
+            files.move_to(draft, place, replace=replace)
+    with files.temporary_file(place) as draft, pytest.raises(FileExistsError):
+        files.move_to(draft, place, replace=False)
     assert (names(tmp_path), place.read_text()) == (["place"], "two")
 
 
@@ -107,15 +108,15 @@ def test_without_hard_links(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     for _ in range(2):
-        with drafts.draft(tmp_path / "place") as draft, contextlib.suppress(FileExistsError):
-            drafts.put_in_place(draft, tmp_path / "place", replace=False)
+        with files.temporary_file(tmp_path / "place") as draft, contextlib.suppress(FileExistsError):
+            files.move_to(draft, tmp_path / "place", replace=False)
     assert names(tmp_path) == ["place"]
 
 
 KILLED_INSTEAD = """
 import os, runpy, signal, sys
-from flowstore import tokens
-from flowstore.store import drafts
+from flowstore.production import tokens
+from flowstore.sqlite import files as drafts
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] == "keep":
     tokens.Keeper.finish = die

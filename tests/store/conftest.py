@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowstore.store import db
+from flowstore.store import opening
 from support.cli import Script
 from support.flows import LINEAR, flow_source
 from support.measuring import HEAD, METRICS
@@ -13,7 +13,7 @@ from support.measuring import HEAD, METRICS
 @pytest.fixture
 def store(tmp_path):
     """An empty store."""
-    made = db.ensure_store(tmp_path / "codecs.db")
+    made = opening.ensure_store(tmp_path / "codecs.db")
     yield made
     made.close()
 

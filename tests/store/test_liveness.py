@@ -11,8 +11,9 @@ import pytest
 
 import flowstore
 from flowstore import Run
-from flowstore.store import liveness, records
-from flowstore.store.db import open_store
+from flowstore.sqlite import liveness
+from flowstore.store import records
+from flowstore.store.opening import open_store
 from support.cli import command, stop
 from support.flows import LINEAR, MIDDLE, flow_source
 from support.processes import wait_for
@@ -137,8 +138,8 @@ def test_resume_leaves_alone_what_may_live(flow):
 
 
 OFTEN = """
-import flowstore.store.liveness
-flowstore.store.liveness.HEARTBEAT_S = 0.05
+import flowstore.sqlite.liveness
+flowstore.sqlite.liveness.HEARTBEAT_S = 0.05
 """
 WAIT = "while not Path('go').exists(): time.sleep(0.01)"
 QUIET = {

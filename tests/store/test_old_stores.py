@@ -20,9 +20,9 @@ import pytest
 import flowstore
 from flowstore import context
 from flowstore.errors import FlowstoreError, UntrustedArtifact
-from flowstore.store import db, schema
-from flowstore.store.readonly import ask
-from flowstore.transfer import check as checking
+from flowstore.maintenance import check as checking
+from flowstore.sqlite.user_sql import ask
+from flowstore.store import opening, schema
 from support.cli import Script, command
 from support.stores import schema_of, untouched
 
@@ -107,7 +107,7 @@ NEW_QUESTIONS = {  # of columns and views that an older file has only where flow
 
 def answers(path):
     """What flowstore answers to the new questions."""
-    with contextlib.closing(db.open_store(path)) as store:
+    with contextlib.closing(opening.open_store(path)) as store:
         return {name: sorted(repr([*row.values()]) for row in ask(store, sql)) for name, sql in NEW_QUESTIONS.items()}
 
 
@@ -155,7 +155,7 @@ def test_an_old_store_is_read_as_it_is(version, old, new):
         assert [each.id for each in flowstore.Flow("Old").runs("blue", "best")] == ["1"]
         assert flowstore.Flow("Old").latest_successful_run.id == ("3" if version == 1 else "4")
         context.state.store.close()
-        with contextlib.closing(db.open_store(path)) as store:
+        with contextlib.closing(opening.open_store(path)) as store:
             assert store.version == version
         for args in READING[:-1]:
             ran(path, args)
@@ -178,7 +178,7 @@ def test_an_old_store_is_migrated_by_the_first_write(version, old, new):
     assert answers(path) == answers(new)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("select count(*) from backlog").fetchone() == (0,)
-    with contextlib.closing(db.open_store(path)) as store:
+    with contextlib.closing(opening.open_store(path)) as store:
         assert checking.check(store, deep=True).problems == []
 
 
@@ -237,7 +237,7 @@ def kinds(old):
 
 def metrics_of(path, run_id=1):
     """The metrics of a run that are numbers in the order of their names."""
-    with contextlib.closing(db.open_store(path)) as store:
+    with contextlib.closing(opening.open_store(path)) as store:
         found = ask(store, f"select name, number, final from metrics where run_id = {run_id} order by name")
         return [tuple(row.values()) for row in found if not row["name"].startswith("problem")]
 
@@ -301,7 +301,7 @@ def test_what_0_1_0_pickled_is_measured_by_vacuum(kinds):
     ran(kinds, ["trust", str(kinds)])
     ran(kinds, ["vacuum"])
     assert metrics_of(kinds) == sorted(PLAIN_METRICS + PICKLED_METRICS) == metrics_of(kinds, 2)
-    with contextlib.closing(db.open_store(kinds)) as store:
+    with contextlib.closing(opening.open_store(kinds)) as store:
         assert checking.check(store, deep=True).problems == []
 
 

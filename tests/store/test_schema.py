@@ -12,7 +12,8 @@ import pytest
 
 import flowstore
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.store import db, schema
+from flowstore.sqlite import database
+from flowstore.store import opening, schema
 from support.flows import FOREACH, flow_source
 from support.processes import together
 from support.stores import CREATE_RUN, make_store, names_beside, schema_of, task_with, untouched
@@ -44,7 +45,7 @@ def test_an_older_store_is_migrated_at_the_first_write(path, monkeypatch):
     make_store(path)
     with_migrations(monkeypatch, MIGRATION)
     with untouched(path.parent):
-        store = db.open_store(path)
+        store = opening.open_store(path)
         assert store.value("select count(*) from runs") == 1
         store.close()
     with store.write() as connection:
@@ -53,7 +54,7 @@ def test_an_older_store_is_migrated_at_the_first_write(path, monkeypatch):
     assert store.value("select count(*) from _sqlite_migrations") == schema.SCHEMA_VERSION
     assert store.value("select remark from runs") is None
     store.close()
-    again = db.open_store(path)
+    again = opening.open_store(path)
     assert again.value("select count(*) from notes") == 1
     again.close()
     assert names_beside(path) == ["flowstore.db"]
@@ -64,7 +65,7 @@ def test_an_older_store_is_read_where_it_cannot_be_written(path, monkeypatch):
     make_store(path)
     with_migrations(monkeypatch, MIGRATION)
     with untouched(path.parent):
-        store = db.Store(path, writable=False)
+        store = database.Store(path, writable=False)
         assert store.value("select flow from run_summary") == "F"
         with pytest.raises(FlowstoreError, match="can't be written"), store.write():
             pass
@@ -77,7 +78,7 @@ def test_migration_and_first_write_are_one_transaction(path, monkeypatch, where)
     make_store(path)
     broken = ("m999_broken", "create table notes (x); insert into nowhere values (1);")
     with_migrations(monkeypatch, broken if where == "migration" else MIGRATION)
-    store = db.open_store(path)
+    store = opening.open_store(path)
     with pytest.raises(sqlite3.OperationalError), store.write() as connection:
         connection.execute("insert into nowhere values (1)")
     assert store.value("pragma user_version") == schema.SCHEMA_VERSION - 1
@@ -95,7 +96,7 @@ from flowstore.store import schema
 schema.MIGRATIONS = (*schema.MIGRATIONS, {MIGRATION!r})
 schema.SCHEMA_VERSION = len(schema.MIGRATIONS)
 """
-    said = together(setup, "store = db.open_store(sys.argv[1]); print(create(store)); store.close()", path)
+    said = together(setup, "store = opening.open_store(sys.argv[1]); print(create(store)); store.close()", path)
     assert sorted(map(int, said)) == list(range(2, 10))
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("pragma user_version").fetchone() == (schema.SCHEMA_VERSION + 1,)
@@ -104,7 +105,7 @@ schema.SCHEMA_VERSION = len(schema.MIGRATIONS)
 def test_the_file_says_what_it_is(path):
     """application_id, user_version and a UUID of its own identify a store."""
     make_store(path)
-    store, other = db.open_store(path), db.ensure_store(path.with_name("other.db"))
+    store, other = opening.open_store(path), opening.ensure_store(path.with_name("other.db"))
     assert store.value("pragma application_id") == 0x666C6F77
     assert store.value("pragma user_version") == schema.SCHEMA_VERSION
     assert len(store.uuid) == 32
@@ -146,7 +147,7 @@ def test_statistics_and_own_tables_are_fine(path):
 
 def test_created_at_never_goes_back(path, monkeypatch):
     """A clock that is set back doesn't make a later run older, nor an end earlier than its start."""
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     now = time.time_ns()
     shifts = [0, -3600, 5, -86400, 10]
     for shift in shifts:
@@ -165,7 +166,7 @@ def test_created_at_never_goes_back(path, monkeypatch):
 
 def test_ids_are_never_used_again(path):
     """A run that was deleted doesn't give its ids to a later one."""
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     task_with(store, x=1)
     with store.write() as connection:
         connection.execute("delete from runs")
@@ -194,7 +195,7 @@ TIME = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0
 @pytest.mark.parametrize("view", COLUMNS)
 def test_the_views_begin_with_the_documented_columns(path, view):
     """Each view has the columns that people were promised, in that order."""
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     columns = [row["name"] for row in store.rows(f"pragma table_info({view})")]
     assert columns[: len(COLUMNS[view].split())] == COLUMNS[view].split()
     assert view in schema.PUBLIC_VIEWS

@@ -24,11 +24,10 @@ from flowstore import (
     context,
     namespace,
 )
+from flowstore.maintenance.delete import candidates, delete
 from flowstore.store import queries, records, tags
-from flowstore.store.db import ensure_store
-from flowstore.store.locate import active_store
+from flowstore.store.opening import active_store, ensure_store
 from flowstore.store.tags import Node
-from flowstore.transfer.delete import candidates, delete
 from support.cli import Script
 from support.flows import LINEAR, flow_source
 from support.tagging import SYSTEM, add_run

@@ -27,8 +27,7 @@ from flowstore import (
     namespace,
 )
 from flowstore.store import records, tags
-from flowstore.store.db import ensure_store
-from flowstore.store.locate import active_store
+from flowstore.store.opening import active_store, ensure_store
 from support.flows import LINEAR, flow_source
 from support.tagging import new_run
 

@@ -13,7 +13,7 @@ import pytest
 
 import flowstore
 from flowstore.errors import FlowstoreError, StoreCorrupt, UntrustedArtifact
-from flowstore.store import codecs, db, trust
+from flowstore.store import codecs, opening, trust
 from support.flows import LINEAR, flow_source
 from support.hostile import edited
 from support.processes import together
@@ -26,7 +26,7 @@ SAFE = {"j": {"a": [1]}, "b": b"bytes", "n": np.arange(3)}
 @pytest.fixture
 def path(tmp_path):
     """A store of this user's with an artifact of each codec; the pickle is `p`."""
-    store = db.ensure_store(tmp_path / "mine.db")
+    store = opening.ensure_store(tmp_path / "mine.db")
     task_with(store, **SAFE, p=range(1, 9))
     store.close()
     return store.path
@@ -107,7 +107,7 @@ def test_trust_for_a_block(path, stranger):
 def test_trust_is_remembered_until_it_is_revoked(path, stranger):
     """trust() holds for later processes; revoke() ends it, and says whether there was any."""
     stranger()
-    uuid = db.open_store(path).uuid
+    uuid = opening.open_store(path).uuid
     trust.trust(path, uuid)
     assert data_of(path).p == range(1, 9)
     assert trust.is_trusted(path, uuid)
@@ -122,17 +122,17 @@ def test_trust_belongs_to_the_store_and_the_path(path, stranger, tmp_path):
     copied = shutil.copy(path, tmp_path / "copy.db")
     other = make_store(tmp_path / "other.db")
     stranger()
-    trust.trust(path, db.open_store(path).uuid)
+    trust.trust(path, opening.open_store(path).uuid)
     with pytest.raises(UntrustedArtifact):
         _ = data_of(copied).p
-    assert not trust.is_trusted(path, db.open_store(other).uuid)
+    assert not trust.is_trusted(path, opening.open_store(other).uuid)
 
 
 def test_trust_follows_a_link(path, stranger, tmp_path):
     """A link to a trusted file is that file."""
     (tmp_path / "link.db").symlink_to(path)
     stranger()
-    trust.trust(tmp_path / "link.db", db.open_store(path).uuid)
+    trust.trust(tmp_path / "link.db", opening.open_store(path).uuid)
     assert data_of(path).p == range(1, 9)
     assert data_of(tmp_path / "link.db").p == range(1, 9)
 
@@ -191,7 +191,7 @@ def test_a_signed_code_is_no_code_for_another_content(path, tmp_path):
 def test_bytes_that_are_a_pickle_stay_bytes(tmp_path, stranger):
     """A bytes artifact with exactly the bytes of a pickle neither runs nor vouches for the pickle."""
     stored = codecs.encode(range(1, 9)).content
-    store = db.ensure_store(tmp_path / "mine.db")
+    store = opening.ensure_store(tmp_path / "mine.db")
     task_with(store, b=stored)
     store.close()
     edited(store.path, f"insert into {BLOB} select sha, 'pickle', size_bytes, type, preview, data from blobs")
@@ -250,7 +250,7 @@ def test_a_broken_key_is_one_clear_error(tmp_path, text):
 def test_a_broken_record_of_trust_trusts_nothing(path, stranger, tmp_path, text):
     """What a record of trust does not say word for word is not trusted."""
     stranger()
-    uuid = db.open_store(path).uuid
+    uuid = opening.open_store(path).uuid
     trust.trust(path, uuid)
     [record] = (tmp_path / "stranger" / "trusted").iterdir()
     record.write_text(text)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import flowstore
-from flowstore import deploy
 from flowstore.errors import FlowstoreError, UntrustedArtifact
-from flowstore.store import db, trust
+from flowstore.production import deploy
+from flowstore.store import opening, trust
 from support.cli import command
 from support.flows import LINEAR, flow_source
 from support.hostile import edited
@@ -78,7 +78,7 @@ TAMPERED = {
 def test_a_changed_deployment_does_not_run(deployed, what):
     """All that decides what runs is signed together, with the version."""
     changed(deployed, TAMPERED[what])
-    with contextlib.closing(db.open_store(deployed.db)) as store:
+    with contextlib.closing(opening.open_store(deployed.db)) as store:
         found = deploy.deployments(store)
         assert found
         for each in found:
@@ -144,7 +144,7 @@ def test_a_copy_elsewhere_goes_its_own_way(deployed):
 
 def test_a_deployment_of_the_first_version_is_to_be_made_again(deployed):
     """Its signature says nothing of decorators and defaults, and the message says so."""
-    with contextlib.closing(db.open_store(deployed.db)) as store, store.write() as connection:
+    with contextlib.closing(opening.open_store(deployed.db)) as store, store.write() as connection:
         mac = trust._mac(trust.user_key(), store.uuid, bytes(32), "code")
         connection.execute("update deployments set mac = ?", (mac,))
     assert "0.1.0" in deployed("deploy", "trigger", expect=1).stderr
@@ -252,7 +252,7 @@ def test_a_run_from_a_clock_that_was_ahead_can_be_imported(tmp_path):
     source = make_store(tmp_path / "mine.db")
     ahead(source, 2)
     command("import", source)
-    with contextlib.closing(db.open_store("flowstore.db")) as store:
+    with contextlib.closing(opening.open_store("flowstore.db")) as store:
         assert store.value("select created_at from runs") > time.time() * 1000 + DAY_MS
     make_store(Path("flowstore.db"))
     flowstore.use_store("flowstore.db")
@@ -265,7 +265,7 @@ def test_a_stranger_s_run_is_not_from_the_future(theirs):
     """Else no run of ours would ever be newer."""
     ahead(theirs, 100_000)
     command("import", theirs)
-    with contextlib.closing(db.open_store("flowstore.db")) as store:
+    with contextlib.closing(opening.open_store("flowstore.db")) as store:
         for column in ("created_at", "finished_at", "last_seen_at"):
             assert store.value(f"select max({column}) from runs") <= time.time() * 1000
         assert (
@@ -369,7 +369,7 @@ def test_a_record_of_trust_that_is_no_file_is_one_clear_error(theirs, make):
     record.unlink()
     make(record)
     with (
-        contextlib.closing(db.open_store(theirs, trusted=True)) as store,
+        contextlib.closing(opening.open_store(theirs, trusted=True)) as store,
         pytest.raises(FlowstoreError, match=record.name),
     ):
         trust.is_trusted(theirs, store.uuid)

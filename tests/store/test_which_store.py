@@ -10,7 +10,7 @@ import pytest
 import flowstore
 from flowstore import context
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
-from flowstore.store import db, locate, schema
+from flowstore.store import opening, schema
 from support.flows import LINEAR, flow_source
 from support.stores import killed_writer, make_store, names_beside, untouched
 
@@ -91,7 +91,7 @@ def test_the_store_is_chosen_at_first_use(tmp_path, path, monkeypatch):
 
 def test_writing_where_there_is_none_makes_one_in_the_current_folder(tmp_path, path):
     """The default of writing commands is ./flowstore.db."""
-    assert locate.ensure_active_store().path == path
+    assert opening.ensure_active_store().path == path
     assert names_beside(path) == ["flowstore.db"]
 
 
@@ -100,7 +100,7 @@ def test_writing_below_a_store_uses_it(tmp_path, path, monkeypatch, capsys):
     make_store(path)
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
-    assert locate.ensure_active_store().path == path
+    assert opening.ensure_active_store().path == path
     assert str(path) in capsys.readouterr().err
 
 
@@ -151,7 +151,7 @@ def test_a_failed_switch_changes_nothing(tmp_path, path):
 def test_a_store_in_a_missing_folder_is_one_clear_error(tmp_path):
     """A store is not made in a folder that isn't there."""
     with pytest.raises(FlowstoreError, match="no folder"):
-        db.ensure_store(tmp_path / "missing" / "flowstore.db")
+        opening.ensure_store(tmp_path / "missing" / "flowstore.db")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,7 +159,7 @@ def test_paths_with_special_characters(tmp_path):
     """A path is a path, whatever a URI would make of it."""
     for name in ("a b.db", "100%25?mode=memory#x.db", "ä&ö;.db", "-v.db"):
         make_store(tmp_path / name)
-        assert db.open_store(tmp_path / name).value("select count(*) from runs") == 1
+        assert opening.open_store(tmp_path / name).value("select count(*) from runs") == 1
 
 
 # --- wrong files
@@ -210,7 +210,7 @@ def test_a_wrong_file_is_refused_and_not_written(path, kind):
         assert str(path) in str(caught.value)
         if kind != "missing":
             with pytest.raises(error, match=words):
-                db.ensure_store(path)
+                opening.ensure_store(path)
     assert context.state.store is None
 
 

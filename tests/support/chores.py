@@ -12,7 +12,7 @@ from unittest import mock
 
 from flowstore.errors import StoreCorrupt
 from flowstore.store import schema
-from flowstore.store.db import open_store
+from flowstore.store.opening import open_store
 from support.cli import Script, command
 from support.flows import LINEAR, flow_source
 from support.killing import assert_at_rest, assert_sound, killed_after, killed_at

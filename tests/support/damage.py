@@ -20,7 +20,8 @@ import numpy as np
 import flowstore
 from flowstore import context
 from flowstore.errors import FlowstoreError
-from flowstore.store import blobs, codecs, db, readonly, records, schema, trust
+from flowstore.sqlite import user_sql
+from flowstore.store import blobs, codecs, opening, records, schema, trust
 from support.cli import command
 
 MEMORY_BYTES = 3 << 30
@@ -40,7 +41,7 @@ VALUES = {
 
 def make_original(path, *, small=False):
     """A store with something in most tables, and artifacts of each codec, or of three; gives their values by hash."""
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     values = {name: value for name, value in VALUES.items() if not small or name in {"metrics", "model", "large"}}
     if not small:
         with contextlib.suppress(ImportError):
@@ -154,7 +155,7 @@ def read_all(path, right):
         flowstore.namespace(None)
         for view in schema.PUBLIC_VIEWS:
             with _refusal(refused):
-                readonly.ask(context.state.store, f"select * from {view} limit 10000")
+                user_sql.ask(context.state.store, f"select * from {view} limit 10000")
         with _refusal(refused):
             for flow in flowstore.Flows():
                 _read_flow(flow, right, refused)

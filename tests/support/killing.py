@@ -19,8 +19,8 @@ import attrs
 
 import flowstore
 from flowstore import context
-from flowstore.store.db import open_store
-from flowstore.transfer import check
+from flowstore.maintenance import check
+from flowstore.store.opening import open_store
 from support.cli import Script
 from support.flows import FOREACH, MIDDLE, flow_source
 from support.processes import wait_for

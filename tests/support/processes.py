@@ -13,7 +13,8 @@ from pathlib import Path
 AS_NOBODY = """
 import os, shutil, sys, tempfile
 import flowstore
-from flowstore.store import blobs, codecs, db, liveness, locate, pickling, queries, records, trust
+from flowstore.sqlite import database as db, liveness
+from flowstore.store import blobs, codecs, opening, pickling, queries, records, trust
 if os.geteuid() == 0:  # which may do anything, also what the file's mode forbids
     os.setgroups([])
     os.setgid(65534)

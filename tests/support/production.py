@@ -7,8 +7,8 @@ import json
 import re
 
 import flowstore
-from flowstore import deploy
-from flowstore.store import db
+from flowstore.production import deploy
+from flowstore.store import opening
 from support.flows import LINEAR, flow_source
 
 PLAIN = flow_source(LINEAR, start="print('sees', current.namespace, flush=True)")
@@ -66,7 +66,7 @@ def tags_of(script, run_id):
 def active(script):
     """The deployments in force, as the scheduler gets them."""
     flowstore.use_store(script.db)
-    return deploy.deployments(db.open_store(script.db))
+    return deploy.deployments(opening.open_store(script.db))
 
 
 def one_message(result, *words):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowstore.store import blobs, codecs, records, tags, trust
-from flowstore.store.db import ensure_store
+from flowstore.store.opening import ensure_store
 from flowstore.store.tags import Node
 
 STEPS = ("start", "body", "join", "end")

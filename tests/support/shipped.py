@@ -9,7 +9,7 @@ import sqlite3
 
 import flowstore
 from flowstore.store import migrations, schema
-from flowstore.store.locate import use_store
+from flowstore.store.opening import use_store
 
 VIEWS = ("run_summary", "task_summary", "artifact_values", "object_tags", "task_logs")
 

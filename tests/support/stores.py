@@ -8,15 +8,15 @@ import signal
 import sqlite3
 import textwrap
 
-from flowstore.store import blobs, codecs, db, records, trust
-from flowstore.store.db import open_store
-from flowstore.transfer import check
+from flowstore.maintenance import check
+from flowstore.store import blobs, codecs, opening, records, trust
+from flowstore.store.opening import open_store
 from support.processes import python, told
 
 NEW_RUN = records.NewRun("F", "tester", {"alpha": 0.5}, (), None, ["user:tester"], ["blue"])
 CREATE_RUN = """
 import sys
-from flowstore.store import db, records
+from flowstore.sqlite import database as db; from flowstore.store import records
 def create(store):
     with store.write() as connection:
         run = records.NewRun("F", "tester", {}, (), None, ["user:tester"], ["blue"])
@@ -26,7 +26,7 @@ def create(store):
 
 def make_store(path, runs=1):
     """A store at rest with some finished runs, a task and an artifact in each; gives its path."""
-    store = db.ensure_store(path)
+    store = opening.ensure_store(path)
     for _ in range(runs):
         task_with(store, x={"accuracy": 0.5})
     store.close()
@@ -83,7 +83,7 @@ def killed_writer(path, body="create(store)"):
     code = CREATE_RUN + textwrap.dedent(
         f"""
         import os, signal
-        store = db.ensure_store(sys.argv[1])
+        store = opening.ensure_store(sys.argv[1])
         store.use_wal()
         connection = store.connection()
         {body}

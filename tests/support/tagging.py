@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flowstore.store import blobs, records
 from flowstore.store.codecs import encode
-from flowstore.store.locate import active_store
+from flowstore.store.opening import active_store
 
 SYSTEM = ("runtime:local", "python_version:3", "flowstore_version:0")
 

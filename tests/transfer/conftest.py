@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowstore.store.db import open_store
+from flowstore.store.opening import open_store
 from support.recording import store_with, tag_node
 
 

@@ -33,7 +33,7 @@ HISTORY = st.lists(st.tuples(RUN, st.none() | st.integers(1, 4)), min_size=1, ma
 
 def recorded(path, history):
     """A store with these runs; a number is that of the run to resume, if there is one of this flow."""
-    store = flowstore.store.db.ensure_store(path)
+    store = flowstore.store.opening.ensure_store(path)
     flows = []
     for options, resumed in history:
         taken = resumed if resumed is not None and flows[resumed - 1 : resumed] == [options["flow"]] else None

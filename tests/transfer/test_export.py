@@ -9,8 +9,7 @@ import pytest
 
 import flowstore
 from flowstore.errors import ArtifactError
-from flowstore.store.db import open_store
-from flowstore.store.locate import use_store
+from flowstore.store.opening import open_store, use_store
 from support.cli import command
 from support.flows import LINEAR, flow_source
 from support.processes import AS_NOBODY, python, told
@@ -159,8 +158,8 @@ COLLABORATOR = """
 import contextlib, hmac, io, json, os, shlex, sys
 from flowstore.cli import admin, difference, natural, render, shell
 import numpy, pandas, pyarrow.parquet, rich.cells, sqlite_utils
-import flowstore.client.html, flowstore.store.parquet, flowstore.store.readonly, flowstore.store.tags
-import flowstore.transfer.check, flowstore.transfer.delete, flowstore.transfer.repair, flowstore.transfer.vacuum
+import flowstore.client.html, flowstore.store.codecs.parquet, flowstore.sqlite.user_sql, flowstore.store.tags
+from flowstore.maintenance import check, delete, repair, vacuum
 # all that loads more when it is used: the other account may not be allowed to read this Python's own files
 admin._with_commands(), rich.cells.cell_len("日")
 frame = flowstore.store.codecs.encode(pandas.DataFrame({"n": [1, 2]}))
@@ -356,8 +355,8 @@ def test_a_killed_export_leaves_no_store(source, out):
     code = """
     import os, signal, sys
     from pathlib import Path
-    from flowstore.store.db import open_store
-    from flowstore.store import drafts
+    from flowstore.store.opening import open_store
+    from flowstore.sqlite import files as drafts
     from flowstore.transfer import export
     from flowstore.transfer.selection import Selection
     drafts.put_in_place = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)

@@ -12,8 +12,7 @@ import pytest
 
 import flowstore
 from flowstore.store import records
-from flowstore.store.db import open_store
-from flowstore.store.locate import use_store
+from flowstore.store.opening import open_store, use_store
 from support.cli import command
 from support.flows import LINEAR, flow_source
 from support.processes import python, together, told
@@ -311,8 +310,8 @@ def test_a_code_snapshot_that_is_here_is_shared(source, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from flowstore.store.db import ensure_store
-from flowstore.transfer import importing, intake, tracing
+from flowstore.store.opening import ensure_store
+from flowstore.transfer import importing, intake, import_ids as tracing
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 flush = intake.Intake.flush
 if sys.argv[3] == "staging":
@@ -367,7 +366,7 @@ def test_contents_that_vanish_meanwhile_are_fetched_again(tmp_path):
     code = """
     import sys
     from pathlib import Path
-    from flowstore.store.db import ensure_store
+    from flowstore.store.opening import ensure_store
     from flowstore.transfer import importing
     commit = importing._commit
     def wait(*given):
@@ -396,7 +395,7 @@ def test_imports_at_once(source, tmp_path):
     body = """
     import sys
     from pathlib import Path
-    from flowstore.store.db import ensure_store
+    from flowstore.store.opening import ensure_store
     from flowstore.transfer import importing
     with importing.opened([Path(path) for path in sys.argv[2:]]) as sources:
         importing.import_runs(ensure_store(sys.argv[1]), sources)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowstore.errors import ArtifactError
-from flowstore.store import blobs, codecs, db
+from flowstore.store import blobs, codecs, opening
 from support.blobs import blob_of, put, raw
 from support.flows import LINEAR, flow_source
 from support.processes import python, told
@@ -28,7 +28,7 @@ quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """One store for all examples of a property."""
-    made = db.ensure_store(tmp_path_factory.mktemp("shared") / "codecs.db")
+    made = opening.ensure_store(tmp_path_factory.mktemp("shared") / "codecs.db")
     yield made
     made.close()
 
@@ -244,8 +244,8 @@ def test_a_value_that_needs_a_missing_module(tmp_path, store):
         import sys
         sys.path.insert(0, ".")
         import passing_by
-        from flowstore.store import blobs, codecs, db
-        store = db.ensure_store("codecs.db")
+        from flowstore.store import blobs, codecs, opening
+        store = opening.ensure_store("codecs.db")
         with store.write() as connection:
             print(blobs.put(connection, store, codecs.encode(passing_by.Thing())))
         """

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowstore.errors import ArtifactError
-from flowstore.store import codecs, parquet
+from flowstore.store import codecs
+from flowstore.store.codecs import parquet
 from support.flows import MIDDLE, flow_source
 from support.processes import python, told
 from support.sameness import assert_same_frame, decoded, same_details

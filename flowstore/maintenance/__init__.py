@@ -1,0 +1,1 @@
+"""A store that stays small and sound: deleting, vacuuming, checking, repairing."""

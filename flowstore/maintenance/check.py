@@ -1,0 +1,421 @@
+"""Is a store sound? Its pages, the references between its rows, and, when asked deeply, every byte of every content.
+
+Everything is looked at in one read snapshot, so others may write meanwhile; nothing is written. What can't be read is
+told and passed over, so that one damaged page doesn't hide what else is wrong. `repair` mends what is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.maintenance import islands
+from flowstore.maintenance.problems import REPAIR, UNREADABLE, Problem, content, place_of
+from flowstore.maintenance.rules import PAIRS, REFERENCES, ROWS, Rule
+from flowstore.maintenance.vacuum import UNUSED
+from flowstore.sqlite.database import Store
+from flowstore.store import codecs, queries, records, schema
+from flowstore.store.blobs import CHUNK_BYTES
+from flowstore.store.plain import describe
+from flowstore.text import counted
+
+_TYPES = {"INTEGER": "integer", "TEXT": "text", "BLOB": "blob", "REAL": "real"}
+_INDEX = re.compile(r"row \d+ missing from index|wrong # of entries in index|non-unique entry in index")
+_VALUE = re.compile(r"value in \w+\.\w+|CHECK constraint failed in")
+
+
+@attrs.frozen
+class Report:
+    """What a check found.
+
+    Attributes:
+        problems: what is wrong.
+        notes: what is worth knowing.
+        runs, contents: how many there are.
+    """
+
+    problems: list[Problem]
+    notes: list[Problem]
+    runs: int
+    contents: int
+
+
+def check(store: Store, *, deep: bool = False) -> Report:
+    """Look for what is wrong with a store.
+
+    Args:
+        store: an open one; it is only read.
+        deep: compare every content with its hash, and every value with its type.
+    """
+    with _plainly(store) as db:
+        found = [*_found(db, deep=deep)]
+        counts = [_count(db, table) for table in ("runs", "blobs where sha is not null")]
+    found += library()
+    return Report([item for item in found if not item.note], [item for item in found if item.note], *counts)
+
+
+def _found(db: sqlite3.Connection, *, deep: bool) -> Iterator[Problem]:
+    yield from _pages(db, deep=deep)
+    tables = _tables(db)
+    yield from _identity(db)
+    if deep:
+        for table in tables:
+            yield from _values(db, table)
+    for rule in (*REFERENCES, *ROWS, *([PAIRS] if deep else [])):
+        yield from _broken(db, rule)
+    yield from _codes(db)
+    yield from _rubbish(db)
+    if deep:
+        yield from _contents(db)
+        yield from _descriptions(db)
+
+
+@contextlib.contextmanager
+def _plainly(store: Store) -> Iterator[sqlite3.Connection]:
+    """A snapshot whose rows come as they are: of whatever type, text with � where it is none."""
+    with store.read() as db:
+        factories = db.row_factory, db.text_factory
+        db.row_factory, db.text_factory = sqlite3.Row, _text
+        try:
+            yield db
+        finally:
+            db.row_factory, db.text_factory = factories
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _count(db: sqlite3.Connection, what: str) -> int:
+    try:
+        return int(db.execute(f"select count(*) from {what}").fetchone()[0])  # noqa: S608
+    except UNREADABLE:
+        return 0
+
+
+def _asked(db: sqlite3.Connection, sql: str, values: Any = ()) -> tuple[list[Any], str | None]:
+    """A query's rows; none, and SQLite's message, where it meets a page that can't be read."""
+    try:
+        return db.execute(sql, values).fetchall(), None
+    except UNREADABLE as error:
+        if "no such table" in str(error) and _version(db) < schema.SCHEMA_VERSION:
+            return [], None  # an older store, which is read as it is
+        return [], str(error)
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("pragma user_version").fetchone()[0])
+
+
+# --- the file
+
+
+def library(version: tuple[int, int, int] = sqlite3.sqlite_version_info[:3]) -> Iterator[Problem]:
+    """A note where SQLite itself has a bug that can lose commits (sqlite.org/wal: the WAL-reset bug).
+
+    >>> [note.where for note in library((3, 50, 6))], list(library((3, 51, 3))), list(library((3, 44, 6)))
+    (['SQLite 3.50.6'], [], [])
+    """
+    fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+    if not fixed and version >= (3, 7, 0):
+        yield Problem(
+            "library",
+            f"SQLite {'.'.join(map(str, version))}",
+            "it has a rare bug that can lose commits where several processes write at once",
+            "use a Python whose SQLite is 3.51.3 or later, 3.50.7 or 3.44.6",
+            note=True,
+        )
+
+
+def unopened(error: str) -> Problem:
+    """The problem of a file that can't even be opened."""
+    return Problem("file", "the file", error, f"{REPAIR} saves what can be read", repair="saves the rest")
+
+
+def _pages(db: sqlite3.Connection, *, deep: bool) -> Iterator[Problem]:
+    pragma = "integrity_check" if deep else "quick_check"
+    said = _said(db, pragma)
+    if not said:
+        return
+    named = {message: table for table in _tables(db) for message in _said(db, f"{pragma}({table})")}
+    for message in dict.fromkeys([*said, *named]):
+        where = named.get(message, "the file")
+        if _INDEX.search(message):
+            yield Problem.mended("index", where, message, "makes the index anew; nothing is lost")
+        elif _VALUE.search(message):
+            yield Problem("value", where, message, "flowstore check --deep names the rows")
+        else:
+            yield _unreadable(where, message)
+
+
+def _unreadable(where: str, error: str) -> Problem:
+    return Problem(
+        "page", where, error, f"restore a copy, or: {REPAIR} saves what can be read", repair="saves the rest"
+    )
+
+
+def _said(db: sqlite3.Connection, pragma: str) -> list[str]:
+    """What SQLite's own check complains of."""
+    found, error = _asked(db, f"pragma {pragma}")
+    messages = [str(row[0]).removeprefix("*** in database main ***\n") for row in found] + ([error] if error else [])
+    return [line for message in messages for line in message.split("\n") if line != "ok"]
+
+
+def _tables(db: sqlite3.Connection) -> list[str]:
+    """Our tables, as far as this version of the store has them."""
+    found, _ = _asked(db, "select name from sqlite_master where type = 'table'")
+    return [row[0] for row in found if row[0] in OURS]
+
+
+OURS = frozenset(
+    re.findall(r"^create table (\w+)", "\n".join(sql for _, sql in schema.MIGRATIONS), re.MULTILINE)
+)  # what people add is theirs to check
+
+
+def _identity(db: sqlite3.Connection) -> Iterator[Problem]:
+    found, error = _asked(db, "select uuid from store")
+    if error is None and len(found) != 1:
+        yield Problem.mended(
+            "identity", "store", "the row that says who this store is has been lost", "gives it a new identity",
+            mend=[("insert or ignore into store values (1, lower(hex(randomblob(16))), 0, '')", ())],
+        )  # fmt: skip
+
+
+# --- rows
+
+
+def _broken(db: sqlite3.Connection, rule: Rule) -> Iterator[Problem]:
+    found, error = _asked(db, rule.find)
+    if error is not None:
+        yield _unreadable(rule.table, error)
+    for row in found:
+        values = {key: row[key] for key in row.keys()}  # noqa: SIM118  # a row iterates over its values
+        where = place_of(db, row, rule.table)
+        yield Problem.mended(
+            rule.kind, where, rule.problem.format(**values), rule.repair,
+            mend=[(statement, values) for statement in rule.mend],
+        )  # fmt: skip
+
+
+def _values(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
+    """Values of another type than their column's, and text that is none."""
+    db.create_function("is_text", 1, _is_text, deterministic=True)
+    columns, _ = _asked(db, f"pragma table_info({table})")
+    keys = [column["name"] for column in columns if column["pk"]]
+    has_rowid = _asked(db, f"select rowid from {table} limit 0")[1] is None  # noqa: S608
+    identity = ["rowid"] if has_rowid else [f"cast({key} as blob)" for key in keys]
+    for column in columns:
+        name, kind = column["name"], _TYPES[column["type"]]
+        kinds = f"('{kind}')" if column["notnull"] or column["pk"] else f"('{kind}', 'null')"
+        wrong = f"typeof({name}) not in {kinds}"
+        if kind == "text":
+            wrong += f" or not is_text(cast({name} as blob))"
+        sql = f"select {', '.join(identity)}, cast({name} as blob) from {table} where {wrong}"  # noqa: S608
+        found, error = _asked(db, sql)
+        if error is not None:
+            yield _unreadable(table, error)
+        for *ids, value in found:
+            where = place_of(db, {_NAMED[table]: ids[0]}, table) if table in _NAMED else table
+            same = " and ".join(f"{key} is ?" for key in identity)
+            text = _text(bytes(value or b""))
+            drop = f"delete from {table} where {same}"  # noqa: S608
+            if name in keys or value is None:
+                mend, done = [(drop, ids)], "drops the row"
+            else:
+                update = f"update or ignore {table} set {name} = cast(? as {kind}) where {same}"  # noqa: S608
+                mend = [
+                    (update, [text if kind == "text" else value, *ids]),
+                    (f"{drop} and cast({name} as blob) = ? and ? <> ?", [*ids, value, value, text.encode()]),
+                ]
+                done = "keeps of it what can be read"
+            yield Problem.mended("value", where, f"its {name} is not {kind} ({text[:60]!r})", done, mend)
+
+
+_NAMED = {"runs": "run_id", "tasks": "task_id", "steps": "step_id", "attempts": "attempt_id", "blobs": "blob_id"}
+
+
+def _is_text(data: bytes | None) -> bool:
+    try:
+        (data or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
+    """Snapshots of source whose files are not those that were taken; names that are no text are told elsewhere."""
+    found, error = _asked(db, "select * from codes where typeof(script_name) = 'text'")
+    if error is not None:
+        yield _unreadable("codes", error)
+    for row in found:
+        files, _ = _asked(
+            db,
+            """select c.path, b.sha from code_files c join blobs b on b.id = c.blob_id
+               where c.code_id = ? and typeof(c.path) = 'text'""",
+            (row["id"],),
+        )
+        shas = {path: sha if isinstance(sha, bytes) else b"" for path, sha in files}
+        sha = records.code_sha(row["script_name"], shas, queries.module_of(row))
+        if sha == row["sha"]:
+            continue
+        run_id = db.execute("select min(id) from runs where code_id = ?", (row["id"],)).fetchone()[0]
+        where = place_of(db, {"run_id": run_id}, f"code {row['id']}")
+        whole = any(path == row["script_name"] for path, _ in files)
+        ids = {"id": row["id"], "sha": sha}
+        if whole and not _asked(db, "select 1 from codes where sha = ?", (sha,))[0]:
+            mend: list[tuple[str, Mapping[str, Any]]] = [("update codes set sha = :sha where id = :id", ids)]
+            done = "keeps the files that are there"
+        else:
+            statements = (
+                "update runs set code_id = null where code_id = :id",
+                """delete from deployment_parameters
+                   where deployment_id in (select id from deployments where code_id = :id)""",
+                "delete from deployments where code_id = :id",
+                "delete from code_files where code_id = :id",
+                "delete from codes where id = :id",
+            )
+            mend, done = [(statement, ids) for statement in statements], "drops the snapshot"
+        yield Problem.mended("code", where, "its code snapshot is not complete", done, mend)
+
+
+# --- contents
+
+
+def _contents(db: sqlite3.Connection) -> Iterator[Problem]:
+    lost: list[str] = []
+    for row in islands.rows(db, "blobs", "id", "id, sha, size_bytes, data", lost):
+        if row["sha"] is None:
+            continue
+        wrong = _wrong_content(db, row)
+        if wrong == _LEFT_OUT:
+            where = content(db, row["id"])
+            yield Problem(
+                "left out", where,
+                f"its content ({counted(row['size_bytes'], 'byte')}) was left out when the file was exported",
+                "flowstore import FILE, of a file that has them", note=True,
+            )  # fmt: skip
+        elif wrong is not None:
+            yield _bad_content(db, row["id"], wrong)
+    for error in lost:
+        yield _unreadable("blobs", error)
+
+
+_LEFT_OUT = "left out"
+
+
+def _wrong_content(db: sqlite3.Connection, row: Any) -> str | None:
+    """What is wrong with a content's bytes, if anything."""
+    if not isinstance(row["size_bytes"], int) or not isinstance(row["sha"], bytes) or len(row["sha"]) != 32:
+        return "its size or hash is malformed"
+    digest = hashlib.sha256()
+    size, n = 0, -1
+    if row["data"] is not None:
+        if not isinstance(row["data"], bytes):
+            return "its bytes are none"
+        size = len(row["data"])
+        digest.update(row["data"])
+    while True:
+        found, error = _asked(
+            db, "select n, data from chunks where blob_id = ? and n >= ? order by n limit 1", (row["id"], n)
+        )
+        if error is not None:
+            return f"its bytes can't be read ({error})"
+        if not found:
+            break
+        if found[0]["n"] == -1:
+            return _LEFT_OUT if row["data"] is None else "it has bytes, and is said to have been left out"
+        expected = max(n, 0)
+        if row["data"] is not None or found[0]["n"] != expected or not isinstance(found[0]["data"], bytes):
+            return f"its bytes are not complete: piece {expected} is missing or out of place"
+        if size != expected * CHUNK_BYTES:
+            return f"its bytes are not complete: the piece before {expected} is too short"
+        size += len(found[0]["data"])
+        digest.update(found[0]["data"])
+        n = expected + 1
+    if size != row["size_bytes"]:
+        return f"it has {counted(size, 'byte')} instead of {row['size_bytes']}"
+    return None if digest.digest() == row["sha"] else "its bytes don't match their hash"
+
+
+def _bad_content(db: sqlite3.Connection, blob_id: int, wrong: str) -> Problem:
+    used = sum(
+        db.execute(f"select count(*) from {table} where blob_id = ?", (blob_id,)).fetchone()[0]  # noqa: S608
+        for table in ("artifacts", "run_artifacts", "code_files", "deployment_parameters")
+    )
+    others = f"; so is that of {used - 1} more" if used > 1 else ""
+    return Problem(
+        "content", content(db, blob_id), f"{wrong}{others}", f"restore a copy, or: {REPAIR} drops it",
+        repair="drops it",
+        mend=[(statement, (blob_id,)) for statement in DROP_CONTENT],
+    )  # fmt: skip
+
+
+DROP_CONTENT = (
+    "update artifacts set blob_id = null where blob_id = ?",  # as if deleted, so that no older value shows instead
+    "update deployment_parameters set blob_id = null where blob_id = ?",
+    *(
+        f"delete from {table} where blob_id = ?"  # noqa: S608
+        for table in (
+            "run_artifacts",
+            "code_files",
+            "signatures",
+            "unverified",
+            "leases",
+            "chunks",
+            "blob_values",
+            "pictures",
+        )
+    ),
+    "delete from blobs where id = ?",
+)
+
+
+def _descriptions(db: sqlite3.Connection) -> Iterator[Problem]:
+    """Values as plain JSON that are not those of their bytes, where these can be read without running code."""
+    found, error = _asked(
+        db,
+        """select v.blob_id, v.value, b.codec, b.size_bytes, b.data from blob_values v join blobs b on b.id = v.blob_id
+           where b.codec in ('typed-json', 'npy') and v.value is not null and typeof(b.data) = 'blob'""",
+    )
+    if error is not None:
+        yield _unreadable("blob_values", error)
+    for row in found:
+        try:
+            told = describe(codecs.decode(row["codec"], iter([row["data"]]), row["size_bytes"]))
+        except FlowstoreError:  # its bytes are damaged, which is told elsewhere, or need a package that is not here
+            continue
+        if told.value != row["value"]:
+            values = {"blob_id": row["blob_id"], "value": told.value, "exact": int(told.exact), "number": told.number}
+            yield Problem.mended(
+                "value", content(db, row["blob_id"]), "its value as plain JSON is not that of its bytes",
+                "writes it anew",
+                mend=[(
+                    """update blob_values set value = :value, exact = :exact, magnitude = :number
+                       where blob_id = :blob_id""",
+                    values,
+                )],
+            )  # fmt: skip
+
+
+def _rubbish(db: sqlite3.Connection) -> Iterator[Problem]:
+    """What a crash left: no error, since nobody sees it and `vacuum` removes it."""
+    found, _ = _asked(
+        db,
+        f"""select count(*), cast(total(size_bytes) as integer) from blobs b where case when sha is null
+              then not exists (select 1 from runs r where r.id = b.staged_by and r.status = 'running')
+                and not exists (select 1 from leases l where l.blob_id = b.id)
+              else {UNUSED} end""",  # noqa: S608
+    )
+    for count, size in found:
+        if count:
+            yield Problem(
+                "rubbish", "contents", f"{count} of {size} bytes are not used, as after a crash", "flowstore vacuum",
+                note=True,
+            )  # fmt: skip

@@ -1,0 +1,110 @@
+"""Mending a store: what can't be read is dropped, and each thing that is dropped is told; all else stays.
+
+An index is made anew from its table. Rows are mended by the statements that came with each problem. Where a page
+itself can't be read, what can be is saved into a new file. Dropping one thing may show another, as a run's tasks when
+the run could not be read, so the store is checked again until nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import attrs
+
+from flowstore.errors import FlowstoreError, StoreCorrupt
+from flowstore.maintenance import check as checking
+from flowstore.maintenance import salvage as saving
+from flowstore.maintenance import vacuum
+from flowstore.maintenance.problems import Problem
+from flowstore.sqlite.database import Store
+
+_ROUNDS = 20
+
+
+@attrs.define
+class Repaired:
+    """What a repair did.
+
+    Attributes:
+        problems: what was wrong, each with what was done in its `repair`.
+        damaged: where the damaged file is, if a new one took its place.
+        left: what is still wrong.
+    """
+
+    problems: list[Problem] = attrs.field(factory=list)
+    damaged: Path | None = None
+    left: Sequence[Problem] = ()
+
+
+def repair(store: Store) -> Repaired:
+    """Mend all that a deep check finds.
+
+    Raises:
+        FlowstoreError: the store can't be written, or another process uses a file that has to be replaced.
+    """
+    if not store.writable:
+        raise FlowstoreError(f"{store.path} can't be written, so it can't be repaired. Copy it to where it can be.")
+    done = Repaired()
+    made_anew = False
+    for _ in range(_ROUNDS):
+        done.left = checking.check(store, deep=True).problems
+        if not done.left:
+            break
+        kinds = {problem.kind for problem in done.left}
+        mendable = _first(problem for problem in done.left if problem.mend)
+        if "page" not in kinds and "index" in kinds and not made_anew:
+            made_anew = _reindex(store, done)
+        elif ("page" in kinds or not mendable) and done.damaged is None:
+            store.close(tidy=False)
+            save(store.path, done)
+        elif not mendable or not _mend(store, mendable, done):
+            break
+    return done
+
+
+def _first(problems: Iterable[Problem]) -> list[Problem]:
+    """Those to mend now: a rule speaks of values of the right type, and of rows that are there."""
+    found = list(problems)
+    for kind in ("value", "reference"):
+        if some := [problem for problem in found if problem.kind == kind]:
+            return some
+    return found
+
+
+def save(path: Path, done: Repaired) -> None:
+    """Put what can be read of a file in its place; no connection to it may be open here."""
+    saved = saving.salvage(path)
+    done.damaged = saved.damaged
+    done.problems += [
+        Problem("page", line.partition(":")[0], line.partition(": ")[2], "", repair="drops what can't be read")
+        for line in saved.lost
+    ]
+
+
+def _reindex(store: Store, done: Repaired) -> bool:
+    try:
+        with store.write() as db:
+            db.execute("reindex")
+    except (sqlite3.IntegrityError, StoreCorrupt):
+        return True  # the table itself is at fault: the next round saves what can be read
+    done.problems += [problem for problem in done.left if problem.kind == "index"]
+    return True
+
+
+def _mend(store: Store, problems: Sequence[Problem], done: Repaired) -> bool:
+    """Run what mends these problems, in one transaction; false where a page turns out to be damaged."""
+    try:
+        with vacuum.unlinked(store), store.write() as db:
+            for problem in problems:
+                for statement, values in problem.mend:
+                    db.execute(statement, values)
+    except StoreCorrupt:
+        if done.damaged is not None:
+            return False
+        store.close(tidy=False)
+        save(store.path, done)
+        return True
+    done.problems += problems
+    return True

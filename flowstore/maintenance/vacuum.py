@@ -1,0 +1,261 @@
+"""Giving space back: what a crash left behind is dropped, and free pages leave the file.
+
+A store is made with `auto_vacuum = incremental`: pages that become free stay in the file until they are asked
+for, a few at a time, each time in a short transaction. Alone with the file, `VACUUM` writes it anew, which also
+closes the gaps inside pages. It stalls everybody else for as long as it takes, so it is for `flowstore vacuum`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+
+from flowstore.errors import FlowstoreError, StoreCorrupt
+from flowstore.progress import Progress
+from flowstore.sqlite import journal, liveness
+from flowstore.sqlite.database import BUSY_TIMEOUT_S, Store
+from flowstore.store import backlog, records
+
+PAGES_AT_A_TIME = 2048  # 16 MiB
+ROWS_AT_A_TIME = 2000
+BYTES_AT_A_TIME = 64 << 20
+PATIENCE_S = 2.0  # for others who read or write: longer than any one transaction of a run
+
+# What nothing refers to: contents b, code snapshots c, pieces of logs c, tags g, flows f.
+UNUSED = """not exists (select 1 from artifacts u where u.blob_id = b.id)
+  and not exists (select 1 from run_artifacts u where u.blob_id = b.id)
+  and not exists (select 1 from code_files u where u.blob_id = b.id)
+  and not exists (select 1 from deployment_parameters u where u.blob_id = b.id)
+  and not exists (select 1 from leases u where u.blob_id = b.id)"""
+UNUSED_CODE = """not exists (select 1 from runs u where u.code_id = c.id)
+  and not exists (select 1 from deployments u where u.code_id = c.id)"""
+UNUSED_LOG = "not exists (select 1 from attempts u where u.log_id = c.log_id)"
+UNUSED_TAG = """not exists (select 1 from run_tags u where u.tag_id = g.id)
+  and not exists (select 1 from node_tags u where u.tag_id = g.id)"""
+UNUSED_FLOW = "not exists (select 1 from runs u where u.flow_id = f.id)"
+
+
+@attrs.frozen
+class Vacuumed:
+    """What a vacuum did.
+
+    Attributes:
+        before_bytes, after_bytes: the sizes of the file, its log included.
+        why_partly: what kept it from writing the file anew, or `None`.
+    """
+
+    before_bytes: int
+    after_bytes: int
+    why_partly: str | None
+
+
+def vacuum(store: Store) -> Vacuumed:
+    """Drop what nothing uses, and give all free space back.
+
+    Where others use the file, the free pages are given back, and the gaps inside pages stay.
+    """
+    before = size_bytes(store)
+    with store.write():
+        pass  # brings an older store to the newest schema
+    _describe(store)
+    drop_leases(store)
+    with unlinked(store):
+        drop_aside(store)
+    records.record_dead_runs(store)
+    with unlinked(store):
+        _drop_unused(store)
+        why_partly = _rewrite(store)
+        if why_partly is not None:
+            shrink(store)
+    return Vacuumed(before, size_bytes(store), why_partly)
+
+
+def _describe(store: Store) -> None:
+    """Describe all that an older flowstore stored, as far as it can be read here."""
+    with Progress("Describing old artifacts", backlog.size(store), items=True) as progress:
+        backlog.work_off(store, told=progress.add)
+    backlog.load_pickles(store)
+
+
+def size_bytes(store: Store) -> int:
+    """The size of the file and of the log beside it."""
+    log = store.path.with_name(f"{store.path.name}-wal")
+    return store.path.stat().st_size + (log.stat().st_size if log.exists() else 0)
+
+
+@contextlib.contextmanager
+def unlinked(store: Store) -> Iterator[None]:
+    """Rows that go together are removed by one who knows them all.
+
+    SQLite, following the foreign keys, would scan all contents for each run (who is writing it?) and all tags of
+    nodes for each step, for want of indexes that nothing else needs.
+    """
+    store.rows("pragma foreign_keys = off")
+    try:
+        yield
+    finally:
+        store.rows("pragma foreign_keys = on")
+
+
+def shrink(store: Store) -> None:
+    """Take the free pages out of the file, in short transactions; and out of the log, if nobody reads it."""
+    free = 0
+    while True:
+        with store.write() as db:
+            before, free = free, db.execute("pragma freelist_count").fetchone()[0]
+            if free in (0, before):  # none left, or a file that another program wrote without `auto_vacuum`
+                break
+            # `execute` would stop after one page, a row without columns; `executescript` commits before it begins
+            db.executescript(f"begin immediate; pragma incremental_vacuum({PAGES_AT_A_TIME})")
+    with _patience(store):
+        store.rows("pragma wal_checkpoint(truncate)")
+
+
+@contextlib.contextmanager
+def _patience(store: Store) -> Iterator[None]:
+    store.rows(f"pragma busy_timeout = {PATIENCE_S * 1000:.0f}")
+    try:
+        yield
+    finally:
+        store.rows(f"pragma busy_timeout = {BUSY_TIMEOUT_S * 1000:.0f}")
+
+
+def _rewrite(store: Store) -> str | None:
+    """Write the file anew; gives what was in the way, if anything."""
+    with _patience(store):
+        try:
+            if store.rows("pragma journal_mode = delete")[0][0] != "delete":
+                return "another process uses the store"
+            store.connection().execute("vacuum")
+        except sqlite3.OperationalError as error:
+            if journal.is_busy(error):
+                return "another process uses the store"
+            return f"the file could not be written anew ({error})"
+        except FlowstoreError:
+            return "another process uses the store"
+    return None
+
+
+def drop_leases(store: Store) -> None:
+    """Release the contents whose process is gone."""
+    gone = [(row["blob_id"],) for row in store.rows("select * from leases") if liveness.is_dead(row)]
+    if gone:
+        with store.write() as db:
+            db.executemany("delete from leases where blob_id = ?", gone)
+
+
+def _drop_unused(store: Store) -> None:
+    """Drop what nothing refers to, a range of rows at a time."""
+    for some in _ranges(store, "codes", "id"):
+        with store.write() as db:
+            unused = f"select c.id from codes c where c.id between ? and ? and {UNUSED_CODE}"  # noqa: S608
+            drop_codes(db, [row[0] for row in db.execute(unused, some).fetchall()])
+    for some in _ranges(store, "blobs", "id"):
+        unused = f"select b.id from blobs b where b.id between ? and ? and b.sha is not null and {UNUSED}"  # noqa: S608
+        if ids := [row[0] for row in store.rows(unused, some)]:
+            with store.write() as db:
+                put_aside(db, ids)
+    drop_aside(store)
+    for some in _ranges(store, "log_chunks", "log_id"):
+        unused = f"select distinct c.log_id from log_chunks c where c.log_id between ? and ? and {UNUSED_LOG}"  # noqa: S608
+        if ids := [row[0] for row in store.rows(unused, some)]:
+            with store.write() as db:
+                drop_logs(db, ids)
+    drop_names(store)
+
+
+def _ranges(store: Store, table: str, key: str) -> Iterator[tuple[int, int]]:
+    """Ranges of a key, each with some of a table's rows, however far apart their keys are."""
+    some = f"select max(k) from (select {key} as k from {table} where {key} > ? order by 1 limit {ROWS_AT_A_TIME})"  # noqa: S608
+    last = -1
+    while (end := store.value(some, (last,))) is not None:
+        if type(end) is not int:
+            raise StoreCorrupt(
+                f"{store.path} is damaged ({table}.{key} is no number). flowstore check --deep says more."
+            )
+        yield last + 1, end
+        last = end
+
+
+def drop_codes(db: sqlite3.Connection, ids: Iterable[int]) -> list[int]:
+    """Remove those of these snapshots that nothing uses; gives the contents that they used."""
+    contents: list[int] = []
+    for code_id in ids:
+        if db.execute(f"delete from codes as c where c.id = ? and {UNUSED_CODE}", (code_id,)).rowcount:  # noqa: S608
+            rows = db.execute("delete from code_files where code_id = ? returning blob_id", (code_id,)).fetchall()
+            contents += [row[0] for row in rows]
+    return contents
+
+
+def drop_logs(db: sqlite3.Connection, ids: Iterable[int]) -> None:
+    """Remove those of these logs that no attempt shows."""
+    db.executemany(f"delete from log_chunks as c where c.log_id = ? and {UNUSED_LOG}", [(each,) for each in ids])  # noqa: S608
+
+
+def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
+    """Remove contents that nothing refers to; large ones become rubbish that `drop_aside` removes piece by piece.
+
+    Rubbish has no hash, so nobody finds it, and should this process die then the next run removes it. Gives the
+    number of bytes.
+    """
+    freed = 0
+    for blob_id in ids:
+        row = db.execute(
+            f"select b.size_bytes, b.data is null from blobs b where b.id = ? and b.sha is not null and {UNUSED}",  # noqa: S608
+            (blob_id,),
+        ).fetchone()
+        if row is None:
+            continue
+        freed += row[0]
+        for table in ("signatures", "unverified", "blob_values", "pictures"):
+            db.execute(f"delete from {table} where blob_id = ?", (blob_id,))  # noqa: S608
+        if row[1]:
+            db.execute("update blobs set sha = null, staged_by = null where id = ?", (blob_id,))
+        else:
+            db.execute("delete from blobs where id = ?", (blob_id,))
+    return freed
+
+
+def drop_aside(store: Store) -> None:
+    """Remove rubbish, in transactions that are short whatever its size."""
+    while True:
+        with store.write() as db:
+            row = db.execute(
+                """select b.id from blobs b where b.sha is null and b.staged_by is null
+                   and not exists (select 1 from leases l where l.blob_id = b.id) limit 1"""
+            ).fetchone()
+            if row is None:
+                return
+            chunks = BYTES_AT_A_TIME >> 20
+            rows = db.execute("select n from chunks where blob_id = ? order by n limit ?", (row[0], chunks)).fetchall()
+            db.executemany("delete from chunks where blob_id = ? and n = ?", [(row[0], n) for (n,) in rows])
+            if len(rows) < chunks:
+                db.execute("delete from blobs where id = ?", (row[0],))
+
+
+def drop_names(store: Store) -> None:
+    """Forget tags and flows that nothing has any more, with the pairs that name them: their ids may be used again."""
+    with store.write() as db:
+        tags = db.execute(f"select g.id from tags g where {UNUSED_TAG}").fetchall()  # noqa: S608
+        flows = db.execute(f"select f.id from flows f where {UNUSED_FLOW}").fetchall()  # noqa: S608
+        forget(db, [row[0] for row in tags], [row[0] for row in flows])
+
+
+def forget(db: sqlite3.Connection, tag_ids: Sequence[int], flow_ids: Sequence[int]) -> None:
+    """Remove those of these tags and flows that nothing has."""
+    removed = 0
+    for tag_id in tag_ids:
+        removed += db.execute(f"delete from tags as g where g.id = ? and {UNUSED_TAG}", (tag_id,)).rowcount  # noqa: S608
+    for flow_id in flow_ids:
+        gone = db.execute(f"delete from flows as f where f.id = ? and {UNUSED_FLOW}", (flow_id,)).rowcount  # noqa: S608
+        if gone:
+            db.execute("delete from tag_pairs where flow_id = ?", (flow_id,))
+    db.execute("delete from backlog where not exists (select 1 from tasks t where t.id <= last_task_id)")
+    if removed:
+        db.execute(
+            """delete from tag_pairs where b not in (select id from tags)
+               or (a <> 0 and a not in (select id from tags))"""
+        )

@@ -1,0 +1,1 @@
+"""Flows in production: deployments, their tokens, triggers and schedules."""

@@ -1,0 +1,245 @@
+"""Putting a version of a flow into production, and taking it out again: `create` and `delete`.
+
+What authorizes is the token of the flow, or of its project's branch: whoever made it holds it, and gives it to
+others. All that one `create` changes, it changes in one transaction, in which the user's own tokens file is
+written last. Running what is deployed is `trigger`'s.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from flowstore import context
+from flowstore.errors import FlowstoreError, NotFound, ParameterError, TokenError
+from flowstore.flow import decorators
+from flowstore.flow.parameters import parameters_of
+from flowstore.flow.spec import FlowSpec
+from flowstore.production import tokens
+from flowstore.production.trigger import check_trusted, trigger
+from flowstore.run import snapshot
+from flowstore.run.checks import check_with
+from flowstore.run.ownership import project_of
+from flowstore.run.snapshot import Sources
+from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.typed_rows import time_of
+from flowstore.store import blobs, records, tags, trust
+from flowstore.store import deployments as rows
+from flowstore.store.codecs import Encoded, encode
+from flowstore.store.deployments import Deployment, NewDeployment
+from flowstore.store.opening import activate, active_store, ensure_active_store, open_store
+
+__all__ = ["Asked", "Created", "Deployment", "check_trusted", "create", "delete", "deployments", "find", "trigger"]
+
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
+
+
+@attrs.frozen(kw_only=True)
+class Asked:
+    """What `deploy create` was asked for; each is an option of the command line of that name."""
+
+    store: str | None = None
+    branch: str | None = None
+    production: bool = False
+    authorize: str | None = None
+    generate_new_token: bool = False
+    tags: Sequence[str] = ()
+    with_: Sequence[str] = ()
+    namespace: str | context._Default | None = context.DEFAULT
+    suffixes: Sequence[str] = ()
+
+
+@attrs.frozen
+class Created:
+    """What `create` did.
+
+    Attributes:
+        deployment: the version that is now in force.
+        new_token: whether its token is new.
+        moved: the other deployments that a new token moved with it.
+    """
+
+    deployment: Deployment
+    new_token: bool
+    moved: Sequence[Deployment]
+
+
+def deployments(store: Store) -> list[Deployment]:
+    """The deployments in force, by flow, project and branch."""
+    return rows.active(store)
+
+
+def find(store: Store, flow: type[FlowSpec], branch: str | None = None, *, production: bool = False) -> Deployment:
+    """The deployment in force of a flow, or of a branch of its project.
+
+    Raises:
+        NotFound: there is none.
+    """
+    scope = _scope(flow, project_of(flow, branch, production=production))
+    found = rows.find(store, flow.__name__, scope)
+    if found is None:
+        where = "" if scope.startswith("flow:") else f" in {scope.removeprefix('project:')}"
+        others = [other.branch for other in rows.active(store) if other.flow == flow.__name__ and other.branch]
+        hint = f" It is in: {', '.join(others)}; choose with --branch and --production." if others and where else ""
+        raise NotFound(f"{flow.__name__} is not deployed{where} in {store.path}.{hint} Deploy it with: deploy create")
+    return found
+
+
+# --- create and delete
+
+
+def create(flow: type[FlowSpec], asked: Asked) -> Created:
+    """Put this version of a flow into production.
+
+    Raises:
+        TokenError: somebody else deployed, and the token that authorizes to do so was not given.
+        FlowstoreError: it can't be deployed; nothing was changed.
+    """
+    user = context.username()
+    project = project_of(flow, asked.branch, production=asked.production)
+    user_tags = tags.checked(asked.tags)
+    tags.check_not_reserved(user_tags)
+    check_with(flow, asked.with_)
+    schedule = _schedule(flow)
+    values = _defaults(flow, user, scheduled=schedule is not None)
+    sources = _sources(flow, asked)
+    scope = _scope(flow, project)
+    trust.user_key()  # this, and an unreadable tokens file, is told before a store is made
+    tokens.read()
+    store = _store(asked)
+    records.record_dead_runs(store)
+    with tokens.keeping() as mine, store.write() as db:
+        new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, asked)
+        code_id = records.ensure_code(db, store, sources.script, sources.files, sources.module)
+        new = NewDeployment(
+            flow=flow.__name__,
+            project=project.get("project_name"),
+            branch=project.get("branch_name"),
+            deployed_by=user,
+            schedule=schedule,
+            code_id=code_id,
+            at_least=tokens.least_version(store, flow.__name__, scope),
+            parameters=[
+                (name, option, is_flag, None if value is None else blobs.put(db, store, value))
+                for name, option, is_flag, value in values
+            ],
+            tags=user_tags,
+            namespace=asked.namespace,
+            with_=asked.with_,
+        )
+        made = rows.get(store, rows.insert(db, new))
+        rows.sign(db, store, made)
+        moved = [other for other in rows.active(store) if other.scope == scope and other.id != made.id]
+        mine.prepare(store.uuid, scope, made.token)
+    tokens.note_version(store, made.flow, scope, made.version)
+    return Created(made, new_token, moved if new_token else [])
+
+
+def delete(store: Store, deployment: Deployment, authorize: str | None = None) -> None:
+    """Take a deployment out of force. Its runs stay, and what is deployed again goes on in the same namespace.
+
+    Raises:
+        TokenError: somebody else deployed it, and its token was not given; nothing was changed.
+    """
+    with tokens.keeping() as mine, store.write() as db:
+        held = rows.find_token(store, deployment.scope)
+        _authorize(store, deployment.flow, deployment.scope, held, authorize)
+        rows.delete(db, deployment, context.username())
+        mine.prepare(store.uuid, deployment.scope, deployment.token)
+    tokens.note_version(store, deployment.flow, deployment.scope, deployment.version + 1)
+
+
+def _sources(flow: type[FlowSpec], asked: Asked) -> Sources:
+    sources = snapshot.take(flow, asked.suffixes, whole=True)
+    if not sources.script:
+        raise FlowstoreError("Only a flow in a file can be deployed: python flow.py deploy create")
+    return sources
+
+
+def _ensure_token(
+    db: sqlite3.Connection, store: Store, flow: str, project: str | None, scope: str, asked: Asked
+) -> bool:
+    """Give the scope a token if it has none, or is to have another one; gives whether it is new."""
+    held = rows.find_token(store, scope)
+    if held is not None or asked.authorize is not None:
+        _authorize(store, flow, scope, held, asked.authorize)
+    if held is not None and not asked.generate_new_token:
+        return False
+    generation = 1 if held is None else held["generation"] + 1
+    rows.put_token(db, scope, _new_token(store, project or flow, generation), context.username())
+    return True
+
+
+def _store(asked: Asked) -> Store:
+    """Where to deploy; who has a token to show has a store to show it in."""
+    if asked.authorize is None:
+        return ensure_active_store(asked.store)
+    return active_store() if asked.store is None else activate(open_store(asked.store))
+
+
+def _scope(flow: type[FlowSpec], project: Mapping[str, Any]) -> str:
+    return rows.scope_of(flow.__name__, project.get("project_name"), project.get("branch_name"))
+
+
+def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str | None) -> None:
+    """Refuse who neither gives nor holds the token."""
+    what = flow if scope.startswith("flow:") else f"{flow} ({scope.removeprefix('project:')})"
+    if held is None:
+        raise TokenError(
+            f"{what} was never deployed in {store.path}, so there is no token to authorize with. "
+            "Check --store, --branch and --production, or deploy it first, without --authorize."
+        )
+    unfinished = tokens.unfinished(store.uuid, scope)
+    stored = tokens.find(store.uuid, scope)
+    for offered in filter(None, [*unfinished, stored]) if given is None else [given]:
+        if hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), held["token"].encode()):
+            return
+    last = rows.last_in(store, scope)
+    at = time_of(last["deployed_at"])
+    who = f"{last['deployed_by']} deployed last, at {at:%Y-%m-%d %H:%M} UTC"
+    if given is not None:
+        raise TokenError(f"{what}: that is not its production token. {who}; ask there for it. Nothing was changed.")
+    reason = "your stored token is no longer valid, since a new one was generated" if stored else "you hold no token"
+    raise TokenError(
+        f"{what} is in production, and {reason}. {who}. Ask there for the production token, and give it once, "
+        "with --authorize TOKEN. Nothing was changed."
+    )
+
+
+def _new_token(store: Store, name: str, generation: int) -> str:
+    """A new one: readable, and nobody else's."""
+    while True:
+        letters = "".join(secrets.choice(_LETTERS) for _ in range(5))
+        token = f"{name.lower()[:60]}-{generation}-{letters}"
+        if not rows.is_taken(store, token):
+            return token
+
+
+def _schedule(flow: type[FlowSpec]) -> dict[str, Any] | None:
+    """Return `@schedule` as cron and zone."""
+    from flowstore.flow.cron import schedule_of
+
+    found = [item for item in flow.flow_decorators if isinstance(item, decorators.schedule)]
+    if not found:
+        return None
+    return schedule_of(found[0])
+
+
+def _defaults(flow: type[FlowSpec], user: str, *, scheduled: bool) -> list[tuple[str, str, bool, Encoded | None]]:
+    """Of each parameter the name, the option, whether it is a flag, and the default as it is now."""
+    found: list[tuple[str, str, bool, Encoded | None]] = []
+    for name, parameter in parameters_of(flow).items():
+        missing = parameter.required and parameter.default is None
+        if missing and scheduled:
+            raise ParameterError(
+                f"Parameter {name} is required and has no default, so nobody gives it a value when @schedule "
+                "starts the flow. Give it a default."
+            )
+        value = None if missing else encode(parameter.default_value(flow.__name__, user))
+        found.append((name, parameter.name.replace("_", "-"), parameter.is_flag, value))
+    return found

@@ -1,0 +1,109 @@
+"""Which deployment falls due when: what the scheduler goes by, and `flowstore deployments` shows."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from flowstore.errors import GraphError
+from flowstore.flow import cron
+from flowstore.sqlite.database import Store
+from flowstore.sqlite.typed_rows import time_of
+from flowstore.store import deployments, schedules
+from flowstore.store.deployments import Deployment
+
+
+@attrs.frozen
+class Entry:
+    """A deployment with a schedule.
+
+    Attributes:
+        deployment: what runs.
+        since: up to when due times are dealt with: the last one that was started, at first when it was deployed.
+    """
+
+    deployment: Deployment
+    since: datetime
+
+    @property
+    def cron(self) -> str:
+        """The schedule's cron line."""
+        return str((self.deployment.schedule or {}).get("cron", ""))
+
+    @property
+    def timezone(self) -> str | None:
+        """The schedule's time zone, `None` for UTC."""
+        zone: str | None = (self.deployment.schedule or {}).get("timezone")
+        return zone
+
+    def due(self, now: datetime) -> datetime | None:
+        """The time to make up for now, if any."""
+        return cron.due(self.cron, self.timezone, self.since, now)
+
+    def next_due(self, after: datetime) -> datetime:
+        """The next due time after a moment, but none that is dealt with."""
+        return cron.next_due(self.cron, self.timezone, max(after, self.since))
+
+    def local(self, due_at: datetime) -> str:
+        """A due time in the schedule's time zone."""
+        return f"{due_at.astimezone(cron.zone(self.timezone)):%Y-%m-%d %H:%M:%S %Z}"
+
+    def shown(self, due_at: datetime) -> str:
+        """A due time in UTC, and in the schedule's time zone where that is another."""
+        return f"{due_at:%Y-%m-%d %H:%M:%S} UTC" + (f" ({self.local(due_at)})" if self.timezone else "")
+
+    def __str__(self) -> str:
+        made = self.deployment
+        return f"{made.flow} version {made.version}" + (f" in {made.project}/{made.branch}" if made.project else "")
+
+
+def entries(store: Store) -> dict[int, Entry]:
+    """The deployments in force that have a schedule, by id."""
+    marks = schedules.marks(store)
+    return {
+        each.id: Entry(each, marks.get(each.id) or time_of(each.deployed_at))
+        for each in deployments.active(store)
+        if each.schedule is not None
+    }
+
+
+def listing(store: Store, now: datetime, namespace: str | None = None) -> list[dict[str, Any]]:
+    """The deployments in force, each with its next due time.
+
+    Args:
+        store: where they are.
+        now: the present.
+        namespace: only those whose runs have this tag.
+
+    Returns:
+        A row each, as `flowstore deployments` shows it; `next_due_local` is in the schedule's time zone.
+    """
+    scheduled = entries(store)
+    return [
+        {
+            "flow": each.flow,
+            "project": each.project,
+            "branch": each.branch,
+            "version": each.version,
+            "deployed_by": each.deployed_by,
+            "deployed_at": time_of(each.deployed_at),
+            **_columns(scheduled.get(each.id), now),
+        }
+        for each in deployments.active(store)
+        if namespace in {None, each.production_namespace, *each.tags}
+    ]
+
+
+def _columns(entry: Entry | None, now: datetime) -> dict[str, Any]:
+    upcoming = None
+    with contextlib.suppress(GraphError):  # of a bad line in the store; the scheduler says what is wrong with it
+        upcoming = entry and entry.next_due(now)
+    return {
+        "schedule": entry and entry.cron,
+        "timezone": entry and (entry.timezone or "UTC"),
+        "next_due_at": upcoming,
+        "next_due_local": entry.local(upcoming) if entry and upcoming else None,
+    }

@@ -1,0 +1,307 @@
+"""The scheduler: starts each deployment as its `@schedule` falls due, as a process of its own.
+
+It polls rather than sleeping until the next due time: so it sees what was deployed or deleted meanwhile, and
+a machine that was asleep or whose clock was set. Of the due times that went by unnoticed the last one is run. It is
+marked as dealt with before its run is started, so at most once: a run that was lost to a crash shows as dead.
+
+Runs of one deployment may overlap, as they do with cron. They die with the scheduler, as tasks die with their
+run, so that nothing goes on that nobody would stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Protocol
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.production import deploy, schedule
+from flowstore.production.schedule import Entry
+from flowstore.run import console
+from flowstore.run.local import worker
+from flowstore.run.signals import Stop
+from flowstore.sqlite import liveness
+from flowstore.sqlite.database import Store
+from flowstore.store import deployments, records, schedules
+from flowstore.store.deployments import Deployment
+from flowstore.store.opening import active_store, use_store
+
+POLL_S = 2.0  # a poll costs 2 ms of processor time
+SIGN_OF_LIFE_S = liveness.SILENCE_S / 4
+
+
+class Child(Protocol):
+    """The part of `subprocess.Popen` that the scheduler uses."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+def start_process(store: Store, deployment: Deployment) -> Child:
+    """Run a deployment in a process of its own. Ctrl-C at a terminal reaches only the scheduler, which stops it."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "flowstore.production.scheduler",
+        str(store.path),
+        str(deployment.id),
+        str(os.getpid()),
+    ]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+@attrs.frozen
+class _Running:
+    child: Child
+    entry: Entry
+
+    def __str__(self) -> str:
+        return f"{self.entry} (process {self.child.pid})"
+
+
+class Scheduler:
+    """The one scheduler of a store.
+
+    Args:
+        store: where the deployments are.
+        say: is given each line for the operator.
+        clock: tells the time.
+        start: starts a deployment.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        say: Callable[[str], None],
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        start: Callable[[Store, Deployment], Child] = start_process,
+    ) -> None:
+        self._store = store
+        self._echo = say
+        self._clock = clock
+        self._start = start
+        self._me = liveness.this_process()
+        self._running: list[_Running] = []
+        self._failures = 0
+        self._seen_s = time.monotonic()
+        self._known: dict[int, Entry] | None = None
+        self._next: tuple[datetime, int] | None = None
+        self._told: set[str] = set()
+        self._trouble: str | None = None
+
+    def run(self, *, once: bool = False) -> int:
+        """Work until a signal comes; gives the exit code.
+
+        Args:
+            once: only start what is due now, wait for it, and end: with 0, or 1 where a run did not succeed.
+
+        Raises:
+            FlowstoreError: the store has a scheduler, or is gone.
+        """
+        with self._stop.on_signals(), _woken_by_children():
+            self.claim()
+            try:
+                self._serve(once=once)
+            finally:
+                self._stop_running()
+                self.leave()
+        return 128 + self._stop.signal if self._stop.signal else min(self._failures, 1)
+
+    @functools.cached_property  # made when it is used: it holds sockets, which `on_signals` closes
+    def _stop(self) -> Stop:
+        return Stop()
+
+    def claim(self) -> None:
+        """Become the scheduler of the store, or raise FlowstoreError: it has one."""
+        schedules.claim(self._store, self._me)
+        records.record_dead_runs(self._store)
+        self._say(f"This is the scheduler of {self._store.path}: process {self._me.pid} on {self._me.host}.")
+
+    def leave(self) -> None:
+        """Be the scheduler no longer."""
+        with contextlib.suppress(FlowstoreError):  # the store is gone, say; the next one sees that this process is too
+            schedules.leave(self._store, self._me)
+        self._store.close()
+
+    def _serve(self, *, once: bool) -> None:
+        self.look()
+        while self._stop.signal is None and not (once and not self._running):
+            self._sleep()
+            self.reap()
+            if not once and self._stop.signal is None:
+                self._look_again()
+
+    def _sleep(self) -> None:
+        """Wait for a signal, the end of a run, the next due time or the next poll, whatever comes first."""
+        self._store.close()  # between polls the store is at rest, as far as the scheduler is concerned
+        wait_s = POLL_S if self._next is None else (self._next[0] - self._clock()).total_seconds()
+        self._received(min(max(wait_s, 0.01), POLL_S))
+
+    def _received(self, timeout_s: float) -> bytes:
+        """The numbers of the signals that came."""
+        ready, *_ = select.select([self._stop.waker], [], [], timeout_s)
+        return self._stop.waker.recv(4096) if ready else b""
+
+    # --- what is due
+
+    def look(self) -> None:
+        """Look at the store once: start what has fallen due, and say what comes next."""
+        now = self._clock()
+        found = schedule.entries(self._store)
+        self._tell_changes(found)
+        coming = []
+        for id_, entry in found.items():
+            try:
+                coming.append((self._attend(entry, now), id_))
+            except _LostError:
+                raise
+            except FlowstoreError as error:  # not this user's to run, or a line that an older flowstore let pass
+                self._say_once(f"{entry} is not run. {error}")
+        self._tell_next(min(coming, default=None))
+
+    def _look_again(self) -> None:
+        """Look, and outlive what may pass, such as a full disk."""
+        try:
+            if time.monotonic() - self._seen_s > SIGN_OF_LIFE_S:
+                self._keep()
+            self.look()
+        except _LostError:
+            raise
+        except FlowstoreError as error:
+            if not self._store.path.exists():
+                raise
+            if str(error) != self._trouble:
+                self._say(f"{error} Trying again.")
+            self._trouble = str(error)
+        else:
+            self._trouble = None
+
+    def _attend(self, entry: Entry, now: datetime) -> datetime:
+        """Start a deployment if it is due; gives its next due time."""
+        due_at = entry.due(now)
+        if due_at is not None:
+            deploy.check_trusted(self._store, entry.deployment)  # before it is marked: once it is trusted, it runs
+            self._keep(entry, due_at)
+            self._launch(entry, due_at)
+        return entry.next_due(now)
+
+    def _keep(self, entry: Entry | None = None, due_at: datetime | None = None) -> None:
+        """Give a sign of life, and mark a due time; but only as long as no other scheduler has taken over."""
+        with self._store.write() as db:
+            if not schedules.keep(db, self._me):
+                raise _LostError(f"{self._store.path} has another scheduler: it took over while this one was silent.")
+            if entry is not None and due_at is not None:
+                schedules.mark(db, entry.deployment.id, due_at)
+        self._seen_s = time.monotonic()
+
+    def _launch(self, entry: Entry, due_at: datetime) -> None:
+        try:
+            running = _Running(self._start(self._store, entry.deployment), entry)
+        except OSError as error:
+            self._failures += 1
+            self._say(f"{entry}, due at {entry.shown(due_at)}, can't be started: {error}.")
+        else:
+            self._running.append(running)
+            self._say(f"Started {running}, due at {entry.shown(due_at)}.")
+
+    # --- what runs
+
+    def reap(self) -> None:
+        """Take note of the runs that have ended."""
+        for running in list(self._running):
+            code = running.child.poll()
+            if code is not None:
+                self._running.remove(running)
+                self._failures += code != 0
+                ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                self._say(f"{running} {'was successful' if code == 0 else ending}.")
+
+    def _stop_running(self) -> None:
+        """Have the runs stop, and wait for that; a further signal kills them."""
+        self.reap()
+        self._received(0)  # the first one, if it came while nobody waited for it
+        if not self._running:
+            return
+        self._say(f"Stopping {', '.join(map(str, self._running))}. What had finished is kept; once more kills.")
+        for running in self._running:
+            running.child.terminate()
+        while self._running:
+            if {signal.SIGINT, signal.SIGTERM} & set(self._received(0.1)):
+                for running in self._running:
+                    running.child.kill()
+            self.reap()
+
+    # --- what it says
+
+    def _say(self, text: str) -> None:
+        self._echo(f"{console.clock(int(self._clock().timestamp() * 1000))} {text}")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._say(text)
+
+    def _tell_changes(self, found: dict[int, Entry]) -> None:
+        known = self._known or {}
+        for entry in (known[id_] for id_ in known.keys() - found.keys()):
+            self._say(f"No longer scheduled: {entry}.")
+        for entry in (found[id_] for id_ in found.keys() - known.keys()):
+            self._say(f"Scheduled: {entry}, '{entry.cron}' in {entry.timezone or 'UTC'}.")
+        if not found and (known or self._known is None):
+            self._say("Waiting for a deployment with a schedule.")
+        self._known = found
+
+    def _tell_next(self, coming: tuple[datetime, int] | None) -> None:
+        if coming is not None and coming != self._next and self._known is not None:
+            entry = self._known[coming[1]]
+            self._say(f"Next is {entry}, due at {entry.shown(coming[0])}.")
+        self._next = coming
+
+
+class _LostError(FlowstoreError):
+    """Another process is the scheduler now."""
+
+
+@contextlib.contextmanager
+def _woken_by_children() -> Iterator[None]:
+    """Let the end of a child end a wait: a signal that has a handler of Python's writes to the waker."""
+    try:
+        before = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    except (AttributeError, ValueError):  # Windows, or not the main thread: the next poll sees it
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def main(path: str, deployment_id: str, parent: str) -> int:
+    """The life of a process that the scheduler starts: one run of one deployment; gives its exit code."""
+    worker.die_with_parent(int(parent))
+    try:
+        use_store(path)
+        store = active_store()
+        return deploy.trigger(store, deployments.get(store, int(deployment_id)), quiet=True)
+    except FlowstoreError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

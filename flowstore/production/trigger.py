@@ -1,0 +1,183 @@
+"""Running a deployment: its snapshot, in a process of its own, with the store closed in this one.
+
+A snapshot is code. It runs only if this user signed it, or trusts the store. The process that runs it is told
+which deployment it is (`run.assignment`), stops when this one is asked to stop, and dies with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flowstore import context
+from flowstore.client.code import Code
+from flowstore.errors import ParameterError, UntrustedArtifact
+from flowstore.production import tokens
+from flowstore.run import ownership
+from flowstore.sqlite import files
+from flowstore.sqlite.database import Store
+from flowstore.store import deployments as rows
+from flowstore.store import trust
+from flowstore.store.deployments import DeployedParameter, Deployment
+
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def trigger(
+    store: Store,
+    deployment: Deployment,
+    values: Mapping[str, str] | None = None,
+    *,
+    quiet: bool = False,
+    durable: bool = False,
+    namespace: str | context._Default | None = context.DEFAULT,
+) -> int:
+    """Run a deployment now, in the foreground, with this process's stdout and stderr.
+
+    Args:
+        store: where it is deployed.
+        deployment: from `deployments` or `find`.
+        values: texts of parameters, by name, instead of the deployed defaults.
+        quiet: no banner and no progress.
+        durable: lose nothing at a power cut either.
+        namespace: what the Client sees inside, instead of what the deployment says.
+
+    Returns:
+        The run's exit code.
+
+    Raises:
+        UntrustedArtifact: this user neither deployed it nor trusts the store; nothing was run.
+        ParameterError: it has no parameter of that name.
+    """
+    options, environment = _parameters(store, deployment, values or {})
+    before = [flag for flag, asked in (("--quiet", quiet), ("--durable", durable)) if asked]
+    if not isinstance(namespace, context._Default):
+        before += ["--namespace", namespace or ""]
+    files.remove_abandoned_folders(Path(tempfile.gettempdir()), "flowstore-")  # those of triggers that were killed
+    temporary = tempfile.TemporaryDirectory(prefix=f"flowstore-{files.temporary_name()}-", ignore_cleanup_errors=True)
+    with _passing_on_signals() as child, temporary as folder:
+        with store.read():  # so that what is checked is what is taken
+            digest = check_trusted(store, deployment)
+            Code(store, deployment.code_id).extract(folder)
+        store.close()  # opened again when it is used; the run is to be the last to close it
+        command = [*_program(deployment, folder), "--store", str(store.path), *before, "run", *options]
+        told = {ownership.VARIABLE: f"{deployment.id}:{os.getpid()}:{digest.hex()}:{deployment.token}"}
+        return _run(child, command, {**_outside_parameters(), **_paths(deployment, folder), **environment, **told})
+
+
+def _program(deployment: Deployment, folder: str) -> list[str]:
+    """The command that runs the flow. A module is not looked for in the current folder, which may have a newer one."""
+    if deployment.module is None:
+        return [sys.executable, str(Path(folder, deployment.script_name))]
+    return [sys.executable, "-P", "-m", deployment.module]
+
+
+def _paths(deployment: Deployment, folder: str) -> dict[str, str]:
+    """Where a module is looked for: in the snapshot; what the snapshot lacks, where it was found, or here."""
+    if deployment.module is None:
+        return {}
+    paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")]), str(Path.cwd())]
+    return {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def check_trusted(store: Store, deployment: Deployment) -> bytes:
+    """Refuse what this user neither deployed nor trusts; return the digest of what may run.
+
+    Raises:
+        UntrustedArtifact: says what is wrong, and which command trusts the file.
+    """
+    digest = rows.digest(store, deployment)
+    if store.trusted or trust.is_trusted(store.path, store.uuid):
+        return digest
+    signed_by, mac = rows.signature(store, deployment.id)
+    if not trust.signed_deployment(store, digest, signed_by, mac):
+        problem = (
+            f"was changed after you made it, or made by flowstore 0.1.0, which signed only the code. Look at it with "
+            f"deploy show, and deploy {deployment.flow} again"
+            if trust.is_key_of(signed_by)
+            else f"says it was made by {deployment.deployed_by}, not by you; starting it would run that code"
+        )
+    elif deployment.version < (least := tokens.least_version(store, deployment.flow, deployment.scope)):
+        problem = (
+            f"is version {deployment.version}, and you have replaced or deleted all versions before {least} here: the "
+            f"file is an older copy, or somebody has changed it. To run {deployment.flow}, deploy it again"
+        )
+    else:
+        return digest
+    raise UntrustedArtifact(
+        f"The deployment of {deployment.flow} {problem}.\nIf you trust the file: {trust.command(store.path)}"
+    )
+
+
+def _parameters(store: Store, deployment: Deployment, values: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Values as options and, for flags, which can't be taken back by an option, as environment variables."""
+    known = {item.option: item for item in rows.parameters_of(store, deployment.id)}
+    options: list[str] = []
+    environment: dict[str, str] = {}
+    for name, text in values.items():
+        parameter = known.get(name.replace("_", "-"))
+        if parameter is None:
+            there = ", ".join(f"--{option}" for option in known) or "none"
+            raise ParameterError(f"The deployment of {deployment.flow} has no parameter {name!r}; it has: {there}.")
+        if parameter.is_flag:
+            environment[variable(parameter)] = text
+        else:
+            options.append(f"--{parameter.option}={text}")
+    return options, environment
+
+
+def variable(parameter: DeployedParameter) -> str:
+    """The environment variable that gives a parameter's value."""
+    return f"FLOWSTORE_RUN_{parameter.option.upper().replace('-', '_')}"
+
+
+def _outside_parameters() -> dict[str, str]:
+    """The environment without parameters: those of a deployment come from it, or from who triggers it."""
+    prefix, tags_variable = "FLOWSTORE_RUN_", "FLOWSTORE_RUN_TAGS"
+    return {name: text for name, text in os.environ.items() if not name.startswith(prefix) or name == tags_variable}
+
+
+class _Child:
+    """The process that runs the deployment, once it is there."""
+
+    process: subprocess.Popen[bytes] | None = None
+
+    def stop(self, number: int, _frame: Any) -> None:
+        """Handle a signal that asks to stop: the run marks itself as stopped, if it has begun."""
+        if self.process is None:
+            sys.exit(128 + number)
+        if sys.platform != "win32":  # where Ctrl-C reaches all, and nothing else can be sent
+            self.process.send_signal(number)
+
+
+def _run(child: _Child, command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command to its end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with subprocess.Popen(command, env=environment) as process:
+        child.process = process
+        code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _passing_on_signals() -> Iterator[_Child]:
+    """A terminal's Ctrl-C reaches both processes, `kill` only this one; to be told twice does no harm."""
+    child = _Child()
+    if threading.current_thread() is not threading.main_thread():
+        yield child
+        return
+    before = {number: signal.signal(number, child.stop) for number in _STOPPING}
+    try:
+        yield child
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,393 @@
+"""One attempt of one task: load what it reads, run the step, encode what it set. Never writes to the store.
+
+`run_attempt` gives a report, a message, and the contents that go with it; whoever runs tasks carries
+them to the driver. What the report holds decides what becomes visible.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import attrs
+
+from flowstore import context
+from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed
+from flowstore.flow import init, spec
+from flowstore.flow.graph import Graph
+from flowstore.flow.spec import FlowSpec, Inputs, Transition
+from flowstore.run.inputs import FOREACH_ITEMS, Inherited, TaskLink, item_preview
+from flowstore.run.local import messages
+from flowstore.run.local.ending import Ending
+from flowstore.store.codecs import Encoded, encode
+from flowstore.store.opening import close_beside
+from flowstore.store.plain import MAX_METRICS
+from flowstore.store.preview import type_name
+from flowstore.text import counted
+
+INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
+INLINE_ITEMS_BYTES = 64 << 20
+_INDEXABLE = frozenset({"list", "tuple", "range", "numpy.ndarray"})
+_OWN_FOLDERS = frozenset({Path(__file__).parent, Path(__file__).parent / "local", Path(init.__file__).parent})
+_IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
+
+
+class TimeoutExpired(TaskFailed):
+    """An attempt took longer than its `@timeout`."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class Product:
+    """What an attempt leaves: the report for the driver, and the names and contents of what it set."""
+
+    report: dict[str, Any]
+    contents: Sequence[tuple[str, Encoded]]
+
+
+def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any], ending: Ending) -> Product:
+    """Run one attempt.
+
+    Args:
+        flow: its class, of this process.
+        graph: its steps.
+        order: what the driver asks for; see `orders.Orders.order`.
+        ending: of this process.
+
+    Returns:
+        The report: `status`, `outcome`, `artifacts`, `failure`; and the contents of the artifacts.
+    """
+    state = context.state
+    state.flow_module = sys.modules[flow.__module__]
+    node = graph[order["step"]]
+    link = TaskLink(order, order["step"], order["base_id"], is_join=node.is_join)
+    instance = spec.bind(flow, link)
+    if order["catch"] is not None and order["catch"]["var"]:
+        object.__setattr__(instance, order["catch"]["var"], None)
+    process = os.getpid()
+    before = state.task, state.namespace, state.task_store
+    state.task, state.namespace = _identity(order, link), order["current"]["namespace"]
+    state.store, state.task_store = None, (order["store"], order["trusted"])
+    try:
+        if init.has_own(flow):
+            link.first_values = init.run(instance, link.load_parameter)
+        _run_step(flow, instance, link, order)
+        _leave_if_forked(process, None, ending)
+        outcome, items = _outcome(instance, link, graph, order)
+        return _product(instance, link, order, "successful", outcome, items)
+    except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
+        _leave_if_forked(process, error, ending)
+        return _failed(instance, link, graph, order, error)
+    finally:
+        _close_store()
+        state.task, state.namespace, state.task_store = before
+
+
+def _run_step(flow: type[FlowSpec], instance: FlowSpec, link: TaskLink, order: Mapping[str, Any]) -> None:
+    if order["fallback"] is not None:
+        raise _Fallback(order["fallback"])
+    step = getattr(flow, link.step)
+    arguments = [_inputs(flow, order)] if link.is_join else []
+    if order["timeout_s"]:
+        with _deadline(order["timeout_s"], link.step):
+            step(instance, *arguments)
+    else:
+        step(instance, *arguments)
+
+
+def _close_store() -> None:
+    """Close what the task has opened; the driver, which has the run's file open too, closes that last."""
+    store, context.state.store = context.state.store, None
+    if store is not None:
+        store.close(tidy=context.state.task_store is None or str(store.path) != context.state.task_store[0])
+    close_beside()
+
+
+def _leave_if_forked(process: int, error: BaseException | None, ending: Ending) -> None:
+    """End a process that the step itself forked: it must not speak for the task."""
+    if os.getpid() == process:
+        return
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    ending.finish()
+    os._exit(code)
+
+
+class _Fallback(TaskFailed):
+    """Stands for a failure of an earlier attempt whose process died, so that `@catch` can handle it here."""
+
+    def __init__(self, failure: Mapping[str, str]) -> None:
+        super().__init__(failure["message"])
+        self.failure = failure
+
+
+def _failed(
+    instance: FlowSpec, link: TaskLink, graph: Graph, order: Mapping[str, Any], error: BaseException
+) -> Product:
+    failure = _describe(error)
+    catch = order["catch"] if order["last_attempt"] else None
+    if isinstance(error, _Fallback):
+        failure = dict(error.failure)
+    elif catch is None or catch["print_exception"]:
+        _complain(failure["traceback"])
+    if catch is None:
+        return _product(instance, link, order, "failed", None, None, failure)
+    if catch["var"]:
+        from flowstore.client import ExceptionInfo
+
+        object.__setattr__(instance, catch["var"], ExceptionInfo(**failure))
+    node = graph[link.step]
+    outcome = {"targets": list(node.targets), "count": None, "gang": False}
+    try:
+        return _product(instance, link, order, "successful", outcome, None, failure)
+    except ArtifactError as unstorable:  # what failed may be the storing itself: keep what can be kept
+        _complain(f"@catch leaves out what can't be stored: {unstorable}\n")
+        return _product(instance, link, order, "successful", outcome, None, failure, lenient=True)
+
+
+def _complain(text: str) -> None:
+    """Write to stderr, if the step has left it open."""
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def _describe(error: BaseException) -> dict[str, str]:
+    import traceback
+
+    shown = error.__traceback__
+    while shown is not None and Path(shown.tb_frame.f_code.co_filename).parent in _OWN_FOLDERS:
+        shown = shown.tb_next  # begin with the user's own code
+    if isinstance(error, FlowstoreError) and shown is None:
+        text = f"{type(error).__name__}: {error}\n"
+    else:
+        text = "".join(traceback.format_exception(type(error), error, shown))
+    try:
+        message = str(error)
+    except Exception:  # a user's __str__ may raise anything
+        message = ""
+    told = {"type": type(error).__qualname__, "message": message, "traceback": text}
+    return {key: value.encode("utf-8", "backslashreplace").decode() for key, value in told.items()}
+
+
+def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:
+    inherited = Inherited([task_id for task_id, _, _ in order["inputs"]])
+    in_foreach = order["joined"] is not None
+    links = [
+        TaskLink(order, step, task_id, inherited, index=index if in_foreach else None)
+        for task_id, step, index in order["inputs"]
+    ]
+    return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float, step: str) -> Iterator[None]:
+    """Raise in the step when its time is up; the driver kills what doesn't react."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(_signal: int, _frame: FrameType | None) -> None:
+        raise TimeoutExpired(f"Step {step} took longer than its timeout of {seconds:g} s.")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _identity(order: Mapping[str, Any], link: TaskLink) -> dict[str, Any]:
+    """What `current` answers."""
+    identity: dict[str, Any] = order["current"]
+    identity["tags"] = frozenset(identity["tags"])
+    identity["parameters"] = context.Parameters(order["parameters"], link.load_parameter)
+    if identity["parallel"] is not None:
+        identity["parallel"] = Gang(**identity["parallel"])
+    return identity
+
+
+@attrs.frozen(eq=False, repr=False)
+class Gang:
+    """`current.parallel`: a task's place in its gang.
+
+    Attributes:
+        main_ip: the address of the first node.
+        num_nodes: how many there are.
+        node_index: which this is, from 0.
+        control_task_id: the id of node 0's task.
+    """
+
+    main_ip: str
+    num_nodes: int
+    node_index: int
+    control_task_id: str
+
+
+def _outcome(
+    instance: FlowSpec, link: TaskLink, graph: Graph, order: Mapping[str, Any]
+) -> tuple[dict[str, Any], Sequence[Any] | None]:
+    """What comes next, and the items of a foreach."""
+    asked, node = link.transition, graph[link.step]
+    if node.kind == "end":
+        return {"targets": [], "count": None, "gang": False}, None
+    if asked is None:
+        raise GraphError(f"Step {link.step} ended without self.next; it must be its last statement.")
+    if asked.targets != node.targets:
+        raise GraphError(
+            f"Step {link.step} went to {', '.join(asked.targets)}, but its source says {', '.join(node.targets)}."
+        )
+    outcome: dict[str, Any] = {"targets": list(asked.targets), "count": None, "gang": False}
+    items = None
+    if asked.condition is not None and asked.cases is not None:
+        outcome["targets"] = [_choose(instance, link.step, asked)]
+    elif asked.foreach is not None:
+        items, outcome["items_from"] = _items(instance, link, asked.foreach)
+        outcome["count"] = len(items)
+    elif asked.num_parallel is not None or node.kind == "parallel":
+        outcome["count"], outcome["gang"] = asked.num_parallel, True
+        if isinstance(asked.num_parallel, bool) or not isinstance(asked.num_parallel, int) or asked.num_parallel < 1:
+            raise GraphError(f"Step {link.step}: num_parallel must be at least 1, not {asked.num_parallel!r}.")
+    count, limit = outcome["count"], order["max_num_splits"]
+    if count is not None and count > limit:
+        raise GraphError(
+            f"Step {link.step} asks for {counted(count, 'task')}, more than the limit of {limit}. "
+            f"Raise it with --max-num-splits {count}."
+        )
+    return outcome, items
+
+
+def _choose(instance: FlowSpec, step: str, asked: Transition) -> str:
+    value = getattr(instance, asked.condition or "")
+    cases = asked.cases or {}
+    try:
+        return cases[value]
+    except (KeyError, TypeError):
+        known = ", ".join(repr(case) for case in cases)
+        raise GraphError(f"Step {step}: {asked.condition} is {value!r}, which is none of the cases {known}.") from None
+
+
+def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any], str]:
+    """The items of a foreach, and the artifact from which a task can take them by index."""
+    try:
+        value = getattr(instance, name)
+    except AttributeError:
+        raise GraphError(f"Step {link.step}: the foreach list {name!r} is not set.") from None
+    try:
+        len(value)
+        items = value if type_name(value) in _INDEXABLE else list(value)
+    except TypeError:
+        raise GraphError(
+            f"Step {link.step}: foreach needs something with a length, but {name!r} is of type {type_name(value)}. "
+            f"Make it a list: self.{name} = list(…)"
+        ) from None
+    if len(items) == 0:
+        raise GraphError(f"Step {link.step}: the foreach list {name!r} is empty, so there is nothing to run.")
+    if items is not value:
+        object.__setattr__(instance, FOREACH_ITEMS, items)
+    return items, name if items is value else FOREACH_ITEMS
+
+
+def _product(
+    instance: FlowSpec,
+    link: TaskLink,
+    order: Mapping[str, Any],
+    status: str,
+    outcome: dict[str, Any] | None,
+    items: Sequence[Any] | None,
+    failure: Mapping[str, str] | None = None,
+    *,
+    lenient: bool = False,
+) -> Product:
+    lenient = lenient or status == "failed"  # a failed attempt keeps what it can
+    contents: dict[str, Encoded] = {}
+    values = {**_unread_first_values(link, order), **spec.artifacts_set_on(instance)}
+    for name, value in values.items():
+        try:
+            _check_name(instance, link, name)
+            encoded = _changed(link, name, value)
+        except ArtifactError as error:
+            if lenient or link.first_values.get(name) is value:  # which every task makes anew
+                continue
+            raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
+        if encoded is not None:
+            contents[name] = encoded
+            if encoded.description.plain.too_many:
+                _complain(f"{name} holds more than {MAX_METRICS} numbers, so none of them is a metric.\n")
+    merged = {name: blob.id for name, blob in link.merged.items() if name not in contents}
+    report = {
+        "status": status,
+        "outcome": outcome,
+        "items": _inline_items(items),
+        "shown": None if items is None else [item_preview(item) for item in items],
+        "merged": merged,
+        "deleted": sorted({*link.forgotten} - contents.keys() - merged.keys()),
+        "failure": failure,
+    }
+    return Product(report, list(contents.items()))
+
+
+def _unread_first_values(link: TaskLink, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the flow's `__init__` set, in a task that inherits nothing; later tasks inherit it from there."""
+    if not link.first_values or order["base_id"] is not None:
+        return {}
+    return {name: value for name, value in link.first_values.items() if name not in link.merged}
+
+
+def _check_name(instance: FlowSpec, link: TaskLink, name: str) -> None:
+    """Refuse, by the name, what was put past `self.name = value`, into `vars(self)`."""
+    if name in link.loaded or name == FOREACH_ITEMS:
+        return
+    try:
+        spec.check_assignable(type(instance), name)
+    except AttributeError as error:
+        raise ArtifactError(str(error)) from None
+
+
+def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
+    """The content of what was set; `None` for what was only read, and is as it was."""
+    blob, loaded = link.loaded.get(name, (None, None))
+    if blob is None or loaded is not value:
+        return encode(value)
+    if type(value) in _IMMUTABLE:
+        return None
+    encoded = encode(value)
+    sha = encoded.sha
+    if (sha, encoded.codec) == (blob.sha, blob.codec):
+        return None
+    if "pickle" in {blob.codec, encoded.codec}:  # a value has many pickles
+        from flowstore.store.sameness import is_unchanged
+
+        if is_unchanged(value, link.load_blob(blob, name)):
+            return None
+    return encoded
+
+
+def _inline_items(items: Sequence[Any] | None) -> list[messages.Small] | None:
+    """The items of a foreach, where all are small: each task then gets its own without loading the list."""
+    if items is None:
+        return None
+    found: list[messages.Small] = []
+    total = 0
+    for item in items:
+        try:
+            encoded = encode(item, described=False)
+        except ArtifactError:  # the list itself could be stored, so its tasks take their items from there
+            return None
+        total += encoded.size_bytes
+        if encoded.size_bytes > INLINE_ITEM_BYTES or total > INLINE_ITEMS_BYTES:
+            return None
+        found.append(messages.small(encoded))
+    return found

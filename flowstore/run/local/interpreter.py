@@ -1,0 +1,259 @@
+"""Fresh interpreters that import the flow from its snapshot, and then do what they were started for.
+
+    interpreters = Interpreters(flow, sources)
+    process = interpreters.start("flowstore.run.local.worker:spawned", {"channel": 7}, fds=[7], stdout=out, stderr=err)
+
+The new process runs the flow's program as `__main__`, like `python flow.py` or `python -m shop.flows.train` would, but
+from the bytes of the snapshot and with the arguments of this process. When the program makes an instance of the flow,
+or has ended without one, the process calls the function that it was started for, as in
+`spawned(flow, graph, {"channel": 7})`, and ends.
+
+The snapshot is handed over in a file without a name, which nobody else can open or replace.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from flowstore import context
+from flowstore.errors import FlowstoreError
+from flowstore.flow.spec import FlowSpec
+from flowstore.run import snapshot
+from flowstore.run.local import imports
+from flowstore.run.snapshot import Sources
+
+_VARIABLE = "FLOWSTORE_INTERPRETER"
+_START = (  # its arguments: where flowstore is, and what stands first on `sys.path`
+    "import sys; sys.path[:] = [*sys.argv[2:3], *filter(None, sys.path), sys.argv[1]]; "
+    "from flowstore.run.local.interpreter import main; sys.path.pop(); main()"
+)
+
+
+class Interpreters:
+    """Starts interpreters that import a flow from its snapshot.
+
+    Args:
+        flow: its class, as this process imported it.
+        sources: its snapshot.
+
+    Raises:
+        FlowstoreError: the flow was not read from anything that another process could read.
+    """
+
+    def __init__(self, flow: type[FlowSpec], sources: Sources) -> None:
+        if flow.__module__ == "__main__" and sources.text is None and not sources.script:
+            raise FlowstoreError(
+                f"The tasks of {flow.__name__} are to start in fresh interpreters, which can't import it: "
+                "it was not read from a file. Save it in one, and run: python flow.py run"
+            )
+        self._flow = flow
+        self._sources = sources
+        self._file: IO[bytes] | None = None
+
+    def start(
+        self,
+        role: str,
+        told: Mapping[str, Any],
+        *,
+        fds: Sequence[int] = (),
+        stdout: int | None = None,
+        stderr: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start an interpreter, in a session of its own.
+
+        Args:
+            role: the function that it calls once it has imported the flow, as `"module:function"`.
+            told: the third argument of that function, plain values.
+            fds: file descriptors that it inherits, under the same numbers.
+            stdout: where its output goes.
+            stderr: where its errors go.
+            environment: its environment variables, by default those of this process.
+
+        Returns:
+            The process. On Windows its stdin is a pipe, from which `role` may read what is written there.
+        """
+        message = {
+            "driver": os.getpid(),
+            "flow": [self._flow.__module__, self._flow.__qualname__],
+            "role": role,
+            "told": dict(told),
+        }
+        windows = sys.platform == "win32"
+        if not windows:
+            if self._file is None:
+                self._file = _nameless_file(self._pack())
+            message["sources"] = self._file.fileno()
+            fds = [*fds, self._file.fileno()]
+        process = subprocess.Popen(
+            [sys.executable, *_flags(), "-c", _START, str(Path(context.__file__).parent.parent), *self._first_path()],
+            stdin=subprocess.PIPE if windows else subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=fds,
+            start_new_session=not windows,
+            env={**(os.environ if environment is None else environment), _VARIABLE: json.dumps(message)},
+        )
+        if windows:
+            assert process.stdin is not None
+            content = self._pack()
+            process.stdin.write(len(content).to_bytes(8) + content)
+        return process
+
+    def close(self) -> None:
+        """Give the snapshot's file back."""
+        if self._file is not None:
+            self._file.close()
+
+    def _first_path(self) -> list[str]:
+        """Return what Python puts first on `sys.path` for such a program."""
+        sources = self._sources
+        if sys.flags.safe_path:
+            return []
+        if sources.main_file is None:
+            return [""]
+        return [sources.root if sources.module is None else os.getcwd()]  # noqa: PTH109
+
+    def _pack(self) -> bytes:
+        """Everything that the program is made of."""
+        files = {path: content for path, content in self._sources.files.items() if path.endswith(".py")}
+        head = {
+            "argv": sys.argv,
+            "sources": snapshot.described(self._sources),
+            "sizes": {path: len(content) for path, content in files.items()},
+        }
+        encoded = json.dumps(head).encode()
+        return b"".join([len(encoded).to_bytes(8), encoded, *files.values()])
+
+
+def _nameless_file(content: bytes) -> IO[bytes]:
+    if hasattr(os, "memfd_create"):  # which needs no room in a folder for temporary files
+        file: IO[bytes] = open(os.memfd_create("flowstore"), "w+b")  # noqa: PTH123, SIM115
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as interpreters may start
+    file.write(content)
+    file.flush()
+    return file
+
+
+def _flags() -> list[str]:
+    """The options of this interpreter, such as `-O` and `-X utf8`."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return flags
+
+
+# --- in the new process
+
+
+def main() -> None:
+    """Run the program of the snapshot; called by `_START`."""
+    message = json.loads(os.environ.pop(_VARIABLE))
+    from flowstore.run.local.worker import die_with_parent
+
+    die_with_parent(message["driver"])
+    argv, sources = _receive(message.get("sources"))
+    sys.argv[:] = argv
+    imports.install(sources)
+    context.state.main = functools.partial(_reached, message)
+    main_module = sys.modules["__main__"]
+    for name in [name for name in vars(main_module) if not name.startswith("__")]:
+        delattr(main_module, name)
+    try:
+        _run_program(sources, vars(main_module))
+        _reached(message, _flow(message, sources))
+    except FlowstoreError as error:
+        sys.exit(f"Error: {error}")
+    except Exception as error:  # as for any program, but without the lines of this module
+        _tell(error)
+        sys.exit(1)
+
+
+def _receive(descriptor: int | None) -> tuple[list[str], Sources]:
+    """Read what `Interpreters._pack` wrote."""
+    if descriptor is None:
+        stdin = sys.stdin.buffer
+        data = stdin.read(int.from_bytes(stdin.read(8)))
+    else:
+        data = _read_all(descriptor)
+        os.close(descriptor)
+    at = 8 + int.from_bytes(data[:8])
+    head = json.loads(data[8:at])
+    files: dict[str, bytes] = {}
+    for path, size in head["sizes"].items():
+        files[path] = data[at : at + size]
+        at += size
+    return head["argv"], Sources(files=files, **head["sources"])
+
+
+def _read_all(descriptor: int) -> bytes:
+    """Read a file from its beginning, without moving the position that others share."""
+    pieces: list[bytes] = []
+    at = 0
+    while piece := os.pread(descriptor, 1 << 26, at):
+        pieces.append(piece)
+        at += len(piece)
+    return b"".join(pieces)
+
+
+def _run_program(sources: Sources, names: dict[str, Any]) -> None:
+    """Run what `__main__` was in the process that started this one, if it can be run again."""
+    names["__spec__"] = names["__package__"] = None
+    if sources.module is not None:
+        spec = importlib.util.find_spec(sources.module)
+        if spec is None or spec.loader is None:
+            raise FlowstoreError(f"The module {sources.module} can't be found.")
+        names |= {"__file__": spec.origin, "__cached__": spec.cached, "__package__": spec.parent, "__spec__": spec}
+        names["__loader__"] = spec.loader
+        code = spec.loader.get_code(sources.module)  # type: ignore[attr-defined]
+    elif sources.main_file is not None:
+        names["__file__"] = sources.main_file
+        code = imports.compiled_main(sources)
+    elif sources.text is not None:
+        imports.remember_text("<string>", sources.text)
+        code = compile(sources.text, "<string>", "exec", dont_inherit=True)
+    else:
+        return
+    exec(code, names)  # noqa: S102  # the user's own program
+
+
+def _flow(message: Mapping[str, Any], sources: Sources) -> type[FlowSpec]:
+    """The flow's class, which its program did not make an instance of."""
+    module, name = message["flow"]
+    flow: Any = importlib.import_module(module)
+    for part in name.split("."):
+        flow = getattr(flow, part, None)
+    if not (isinstance(flow, type) and issubclass(flow, FlowSpec)):
+        raise FlowstoreError(f"{sources.flow_file or module} defines no flow {name} when it is imported anew.")
+    return flow
+
+
+def _reached(message: Mapping[str, Any], flow: type[FlowSpec]) -> None:
+    """Do what this process was started for, if that is the flow in question."""
+    if [flow.__module__, flow.__qualname__] != message["flow"]:
+        return
+    from flowstore.flow.graph import graph_of
+
+    module, _, function = message["role"].partition(":")
+    getattr(importlib.import_module(module), function)(flow, graph_of(flow), message["told"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _tell(error: BaseException) -> None:
+    """Print a traceback that begins with the user's own code."""
+    import traceback
+
+    shown = error.__traceback__
+    while shown is not None and shown.tb_frame.f_code.co_filename == __file__:
+        shown = shown.tb_next
+    traceback.print_exception(type(error), error, shown)

@@ -1,0 +1,365 @@
+"""The driver's end of a task server (`server`), and the start of one with a step's environment variables.
+
+What a step asks for with `@environment` must be there before the flow is imported. So each distinct set of variables
+has a fresh interpreter, which imports the flow with them and then forks that step's tasks, as the driver's own server
+does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.run.local import messages, server
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from flowstore.run.local.interpreter import Interpreters
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from flowstore.flow.spec import FlowSpec
+from flowstore.run.local import guard
+from flowstore.run.local.interpreter import Interpreters
+from flowstore.run.snapshot import Sources
+
+if TYPE_CHECKING:
+    import subprocess
+from flowstore.flow.graph import Graph
+from flowstore.run.local import threads
+from flowstore.run.randomness import Generators
+
+if TYPE_CHECKING:
+    from flowstore.run.local.interpreter import Interpreters
+    from flowstore.run.snapshot import Sources
+
+END_S = 10.0  # for what the import of the flow has left to do in that interpreter
+
+
+@attrs.frozen(eq=False, repr=False)
+class Starting:
+    """A process that is to be forked once the server is ready: its number, its descriptors, its first order."""
+
+    ident: int
+    descriptors: Sequence[int]
+
+    def close(self) -> None:
+        """Close the descriptors, which the process has, or which nobody needs."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
+class TaskServer:
+    """A task server, seen from the driver.
+
+    Args:
+        control: the socket to talk to it.
+        pid: its process, where this one has forked it.
+        process: the interpreter that forks it once it has imported the flow.
+
+    Attributes:
+        importing: whether it has not yet said that it is ready.
+        starting: what waits for that.
+        warm: what of `worker.LAZY` it has been told to import.
+    """
+
+    def __init__(
+        self, control: socket.socket, *, pid: int | None = None, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.control = control
+        self.importing = process is not None
+        self.starting: list[Starting] = []
+        self.warm: set[int] = set()
+        self._pid = pid
+        self._process = process
+
+    def ask(self, what: bytes, number: int, argument: int) -> None:
+        """Send a message that needs no descriptors."""
+        try:
+            self.control.sendall(server.MESSAGE.pack(what, number, argument))
+        except ConnectionError:
+            raise died() from None
+
+    def fork(self, ident: int, descriptors: Sequence[int]) -> None:
+        """Have it fork a process."""
+        socket.send_fds(self.control, [server.MESSAGE.pack(server.FORK, ident, 0)], list(descriptors))
+
+    def hear(self, *, wait: bool) -> tuple[bytes, int, int] | None:
+        """Take one of its messages; `None` where there is none, of no kind (`b""`) where it has ended."""
+        data = (messages.receive_waiting if wait else messages.receive_now)(self.control, server.MESSAGE.size)
+        if data is None:
+            return None
+        while 0 < len(data) < server.MESSAGE.size:
+            more = messages.receive_waiting(self.control, server.MESSAGE.size - len(data))
+            data = data + more if more else b""
+        return server.MESSAGE.unpack(data) if data else (b"", 0, 0)
+
+    def withdraw(self, ident: int) -> bool:
+        """Have a process not be forked after all; False where it has been asked for."""
+        for item in self.starting:
+            if item.ident == ident:
+                self.starting.remove(item)
+                item.close()
+                return True
+        return False
+
+    def close(self, *, kill: bool = False) -> int:
+        """Let it end, and wait for that; gives the interpreter's exit code.
+
+        Args:
+            kill: end it at once, with what it still imports.
+        """
+        for item in self.starting:
+            item.close()
+        if self._pid is not None:
+            if kill:
+                os.kill(self._pid, signal.SIGKILL)
+            self.control.close()
+            os.waitpid(self._pid, 0)
+        self.control.close()
+        if self._process is None:
+            return 0
+        if kill:
+            self._process.kill()
+        import subprocess
+
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(END_S)
+        self._process.kill()
+        return self._process.wait()
+
+
+def start(interpreters: Interpreters, environment: Mapping[str, str], out: int, err: int) -> TaskServer:
+    """Start an interpreter that becomes a task server.
+
+    Args:
+        interpreters: how to start one.
+        environment: variables that it has in addition to ours.
+        out: where it writes what the import of the flow prints.
+        err: where it writes what the import of the flow prints as errors.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        process = interpreters.start(
+            "flowstore.run.local.server:imported",
+            {"control": theirs.fileno()},
+            fds=[theirs.fileno()],
+            stdout=out,
+            stderr=err,
+            environment={**os.environ, **environment},
+        )
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return TaskServer(ours, process=process)
+
+
+def died() -> FlowstoreError:
+    """The error that ends a run without its task server."""
+    return FlowstoreError("The task server died, so no more tasks can be started.")
+
+
+class Spawner:
+    """Starts the interpreters, and knows those that have not ended."""
+
+    def __init__(self, flow: type[FlowSpec], sources: Sources) -> None:
+        self._interpreters = Interpreters(flow, sources)
+        self._leaving: list[subprocess.Popen[bytes]] = []
+        self._guard: subprocess.Popen[bytes] | None = None
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):  # all else goes on without it
+                self._guard = subprocess.Popen(
+                    [sys.executable, "-IS", guard.__file__],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+
+    def start(
+        self, channel: socket.socket, out: int, err: int, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """Start an interpreter that takes its orders from a channel, with variables in addition to ours."""
+        handle = channel.fileno()
+        fds = [] if sys.platform == "win32" else [handle]
+        process = self._interpreters.start(
+            "flowstore.run.local.worker:spawned",
+            {"channel": handle},
+            fds=fds,
+            stdout=out,
+            stderr=err,
+            environment={**os.environ, **environment},
+        )
+        if sys.platform == "win32":
+            assert process.stdin is not None
+            process.stdin.write(channel.share(process.pid))
+            process.stdin.close()
+        self._tell(process.pid)
+        return process
+
+    def kill(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+        """Send a signal to a process, and to what its step has started."""
+        with contextlib.suppress(ProcessLookupError):
+            if sys.platform == "win32":
+                process.kill()
+            else:
+                os.killpg(process.pid, how)
+
+    def leave(self, process: subprocess.Popen[bytes]) -> None:
+        """Let a process end, for which nothing is left to do."""
+        self._leaving.append(process)
+
+    def reap(self) -> None:
+        """Take note of those that have ended."""
+        for process in self._leaving:
+            if process.poll() is not None:
+                self._tell(-process.pid)
+        self._leaving = [process for process in self._leaving if process.returncode is None]
+
+    def close(self) -> None:
+        """Wait until all have ended."""
+        for process in self._leaving:
+            process.wait()
+        self._interpreters.close()
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.kill()
+            self._guard.wait()
+            self._guard.stdin.close()
+
+    def _tell(self, number: int) -> None:
+        if self._guard is not None and self._guard.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it was killed
+                self._guard.stdin.write(f"{number}\n".encode())
+
+
+STREAMS = ("stdout", "stderr")
+_CHANNEL = "channel"
+Start = Callable[["Worker", socket.socket, list[int]], None]
+
+
+class Worker:
+    """One process that runs tasks, and the driver's ends of its three connections."""
+
+    def __init__(self, ident: int) -> None:
+        self.ident = ident  # what the task server calls it
+        self.step = ""  # of the attempts that it has run
+        self.number: int | None = None  # the attempt that it runs
+        self.last = 0  # the attempt that it ran last
+        self.reported = False  # that attempt is over, but for what the process does at its end
+        self.pid: int | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.channel: socket.socket
+        self.pipes: dict[str, int | socket.socket] = {}  # stream: what to read it from
+        self.reader = messages.Reader()
+        self.garbled = False
+        self.refused: int | None = None  # the errno with which the system refused to start it
+        self.server: TaskServer | None = None  # which forks it
+        self.order: dict[str, Any] | None = None  # its first, where it is sent once the server is ready
+
+    def connect(self, start: Start) -> None:
+        """Make the connections, and have `start` start the process with the other ends."""
+        self.channel, theirs = socket.socketpair()
+        ends: dict[str, tuple[int, int]] = {}
+        try:
+            for stream in STREAMS:
+                ends[stream] = os.pipe()
+            start(self, theirs, [end for _, end in ends.values()])
+        finally:
+            theirs.close()
+            for _, end in ends.values():
+                os.close(end)
+            self.pipes = {stream: messages.selectable(ours) for stream, (ours, _) in ends.items()}
+
+    def connections(self) -> Iterator[tuple[str, int | socket.socket]]:
+        """Yield the connections that can be read, with their names."""
+        yield _CHANNEL, self.channel
+        yield from self.pipes.items()
+
+    def disconnect(self) -> None:
+        """Close all connections of a worker that was never listened to."""
+        for what, _ in list(self.connections()):
+            messages.close(self.take(what))
+
+    def take(self, what: str) -> int | socket.socket:
+        """A connection that is to be closed."""
+        return self.channel if what == _CHANNEL else self.pipes.pop(what)
+
+
+def default_start_method() -> str:
+    """`fork` where it is there and safe, else `spawn`."""
+    return "fork" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
+
+
+class Processes:
+    """Starts what runs the tasks of a flow.
+
+    Args:
+        flow: its class, as this process imported it.
+        graph: its steps.
+        sources: its snapshot.
+    """
+
+    def __init__(self, flow: type[FlowSpec], graph: Graph, sources: Sources) -> None:
+        self._flow = flow
+        self._graph = graph
+        self._sources = sources
+        self._spawner: Spawner | None = None
+        self._interpreters: Interpreters | None = None
+
+    def fork_server(self, method: str | None, generators: Generators | None) -> tuple[TaskServer | None, str | None]:
+        """Fork this process into a task server.
+
+        Returns:
+            The server, `None` where tasks are to be spawned; and what to tell the user about that.
+        """
+        if (method or default_start_method()) != "fork":
+            self.spawner()
+            return None, None
+        generators = generators or Generators(sys.modules[self._flow.__module__])
+        control, pid = server.start(self._flow, self._graph, generators)
+        main = TaskServer(control, pid=pid)
+        missed = threads.missed_after_fork()
+        if missed and method is None:
+            main.close(kill=True)  # it may hang, too
+            self.spawner()
+            return None, threads.notice(missed, forked=False)
+        return main, threads.notice(missed, forked=True) if missed else None
+
+    def import_server(self, environment: Mapping[str, str], ends: Sequence[int]) -> TaskServer:
+        """Start the server for a step's variables; `ends` is where the import of the flow prints."""
+        if self._interpreters is None:
+            from flowstore.run.local.interpreter import Interpreters
+
+            self._interpreters = Interpreters(self._flow, self._sources)
+        return start(self._interpreters, environment, *ends)
+
+    def spawner(self) -> Spawner:
+        """Return the spawner, which starts interpreters that run tasks themselves."""
+        if self._spawner is None:
+            self._spawner = Spawner(self._flow, self._sources)
+        return self._spawner
+
+    @property
+    def spawns(self) -> bool:
+        """Whether there is, or was, a process that `spawner` started."""
+        return self._spawner is not None
+
+    def close(self) -> None:
+        """Wait until all interpreters have ended."""
+        if self._spawner is not None:
+            self._spawner.close()
+        if self._interpreters is not None:
+            self._interpreters.close()

@@ -1,0 +1,306 @@
+"""The task server: a process that has imported the flow and forks a child for each attempt, or for several.
+
+It is forked from the driver before that opens the store, because SQLite's connections don't survive a fork,
+and it never has a thread. The driver sends it three descriptors for each child (channel, stdout, stderr);
+it answers with the child's pid, and later with how the child ended. When the driver dies, so do the server
+and all children, each with whatever process group it leads.
+
+Messages are 9 bytes: a letter, the child's number, a number. To the server: `F` fork, `K` kill (signal),
+`W` warm up (which of `worker.LAZY`). From it: `S` started (pid), `X` ended (wait status), or instead of both
+`R` refused (errno), where the system had no process to give. A server in an interpreter of its own begins with `Y`,
+ready, or with `U`, where the import has left threads that a forked task would miss.
+
+What costs time to import, and only some flows need, is imported here once a child has needed it, or is likely to, so
+that the later ones have it already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import warnings
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from flowstore import context
+from flowstore.flow import spec
+from flowstore.flow.decorators import step
+from flowstore.flow.graph import Graph, Node
+from flowstore.flow.spec import FlowSpec
+from flowstore.run.attempt import run_attempt
+from flowstore.run.local import messages, threads, worker
+from flowstore.run.local.ending import Ending, flush_imported, flush_output
+from flowstore.run.local.worker import deliver
+from flowstore.run.randomness import Generators
+from flowstore.sqlite import database
+
+MESSAGE = struct.Struct("!cii")
+FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
+READY, UNSAFE = b"Y", b"U"
+REHEARSED_FORK = 12  # a run with so many tasks is likely to have many more: a rehearsal takes the time of twenty
+
+
+def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[socket.socket, int]:
+    """Fork the server; gives the socket to talk to it, and its pid."""
+    ours, theirs = socket.socketpair()
+    pid = _fork(theirs, flow, graph, generators, [ours])
+    theirs.close()
+    return ours, pid
+
+
+def imported(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
+    """The life of a fresh interpreter that has imported the flow with a step's variables; see `servers.start`.
+
+    The server is a fork of it. This process waits for the server's end, and then ends like a script, for what the
+    import has made.
+    """
+    generators = Generators(sys.modules[flow.__module__])
+    control = socket.socket(fileno=told["control"])
+    control.set_inheritable(False)
+    pid = _fork(control, flow, graph, generators, [])
+    if threads.missed_after_fork():
+        os.kill(pid, signal.SIGKILL)
+        control.sendall(MESSAGE.pack(UNSAFE, 0, 0))
+    else:
+        control.sendall(MESSAGE.pack(READY, 0, 0))
+    control.close()
+    os.waitpid(pid, 0)
+    Ending().finish()
+
+
+def _fork(
+    control: socket.socket,
+    flow: type[FlowSpec],
+    graph: Graph,
+    generators: Generators,
+    others: list[socket.socket],
+) -> int:
+    files = flush_imported()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            for other in others:
+                other.close()
+            _Server(control, flow, graph, generators, files).serve()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+class _Server:
+    def __init__(
+        self,
+        control: socket.socket,
+        flow: type[FlowSpec],
+        graph: Graph,
+        generators: Generators,
+        files: list[Any],
+    ) -> None:
+        self._control = control
+        self._flow = flow
+        self._graph = graph
+        self._generators = generators
+        self._ending = Ending(files)
+        self._forks = 0
+        self._children: dict[int, int] = {}  # pid: number
+
+    def serve(self) -> None:
+        """Work until the driver closes its end."""
+        os.setsid()
+        self._prepare_signals()
+        wakeup, wake = os.pipe()
+        os.set_blocking(wakeup, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
+        worker.warm_up()
+        self._ending.leave_streams()
+        spec.fixed_names(self._flow)
+        gc.freeze()  # what is here stays shared with the children
+        with contextlib.suppress(ConnectionError):  # the driver died before it had read all that it was told
+            self._loop(wakeup)
+        for pid in self._children:
+            _kill_group(pid, signal.SIGKILL)
+
+    def _loop(self, wakeup: int) -> None:
+        poll = select.poll()  # less than what `selectors` adds to it: each page that is written here was copied
+        poll.register(self._control, select.POLLIN)
+        poll.register(wakeup, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if wakeup in ready:
+                os.read(wakeup, 4096)
+                self._reap()
+            if self._control.fileno() in ready and not self._obey():
+                return
+
+    def _prepare_signals(self) -> None:
+        """Set what server and children do on signals once: each call in a child would cost it copies of pages."""
+        server = os.getpid()
+
+        def interrupt(_signal: int, _frame: FrameType | None) -> None:
+            if os.getpid() != server:
+                raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, _ignore)
+
+    def _warm_up(self, module: str) -> None:
+        """Import what a child had to, or may have to, and do once what each that uses it would do."""
+        with contextlib.suppress(Exception):  # a package is broken: the task that needs it says so
+            importlib.import_module(module)
+        if module == worker.PICKLING:
+            from flowstore.store import pickling
+
+            pickling.register_classes(sys.modules[self._flow.__module__])
+        gc.freeze()
+
+    def _obey(self) -> bool:
+        message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE.size, 3)
+        while message and len(message) < MESSAGE.size:
+            message += self._control.recv(MESSAGE.size - len(message))
+        if not message:
+            return False
+        order, number, argument = MESSAGE.unpack(message)
+        if order == FORK:
+            self._fork(number, descriptors)
+        elif order == WARM_UP:
+            self._warm_up(worker.LAZY[argument])
+        else:
+            for pid, child in self._children.items():
+                if child == number:
+                    _kill_group(pid, signal.Signals(argument))
+        return True
+
+    def _rehearse(self) -> None:
+
+        rehearse(self._generators, self._ending)
+        gc.freeze()
+
+    def _fork(self, number: int, descriptors: list[int]) -> None:
+        parent = os.getpid()
+        self._forks += 1
+        if self._forks == REHEARSED_FORK:
+            self._rehearse()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._tell(REFUSED, number, error.errno or 0)
+        else:
+            if pid == 0:
+                status = 1
+                try:
+                    self._become_child(descriptors, parent)
+                    status = 0
+                finally:
+                    os._exit(status)
+            self._children[pid] = number
+            self._tell(STARTED, number, pid)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _become_child(self, descriptors: list[int], parent: int) -> None:
+        signal.set_wakeup_fd(-1)
+        os.setsid()
+        self._control.close()
+        channel, out, err = descriptors
+        worker.die_with_parent(parent)
+        for number, pipe in ((1, out), (2, err)):
+            os.dup2(pipe, number)
+            os.close(pipe)
+        with socket.socket(fileno=channel) as connection:
+            worker.work(connection, self._flow, self._graph, self._generators, self._ending)
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            number = self._children.pop(pid, None)
+            if number is not None:
+                self._tell(ENDED, number, status)
+
+    def _tell(self, what: bytes, number: int, argument: int) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # the driver is gone: the next read says so
+            self._control.sendall(MESSAGE.pack(what, number, argument))
+
+
+def _ignore(_signal: int, _frame: FrameType | None) -> None:
+    """SIGCHLD only has to wake the loop."""
+
+
+def _kill_group(pid: int, number: signal.Signals) -> None:
+    for kill in (os.killpg, os.kill):  # the group exists once the child has made itself its leader
+        try:
+            kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+        return
+
+
+_TIMES = 8  # that often, Python 3.11 has called a function when it adapts it
+
+
+class _Rehearsal(FlowSpec):
+    @step
+    def only(self) -> None:
+        self.value = self.input
+        self.next(self.only)
+
+
+_AFTER_FORK = (threading._after_fork, database._after_fork_in_child)  # type: ignore[attr-defined]  # called in each fork
+_GRAPH = Graph(flow="", file="", line=0, doc="", nodes={"only": Node(name="only", kind="linear", targets=("only",))})
+_ORDER: dict[str, Any] = {  # as `orders.Orders.order` writes them
+    "store": "",
+    "trusted": False,
+    "run_id": 0,
+    "max_num_splits": 1,
+    "parameters": {},
+    "constants": [],
+    "current": {"namespace": None, "tags": [], "parallel": None},
+    "step": "only",
+    "base_id": 0,
+    "frames": [{"kind": "foreach", "index": 0, "count": 1, "opener": 0, "items_from": "", "item": ("json", b"0")}],
+    "inputs": [],
+    "joined": None,
+    "environment": {},
+    "timeout_s": None,
+    "catch": None,
+    "last_attempt": True,
+    "fallback": None,
+    "reuse": False,
+}
+
+
+def rehearse(generators: Generators, ending: Ending) -> None:
+    """Run the task a few times, from its order to its report, which nobody reads."""
+    module = context.state.flow_module
+    driver, channel = socket.socketpair()
+    with driver, channel:
+        for _ in range(_TIMES):
+            for hook in _AFTER_FORK:
+                hook()
+            messages.send(driver, _ORDER)
+            order = messages.receive(channel)
+            assert order is not None
+            generators.derive(order["step"], order["frames"])
+            product = run_attempt(_Rehearsal, _GRAPH, order, ending)
+            flush_output()
+            deliver(channel, product, ended=not ending.is_due())
+    context.state.flow_module = module

@@ -1,0 +1,165 @@
+"""The process that runs tasks: takes an order from its channel, runs it, delivers what it left.
+
+Large contents are offered first, by hash, and sent only if the store lacks them. All else travels in the
+report. The process ends as a script does (`ending`), but without Python's own exit.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flowstore.flow.graph import Graph
+from flowstore.flow.spec import FlowSpec
+from flowstore.run.attempt import Product, run_attempt
+from flowstore.run.executor import LOST_CONNECTION
+from flowstore.run.local import messages
+from flowstore.run.local.ending import Ending, flush_output
+from flowstore.run.randomness import Generators
+from flowstore.store.blobs import INLINE_BYTES, chunks_of
+from flowstore.store.description import NewBlob
+
+PICKLING = "flowstore.store.pickling"
+PARQUET = "flowstore.store.codecs.parquet"
+TYPED_JSON = "flowstore.store.codecs.typed_json"
+LAZY = (PICKLING, PARQUET, TYPED_JSON)  # imported by a task that needs it, unless its server has
+
+
+def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators, ending: Ending) -> None:
+    """Run orders until the channel closes; an order says itself whether it is the last.
+
+    What is left to do at the end comes after the report, so that nothing there can cost an attempt its result.
+    """
+    reused = False
+    while (order := messages.receive(channel)) is not None:
+        generators.derive(order["step"], order["frames"])
+        product = run_attempt(flow, graph, order, ending)
+        flush_output()
+        reused = order["reuse"]
+        ended = not (ending.is_flush_due() if reused else ending.is_due())
+        _say(deliver, channel, product, ended)
+        del product
+        if not ended:
+            end = ending.flush if reused else ending.finish
+            end()
+            _say(messages.send, channel, {"kind": "ended"})
+        if not reused:
+            return
+    if reused:
+        ending.finish()
+        _say(messages.send, channel, {"kind": "ended"})
+
+
+def _say(send: Callable[..., None], *what: Any) -> None:
+    try:
+        send(*what)
+    except OSError:  # the step closed what is not its own, or the driver is gone
+        os._exit(LOST_CONNECTION)
+
+
+_replaced: list[Any] = []  # streams; a stream that is dropped would close what it writes to, which modules may hold
+
+
+def fresh_streams() -> None:
+    """Have Python's output streams pass each line on at once, whatever the terminal's encoding.
+
+    Python's own are kept, since the flow's modules may hold them; those that are closed,
+    replaced or unbuffered are made anew.
+    """
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, f"__{name}__")
+        try:
+            usable = stream.fileno() == descriptor and type(stream.buffer) is io.BufferedWriter
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        except (AttributeError, ValueError, OSError):
+            usable = False
+        if not usable:
+            _replaced.append(stream)
+            stream = open(  # noqa: SIM115
+                descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+            )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
+    """Send an attempt's report, and those of its large contents that the store lacks.
+
+    Args:
+        channel: to the driver.
+        product: what to send.
+        ended: whether nothing is left to do in this process; else a message follows when that is done.
+    """
+    artifacts, large, pieces = [], [], []
+    for name, encoded in product.contents:
+        if encoded.size_bytes <= INLINE_BYTES:
+            artifacts.append((name, NewBlob(encoded.description, data=encoded.content).packed))
+        else:
+            blob = NewBlob(encoded.description, encoded.sha)
+            artifacts.append((name, blob.packed))
+            large.append(blob.packed)
+            pieces.append(encoded.pieces)
+    if large:
+        messages.send(channel, {"kind": "offer", "large": large})
+        answer = messages.receive(channel)
+        if answer is None:
+            return
+        for index in answer["send"]:
+            messages.send_data(channel, chunks_of(pieces[index]))
+    used = [n for n, module in enumerate(LAZY) if module in sys.modules]
+    messages.send(channel, {"kind": "report", **product.report, "artifacts": artifacts, "used": used, "ended": ended})
+
+
+def spawned(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
+    """The life of a fresh interpreter that runs tasks; see `interpreter.Interpreters`."""
+    generators = Generators(sys.modules[flow.__module__])
+    if sys.platform == "win32":
+        channel = socket.fromshare(sys.stdin.buffer.read())
+    else:
+        channel = socket.socket(fileno=told["channel"])
+    channel.set_inheritable(False)
+    fresh_streams()
+    work(channel, flow, graph, generators, Ending())
+    os._exit(0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the system end this process when its parent ends; elsewhere than on Linux, watch for it."""
+    if sys.platform == "linux":
+        _prctl()(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
+    elif sys.platform != "win32":
+        import threading
+
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if sys.platform != "win32" and os.getppid() != parent:
+        os._exit(1)  # it ended before this was said
+
+
+@functools.cache
+def _prctl() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None).prctl
+
+
+def warm_up() -> None:
+    """Do once, before forking, what each child would do: it then only moves its pipes to descriptors 1 and 2."""
+    if sys.platform == "linux":
+        _prctl()(1, 0)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # a device, not a path of the user's
+        os.dup2(nothing.fileno(), 0)
+    fresh_streams()
+
+
+def _watch(parent: int) -> None:
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

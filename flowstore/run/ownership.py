@@ -1,0 +1,143 @@
+"""Whose a run is: a user's own, or a deployment's.
+
+That decides the tag that says which namespace it is in, the project's branch, and what the Client sees inside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from flowstore import context
+from flowstore.errors import FlowstoreError, TokenError, UntrustedArtifact
+from flowstore.flow import decorators
+from flowstore.flow.spec import FlowSpec
+from flowstore.sqlite.database import Store
+from flowstore.store.tags import MAX_LENGTH
+
+if TYPE_CHECKING:
+    from flowstore.store.deployments import Deployment
+import os
+
+from flowstore.run.local.worker import die_with_parent
+
+
+@attrs.frozen(eq=False, repr=False)
+class Identity:
+    """Whose a run is.
+
+    Attributes:
+        user: the name, of who deployed it for a deployment's run.
+        tag: `user:NAME` or `production:TOKEN`.
+        project: what `current` says of the project.
+        deployment: of a production run.
+    """
+
+    user: str
+    tag: str
+    project: Mapping[str, Any]
+    deployment: Deployment | None = None
+
+    @property
+    def system_tags(self) -> list[str]:
+        """The tags that say so."""
+        if self.project.get("project_name") is None:
+            return [self.tag]
+        branch = self.project["branch_name"]
+        return [self.tag, f"project:{self.project['project_name']}", f"project_branch:{branch}"]
+
+    def sees(self, asked: str | context._Default | None) -> str | None:
+        """The namespace inside its tasks: the one asked for, else that of the deployment, else its own."""
+        if isinstance(asked, context._Default) and self.deployment is not None:
+            asked = self.deployment.namespace
+        return self.tag if isinstance(asked, context._Default) else asked
+
+
+def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identity:
+    """This user's."""
+    user = context.username()
+    found = Identity(user, f"user:{user}", project_of(flow, branch, production=production))
+    longest = max(found.system_tags, key=len)
+    if len(longest) > MAX_LENGTH:
+        fits = len(user) - (len(longest) - MAX_LENGTH)
+        name = (
+            f"A user name has at most {fits}: set $FLOWSTORE_USER."
+            if user in longest
+            else "Shorten the project's name."
+        )
+        raise FlowstoreError(f"The tag {longest[:40]!r}… of the run has more than {MAX_LENGTH} characters. {name}")
+    return found
+
+
+def deployed(store: Store, told: str) -> Identity:
+    """Return the deployment that this process is to run, from `ID:PARENT:DIGEST:TOKEN`.
+
+    Raises:
+        NotFound, TokenError, UntrustedArtifact: there is none, or it was given another token or changed while this
+            process started.
+    """
+    from flowstore.store import deployments
+
+    number, _, digest, token = told.split(":", 3)
+    deployment = deployments.get(store, int(number))
+    if token != deployment.token:
+        raise TokenError(
+            f"{deployment.flow} was given a new production token while it was being started. Trigger it again."
+        )
+    if digest != deployments.digest(store, deployment).hex():
+        raise UntrustedArtifact(f"The deployment of {deployment.flow} was changed while it was being started.")
+    project = {
+        **(_project(deployment.flow, deployment.project, deployment.branch or "") if deployment.project else {}),
+        "is_production": deployment.branch is None or is_production(deployment.branch),
+    }
+    return Identity(deployment.deployed_by, deployment.production_namespace, project, deployment)
+
+
+def project_of(flow: type[FlowSpec], branch: str | None, *, production: bool) -> dict[str, Any]:
+    """What `current` says of the flow's project; empty without one."""
+    found = [item for item in flow.flow_decorators if isinstance(item, decorators.project)]
+    if not found:
+        if branch or production:
+            raise FlowstoreError("--branch and --production need a flow with @project(name=…).")
+        return {}
+    if branch and not re.fullmatch(r"[a-z0-9_]{1,128}", branch):  # as Metaflow's; it is part of a tag, and of a name
+        raise FlowstoreError(
+            f"--branch {branch!r}: a branch has at most 128 lower-case letters, digits and underscores."
+        )
+    if production:
+        name = f"prod.{branch}" if branch else "prod"
+    else:
+        name = f"test.{branch}" if branch else f"user.{context.username()}"
+    return _project(flow.__name__, found[0].project_name, name)
+
+
+def is_production(branch: str) -> bool:
+    """Whether a branch was made with `--production`."""
+    return branch == "prod" or branch.startswith("prod.")
+
+
+def _project(flow: str, project: str, branch: str) -> dict[str, Any]:
+    return {
+        "project_name": project,
+        "branch_name": branch,
+        "project_flow_name": f"{project}.{branch}.{flow}",
+        "is_production": is_production(branch),
+    }
+
+
+VARIABLE = "FLOWSTORE_DEPLOYMENT"  # holds ID:PARENT:DIGEST:TOKEN
+
+
+def told_deployment() -> str | None:
+    """Which deployment this process was told to run, if any; forgets it, and lives no longer than who told."""
+    told = os.environ.pop(VARIABLE, None)
+    if told is None:
+        return None
+    parts = told.split(":", 3)
+    if len(parts) < 4 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+        raise FlowstoreError(f"${VARIABLE} is set by deploy trigger, and by nobody else. Unset it.")
+    die_with_parent(int(parts[1]))
+    return told

@@ -1,0 +1,1 @@
+"""Files and connections of SQLite: knows no flow."""

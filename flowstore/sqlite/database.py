@@ -1,0 +1,439 @@
+"""Opening a store, and the only two ways to use it: `read()` and `write()`.
+
+Invariants: a write is one `begin immediate … commit`, because a deferred transaction that reads first and
+writes later fails with "database is locked" whatever the timeout. No cursor outlives its transaction,
+because a half-read one keeps others from switching the journal. No connection is open across a `fork`,
+because SQLite's locks don't survive it: they are closed just before, and opened again at the next use.
+
+At rest a store is one file in rollback-journal mode, which any medium can serve. A driver switches to a
+write-ahead log for its run; whoever closes last switches back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import sqlite3
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+
+from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
+from flowstore.sqlite import files, journal, side_files, typed_rows
+
+BUSY_TIMEOUT_S = journal.BUSY_TIMEOUT_S
+PAGE_SIZE = 8192  # measured: large blobs within 5 % of 16 KiB pages, small commits within 10 % of 4 KiB
+LOG_PAGES = (32 << 20) // PAGE_SIZE  # of a log: the next commit of those who `use_wal` copies it
+_PRAGMAS = (
+    "trusted_schema = off",
+    "cell_size_check = on",
+    "foreign_keys = on",
+    "mmap_size = 0",
+    f"wal_autocheckpoint = {2 * LOG_PAGES}",  # others leave that to them: sqlite.org/wal.html#walresetbug
+    "secure_delete = fast",  # also for what is only moved to another page: its copy would outlive a later delete
+)
+
+# As `full`, and where there is no log the removal of the journal, which commits, is on the disk too.
+_DURABLE = "pragma synchronous = extra"
+
+Row = sqlite3.Row
+_open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+@attrs.frozen
+class Layout:
+    """What the tables of a store are, as far as opening and writing the file must know it.
+
+    Attributes:
+        version: the newest schema version, which `pragma user_version` is compared with.
+        prepare: called with each new connection, for what an older file needs to be read.
+        migrate: called in the first write transaction on an older file, to bring it to `version`.
+        after_first_write: called once, after the first transaction that this process has committed.
+    """
+
+    version: int
+    prepare: Callable[[sqlite3.Connection], None]
+    migrate: Callable[[sqlite3.Connection], None]
+    after_first_write: Callable[[Store], None]
+
+
+class Store:
+    """One open store file.
+
+    Attributes:
+        path: the file, absolute.
+        writable: whether this process may change it.
+        trusted: whether the user said, for this process, that its pickles may be loaded.
+        durable: whether a commit waits until it is on the disk; to be set before the store is used.
+        warning: what a user should know of how it was opened, or `None`.
+    """
+
+    def __init__(
+        self, path: Path, layout: Layout, *, writable: bool, trusted: bool = False, alone: bool = False
+    ) -> None:
+        self.path = path
+        self._layout = layout
+        self.writable = writable
+        self.trusted = trusted
+        self._alone = alone  # read without the files beside it, which are another store's
+        self.durable = False
+        self.warning: str | None = None
+        self._wal = False
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
+        self._clearly = clearly(path)
+        self._uuid: str | None = None
+        self._version: int | None = None
+        self._has_written = False
+        self._is_newest = False  # its schema, as this connection has seen
+        self._opened: tuple[int, int] | None = None  # which file this connection has open: device and inode
+        self._log: tuple[int, int] | None = None  # and which log
+        _open_stores.add(self)
+
+    @property
+    def uuid(self) -> str:
+        """The store's identity."""
+        if self._uuid is None:
+            self._uuid = str(self.value("select uuid from store"))
+        return self._uuid
+
+    @property
+    def version(self) -> int:
+        """The schema version when it was first asked for: another process may have migrated the store since."""
+        if self._version is None:
+            self._version = int(self.value("pragma user_version"))
+        return self._version
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """One snapshot: all statements see the same state of the file."""
+        with self._lock, self._clearly:
+            connection = self.connection()
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("begin")
+            try:
+                yield connection
+            finally:
+                typed_rows.release(connection)
+                if connection.in_transaction:  # SQLite itself rolls back on a full disk or an I/O error
+                    connection.execute("rollback")
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: everything inside becomes visible together, or not at all."""
+        if not self.writable:
+            raise FlowstoreError(f"{self.path} can't be written: the file, its folder or its medium is read-only.")
+        with self._lock, self._clearly:
+            connection = self.connection()
+            connection.execute("begin immediate")
+            try:
+                self._check_in_place()  # from here on nobody replaces the file, whose journal lies at its path
+                self._ensure_newest_schema(connection)
+                yield connection
+                self._check_in_place()
+                connection.execute("commit")
+                self._finish_first_write()
+            except BaseException:
+                typed_rows.release(connection)
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
+
+    def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
+        """All rows of one query."""
+        with self._lock, self._clearly:
+            cursor = self.connection().execute(sql, parameters)
+            try:
+                return cursor.fetchall()
+            except BaseException:
+                cursor.close()  # half read, it would keep the file locked for as long as the error is held
+                raise
+
+    def row(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
+        """The first row of one query, if there is any."""
+        found = self.rows(sql, parameters)
+        return found[0] if found else None
+
+    def value(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Any:
+        """The first column of the first row, or `None`."""
+        row = self.row(sql, parameters)
+        return row[0] if row else None
+
+    def connection(self) -> sqlite3.Connection:
+        """The open connection, for those that hold the lock of `read` or `write`."""
+        if self._connection is None:
+            with self._clearly:
+                self._connection, self._opened = self._connect_in_place()
+                self._is_newest = False
+                self._layout.prepare(self._connection)
+                if self.durable:
+                    self._connection.execute(_DURABLE)
+                if self._wal:
+                    self._switch_to_wal(self._connection)
+        return self._connection
+
+    def _connect_in_place(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        """Connect to the file that is at the path now, and say which: it may be replaced at any moment."""
+        connect = functools.partial(_connect, alone=True) if self._alone else _connect
+        while True:
+            before = files.identity(self.path)
+            connection = connect(self.path, writable=self.writable)
+            if files.identity(self.path) == before:
+                return connection, before
+            connection.close()
+
+    def use_wal(self) -> None:
+        """Let readers go on while this process writes; where that can't work, say so in `warning`."""
+        with self._lock:
+            self._wal = True
+            with self._clearly:
+                self._switch_to_wal(self.connection())
+
+    def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
+        self._check_in_place()  # else SQLite would write to the log of the store that is there now
+        problem = (
+            "it is on a network file system"
+            if journal.on_network(self.path)
+            else journal.try_wal(connection, BUSY_TIMEOUT_S)
+        )
+        if problem is None:
+            self._log = files.identity(files.side_file(self.path, "-wal"))
+            connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
+            connection.execute(_DURABLE if self.durable else "pragma synchronous = normal")
+            return
+        self._wal = False
+        self._connection = None
+        connection.close()
+        journal.back_to_rollback_journal(self.path)
+        self.warning = (
+            f"{self.path} can't use a write-ahead log ({problem}): readers wait while a run writes. "
+            "A local disk is faster and safer."
+        )
+
+    def _ensure_newest_schema(self, connection: sqlite3.Connection) -> None:
+        if not self._is_newest:
+            self._is_newest = connection.execute("pragma user_version").fetchone()[0] >= self._layout.version
+            if not self._is_newest:  # still not cached after this: the migration counts only once it is committed
+                self._layout.migrate(connection)
+
+    def _finish_first_write(self) -> None:
+        if not self._has_written:
+            self._has_written = True
+            with contextlib.suppress(FlowstoreError, sqlite3.Error):  # what was to be written is committed already
+                self._layout.after_first_write(self)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the open file is the one that its path leads to; if not, what is written to it is lost on closing."""
+        if self._connection is None:
+            return True
+        try:
+            return files.identity(self.path) == self._opened
+        except OSError:  # a folder that may no longer be entered does not tell
+            return True
+
+    def _check_in_place(self) -> None:
+        if not self.in_place:
+            raise FlowstoreError(f"{self.path} was removed or replaced while it was in use.")
+
+    def rescue(self, copy: Path) -> None:
+        """Write all that the open file holds to a new one, as long as this process can still reach it.
+
+        Its log goes then: SQLite would take it for that of whatever store comes to lie at this path.
+        """
+        with self._lock, clearly(copy):
+            try:
+                with files.temporary_file(copy) as draft:
+                    self.connection().execute("vacuum into cast(? as text)", (os.fsencode(draft),))
+                    side_files.install(draft, copy, replace=False)
+            except OSError as error:
+                raise FlowstoreError(f"{copy} can't be written: {error.strerror}.") from error
+            if self._log is not None:
+                side_files.drop_log(self.path, self._log)
+
+    def close(self, *, tidy: bool = True) -> None:
+        """Close the file; where `tidy`, leave just that one file if nobody else has it open."""
+        with self._lock:
+            tidy = tidy and self.writable and self.in_place  # else the side files at this path are another store's
+            connection, self._connection = self._connection, None
+            if connection is None:
+                return
+            tidy = tidy and not connection.in_transaction
+            try:
+                left = journal.leave_one_file(connection, self.path) if tidy else True
+            finally:
+                connection.close()
+            if tidy:
+                files.remove_abandoned(self.path)
+            if not left and not is_open_here(self.path):
+                journal.leave_one_file_later(self.path, functools.partial(_connect, self.path, writable=True))
+
+    def __del__(self) -> None:
+        if getattr(self, "_connection", None) is not None:  # else it failed to open, or was closed
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+
+def is_open_here(path: Path) -> bool:
+    """Whether this process has the file open: then nothing but SQLite may open it too.
+
+    Closing any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's as well
+    (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    opened = [store for store in list(_open_stores) if store._connection is not None]
+    if not opened:
+        return False
+    real = os.path.realpath(path)
+    return any(os.path.realpath(store.path) == real or _is_same_file(store.path, path) for store in opened)
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file; False where one of them can't be looked at."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _connect(path: Path, *, writable: bool, alone: bool = False) -> sqlite3.Connection:
+    # An own store is opened read-write even to read: the last closer of a `mode=ro` connection leaves side files.
+    mode = "mode=rw" if writable else "mode=ro"
+    if alone or (not writable and journal.is_wal(path) and not files.has_side_file(path, "-wal")):
+        mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
+    uri = f"file:{quote(os.fsencode(path))}?{mode}"
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.row_factory = typed_rows.Checked(path)
+    try:
+        _harden(connection)
+        for pragma in _PRAGMAS:
+            connection.execute(f"pragma {pragma}")
+        connection.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if not writable and (files.has_side_file(path, "-wal") or files.has_side_file(path, "-journal")):
+            raise FlowstoreError(
+                f"{path} needs recovery after a crash, and can't be written here. Copy it together with "
+                f"{path.name}-wal or {path.name}-journal to a folder that can be written, and open the copy."
+            ) from error
+        if error.sqlite_errorname == "SQLITE_ERROR":  # such as a format number that no SQLite knows
+            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
+        raise
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _harden(connection: sqlite3.Connection) -> None:
+    """Forbid triggers, and statements that can damage the file: our own stores need neither."""
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER, False)
+
+
+@atexit.register
+def _close_all() -> None:
+    for store in list(_open_stores):
+        store.close()
+
+
+_held: list[Store] = []  # the stores whose lock is held across a fork
+
+
+def _before_fork() -> None:
+    """Close what other threads are done with, and hold the locks, so that the child inherits none that is taken."""
+    if not len(_open_stores):  # as in a task server, which has many children: looking through them costs copies
+        return
+    for store in list(_open_stores):
+        if store._lock.acquire(timeout=5):
+            _held.append(store)
+            if store._connection is not None and not store._connection.in_transaction:
+                store.close()
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop()._lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """A connection that was in use can't be closed in time: the child leaves it alone, and only reads that store."""
+    side_files.reset_after_fork()
+    for store in list(_open_stores) if len(_open_stores) else ():
+        store._lock = threading.RLock()
+        if store._connection is not None:
+            _abandoned.append(store._connection)
+            store._connection = None
+            store.writable = False
+    _held.clear()
+
+
+_abandoned: list[sqlite3.Connection] = []  # never closed, since that would drop the parent's locks
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+# --- SQLite's errors
+
+
+class clearly:  # noqa: N801  # a context manager used as a function; it is around each query, so no generator
+    """Turn SQLite's errors into ours."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and (ours := _translated(self._path, error)) is not None:
+            raise ours from (None if _is_undecodable(error) else error)
+
+
+def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
+    """Return what an error means, by its code rather than its text; `None` for one that is not SQLite's."""
+    if isinstance(error, UnicodeEncodeError):  # lone surrogates, as of an argument that is not UTF-8
+        return NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.")
+    if isinstance(error, (UnicodeDecodeError, OverflowError)):  # the latter from arithmetic with numbers that were read
+        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
+    if not isinstance(error, sqlite3.Error):
+        return None
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith("SQLITE_FULL"):
+        return FlowstoreError(f"{path} can't grow: the disk is full. What was committed before is kept.")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+        return FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.")
+    if name.startswith("SQLITE_IOERR"):
+        return FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
+    if journal.is_busy(error):
+        return FlowstoreError(f"{path} stayed locked for {journal.BUSY_TIMEOUT_S:.0f} s by another process.")
+    damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)
+    if damaged or name.startswith(_DAMAGED):  # not every Python has a name for each of these
+        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
+    return None
+
+
+_DAMAGED = tuple(f"SQLITE_{name}" for name in ("CORRUPT", "NOTADB", "TOOBIG", "CONSTRAINT", "MISMATCH", "FORMAT"))
+
+
+def _is_undecodable(error: BaseException) -> bool:
+    """Return whether text was not UTF-8. Its message quotes what was read, so it is better not shown as a cause."""
+    return isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error)

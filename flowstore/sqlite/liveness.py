@@ -1,0 +1,102 @@
+"""Whether a run's driver still lives.
+
+A driver is known by host, boot and process: the process id alone may be another's by now, so its start time
+counts too, and a machine that was started again has a boot of its own. Where these can't be compared (another
+machine, another container, a system that does not tell), the last sign of life decides.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from flowstore.sqlite.typed_rows import time_of
+
+if TYPE_CHECKING:
+    from flowstore.sqlite.database import Row
+
+HEARTBEAT_S = 5.0
+SILENCE_S = 60.0  # a driver on another machine that wrote nothing for so long is taken for dead
+
+
+@attrs.frozen(eq=False, repr=False)
+class Process:
+    """A process, told apart from all others that ever ran.
+
+    Attributes:
+        host: the machine's name.
+        boot: the machine's boot and process namespace, empty where the system does not tell.
+        pid: the process id.
+        started: when it started, in the system's own form; empty where the system does not tell.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+
+
+def this_process() -> Process:
+    """The identity of the process that asks."""
+    return Process(platform.node(), _boot(), os.getpid(), started(os.getpid()) or "")
+
+
+def is_dead(run: Row) -> bool:
+    """Whether the driver of a run that is recorded as running is gone."""
+    silent = time.time() - time_of(run["last_seen_at"]).timestamp() > SILENCE_S
+    if run["host"] != platform.node() or not run["boot"] or not run["pid_started"]:
+        return silent
+    if run["boot"] != _boot():
+        boot, _, namespace = run["boot"].partition(" ")
+        own_boot, _, own_namespace = _boot().partition(" ")
+        return (
+            bool(boot != own_boot) if namespace == own_namespace else silent
+        )  # another container can't be looked into
+    found = started(run["pid"])
+    return silent if found == "" else bool(found != run["pid_started"])
+
+
+@functools.cache
+def _boot() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return "this" if sys.platform == "darwin" else ""  # a pid's start time alone tells boots apart there
+
+
+def started(pid: int) -> str | None:
+    """When a process started; `None` where there is no such process, empty where it is another user's and hidden."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return _started_by_ps(pid) if sys.platform == "darwin" else _hidden(pid)
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name, in parentheses, may hold blanks; see proc(5)
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _hidden(pid: int) -> str | None:
+    """Machines that many share may hide others' processes (`hidepid`, see proc(5)), but not that there is one."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return ""
+    except (OSError, OverflowError):
+        return None
+    return None
+
+
+def _started_by_ps(pid: int) -> str | None:
+    import subprocess
+
+    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return told.stdout.strip() or None

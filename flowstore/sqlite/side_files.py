@@ -1,0 +1,369 @@
+"""Files beside a store that belong to another one: found, and set aside, before SQLite plays them into it.
+
+SQLite finds `-wal` and `-journal` by the store's name alone, and plays back what it finds there. After a killed process
+such a file holds what the store lacks. Where the store was removed or replaced meanwhile, the file is another store's,
+and playing it back would mix the two. Neither file says which store it belongs to, so these facts decide:
+
+- A new store has no side files: whatever lies there when it is put in place is set aside.
+- A store whose header says that it has no log (every store at rest) has none: SQLite changes the header before it
+  makes a log, and removes the log before it changes the header back.
+- A log or journal that changes the store's identity or that of one of its runs, or makes a sound store unsound, is
+  another store's. That is tried on a copy.
+- A journal keeps the first page as it was, and every transaction raises the counter on that page by one. As long as the
+  journal lacks that page, the page says how large the store was when the journal was begun.
+
+A file that is set aside keeps its content, so a process that still writes to it loses nothing. It is renamed under
+SQLite's own exclusive lock of the store: no process can have made it for this store meanwhile, and whoever opens the
+store waits, as for any other lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.sqlite import files
+
+if sys.platform != "win32":
+    import fcntl
+
+PATIENCE_S = 5.0  # for others that have the file open: without a log they hold their lock for one transaction
+SIDES = ("-wal", "-journal", "-shm")
+DATABASE = b"SQLite format 3\x00"  # how each begins (sqlite.org/fileformat)
+LOGS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+JOURNAL = bytes.fromhex("d9d505f920a163d7")
+
+_READERS_LOCK = (510, 0x4000_0002)  # length and offset of the bytes that SQLite locks to read (os.h)
+_DEADLINE_S = 20.0
+_COPIED_BYTES = 128 << 20  # a larger store is not copied to see what would become of it
+
+_threads = threading.RLock()  # SQLite's locks belong to the process, and don't keep its threads apart
+
+
+def reset_after_fork() -> None:
+    """Let a child go on, even where another thread of its parent was about to set a file aside."""
+    global _threads  # noqa: PLW0603  # the parent's lock can't be released here
+    _threads = threading.RLock()
+
+
+def begins(path: Path, size: int) -> bytes:
+    """Return the first bytes of a regular file; nothing where there is none or it can't be read."""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(size)
+    return b""
+
+
+@contextlib.contextmanager
+def exclusively(path: Path) -> Iterator[bool]:
+    """Lock a database against all other processes for a block, as SQLite does; yield whether that succeeded.
+
+    This process must not have the file open, nor open it inside the block: closing any descriptor of a file drops the
+    locks that the process holds on it.
+    """
+    if sys.platform == "win32":  # where a file that is open can't be renamed in the first place
+        yield True
+        return
+    with _threads, path.open("r+b", buffering=0) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *_READERS_LOCK)
+        except OSError:  # another process reads or writes it
+            yield False
+        else:
+            yield True
+
+
+# --- putting a store in place
+
+
+def install(draft: Path, path: Path, *, replace: bool) -> None:
+    """Give a finished store its name, and set aside what another store left beside that name.
+
+    The new file is locked until that is done: whoever finds it under its name waits.
+
+    Args:
+        draft: the new file, which this process does not have open.
+        path: its name, which is no link.
+        replace: whether a store that is there gives way.
+
+    Raises:
+        FileExistsError: something is there, and is not to be replaced.
+        FlowstoreError: another process uses what is there, or a side file's name is taken by a database.
+    """
+    check_name(path)
+    files.sync(draft)
+    with exclusively(draft), contextlib.ExitStack() as stack:
+        if replace and path.exists() and not stack.enter_context(exclusively(path)):
+            raise FlowstoreError(f"{path} is in use by another process, so it is not replaced.")
+        files.move_to(draft, path, replace=replace, synced=True)  # to sync it would drop the lock
+        for suffix in SIDES:
+            set_aside(path, suffix)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name for a new store that SQLite would confuse with another database's side file, or the reverse.
+
+    Raises:
+        FlowstoreError: names the other database.
+    """
+    for suffix in SIDES:
+        side = files.side_file(path, suffix)
+        if begins(side, len(DATABASE)) == DATABASE:
+            raise FlowstoreError(
+                f"{path} can't be a store: SQLite would keep its log in {side.name}, which is a database. "
+                "Move that one, or choose another name."
+            )
+        owner = path.with_name(path.name.removesuffix(suffix))
+        if owner != path and begins(owner, len(DATABASE)) == DATABASE:
+            raise FlowstoreError(f"{path} is where SQLite keeps the log of {owner.name}. Choose another name.")
+
+
+def set_aside(path: Path, suffix: str) -> None:
+    """Rename a side file, under the lock of the store at `path`, and say so; remove one without content of its own."""
+    side = files.side_file(path, suffix)
+    if not os.path.lexists(side):
+        return
+    if suffix == "-shm" or (side.is_file() and side.stat().st_size == 0):  # an index of the log, made anew as needed
+        side.unlink(missing_ok=True)
+        return
+    names = (side.with_name(f"{side.name}.stale-{n}") for n in range(1, 100_000))
+    kept = next(name for name in names if not os.path.lexists(name))
+    side.rename(kept)
+    print(f"Set aside {side}, which another store left there: it is {kept.name} now.", file=sys.stderr)
+
+
+def drop_log(path: Path, log: tuple[int, int]) -> None:
+    """Remove a log that nobody needs any more, also where it was set aside."""
+    import glob
+
+    side = files.side_file(path, "-wal")
+    for found in (side, *side.parent.glob(f"{glob.escape(side.name)}.stale-*")):
+        if files.identity(found) == log:
+            found.unlink(missing_ok=True)
+            if found == side:
+                files.side_file(path, "-shm").unlink(missing_ok=True)
+
+
+# --- opening one
+
+
+def settle(path: Path, *, writable: bool) -> bool:
+    """Set aside the side files of a store that are not its own.
+
+    Args:
+        path: the store, which this process does not have open.
+        writable: whether the files beside it can be renamed.
+
+    Returns:
+        Whether there is such a file that can't be renamed: then the store has to be read without it.
+
+    Raises:
+        FlowstoreError: a program keeps the store open, so nothing can be renamed.
+    """
+    until = time.monotonic() + PATIENCE_S
+    while stale := _stale(path):
+        if not writable:
+            return True
+        if _set_aside_unless_changed(path, stale):
+            break
+        if time.monotonic() > until:
+            names = " and ".join(f"{path.name}{suffix}" for suffix in stale)
+            raise FlowstoreError(
+                f"{path} is in use by another program, and {names} beside it belongs to another store. "
+                "End that program, and open the store again."
+            )
+        time.sleep(0.01)
+    return False
+
+
+def _set_aside_unless_changed(path: Path, stale: dict[str, _State]) -> bool:
+    with exclusively(path) as alone:
+        if not alone or any(_State.of(path, suffix) != state for suffix, state in stale.items()):
+            return False
+        for suffix in (*stale, *(["-shm"] if "-wal" in stale else [])):
+            set_aside(path, suffix)
+    return True
+
+
+@attrs.frozen(repr=False)
+class _State:
+    """Return identity, size and time of a store and its side file, which change when they do."""
+
+    store: tuple[int, ...]
+    side: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path, suffix: str) -> _State | None:
+        """Look at both; `None` where one is gone."""
+        try:
+            return cls(_facts(path), _facts(files.side_file(path, suffix)))
+        except FileNotFoundError:
+            return None
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _stale(path: Path) -> dict[str, _State]:
+    """Find the side files that belong to another store, each with the state in which that is so."""
+    found = {}
+    with _threads:  # no other thread has a lock that reading the file would drop
+        for suffix, belongs in (("-wal", _log_belongs), ("-journal", _journal_belongs)):
+            if not files.has_side_file(path, suffix):
+                continue
+            before = _State.of(path, suffix)
+            if before is not None and not belongs(path, files.side_file(path, suffix)):
+                found[suffix] = before
+    return found
+
+
+def _log_belongs(path: Path, log: Path) -> bool:
+    if begins(log, 4) not in LOGS:
+        return True  # SQLite plays back nothing of it
+    header = begins(path, 100)
+    if header[18:20] != b"\x02\x02" or _page_size(header) != int.from_bytes(begins(log, 12)[8:12], "big"):
+        return False
+    if _is_in_use(path):
+        return True  # by one who looked before
+    return not _mixes(path, log)
+
+
+def _is_in_use(path: Path) -> bool:
+    """Find out whether another process reads or writes the store; wait for one that settles what lies beside it."""
+    if sys.platform == "win32":
+        return False
+    until = time.monotonic() + PATIENCE_S
+    with path.open("rb", buffering=0) as file:
+        while True:
+            asked = _flock(fcntl.F_WRLCK)
+            found = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))[_FLOCK_TYPE]
+            if found != fcntl.F_WRLCK or time.monotonic() > until:
+                return bool(found != fcntl.F_UNLCK)
+            time.sleep(0.005)
+
+
+def _flock(kind: int) -> bytes:
+    """Return the system's `struct flock` for the bytes that SQLite locks to read."""
+    size, start = _READERS_LOCK
+    fields = (start, size, 0, kind, os.SEEK_SET) if sys.platform == "darwin" else (kind, os.SEEK_SET, start, size, 0)
+    return struct.pack(_FLOCK, *fields)
+
+
+_FLOCK, _FLOCK_TYPE = ("qqihh", 3) if sys.platform == "darwin" else ("hhqqi", 0)
+
+
+def _mixes(path: Path, side: Path) -> bool:
+    """Find out whether a store that is sound alone is not itself any more once a side file is played into it."""
+    try:
+        size = path.stat().st_size + side.stat().st_size
+    except FileNotFoundError:
+        return False
+    if size > _COPIED_BYTES:
+        return side.name.endswith("-wal") and _differ(_Facts.of(path, "immutable=1"), _Facts.of(path, "mode=ro"))
+    import shutil
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="flowstore-") as folder:
+        copy = Path(folder, "copy")
+        try:
+            shutil.copyfile(path, copy)
+            alone = _Facts.of(copy, "mode=ro", checked=True)
+            shutil.copyfile(side, copy.with_name(f"copy{side.name[side.name.rindex('-') :]}"))
+        except OSError:  # it is gone, so nobody plays it back, or there is no room for a copy
+            return False
+        return _differ(alone, _Facts.of(copy, "mode=rw", checked=True))
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Facts:
+    """The identity of a store: the uuids of the newest runs, by id, and its own, as that of run 0."""
+
+    uuids: dict[int, str]
+
+    @classmethod
+    def of(cls, path: Path, mode: str, *, checked: bool = False) -> _Facts | None:
+        """Read them; `None` where the file is not sound."""
+        uri = f"file:{quote(os.fsencode(os.path.realpath(path)))}?{mode}"
+        until = time.monotonic() + _DEADLINE_S
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)  # it may be a stranger's file
+            for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0"):
+                connection.execute(f"pragma {pragma}")
+            found = connection.execute("select 0, uuid from store").fetchall()
+            found += connection.execute("select id, uuid from runs order by id desc limit 500").fetchall()
+            if not checked or connection.execute("pragma integrity_check(1)").fetchone() == ("ok",):
+                return cls(dict(found))
+        return None
+
+
+def _differ(alone: _Facts | None, together: _Facts | None) -> bool:
+    if alone is None:
+        return False  # the store lacks what lies beside it
+    if together is None:
+        return True
+    return any(together.uuids.get(key, uuid) != uuid for key, uuid in alone.uuids.items())
+
+
+def _journal_belongs(path: Path, journal: Path) -> bool:
+    header = begins(journal, 28)
+    records = int.from_bytes(header[8:12], "big")
+    if not header.startswith(JOURNAL) or records == 0:
+        return True  # SQLite plays back nothing of it
+    if _is_in_use(path):
+        return True  # by one who writes, perhaps
+    size = int.from_bytes(header[24:28], "big")
+    page = begins(path, 65_536)[:size]
+    if _page_size(page) != size:
+        return False
+    before = first_page(journal)
+    began = page[28:32] == header[16:20] if before is None else page == before
+    if not began and (before is None or _counter(page) != _counter(before) + 1):
+        return False
+    return not _mixes(path, journal)
+
+
+def first_page(journal: Path) -> bytes | None:
+    """Return a store's first page as a journal would restore it, `None` where the journal does not hold it."""
+    with contextlib.suppress(FileNotFoundError), journal.open("rb") as file:  # another process may remove it
+        header = file.read(28)
+        if not header.startswith(JOURNAL):
+            return None
+        sector, size = (int.from_bytes(header[at : at + 4], "big") for at in (20, 24))
+        end = file.seek(0, os.SEEK_END)
+        at = 0
+        while sector >= 28 and size >= 512 and at + sector < end:
+            file.seek(at)
+            header = file.read(12)
+            if not header.startswith(JOURNAL):
+                break
+            records = int.from_bytes(header[8:12], "big")
+            records = min(records, (end - at - sector) // (size + 8))
+            for n in range(records):
+                file.seek(at + sector + n * (size + 8))
+                if file.read(4) == b"\x00\x00\x00\x01":
+                    return file.read(size)
+            at += -(-(sector + records * (size + 8)) // sector) * sector
+    return None
+
+
+def _page_size(header: bytes) -> int:
+    size = int.from_bytes(header[16:18], "big")
+    return 65_536 if size == 1 else size
+
+
+def _counter(page: bytes) -> int:
+    return int.from_bytes(page[24:28], "big")

@@ -1,0 +1,276 @@
+"""Data frames of pandas and polars, and Arrow tables, as Parquet: those that come back identical in another process.
+
+Whether one does is tried, not guessed: what was written is read again, a group of rows at a time, in the way in which
+any other process reads it, and compared. What differs in anything, be it the type of a label, is pickled.
+
+The schema's metadata says which library's table it is, under the key `flowstore`; without it, it is pandas'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from flowstore.store.codecs import parquet
+from flowstore.store.codecs.pandas_equality import same_columns, same_index
+
+KEY = b"flowstore"
+_LARGE_BYTES = 16 << 20
+_MARKS = {"polars": b"polars.DataFrame", "pyarrow": b"pyarrow.Table"}
+
+
+def dump(value: Any, library: str) -> list[bytearray] | None:
+    """The Parquet of a table, in pieces; `None` where it would not come back identical.
+
+    Args:
+        value: the table.
+        library: of which it is: 'pandas', 'polars' or 'pyarrow'.
+    """
+    return {"pandas": _dump_pandas, "polars": _dump_polars, "pyarrow": _dump_arrow}[library](value)
+
+
+def load(pieces: Iterator[bytes], size: int) -> Any:
+    """The table of a content.
+
+    Args:
+        pieces: its bytes, in order.
+        size: how many there are.
+
+    Raises:
+        ImportError: its library is not installed.
+        ValueError: it is larger than its bytes give reason for, or has columns that none of ours have.
+        pyarrow.ArrowException: it is no Parquet.
+    """
+    file = _open([_joined(pieces, size)])
+    mark = (file.schema.metadata or {}).get(KEY)
+    if mark == _MARKS["polars"]:
+        import polars  # noqa: F401, ICN001  # so that a missing library is named before anything is read
+
+        parquet.check(file, nested=True)
+        table = _without_mark(parquet.load(file))
+        del file  # its bytes are let go before the values are made, here and below
+        return _to_polars(table)
+    if mark == _MARKS["pyarrow"]:
+        parquet.check(file, nested=True)
+        return _without_mark(parquet.load(file))
+    if mark is not None:
+        raise ValueError(f"it is a table of {mark!r}, which this flowstore doesn't know; a newer version may")
+    parquet.check(file, nested=False)
+    table = parquet.load(file)
+    del file
+    return _to_pandas(table)
+
+
+def _joined(pieces: Iterator[bytes], size: int) -> bytes | mmap.mmap:
+    """All bytes; many of them in memory of their own, which goes back to the system when it is let go."""
+    if size < _LARGE_BYTES:
+        return b"".join(pieces)
+    content = mmap.mmap(-1, size)
+    for piece in pieces:
+        content.write(piece)
+    return content
+
+
+# --- pandas
+
+
+def _open(pieces: list[Any]) -> parquet.File:
+    """A file of any process, read alike in all of them: pandas' types are known to pyarrow before it is opened."""
+    file = parquet.File(pieces)
+    if any((field.metadata or {}).get(b"ARROW:extension:name") == b"pandas.period" for field in file.schema):
+        import pandas as pd
+
+        pa.array(pd.period_range("2000", periods=1, freq="D"))  # pandas registers its types at the first use of one
+        file = parquet.File(pieces)
+    return file
+
+
+def _to_pandas(table: Any) -> Any:
+    """A table as a frame, independent of the options that this process has set; the table is used up."""
+    import pandas as pd
+
+    with contextlib.ExitStack() as stack:
+        for storage in ("auto", "python"):  # pandas' default, and that before pandas 2.3
+            with contextlib.suppress(ValueError):
+                stack.enter_context(pd.option_context("mode.string_storage", storage))
+                break
+        return _with_usual_utc(table.to_pandas(use_threads=False, self_destruct=True))
+
+
+def _with_usual_utc(frame: Any) -> Any:
+    """A frame in whose columns and labels UTC is what pandas itself takes for it, which pyarrow does not."""
+    import pandas as pd
+
+    def is_other(dtype: Any) -> bool:
+        return isinstance(dtype, pd.DatetimeTZDtype) and str(dtype.tz) == "UTC" and dtype.tz is not dt.UTC
+
+    for name in frame.columns[[is_other(dtype) for dtype in frame.dtypes]]:
+        frame[name] = frame[name].dt.tz_convert(dt.UTC)
+    index = frame.index
+    if isinstance(index, pd.MultiIndex):
+        for n, level in enumerate(index.levels):
+            if is_other(level.dtype):
+                index = index.set_levels(level.tz_convert(dt.UTC), level=n)
+    elif is_other(index.dtype):
+        index = index.tz_convert(dt.UTC)
+    if index is not frame.index:
+        frame.index = index
+    return frame
+
+
+def _dump_pandas(frame: Any) -> list[bytearray] | None:
+    names = [*frame.columns.names, *frame.index.names]
+    if not frame.columns.is_unique or not all(type(name) is str for name in frame.columns):
+        return None
+    if not all(name is None or type(name) is str for name in names) or _json_of(frame.attrs) is None:
+        return None
+    schema = pa.Schema.from_pandas(frame)
+    if KEY in (schema.metadata or {}):
+        return None
+
+    def rows(part: slice) -> Any:
+        table = pa.Table.from_pandas(frame.iloc[part], schema=schema, nthreads=1)
+        return table.replace_schema_metadata(schema.metadata)
+
+    pieces = parquet.dump(rows, len(frame), schema)
+    return pieces if _comes_back_to_pandas(frame, pieces) else None
+
+
+def _json_of(attrs: dict[Any, Any]) -> bytes | None:
+    """A frame's own attributes, if they are plain JSON."""
+    from flowstore.store.codecs import encode
+
+    encoded = encode(attrs, described=False)
+    return encoded.content if encoded.codec == "json" else None
+
+
+def _comes_back_to_pandas(frame: Any, pieces: list[bytearray]) -> bool:
+    file = _open(pieces)
+    parquet.check(file, nested=False)
+    whole = _whole_columns(frame, file)
+    head = _to_pandas(parquet.load(file, []))
+    part = _to_pandas(parquet.load(file, columns=whole)) if whole else head
+    alike = (
+        same_index(head.columns, frame.columns)
+        and _json_of(head.attrs) == _json_of(frame.attrs)
+        and head.flags.allows_duplicate_labels == frame.flags.allows_duplicate_labels
+        and (_same_range(file.schema, frame.index) if _is_range(frame.index) else same_index(part.index, frame.index))
+        and (not whole or same_columns(part, frame[[*part.columns]]))
+    )
+    if not alike:
+        return False
+    others = [name for name in file.schema.names if name not in whole]
+    for number, group in parquet.groups(file):
+        if others and not same_columns(_to_pandas(parquet.load(file, [number], others)), frame[others].iloc[group]):
+            return False
+    return True
+
+
+def _is_range(index: Any) -> bool:
+    import pandas as pd
+
+    return type(index) is pd.RangeIndex
+
+
+def _same_range(schema: Any, index: Any) -> bool:
+    """Return whether an index that no column holds is what the metadata says."""
+    told = {"kind": "range", "name": index.name, "start": index.start, "stop": index.stop, "step": index.step}
+    return bool(schema.pandas_metadata["index_columns"] == [told])
+
+
+def _whole_columns(frame: Any, file: parquet.File) -> list[str]:
+    """The columns that are compared at once: those of the index, and categories, which groups of rows may share."""
+    labels = [name for name in file.schema.names if name not in frame.columns]
+    named = [name for name in frame.index.names if name in file.schema.names and name not in labels]
+    categories = [field.name for field in file.schema if pa.types.is_dictionary(field.type)]
+    return [*dict.fromkeys([*labels, *named, *categories])]
+
+
+# --- polars and pyarrow
+
+
+def _to_polars(table: Any) -> Any:
+    import polars as pl
+
+    for field in table.schema:
+        _check_texts(field)
+    try:
+        frame = pl.from_arrow(table)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # which is no Exception
+            raise
+        raise ValueError(f"polars can't read it: {error}") from None
+    if not isinstance(frame, pl.DataFrame):
+        raise ValueError("it holds no columns")  # noqa: TRY004  # of a content, not of an argument
+    return frame
+
+
+def _check_texts(field: Any) -> None:
+    """Raise UnicodeDecodeError where what describes a column is no text: polars would panic, and tell so on stderr."""
+    for text in (*(field.metadata or {}).keys(), *(field.metadata or {}).values()):
+        text.decode()
+    for n in range(field.type.num_fields):
+        _check_texts(field.type.field(n))
+
+
+def _dump_polars(frame: Any) -> list[bytearray] | None:
+    schema = _marked(frame.head(0).to_arrow().schema, "polars")
+
+    def rows(part: slice) -> Any:
+        return frame[part].to_arrow().cast(schema).replace_schema_metadata(schema.metadata)
+
+    pieces = parquet.dump(rows, len(frame), schema)
+    file = _open(pieces)
+    parquet.check(file, nested=True)
+    for number, group in parquet.groups(file):
+        back = _to_polars(_without_mark(parquet.load(file, [number])))
+        if back.schema != frame.schema or not back.equals(frame[group]):
+            return None
+    return pieces
+
+
+def _dump_arrow(table: Any) -> list[bytearray] | None:
+    if KEY in (table.schema.metadata or {}):
+        return None
+    schema = _marked(table.schema, "pyarrow")
+
+    def rows(part: slice) -> Any:
+        taken = table.take(pa.array(range(*part.indices(len(table))), pa.int64())) if part.step else None
+        taken = table.slice(part.start, part.stop - part.start) if taken is None else taken
+        return taken.replace_schema_metadata(schema.metadata)
+
+    pieces = parquet.dump(rows, len(table), schema)
+    file = _open(pieces)
+    parquet.check(file, nested=True)
+    for number, group in parquet.groups(file):
+        back = _without_mark(parquet.load(file, [number]))
+        original = table.slice(group.start, group.stop - group.start)
+        if not back.schema.equals(table.schema, check_metadata=True) or not _same_tables(back, original):
+            return None
+    return pieces
+
+
+def _marked(schema: Any, library: str) -> Any:
+    return schema.with_metadata({**(schema.metadata or {}), KEY: _MARKS[library]})
+
+
+def _without_mark(table: Any) -> Any:
+    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != KEY}
+    return table.replace_schema_metadata(metadata or None)
+
+
+def _same_tables(one: Any, two: Any) -> bool:
+    return all(map(_same_chunks, one.columns, two.columns))
+
+
+def _same_chunks(one: Any, two: Any) -> bool:
+    """Return whether two Arrow columns are equal, where NaN is NaN."""
+    if pa.types.is_floating(one.type):
+        bits = pa.uint64() if one.type.bit_width == 64 else pa.uint32() if one.type.bit_width == 32 else pa.uint16()
+        one, two = one.combine_chunks().view(bits), two.combine_chunks().view(bits)
+    return bool(one.equals(two))

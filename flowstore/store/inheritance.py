@@ -1,0 +1,130 @@
+"""What tasks have: what they set, and what flows into them from the tasks before; for many tasks at once.
+
+No row says what a task inherits: `tasks.base_id` points to the task whose artifacts it starts from, and so on up
+to the start. Tasks that run side by side mostly share that way, so it is walked once for all of them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+
+from flowstore.sqlite.database import Store
+from flowstore.store.blobs import COLUMNS, Blob
+
+FETCHED_BYTES = 4096  # contents of at most this size are fetched with the rest, larger ones when they are loaded
+_BATCH = 500  # values in one query
+
+Names = dict[str, int | None]  # by name, a content; none where it was deleted
+
+
+def visible_artifacts(
+    db: sqlite3.Connection, tasks: Mapping[int, int | None], name: str | None = None
+) -> dict[int, dict[str, Blob]]:
+    """What tasks of one run have after an attempt: what it set, what they inherit, and the run's parameters.
+
+    Args:
+        db: of an open transaction.
+        tasks: by id, the attempt of each; none: the last one.
+        name: only this artifact.
+
+    Returns:
+        By task, the content of each artifact, in the order of the names.
+    """
+    own, bases = _walked(db, tasks, name)
+    fixed = _fixed(db, tasks, name)
+    inherited: dict[int | None, Names] = {}
+    had: dict[int, Names] = {}
+    for task in tasks:
+        base = bases.get(task)
+        if base not in inherited:
+            inherited[base] = _nearest(base, own, bases)
+        had[task] = {**fixed, **inherited[base], **own.get(task, {})}
+    blobs = _contents(db, {blob for names in had.values() for blob in names.values() if blob is not None})
+    return {
+        task: {name: blobs[blob] for name, blob in sorted(names.items()) if blob in blobs}
+        for task, names in had.items()
+    }
+
+
+def _walked(
+    db: sqlite3.Connection, tasks: Mapping[int, int | None], name: str | None
+) -> tuple[dict[int, Names], dict[int, int | None]]:
+    """What each of the tasks, and of those that flow into them, has set; and which one flows into which."""
+    own: dict[int, Names] = {}
+    bases: dict[int, int | None] = {}
+    for batch in _batches(tasks):
+        heads = ", ".join("(?, ?)" for _ in batch)
+        rows = db.execute(
+            f"""with recursive chain (id, attempt_id, base_id) as (
+                  select t.id, coalesce(h.column2, t.attempt_id), t.base_id
+                  from (values {heads}) h join tasks t on t.id = h.column1
+                  union
+                  select t.id, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
+                )
+                select c.id, c.base_id, a.name as artifact, a.blob_id from chain c
+                left join artifacts a on a.attempt_id = c.attempt_id and (? is null or a.name = ?)""",  # noqa: S608
+            [*(value for task in batch for value in (task, tasks[task])), name, name],
+        ).fetchall()
+        for row in rows:
+            bases[row["id"]] = row["base_id"]
+            names = own.setdefault(row["id"], {})
+            if row["artifact"] is not None:
+                names[row["artifact"]] = row["blob_id"]
+    return own, bases
+
+
+def _nearest(task: int | None, own: Mapping[int, Names], bases: Mapping[int, int | None]) -> Names:
+    """What a task has set or inherits; a circle, as in a file that was tampered with, is walked once."""
+    found: Names = {}
+    walked: set[int] = set()
+    while task is not None and task in own and task not in walked:
+        walked.add(task)
+        found = {**own[task], **found}
+        task = bases[task]
+    return found
+
+
+def _fixed(db: sqlite3.Connection, tasks: Iterable[int], name: str | None) -> Names:
+    rows = db.execute(
+        """select p.name, p.blob_id from run_artifacts p join tasks t on t.run_id = p.run_id
+           where t.id = ? and (? is null or p.name = ?)""",
+        (next(iter(tasks), None), name, name),
+    ).fetchall()
+    return {row["name"]: row["blob_id"] for row in rows}
+
+
+def _contents(db: sqlite3.Connection, blobs: Iterable[int]) -> dict[int, Blob]:
+    found: dict[int, Blob] = {}
+    columns = COLUMNS.replace("b.data", f"iif(b.size_bytes <= {FETCHED_BYTES}, b.data, null) as data")
+    for batch in _batches(blobs):
+        marks = ", ".join("?" * len(batch))
+        rows = db.execute(f"select {columns} from blobs b where b.id in ({marks})", batch).fetchall()  # noqa: S608
+        found.update((row["blob_id"], Blob.of(row)) for row in rows)
+    return found
+
+
+def _batches(values: Iterable[int]) -> Iterator[list[int]]:
+    every = list(values)
+    return (every[at : at + _BATCH] for at in range(0, len(every), _BATCH))
+
+
+def artifact_created_at(store: Store, task_id: int, attempt_id: int, name: str) -> int | None:
+    """When the task, or the one that it inherits from, finished the attempt that set an artifact.
+
+    In a file that was tampered with tasks may flow into each other in a circle, so the walk ends after as many
+    steps as there can be tasks; the nearest are right all the same.
+    """
+    found: int | None = store.value(
+        """with recursive chain (depth, attempt_id, base_id) as (
+             select 0, :attempt_id, t.base_id from tasks t where t.id = :task_id
+             union all
+             select c.depth + 1, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
+             limit (select max(1, min(coalesce(max(id), 1), 1000000)) from tasks)
+           )
+           select coalesce(at.finished_at, at.started_at) from chain c
+           join artifacts a on a.attempt_id = c.attempt_id and a.name = :name
+           join attempts at on at.id = c.attempt_id order by c.depth limit 1""",
+        {"attempt_id": attempt_id, "task_id": task_id, "name": name},
+    )
+    return found

@@ -1,0 +1,172 @@
+"""Files that somebody else made: what lies beside them, and their schema, are looked at before anything is asked.
+
+*Beside the file.* A process that was killed leaves `-journal` or `-wal`, and the next one to open the store
+recovers what was committed. Whose they are can't be told before that: the row that says whose a store is may
+itself stand in the log, and somebody who shares a store recovers it for its owner. So they are used, also where
+a stranger sent them. Their content is no more than what he could have written into the file, and the schema is
+compared after it was taken in. What remains is what SQLite does to *other* files on their word, and that is
+refused: a journal may name a super-journal, which SQLite deletes after playing the journal back, whatever file
+that is (sqlite.org/atomiccommit, 5.5; flowstore writes to one file at a time, so never makes one), and a link in
+place of a side file would be written through. A `-shm` needs no look: the first to open a store empties it.
+
+*The schema.* A trigger runs when we write, a virtual table runs code of its module, a view in place of ours
+answers what its author likes: none of these is in a store that flowstore wrote. SQLite goes by the text of a
+definition and not by the type beside it, so the same is done here. What people add to their own store for their
+questions is fine, since nothing here reads it; in a stranger's it can only be meant for us, as an index whose
+expression is evaluated when we write is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import sqlite3
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowstore.errors import NotAStore, StoreCorrupt
+from flowstore.store import schema
+
+if TYPE_CHECKING:
+    from flowstore.sqlite.database import Store
+
+_ALLOWED = r"(?i)create\s+((unique\s+)?index|table|view)\s"
+_SQLITE_S_OWN = r"(?i)create table sqlite_(sequence|stat[1-4])\([\w,]+\)"
+_SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal that names one (sqlite.org/fileformat)
+
+
+# --- beside the file
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file: a pipe would be waited for, for ever.
+
+    Raises:
+        NotAStore: it is a folder, a pipe or a device.
+    """
+    with contextlib.suppress(OSError):  # missing or forbidden, which reading it tells
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise NotAStore(f"{path} is a folder, not a store.")
+        if not stat.S_ISREG(mode):
+            raise NotAStore(f"{path} is not a flowstore store: it is not a regular file.")
+
+
+def check_beside(path: Path) -> None:
+    """Refuse side files that would make SQLite change another file.
+
+    Raises:
+        StoreCorrupt: names the file that must go.
+    """
+    real = os.path.realpath(path)  # as SQLite does, for the names of the side files too
+    for suffix in ("-journal", "-wal", "-shm"):
+        side = Path(real + suffix)
+        try:
+            mode = side.lstat().st_mode
+        except OSError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise StoreCorrupt(f"{side} is a link, a folder or a device, which no process left there. Remove it.")
+        if suffix == "-journal" and _names_a_super_journal(side):
+            raise StoreCorrupt(
+                f"{side} names another file, which SQLite would delete; flowstore never writes such a journal. "
+                f"If the store is not yours, remove {side.name} and open it again."
+            )
+
+
+def _names_a_super_journal(journal: Path) -> bool:
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_SUPER_JOURNAL)))
+            return file.read() == _SUPER_JOURNAL
+    except OSError:
+        return False  # SQLite can't read it either
+
+
+# --- the schema
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
+    """Compare a store's schema with what our migrations make; gives what is there beyond it.
+
+    Raises:
+        StoreCorrupt: names the trigger, the virtual table, or the definition that was changed or is missing.
+    """
+    version = connection.execute("pragma user_version").fetchone()[0]
+    found: dict[str, str] = {}
+    for kind, name, sql in connection.execute("select type, name, sql from sqlite_master where sql is not null"):
+        if not isinstance(sql, str) or not re.match(_ALLOWED, sql):
+            what = kind if kind == "trigger" else "definition"
+            raise StoreCorrupt(f"{path} holds the {what} {name!r}, which flowstore never makes; it is not opened.")
+        if name in found:
+            raise StoreCorrupt(f"{path} holds two definitions of {name!r}; it is not opened.")
+        if not re.fullmatch(_SQLITE_S_OWN, sql):
+            found[name] = _normal(sql)
+    expected = _as_written(version)
+    if _wrong(found, expected):  # another SQLite may write an altered table in another way
+        expected = _as_made(version)
+    for name in _wrong(found, expected):
+        what = "was changed" if name in found else "is missing"
+        raise StoreCorrupt(f"{path}: the definition of {name!r} {what}; it is not opened.")
+    return [name for name, sql in found.items() if name not in expected and _bookkeeping().get(name) != _bare(sql)]
+
+
+def check_extras(store: Store, extras: Sequence[str]) -> None:
+    """Refuse what our migrations don't make, unless the store is the user's own, or trusted.
+
+    Raises:
+        StoreCorrupt: names the first of them, and what to do.
+    """
+    from flowstore.store import trust
+
+    if trust.is_foreign(store):
+        raise StoreCorrupt(
+            f"{store.path} holds {extras[0]!r}, which flowstore did not make, and no run of yours; it is not opened. "
+            f"If you trust whoever made the file: {trust.command(store.path)}"
+        )
+
+
+def _wrong(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    return [name for name, sql in expected.items() if found.get(name) != sql]
+
+
+@functools.cache
+def _as_written(version: int) -> Mapping[str, str]:
+    """Return our definitions as the text of a version's migrations has them: 5 ms sooner than making them."""
+    return {name: _normal(sql) for name, sql in schema.definitions(version).items()}
+
+
+@functools.cache
+def _as_made(version: int) -> Mapping[str, str]:
+    """Our definitions as SQLite has them after the migrations of a version."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for _, script in schema.MIGRATIONS[:version]:
+            connection.executescript(script)
+        rows = connection.execute("select name, sql from sqlite_master where sql is not null").fetchall()
+    return {name: _normal(sql) for name, sql in rows if not name.startswith("sqlite_")}
+
+
+def _normal(sql: str) -> str:
+    """A definition as SQLite keeps it: it writes the first words its own way."""
+    return re.sub(
+        schema.CREATE,
+        lambda match: f"{match[1] or ''}{match[2]} {match[3]}".lower(),
+        sql.strip().rstrip(";"),
+        count=1,
+    )
+
+
+def _bare(sql: str) -> str:
+    """A definition without white space, quotes and case, in which versions of sqlite-utils may differ."""
+    return re.sub(r'[\s"]', "", _normal(sql)).lower()
+
+
+@functools.cache
+def _bookkeeping() -> dict[str, str]:
+    """The tables in which sqlite-utils keeps which migrations a store has."""
+    found = schema.statements(schema.BOOKKEEPING)
+    return {match[3]: _bare(each) for each in found if (match := re.match(schema.CREATE, each))}
