@@ -108,7 +108,10 @@ NEW_QUESTIONS = {  # of columns and views that an older file has only where flow
 def answers(path):
     """What flowstore answers to the new questions."""
     with contextlib.closing(opening.open_store(path)) as store:
-        return {name: sorted(repr([*row.values()]) for row in ask(store, sql)) for name, sql in NEW_QUESTIONS.items()}
+        return {
+            name: sorted(repr([*row.values()]) for row in ask(store, sql, untrusted=False))
+            for name, sql in NEW_QUESTIONS.items()
+        }
 
 
 def facts(path):
@@ -238,7 +241,9 @@ def kinds(old):
 def metrics_of(path, run_id=1):
     """The metrics of a run that are numbers in the order of their names."""
     with contextlib.closing(opening.open_store(path)) as store:
-        found = ask(store, f"select name, number, final from metrics where run_id = {run_id} order by name")
+        found = ask(
+            store, f"select name, number, final from metrics where run_id = {run_id} order by name", untrusted=False
+        )
         return [tuple(row.values()) for row in found if not row["name"].startswith("problem")]
 
 
