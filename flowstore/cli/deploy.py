@@ -205,8 +205,8 @@ def _values(parameters: Sequence[DeployedParameter], arguments: Sequence[str]) -
 
 def _show(store: Store, made: Deployment) -> None:
     from flowstore.cli.render import echo_table
+    from flowstore.store import snapshots
     from flowstore.store.deployments import parameters_of
-    from flowstore.store.queries import code_files
 
     at = time_of(made.deployed_at)
     sees = made.production_namespace if isinstance(made.namespace, context.Unset) else made.namespace
@@ -229,7 +229,7 @@ def _show(store: Store, made: Deployment) -> None:
     for name, value in facts:
         click.echo(safe(f"{name.ljust(width)}  {value}"))
     click.echo()
-    files = code_files(store, made.code_id)
+    files = snapshots.files(store, made.code_id)
     echo_table([{"file": path, "size_bytes": blob.size_bytes} for path, blob in files.items()])
 
 

@@ -28,7 +28,7 @@ from flowstore.run.ownership import project_of
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import time_of
-from flowstore.store import blobs, records, tags, trust
+from flowstore.store import blobs, records, snapshots, tags, trust
 from flowstore.store import deployments as rows
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.deployments import Deployment, NewDeployment
@@ -115,7 +115,7 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
     records.record_dead_runs(store)
     with store.write() as db:
         new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, asked)
-        code_id = records.ensure_code(db, store, sources.script, sources.files, sources.module)
+        code_id = snapshots.ensure(db, store, sources.script, sources.files, sources.module)
         new = NewDeployment(
             flow=flow.__name__,
             project=project.get("project_name"),
