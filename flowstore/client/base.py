@@ -161,7 +161,7 @@ class Object(InStore):
     def _at(cls, store: Store, pathspec: str) -> Self:
         """An object that is known to exist, without looking; StoreCorrupt if no name can be part of a pathspec."""
         if len(pathspec.split("/", cls._SPLITS)) != cls._DEPTH:
-            raise StoreCorrupt(f"{store.path} is damaged: no {cls._KIND} can be {pathspec!r}. Restore a copy.")
+            raise StoreCorrupt.damaged(f"no {cls._KIND} can be {pathspec!r}", store.path)
         made = cls.__new__(cls)
         made._store = store
         made.pathspec = pathspec

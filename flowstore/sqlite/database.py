@@ -331,7 +331,7 @@ def _connect(path: Path, *, writable: bool, alone: bool = False) -> sqlite3.Conn
                 f"{path.name}-wal or {path.name}-journal to a folder that can be written, and open the copy."
             ) from error
         if error.sqlite_errorname == "SQLITE_ERROR":  # such as a format number that no SQLite knows
-            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
+            raise StoreCorrupt.damaged(error, path) from error
         raise
     except BaseException:
         connection.close()
@@ -413,7 +413,7 @@ def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
     if isinstance(error, UnicodeEncodeError):  # lone surrogates, as of an argument that is not UTF-8
         return NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.")
     if isinstance(error, (UnicodeDecodeError, OverflowError)):  # the latter from arithmetic with numbers that were read
-        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
+        return StoreCorrupt.damaged(error, path)
     if not isinstance(error, sqlite3.Error):
         return None
     name = getattr(error, "sqlite_errorname", "")
@@ -427,7 +427,7 @@ def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
         return FlowstoreError(f"{path} stayed locked for {journal.BUSY_TIMEOUT_S:.0f} s by another process.")
     damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)
     if damaged or name.startswith(_DAMAGED):  # not every Python has a name for each of these
-        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
+        return StoreCorrupt.damaged(error, path)
     return None
 
 

@@ -67,7 +67,7 @@ class Blob:
     def of(cls, row: Row) -> Blob:
         """From a row with `COLUMNS`; StoreCorrupt where it is not described."""
         if None in (row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"]):
-            raise StoreCorrupt(f"The store is damaged: its content {row['blob_id']} is not described. Restore a copy.")
+            raise StoreCorrupt.damaged(f"blob {row['blob_id']} is not described")
         return cls(
             row["blob_id"], row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"], row["data"]
         )
@@ -86,7 +86,7 @@ def find(db: sqlite3.Connection, sha: bytes, codec: str) -> int | None:
 def find_described(db: sqlite3.Connection, sha: bytes, codec: str) -> tuple[int | None, bool]:
     """The row that describes this content, if there is one, and whether its bytes are there too."""
     row = db.execute(
-        f"select b.id, not {LEFT_OUT} as whole from blobs b where b.sha = ? and b.codec = ?",  # noqa: S608
+        f"select b.id, not {LEFT_OUT} as whole from blobs b where b.sha = ? and b.codec = ?",
         (sha, codec),
     ).fetchone()
     return (row[0], bool(row[1])) if row else (None, False)
@@ -226,7 +226,7 @@ def drop_orphans(db: sqlite3.Connection) -> None:
             db.execute(
                 "delete from leases where host = ? and boot = ? and pid = ? and pid_started = ?", tuple(holder)[:4]
             )
-    db.execute(f"delete from blobs where {ORPHANED}")  # noqa: S608
+    db.execute(f"delete from blobs where {ORPHANED}")
 
 
 def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> Any:

@@ -320,7 +320,7 @@ def _check_identity(path: Path, application: int, version: int, encoding: str) -
     if version > schema.SCHEMA_VERSION:
         raise StoreTooNew(_too_new(path, version))
     if version < 1:
-        raise StoreCorrupt(f"{path} is damaged (its schema version is {version}). Restore a copy.")
+        raise StoreCorrupt.damaged(f"its schema version is {version}", path)
     if encoding != "UTF-8":
         raise StoreCorrupt(
             f"{path} keeps its text as {encoding}, where flowstore writes UTF-8; it is not opened. "
