@@ -23,6 +23,7 @@ from flowstore.maintenance.vacuum import UNUSED
 from flowstore.sqlite.database import Store
 from flowstore.store import codecs, queries, records, schema
 from flowstore.store.blobs import CHUNK_BYTES
+from flowstore.store.migrations import MIGRATIONS
 from flowstore.store.plain import describe
 from flowstore.text import counted
 
@@ -175,7 +176,7 @@ def _tables(db: sqlite3.Connection) -> list[str]:
 
 
 OURS = frozenset(
-    re.findall(r"^create table (\w+)", "\n".join(sql for _, sql in schema.MIGRATIONS), re.MULTILINE)
+    re.findall(r"^create table (\w+)", "\n".join(migration.sql for migration in MIGRATIONS), re.MULTILINE)
 )  # what people add is theirs to check
 
 

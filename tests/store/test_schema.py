@@ -14,13 +14,16 @@ import flowstore
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import database
 from flowstore.store import opening, schema
+from flowstore.store.migrations import Migration
 from support.flows import FOREACH, flow_source
 from support.processes import together
 from support.stores import CREATE_RUN, make_store, names_beside, schema_of, task_with, untouched
 
 # --- schema and migration
 
-MIGRATION = ("m999_notes", "create table notes (run_id integer) strict; alter table runs add column remark text;")
+MIGRATION = Migration(
+    "m999_notes", "a test", "create table notes (run_id integer) strict; alter table runs add column remark text;"
+)
 
 
 def with_migrations(monkeypatch, *migrations):
@@ -76,7 +79,7 @@ def test_an_older_store_is_read_where_it_cannot_be_written(path, monkeypatch):
 def test_migration_and_first_write_are_one_transaction(path, monkeypatch, where):
     """If the migration or the write that caused it fails, the store keeps its old schema."""
     make_store(path)
-    broken = ("m999_broken", "create table notes (x); insert into nowhere values (1);")
+    broken = Migration("m999_broken", "a test", "create table notes (x); insert into nowhere values (1);")
     with_migrations(monkeypatch, broken if where == "migration" else MIGRATION)
     store = opening.open_store(path)
     with pytest.raises(sqlite3.OperationalError), store.write() as connection:
@@ -93,6 +96,7 @@ def test_eight_processes_migrate_one_store_at_once(path):
     setup = f"""{CREATE_RUN}
 import sqlite_utils
 from flowstore.store import schema
+from flowstore.store.migrations import Migration
 schema.MIGRATIONS = (*schema.MIGRATIONS, {MIGRATION!r})
 schema.SCHEMA_VERSION = len(schema.MIGRATIONS)
 """
