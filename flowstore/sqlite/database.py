@@ -54,15 +54,14 @@ class Layout:
     """What the tables of a store are, as far as opening and writing the file must know it.
 
     Attributes:
-        version: the newest schema version, which `pragma user_version` is compared with.
         prepare: called with each new connection, for what an older file needs to be read.
-        migrate: called in the first write transaction on an older file, to bring it to `version`.
+        migrate: called in a write transaction; brings an older file to the newest schema, and returns whether it was
+            of the newest before.
         after_first_write: called once, after the first transaction that this process has committed.
     """
 
-    version: int
     prepare: Callable[[sqlite3.Connection], None]
-    migrate: Callable[[sqlite3.Connection], None]
+    migrate: Callable[[sqlite3.Connection], bool]
     after_first_write: Callable[[Store], None]
 
 
@@ -222,10 +221,8 @@ class Store:
         )
 
     def _ensure_newest_schema(self, connection: sqlite3.Connection) -> None:
-        if not self._is_newest:
-            self._is_newest = connection.execute("pragma user_version").fetchone()[0] >= self._layout.version
-            if not self._is_newest:  # still not cached after this: the migration counts only once it is committed
-                self._layout.migrate(connection)
+        if not self._is_newest:  # nor after a migration, which counts only once this transaction is committed
+            self._is_newest = self._layout.migrate(connection)
 
     def _finish_first_write(self) -> None:
         if not self._has_written:

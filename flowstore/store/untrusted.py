@@ -132,20 +132,17 @@ def check_extras(store: Store, extras: Sequence[str]) -> None:
 
 def _wrong(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
     """Return the names of our definitions that a file lacks, or has with other statements than ours."""
-    return [name for name, sql in expected.items() if found.get(name) != sql and not _same(found.get(name), sql)]
+    differing = [name for name, sql in expected.items() if found.get(name) != sql]
+    return [name for name in differing if without_comments(found.get(name, "")) != without_comments(expected[name])]
 
 
-def _same(one: str | None, other: str) -> bool:
-    return one is not None and _without_comments(one) == _without_comments(other)
-
-
-def _without_comments(sql: str) -> str:
+def without_comments(sql: str) -> str:
     r"""Return a definition without comments and white space that SQLite skips: older files have other comments.
 
     Quoted text stays as it is. A NUL character, where SQLite stops reading, is never skipped.
 
     Example:
-        >>> _without_comments("create table a (  -- what it is\n  x /* a column */ text default '--')")
+        >>> without_comments("create table a (  -- what it is\n  x /* a column */ text default '--')")
         "create table a ( x text default '--')"
     """
     pattern = r"""('(?:[^']|'')*'|"(?:[^"]|"")*")|(?:[ \t\n\f\r]|--[^\n\0]*|/\*[^\0]*?\*/)+"""

@@ -23,6 +23,7 @@ from flowstore.errors import ArtifactError, FlowstoreError, NotAStore, StoreCorr
 from flowstore.sqlite import user_sql
 from flowstore.store import codecs, inheritance, schema
 from support.canaries import without_types
+from support.chores import asked
 from support.cli import command
 from support.damage import make_original, read_all
 from support.flows import MIDDLE, flow_source
@@ -226,10 +227,10 @@ def test_an_endless_question_to_a_stranger_s_file_ends(path, stranger, monkeypat
     stranger()
     store = flowstore.use_store(path) and context.state.store
     with pytest.raises(FlowstoreError, match="took more than"):
-        user_sql.ask(store, ENDLESS)
+        asked(store, ENDLESS)
     with pytest.raises(FlowstoreError, match="too big"):
-        user_sql.ask(store, "select hex(zeroblob(100000000))")
-    assert user_sql.ask(store, "select count(*) as n from runs") == [{"n": 1}]
+        asked(store, "select hex(zeroblob(100000000))")
+    assert asked(store, "select count(*) as n from runs") == [{"n": 1}]
 
 
 READS = (
@@ -255,10 +256,10 @@ def test_sql_reads_and_does_nothing_else(path, stranger, own):
     with untouched(path.parent):
         flowstore.use_store(path)
         for query in READS:
-            assert user_sql.ask(context.state.store, query), query
+            assert asked(context.state.store, query), query
         for query in WRITES:
             with pytest.raises(FlowstoreError, match=r"Only reading is allowed|no such function"):
-                user_sql.ask(context.state.store, query)
+                asked(context.state.store, query)
         context.state.store.close()
 
 

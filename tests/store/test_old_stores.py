@@ -23,8 +23,8 @@ from flowstore import context
 from flowstore.cli import admin
 from flowstore.errors import FlowstoreError, UntrustedArtifact
 from flowstore.maintenance import check as checking
-from flowstore.sqlite.user_sql import ask
 from flowstore.store import opening, schema
+from support.chores import asked
 from support.cli import Script
 from support.stores import schema_of, untouched
 
@@ -110,7 +110,7 @@ NEW_QUESTIONS = {  # of columns and views that an older file has only where flow
 def answers(path):
     """What flowstore answers to the new questions."""
     with contextlib.closing(opening.open_store(path)) as store:
-        return {name: sorted(repr([*row.values()]) for row in ask(store, sql)) for name, sql in NEW_QUESTIONS.items()}
+        return {name: sorted(repr([*row.values()]) for row in asked(store, sql)) for name, sql in NEW_QUESTIONS.items()}
 
 
 def facts(path):
@@ -125,9 +125,9 @@ def facts(path):
 
 
 def definitions(path):
-    """The schema of a store."""
+    """The schema of a store but for comments, which stay in an old file as they were."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        return schema_of(connection.backup)
+        return schema_of(connection.backup, comments=False)
 
 
 def ran(path, args):
@@ -245,7 +245,7 @@ def kinds(old):
 def metrics_of(path, run_id=1):
     """The metrics of a run that are numbers in the order of their names."""
     with contextlib.closing(opening.open_store(path)) as store:
-        found = ask(store, f"select name, number, final from metrics where run_id = {run_id} order by name")
+        found = asked(store, f"select name, number, final from metrics where run_id = {run_id} order by name")
         return [tuple(row.values()) for row in found if not row["name"].startswith("problem")]
 
 

@@ -68,7 +68,7 @@ def test_an_older_store_is_read_where_it_cannot_be_written(path, monkeypatch):
     make_store(path)
     with_migrations(monkeypatch, MIGRATION)
     with untouched(path.parent):
-        store = database.Store(path, writable=False)
+        store = database.Store(path, opening.LAYOUT, writable=False)
         assert store.value("select flow from run_summary") == "F"
         with pytest.raises(FlowstoreError, match="can't be written"), store.write():
             pass
@@ -134,6 +134,31 @@ def test_a_stranger_s_schema_is_compared(path, name):
         connection.executescript(TAMPERED[name])
     with pytest.raises(StoreCorrupt, match=name):
         flowstore.use_store(path)
+
+
+def test_only_the_comments_of_a_definition_may_differ(path):
+    """Older files have other comments; text that only looks like one, inside quotes or after NUL, counts."""
+    make_store(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        [sql] = connection.execute("select sql from sqlite_master where name = 'lineage'").fetchone()
+
+    def redefine(text):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("pragma writable_schema = on")
+            connection.execute("update sqlite_master set sql = ? where name = 'lineage'", (text,))
+            connection.commit()
+
+    redefine(sql.replace("--", "/* another */ -- and one more", 1))
+    opening.open_store(path).close()
+    for text in (
+        sql.replace("from", ", '--' as evil from"),
+        sql.replace("from", "from tasks, [/*] evil [*/]"),
+        sql.replace("from", "-- \0 \n from"),
+        sql.replace("select", "select/* '*/ 1 as evil, /*' */"),
+    ):
+        redefine(text)
+        with pytest.raises(StoreCorrupt):
+            opening.open_store(path)
 
 
 def test_statistics_and_own_tables_are_fine(path):

@@ -13,7 +13,8 @@ from pathlib import Path
 from unittest import mock
 
 from flowstore.errors import StoreCorrupt
-from flowstore.store import schema
+from flowstore.sqlite import user_sql
+from flowstore.store import schema, trust
 from flowstore.store.opening import open_store
 from support.cli import Script
 from support.flows import LINEAR, flow_source
@@ -371,6 +372,11 @@ def flowstore(*args, cwd=None):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def asked(store, sql):
+    """The rows of a query, with the bounds that a file of somebody else gets."""
+    return user_sql.ask(store, sql, untrusted=trust.is_foreign(store))
 
 
 def older_store(path, version):

@@ -22,8 +22,8 @@ import flowstore
 from flowstore import context
 from flowstore.cli import admin
 from flowstore.errors import FlowstoreError
-from flowstore.sqlite import user_sql
 from flowstore.store import blobs, codecs, opening, records, schema, trust
+from support.chores import asked
 
 MEMORY_BYTES = 3 << 30
 SECONDS_A_FILE = 20
@@ -156,7 +156,7 @@ def read_all(path, right):
         flowstore.namespace(None)
         for view in schema.PUBLIC_VIEWS:
             with _refusal(refused):
-                user_sql.ask(context.state.store, f"select * from {view} limit 10000")
+                asked(context.state.store, f"select * from {view} limit 10000")
         with _refusal(refused):
             for flow in flowstore.Flows():
                 _read_flow(flow, right, refused)
