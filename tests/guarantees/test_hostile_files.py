@@ -12,18 +12,15 @@ import subprocess
 import sys
 import time
 
-import click.testing
 import numpy as np
 import pytest
 
 import flowstore
 from flowstore import context
-from flowstore.cli import admin
 from flowstore.errors import ArtifactError, FlowstoreError, NotAStore, StoreCorrupt
 from flowstore.sqlite import user_sql
 from flowstore.store import codecs, inheritance, schema
 from support.canaries import without_types
-from support.chores import asked
 from support.cli import command
 from support.damage import make_original, read_all
 from support.flows import MIDDLE, flow_source
@@ -66,10 +63,9 @@ def test_extras_are_fine_in_a_trusted_store(path, stranger):
     """The command that the refusal prints makes the file readable, and takes it back."""
     changed(path, (EXTRAS["view"],))
     stranger()
-    invoke = click.testing.CliRunner().invoke
-    assert invoke(admin._with_commands(), ["trust", str(path)]).exit_code == 0
+    command("trust", path)
     flowstore.use_store(path)
-    assert invoke(admin._with_commands(), ["trust", "--revoke", str(path)]).exit_code == 0
+    command("trust", "--revoke", path)
     with pytest.raises(StoreCorrupt):
         flowstore.use_store(path)
 
@@ -227,10 +223,10 @@ def test_an_endless_question_to_a_stranger_s_file_ends(path, stranger, monkeypat
     stranger()
     store = flowstore.use_store(path) and context.state.store
     with pytest.raises(FlowstoreError, match="took more than"):
-        asked(store, ENDLESS)
+        user_sql.ask(store, ENDLESS)
     with pytest.raises(FlowstoreError, match="too big"):
-        asked(store, "select hex(zeroblob(100000000))")
-    assert asked(store, "select count(*) as n from runs") == [{"n": 1}]
+        user_sql.ask(store, "select hex(zeroblob(100000000))")
+    assert user_sql.ask(store, "select count(*) as n from runs") == [{"n": 1}]
 
 
 READS = (
@@ -256,10 +252,10 @@ def test_sql_reads_and_does_nothing_else(path, stranger, own):
     with untouched(path.parent):
         flowstore.use_store(path)
         for query in READS:
-            assert asked(context.state.store, query), query
+            assert user_sql.ask(context.state.store, query), query
         for query in WRITES:
             with pytest.raises(FlowstoreError, match=r"Only reading is allowed|no such function"):
-                asked(context.state.store, query)
+                user_sql.ask(context.state.store, query)
         context.state.store.close()
 
 
