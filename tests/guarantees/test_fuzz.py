@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import flowstore
 from flowstore import DataArtifact, Flow, FlowSpec, JSONType, Parameter, Run, Step, Task, context, step
-from flowstore.cli import admin, shell
+from flowstore.cli import app, main
 from flowstore.cli import flow as flow_commands
 from flowstore.errors import FlowstoreError
 from flowstore.run import start
@@ -61,7 +61,7 @@ def called(make, args):
     """Call a command line as its console script does; gives its exit code. What is not told in a message is raised."""
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = shell._exit_code(lambda: make().main(args=list(args), prog_name="flowstore", standalone_mode=False))
+        code = app.exit_code(lambda: make().main(args=list(args), prog_name="flowstore", standalone_mode=False))
     said = err.getvalue()
     assert code in {0, 1, 2}, (args, code)
     told = said.count("Error: ") == 1 or (code == 2 and said.startswith("Usage: ")) or {"check", "delete"} & {*args}
@@ -74,7 +74,7 @@ def called(make, args):
 # --- commands
 
 SKIPPED = {"scheduler", "demo", "ui"}  # which run until they are stopped
-KNOWN = admin._with_commands()
+KNOWN = main.flowstore
 COMMANDS = {
     name: KNOWN.get_command(click.Context(KNOWN), name)
     for name in KNOWN.list_commands(click.Context(KNOWN))
@@ -206,7 +206,7 @@ NAMES = ["text", "whole", "real", "switch", "data", "parts", "content"]
 def test_parameters_of_rubbish(examples, monkeypatch):
     """A value has the parameter's type and can be stored, or ends in exit code 2, from option and environment alike."""
     found = {}
-    monkeypatch.setattr(flow_commands, "_executor", lambda *_: None)
+    monkeypatch.setattr("flowstore.cli.flow.run._executor", lambda *_: None)
     monkeypatch.setattr(start, "run_flow", lambda _flow, _graph, values, *_: found.update(values) or 0)
     types = {"text": str, "whole": int, "real": float, "switch": bool, "parts": list}
 
@@ -222,7 +222,7 @@ def test_parameters_of_rubbish(examples, monkeypatch):
             with pytest.MonkeyPatch.context() as patch:
                 if len(args) == 1:
                     patch.setenv(f"FLOWSTORE_RUN_{name.upper()}", value)
-                codes.append(called(lambda: flow_commands._group(Everything), args))
+                codes.append(called(lambda: flow_commands.commands_of(Everything), args))
             if codes[-1] == 0:
                 assert isinstance(found[name], types.get(name, object)) or found[name] is None
                 encoded = codecs.encode(found[name])
@@ -237,9 +237,9 @@ def test_parameters_of_rubbish(examples, monkeypatch):
 @LONG
 def test_flow_commands_with_rubbish(examples, store, monkeypatch):
     """The same for the commands of a flow's file, tags included; only well-formed tags are added."""
-    monkeypatch.setattr(flow_commands, "_executor", lambda *_: None)
+    monkeypatch.setattr("flowstore.cli.flow.run._executor", lambda *_: None)
     monkeypatch.setattr(start, "resume_flow", lambda *_: 0)
-    known = flow_commands._group(type("F", (Everything,), {"__module__": __name__}))
+    known = flow_commands.commands_of(type("F", (Everything,), {"__module__": __name__}))
     context_ = click.Context(known)
     commands = {
         name: known.get_command(context_, name) for name in ("show", "check", "dump", "logs", "list", "output-dot")

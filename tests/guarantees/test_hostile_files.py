@@ -18,7 +18,7 @@ import pytest
 
 import flowstore
 from flowstore import context
-from flowstore.cli import admin
+from flowstore.cli import main
 from flowstore.errors import ArtifactError, FlowstoreError, NotAStore, StoreCorrupt
 from flowstore.sqlite import user_sql
 from flowstore.store import codecs, inheritance, schema
@@ -66,9 +66,9 @@ def test_extras_are_fine_in_a_trusted_store(path, stranger):
     changed(path, (EXTRAS["view"],))
     stranger()
     invoke = click.testing.CliRunner().invoke
-    assert invoke(admin._with_commands(), ["trust", str(path)]).exit_code == 0
+    assert invoke(main.flowstore, ["trust", str(path)]).exit_code == 0
     flowstore.use_store(path)
-    assert invoke(admin._with_commands(), ["trust", "--revoke", str(path)]).exit_code == 0
+    assert invoke(main.flowstore, ["trust", "--revoke", str(path)]).exit_code == 0
     with pytest.raises(StoreCorrupt):
         flowstore.use_store(path)
 

@@ -324,9 +324,9 @@ def test_each_command_prints_rows_or_refuses_to(flow):
     """`--json` is one list of objects, `--csv` has a head, whatever else the command does; or the option is refused."""
     script = flow(flow_source(LINEAR, start="self.x = 1; print('hello')"))
     script("run")
-    from flowstore.cli import admin
+    from flowstore.cli import main
 
-    names = set(admin._with_commands().list_commands(None))
+    names = set(main.flowstore.list_commands(None))
     refused = set()
     for name in sorted(names):
         for form in ("--json", "--csv"):

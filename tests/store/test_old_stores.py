@@ -20,7 +20,7 @@ import pytest
 
 import flowstore
 from flowstore import context
-from flowstore.cli import admin
+from flowstore.cli import main
 from flowstore.errors import FlowstoreError, UntrustedArtifact
 from flowstore.maintenance import check as checking
 from flowstore.sqlite.user_sql import ask
@@ -133,7 +133,7 @@ def definitions(path):
 def ran(path, args):
     """Run a `flowstore` command in this process; gives what it printed."""
     context.state.store = None
-    result = click.testing.CliRunner().invoke(admin._with_commands(), ["--store", str(path), *args])
+    result = click.testing.CliRunner().invoke(main.flowstore, ["--store", str(path), *args])
     if context.state.store is not None:
         context.state.store.close()
         context.state.store = None

@@ -19,7 +19,7 @@ import click.testing
 
 import flowstore
 from flowstore import context
-from flowstore.cli import admin
+from flowstore.cli import main
 from flowstore.errors import FlowstoreError
 from support.damage import make_original, read_all
 from support.flows import FOREACH, flow_source
@@ -142,7 +142,7 @@ MENDING = (["check", "--deep"], ["vacuum"], ["check", "--repair"], ["check", "--
 
 def ask(path, args):
     """Run a command; gives what should not have been."""
-    known = admin._with_commands()
+    known = main.flowstore
     result = click.testing.CliRunner().invoke(known, args if "--store" in args else ["--store", str(path), *args])
     if context.state.store is not None:
         context.state.store.close()

@@ -47,9 +47,9 @@ def on_terminal(story, columns, *calls):
 
 IN_ONE_PROCESS = """
 import json, sys
-from flowstore.cli.admin import _with_commands
+from flowstore.cli.main import flowstore
 for args in json.loads(sys.argv[1]):
-    _with_commands().main(args.split(), prog_name="flowstore", standalone_mode=False)
+    flowstore.main(args.split(), prog_name="flowstore", standalone_mode=False)
     print("\\0")
 """
 
@@ -73,7 +73,7 @@ class Result:
 
 def command(*words, expect=0, folder=".", **env):
     """Run `flowstore WORDS` in this process, as another would, and sooner; it must end with the exit code `expect`."""
-    from flowstore.cli import admin, shell
+    from flowstore.cli import app, main
 
     before = context.state.store, context.state.namespace
     context.state.store = None
@@ -85,8 +85,8 @@ def command(*words, expect=0, folder=".", **env):
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            code = shell._exit_code(
-                lambda: admin._with_commands().main([*map(str, words)], prog_name="flowstore", standalone_mode=False)
+            code = app.exit_code(
+                lambda: main.flowstore.main([*map(str, words)], prog_name="flowstore", standalone_mode=False)
             )
     finally:
         if context.state.store is not None:

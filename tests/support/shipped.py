@@ -33,11 +33,9 @@ def command(*words, expect=0, **env):
 
 def call(*words, expect=0):
     """The same in this process, which is quicker; gives nothing."""
-    from flowstore.cli import admin, shell
+    from flowstore.cli import app, main
 
-    code = shell._exit_code(
-        lambda: admin._with_commands().main([*map(str, words)], prog_name="flowstore", standalone_mode=False)
-    )
+    code = app.exit_code(lambda: main.flowstore.main([*map(str, words)], prog_name="flowstore", standalone_mode=False))
     if flowstore.context.state.store is not None:
         flowstore.context.state.store.close()
         flowstore.context.state.store = None
