@@ -1,4 +1,9 @@
-"""The reference of all commands, in Markdown: `python -m flowstore.cli.reference` writes it to `docs/commands.md`."""
+"""Write the reference of all commands from their own help.
+
+    python flowstore/docs/write_commands.py
+
+writes `commands.md` beside this file. Run it again when a command or its help has changed; a test says so.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from flowstore import FlowSpec, step
 from flowstore.cli import main
 from flowstore.cli.flow import commands_of
 
-FILE = Path(__file__).parent.parent / "docs" / "commands.md"
+PAGE = Path(__file__).with_name("commands.md")
 _HEAD = """\
 # Commands
 
@@ -21,7 +26,7 @@ Two command lines share one way of working: `flowstore …` looks into a store, 
 
 The exit code is 0 on success, 1 after an error or a failed run, 2 for wrong usage, and 130 after Ctrl-C.
 
-This page is made from the commands' own help by `python -m flowstore.cli.reference`.
+This page is made from the commands' own help by `python flowstore/docs/write_commands.py`.
 """
 _WIDTH = 100
 
@@ -56,8 +61,8 @@ def _below(command: click.Command, ctx: click.Context) -> Iterator[tuple[click.C
                 yield from _below(child, inner)
 
 
-def markdown() -> str:
-    """Return the reference."""
+def page() -> str:
+    """Return the page."""
     parts = [_HEAD]
     for group, program in ((main.flowstore, "flowstore"), (commands_of(HelloFlow), "python flow.py")):
         for command, ctx in commands(group, program):
@@ -67,4 +72,4 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(markdown(), "utf-8")
+    PAGE.write_text(page(), "utf-8")
