@@ -324,7 +324,7 @@ def _product(
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
             contents[name] = encoded
-            if encoded.plain.too_many:
+            if encoded.description.plain.too_many:
                 _complain(f"{name} holds more than {MAX_METRICS} numbers, so none of them is a metric.\n")
     merged = {name: blob.id for name, blob in link.merged.items() if name not in contents}
     report = {

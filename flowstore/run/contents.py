@@ -7,7 +7,7 @@ become visible in the transaction that ends the attempt.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -16,14 +16,8 @@ from flowstore.run.orders import RunPlan
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, trust
 from flowstore.store.codecs import Encoded
-from flowstore.store.plain import NOTHING, Plain
+from flowstore.store.description import Description, NewBlob
 from flowstore.store.staging import Staging, Writer
-
-
-def plain_of(artifact: Mapping[str, Any]) -> Plain:
-    """Return what a report tells of an artifact's value."""
-    packed = artifact.get("plain")
-    return NOTHING if packed is None else Plain(*packed)
 
 
 @attrs.define(eq=False, repr=False)
@@ -35,7 +29,7 @@ class Arriving:
         awaited: those that are not whole yet, in the order in which they are sent.
     """
 
-    offered: list[tuple[dict[str, Any], Staging | None]] = attrs.field(factory=list)
+    offered: list[tuple[NewBlob, Staging | None]] = attrs.field(factory=list)
     awaited: list[Staging] = attrs.field(factory=list)
 
     def take(self, data: bytes) -> None:
@@ -69,46 +63,44 @@ class Contents:
         if self._writer is not None:
             self._writer.close()
 
-    def offered(self, arriving: Arriving, large: list[dict[str, Any]]) -> list[int]:
+    def offered(self, arriving: Arriving, large: Sequence[NewBlob]) -> list[int]:
         """Which of an attempt's large contents it is to send, by their places: what the store lacks, each once."""
         wanted: dict[tuple[bytes, str], int] = {}
         with self._store.write() as db:
-            for index, content in enumerate(large):
-                if not blobs.hold(db, content["sha"], content["codec"]):
-                    wanted.setdefault((content["sha"], content["codec"]), index)
-        for index, content in enumerate(large):
-            staging = self._stage(content) if index in wanted.values() else None
-            arriving.offered.append((content, staging))
+            for index, blob in enumerate(large):
+                assert blob.sha is not None
+                if not blobs.hold(db, blob.sha, blob.codec):
+                    wanted.setdefault((blob.sha, blob.codec), index)
+        for index, blob in enumerate(large):
+            staging = self._stage(blob.description) if index in wanted.values() else None
+            arriving.offered.append((blob, staging))
             if staging is not None:
                 arriving.awaited.append(staging)
         return sorted(wanted.values())
 
-    def _stage(self, content: Mapping[str, Any]) -> Staging:
+    def _stage(self, description: Description) -> Staging:
         if self._writer is None:  # a thread, for those that have something large
             self._writer = Writer(self._store, self._run.run_id)
-        return Staging(self._writer, content["codec"], content["size_bytes"], content["type"], content["preview"])
+        return Staging(self._writer, description)
 
     def rows(
         self, db: sqlite3.Connection, arriving: Arriving, report: Mapping[str, Any]
     ) -> Iterator[tuple[str, int | None, int]]:
         """The rows of what an attempt set, in the transaction that ends it: name, blob, whether merged."""
-        staged = {(content["sha"], content["codec"]): staging for content, staging in arriving.offered if staging}
-        for artifact in report.get("artifacts", ()):
-            codec = artifact["codec"]
-            plain, picture = plain_of(artifact), artifact.get("picture")
-            if "data" in artifact:
-                described = (codec, artifact["type"], artifact["preview"], artifact["size_bytes"])
-                content = Encoded(*described, [artifact["data"]], plain=plain, picture=picture)
-                blob_id = blobs.put(db, self._store, content)
-            elif (staging := staged.pop((artifact["sha"], codec), None)) is not None:
-                blob_id = staging.publish(db, artifact["sha"])
-            else:  # it was here, or another name has the same content
-                blob_id = self._find_large(db, artifact["sha"], codec)
-            if "data" not in artifact:
-                blobs.describe(db, blob_id, codec, plain, picture)
+        staged = {(blob.sha, blob.codec): staging for blob, staging in arriving.offered if staging}
+        for name, blob in report.get("artifacts", ()):
+            if blob.data is not None:
+                blob_id = blobs.put(db, self._store, Encoded(blob.description, [blob.data]))
+            else:
+                staging = staged.pop((blob.sha, blob.codec), None)
+                if staging is not None:
+                    blob_id = staging.publish(db, blob.sha)
+                else:  # it was here, or another name has the same content
+                    blob_id = self._find_large(db, blob.sha, blob.codec)
+                blobs.describe(db, blob_id, blob.description)
             if self._run.origin is not None:
                 trust.clear_unverified(db, self._run.run_id, blob_id)
-            yield artifact["name"], blob_id, 0
+            yield name, blob_id, 0
         for staging in staged.values():
             staging.drop(db)  # the attempt ended without naming what it had sent
         for name, blob_id in report.get("merged", {}).items():

@@ -22,7 +22,7 @@ from flowstore.run.attempts import END_S, OVERSTAYED
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
-from flowstore.run.contents import Arriving, Contents, plain_of
+from flowstore.run.contents import Arriving, Contents
 from flowstore.run.executor import Died, Ended, Event, Executor, Offered, Printed, Reported, Sent, Started
 from flowstore.run.inputs import later
 from flowstore.run.orders import Orders, RunPlan, StepPolicy
@@ -278,7 +278,7 @@ class Driver:
 
     def _measure(self, db: Any, task: _Task, report: Mapping[str, Any]) -> None:
         """Record the numbers in what an attempt set."""
-        named = {item["name"]: plain_of(item).numbers for item in report.get("artifacts", ())}
+        named = {name: blob.description.plain.numbers for name, blob in report.get("artifacts", ())}
         found = {name: numbers for name, numbers in named.items() if numbers and name[:1] != "_"}
         task.measured = self._metrics.record(db, task.id, found, {*named, *report.get("deleted", ())})
 

@@ -22,6 +22,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from flowstore.store.description import NewBlob
+
 LOST_CONNECTION = 74  # the exit code of a process that could not send its report: EX_IOERR of sysexits(3)
 
 
@@ -47,7 +49,7 @@ class Offered:
     """An attempt has large contents; it waits for an answer that says which to send."""
 
     number: int
-    large: list[dict[str, Any]]
+    large: list[NewBlob]
 
 
 @attrs.frozen(eq=False, repr=False)

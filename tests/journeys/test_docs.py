@@ -8,11 +8,11 @@ import runpy
 import shutil
 
 import pytest
+from flowstore.store.typed_scalars import BY_MARK
 
 from flowstore import context
 from flowstore.store import codecs, typed_json
 from flowstore.store.schema import APPLICATION_ID, PUBLIC_VIEWS, SCHEMA_VERSION
-from flowstore.store.typed_scalars import BY_MARK
 from support.cli import command
 from support.pages import DOCS, PAGES, README, Reader, anchors, blocks, links, section
 

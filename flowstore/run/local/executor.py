@@ -25,6 +25,7 @@ from flowstore.run.local import imports, messages, server
 from flowstore.run.local.processes import STREAMS, Processes, Start, Starting, TaskServer, Worker, died
 from flowstore.run.local.worker import LAZY, PARQUET
 from flowstore.run.randomness import Generators
+from flowstore.store.description import NewBlob
 
 if TYPE_CHECKING:
     from flowstore.run.snapshot import Sources
@@ -386,11 +387,12 @@ class LocalExecutor:
             return [Sent(worker.number, body)]
         message = messages.decode_message(body)
         if message["kind"] == "offer":
-            return [Offered(worker.number, message["large"])]
+            return [Offered(worker.number, [*map(NewBlob.unpacked, message["large"])])]
         events = self._all_output(worker)
         if message["kind"] == "report":
             worker.reported = True
             self._warm_up(worker.server, message.pop("used"))
+            message["artifacts"] = [(name, NewBlob.unpacked(packed)) for name, packed in message["artifacts"]]
             events.append(Reported(worker.number, message))
         if message["kind"] == "ended" or message["ended"]:
             events.append(Ended(worker.number, kept=self.reuse))

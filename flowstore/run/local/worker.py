@@ -23,7 +23,7 @@ from flowstore.run.local import messages
 from flowstore.run.local.ending import Ending, flush_output
 from flowstore.run.randomness import Generators
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
-from flowstore.store.plain import NOTHING
+from flowstore.store.description import NewBlob
 
 PICKLING = "flowstore.store.pickling"
 PARQUET = "flowstore.store.codecs.parquet"
@@ -97,25 +97,14 @@ def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
         ended: whether nothing is left to do in this process; else a message follows when that is done.
     """
     artifacts, large, pieces = [], [], []
-    for name, content in product.contents:
-        artifact = {
-            "name": name,
-            "codec": content.codec,
-            "size_bytes": content.size_bytes,
-            "type": content.type,
-            "preview": content.preview,
-        }
-        if content.plain is not NOTHING:
-            artifact["plain"] = content.plain.packed
-        if content.picture is not None:
-            artifact["picture"] = content.picture
-        artifacts.append(artifact)
-        if content.size_bytes <= INLINE_BYTES:
-            artifact["data"] = content.content
+    for name, encoded in product.contents:
+        if encoded.size_bytes <= INLINE_BYTES:
+            artifacts.append((name, NewBlob(encoded.description, data=encoded.content).packed))
         else:
-            artifact["sha"] = content.sha
-            large.append(artifact)
-            pieces.append(content.pieces)
+            blob = NewBlob(encoded.description, encoded.sha)
+            artifacts.append((name, blob.packed))
+            large.append(blob.packed)
+            pieces.append(encoded.pieces)
     if large:
         messages.send(channel, {"kind": "offer", "large": large})
         answer = messages.receive(channel)
