@@ -253,8 +253,7 @@ def completed_by(kind: str) -> Callable[[click.Context, click.Parameter, str], l
     """Return the function of `cli.completion` with that name, which is imported when a shell asks."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from flowstore.cli import completion
-
+        completion = importlib.import_module("flowstore.cli.completion")
         words: list[CompletionItem] = getattr(completion, kind)(ctx, parameter, incomplete)
         return words
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 
 import click
 
@@ -67,7 +68,7 @@ def page() -> str:
     for group, program in ((main.flowstore, "flowstore"), (commands_of(HelloFlow), "python flow.py")):
         for command, ctx in commands(group, program):
             level = "##" if ctx.parent is None else "###"
-            parts.append(f"{level} {ctx.command_path}\n\n```text\n{command.get_help(ctx).rstrip()}\n```\n")
+            parts.append(f"{level} {ctx.command_path}\n\n{indent(command.get_help(ctx).rstrip(), '    ')}\n")
     return "\n".join(parts)
 
 
