@@ -34,7 +34,7 @@ def _isolated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield
     _close()
-    context.state.namespace = context.DEFAULT
+    context.state.namespace = context.UNSET
     context.state.task = {}
     context.state.flow_module = None
 

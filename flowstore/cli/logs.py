@@ -132,7 +132,7 @@ class _Line:
 def _follow(of: Run | Step | Task, wish: Wish) -> Iterator[_Line]:
     """Yield the lines that the tasks of a run, step or task have printed, and print until they end."""
     store, parts = of._store, of.path_components
-    run = of if isinstance(of, Run) else Run._at(store, "/".join(parts[:2]))
+    run = of if isinstance(of, Run) else Run._at(of._scope, "/".join(parts[:2]))
     values = {
         "run_id": int(run.id),
         "step": parts[2] if len(parts) > 2 else None,

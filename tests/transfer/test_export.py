@@ -61,7 +61,7 @@ REFUSED = {
     "no such run": (["F/77"], 1, "no run F/77"),
     "a run of another flow": (["G/1"], 1, "no run G/1"),
     "not a run's id": (["F/x"], 1, "run ids are numbers"),
-    "a step": (["F/1/start"], 1, "'F/1/start' does not address runs"),
+    "a step": (["F/1/start"], 1, "'F/1/start' does not address a flow or a run"),
     "nothing left": (["--tag", "nobody has it"], 1, "No run is selected"),
     "elsewhere": (["F/1", "--namespace", "user:anne"], 1, "not in the active namespace"),
     "no size": (["--max-artifact-size", "big"], 2, "not a size"),

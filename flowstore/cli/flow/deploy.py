@@ -196,7 +196,7 @@ def show(this: FlowFile, **_chosen: Any) -> None:
 
     store, made = _find(this)
     at = time_of(made.deployed_at)
-    sees = made.production_namespace if isinstance(made.namespace, context._Default) else made.namespace
+    sees = made.production_namespace if isinstance(made.namespace, context.Unset) else made.namespace
     facts: list[tuple[str, Any]] = [
         ("flow", made.flow),
         ("version", str(made.version)),

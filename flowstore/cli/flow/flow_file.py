@@ -64,13 +64,13 @@ PRODUCTION = Setting(
 SETTINGS = (BRANCH, PRODUCTION, STORE, QUIET, NAMESPACE, WITH, DURABLE)
 
 
-def namespace_of(given: str | None) -> str | context._Default | None:
-    """Return what --namespace asks for: a tag, `None` for everything, `DEFAULT` where it is not given.
+def namespace_of(given: str | None) -> str | context.Unset | None:
+    """Return what --namespace asks for: a tag, `None` for everything, `UNSET` where it is not given.
 
     >>> namespace_of("xyz"), namespace_of("")
     ('xyz', None)
     """
-    return context.DEFAULT if given is None else (given or None)
+    return context.UNSET if given is None else (given or None)
 
 
 # --- options of `run`, whose names parameters cannot have
