@@ -176,6 +176,7 @@ def record_command(scene, name):
 
 
 @pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.quick("run", "run --durable")
 def test_the_power_fails_in_a_run(kind, scene):
     """The store is sound and holds what was committed first; with --durable, all that was said to have finished."""
     durable = record_run(scene, kind)
@@ -183,6 +184,7 @@ def test_the_power_fails_in_a_run(kind, scene):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.quick("export --force", "import", "delete", "migration from version 1", "deploy create")
 def test_the_power_fails_in_a_command(name, scene):
     """Whatever a command changes is as it was, or as it is to be, and nothing is damaged."""
     chore = record_command(scene, name)
