@@ -206,15 +206,24 @@ def _sources(this: FlowFile, asked: Mapping[str, Any]) -> Sources:
 def _executor(this: FlowFile, asked: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
     """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
     from flowstore.run import checks
-    from flowstore.run.local.executor import LocalExecutor
+    from flowstore.run.executor import Setup, find_executor
 
     with wrong_usage():
+        kind = find_executor(asked["executor"])
         checks.check_fixed_defaults(this.type)
         checks.check_schedule(this.type)
         checks.check_with(this.type, asked["with_"])
         checks.check_run_id_file(asked["run_id_file"], asked["store"])
-    method, reuse = asked["start_method"], asked["reuse_workers"]
-    return LocalExecutor(this.type, this.graph(), method=method, reuse=reuse, generators=generators, sources=sources)
+    setup = Setup(
+        flow=this.type,
+        graph=this.graph(),
+        sources=sources,
+        generators=generators,
+        address=asked["executor"].partition(":")[2],
+        method=asked["start_method"],
+        reuse=asked["reuse_workers"],
+    )
+    return kind(setup)
 
 
 def _options(asked: Mapping[str, Any], sources: Sources, deployment: str | None = None) -> Any:

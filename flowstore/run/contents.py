@@ -1,53 +1,40 @@
-"""What attempts leave, on its way into the store: small contents come with the report, large ones before it.
+"""The blobs of attempts on their way into the store: small ones come with the report, large ones before it.
 
-An attempt offers its large contents by hash and sends those that the store lacks. They are staged as they come, and
+Large blobs are offered by hash, and those that the store lacks are handed over. They are staged as they come, and
 become visible in the transaction that ends the attempt.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import attrs
 
-from flowstore.run.orders import RunPlan
+from flowstore.run.order_writer import RunPlan
+from flowstore.run.orders import Report
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, trust
 from flowstore.store.codecs import Encoded
-from flowstore.store.plain import NOTHING, Plain
+from flowstore.store.description import Description, NewBlob
 from flowstore.store.staging import Staging, Writer
 
 
-def plain_of(artifact: Mapping[str, Any]) -> Plain:
-    """Return what a report tells of an artifact's value."""
-    packed = artifact.get("plain")
-    return NOTHING if packed is None else Plain(*packed)
-
-
 @attrs.define(eq=False, repr=False)
-class Arriving:
-    """The large contents of one attempt.
+class _Arriving:
+    """The large blobs of one attempt.
 
     Attributes:
-        offered: each, with what takes it where it is to be sent.
-        awaited: those that are not whole yet, in the order in which they are sent.
+        staged: by hash and codec, those that are handed over.
+        awaited: those that are not complete yet, in the order in which they come.
     """
 
-    offered: list[tuple[dict[str, Any], Staging | None]] = attrs.field(factory=list)
+    staged: dict[tuple[bytes | None, str], Staging] = attrs.field(factory=dict)
     awaited: list[Staging] = attrs.field(factory=list)
-
-    def take(self, data: bytes) -> None:
-        """Take the next chunk; raises what kept an earlier batch out of the store."""
-        staging = self.awaited[0]
-        staging.take(data)
-        if staging.whole:
-            self.awaited.pop(0)
 
 
 class Contents:
-    """Takes the contents of one run's attempts.
+    """Takes the blobs of one run's attempts; see `executor.Results`.
 
     Args:
         store: the run's.
@@ -57,6 +44,7 @@ class Contents:
     def __init__(self, store: Store, run: RunPlan) -> None:
         self._store = store
         self._run = run
+        self._arriving: dict[int, _Arriving] = {}  # by the attempt's number
         self._writer: Writer | None = None
 
     def finish(self) -> None:
@@ -69,54 +57,61 @@ class Contents:
         if self._writer is not None:
             self._writer.close()
 
-    def offered(self, arriving: Arriving, large: list[dict[str, Any]]) -> list[int]:
-        """Which of an attempt's large contents it is to send, by their places: what the store lacks, each once."""
+    def missing(self, number: int, offered: Sequence[NewBlob]) -> list[int]:
+        """Return the indexes of an attempt's large blobs that the store lacks, each blob once."""
         wanted: dict[tuple[bytes, str], int] = {}
         with self._store.write() as db:
-            for index, content in enumerate(large):
-                if not blobs.hold(db, content["sha"], content["codec"]):
-                    wanted.setdefault((content["sha"], content["codec"]), index)
-        for index, content in enumerate(large):
-            staging = self._stage(content) if index in wanted.values() else None
-            arriving.offered.append((content, staging))
-            if staging is not None:
-                arriving.awaited.append(staging)
+            for index, blob in enumerate(offered):
+                assert blob.sha is not None
+                if not blobs.hold(db, blob.sha, blob.codec):
+                    wanted.setdefault((blob.sha, blob.codec), index)
+        arriving = self._arriving[number] = _Arriving()
+        for index in sorted(wanted.values()):
+            blob = offered[index]
+            arriving.staged[blob.sha, blob.codec] = staging = self._stage(blob.description)
+            arriving.awaited.append(staging)
         return sorted(wanted.values())
 
-    def _stage(self, content: Mapping[str, Any]) -> Staging:
+    def take(self, number: int, chunk: bytes) -> None:
+        """Take the next chunk of an attempt's; raise what kept an earlier batch out of the store."""
+        awaited = self._arriving[number].awaited
+        awaited[0].take(chunk)
+        if awaited[0].whole:
+            awaited.pop(0)
+
+    def _stage(self, description: Description) -> Staging:
         if self._writer is None:  # a thread, for those that have something large
             self._writer = Writer(self._store, self._run.run_id)
-        return Staging(self._writer, content["codec"], content["size_bytes"], content["type"], content["preview"])
+        return Staging(self._writer, description)
 
-    def rows(
-        self, db: sqlite3.Connection, arriving: Arriving, report: Mapping[str, Any]
-    ) -> Iterator[tuple[str, int | None, int]]:
-        """The rows of what an attempt set, in the transaction that ends it: name, blob, whether merged."""
-        staged = {(content["sha"], content["codec"]): staging for content, staging in arriving.offered if staging}
-        for artifact in report.get("artifacts", ()):
-            codec = artifact["codec"]
-            plain, picture = plain_of(artifact), artifact.get("picture")
-            if "data" in artifact:
-                described = (codec, artifact["type"], artifact["preview"], artifact["size_bytes"])
-                content = Encoded(*described, [artifact["data"]], plain=plain, picture=picture)
-                blob_id = blobs.put(db, self._store, content)
-            elif (staging := staged.pop((artifact["sha"], codec), None)) is not None:
-                blob_id = staging.publish(db, artifact["sha"])
-            else:  # it was here, or another name has the same content
-                blob_id = self._find_large(db, artifact["sha"], codec)
-            if "data" not in artifact:
-                blobs.describe(db, blob_id, codec, plain, picture)
+    def rows(self, db: sqlite3.Connection, number: int, report: Report) -> Iterator[tuple[str, int | None, int]]:
+        """Yield the rows of what an attempt set, in the transaction that ends it: name, blob, whether merged."""
+        arriving = self._arriving.pop(number, None)
+        staged = {} if arriving is None else arriving.staged
+        for name, blob in report.artifacts.items():
+            blob_id = self._publish(db, blob, staged)
             if self._run.origin is not None:
                 trust.clear_unverified(db, self._run.run_id, blob_id)
-            yield artifact["name"], blob_id, 0
+            yield name, blob_id, 0
         for staging in staged.values():
             staging.drop(db)  # the attempt ended without naming what it had sent
-        for name, blob_id in report.get("merged", {}).items():
+        for name, blob_id in report.merged.items():
             yield name, blob_id, 1
-        for name in report.get("deleted", ()):
+        for name in report.deleted:
             yield name, None, 0
 
+    def _publish(self, db: sqlite3.Connection, blob: NewBlob, staged: dict[tuple[bytes | None, str], Staging]) -> int:
+        """Return the row of a blob that a report names; a staged one is removed from `staged`."""
+        if blob.data is not None:
+            return blobs.put(db, self._store, Encoded(blob.description, [blob.data]))
+        assert blob.sha is not None
+        staging = staged.pop((blob.sha, blob.codec), None)
+        blob_id = staging.publish(db, blob.sha) if staging else self._find_large(db, blob.sha, blob.codec)
+        blobs.describe(db, blob_id, blob.description)
+        return blob_id
+
     def _find_large(self, db: sqlite3.Connection, sha: bytes, codec: str) -> int:
+        """Return the row of a blob that the store had already, or that another name has, too."""
         blob_id = blobs.release(db, sha, codec)
         assert blob_id is not None  # the offer found it, and what somebody holds is not removed
         trust.sign(db, self._store.uuid, blob_id, sha, codec)

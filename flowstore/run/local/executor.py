@@ -13,58 +13,39 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowstore import context
 from flowstore.errors import FlowstoreError
-from flowstore.flow.graph import Graph
-from flowstore.flow.spec import FlowSpec
 from flowstore.run import snapshot
-from flowstore.run.executor import Died, Ended, Event, Offered, Printed, Reported, Sent, Started
+from flowstore.run.executor import Died, Ended, Event, Executor, Printed, Reported, Results, Services, Setup, Started
 from flowstore.run.local import imports, messages, server
 from flowstore.run.local.processes import STREAMS, Processes, Start, Starting, TaskServer, Worker, died
 from flowstore.run.local.worker import LAZY, PARQUET
-from flowstore.run.randomness import Generators
-
-if TYPE_CHECKING:
-    from flowstore.run.snapshot import Sources
+from flowstore.run.orders import Order, decode_report, encode_order
+from flowstore.store.description import NewBlob
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Runs attempts as processes of this machine.
 
-    Made before the store is opened, and before what only a driver needs is imported: the task server is forked here,
-    SQLite must not see a fork, and each fork of a smaller process is cheaper.
+    It is made before the store is opened, and before what only a driver needs is imported: the task server is forked
+    here, SQLite must not see a fork, and each fork of a smaller process is cheaper.
 
-    Args:
-        flow: its class, as this process imported it.
-        graph: its steps.
-        method: 'fork' or 'spawn'; default: `default_start_method`, but 'spawn' where this process has threads that a
-            forked task would miss.
-        reuse: whether attempts of a step may share a process, one after the other.
-        generators: the random generators as the import of the flow left them; default: as they are now.
-        sources: the flow's snapshot, by default taken now.
-
-    Attributes:
-        notice: what to tell the user about how tasks start, if there is something.
+    `Setup.method` is by default `default_start_method`, but 'spawn' where this process has threads that a forked task
+    would miss.
     """
 
-    def __init__(
-        self,
-        flow: type[FlowSpec],
-        graph: Graph,
-        *,
-        method: str | None = None,
-        reuse: bool = False,
-        generators: Generators | None = None,
-        sources: Sources | None = None,
-    ) -> None:
+    name = "local"
+
+    def __init__(self, setup: Setup) -> None:
+        flow = setup.flow
         if context.state.store is not None:
             context.state.store.close()  # opened while the flow was imported
         context.state.flow_module = sys.modules[flow.__module__]
-        self.reuse = reuse
-        self._flow = flow
-        self._graph = graph
+        self._reuse = setup.reuse
+        self._graph = setup.graph
+        self._results: Results | None = None
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, Worker] = {}  # by ident, all that have not ended
         self._running: dict[int, Worker] = {}  # by attempt number
@@ -74,10 +55,10 @@ class LocalExecutor:
         self._ended: list[tuple[Worker, int]] = []  # processes that are gone, with exit codes; 0 where there was none
         self._numbers = 0
         self._idents = 0
-        sources = snapshot.take(flow) if sources is None else sources
+        sources = snapshot.take(flow) if setup.sources is None else setup.sources
         imports.install(sources)
-        self._processes = Processes(flow, graph, sources)
-        main, self.notice = self._processes.fork_server(method, generators)
+        self._processes = Processes(flow, setup.graph, sources)
+        main, self.notice = self._processes.fork_server(setup.method, setup.generators)
         self._servers: dict[_Key, TaskServer | None] = {(): main}  # None: tasks with these variables are spawned
         if main is not None:
             self._listen(main)
@@ -88,37 +69,34 @@ class LocalExecutor:
     def _listen(self, server: TaskServer) -> None:
         self._selector.register(server.control, selectors.EVENT_READ, (None, server))
 
-    def watch(self, waker: socket.socket) -> None:
-        """Return from `wait` as soon as `waker` can be read."""
-        self._selector.register(waker, selectors.EVENT_READ, (None, "waker"))
+    def connect(self, services: Services) -> None:
+        """Take what the driver offers."""
+        self._results = services.results
+        self._selector.register(services.waker, selectors.EVENT_READ, (None, "waker"))
 
-    def launch(self, order: Mapping[str, Any], step: str) -> int:
-        """Start an attempt; gives the number that its events carry."""
+    def launch(self, order: Order) -> int:
+        """Start an attempt; return the number that its events carry."""
         self._numbers += 1
+        step, environment = order.step, order.environment
         idle = self._idle.get(step)
-        environment = order["environment"]
         worker = idle.pop() if idle else self._take_ready(environment) or self._start(environment)
         worker.number = worker.last = self._numbers
         worker.step, worker.reported = step, False
         self._running[self._numbers] = worker
         if worker.pid is not None:
             self._started.append(Started(worker.number, worker.pid))
-        self._order(worker, {**order, "reuse": self.reuse})
+        self._send(worker, {"order": encode_order(order), "reuse": self._reuse})
         if worker.server is not None and self._graph[step].kind != "end":  # which nothing follows
             self._keep_ready(worker.server)
         return self._numbers
 
-    def _order(self, worker: Worker, order: dict[str, Any]) -> None:
+    def _send(self, worker: Worker, message: dict[str, Any]) -> None:
+        """Send an order to a worker; if that is not forked yet, once it is."""
         if worker.server is not None and worker.server.importing:
-            worker.order = order
+            worker.order = message
             return
-        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, which `wait` tells
-            messages.send(worker.channel, order)
-
-    def answer(self, number: int, message: dict[str, Any]) -> None:
-        """Reply to an offer."""
-        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died, which `wait` tells
-            messages.send(self._running[number].channel, message)
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, as `wait` will report
+            messages.send(worker.channel, message)
 
     def kill(self, number: int, how: signal.Signals) -> None:
         """Send a signal to an attempt's process group."""
@@ -140,7 +118,7 @@ class LocalExecutor:
             self._running[worker.last] = worker
             with contextlib.suppress(OSError):  # it died, which `wait` tells
                 worker.channel.shutdown(socket.SHUT_WR)
-        self.reuse = False
+        self._reuse = False
         return [worker.last for worker in waiting]
 
     def close(self) -> None:
@@ -317,7 +295,7 @@ class LocalExecutor:
             for item, worker in waiting:
                 sender.fork(item.ident, item.descriptors)
                 item.close()
-                self._order(worker, worker.order or {})
+                self._send(worker, worker.order or {})
             return True
         self._selector.unregister(sender.control)
         code = sender.close()
@@ -331,7 +309,7 @@ class LocalExecutor:
                     self._spawn(worker, theirs, ends, environment)
                 self._started.append(Started(worker.last, worker.pid or 0))
                 item.close()
-                self._order(worker, worker.order or {})
+                self._send(worker, worker.order or {})
             return False
         del self._servers[key]  # the import failed; the next attempt tries again
         for item, worker in waiting:
@@ -382,18 +360,22 @@ class LocalExecutor:
         """What one frame from a worker means."""
         if worker.number is None:
             raise ValueError("it runs nothing, so it has nothing to say")
+        assert self._results is not None
         if kind == messages.DATA:
-            return [Sent(worker.number, body)]
+            self._results.take(worker.number, body)
+            return []
         message = messages.decode_message(body)
         if message["kind"] == "offer":
-            return [Offered(worker.number, message["large"])]
+            send = self._results.missing(worker.number, [*map(NewBlob.unpacked, message["large"])])
+            self._send(worker, {"send": send})
+            return []
         events = self._all_output(worker)
         if message["kind"] == "report":
             worker.reported = True
-            self._warm_up(worker.server, message.pop("used"))
-            events.append(Reported(worker.number, message))
+            self._warm_up(worker.server, message["used"])
+            events.append(Reported(worker.number, decode_report(message["report"])))
         if message["kind"] == "ended" or message["ended"]:
-            events.append(Ended(worker.number, kept=self.reuse))
+            events.append(Ended(worker.number, kept=self._reuse))
             self._release(worker)
         return events
 
@@ -409,7 +391,7 @@ class LocalExecutor:
 
     def _release(self, worker: Worker) -> None:
         """A worker's attempt is over: keep it for the next one of its step, or let it end."""
-        if self.reuse and worker.number is not None:
+        if self._reuse and worker.number is not None:
             del self._running[worker.number]
             worker.number = None
             self._idle.setdefault(worker.step, []).append(worker)
