@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import attrs
+
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, codecs, metrics
@@ -100,7 +102,7 @@ def describe_task(db: sqlite3.Connection, task_id: int) -> None:
         if row["is_known"]:
             numbers = [] if row["value"] is None else numbers_in(name, row["value"])
         elif (plain := _plain(db, row["run_id"], blob)) is not None:
-            blobs.describe(db, blob.id, blob.codec, plain)
+            blobs.describe(db, blob.id, attrs.evolve(blob.description, plain=plain))
             numbers = [(full_name(name, way), number) for way, number in plain.numbers]
         _insert(db, row["run_id"], task_id, name, numbers)
 
@@ -155,7 +157,8 @@ def load_pickles(store: Store) -> None:
     for row in parameters:
         blob = Blob.of(row)
         with store.write() as db:
-            blobs.describe(db, blob.id, blob.codec, _plain(db, row["run_id"], blob, load) or NOTHING)
+            plain = _plain(db, row["run_id"], blob, load) or NOTHING
+            blobs.describe(db, blob.id, attrs.evolve(blob.description, plain=plain))
 
 
 def _describe_everywhere(db: sqlite3.Connection, blob: Blob, load: Load) -> None:
@@ -169,7 +172,7 @@ def _describe_everywhere(db: sqlite3.Connection, blob: Blob, load: Load) -> None
     plain = next((each for each in found if each is not None), None)
     if plain is None:
         return
-    blobs.describe(db, blob.id, blob.codec, plain)
+    blobs.describe(db, blob.id, attrs.evolve(blob.description, plain=plain))
     for task in tasks:
         _insert(
             db, task["run_id"], task["id"], task["name"],

@@ -28,7 +28,7 @@ from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Row, Store
 from flowstore.store import codecs, trust
 from flowstore.store.codecs import WITHOUT_JSON, Encoded, Piece
-from flowstore.store.plain import Plain
+from flowstore.store.description import Described, Description
 from flowstore.store.preview import MAX_PREVIEW, in_line
 from flowstore.text import counted
 
@@ -46,21 +46,17 @@ COLUMNS = (  # texts as long as flowstore makes them: those of a stranger's file
 
 
 @attrs.frozen(eq=False, repr=False)
-class Blob:
-    """A content's address and description; `data` is its bytes where it is small.
+class Blob(Described):
+    """A blob's address and description.
 
     Attributes:
-        id: the row.
-        sha: SHA-256 of the content.
-        codec, size_bytes, type, preview: as in `codecs.Encoded`.
+        id: its row.
+        sha: SHA-256 of its bytes.
+        data: its bytes where they are few and were fetched with the row.
     """
 
     id: int
     sha: bytes
-    codec: str
-    size_bytes: int
-    type: str
-    preview: str
     data: bytes | None = attrs.field(repr=False)
 
     @classmethod
@@ -68,9 +64,8 @@ class Blob:
         """From a row with `COLUMNS`; StoreCorrupt where it is not described."""
         if None in (row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"]):
             raise StoreCorrupt(f"The store is damaged: its content {row['blob_id']} is not described. Restore a copy.")
-        return cls(
-            row["blob_id"], row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"], row["data"]
-        )
+        description = Description(row["codec"], row["size_bytes"], row["type"], row["preview"])
+        return cls(description, row["blob_id"], row["sha"], row["data"])
 
 
 # Of a row `b` of blobs: its bytes were left out of the file that it came with.
@@ -100,25 +95,25 @@ def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
         small = encoded.size_bytes <= INLINE_BYTES
         data = encoded.content if small else None
         if blob_id is None:
-            described = (encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
-            blob_id = insert(db, *described, sha=sha, data=data)
+            blob_id = insert(db, encoded.description, sha=sha, data=data)
         else:
             _take_in(db, blob_id, data)
         if not small:
             for n, chunk in enumerate(chunks_of(encoded.pieces)):
                 db.execute("insert into chunks values (?, ?, ?)", (blob_id, n, chunk))
-    describe(db, blob_id, encoded.codec, encoded.plain, encoded.picture)
+    describe(db, blob_id, encoded.description)
     trust.sign(db, store.uuid, blob_id, sha, encoded.codec)
     return blob_id
 
 
-def describe(db: sqlite3.Connection, blob_id: int, codec: str, plain: Plain, picture: bytes | None = None) -> None:
-    """Store what plain JSON tells of a blob, and its picture; of a blob of codec `json` its bytes are the JSON."""
-    if codec != "json" and codec not in WITHOUT_JSON:
+def describe(db: sqlite3.Connection, blob_id: int, description: Description) -> None:
+    """Store the plain JSON and the picture of a blob; the bytes of a blob of codec `json` are its JSON."""
+    if description.codec != "json" and description.codec not in WITHOUT_JSON:
+        plain = description.plain
         exact = None if plain.value is None else int(plain.exact)
         db.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (blob_id, plain.value, exact, plain.number))
-    if picture is not None:
-        db.execute("insert or ignore into pictures values (?, ?)", (blob_id, picture))
+    if description.picture is not None:
+        db.execute("insert or ignore into pictures values (?, ?)", (blob_id, description.picture))
 
 
 def hold(db: sqlite3.Connection, sha: bytes, codec: str) -> bool:
@@ -158,19 +153,17 @@ def _take_in(db: sqlite3.Connection, blob_id: int, data: bytes | None) -> None:
 
 def insert(
     db: sqlite3.Connection,
-    codec: str,
-    size_bytes: int,
-    type_name: str,
-    preview: str,
+    description: Description,
     *,
     sha: bytes | None = None,
     data: bytes | None = None,
     staged_by: int | None = None,
 ) -> int:
-    """Insert one `blobs` row."""
+    """Insert one row of `blobs`; return its id."""
+    values = description.codec, description.size_bytes, description.type, description.preview
     cursor = db.execute(
         "insert into blobs (sha, codec, size_bytes, type, preview, data, staged_by) values (?, ?, ?, ?, ?, ?, ?)",
-        (sha, codec, size_bytes, type_name, preview, data, staged_by),
+        (sha, *values, data, staged_by),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -246,7 +239,7 @@ def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> A
     if blob.data is not None and blob.codec != "pickle":
         return _value(None, store, blob, name)
     with store.read() as db:
-        _check_trust(store, blob, name, run_id)
+        check_trust(store, blob, name, run_id)
         return _value(db, store, fetched(db, blob), name)
 
 
@@ -265,7 +258,8 @@ def _value(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -
     return value
 
 
-def _check_trust(store: Store, blob: Blob, name: str, run_id: int | None) -> None:
+def check_trust(store: Store, blob: Blob, name: str, run_id: int | None) -> None:
+    """Raise UntrustedArtifact where a blob may not be loaded; see `load`."""
     if blob.codec == "pickle" and not trust.may_load(store, run_id, blob.id, blob.sha, blob.codec):
         raise UntrustedArtifact(
             f"{name} is a pickle ({in_line(blob.type)}) that your own runs did not write; loading it runs its author's "

@@ -10,6 +10,7 @@ import sqlite3
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, trust
 from flowstore.store.blobs import Aside
+from flowstore.store.description import Description
 
 
 class Writer:
@@ -42,13 +43,13 @@ class Staging:
 
     Args:
         writer: what writes it.
-        codec, size_bytes, type, preview: as in `codecs.Encoded`.
+        description: what it is.
     """
 
-    def __init__(self, writer: Writer, codec: str, size_bytes: int, type: str, preview: str) -> None:
+    def __init__(self, writer: Writer, description: Description) -> None:
         self.writer = writer
-        self._described = (codec, size_bytes, type, preview)
-        self._missing_bytes = size_bytes
+        self._description = description
+        self._missing_bytes = description.size_bytes
         self._blob_id: int | None = None
         self._batch: list[bytes] = []
         self._chunks = 0  # that are written
@@ -70,7 +71,7 @@ class Staging:
         """Write chunks, in a transaction of their own."""
         with self.writer.store.write() as db:
             if self._blob_id is None:
-                self._blob_id = blobs.insert(db, *self._described, staged_by=self.writer.run_id)
+                self._blob_id = blobs.insert(db, self._description, staged_by=self.writer.run_id)
             rows = [(self._blob_id, self._chunks + n, chunk) for n, chunk in enumerate(batch)]
             db.executemany("insert into chunks values (?, ?, ?)", rows)
         self._chunks += len(batch)
@@ -78,7 +79,7 @@ class Staging:
     def publish(self, db: sqlite3.Connection, sha: bytes) -> int:
         """Make the content visible, in the caller's transaction; gives its row."""
         assert self._blob_id is not None  # all of it has been written
-        codec = self._described[0]
+        codec = self._description.codec
         blob_id = blobs.publish(db, self._blob_id, sha, codec)
         trust.sign(db, self.writer.store.uuid, blob_id, sha, codec)
         return blob_id

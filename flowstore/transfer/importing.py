@@ -261,8 +261,7 @@ class _Arrival:
             raise _Vanished
         blob_id, _ = blobs.find_described(self._db, blob.sha, blob.codec)
         if blob_id is None:
-            described = (blob.codec, blob.size_bytes, blob.type, blob.preview)
-            blob_id = blobs.insert(self._db, *described, sha=blob.sha)
+            blob_id = blobs.insert(self._db, blob.description, sha=blob.sha)
             blobs.leave_out(self._db, blob_id)
         return blob_id
 

@@ -77,8 +77,7 @@ class Intake:
                     db.execute("insert into chunks values (?, ?, ?)", (self._ids[content], n, data))
                     continue
                 inline: Any = bytes(data) if n == 0 else None
-                described = (blob.codec, blob.size_bytes, blob.type, blob.preview)
-                self._ids[content] = blobs.insert(db, *described, data=inline)
+                self._ids[content] = blobs.insert(db, blob.description, data=inline)
                 db.execute("insert into leases values (?, ?, ?, ?, ?, ?)", (self._ids[content], *process, at))
         self._pending.clear()
         self._pending_bytes = 0

@@ -1,4 +1,4 @@
-"""The README's twelve questions: SQL, Python and the command give the same answer, and the right one."""
+"""The cookbook's twelve questions: SQL, Python and the command give the same answer, and the right one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import re
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -18,31 +17,26 @@ import flowstore
 from flowstore.sqlite import user_sql
 from flowstore.store import opening
 from support.cli import Script, command
+from support.pages import DOCS, example, section
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-SECTION = README.split("\n## Cookbook\n")[1].split("\n## ")[0]
-QUESTION = re.compile(r"^\*\*(\d+)\. (.+?)\*\*.*?^```sql\n(.*?)^```\n(.*?)(?=^\*\*|\Z)", re.MULTILINE | re.DOTALL)
+PAGE, TUTORIAL = DOCS / "cookbook.md", DOCS / "tutorial.md"
+SECTION, TOOLS = section(PAGE, "## Questions"), section(PAGE, "## Other tools")
+QUESTION = re.compile(r"^### (\d+)\. (.+?)$.*?^```sql\n(.*?)^```\n(.*?)(?=^###|\Z)", re.MULTILINE | re.DOTALL)
 RECIPES = {int(match[1]): match for match in QUESTION.finditer(SECTION)}
-TOOLS = README.split("\n## Reading the file from other tools\n")[1].split("\n## ")[0]
-
-
-def example(name):
-    """A flow of the README."""
-    return re.search(rf'^```python title="{name}"\n(.*?)^```$', README, re.MULTILINE | re.DOTALL)[1]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """The README's story in a store of its own: PricesFlow 1, 2, 4 (will's) and 5 (in production), ShakyFlow 3."""
+    """The tutorial's flows in a store of its own: PricesFlow 1, 2, 4 (will's) and 5 (in production), ShakyFlow 3."""
     folder = tmp_path_factory.mktemp("cookbook")
     people = {name: {"FLOWSTORE_USER": name, "FLOWSTORE_HOME": str(folder / "home")} for name in ("anne", "will")}
-    prices = Script(folder, example("prices.py"))
+    prices = Script(folder, example(TUTORIAL, "prices.py"))
     prices("run", **people["anne"])
     prices("run", "--price", 25, "--tag", "trial", **people["anne"])
     prices("tag", "add", "best", "--run-id", 2, **people["anne"])
-    prices.rewrite(example("shaky.py"))
+    prices.rewrite(example(TUTORIAL, "shaky.py"))
     prices("run", expect=1, **people["anne"])
-    prices.rewrite(example("prices.py"))
+    prices.rewrite(example(TUTORIAL, "prices.py"))
     prices("run", "--tag", "trial", **people["will"])
     prices("deploy", "create", **people["anne"])
     prices("deploy", "trigger", "--price", 30, **people["anne"])
@@ -74,10 +68,10 @@ def ask(store, monkeypatch):
 
 
 def in_python(bullets):
-    """The value of the recipe's line, after the imports that the README names."""
+    """The value of the recipe's line, after the imports that the page names."""
     *before, last = re.search(r"^- Python: `(.+?)`", bullets, re.MULTILINE)[1].split("; ")
     names = {"collections": collections}
-    exec("from flowstore import *", names)  # as the README says
+    exec("from flowstore import *", names)  # as the page says
     for statement in before:
         exec(statement, names)
     return eval(last, names)
@@ -159,7 +153,7 @@ def test_how_much_space_each_artifact_takes(ask):
     for (name, _), size in sizes.items():
         found[name] += size
     assert {row["name"]: row["bytes"] for row in rows} == found
-    assert {row["name"]: row["contents"] for row in rows}["discounts"] == 1
+    assert {row["name"]: row["versions"] for row in rows}["discounts"] == 1
 
 
 def test_what_a_result_came_from(ask):
@@ -213,7 +207,7 @@ def test_which_code_made_it(ask):
 
 
 def test_reading_with_pandas(store):
-    """The README's line for pandas gives the view as a table."""
+    """The page's line for pandas gives the view as a table."""
     pandas = pytest.importorskip("pandas")
     line = re.search(r"\| pandas \| `pandas.read_sql\((.+?), sqlite3.connect\((.+?)\)\)`", TOOLS)
     assert json.loads(line[2]) == store.db.name
@@ -223,7 +217,7 @@ def test_reading_with_pandas(store):
 
 
 def test_reading_as_a_spreadsheet(store):
-    """The README's line for spreadsheets gives the view as CSV."""
+    """The page's line for spreadsheets gives the view as CSV."""
     line = re.search(r"\| spreadsheets \| `flowstore (.+?) > runs.csv`", TOOLS)[1]
     called = f"{sys.executable} -m flowstore {line}"
     ran = subprocess.run(called, shell=True, cwd=store.folder, capture_output=True, text=True)

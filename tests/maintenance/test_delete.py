@@ -18,6 +18,7 @@ import flowstore
 from flowstore.errors import NotFound
 from flowstore.maintenance import check, delete, vacuum
 from flowstore.store import blobs, opening, schema
+from flowstore.store.description import Description
 from flowstore.store.opening import open_store
 from flowstore.store.staging import Staging, Writer
 from support.chores import older_store
@@ -155,7 +156,7 @@ def test_a_dead_run_is_deleted_with_what_it_had_begun_to_write(path):
     """The chunks that a killed driver had staged go with its run."""
     with contextlib.closing(opening.ensure_store(path)) as store:
         run_id = add_run(store, status="running")
-        staging = Staging(Writer(store, run_id), "bytes", 64 << 20, "bytes", "")
+        staging = Staging(Writer(store, run_id), Description("bytes", 64 << 20, "bytes", ""))
         for _ in range(20):
             staging.take(b"c" * blobs.CHUNK_BYTES)
         staging.writer.finish()

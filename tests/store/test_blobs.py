@@ -13,6 +13,7 @@ import pytest
 
 from flowstore.errors import StoreCorrupt
 from flowstore.store import blobs, codecs, records
+from flowstore.store.description import Description
 from flowstore.store.staging import Staging, Writer
 from support.blobs import VALUES, blob_of, frame, put
 from support.flows import LINEAR, flow_source
@@ -27,7 +28,7 @@ def stage(store, value):
     """Store a value as a task's large artifact is stored: staged in chunks, then published."""
     encoded = codecs.encode(value)
     writer = Writer(store, task_with(store))
-    staging = Staging(writer, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
+    staging = Staging(writer, encoded.description)
     for chunk in blobs.chunks_of(encoded.pieces):
         staging.take(bytes(chunk))
     staging.writer.finish()
@@ -208,7 +209,7 @@ def test_a_value_that_flows_through_is_stored_once(flow):
 
 
 def staging_of(store, run_id, content):
-    return Staging(Writer(store, run_id), "bytes", len(content), "bytes", "")
+    return Staging(Writer(store, run_id), Description("bytes", len(content), "bytes", ""))
 
 
 def running(store):
@@ -335,7 +336,7 @@ if sys.argv[2] == "store":
         run_id = records.create_run(connection, records.NewRun("F", "u", {}, (), None, [], []))
     encoded = codecs.encode(value)
     writer = Writer(store, run_id)
-    staging = Staging(writer, encoded.codec, encoded.size_bytes, encoded.type, encoded.preview)
+    staging = Staging(writer, encoded.description)
     for chunk in blobs.chunks_of(encoded.pieces):
         staging.take(bytes(chunk))
     staging.writer.finish()

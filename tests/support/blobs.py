@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flowstore.store import blobs, codecs
+from flowstore.store.description import Description
 
 
 def blob_of(store, blob_id):
@@ -27,7 +28,7 @@ def raw(store, codec, content, size_bytes=None):
     with store.write() as connection:
         size = len(content) if size_bytes is None else size_bytes
         sha = hashlib.sha256(content).digest()
-        blob_id = blobs.insert(connection, codec, size, "t", "p", sha=sha, data=content)
+        blob_id = blobs.insert(connection, Description(codec, size, "t", "p"), sha=sha, data=content)
     return blob_of(store, blob_id)
 
 

@@ -17,6 +17,7 @@ The table of decoders is fixed. An unknown codec is an error; nothing falls back
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import itertools
@@ -31,8 +32,9 @@ import attrs
 
 from flowstore.context import is_text
 from flowstore.errors import ArtifactError
+from flowstore.store.description import Described, Description
 from flowstore.store.pictures import picture
-from flowstore.store.plain import NOTHING, Plain, describe, describe_json
+from flowstore.store.plain import NOTHING, describe, describe_json
 from flowstore.store.preview import preview, type_name
 
 MAX_JSON_DEPTH = 100
@@ -49,37 +51,25 @@ Piece = bytes | bytearray | memoryview
 
 
 @attrs.frozen(eq=False, repr=False)
-class Encoded:
-    """A value as bytes.
+class Encoded(Described):
+    """A value as bytes, with its description.
 
     Attributes:
-        codec: how it was encoded.
-        type: the name of its Python type.
-        preview: a short text that shows it.
-        size_bytes: the length of all pieces.
         pieces: the bytes, in order; large ones are views of the value's own memory.
-        keep: holds that memory.
-        plain: what plain JSON tells of the value.
-        picture: a PNG of a figure or an image.
+        keep: an object that keeps that memory alive.
     """
 
-    codec: str
-    type: str
-    preview: str
-    size_bytes: int
     pieces: Sequence[Piece] = attrs.field(repr=False)
     keep: object = attrs.field(default=None, repr=False)
-    plain: Plain = NOTHING
-    picture: bytes | None = None
 
     @property
     def content(self) -> bytes:
         """All pieces as one; a copy, so for small values."""
         return b"".join(self.pieces)
 
-    @property
+    @functools.cached_property
     def sha(self) -> bytes:
-        """SHA-256 of all pieces, computed each time: whoever stores a content needs it, not who made it."""
+        """SHA-256 of all pieces, computed when it is first asked for: not everything that is encoded is stored."""
         digest = hashlib.sha256()
         for piece in self.pieces:
             digest.update(piece)
@@ -99,10 +89,10 @@ def encode(value: Any, *, described: bool = True) -> Encoded:
     codec, pieces, keep = _encode(value)
     size = sum(memoryview(piece).nbytes for piece in pieces)
     if not described:
-        return Encoded(codec, type_name(value), "", size, pieces, keep)
+        return Encoded(Description(codec, size, type_name(value), ""), pieces, keep)
     plain = describe_json(value) if codec == "json" else NOTHING if codec in WITHOUT_JSON else describe(value)
     shown = picture(value) if codec == "pickle" else None
-    return Encoded(codec, type_name(value), preview(value), size, pieces, keep, plain, shown)
+    return Encoded(Description(codec, size, type_name(value), preview(value), plain, shown), pieces, keep)
 
 
 def _encode(value: Any) -> tuple[str, Sequence[Piece], object]:

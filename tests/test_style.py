@@ -1,0 +1,86 @@
+"""How the package's prose and names read: summaries that are commands, and no private vocabulary."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+import flowstore
+
+PACKAGE = Path(flowstore.__file__).parent
+PLAIN = ()  # the rooms that read so
+NAMES = sorted(
+    str(file.relative_to(PACKAGE))
+    for file in PACKAGE.rglob("*.py")
+    if any(str(file.relative_to(PACKAGE)).startswith(room) for room in PLAIN)
+)
+
+RETIRED = r"rubbish|anew|mend(?:s|ed|ing)?|strange|told|drafts?|whose|doomed|bur(?:y|ied)|obeys?"
+RETIRED_WORD = re.compile(rf"\b(?:{RETIRED})\b", re.IGNORECASE)
+GIVES = re.compile(r";\s+gives\b|^Gives?\b|\bthat it gives\b")
+RETIRED_NAMES = {"told", "found", "made", "asked", "each", "place", "draft", "content", "contents", "said", "strange"}
+VAGUE = {"what", "whose", "which", "that", "those", "these", "whether", "how", "who", "when", "where", "as", "undo"}
+ARTICLES = {"the", "a", "an", "all", "every", "each", "one", "some", "no", "any", "its", "our", "same"}
+
+
+def tree_of(name):
+    """The source of a file of the package, parsed."""
+    return ast.parse((PACKAGE / name).read_text("utf-8"))
+
+
+def is_property(function):
+    """Whether a function is read as an attribute: its summary is a noun."""
+    return any("property" in ast.unparse(decorator) for decorator in function.decorator_list)
+
+
+def summaries(name):
+    """The first words of each function's docstring, with its line; properties and click's commands keep their own."""
+    for node in ast.walk(tree_of(name)):
+        if isinstance(node, ast.FunctionDef) and not is_property(node) and (text := ast.get_docstring(node)):
+            yield node.lineno, node.name, text.split()[0].lower().rstrip(".,:;")
+
+
+def prose(name):
+    """Comments and strings of a file, with their lines."""
+    source = (PACKAGE / name).read_text("utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}:
+            yield token.start[0], token.string
+
+
+def bound_names(name):
+    """The names that a file binds: variables, arguments, functions."""
+    for node in ast.walk(tree_of(name)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_summaries_are_commands(name):
+    """A function's docstring begins with a verb: Return, Open, Write, Raise, Yield, Check."""
+    assert [item for item in summaries(name) if item[2] in VAGUE | ARTICLES] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_private_vocabulary(name):
+    """Comments, docstrings and messages use the field's words: orphan, temporary file, untrusted, repair."""
+    assert [(line, word) for line, text in prose(name) for word in RETIRED_WORD.findall(text)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_returns_rather_than_gives(name):
+    """A docstring says what a function returns."""
+    assert [line for line, text in prose(name) if GIVES.search(text.strip("\"'# "))] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_say_what_they_hold(name):
+    """No variable is called after the way that its value came about."""
+    assert [item for item in bound_names(name) if item[1] in RETIRED_NAMES] == []
