@@ -125,6 +125,7 @@ def _parameter_option(parameter: Parameter) -> click.Option:
 
 def _run_command(this: FlowFile) -> click.Command:
     def run(**given: Any) -> int:
+        from flowstore.run import import_start
         from flowstore.run.ownership import told_deployment
 
         generators = _generators(this)
@@ -137,10 +138,9 @@ def _run_command(this: FlowFile) -> click.Command:
         asked = shell.settings(click.get_current_context())
         sources = _sources(this, asked)
         executor = _executor(this, asked, sources, generators)
-        from flowstore.run.start import run_flow
-
+        start = import_start()
         with wrong_usage(ParameterError):
-            return run_flow(this.type, graph, values, _options(asked, sources, deployment), executor)
+            return start.run_flow(this.type, graph, values, _options(asked, sources, deployment), executor)
 
     params = [_parameter_option(parameter) for parameter in this.parameters.values()]
     made = click.Command("run", callback=run, help="Run the flow.", params=list(params))
@@ -159,6 +159,8 @@ def _value(this: FlowFile, name: str, given: Any) -> Any:
 
 def _resume_command(this: FlowFile) -> click.Command:
     def resume(step: str | None, origin_run_id: str | None, **_given: Any) -> int:
+        from flowstore.run import import_start
+
         generators = _generators(this)
         graph = this.graph()
         if step is not None and step not in graph:
@@ -166,10 +168,9 @@ def _resume_command(this: FlowFile) -> click.Command:
         asked = shell.settings(click.get_current_context())
         sources = _sources(this, asked)
         executor = _executor(this, asked, sources, generators)
-        from flowstore.run.start import resume_flow
-
+        start = import_start()
         with wrong_usage(ParameterError):
-            return resume_flow(this.type, graph, step, origin_run_id, _options(asked, sources), executor)
+            return start.resume_flow(this.type, graph, step, origin_run_id, _options(asked, sources), executor)
 
     params = [
         click.Argument(["step"], required=False),

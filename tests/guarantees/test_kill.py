@@ -124,7 +124,7 @@ def test_a_task_that_could_not_be_started_leaves_nothing_open():
     executor = LocalExecutor(Setup(flow=flowstore.FlowSpec, graph=None, method="spawn"))
     ours, theirs = socket.socketpair()
     theirs.close()
-    executor._servers[()] = TaskServer(ours)
+    executor._pool.servers[()] = TaskServer(ours)
     with pytest.raises(FlowstoreError, match="task server died"):
         executor.launch(Order(run=None, step="start", task_id=1))
     executor.close()

@@ -59,14 +59,14 @@ def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[s
     return ours, pid
 
 
-def imported(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
+def imported(flow: type[FlowSpec], graph: Graph, argument: Mapping[str, Any]) -> None:
     """The life of a fresh interpreter that has imported the flow with a step's variables; see `servers.start`.
 
     The server is a fork of it. This process waits for the server's end, and then ends like a script, for what the
     import has made.
     """
     generators = Generators(sys.modules[flow.__module__])
-    control = socket.socket(fileno=told["control"])
+    control = socket.socket(fileno=argument["control"])
     control.set_inheritable(False)
     pid = _fork(control, flow, graph, generators, [])
     if threads.missed_after_fork():

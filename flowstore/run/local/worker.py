@@ -111,13 +111,13 @@ def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
     messages.send(channel, {"kind": "report", "report": encode_report(report), "used": used, "ended": ended})
 
 
-def spawned(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
+def spawned(flow: type[FlowSpec], graph: Graph, argument: Mapping[str, Any]) -> None:
     """The life of a fresh interpreter that runs tasks; see `interpreter.Interpreters`."""
     generators = Generators(sys.modules[flow.__module__])
     if sys.platform == "win32":
         channel = socket.fromshare(sys.stdin.buffer.read())
     else:
-        channel = socket.socket(fileno=told["channel"])
+        channel = socket.socket(fileno=argument["channel"])
     channel.set_inheritable(False)
     fresh_streams()
     work(channel, flow, graph, generators, Ending())
