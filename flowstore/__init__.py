@@ -63,10 +63,10 @@ from flowstore.flow.parameters import IncludeFile, JSONType, Parameter
 from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
-    from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Task
+    from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
     from flowstore.store.opening import get_store, use_store
 
-_CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Task"})
+_CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
 
 
@@ -124,6 +124,7 @@ __all__ = [
     "ParameterError",
     "Run",
     "Step",
+    "Store",
     "StoreCorrupt",
     "StoreNotFound",
     "StoreTooNew",
@@ -139,6 +140,7 @@ __all__ = [
     "get_namespace",
     "get_store",
     "namespace",
+    "open_store",
     "parallel",
     "project",
     "resources",

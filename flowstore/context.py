@@ -21,18 +21,18 @@ from flowstore.errors import FlowstoreError
 STARTED_AT: Final = time.time()  # about when this process read the flow's file, and before it imported much
 
 
-class _Default:
+class Unset:
     """Stands for "the user never chose a namespace", which `None` (the global one) can't."""
 
 
-DEFAULT: Final = _Default()
+UNSET: Final = Unset()
 
 
 class State:
     """What a process has chosen, or a task was started with."""
 
     def __init__(self) -> None:
-        self.namespace: str | _Default | None = DEFAULT
+        self.namespace: str | Unset | None = UNSET
         self.store: Any = None  # the open flowstore.sqlite.database.Store of this process, if any
         self.task_store: tuple[str, bool] | None = None  # in a task: the run's file, and whether it is trusted
         self.task: dict[str, Any] = {}  # what `current` answers, empty outside a task
@@ -137,14 +137,14 @@ def checked_namespace(tag: str | None) -> str | None:
 
 def get_namespace() -> str | None:
     """The active namespace: a tag, or `None` where everything is visible."""
-    if isinstance(state.namespace, _Default):
+    if isinstance(state.namespace, Unset):
         return f"user:{username()}"
     return state.namespace
 
 
 def default_namespace() -> str | None:
     """Go back to the namespace that this process started with, usually `user:NAME`; returns it."""
-    state.namespace = state.task.get("namespace", DEFAULT)
+    state.namespace = state.task.get("namespace", UNSET)
     return get_namespace()
 
 

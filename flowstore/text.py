@@ -7,6 +7,7 @@ is shown goes through here, errors too, whose messages quote what a file holds.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 
 # Sequences as terminals read them (ECMA-48). One that never ends hides nothing: only its beginning is taken for one.
 _SEQUENCE = (
@@ -114,3 +115,20 @@ def counted(count: int, what: str) -> str:
     ('1 run', '1,200 runs')
     """
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def did_you_mean(name: str, known: Iterable[str], shown: Callable[[str], object] = str) -> str:
+    """Return a question that names what a wrong name may stand for, after a space; nothing where none is near.
+
+    Args:
+        name: the wrong one.
+        known: the right ones.
+        shown: formats the name that is shown for a right one.
+
+    >>> did_you_mean("shwo", ["runs", "show"]), did_you_mean("x", ["runs"])
+    (" Did you mean 'show'?", '')
+    """
+    import difflib  # not before a name is wrong
+
+    near = difflib.get_close_matches(name, known, n=2)
+    return f" Did you mean {' or '.join(repr(shown(match)) for match in near)}?" if near else ""

@@ -209,7 +209,7 @@ def _show(store: Store, made: Deployment) -> None:
     from flowstore.store.queries import code_files
 
     at = time_of(made.deployed_at)
-    sees = made.production_namespace if isinstance(made.namespace, context._Default) else made.namespace
+    sees = made.production_namespace if isinstance(made.namespace, context.Unset) else made.namespace
     facts: list[tuple[str, Any]] = [
         ("flow", made.flow),
         ("version", str(made.version)),

@@ -45,7 +45,7 @@ def follow(found: Run | Step | Task, streams: Sequence[str], attempt: int | None
         attempt: only of this one.
     """
     store, parts = found._store, found.path_components
-    run = found if isinstance(found, Run) else Run._at(store, "/".join(parts[:2]))
+    run = found if isinstance(found, Run) else Run._at(found._scope, "/".join(parts[:2]))
     asked = {
         "run_id": int(run.id),
         "step": parts[2] if len(parts) > 2 else None,

@@ -131,15 +131,15 @@ def apply(ctx: click.Context) -> None:
     if settings.get("store"):
         use_store(settings["store"])
     asked = namespace(settings)
-    if not isinstance(asked, context._Default):
+    if not isinstance(asked, context.Unset):
         context.namespace(asked)
 
 
-def namespace(settings: Mapping[str, Any]) -> str | context._Default | None:
-    """What --namespace asks for: a tag, `None` for everything, `DEFAULT` where it is not given.
+def namespace(settings: Mapping[str, Any]) -> str | context.Unset | None:
+    """What --namespace asks for: a tag, `None` for everything, `UNSET` where it is not given.
 
     >>> namespace({"namespace": "xyz"}), namespace({"namespace": ""})
     ('xyz', None)
     """
     given = settings.get("namespace")
-    return context.DEFAULT if given is None else (given or None)
+    return context.UNSET if given is None else (given or None)

@@ -13,6 +13,7 @@ side by side.
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.code import Code
 from flowstore.client.run import Flow, Flows, Run, Step
+from flowstore.client.store import Store, open_store
 from flowstore.client.task import ExceptionInfo, Metadata, Task
 
 __all__ = [
@@ -26,11 +27,13 @@ __all__ = [
     "Metadata",
     "Run",
     "Step",
+    "Store",
     "Task",
+    "open_store",
 ]
 
 _PUBLIC: dict[str, tuple[type, ...]] = {  # pickles name these modules, which stay, rather than where a class is written
-    "flowstore": (DataArtifact, Flow, Flows, Run, Step, Task),
+    "flowstore": (DataArtifact, Flow, Flows, Run, Step, Store, Task),
     "flowstore.client": (Artifacts, Code, Data, Metadata),
 }
 for _module, _classes in _PUBLIC.items():

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from flowstore.client.base import Tagged, number
+from flowstore.client import addresses
+from flowstore.client.base import Tagged
 from flowstore.client.code import missing_module, where_code_is
 from flowstore.errors import ArtifactError, InvalidPathspec, NotFound
 from flowstore.sqlite.typed_rows import time_of
@@ -26,25 +27,25 @@ class DataArtifact(Tagged):
         pathspec: `FlowName/run_id/step/task_id/name`.
     """
 
-    _KIND, _FORM, _DEPTH = "artifact", "FlowName/run_id/step/task_id/name", 5
+    _KIND, _DEPTH = "artifact", 5
     _PICKLED = ("pathspec", "_task")
     _SPLITS = 4  # version 0.1.0 let names hold slashes
 
-    def __init__(self, pathspec: str) -> None:
-        name = self._open(pathspec)[-1]
+    def _check_exists(self) -> None:
         self._task: Task = self._above(4)
-        number("task", self.path_components[3])
-        if self._task._find() is None or name not in self._task._blobs(name):
-            if "/" in name:
-                raise InvalidPathspec(f"{pathspec!r} does not address an artifact: give {self._FORM}.")
-            raise NotFound(f"There is no artifact {pathspec} in {self._store.path}.")
-        self._check_namespace()
+        addresses.number("task", self._task.id)
+        if self._task._find() is None:
+            raise addresses.missing(self._store, self.path_components)
+        if self.id not in self._task._blobs(self.id):
+            if "/" in self.id:
+                raise InvalidPathspec(f"{self.pathspec!r} does not address an artifact: give {addresses.FORMS[5]}.")
+            raise addresses.missing(self._store, self.path_components, self._task._blobs())
 
     @classmethod
     def _of(cls, task: Task, name: str) -> DataArtifact:
-        made = cls._at(task._store, f"{task.pathspec}/{name}")
-        made._task = task
-        return made
+        artifact = cls._at(task._scope, f"{task.pathspec}/{name}")
+        artifact._task = task
+        return artifact
 
     def _node(self) -> Node:
         from flowstore.store.tags import Node
@@ -63,10 +64,10 @@ class DataArtifact(Tagged):
         return user | set(queries.node_tags(self._store, row["run_id"], row["step_id"], row["id"], self.id)), system
 
     def _blob(self) -> Blob:
-        found = self._task._blobs(self.id).get(self.id)
-        if found is None:
+        blob = self._task._blobs(self.id).get(self.id)
+        if blob is None:
             raise NotFound(f"Artifact {self.pathspec} was deleted from {self._store.path}.")
-        return found
+        return blob
 
     @property
     def data(self) -> Any:
@@ -77,8 +78,11 @@ class DataArtifact(Tagged):
             ArtifactError: it can't be rebuilt here, or was left out when this file was exported.
             StoreCorrupt: its bytes are damaged.
         """
+        return self._load(self._blob())
+
+    def _load(self, blob: Blob) -> Any:
         try:
-            return blobs.load(self._store, self._blob(), self.pathspec, run_id=int(self.path_components[1]))
+            return blobs.load(self._store, blob, self.pathspec, run_id=int(self.path_components[1]))
         except ArtifactError as error:
             hint = missing_module(self._task._run.code, error)
             if hint is None:
@@ -178,9 +182,10 @@ class Data:
     def __getattr__(self, name: str) -> Any:
         if name == "_task":  # not there yet, while a copy is made
             raise AttributeError(name)
-        if name.startswith("__") or name not in self._task:
+        blob = None if name.startswith("__") else self._task._blobs(name).get(name)
+        if blob is None:
             raise AttributeError(f"Task {self._task.pathspec} has no artifact {name!r}.")
-        return self._task[name].data
+        return DataArtifact._of(self._task, name)._load(blob)
 
     def __contains__(self, name: object) -> bool:
         return name in self._task

@@ -1,49 +1,40 @@
-"""What all objects have in common: an address, a parent, tags, a namespace to be in.
+"""What all objects have in common: an address, a parent, tags, and the scope that they look at.
 
-An object is no more than its pathspec and its store; each question is a query. The kinds know each other by
-their depth in the pathspec, so that a task can name its step without importing what a step is.
+An object is no more than its pathspec and its scope: a store, and the namespace that is seen of it. What is reached
+from an object has the same scope. Each question is a query. The kinds know each other by their depth in the pathspec,
+so that a task can name its step without importing what a step is.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
-from flowstore import context
+from flowstore.client import addresses
+from flowstore.client.addresses import Scope, active_scope
+from flowstore.context import UNSET, Unset
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.liveness import is_dead
-from flowstore.store.opening import active_store, store_at
+from flowstore.store.opening import store_at
 
 if TYPE_CHECKING:
     from flowstore.store.tags import Node
 
-_LARGEST_ID = 2**63 - 1
 MOST_KEYS = 100  # of what Tab offers
 Item = TypeVar("Item")
 DONE = frozenset({"successful", "failed", "stopped"})
-_kinds: dict[int, Any] = {}  # depth of the pathspec: the class
+kinds: dict[int, Any] = {}  # depth of the pathspec: the class
 
 
-def number(kind: str, text: str) -> int:
-    """An id as a number; what isn't one can't exist."""
-    plain = text.isascii() and text.isdecimal() and len(text) <= len(str(_LARGEST_ID))
-    if not plain or text != str(int(text)) or int(text) > _LARGEST_ID:
-        raise NotFound(f"There is no {kind} {text[:100]!r}: {kind} ids are numbers.")
-    return int(text)
+class _LazyScope:
+    """The scope of an object that was pickled; its store is opened at first use, in whichever process that is."""
 
-
-def _a(kind: str) -> str:
-    return f"an {kind}" if kind.startswith("a") else f"a {kind}"
-
-
-class _LazyStore:
-    """The store of an object that was pickled, opened at first use, in whichever process that is."""
-
-    def __get__(self, instance: InStore, owner: type) -> Store:
-        store = vars(instance)["_store"] = store_at(instance._path)
-        return store
+    def __get__(self, instance: InStore, owner: type) -> Scope:
+        values = vars(instance)
+        scope = values["_scope"] = Scope(store_at(instance._path), values["_pickled"].get("namespace", UNSET))
+        return scope
 
 
 class InStore:
@@ -51,21 +42,29 @@ class InStore:
 
     _PICKLED: ClassVar[tuple[str, ...]] = ()  # the attributes that find it
     if TYPE_CHECKING:
-        _store: Store
+        _scope: Scope
     else:
-        _store = _LazyStore()
+        _scope = _LazyScope()
+
+    @property
+    def _store(self) -> Store:
+        return self._scope.store
 
     @property
     def _path(self) -> str:
         """The path of the store, whether that is open or not."""
-        store = vars(self).get("_store")
-        return str(vars(self)["_pickled_path"] if store is None else store.path)
+        scope = vars(self).get("_scope")
+        return str(vars(self)["_pickled"]["store"] if scope is None else scope.store.path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"store": self._path, **{name.lstrip("_"): getattr(self, name) for name in self._PICKLED}}
+        scope = vars(self).get("_scope")
+        chosen = vars(self)["_pickled"].get("namespace", UNSET) if scope is None else scope.chosen
+        namespace = {} if isinstance(chosen, Unset) else {"namespace": chosen}
+        return {"store": self._path, **namespace, **{name.lstrip("_"): getattr(self, name) for name in self._PICKLED}}
 
     def __setstate__(self, values: dict[str, Any]) -> None:
-        vars(self).update({name: values[name.lstrip("_")] for name in self._PICKLED}, _pickled_path=values["store"])
+        found_by = {name: values[name.lstrip("_")] for name in self._PICKLED}
+        vars(self).update(found_by, _pickled={name: values[name] for name in ("store", "namespace") if name in values})
 
 
 class Object(InStore):
@@ -74,7 +73,6 @@ class Object(InStore):
     _PICKLED: ClassVar[tuple[str, ...]] = ("pathspec",)
 
     _KIND: ClassVar[str]
-    _FORM: ClassVar[str]
     _DEPTH: ClassVar[int]
     _SPLITS: ClassVar[int] = -1  # of a pathspec at its slashes: all, but for an artifact, whose name may hold more
 
@@ -83,26 +81,42 @@ class Object(InStore):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "_KIND" in vars(cls):
-            _kinds[cls._DEPTH] = cls
+            kinds[cls._DEPTH] = cls
 
-    def _open(self, pathspec: str) -> list[str]:
-        if not isinstance(pathspec, str):
-            raise InvalidPathspec(f"Address {_a(self._KIND)} by text of the form {self._FORM}, not {pathspec!r}.")
-        parts = pathspec.split("/", self._SPLITS)
-        if len(parts) != self._DEPTH or not all(parts) or not context.is_text(pathspec):
-            raise InvalidPathspec(f"{pathspec!r} does not address {_a(self._KIND)}: give {self._FORM}.")
-        self._store = active_store()
-        self.pathspec = pathspec
-        return parts
+    def __init__(self, pathspec: str) -> None:
+        self._look_up(active_scope, pathspec)
+
+    @classmethod
+    def _get(cls, scope: Scope, pathspec: str) -> Self:
+        """Return the object of that pathspec; raise as the constructor does."""
+        item = cls.__new__(cls)
+        item._look_up(lambda: scope, pathspec)
+        return item
+
+    def _look_up(self, scope: Callable[[], Scope], pathspec: str) -> None:
+        """Become the object of a pathspec.
+
+        Raises:
+            InvalidPathspec: it is no pathspec of this kind of object.
+            NotFound: there is no such object.
+            NamespaceMismatch: it is outside the namespace.
+        """
+        parts = addresses.split(pathspec, self._DEPTH)  # before a store is looked for
+        self._scope = scope()
+        self.pathspec = "/".join(addresses.with_ids(self._scope, parts))
+        self._check_exists()
+        self._check_namespace()
+
+    def _check_exists(self) -> None:
+        raise AssertionError  # each kind of object defines it
 
     def _above(self, depth: int) -> Any:
-        """The object above this one that has `depth` parts in its pathspec."""
-        return _kinds[depth]._at(self._store, "/".join(self.path_components[:depth]))
+        """Return the object above this one that has `depth` parts in its pathspec."""
+        return kinds[depth]._at(self._scope, "/".join(self.path_components[:depth]))
 
     def _below(self, ident: object) -> Any:
-        """The object of that id in this one; raises like its constructor."""
-        with using(self._store):
-            return _kinds[self._DEPTH + 1](f"{self.pathspec}/{ident}")
+        """Return the object of that id in this one; raise as its constructor does."""
+        return kinds[self._DEPTH + 1]._get(self._scope, f"{self.pathspec}/{ident}")
 
     @property
     def path_components(self) -> list[str]:
@@ -135,37 +149,33 @@ class Object(InStore):
         return frozenset(self._effective_tags()[1])
 
     def _check_namespace(self) -> None:
-        active = context.get_namespace()
-        if active is None or self._is_of_the_running_task() or active in self.tags:
+        active = self._scope.namespace
+        if active is None or self._scope.exempts(self.path_components[:2]) or active in self.tags:
             return
         owners = sorted(tag for tag in self.system_tags if tag.startswith(("user:", "production:")))
-        raise NamespaceMismatch(
-            f"{self._KIND.capitalize()} {self.pathspec} is not in the active namespace, {active!r}. To use it:",
-            *owners[:1],
-            None,
-        )
+        raise self._scope.mismatch(f"{self._KIND.capitalize()} {self.pathspec} is not in", "To use it:", *owners[:1])
 
     def _lacking(self, tags: Iterable[str]) -> set[str]:
-        """Those of the tags, and of the namespace, that what is below this must have itself to be listed."""
+        """Return the requested tags, and the namespace, that this lacks: what is below must carry them itself."""
         wanted = set(tags)
-        if (active := context.get_namespace()) is not None and not self._is_of_the_running_task():
+        active = self._scope.namespace
+        if active is not None and not self._scope.exempts(self.path_components[:2]):
             wanted.add(active)
         return wanted - self.tags if wanted else wanted
 
-    def _is_of_the_running_task(self) -> bool:
-        """Whether this is part of the run that asks, which may look at itself in whatever namespace it looks."""
-        running: str = context.state.task.get("pathspec", "")
-        return running.split("/")[:2] == self.path_components[:2]
-
     @classmethod
-    def _at(cls, store: Store, pathspec: str) -> Self:
-        """An object that is known to exist, without looking; StoreCorrupt if no name can be part of a pathspec."""
+    def _at(cls, scope: Scope, pathspec: str) -> Self:
+        """Return an object that is known to exist, without looking.
+
+        Raises:
+            StoreCorrupt: a name that was read can be no part of a pathspec.
+        """
         if len(pathspec.split("/", cls._SPLITS)) != cls._DEPTH:
-            raise StoreCorrupt(f"{store.path} is damaged: no {cls._KIND} can be {pathspec!r}. Restore a copy.")
-        made = cls.__new__(cls)
-        made._store = store
-        made.pathspec = pathspec
-        return made
+            raise StoreCorrupt(f"{scope.store.path} is damaged: no {cls._KIND} can be {pathspec!r}. Restore a copy.")
+        item = cls.__new__(cls)
+        item._scope = scope
+        item.pathspec = pathspec
+        return item
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.pathspec!r})"
@@ -186,8 +196,8 @@ class Container(Object, Generic[Item]):
     """An object that holds others, by id."""
 
     def __getitem__(self, ident: str | int) -> Item:
-        found: Item = self._below(ident)
-        return found
+        item: Item = self._below(ident)
+        return item
 
     def __contains__(self, ident: object) -> bool:
         try:
@@ -227,20 +237,6 @@ def status_of(run: Row) -> str:
     """A run's status as it is now: the driver of one that is recorded as running may have died."""
     status: str = run["status"]
     return "dead" if status == "running" and is_dead(run) else status
-
-
-class using:  # noqa: N801  # a context manager used as a function
-    """Make an object's store the active one while another object of it is made."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        self._before = context.state.store
-        context.state.store = self._store
-
-    def __exit__(self, *_: object) -> None:
-        context.state.store = self._before
 
 
 class Tagged(Object):

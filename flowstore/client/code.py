@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from flowstore.client.addresses import Scope
 from flowstore.client.base import InStore
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import outputs
-from flowstore.sqlite.database import Store
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
 from flowstore.text import counted
@@ -56,8 +56,8 @@ class Code(InStore):
 
     _PICKLED = ("_code_id",)
 
-    def __init__(self, store: Store, code_id: int) -> None:
-        self._store = store
+    def __init__(self, scope: Scope, code_id: int) -> None:
+        self._scope = scope
         self._code_id = code_id
 
     @functools.cached_property

@@ -115,7 +115,7 @@ class _Side:
                 "duration_s": None if ended is None else (ended - row["created_at"]) / 1000,
             }
             self.tags = dict.fromkeys(sorted(run.tags), True)
-            self.code = None if row["code_id"] is None else Code(self.store, row["code_id"])
+            self.code = None if row["code_id"] is None else Code(run._scope, row["code_id"])
             self.parameters = overview.parameters(self.store, run_id)
             steps = overview.steps(self.store, run_id, dead=status == "dead")
             self.states = {step.name: step.tasks for step in steps}

@@ -7,16 +7,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flowstore import context
+from flowstore.client import addresses
+from flowstore.client.addresses import Scope, active_scope
 from flowstore.client.artifact import Data
-from flowstore.client.base import Container, Ending, InStore, Tagged, number, status_of, using
+from flowstore.client.base import Container, Ending, InStore, Tagged, status_of
 from flowstore.client.code import Code
-from flowstore.client.task import Listed, Task
-from flowstore.errors import ArtifactError, FlowstoreError, NamespaceMismatch, NotFound, UntrustedArtifact
+from flowstore.client.task import Task, Visible
+from flowstore.errors import ArtifactError, FlowstoreError, NotFound, UntrustedArtifact
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, time_of
 from flowstore.store import blobs, metrics, queries
 from flowstore.store.blobs import Blob
-from flowstore.store.opening import active_store
 from flowstore.text import safe
 
 if TYPE_CHECKING:
@@ -32,29 +33,36 @@ class Flows(InStore):
     """All flows that have a run in the active namespace, by name."""
 
     def __init__(self) -> None:
-        self._store = active_store()
+        self._scope = active_scope()
+
+    @classmethod
+    def _in(cls, scope: Scope) -> Flows:
+        flows = cls.__new__(cls)
+        flows._scope = scope
+        return flows
+
+    def _names(self) -> list[str]:
+        return queries.flow_names(self._store, self._scope.namespace)
 
     def __iter__(self) -> Iterator[Flow]:
-        for name in queries.flow_names(self._store, context.get_namespace()):
-            yield Flow._at(self._store, name)
+        return (Flow._at(self._scope, name) for name in self._names())
 
     def __len__(self) -> int:
-        return len(queries.flow_names(self._store, context.get_namespace()))
+        return len(self._names())
 
     def __getitem__(self, name: str) -> Flow:
-        with using(self._store):
-            return Flow(name)
+        return Flow._get(self._scope, name)
 
     def __contains__(self, name: object) -> bool:
         is_name = isinstance(name, str) and context.is_text(name)
-        return is_name and queries.has_run(self._store, str(name), context.get_namespace())
+        return is_name and queries.has_run(self._store, str(name), self._scope.namespace)
 
     def _ipython_key_completions_(self) -> list[str]:
-        return queries.flow_names(self._store, context.get_namespace())
+        return self._names()
 
     def __repr__(self) -> str:
-        active = context.get_namespace()
-        names = queries.flow_names(self._store, active)
+        active = self._scope.namespace
+        names = self._names()
         others = 0 if names or active is None else len(queries.flow_names(self._store, None))
         hint = f"none in {active!r}, {others} in all: namespace(None)" if others else ""
         return safe(f"Flows({', '.join(names) or hint})")
@@ -71,17 +79,16 @@ class Flow(Container["Run"]):
         NamespaceMismatch: none of its runs is in the active namespace.
     """
 
-    _KIND, _FORM, _DEPTH = "flow", "FlowName", 1
+    _KIND, _DEPTH = "flow", 1
 
-    def __init__(self, pathspec: str) -> None:
-        [name] = self._open(pathspec)
-        if not queries.has_run(self._store, name, None):
-            raise NotFound(f"There is no run of a flow {name!r} in {self._store.path}.")
-        active = context.get_namespace()
-        if active is not None and not queries.has_run(self._store, name, active):
-            raise NamespaceMismatch(
-                f"Flow {name} has no run in the active namespace, {active!r}. To see all runs:", None
-            )
+    def _check_exists(self) -> None:
+        if not queries.has_run(self._store, self.id, None):
+            raise addresses.missing(self._store, [self.id])
+
+    def _check_namespace(self) -> None:
+        active = self._scope.namespace
+        if active is not None and not queries.has_run(self._store, self.id, active):
+            raise self._scope.mismatch(f"Flow {self.id} has no run in", "To see all runs:")
 
     @property
     def parent(self) -> None:
@@ -96,11 +103,11 @@ class Flow(Container["Run"]):
         return self._runs(tags)
 
     def _runs(self, tags: Sequence[str], *, successful: bool = False) -> Iterator[Run]:
-        active = context.get_namespace()
+        active = self._scope.namespace
         wanted = [*tags, *([active] if active is not None else [])]
         name = self.id
         for run_id in queries.run_ids(self._store, name, wanted, successful=successful):
-            yield Run._at(self._store, f"{name}/{run_id}")
+            yield Run._at(self._scope, f"{name}/{run_id}")
 
     def to_dataframe(self, *tags: str) -> pd.DataFrame:
         """The runs that `runs(*tags)` gives as a table: a row a run.
@@ -144,20 +151,29 @@ class Run(Tagged, Container["Step"], Ending):
         NamespaceMismatch: it is not in the active namespace.
     """
 
-    _KIND, _FORM, _DEPTH = "run", "FlowName/run_id", 2
+    _KIND, _DEPTH = "run", 2
 
-    def __init__(self, pathspec: str) -> None:
-        flow, run_id = self._open(pathspec)
-        if queries.find_run(self._store, flow, number("run", run_id)) is None:
-            raise NotFound(f"There is no run {pathspec} in {self._store.path}.")
-        self._check_namespace()
+    _kept: Row | None = None  # its row when it was first read: but for its end, nothing in it changes
+    _end: Task | None = None  # its end task, once that has succeeded
+
+    def _check_exists(self) -> None:
+        flow, run_id = self.path_components
+        self._kept = queries.find_run(self._store, flow, addresses.number("run", run_id))
+        if self._kept is None:
+            raise addresses.missing(self._store, self.path_components)
 
     def _row(self) -> Row:
+        """Return its row as it is now."""
         flow, run_id = self.path_components
         row = queries.find_run(self._store, flow, int(run_id))
         if row is None:
             raise NotFound(f"Run {self.pathspec} was deleted from {self._store.path}.")
+        self._kept = row
         return row
+
+    def _facts(self) -> Row:
+        """Return its row for what never changes: all but its status, `last_seen_at` and `finished_at`."""
+        return self._row() if self._kept is None else self._kept
 
     def _effective_tags(self) -> tuple[set[str], set[str]]:
         rows = queries.run_tags(self._store, int(self.id))
@@ -171,7 +187,7 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def parent(self) -> Flow:
         """The flow."""
-        return Flow._at(self._store, self.path_components[0])
+        return Flow._at(self._scope, self.path_components[0])
 
     @property
     def status(self) -> str:
@@ -181,7 +197,7 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def created_at(self) -> datetime:
         """When it was created, in UTC."""
-        return time_of(self._row()["created_at"])
+        return time_of(self._facts()["created_at"])
 
     @property
     def finished_at(self) -> datetime | None:
@@ -192,7 +208,7 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def origin_run_id(self) -> str | None:
         """The run that it resumed, or `None`."""
-        found: str | None = self._row()["origin_run_id"]
+        found: str | None = self._facts()["origin_run_id"]
         return found
 
     @property
@@ -203,7 +219,7 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def user(self) -> str:
         """Who ran it."""
-        return str(self._row()["user"])
+        return str(self._facts()["user"])
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -222,7 +238,7 @@ class Run(Tagged, Container["Step"], Ending):
 
     def _listed_parameters(self) -> dict[str, Any]:
         """Return its parameters as plain values, without loading any: for tables of many runs."""
-        return json_of(self._row()["parameters"], dict)
+        return json_of(self._facts()["parameters"], dict)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -250,13 +266,13 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def code(self) -> Code | None:
         """The source that it ran, or `None` where there was no file."""
-        code_id = self._row()["code_id"]
-        return None if code_id is None else Code(self._store, code_id)
+        code_id = self._facts()["code_id"]
+        return None if code_id is None else Code(self._scope, code_id)
 
     def steps(self, *tags: str) -> Iterator[Step]:
         """The steps that have begun and have all tags, the latest first."""
         for row in queries.steps(self._store, int(self.id), self._lacking(tags)):
-            yield Step._at(self._store, f"{self.pathspec}/{row['name']}")
+            yield Step._at(self._scope, f"{self.pathspec}/{row['name']}")
 
     def _repr_html_(self) -> str:
         from flowstore.client import html
@@ -269,13 +285,12 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def end_task(self) -> Task | None:
         """The task of the step `end`, or `None` while there is none that succeeded."""
-        row = queries.find_step(self._store, int(self.id), "end")
-        if row is None:
-            return None
-        task = queries.first_task(self._store, int(self.id), row["id"])
-        if task is None or task["status"] != "successful":
-            return None
-        return Task._of(self._store, self.path_components[0], task)
+        if self._end is None:
+            row = queries.end_task(self._store, int(self.id))
+            if row is None or row["status"] != "successful":
+                return None
+            self._end = Task._of(self._scope, self.path_components[0], row)
+        return self._end
 
     @property
     def data(self) -> Data | None:
@@ -291,22 +306,23 @@ class Step(Tagged, Container[Task]):
         pathspec: `FlowName/run_id/step`.
     """
 
-    _KIND, _FORM, _DEPTH = "step", "FlowName/run_id/step", 3
+    _KIND, _DEPTH = "step", 3
 
-    def __init__(self, pathspec: str) -> None:
-        flow, run_id, _ = self._open(pathspec)
-        if queries.find_run(self._store, flow, number("run", run_id)) is None or self._find() is None:
-            raise NotFound(f"There is no step {pathspec} in {self._store.path}.")
-        self._check_namespace()
+    _kept: Row | None = None  # its row, in which nothing changes
 
-    def _find(self) -> Row | None:
-        return queries.find_step(self._store, int(self.path_components[1]), self.id)
+    def _check_exists(self) -> None:
+        flow, run_id, name = self.path_components
+        self._kept = queries.find_step(self._store, flow, addresses.number("run", run_id), name)
+        if self._kept is None:
+            raise addresses.missing(self._store, self.path_components)
 
     def _row(self) -> Row:
-        row = self._find()
-        if row is None:
+        if self._kept is None:
+            flow, run_id, name = self.path_components
+            self._kept = queries.find_step(self._store, flow, int(run_id), name)
+        if self._kept is None:
             raise NotFound(f"Step {self.pathspec} was deleted from {self._store.path}.")
-        return row
+        return self._kept
 
     def _node(self) -> Node:
         from flowstore.store.tags import Node
@@ -341,15 +357,15 @@ class Step(Tagged, Container[Task]):
     def task(self) -> Task | None:
         """One of its tasks: the first, where there are many."""
         row = self._row()
-        found = queries.first_task(self._store, row["run_id"], row["id"])
-        return None if found is None else Task._of(self._store, self.path_components[0], found)
+        first = queries.first_task(self._store, row["run_id"], row["id"])
+        return None if first is None else Task._of(self._scope, self.path_components[0], first)
 
     def tasks(self, *tags: str) -> Iterator[Task]:
         """The tasks that have all tags, the latest first."""
         row = self._row()
         for page in queries.tasks(self._store, row["run_id"], row["id"], self._lacking(tags)):
-            listed = Listed(self._store, page)
-            yield from (Task._of(self._store, self.path_components[0], found, listed) for found in page)
+            visible = Visible.of_final(self._store, page)
+            yield from (Task._of(self._scope, self.path_components[0], task, visible) for task in page)
 
     def _repr_html_(self) -> str:
         from flowstore.client import html
@@ -371,4 +387,4 @@ class Step(Tagged, Container[Task]):
 
     def _related(self, *, children: bool) -> Iterator[Step]:
         for name in queries.related_steps(self._store, self._row()["id"], children=children):
-            yield Step._at(self._store, f"{self.parent.pathspec}/{name}")
+            yield Step._at(self._scope, f"{self.parent.pathspec}/{name}")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
 from flowstore import context
+from flowstore.client import addresses
+from flowstore.client.addresses import Scope
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
-from flowstore.client.base import Ending, Tagged, number
+from flowstore.client.base import Ending, Tagged
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, place_of, time_of
 from flowstore.store import queries
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
+from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
     from flowstore.client.run import Run, Step
@@ -63,25 +66,37 @@ class ExceptionInfo:
         return self.traceback or f"{self.type}: {self.message}"
 
 
-class Listed:
-    """Tasks that were listed together: what they have is fetched for all at once, by the first that is asked.
+class Visible:
+    """What tasks have, fetched for all of them at once by the first that is asked: it stays as it is.
 
-    Only of those that have succeeded, since that stays as it is.
+    Args:
+        store: where they are.
+        attempts: by task, an attempt that has ended for good.
     """
 
-    def __init__(self, store: Store, rows: Sequence[Row]) -> None:
+    def __init__(self, store: Store, attempts: Mapping[int, int | None]) -> None:
         self._store = store
-        self._attempts = {row["id"]: row["attempt_id"] for row in rows if row["status"] == "successful"}
+        self._attempts = attempts
         self._blobs: dict[int, dict[str, Blob]] | None = None
 
+    @classmethod
+    def of_final(cls, store: Store, rows: Iterable[Row]) -> Self:
+        """Return that of those tasks of a listing that have ended for good."""
+        return cls(store, {row["id"]: row["attempt_id"] for row in rows if is_final(row)})
+
     def blobs(self, task_id: int) -> dict[str, Blob] | None:
-        """The contents that a task has; `None` if it may still change."""
+        """Return the blobs of a task's artifacts, by name; `None` if they may still change."""
         if task_id not in self._attempts:
             return None
         if self._blobs is None:
             with self._store.read() as db:
                 self._blobs = visible_artifacts(db, self._attempts)
         return self._blobs[task_id]
+
+
+def is_final(row: Row) -> bool:
+    """Return whether a task will never be tried again: nothing in its row changes any more."""
+    return "running" not in (row["status"], row["run_status"]) or row["status"] == "successful"
 
 
 class Task(Tagged, Ending):
@@ -92,36 +107,56 @@ class Task(Tagged, Ending):
         attempt: look at this attempt, from 0, rather than at the last one.
     """
 
-    _KIND, _FORM, _DEPTH = "task", "FlowName/run_id/step/task_id", 4
+    _KIND, _DEPTH = "task", 4
     _PICKLED = ("pathspec", "_attempt")
     _attempt: int | None = None
-    _listed: Listed | None = None
+    _kept: Row | None = None  # its row, once that is final
+    _visible: Visible | None = None
 
     def __init__(self, pathspec: str, attempt: int | None = None) -> None:
-        *_, task_id = self._open(pathspec)
-        number("task", task_id)
         self._attempt = attempt
-        row = self._find()
-        if row is None:
-            raise NotFound(f"There is no task {pathspec} in {self._store.path}.")
-        if attempt is not None and queries.find_attempt(self._store, row["id"], attempt) is None:
-            raise NotFound(f"Task {pathspec} has no attempt {attempt}; it has {row['attempts']}, counted from 0.")
-        self._check_namespace()
+        super().__init__(pathspec)
 
     @classmethod
-    def _of(cls, store: Store, flow: str, row: Row, listed: Listed | None = None) -> Task:
-        made = cls._at(store, f"{flow}/{row['run_id']}/{row['step']}/{row['id']}")
-        made._listed = listed
-        return made
+    def _at_attempt(cls, scope: Scope, pathspec: str, attempt: int) -> Task:
+        """Return a task as an attempt of it was; raise as the constructor does."""
+        task = cls.__new__(cls)
+        task._attempt = attempt
+        task._look_up(lambda: scope, pathspec)
+        return task
+
+    def _check_exists(self) -> None:
+        task_id = addresses.number("task", self.id)
+        row = self._find()
+        if row is None:
+            raise addresses.missing(self._store, self.path_components)
+        if self._attempt is not None and queries.find_attempt(self._store, task_id, self._attempt) is None:
+            attempts = f"it has {row['attempts']}, counted from 0"
+            raise NotFound(f"Task {self.pathspec} has no attempt {self._attempt}; {attempts}.")
+
+    @classmethod
+    def _of(cls, scope: Scope, flow: str, row: Row, visible: Visible | None = None) -> Task:
+        task = cls._at(scope, f"{flow}/{row['run_id']}/{row['step']}/{row['id']}")
+        task._keep(row)
+        task._visible = visible
+        return task
+
+    def _keep(self, row: Row) -> None:
+        if is_final(row):
+            self._kept = row
 
     def _find(self) -> Row | None:
         flow, run_id, step, task_id = self.path_components
-        if queries.find_run(self._store, flow, number("run", run_id)) is None:
-            return None
-        step_row = queries.find_step(self._store, int(run_id), step)
-        return None if step_row is None else queries.find_task(self._store, int(run_id), step_row["id"], int(task_id))
+        row = queries.find_task(self._store, flow, addresses.number("run", run_id), step, int(task_id))
+        if row is not None:
+            self._keep(row)
+        return row
 
     def _row(self) -> Row:
+        """Return its row, as it was when it was last read if that is final."""
+        return self._fresh_row() if self._kept is None else self._kept
+
+    def _fresh_row(self) -> Row:
         row = self._find()
         if row is None:
             raise NotFound(f"Task {self.pathspec} was deleted from {self._store.path}.")
@@ -130,10 +165,10 @@ class Task(Tagged, Ending):
     def _attempt_row(self) -> Row:
         row = self._row()
         number = row["attempts"] - 1 if self._attempt is None else self._attempt
-        found = queries.find_attempt(self._store, row["id"], number)
-        if found is None:
+        attempt = queries.find_attempt(self._store, row["id"], number)
+        if attempt is None:
             raise NotFound(f"Task {self.pathspec} has no attempt {number}.")
-        return found
+        return attempt
 
     def _node(self) -> Node:
         from flowstore.store.tags import Node
@@ -160,7 +195,7 @@ class Task(Tagged, Ending):
     @property
     def status(self) -> str:
         """'running', 'successful', 'failed', 'stopped' or 'dead'."""
-        status: str = self._row()["status"] if self._attempt is None else self._attempt_row()["status"]
+        status: str = (self._fresh_row() if self._attempt is None else self._attempt_row())["status"]
         return "dead" if status == "running" and self._run.status == "dead" else status
 
     @property
@@ -263,15 +298,26 @@ class Task(Tagged, Ending):
 
     def _relatives(self, *, children: bool) -> Iterator[Task]:
         for row in queries.relatives(self._store, self._row()["id"], children=children):
-            yield Task._of(self._store, self.path_components[0], row)
+            yield Task._of(self._scope, self.path_components[0], row)
 
     def _blobs(self, name: str | None = None) -> dict[str, Blob]:
-        """The contents of what the attempt has, set or inherited."""
-        if self._listed is not None and (known := self._listed.blobs(int(self.id))) is not None:
+        """Return the blobs of its artifacts, set or inherited, by name.
+
+        Args:
+            name: the one that is wanted, where no more than that should be fetched if they may still change.
+        """
+        if self._visible is not None and (known := self._visible.blobs(int(self.id))) is not None:
             return known
-        with self._store.read() as db:
+        row = self._row()
+        attempt_id, is_over = row["attempt_id"], is_final(row)
+        if self._attempt is not None:
             attempt = self._attempt_row()
-            return visible_artifacts(db, {attempt["task_id"]: attempt["id"]}, name)[attempt["task_id"]]
+            attempt_id, is_over = attempt["id"], attempt["status"] != "running"
+        if is_over:
+            self._visible = Visible(self._store, {row["id"]: attempt_id})
+            return self._blobs()
+        with self._store.read() as db:
+            return visible_artifacts(db, {row["id"]: attempt_id}, name)[row["id"]]
 
     @property
     def artifacts(self) -> Artifacts:
@@ -293,7 +339,8 @@ class Task(Tagged, Ending):
 
     def __getitem__(self, name: str) -> DataArtifact:
         if name not in self:
-            raise NotFound(f"Task {self.pathspec} has no artifact {name!r}.")
+            hint = did_you_mean(name, self._blobs()) if isinstance(name, str) else ""
+            raise NotFound(f"Task {self.pathspec} has no artifact {name!r}.{hint}")
         return DataArtifact._of(self, name)
 
     def __contains__(self, name: object) -> bool:

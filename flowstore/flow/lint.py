@@ -21,6 +21,7 @@ import attrs
 from flowstore.errors import GraphError
 from flowstore.flow.graph import CHOOSING, SPLITS
 from flowstore.flow.spec import OWN_NAMES
+from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,13 +132,9 @@ def check_targets(graph: Graph) -> Iterator[str]:
     for node in graph:
         for target in node.targets:
             if target not in graph:
-                import difflib
-
-                close = difflib.get_close_matches(target, graph.nodes, n=2)
-                hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
                 yield (
-                    f"{_at(node, tail=True)} leads to {target!r}, which is no step of {graph.flow}. {hint}"
-                    "If it is a method, mark it with @step."
+                    f"{_at(node, tail=True)} leads to {target!r}, which is no step of {graph.flow}."
+                    f"{did_you_mean(target, graph.nodes)} If it is a method, mark it with @step."
                 )
 
 

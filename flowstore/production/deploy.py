@@ -50,7 +50,7 @@ class Asked:
     generate_new_token: bool = False
     tags: Sequence[str] = ()
     with_: Sequence[str] = ()
-    namespace: str | context._Default | None = context.DEFAULT
+    namespace: str | context.Unset | None = context.UNSET
     suffixes: Sequence[str] = ()
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flowstore import context
+from flowstore.client.addresses import Scope
 from flowstore.client.code import Code
 from flowstore.errors import ParameterError, UntrustedArtifact
 from flowstore.production import tokens
@@ -38,7 +39,7 @@ def trigger(
     *,
     quiet: bool = False,
     durable: bool = False,
-    namespace: str | context._Default | None = context.DEFAULT,
+    namespace: str | context.Unset | None = context.UNSET,
 ) -> int:
     """Run a deployment now, in the foreground, with this process's stdout and stderr.
 
@@ -59,14 +60,14 @@ def trigger(
     """
     options, environment = _parameters(store, deployment, values or {})
     before = [flag for flag, asked in (("--quiet", quiet), ("--durable", durable)) if asked]
-    if not isinstance(namespace, context._Default):
+    if not isinstance(namespace, context.Unset):
         before += ["--namespace", namespace or ""]
     files.remove_abandoned_folders(Path(tempfile.gettempdir()), "flowstore-")  # those of triggers that were killed
     temporary = tempfile.TemporaryDirectory(prefix=f"flowstore-{files.temporary_name()}-", ignore_cleanup_errors=True)
     with _passing_on_signals() as child, temporary as folder:
         with store.read():  # so that what is checked is what is taken
             digest = check_trusted(store, deployment)
-            Code(store, deployment.code_id).extract(folder)
+            Code(Scope(store), deployment.code_id).extract(folder)
         store.close()  # opened again when it is used; the run is to be the last to close it
         command = [*_program(deployment, folder), "--store", str(store.path), *before, "run", *options]
         told = {ownership.VARIABLE: f"{deployment.id}:{os.getpid()}:{digest.hex()}:{deployment.token}"}

@@ -49,11 +49,11 @@ class Identity:
         branch = self.project["branch_name"]
         return [self.tag, f"project:{self.project['project_name']}", f"project_branch:{branch}"]
 
-    def sees(self, asked: str | context._Default | None) -> str | None:
+    def sees(self, asked: str | context.Unset | None) -> str | None:
         """The namespace inside its tasks: the one asked for, else that of the deployment, else its own."""
-        if isinstance(asked, context._Default) and self.deployment is not None:
+        if isinstance(asked, context.Unset) and self.deployment is not None:
             asked = self.deployment.namespace
-        return self.tag if isinstance(asked, context._Default) else asked
+        return self.tag if isinstance(asked, context.Unset) else asked
 
 
 def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identity:

@@ -55,7 +55,7 @@ class Options:
 
     store: str | None = None
     quiet: bool = False
-    namespace: str | context._Default | None = context.DEFAULT
+    namespace: str | context.Unset | None = context.UNSET
     with_: Sequence[str] = ()
     durable: bool = False
     branch: str | None = None
@@ -263,9 +263,7 @@ def _origin_id(store: Store, flow: str, asked: str | None) -> int:
         if run_id is None:
             raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
     else:
-        from flowstore.client.base import number  # the Client is no part of a plain run
-
-        run_id = number("run", asked)
+        run_id = queries.parse_id("run", asked)
     found = queries.find_run(store, flow, run_id)
     if found is None:
         raise NotFound(f"There is no run {flow}/{run_id} in {store.path} to resume.")

@@ -188,7 +188,8 @@ class Store:
         connect = functools.partial(_connect, alone=True) if self._alone else _connect
         while True:
             before = files.identity(self.path)
-            connection = connect(self.path, writable=self.writable)
+            with side_files.one_thread():  # which no thread can be that looks at the file's header
+                connection = connect(self.path, writable=self.writable)
             if files.identity(self.path) == before:
                 return connection, before
             connection.close()

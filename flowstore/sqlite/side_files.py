@@ -51,6 +51,14 @@ _COPIED_BYTES = 128 << 20  # a larger store is not copied to see what would beco
 _threads = threading.RLock()  # SQLite's locks belong to the process, and don't keep its threads apart
 
 
+def one_thread() -> threading.RLock:
+    """Return the lock that lets one thread at a time open a file, or look into one that might be open.
+
+    Closing any descriptor of a file drops the locks that SQLite holds on it for another thread.
+    """
+    return _threads
+
+
 def reset_after_fork() -> None:
     """Let a child go on, even where another thread of its parent was about to set a file aside."""
     global _threads  # noqa: PLW0603  # the parent's lock can't be released here

@@ -26,7 +26,7 @@ _NAMES: dict[str, frozenset[type]] = {
     "finished_at due_at begun": frozenset({int, _NONE}),
     "flow user host boot pid_started uuid parameters name kind tag stream text path": frozenset({str}),
     "script_name scope token created_by deployed_by option": frozenset({str}),
-    "step artifact status codec type preview foreach_path transition": frozenset({str, _NONE}),
+    "step artifact status run_status codec type preview foreach_path transition": frozenset({str, _NONE}),
     "origin_pathspec origin_run_id": frozenset({str, _NONE}),
     "metadata error_type error_message traceback schedule namespace project branch": frozenset({str, _NONE}),
     "note item ran_on module value": frozenset({str, _NONE}),

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from flowstore.context import DEFAULT, _Default
+from flowstore.context import UNSET, Unset
 from flowstore.errors import NotFound
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, texts_of
@@ -44,7 +44,7 @@ class Deployment:
         module: the flow's module, where it runs with `python -m`.
         parameters: the defaults by name, unusual and large ones as their previews.
         tags: of its runs.
-        namespace: what the Client sees in its runs: a tag, `None` for everything, `DEFAULT` for their own.
+        namespace: what the Client sees in its runs: a tag, `None` for everything, `UNSET` for their own.
         with_: the decorators that `--with` adds.
     """
 
@@ -61,7 +61,7 @@ class Deployment:
     script_name: str
     parameters: dict[str, Any]
     tags: list[str]
-    namespace: str | _Default | None = DEFAULT
+    namespace: str | Unset | None = UNSET
     with_: list[str] = attrs.field(factory=list)
     module: str | None = None
 
@@ -109,7 +109,7 @@ class NewDeployment:
     at_least: int
     parameters: Sequence[tuple[str, str, bool, int | None]]
     tags: Sequence[str]
-    namespace: str | _Default | None
+    namespace: str | Unset | None
     with_: Sequence[str]
 
 
@@ -217,7 +217,7 @@ def insert(db: sqlite3.Connection, new: NewDeployment) -> int:
             "at_least": new.at_least,
             "tags": _json(list(new.tags)),
             "with_": _json(list(new.with_)),
-            "namespace": None if isinstance(new.namespace, _Default) else (new.namespace or ""),
+            "namespace": None if isinstance(new.namespace, Unset) else (new.namespace or ""),
         },
     ).fetchone()
     db.executemany(
@@ -259,7 +259,7 @@ def _deployment(store: Store, row: Row) -> Deployment:
         schedule=None if row["schedule"] is None else json_of(row["schedule"], dict),
         parameters={item.name: shown(item.blob) for item in parameters if item.blob is not None},
         tags=texts_of(row["tags"]),
-        namespace=DEFAULT if row["namespace"] is None else (row["namespace"] or None),
+        namespace=UNSET if row["namespace"] is None else (row["namespace"] or None),
         with_=texts_of(row["with_decorators"]),
         module=module_name(store, row["code_id"]),
     )
@@ -289,7 +289,7 @@ def digest(store: Store, deployment: Deployment) -> bytes:
     left out: a new one moves the deployments of others too, whose keys nobody else has.
     """
     one = deployment
-    seen = "" if isinstance(one.namespace, _Default) else [one.namespace]
+    seen = "" if isinstance(one.namespace, Unset) else [one.namespace]
     facts = [
         [one.id, one.flow, one.project, one.branch, one.version, one.deployed_by],
         [one.schedule, one.tags, one.with_, seen],

@@ -200,21 +200,22 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
     untrusted.check_file(path)
     untrusted.check_beside(path)
     writable, alone = _may_write(path), False
-    if not database.is_open_here(path):
-        _check_header(path)
-        alone = side_files.settle(path, writable=writable)
-        if not alone:
-            _check_header_beside(path)
-    store = Store(path, LAYOUT, writable=writable, trusted=trusted, alone=alone)
-    try:
-        with store.read() as connection:
-            _check_open(connection, path)
-            extras = untrusted.check_schema(connection, path)
-        if extras:
-            untrusted.check_extras(store, extras)
-    except BaseException:
-        store.close(tidy=False)
-        raise
+    with side_files.one_thread():
+        if not database.is_open_here(path):
+            _check_header(path)
+            alone = side_files.settle(path, writable=writable)
+            if not alone:
+                _check_header_beside(path)
+        store = Store(path, LAYOUT, writable=writable, trusted=trusted, alone=alone)
+        try:
+            with store.read() as connection:
+                _check_open(connection, path)
+                extras = untrusted.check_schema(connection, path)
+            if extras:
+                untrusted.check_extras(store, extras)
+        except BaseException:
+            store.close(tidy=False)
+            raise
     return store
 
 

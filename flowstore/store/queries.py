@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from flowstore.context import is_text
-from flowstore.errors import StoreCorrupt
+from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.store.blobs import COLUMNS, Blob
 
 PAGE = 256
 FEW = 8  # tags of which each pair is looked up
+_LARGEST_ID = 2**63 - 1
 _LATER = 2**62  # than any time, or id
 Key = TypeVar("Key", int, tuple[int, int])
 _PAIRS_SINCE = 4  # the schema version; an older file that can't be written is read without
@@ -30,8 +31,24 @@ RUN = """select r.id, f.name as flow, r.flow_id, r.user, r.status, r.created_at,
          from runs r join flows f on f.id = r.flow_id"""
 STEP = """select s.id, s.run_id, s.name, s.created_at from steps s"""
 TASK = """select t.id, t.run_id, t.step_id, s.name as step, t.status, t.started_at, t.finished_at, t.attempts,
-          t.attempt_id, t.foreach_path, t.base_id, t.transition, t.origin_pathspec
-          from tasks t join steps s on s.id = t.step_id"""
+          t.attempt_id, t.foreach_path, t.base_id, t.transition, t.origin_pathspec, r.status as run_status
+          from tasks t join steps s on s.id = t.step_id join runs r on r.id = t.run_id"""
+
+
+def parse_id(kind: str, text: str) -> int:
+    """Return the id of a run or task as a number.
+
+    Args:
+        kind: what has the id, for the message.
+        text: what a user gave.
+
+    Raises:
+        NotFound: the text is no id, so nothing can have it.
+    """
+    is_id = text.isascii() and text.isdecimal() and len(text) <= len(str(_LARGEST_ID))
+    if not is_id or text != str(int(text)) or int(text) > _LARGEST_ID:
+        raise NotFound(f"There is no {kind} {text[:100]!r}: {kind} ids are numbers.")
+    return int(text)
 
 
 def flow_names(store: Store, tag: str | None) -> list[str]:
@@ -246,9 +263,13 @@ def steps(store: Store, run_id: int, tags: Iterable[str] = ()) -> list[Row]:
     return sorted(found, key=lambda row: row["id"], reverse=True)  # few: not worth an index that each run would write
 
 
-def find_step(store: Store, run_id: int, name: str) -> Row | None:
-    """A step's row."""
-    return store.row(f"{STEP} where s.run_id = ? and s.name = ?", (run_id, name))
+def find_step(store: Store, flow: str, run_id: int, name: str) -> Row | None:
+    """Return a step's row, if there is such a step."""
+    return store.row(
+        f"""{STEP} where s.run_id = ? and s.name = ? and exists
+            (select 1 from runs r join flows f on f.id = r.flow_id where r.id = s.run_id and f.name = ?)""",  # noqa: S608
+        (run_id, name, flow),
+    )
 
 
 def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> Iterator[list[Row]]:
@@ -274,9 +295,19 @@ def first_task(store: Store, run_id: int, step_id: int) -> Row | None:
     return store.row(f"{TASK} where t.run_id = ? and t.step_id = ? order by t.id limit 1", (run_id, step_id))
 
 
-def find_task(store: Store, run_id: int, step_id: int, task_id: int) -> Row | None:
-    """A task's row."""
-    return store.row(f"{TASK} where t.id = ? and t.run_id = ? and t.step_id = ?", (task_id, run_id, step_id))
+def end_task(store: Store, run_id: int) -> Row | None:
+    """Return the row of a run's end task, whatever its status; `None` where the step `end` has not begun."""
+    return store.row(
+        f"{TASK} where s.run_id = ? and s.name = 'end' and t.run_id = ? order by t.id limit 1", (run_id,) * 2
+    )
+
+
+def find_task(store: Store, flow: str, run_id: int, step: str, task_id: int) -> Row | None:
+    """Return a task's row, if there is such a task."""
+    return store.row(
+        f"{TASK} join flows f on f.id = r.flow_id where t.id = ? and t.run_id = ? and s.name = ? and f.name = ?",
+        (task_id, run_id, step, flow),
+    )
 
 
 def relatives(store: Store, task_id: int, *, children: bool) -> list[Row]:

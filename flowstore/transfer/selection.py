@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 
 from flowstore import context
 from flowstore.client import Flow, Run
-from flowstore.client.base import using
-from flowstore.errors import InvalidPathspec
+from flowstore.client.store import seen
 from flowstore.sqlite.database import Row, Store
 
 
@@ -85,23 +83,16 @@ def _candidates(store: Store, selection: Selection) -> list[Row]:
 def _named(store: Store, selection: Selection) -> tuple[list[str], list[int]]:
     """The flows and the runs that are named; each is there, in the active namespace."""
     flows, ids = [], []
-    with using(store):
-        for pathspec in selection.pathspecs:
-            found = _object(pathspec)
-            if isinstance(found, Flow):
-                flows.append(found.id)
-            else:
-                ids.append(int(found.id))
-        if selection.flow is not None:
-            flows.append(Flow(selection.flow).id)
+    results = seen(store)
+    for pathspec in selection.pathspecs:
+        item = results.find(pathspec, Flow, Run)
+        if isinstance(item, Flow):
+            flows.append(item.id)
+        else:
+            ids.append(int(item.id))
+    if selection.flow is not None:
+        flows.append(results.flow(selection.flow).id)
     return flows, ids
-
-
-def _object(pathspec: str) -> Any:
-    parts = pathspec.split("/")
-    if len(parts) > 2 or not all(parts):
-        raise InvalidPathspec(f"{pathspec!r} does not address runs: give a flow, or a run as FlowName/run_id.")
-    return Flow(pathspec) if len(parts) == 1 else Run(pathspec)
 
 
 def _counted(rows: Sequence[Row], selection: Selection) -> Sequence[Row]:

@@ -17,7 +17,11 @@ from flowstore import (
     Task,
     context,
     namespace,
+    open_store,
 )
+from flowstore.client.addresses import FORMS
+from flowstore.store.opening import ensure_store
+from support.stores import task_with
 
 
 def ids(objects):
@@ -111,7 +115,7 @@ def test_what_does_not_exist_is_not_found(everyone, kind, pathspec):
 @pytest.mark.parametrize("pathspec", ["", "/", "F/1/start/1/x/more", "F//start", 5, None, "F/"])
 def test_what_is_no_pathspec_is_invalid(everyone, kind, pathspec):
     """Text of the wrong depth, and what isn't text, is InvalidPathspec, which shows the form."""
-    with pytest.raises(InvalidPathspec, match=kind._FORM):
+    with pytest.raises(InvalidPathspec, match=FORMS[kind._DEPTH]):
         kind(pathspec)
 
 
@@ -123,6 +127,89 @@ def test_a_pathspec_of_another_kind_is_invalid(everyone, kind, pathspec):
     """A run's pathspec doesn't address a step, and so on."""
     with pytest.raises(InvalidPathspec):
         kind(pathspec)
+
+
+# --- latest, and what may be left out
+
+
+def test_latest_stands_for_the_newest_run(anne):
+    """In constructors too: of the namespace, and with the run's own id as the object's address."""
+    assert Run("F/latest").pathspec == Run("F/latest-successful").pathspec == Flow("F")["latest"].pathspec == "F/5"
+    assert Step("F/latest/start") == Step("F/5/start")
+    body = max(int(task.id) for task in Step("F/5/body"))
+    assert (
+        Task("F/latest/body/latest").pathspec == DataArtifact("F/5/body/latest/y").parent.pathspec == f"F/5/body/{body}"
+    )
+    namespace("late")
+    assert Run("F/latest").id == "4"
+    with pytest.raises(
+        NamespaceMismatch, match=r"no successful run in the active namespace, 'late'.*namespace\(None\)"
+    ):
+        Run("F/latest-successful")
+    with open_store(anne.path, namespace="user:will") as store:
+        assert store.run("F/latest").id == store.run("F").id == "2"
+
+
+def test_a_short_address_is_of_what_exists_under_that_name(tmp_path):
+    """A step comes before an artifact of the end task that has its name, where both are meant."""
+    store = ensure_store(tmp_path / "named.db")
+    task_with(store, end=1, metrics=2)
+    store.close()
+    with open_store(store.path, namespace=None) as results:
+        end = results.step("F/latest/end").task
+        assert results.find("F/1/end") == results.step("F/1/end")
+        assert results.find("F/1/end", DataArtifact) == results.artifact("F/1/end") == end["end"]
+        assert results.find("F/1/metrics") == results.find("F/latest/metrics") == end["metrics"]
+        assert (results.find("F"), results.find("F", Run)) == (Flow._at(end._scope, "F"), results.run("F/1"))
+        assert (
+            results.find(end.pathspec) == results.find("F/1/end/latest") == results.task("F/latest/end/latest") == end
+        )
+        assert results.find("F/1/end/latest/metrics").data == 2
+
+
+MISTYPED = [
+    ("G2", "Did you mean 'G'?"), ("F/lates", "Did you mean 'latest'"), ("F/5/strat", "Did you mean 'start'?"),
+    ("F/5/strat/17", "Did you mean 'start'?"), ("F/5/end/latest/alhpa", "Did you mean 'alpha'?"),
+    ("F/5/alhpa", "Did you mean 'alpha'?"), ("F/4/strat", "Did you mean 'start'?"), ("F/5/start/latst", "'latest'?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "hint"), MISTYPED)
+def test_a_name_that_is_mistyped_is_guessed(everyone, address, hint):
+    """NotFound offers the names most like it."""
+    with open_store(everyone.path, namespace=None) as store, pytest.raises(NotFound) as caught:
+        store.find(address)
+    assert hint in str(caught.value)
+
+
+def test_the_constructors_guess_too(everyone):
+    """Flows, steps and artifacts, by their names."""
+    end = Step("F/1/end").task.pathspec
+    for make, hint in [
+        (lambda: Flow("FF"), "'F'"), (lambda: Step("F/1/strat"), "'start'"),
+        (lambda: DataArtifact(f"{end}/alhpa"), "'alpha'"),
+        (lambda: Task(end)["alhpa"], "'alpha'"),
+    ]:  # fmt: skip
+        with pytest.raises(NotFound, match=f"Did you mean {hint}"):
+            make()
+
+
+@pytest.mark.parametrize("address", ["", "/", "F//start", "F/5/start/", "a/b"])
+def test_an_address_of_no_form_is_told_the_forms(everyone, address):
+    """InvalidPathspec says which forms there are, of the kinds that are meant."""
+    with open_store(everyone.path) as store:
+        kinds = [Step, Task] if address == "a/b" else []
+        with pytest.raises(InvalidPathspec) as caught:
+            store.find(address, *kinds)
+    for kind in kinds or [Flow, Run, Step, Task, DataArtifact]:
+        assert FORMS[kind._DEPTH] in str(caught.value)
+    assert "run_id may be latest or latest-successful" in str(caught.value)
+
+
+def test_a_run_without_an_end_has_no_short_addresses(everyone):
+    """The message says what to add."""
+    with open_store(everyone.path) as store, pytest.raises(NotFound, match="It has no end task"):
+        store.artifact("F/4/x")
 
 
 # --- namespaces

@@ -194,7 +194,7 @@ def notebook(project, monkeypatch):
     def open_as(who):
         monkeypatch.setenv("FLOWSTORE_USER", who)
         monkeypatch.setenv("FLOWSTORE_HOME", str(project.home(who)))
-        context.state.namespace = context.DEFAULT
+        context.state.namespace = context.UNSET
         flowstore.use_store(project.db)
 
     return open_as

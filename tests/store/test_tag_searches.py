@@ -24,6 +24,7 @@ from flowstore import (
     context,
     namespace,
 )
+from flowstore.client.addresses import active_scope
 from flowstore.maintenance.delete import candidates, delete
 from flowstore.store import queries, records, tags
 from flowstore.store.opening import active_store, ensure_store
@@ -207,8 +208,8 @@ def compare_run(run, active):
         else:
             with pytest.raises(NamespaceMismatch):
                 kind(thing.path)
-    found = Run._at(active_store(), run.path)
-    assert (found.id in Flow._at(active_store(), run.flow)) == run.has([active])
+    found = Run._at(active_scope(), run.path)
+    assert (found.id in Flow._at(active_scope(), run.flow)) == run.has([active])
     for combo in ((), ("t",), ("t", "u"), ("v", "user:ann")):
         steps = [step for step in reversed(run.below) if step.has([active, *combo])]
         assert paths(found.steps(*combo)) == paths(steps)

@@ -492,14 +492,14 @@ def test_strange_tags(script):
     assert run.user_tags == set(STRANGE.values())
     new_run()
     for tag in STRANGE.values():
-        context.state.namespace = context.DEFAULT
+        context.state.namespace = context.UNSET
         assert [run.id for run in Flow("F").runs(tag)] == ["1"]
         namespace(tag)
         assert [run.id for run in Flow("F")] == ["1"]
         with pytest.raises(NamespaceMismatch):
             Run("F/2")
         assert script.sql("select run_id from object_tags where kind = 'run' and tag = ?", tag) == [1]
-    context.state.namespace = context.DEFAULT
+    context.state.namespace = context.UNSET
     in_view = json.loads(script.sql("select tags from run_summary where run_id = 1")[0])
     assert (set(in_view), len(in_view)) == (set(run.tags), len(run.tags))
     for tag in STRANGE.values():
