@@ -140,7 +140,8 @@ def _run_command(this: FlowFile) -> click.Command:
         executor = _executor(this, asked, sources, generators)
         start = import_start()
         with wrong_usage(ParameterError):
-            return start.run_flow(this.type, graph, values, _options(asked, sources, deployment), executor)
+            code: int = start.run_flow(this.type, graph, values, _options(asked, sources, deployment), executor)
+            return code
 
     params = [_parameter_option(parameter) for parameter in this.parameters.values()]
     made = click.Command("run", callback=run, help="Run the flow.", params=list(params))
@@ -170,7 +171,8 @@ def _resume_command(this: FlowFile) -> click.Command:
         executor = _executor(this, asked, sources, generators)
         start = import_start()
         with wrong_usage(ParameterError):
-            return start.resume_flow(this.type, graph, step, origin_run_id, _options(asked, sources), executor)
+            code: int = start.resume_flow(this.type, graph, step, origin_run_id, _options(asked, sources), executor)
+            return code
 
     params = [
         click.Argument(["step"], required=False),

@@ -1,7 +1,9 @@
-"""The attempts of a run, as its driver follows them: those that run, and those that have finished."""
+"""The attempts of a run, as its driver follows them: those that wait, those that run, and those that have finished."""
 
 from __future__ import annotations
 
+import heapq
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 
@@ -77,3 +79,43 @@ class Finished:
     due: float
     ended: bool = False
     follow: Callable[[], None] = lambda: None
+
+
+class Waiting:
+    """The tasks that are to start.
+
+    Members of a gang may start however many tasks run: the others of the gang may wait for them.
+
+    Attributes:
+        ready: those that start for the first time, in order.
+    """
+
+    def __init__(self) -> None:
+        self.ready: deque[PlannedTask] = deque()
+        self._again: list[tuple[float, int, RunningTask]] = []  # a heap: when, task id, task to try again
+
+    def __len__(self) -> int:
+        return len(self.ready) + len(self._again)
+
+    def try_again(self, task: RunningTask, when: float) -> None:
+        """Add a task that is to be tried again, at a time of the clock that never goes back."""
+        heapq.heappush(self._again, (when, task.id, task))
+
+    def is_startable(self, *, free: bool) -> bool:
+        """Return whether a task may start; `free`: there is room for one that is in no gang."""
+        if self._may_start_again(free=free) and self._again[0][0] <= time.monotonic():
+            return True
+        return bool(self.ready) and (free or self.ready[0].gang is not None)
+
+    def next_at(self, *, free: bool) -> list[float]:
+        """Return when the next task is to be tried again, if one is."""
+        return [self._again[0][0]] if self._may_start_again(free=free) else []
+
+    def pop_again(self, *, free: bool) -> RunningTask | None:
+        """Return the task that is to be tried again now, if there is one."""
+        if self._may_start_again(free=free) and self._again[0][0] <= time.monotonic():
+            return heapq.heappop(self._again)[2]
+        return None
+
+    def _may_start_again(self, *, free: bool) -> bool:
+        return bool(self._again) and (free or self._again[0][2].planned.gang is not None)

@@ -8,15 +8,13 @@ its results become visible together with what follows from them.
 from __future__ import annotations
 
 import functools
-import heapq
 import signal
 import sqlite3
 import time
-from collections import deque
 
 import attrs
 
-from flowstore.run.attempts import END_S, OVERSTAYED
+from flowstore.run.attempts import END_S, OVERSTAYED, Waiting
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
@@ -59,8 +57,7 @@ class Driver:
         self._console = console
         self._stop = stop
         self._plan = Plan(run.graph)
-        self._ready: deque[PlannedTask] = deque()
-        self._again: list[tuple[float, int, _Task]] = []  # a heap: when, task id, task to try again
+        self._waiting = Waiting()
         self._running: dict[int, _Task] = {}
         self._finished: list[_Finished] = []  # not yet in the store
         self._ending: dict[int, _Finished] = {}  # by number, those whose process has not ended
@@ -84,7 +81,7 @@ class Driver:
         """
         source = StoreSource(lambda: self._store, self._run.run_id)
         self._executor.connect(Services(waker=self._stop.waker, results=self._contents, source=source))
-        self._ready.append(self._plan.start())
+        self._waiting.ready.append(self._plan.start())
         try:
             status = self._loop()
             self._end_kept(END_S if self._stop.signal is None else KILL_GRACE_S)
@@ -121,12 +118,7 @@ class Driver:
         return len(self._running) + more < self._run.max_workers + self._executor.ahead
 
     def _startable(self) -> bool:
-        if self.failed_task is not None:
-            return False
-        free = self._is_free()
-        if self._again and self._again[0][0] <= time.monotonic() and (free or self._again[0][2].planned.gang):
-            return True
-        return bool(self._ready) and (free or self._ready[0].gang is not None)
+        return self.failed_task is None and self._waiting.is_startable(free=self._is_free())
 
     def _heartbeat_is_due(self) -> bool:
         return time.monotonic() - self._seen >= HEARTBEAT_S
@@ -136,8 +128,8 @@ class Driver:
         due = [self._seen + HEARTBEAT_S, *(item.due for item in self._finished)]
         if self._output.due is not None:
             due.append(self._output.due)
-        if self._again and self.failed_task is None:
-            due += [self._again[0][0]] if self._is_free() or self._again[0][2].planned.gang else []
+        if self.failed_task is None:
+            due += self._waiting.next_at(free=self._is_free())
         if self._begun:
             due.append(self._begun_due)
         due += [task.deadline for task in self._running.values() if task.deadline is not None]
@@ -183,7 +175,7 @@ class Driver:
         """Put a task whose order was returned back to those that are to start."""
         del self._running[task.number]
         task.attempt -= 1
-        self._try_again(task, 0.0)
+        self._waiting.try_again(task, 0.0)
         self._followed = True
 
     def _death(self, task: _Task, event: Died) -> Report:
@@ -297,7 +289,7 @@ class Driver:
         base_id = task.id if sets_any else self._orders.base(task.planned)
         done = FinishedTask(task.id, base_id, report.outcome, report.items, lambda: report.shown)
         self._orders.note(task.planned, done)
-        self._ready += self._plan.finish(task.planned, report.outcome)
+        self._waiting.ready += self._plan.finish(task.planned, report.outcome)
         self._counts["done"] += 1
 
     def _fail(self, finished: _Finished, policy: StepPolicy) -> str:
@@ -305,12 +297,12 @@ class Driver:
         task, report = finished.task, finished.report
         attempts = 1 + policy.retries
         if task.attempt + 1 < attempts and self.failed_task is None:
-            finished.follow = functools.partial(self._try_again, task, time.monotonic() + policy.retry_delay_s)
+            finished.follow = functools.partial(self._waiting.try_again, task, time.monotonic() + policy.retry_delay_s)
             wait = f" in {policy.retry_delay_s:g} s" if policy.retry_delay_s else ""
             return f"Task failed. It will be tried again{wait} (attempt {task.attempt + 2} of {attempts})."
         if report.died and policy.catch is not None and task.fallback is None:
             task.fallback = report.failure  # the process could not handle its own death: another one does
-            finished.follow = functools.partial(self._try_again, task, 0.0)
+            finished.follow = functools.partial(self._waiting.try_again, task, 0.0)
             return "Task failed. @catch will handle it."
         self._counts["failed"] += 1
         if self.failed_task is None:
@@ -328,27 +320,20 @@ class Driver:
                 task.stopped = True  # a gang waits for its members
                 self._executor.kill(task.number, signal.SIGKILL)
 
-    def _try_again(self, task: _Task, when: float) -> None:
-        heapq.heappush(self._again, (when, task.id, task))
-
-    # --- starting tasks
-
     def _start_ready(self, db: sqlite3.Connection, started: list[_Task]) -> None:
         while self.failed_task is None:
             free = self._is_free(len(started))
-            due = bool(self._again) and self._again[0][0] <= time.monotonic()
-            if due and (free or self._again[0][2].planned.gang):  # the others of a gang may wait for this one
-                _, _, task = heapq.heappop(self._again)
-            elif self._ready and (free or self._ready[0].gang is not None or self._run.origin is not None):
-                planned = self._ready[0]
-                if self._take_over(db, planned):
-                    continue
-                if not free and planned.gang is None:
+            task = self._waiting.pop_again(free=free)
+            if task is None:
+                ready = self._waiting.ready
+                if not ready or not (free or ready[0].gang is not None or self._run.origin is not None):
                     return
-                self._ready.popleft()
+                if self._take_over(db, ready[0]):
+                    continue
+                if not free and ready[0].gang is None:
+                    return
+                planned = ready.popleft()
                 task = _Task(planned, 0, self._orders.item(planned))
-            else:
-                return
             self._prepare(db, task)
             started.append(task)
 
@@ -367,13 +352,13 @@ class Driver:
         taken = self._run.origin.take(planned) if self._run.origin is not None else None
         if taken is None:
             return False
-        self._ready.popleft()
+        self._waiting.ready.popleft()
         row, outcome = taken
         task_id = self._recorder.take_over(db, planned, row)
         base_id = task_id if row["sets_any"] else self._orders.base(planned)
         previews = later(self._store, row["id"], outcome.items_from, outcome.count)
         self._orders.note(planned, FinishedTask(task_id, base_id, outcome, None, previews))
-        self._ready += self._plan.finish(planned, outcome)
+        self._waiting.ready += self._plan.finish(planned, outcome)
         self._counts["reused"] += 1
         self._counts["done"] += 1
         return True
@@ -437,7 +422,7 @@ class Driver:
 
     def _show_progress(self) -> None:
         running = sum(task.begun_at_ms is not None for task in self._running.values())
-        waiting = len(self._ready) + len(self._again) + len(self._running) - running
+        waiting = len(self._waiting) + len(self._running) - running
         total = self._counts["done"] + self._counts["failed"] + running + waiting
         self._console.progress(done=self._counts["done"], running=running, failed=self._counts["failed"], total=total)
 

@@ -123,7 +123,13 @@ class _Worker:
         self.printed = b""
         self.missing = []  # of the large values that it sends, those that are taken
 
+    def send(self, **message):
+        """Send a message; if the process has died, `wait` finds that."""
+        with contextlib.suppress(ConnectionError):
+            _send(self.connection, **message)
+
     def close(self):
+        """Close the driver's ends, once the process has gone."""
         self.connection.close()
         os.close(self.output)
         self.process.wait()
@@ -163,7 +169,7 @@ class AheadExecutor(Executor):
         worker = min(free or self._workers, key=lambda worker: len(worker.orders))
         worker.orders[number] = order
         without_store = attrs.evolve(order, run=attrs.evolve(order.run, store=""))
-        _send(worker.connection, kind="order", number=number, order=encode_order(without_store))
+        worker.send(kind="order", number=number, order=encode_order(without_store))
 
     def kill(self, number, how):
         """End an attempt, or take its order back."""
@@ -172,13 +178,13 @@ class AheadExecutor(Executor):
             os.killpg(worker.process.pid, how)
         elif worker is not None:
             worker.killed[number] = how
-            _send(worker.connection, kind="withdraw", number=number)
+            worker.send(kind="withdraw", number=number)
 
     def withdraw(self, number):
         """Take an order back."""
         worker = self._find(number)
         if worker is not None and number in worker.orders:
-            _send(worker.connection, kind="withdraw", number=number)
+            worker.send(kind="withdraw", number=number)
 
     def _find(self, number):
         having = [worker for worker in self._workers if number in worker.orders or worker.begun == number]
@@ -209,7 +215,7 @@ class AheadExecutor(Executor):
     def _take(self, worker, message):
         kind, number = message["kind"], message.get("number")
         if kind == "ask":
-            _send(worker.connection, kind="answer", **self._answer(message))
+            worker.send(kind="answer", **self._answer(message))
         elif kind == "began":
             worker.begun = number
             del worker.orders[number]
