@@ -16,8 +16,8 @@ from flowstore.run.orders import Report
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, trust
 from flowstore.store.codecs import Encoded
-from flowstore.store.description import Description, NewBlob
-from flowstore.store.staging import Staging, Writer
+from flowstore.store.description import NewBlob
+from flowstore.store.staging import Incoming, Staging
 
 
 @attrs.define(eq=False, repr=False)
@@ -29,8 +29,8 @@ class _Arriving:
         awaited: those that are not complete yet, in the order in which they come.
     """
 
-    staged: dict[tuple[bytes | None, str], Staging] = attrs.field(factory=dict)
-    awaited: list[Staging] = attrs.field(factory=list)
+    staged: dict[tuple[bytes | None, str], Incoming] = attrs.field(factory=dict)
+    awaited: list[Incoming] = attrs.field(factory=list)
 
 
 class Contents:
@@ -45,17 +45,15 @@ class Contents:
         self._store = store
         self._run = run
         self._arriving: dict[int, _Arriving] = {}  # by the attempt's number
-        self._writer: Writer | None = None
+        self._staging = Staging(store)
 
     def finish(self) -> None:
         """Wait until all that came is written, or raise what kept it out; to be called outside of any transaction."""
-        if self._writer is not None:
-            self._writer.finish()
+        self._staging.wait()
 
     def close(self) -> None:
         """End the thread that writes, if there is one."""
-        if self._writer is not None:
-            self._writer.close()
+        self._staging.close()
 
     def missing(self, number: int, offered: Sequence[NewBlob]) -> list[int]:
         """Return the indexes of an attempt's large blobs that the store lacks, each blob once."""
@@ -63,26 +61,22 @@ class Contents:
         with self._store.write() as db:
             for index, blob in enumerate(offered):
                 assert blob.sha is not None
-                if not blobs.hold(db, blob.sha, blob.codec):
+                if not self._staging.hold(db, blob.sha, blob.codec):
                     wanted.setdefault((blob.sha, blob.codec), index)
         arriving = self._arriving[number] = _Arriving()
         for index in sorted(wanted.values()):
             blob = offered[index]
-            arriving.staged[blob.sha, blob.codec] = staging = self._stage(blob.description)
-            arriving.awaited.append(staging)
+            incoming = self._staging.begin(blob.sha or b"", blob.description)
+            arriving.staged[blob.sha, blob.codec] = incoming
+            arriving.awaited.append(incoming)
         return sorted(wanted.values())
 
     def take(self, number: int, chunk: bytes) -> None:
         """Take the next chunk of an attempt's; raise what kept an earlier batch out of the store."""
         awaited = self._arriving[number].awaited
-        awaited[0].take(chunk)
-        if awaited[0].whole:
+        awaited[0].add(chunk)
+        if awaited[0].is_complete:
             awaited.pop(0)
-
-    def _stage(self, description: Description) -> Staging:
-        if self._writer is None:  # a thread, for those that have something large
-            self._writer = Writer(self._store, self._run.run_id)
-        return Staging(self._writer, description)
 
     def rows(self, db: sqlite3.Connection, number: int, report: Report) -> Iterator[tuple[str, int | None, int]]:
         """Yield the rows of what an attempt set, in the transaction that ends it: name, blob, whether merged."""
@@ -93,26 +87,29 @@ class Contents:
             if self._run.origin is not None:
                 trust.clear_unverified(db, self._run.run_id, blob_id)
             yield name, blob_id, 0
-        for staging in staged.values():
-            staging.drop(db)  # the attempt ended without naming what it had sent
+        for incoming in staged.values():
+            incoming.drop(db)  # the attempt ended without naming what it had sent
         for name, blob_id in report.merged.items():
             yield name, blob_id, 1
         for name in report.deleted:
             yield name, None, 0
 
-    def _publish(self, db: sqlite3.Connection, blob: NewBlob, staged: dict[tuple[bytes | None, str], Staging]) -> int:
+    def _publish(self, db: sqlite3.Connection, blob: NewBlob, staged: dict[tuple[bytes | None, str], Incoming]) -> int:
         """Return the row of a blob that a report names; a staged one is removed from `staged`."""
         if blob.data is not None:
             return blobs.put(db, self._store, Encoded(blob.description, [blob.data]))
         assert blob.sha is not None
-        staging = staged.pop((blob.sha, blob.codec), None)
-        blob_id = staging.publish(db, blob.sha) if staging else self._find_large(db, blob.sha, blob.codec)
+        incoming = staged.pop((blob.sha, blob.codec), None)
+        if incoming is None:  # the store had it already, or another name has the same blob
+            blob_id = self._find_large(db, blob.sha, blob.codec)
+        else:
+            blob_id = incoming.publish(db)
+            incoming.sign(db, blob_id)
         blobs.describe(db, blob_id, blob.description)
         return blob_id
 
     def _find_large(self, db: sqlite3.Connection, sha: bytes, codec: str) -> int:
-        """Return the row of a blob that the store had already, or that another name has, too."""
-        blob_id = blobs.release(db, sha, codec)
+        blob_id = self._staging.release(db, sha, codec)
         assert blob_id is not None  # the offer found it, and what somebody holds is not removed
         trust.sign(db, self._store.uuid, blob_id, sha, codec)
         return blob_id

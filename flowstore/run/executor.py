@@ -23,6 +23,7 @@ from flowstore.run.inputs import Source
 from flowstore.run.orders import Order, Report
 from flowstore.run.randomness import Generators
 from flowstore.store.description import NewBlob
+from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
     from flowstore.run.snapshot import Sources
@@ -335,7 +336,8 @@ def find_executor(where: str) -> type[Executor]:
 
     name = where.partition(":")[0]
     if name not in REGISTRY:
-        raise FlowstoreError(f"There is no executor {name!r}. There are: {', '.join(REGISTRY)}.{_did_you_mean(name)}")
+        near = did_you_mean(name, REGISTRY)
+        raise FlowstoreError(f"There is no executor {name!r}. There are: {', '.join(REGISTRY)}.{near}")
     module, _, kind = REGISTRY[name].partition(":")
     try:
         executor: type[Executor] = getattr(importlib.import_module(module), kind)
@@ -347,10 +349,3 @@ def find_executor(where: str) -> type[Executor]:
             f"Install it: pip install 'flowstore[{name}]'"
         ) from None
     return executor
-
-
-def _did_you_mean(name: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, REGISTRY, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
