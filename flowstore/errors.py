@@ -49,6 +49,16 @@ class NotAStore(FlowstoreError, ValueError):
 class StoreCorrupt(FlowstoreError, ValueError):
     """The file is damaged, or its schema was changed."""
 
+    @classmethod
+    def damaged(cls, problem: object, path: object = "The store") -> StoreCorrupt:
+        """Return the error of a damaged file: the problem, and what always helps.
+
+        Example:
+            >>> print(StoreCorrupt.damaged("run 3 has no flow", "my.db"))
+            my.db is damaged (run 3 has no flow). Restore a copy.
+        """
+        return cls(f"{path} is damaged ({problem}). Restore a copy.")
+
 
 class StoreTooNew(FlowstoreError, ValueError):
     """The file was written by a newer flowstore."""
