@@ -20,9 +20,9 @@ import attrs
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.liveness import Process
-from flowstore.store import blobs, metrics, staging
+from flowstore.store import metrics, staging
 from flowstore.store.blobs import Blob
-from flowstore.store.codecs import Encoded, decode, encode
+from flowstore.store.codecs import Encoded, decode
 from flowstore.store.json_levels import MAX_VALUE_BYTES
 
 SMALL_PARAMETER_BYTES = 4096
@@ -366,33 +366,3 @@ def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None
     )
     _end_tasks(db, run_id, "dead", last_seen_at)
     metrics.settle(db, run_id)
-
-
-def code_sha(script_name: str, files: Mapping[str, bytes], module: str | None = None) -> bytes:
-    """The hash of a code snapshot, of its files' paths and hashes, and of the module that `python -m` runs."""
-    import hashlib
-
-    start = [script_name] if module is None else [script_name, "-m", module]
-    listing = "\0".join([*start, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
-    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
-
-
-def ensure_code(
-    db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes], module: str | None = None
-) -> int:
-    """Store a snapshot of source files, unless it is there; gives its row."""
-    import hashlib
-
-    shas = {path: hashlib.sha256(content).digest() for path, content in files.items()}  # those of their blobs
-    sha = code_sha(script_name, shas, module)
-    row = db.execute("select id from codes where sha = ?", (sha,)).fetchone()
-    if row is not None:
-        return int(row[0])
-    code_id = db.execute(
-        "insert into codes (sha, script_name, module) values (?, ?, ?) returning id", (sha, script_name, module)
-    ).fetchone()[0]
-    db.executemany(
-        "insert into code_files (code_id, path, blob_id) values (?, ?, ?)",
-        [(code_id, path, blobs.put(db, store, encode(content))) for path, content in sorted(files.items())],
-    )
-    return int(code_id)
