@@ -46,11 +46,11 @@ def schedule_of(decorator: schedule) -> dict[str, Any]:
     return cron_and_zone
 
 
-def check_schedule(decorator: Mapping[str, Any]) -> None:
+def check_schedule(cron_and_zone: Mapping[str, Any]) -> None:
     """Refuse a schedule that could never be followed; called before it is deployed.
 
     Args:
-        decorator: its `cron` line, and its `timezone`, or `None` for UTC.
+        cron_and_zone: its `cron` line, and its `timezone`, or `None` for UTC.
 
     Raises:
         GraphError: the line or the time zone is wrong, or no time ever fits.
@@ -62,7 +62,7 @@ def check_schedule(decorator: Mapping[str, Any]) -> None:
         ...
         flowstore.errors.GraphError: @schedule: '0 25 * * *' is not a cron line (bad hour). Give five fields, ...
     """
-    next_due(decorator["cron"], decorator.get("timezone"), datetime.now(UTC))
+    next_due(cron_and_zone["cron"], cron_and_zone.get("timezone"), datetime.now(UTC))
 
 
 def next_due(cron: str, timezone: str | None, after: datetime) -> datetime:
