@@ -9,7 +9,7 @@ import click
 
 from flowstore.cli import render
 from flowstore.client import Run
-from flowstore.store import metrics
+from flowstore.client.rows import of_runs, values_of
 from flowstore.text import safe
 
 _LEFT_OUT = ("parameters", "tags")  # of a table in which columns were chosen
@@ -43,13 +43,9 @@ def rows(runs: Sequence[Run], chosen: Sequence[str], *, form: str) -> list[dict[
 
 def _chosen(runs: Sequence[Run], chosen: Sequence[str]) -> list[dict[str, Any]]:
     """Return the values of these columns, a row a run: a metric, a parameter, or what `runs` shows anyway."""
-    known = [*render.run_rows(runs)] if set(chosen) & set(render.RUN) else [{}] * len(runs)
-    measured = metrics.final(runs[0]._store, [int(run.id) for run in runs]) if runs else {}
-    found = []
-    for run, row in zip(runs, known, strict=True):
-        values: Mapping[str, Any] = {**measured[int(run.id)], **run._listed_parameters(), **row}
-        found.append({name: values.get(name) for name in chosen})
-    return found
+    values = values_of(runs, of_runs(runs))
+    known: Sequence[Mapping[str, Any]] = render.run_rows(runs) if set(chosen) & set(render.RUN) else [{}] * len(runs)
+    return [{name: {**value, **row}.get(name) for name in chosen} for value, row in zip(values, known, strict=True)]
 
 
 def _rank(value: Any) -> tuple[int, Any]:

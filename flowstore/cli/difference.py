@@ -13,6 +13,7 @@ import click
 from flowstore.cli import render
 from flowstore.client import Run
 from flowstore.client.compare import Difference, text_diff
+from flowstore.client.rows import in_words
 from flowstore.text import counted, safe, shorten
 
 COLUMNS = ("kind", "name", "left", "right")
@@ -58,7 +59,7 @@ def _shown(kind: str, value: Any) -> str:
     if kind == "code":
         return f"{counted(value['size_bytes'], 'byte')}, {value['sha'][:8]}"
     if kind == "step":
-        return render.states(value)
+        return in_words(value)
     if kind not in _CONTENTS:
         return f"{value:.6g}" if isinstance(value, float) else str(value)
     return shorten(value["preview"], _WIDEST) if value["value"] is None else _json(value["value"])

@@ -11,18 +11,13 @@ import click
 from flowstore import context
 from flowstore.cli import completion
 from flowstore.cli.admin import command, with_tags
-from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
-from flowstore.errors import InvalidPathspec
+from flowstore.client import Flow, Flows, Run, Step, Task
+from flowstore.client.rows import of_tasks, tasks_of
+from flowstore.client.store import active_store
 from flowstore.sqlite.database import Store
-from flowstore.store import opening, overview
+from flowstore.store import opening
 from flowstore.store.schema import STATUSES
 from flowstore.text import one_line, safe
-
-
-def find(pathspec: str) -> Any:
-    """The object that a pathspec addresses, by its depth."""
-    kinds = (Flow, Run, Step, Task, DataArtifact)
-    return kinds[min(pathspec.count("/"), len(kinds) - 1)](pathspec)
 
 
 @command
@@ -93,14 +88,13 @@ def show(pathspec: str, raw: bool, form: str) -> None:
     """Show a flow's runs, a run and its steps, a step's tasks, a task's artifacts, or an artifact."""
     from flowstore.cli import render
 
-    found = find(pathspec)
+    found: Any = active_store().find(pathspec)
     if isinstance(found, Flow):
         render.echo(render.run_rows(found), form, raw=raw, columns=render.RUN)
     elif isinstance(found, Run):
         _show_run(found, form, raw=raw)
     elif isinstance(found, Step):
-        rows = render.task_rows(found)
-        render.echo(render.with_items(found, rows) if form == "table" else rows, form, raw=raw, columns=render.TASK)
+        render.echo(render.task_rows(found, items=form == "table"), form, raw=raw, columns=render.TASK)
     elif isinstance(found, Task):
         _show_task(found, form, raw=raw)
     else:
@@ -129,9 +123,9 @@ def _show_task(found: Task, form: str, *, raw: bool) -> None:
     render.echo(render.artifact_rows(found), form, raw=raw, columns=render.ARTIFACT)
     if form != "table":
         return
-    item = overview.items(found._store, int(found.path_components[1])).get(int(found.id))
-    if item is not None:
-        render.say(f"foreach item: {one_line(item)}", raw=raw)
+    [row] = of_tasks([found])
+    if row.item is not None:
+        render.say(f"foreach item: {one_line(row.item)}", raw=raw)
     why = found.exception
     if why is not None:
         render.say(f"{found.status}: {why.type}: {why.message}", raw=raw)
@@ -147,7 +141,8 @@ def diff(left: str, right: str, no_code: bool, raw: bool, form: str) -> None:
     from flowstore.cli import difference
     from flowstore.client.compare import compare
 
-    runs = Run(left), Run(right)
+    store = active_store()
+    runs = store.run(left), store.run(right)
     difference.echo(runs, compare(*runs, code=not no_code), form, raw=raw)
 
 
@@ -188,16 +183,14 @@ def logs(
     """Show what the tasks of a run, step or task printed."""
     from flowstore.cli import render
 
-    found = find(pathspec)
-    if not isinstance(found, (Run, Step, Task)):
-        raise InvalidPathspec(f"{pathspec!r} does not address a run, a step or a task.")
+    found: Any = active_store().find(pathspec, Run, Step, Task)
     streams = render.streams(stdout=stdout, stderr=stderr)
     if follow:
         if form != "table":
             raise click.UsageError(f"--follow prints lines as they come: give it without --{form}.")
         render.print_as_it_comes(found, streams, timestamps=timestamps, attempt=attempt, raw=raw)
         return
-    tasks = render.tasks_of(found)
+    tasks = tasks_of(found)
     if form == "table":
         render.print_log(tasks, streams, timestamps=timestamps, attempt=attempt, raw=raw)
     else:
@@ -217,7 +210,7 @@ def get(pathspec: str, output: Path | None, raw: bool, form: str) -> None:
     """
     from flowstore.cli import natural, render
 
-    artifact = DataArtifact(pathspec)
+    artifact = active_store().artifact(pathspec)
     if output is not None:
         natural.write(artifact, output)
         click.echo(f"Wrote {artifact.pathspec} to {output}.", err=True)

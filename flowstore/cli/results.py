@@ -16,22 +16,21 @@ from flowstore.text import counted, safe
 
 def _tasks(this: FlowFile, pathspec: str) -> list[Any]:
     """Return the tasks of what `_found` returns, in the order of their ids."""
-    from flowstore.cli.render import tasks_of
+    from flowstore.client.rows import tasks_of
 
-    with context.within(None):
-        return tasks_of(_found(this, pathspec))
+    return tasks_of(_found(this, pathspec))
 
 
 def _found(this: FlowFile, pathspec: str) -> Any:
     """Return what RUN, RUN/STEP or RUN/STEP/TASK addresses, in whichever namespace."""
     from flowstore.client import Run, Step, Task
+    from flowstore.client.store import seen
+    from flowstore.store.opening import active_store
 
-    parts = pathspec.removeprefix(f"{this.name}/").split("/")
-    if len(parts) > 3:
+    path = pathspec.removeprefix(f"{this.name}/")
+    if path.count("/") > 2:
         raise click.UsageError(f"{pathspec!r} is not of the form RUN, RUN/STEP or RUN/STEP/TASK.")
-    kind = (Run, Step, Task)[len(parts) - 1]
-    with context.within(None):
-        return kind("/".join([this.name, *parts]))
+    return seen(active_store(), None).find(f"{this.name}/{path}", Run, Step, Task)
 
 
 def _dump_command(this: FlowFile) -> click.Command:
@@ -131,12 +130,11 @@ class _Logs(shell.Group):
 
 def _list_command(this: FlowFile) -> click.Command:
     def runs() -> None:
-        from flowstore.cli.render import echo_table, run_rows, with_errors
+        from flowstore.cli.render import echo_table, runs_with_errors
         from flowstore.client import Flow, Flows
 
         if this.name in Flows():
-            found = [*Flow(this.name)]
-            echo_table(with_errors(found, run_rows(found)))
+            echo_table(runs_with_errors([*Flow(this.name)]))
         else:
             click.echo(_nothing(this), err=True)
 
@@ -146,10 +144,9 @@ def _list_command(this: FlowFile) -> click.Command:
         echo_table(step_rows(_one_run(this, run)))
 
     def tasks(run: str | None) -> None:
-        from flowstore.cli.render import echo_table, task_rows, tasks_of, with_items
+        from flowstore.cli.render import echo_table, task_rows
 
-        found = _one_run(this, run)
-        echo_table(with_items(found, task_rows(tasks_of(found))))
+        echo_table(task_rows(_one_run(this, run), items=True))
 
     which = [click.Argument(["run"], required=False)]
     of = "of the latest run, or of the one given"

@@ -109,7 +109,7 @@ class History:
             run_id = add_run(db, self.store, flow=flow, user=user, given=sorted(given), status=status)
         newest = max((run.created_at for run in self.runs), default=0)
         made = Thing(f"{flow}/{run_id}", flow=flow, status=status, own=set(given), created_at=max(self.clock, newest))
-        made.system = frozenset({f"user:{user}", *SYSTEM, records.date_tag(made.created_at)})
+        made.system = frozenset({f"user:{user}", *SYSTEM, tags.date_tag(made.created_at)})
         for name, count in (("start", 2), ("end", 1)):
             step = made.child(name)
             for _ in range(count):
