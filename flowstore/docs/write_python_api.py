@@ -29,7 +29,7 @@ GROUPS = {
     "Decorators of flows": ("project", "schedule"),
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),
-    "Stores": ("open_store", "use_store", "get_store"),
+    "Stores": ("open_store", "Store", "use_store", "get_store"),
     "Namespaces": ("namespace", "get_namespace", "default_namespace"),
 }
 RETURNED = (Data, Artifacts, Code, Metadata)  # classes of what attributes of the results return

@@ -55,7 +55,7 @@ def ask(store, monkeypatch):
 
     def answers(number):
         sql, bullets = RECIPES[number][3], RECIPES[number][4].replace("production:TOKEN", token)
-        rows = user_sql.ask(opening.active_store(), sql)
+        rows = user_sql.ask(opening.active_store(), sql, untrusted=False)
         with contextlib.closing(sqlite3.connect(store.db)) as plain:
             assert [tuple(row.values()) for row in rows] == plain.execute(sql).fetchall()
         return (

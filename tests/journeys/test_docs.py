@@ -20,9 +20,9 @@ TUTORIAL = DOCS / "tutorial.md"
 ALONE = [README, DOCS / "flows.md", DOCS / "teamwork.md"]
 AFTER_THE_TUTORIAL = [DOCS / f"{name}.md" for name in ("results", "production", "shipping", "file-format")]
 # How else the blocks of a page are tested: `json` here, `r` and the cookbook's in tests of their own, docstrings as
-# doctests. Those in `sh` install flowstore, or wait.
-ELSEWHERE = {"cookbook.md": {"sql"}, "r.md": {"r", "python"}, "python-api.md": {"python"}}
-KINDS = {"sh", "python", "console", "sql", "json", "r"}
+# doctests, and help texts by being generated. Those in `sh` install flowstore, or wait.
+ELSEWHERE = {"cookbook.md": {"sql"}, "r.md": {"r", "python"}, "python-api.md": {"python"}, "commands.md": {"text"}}
+KINDS = {"sh", "python", "console", "sql", "json", "r", "text"}
 FORMAT = DOCS / "file-format.md"
 
 
@@ -82,7 +82,7 @@ def test_every_page_can_be_found():
     reached = {path for path, _ in links(DOCS / "index.md")}
     for page in list(reached):
         reached |= {path for path, _ in links(page)} if page.suffix == ".md" else set()
-    assert set(PAGES) - {README, DOCS / "index.md"} <= reached
+    assert set(PAGES) - {README, DOCS / "index.md"} <= reached, "link to it in index.md"
 
 
 def test_the_readme_is_short_and_begins_with_two_commands():

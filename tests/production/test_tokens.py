@@ -144,7 +144,8 @@ def test_what_needs_a_token_changes_nothing_where_the_file_is_damaged(deployed):
 
 FORBIDDEN = """
 import os
-from flowstore import FlowstoreError, tokens
+from flowstore import FlowstoreError
+from flowstore.production import tokens
 if os.geteuid() == 0:  # which may read what nobody may
     os.setuid(65534)
 try:
@@ -188,7 +189,7 @@ def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(deploy.snapshot, "take", lambda *_, **__: Sources(script="flow.py", files={"flow.py": b"pass"}))
-    monkeypatch.setattr(tokens.drafts.os, "open", full)
+    monkeypatch.setattr(tokens.files.os, "open", full)
     with unchanged(script), pytest.raises(FlowstoreError, match=r"tokens\.json can't be written: No space left"):
         deploy.create(type("F", (flowstore.FlowSpec,), {}), asked)
     assert script.sql("select count(*) from production_tokens") == [0]

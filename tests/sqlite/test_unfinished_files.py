@@ -23,10 +23,10 @@ from support.recording import store_with
 BEGUN = """
 import os, signal, sys, tempfile
 from pathlib import Path
-from flowstore.sqlite import files as drafts
-with drafts.draft(Path(sys.argv[1])) as path:
+from flowstore.sqlite import files
+with files.temporary_file(Path(sys.argv[1])) as path:
     path.with_name(path.name + "-journal").touch()
-    Path(tempfile.mkdtemp(prefix=f"flowstore-{drafts.name()}-", dir=sys.argv[2]), "flow.py").touch()
+    Path(tempfile.mkdtemp(prefix=f"flowstore-{files.temporary_name()}-", dir=sys.argv[2]), "flow.py").touch()
     print(path, flush=True)
     if sys.argv[3:]:
         sys.stdin.readline()
@@ -116,12 +116,12 @@ def test_without_hard_links(tmp_path, monkeypatch):
 KILLED_INSTEAD = """
 import os, runpy, signal, sys
 from flowstore.production import tokens
-from flowstore.sqlite import files as drafts
+from flowstore.sqlite import files
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] == "keep":
     tokens.Keeper.finish = die
 else:
-    drafts.put_in_place = die
+    files.move_to = die
 sys.argv[:2] = []
 run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
 run(sys.argv[0], run_name="__main__")

@@ -16,7 +16,7 @@ from support.processes import python, told
 NEW_RUN = records.NewRun("F", "tester", {"alpha": 0.5}, (), None, ["user:tester"], ["blue"])
 CREATE_RUN = """
 import sys
-from flowstore.sqlite import database as db; from flowstore.store import records
+from flowstore.store import opening, records
 def create(store):
     with store.write() as connection:
         run = records.NewRun("F", "tester", {}, (), None, ["user:tester"], ["blue"])

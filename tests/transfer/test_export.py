@@ -361,10 +361,10 @@ def test_a_killed_export_leaves_no_store(source, out):
     import os, signal, sys
     from pathlib import Path
     from flowstore.store.opening import open_store
-    from flowstore.sqlite import files as drafts
+    from flowstore.sqlite import files
     from flowstore.transfer import export
     from flowstore.transfer.selection import Selection
-    drafts.put_in_place = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    files.move_to = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     export.export(open_store(sys.argv[1]), Path(sys.argv[2]), export.Wish(selection=Selection()))
     """
     told(python(code, source, out), code=-9)

@@ -56,6 +56,16 @@ class TypedFlow(FlowSpec):
         assert_type(self.numbers, list[int])
 
 
+def check_decorators() -> None:
+    """A decorator leaves the type of what it decorates as it is."""
+
+    def number() -> int:
+        return 1
+
+    assert_type((step(number)(), retry(number)(), retry(times=2)(number)()), tuple[int, int, int])
+    assert_type((catch(number)(), catch(var="problem")(number)()), tuple[int, int])
+
+
 def check_containers() -> None:
     """Each object holds those of the next kind, iterates over them, and finds them by id."""
     assert_type(list(Flows()), list[Flow])
