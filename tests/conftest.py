@@ -24,6 +24,16 @@ def pytest_xdist_auto_num_workers():
     return (os.cpu_count() or 1) + 1
 
 
+def pytest_addoption(parser):
+    """Let every command have an interpreter of its own, which takes several times as long."""
+    parser.addoption("--fresh", action="store_true", help="run each command in an interpreter of its own")
+
+
+def pytest_configure(config):
+    """Pass the option on."""
+    Script.fresh = config.getoption("fresh")
+
+
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path, monkeypatch):
     """No test sees the user's own files, settings or store, nor what another test chose."""
@@ -46,13 +56,15 @@ def _close():
 
 
 @pytest.fixture
-def flow(tmp_path):
+def flow(request, tmp_path):
     """Write a flow's source into the test's folder; gives the `Script`, whose store is checked at the end."""
     made = []
 
     def write(source):
-        made.append(Script(tmp_path, source))
-        return made[-1]
+        script = Script(tmp_path, source)
+        script.fresh = script.fresh or request.node.get_closest_marker("fresh") is not None
+        made.append(script)
+        return script
 
     yield write
     _close()
@@ -81,11 +93,10 @@ def story(tmp_path_factory):
     """F/1; F/2 by will, with a long note and two tags; F/3 failed in its end."""
     pytest.importorskip("pyarrow")
     folder = tmp_path_factory.mktemp("look")
-    anne, will = ({"FLOWSTORE_USER": name, "FLOWSTORE_HOME": str(folder / "home")} for name in ("anne", "will"))
-    script = Script(folder, flow_source(SHAPE, members=MEMBERS, **BODIES))
-    script("run", **anne)
-    script("run", "--note", LONG, "--tag", "👍 good", "--tag", "日本語", **will)
-    script("run", "--alpha", 2, "--tag", "日本語", expect=1, **anne)
+    script = Script(folder, flow_source(SHAPE, members=MEMBERS, **BODIES), FLOWSTORE_HOME=folder / "home")
+    script("run", FLOWSTORE_USER="anne")
+    script("run", "--note", LONG, "--tag", "👍 good", "--tag", "日本語", FLOWSTORE_USER="will")
+    script("run", "--alpha", 2, "--tag", "日本語", expect=1, FLOWSTORE_USER="anne")
     yield script
     script.check()
 

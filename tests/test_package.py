@@ -30,7 +30,7 @@ NAME_EACH_OTHER = {"flowstore.client.run", "flowstore.client.task", "flowstore.c
 LONGEST_FILE = 450
 LONGEST_FUNCTION_OF_95_IN_100 = 25
 MOST_WITH_ONE_IMPORTER = 47
-UPWARDS = {"flowstore.maintenance.delete", "flowstore.transfer.intake"}
+UPWARDS = {"flowstore.maintenance.delete"}
 CIRCLES = {"flowstore.cli.admin", "flowstore.store.codecs"}
 
 

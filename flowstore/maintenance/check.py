@@ -24,6 +24,7 @@ from flowstore.sqlite.database import Store
 from flowstore.store import codecs, queries, records, schema
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.plain import describe
+from flowstore.store.staging import ORPHANED
 from flowstore.text import counted
 
 _TYPES = {"INTEGER": "integer", "TEXT": "text", "BLOB": "blob", "REAL": "real"}
@@ -408,10 +409,8 @@ def _rubbish(db: sqlite3.Connection) -> Iterator[Problem]:
     """What a crash left: no error, since nobody sees it and `vacuum` removes it."""
     found, _ = _asked(
         db,
-        f"""select count(*), cast(total(size_bytes) as integer) from blobs b where case when sha is null
-              then not exists (select 1 from runs r where r.id = b.staged_by and r.status = 'running')
-                and not exists (select 1 from leases l where l.blob_id = b.id)
-              else {UNUSED} end""",  # noqa: S608
+        f"""select count(*), cast(total(size_bytes) as integer) from blobs b
+            where case when sha is null then {ORPHANED} else {UNUSED} end""",  # noqa: S608
     )
     for count, size in found:
         if count:

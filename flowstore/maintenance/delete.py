@@ -25,7 +25,7 @@ import attrs
 from flowstore.maintenance import vacuum
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
-from flowstore.store import records
+from flowstore.store import records, staging
 from flowstore.transfer import tables
 
 RUNS_AT_A_TIME = 200
@@ -222,13 +222,13 @@ def delete(store: Store, doomed: Iterable[Candidate], *, force: bool = False) ->
     with store.write():
         pass  # brings an older store to the newest schema
     records.record_dead_runs(store)
-    vacuum.drop_leases(store)
+    staging.drop_dead_leases(store)
     with vacuum.unlinked(store):
         for batch in _batches(each for each in doomed if each.kept_because is None):
             began = time.monotonic()
             with store.write() as db:
                 gone += _delete_runs(db, batch, touched, force=force)
-            vacuum.drop_aside(store)
+            staging.drop_orphans(store)
             time.sleep(min(0.05, time.monotonic() - began))  # others who wait look for a gap only now and then
         with store.write() as db:
             vacuum.forget(db, sorted(touched.tags), sorted(touched.flows))

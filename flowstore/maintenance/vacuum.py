@@ -15,13 +15,12 @@ import attrs
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
-from flowstore.sqlite import journal, liveness
+from flowstore.sqlite import journal
 from flowstore.sqlite.database import BUSY_TIMEOUT_S, Store
-from flowstore.store import backlog, records
+from flowstore.store import backlog, blobs, records, staging
 
 PAGES_AT_A_TIME = 2048  # 16 MiB
 ROWS_AT_A_TIME = 2000
-BYTES_AT_A_TIME = 64 << 20
 PATIENCE_S = 2.0  # for others who read or write: longer than any one transaction of a run
 
 # What nothing refers to: contents b, code snapshots c, pieces of logs c, tags g, flows f.
@@ -61,9 +60,9 @@ def vacuum(store: Store) -> Vacuumed:
     with store.write():
         pass  # brings an older store to the newest schema
     _describe(store)
-    drop_leases(store)
+    staging.drop_dead_leases(store)
     with unlinked(store):
-        drop_aside(store)
+        staging.drop_orphans(store)
     records.record_dead_runs(store)
     with unlinked(store):
         _drop_unused(store)
@@ -139,14 +138,6 @@ def _rewrite(store: Store) -> str | None:
     return None
 
 
-def drop_leases(store: Store) -> None:
-    """Release the contents whose process is gone."""
-    gone = [(row["blob_id"],) for row in store.rows("select * from leases") if liveness.is_dead(row)]
-    if gone:
-        with store.write() as db:
-            db.executemany("delete from leases where blob_id = ?", gone)
-
-
 def _drop_unused(store: Store) -> None:
     """Drop what nothing refers to, a range of rows at a time."""
     for some in _ranges(store, "codes", "id"):
@@ -158,7 +149,7 @@ def _drop_unused(store: Store) -> None:
         if ids := [row[0] for row in store.rows(unused, some)]:
             with store.write() as db:
                 put_aside(db, ids)
-    drop_aside(store)
+    staging.drop_orphans(store)
     for some in _ranges(store, "log_chunks", "log_id"):
         unused = f"select distinct c.log_id from log_chunks c where c.log_id between ? and ? and {UNUSED_LOG}"  # noqa: S608
         if ids := [row[0] for row in store.rows(unused, some)]:
@@ -196,10 +187,10 @@ def drop_logs(db: sqlite3.Connection, ids: Iterable[int]) -> None:
 
 
 def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
-    """Remove contents that nothing refers to; large ones become rubbish that `drop_aside` removes piece by piece.
+    """Remove blobs that nothing refers to; return their bytes.
 
-    Rubbish has no hash, so nobody finds it, and should this process die then the next run removes it. Gives the
-    number of bytes.
+    A large one becomes an orphan, which `staging.drop_orphans` removes piece by piece. It has no hash, so nobody finds
+    it, and should this process die then the next run removes it.
     """
     freed = 0
     for blob_id in ids:
@@ -210,30 +201,8 @@ def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
         if row is None:
             continue
         freed += row[0]
-        for table in ("signatures", "unverified", "blob_values", "pictures"):
-            db.execute(f"delete from {table} where blob_id = ?", (blob_id,))  # noqa: S608
-        if row[1]:
-            db.execute("update blobs set sha = null, staged_by = null where id = ?", (blob_id,))
-        else:
-            db.execute("delete from blobs where id = ?", (blob_id,))
+        blobs.discard(db, blob_id, is_large=bool(row[1]))
     return freed
-
-
-def drop_aside(store: Store) -> None:
-    """Remove rubbish, in transactions that are short whatever its size."""
-    while True:
-        with store.write() as db:
-            row = db.execute(
-                """select b.id from blobs b where b.sha is null and b.staged_by is null
-                   and not exists (select 1 from leases l where l.blob_id = b.id) limit 1"""
-            ).fetchone()
-            if row is None:
-                return
-            chunks = BYTES_AT_A_TIME >> 20
-            rows = db.execute("select n from chunks where blob_id = ? order by n limit ?", (row[0], chunks)).fetchall()
-            db.executemany("delete from chunks where blob_id = ? and n = ?", [(row[0], n) for (n,) in rows])
-            if len(rows) < chunks:
-                db.execute("delete from blobs where id = ?", (row[0],))
 
 
 def drop_names(store: Store) -> None:

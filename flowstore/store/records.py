@@ -17,7 +17,7 @@ import attrs
 
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
-from flowstore.store import blobs, metrics
+from flowstore.store import blobs, metrics, staging
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode, encode
 from flowstore.store.json_levels import MAX_VALUE_BYTES
@@ -285,6 +285,7 @@ def _end_tasks(db: sqlite3.Connection, run_id: int, status: str, at_ms: int) -> 
 
 def touch_run(db: sqlite3.Connection, run_id: int) -> None:
     """Record that the driver lives."""
+    staging.keep_leases(db)
     db.execute("update runs set last_seen_at = max(?, last_seen_at) where id = ?", (now_ms(), run_id))
 
 
@@ -292,12 +293,13 @@ def record_dead_runs(store: Store) -> None:
     """Mark the runs whose driver died, and remove what they had begun to write; whoever writes to a store does this."""
     running = store.rows("select id, last_seen_at, host, boot, pid, pid_started from runs where status = 'running'")
     dead = [row for row in running if liveness.is_dead(row)]
-    if not dead and not store.value("select 1 from blobs where sha is null limit 1"):
-        return
-    with store.write() as db:
-        for row in dead:
-            record_death(db, row["id"], row["last_seen_at"])
-        blobs.drop_orphans(db)
+    if dead:
+        with store.write() as db:
+            for row in dead:
+                record_death(db, row["id"], row["last_seen_at"])
+    if dead or staging.has_orphans(store):
+        staging.drop_dead_leases(store)
+        staging.drop_orphans(store)
 
 
 def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 from flowstore import ArtifactError, DataArtifact, UntrustedArtifact, namespace, use_store
 from flowstore.cli import natural
 from flowstore.store import opening
-from support.looks import TASK, command, rows
+from support.looks import TASK
 from support.processes import python, told
 from support.stores import task_with
 
@@ -106,12 +106,12 @@ def test_a_device_is_written_to_and_not_replaced(look):
 
 def test_get_prints_what_can_be_printed(story):
     """JSON as JSON, bytes as they are, anything else as its preview; `--json` says what it is as well."""
-    assert json.loads(command(story, "get", f"{TASK}/rows"))[1]["c"] == "=y"
-    assert command(story, "get", f"{TASK}/raw") == "\x00\x1b[2J"
-    assert "function" in command(story, "get", f"{TASK}/f")
-    [row] = rows(story, "get", f"{TASK}/xs")
+    assert json.loads(story.flowstore("get", f"{TASK}/rows").stdout)[1]["c"] == "=y"
+    assert story.flowstore("get", f"{TASK}/raw").stdout == "\x00\x1b[2J"
+    assert "function" in story.flowstore("get", f"{TASK}/f").stdout
+    [row] = story.rows("get", f"{TASK}/xs")
     assert (row["value"], row["sha"]) == ([1, 2, 3], hashlib.sha256(b"[1,2,3]").hexdigest())
-    assert rows(story, "get", f"{TASK}/f")[0]["value"] is None
+    assert story.rows("get", f"{TASK}/f")[0]["value"] is None
 
 
 def test_without_the_data_packages_all_else_works(story, tmp_path):

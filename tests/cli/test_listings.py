@@ -16,7 +16,7 @@ import pytest
 
 from flowstore.cli import table
 from support.cli import IN_ONE_PROCESS, on_terminal
-from support.looks import LONG, TASK, command, rows
+from support.looks import LONG, TASK
 from support.processes import AS_NOBODY, python, told
 
 ELSEWHERE = {
@@ -29,7 +29,7 @@ ELSEWHERE = {
 @pytest.mark.parametrize("args", ELSEWHERE)
 def test_what_is_elsewhere_names_the_option(story, args):
     """On a command line what switches the namespace is an option, not a call."""
-    told = command(story, *args.split(), code=1)
+    told = story.flowstore(*args.split(), expect=1).stderr
     assert told.startswith("Error: ")
     assert told.endswith(f" {ELSEWHERE[args]}\n")
 
@@ -82,13 +82,13 @@ def printed(story):
 
 def test_nothing_found_has_a_head_too(story):
     """An empty list, or a CSV of its head alone."""
-    assert rows(story, "runs", "--tag", "none") == []
-    assert command(story, "runs", "--tag", "none", "--csv").split() == [KEYS["runs"].replace(" ", ",")]
+    assert story.rows("runs", "--tag", "none") == []
+    assert story.flowstore("runs", "--tag", "none", "--csv").stdout.split() == [KEYS["runs"].replace(" ", ",")]
 
 
 def test_a_run_has_its_own_fields_and_its_steps(story):
     """`show RUN --json` is one object; times are as in the views."""
-    [run] = rows(story, "show", "F/2")
+    [run] = story.rows("show", "F/2")
     [(created_at, finished_at)] = story.sql("select created_at, finished_at from run_summary where run_id = 2")
     assert (run["run"], run["user"], run["created_at"], run["finished_at"]) == ("F/2", "will", created_at, finished_at)
     assert run["parameters"] == {"alpha": 0.5, "note": LONG}
@@ -103,46 +103,44 @@ def test_a_run_has_its_own_fields_and_its_steps(story):
 
 def test_runs_are_chosen(story):
     """By flow, tag, lacking tag, status and number; when there are more, that is said."""
-    assert [row["run"] for row in rows(story, "runs", "F", "--status", "failed")] == ["F/3"]
-    assert [row["run"] for row in rows(story, "runs", "--tag", "日本語", "--without", "👍 good")] == ["F/3"]
-    assert [row["run"] for row in rows(story, "runs", "--limit", 2)] == ["F/3", "F/2"]
-    assert [row["run"] for row in rows(story, "runs", "--namespace", "user:will")] == ["F/2"]
-    called = [sys.executable, "-m", "flowstore", "runs", "--limit", "2"]
-    assert "--limit 20" in subprocess.run(called, cwd=story.folder, capture_output=True, text=True).stderr
+    assert [row["run"] for row in story.rows("runs", "F", "--status", "failed")] == ["F/3"]
+    assert [row["run"] for row in story.rows("runs", "--tag", "日本語", "--without", "👍 good")] == ["F/3"]
+    assert [row["run"] for row in story.rows("runs", "--limit", 2)] == ["F/3", "F/2"]
+    assert [row["run"] for row in story.rows("runs", "--namespace", "user:will")] == ["F/2"]
+    assert "--limit 20" in story.flowstore("runs", "--limit", 2).stderr
 
 
 @pytest.mark.parametrize(("words", "option"), [(["runs"], "--limit"), (["logs", "F/1/start"], "--attempt")])
 def test_a_number_beyond_all_bounds(story, words, option):
     """It is wrong usage, in words, rather than an error of Python's or of a file that is none."""
-    called = [sys.executable, "-m", "flowstore", *words, option, str(2**63 - 1)]
-    done = subprocess.run(called, cwd=story.folder, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
+    done = story.flowstore(*words, option, 2**63 - 1, expect=2)
+    assert done.stdout == ""
     assert f"Invalid value for '{option}'" in done.stderr
 
 
 def test_log_lines_say_whose_they_are(story):
     """Stream and text of each; JSON escapes what a terminal would obey."""
-    text = command(story, "logs", TASK, "--json")
+    text = story.flowstore("logs", TASK, "--json").stdout
     assert "\x1b" not in text
     assert [(row["stream"], row["text"]) for row in json.loads(text)] == [
         ("stdout", "hello \x1b[31mred"),
         ("stderr", "oops"),
     ]
-    assert "hello red" in command(story, "logs", TASK, "--csv")
-    assert command(story, "logs", TASK, "--stdout") == "hello red\n"
-    assert command(story, "logs", TASK, "--stdout", "--raw") == "hello \x1b[31mred\n"
+    assert "hello red" in story.flowstore("logs", TASK, "--csv").stdout
+    assert story.flowstore("logs", TASK, "--stdout").stdout == "hello red\n"
+    assert story.flowstore("logs", TASK, "--stdout", "--raw").stdout == "hello \x1b[31mred\n"
 
 
 def test_a_failed_task_says_why(story):
     """Below its artifacts."""
     [task] = story.sql("select task_id from task_summary where run_id = 3 and step = 'end'")
-    assert command(story, "show", f"F/3/end/{task}").splitlines()[-1] == "failed: AssertionError: too much"
+    assert story.flowstore("show", f"F/3/end/{task}").stdout.splitlines()[-1] == "failed: AssertionError: too much"
 
 
 def test_sql_rows_are_plain_json(story):
     """Numbers that JSON lacks are null; what could hide or move text is escaped."""
-    assert rows(story, "sql", "select 9e999 as a, 1.5 as b, x'01ff' as c") == [{"a": None, "b": 1.5, "c": "01ff"}]
-    text = command(story, "sql", "select char(155, 8238, 97) as x", "--json")
+    assert story.rows("sql", "select 9e999 as a, 1.5 as b, x'01ff' as c") == [{"a": None, "b": 1.5, "c": "01ff"}]
+    text = story.flowstore("sql", "select char(155, 8238, 97) as x", "--json").stdout
     assert text.isascii()
     assert json.loads(text) == [{"x": "\x9b\u202ea"}]
 
@@ -176,14 +174,14 @@ def test_times_and_ids_are_kept_longest(story):
 
 def test_wide_characters_are_aligned(story):
     """Each column begins at one place, emoji and Chinese characters before it or not."""
-    text = command(story, "sql", "select '👍日本' as a, 'x' as b union all select 'plain', 'x'")
+    text = story.flowstore("sql", "select '👍日本' as a, 'x' as b union all select 'plain', 'x'").stdout
     head, *lines = text.splitlines()
     assert {table.columns_of(line[: line.rindex("x")]) for line in lines} == {head.index("b")}
 
 
 def test_a_pipe_gets_whole_values(story):
     """Nothing is cut where nobody's screen limits it, whatever the environment says."""
-    assert LONG.strip() in command(story, "runs", COLUMNS="40")
+    assert LONG.strip() in story.flowstore("runs", COLUMNS="40").stdout
 
 
 def test_a_read_only_file_and_folder_can_be_looked_at(story, open_folder):

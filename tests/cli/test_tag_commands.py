@@ -12,6 +12,7 @@ import flowstore
 from flowstore import DataArtifact, Run, Step, Task
 from flowstore.store import records
 from flowstore.store.opening import active_store, ensure_store
+from support.cli import command
 from support.flows import LINEAR, flow_source
 from support.tagging import SYSTEM, new_run
 
@@ -130,15 +131,6 @@ def test_tag_list_of_nothing(flow):
     assert "no run of F" in script("tag", "list", expect=1).stderr
 
 
-def command(*words, expect=0):
-    """Run `flowstore WORDS` in the current folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flowstore", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    assert done.returncode == expect, done.stderr
-    return done.stdout
-
-
 def last_used(script, run_id):
     """When a run was created, as views say it."""
     return script.sql("select created_at from run_summary where run_id = ?", run_id)[0]
@@ -146,7 +138,7 @@ def last_used(script, run_id):
 
 def test_flowstore_tags(listed):
     """`flowstore tags` lists every tag with the number of runs and the last use, of the whole file or a namespace."""
-    rows = json.loads(command("tags", "--json"))
+    rows = json.loads(command("tags", "--json").stdout)
     found = {row["tag"]: (row["runs"], row["system"]) for row in rows}
     assert {tag: found[tag] for tag in ("a", "b", "c", "g", "user:tester", "user:will", "runtime:local")} == {
         "a": (3, 0), "b": (1, 0), "c": (1, 0), "g": (1, 0),
@@ -155,7 +147,9 @@ def test_flowstore_tags(listed):
     assert len(found) == len(rows) == 10
     [used] = [row["last_used"] for row in rows if row["tag"] == "c"]
     assert used == last_used(listed, 3)
-    narrow = {row["tag"]: row["runs"] for row in json.loads(command("--json", "tags", "--namespace", "user:will"))}
+    narrow = {
+        row["tag"]: row["runs"] for row in json.loads(command("--json", "tags", "--namespace", "user:will").stdout)
+    }
     assert {tag: runs for tag, runs in narrow.items() if ":" not in tag or "user" in tag} == {"c": 1, "user:will": 1}
 
 
@@ -164,7 +158,7 @@ def test_flowstore_tags_lists_every_tag(listed):
     Step("F/1/start").add_tag("on a step")
     Task("F/1/start/1").add_tag("on a task")
     DataArtifact("F/1/start/1/x").add_tag("on an artifact")
-    found = {row["tag"] for row in json.loads(command("tags", "--json"))}
+    found = {row["tag"] for row in json.loads(command("tags", "--json").stdout)}
     assert found >= {"on a step", "on a task", "on an artifact"}
 
 
@@ -174,13 +168,13 @@ def test_flowstore_namespaces(listed):
     with store.write() as db:
         deployed = ["production:F-x7", *SYSTEM]
         records.create_run(db, records.NewRun("F", "tester", {}, [], None, deployed, []))
-    rows = json.loads(command("namespaces", "--json"))
+    rows = json.loads(command("namespaces", "--json").stdout)
     assert rows == [
         {"namespace": "production:F-x7", "runs": 1, "last_used": last_used(listed, 6)},
         {"namespace": "user:tester", "runs": 4, "last_used": last_used(listed, 5)},
         {"namespace": "user:will", "runs": 1, "last_used": last_used(listed, 3)},
     ]
-    table = command("namespaces").splitlines()
+    table = command("namespaces").stdout.splitlines()
     assert table[0].split() == ["namespace", "runs", "last_used", "(UTC)"]
     assert [line.split()[:2] for line in table[1:]] == [
         ["production:F-x7", "1"],
@@ -193,4 +187,4 @@ def test_a_tag_that_nothing_has_is_gone(script):
     """A tag that was taken from everything is not listed any more."""
     Run("F/1").add_tag("once")
     Run("F/1").remove_tag("once")
-    assert "once" not in {row["tag"] for row in json.loads(command("tags", "--json"))}
+    assert "once" not in {row["tag"] for row in json.loads(command("tags", "--json").stdout)}

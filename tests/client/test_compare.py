@@ -10,7 +10,7 @@ import flowstore
 from flowstore import Run, namespace, use_store
 from flowstore.client.compare import KINDS, compare, text_diff
 from flowstore.store import blobs, codecs, opening, records
-from support.cli import Script, command
+from support.cli import Script
 from support.flows import LINEAR, flow_source
 
 SHAPE = {
@@ -74,12 +74,6 @@ def differ(story):
     return found
 
 
-def flowstore_command(story, *args, code=0):
-    """What `flowstore ARGS` prints."""
-    ran = command(*args, expect=code, folder=story.folder, FLOWSTORE_HOME=str(story.folder / "home"))
-    return ran.stdout if code == 0 else ran.stderr
-
-
 def values(sides):
     """The JSON values of two contents."""
     return tuple(None if side is None else side["value"] for side in sides)
@@ -91,8 +85,8 @@ def values(sides):
 def test_a_run_does_not_differ_from_itself(differ, story):
     """Nothing is found, and the command says so."""
     assert differ("F/1", "F/1") == {}
-    assert flowstore_command(story, "diff", "F/1", "F/1") == "F/1 and F/1 do not differ.\n"
-    assert json.loads(flowstore_command(story, "diff", "F/1", "F/1", "--json")) == []
+    assert story.flowstore("diff", "F/1", "F/1").stdout == "F/1 and F/1 do not differ.\n"
+    assert json.loads(story.flowstore("diff", "F/1", "F/1", "--json").stdout) == []
 
 
 def test_parameters_tags_and_users(differ):
@@ -159,7 +153,7 @@ def test_a_pickle_is_compared_without_being_loaded(differ, story, monkeypatch):
     left, right = differ("F/1", "G/4")["artifact", "loud"]
     assert (left["codec"], left["value"], right) == ("pickle", None, None)
     assert "Loud" in left["preview"]
-    flowstore_command(story, "diff", "F/1", "G/4")
+    story.flowstore("diff", "F/1", "G/4")
     assert not (story.folder / "loaded").exists()
 
 
@@ -179,23 +173,23 @@ def test_runs_of_two_stores(differ, story, tmp_path):
 
 def test_the_table_tells_what_differs(story):
     """A line for each, of a dict its items that differ; below it the text of the code that differs."""
-    lines = flowstore_command(story, "diff", "F/1", "F/2").splitlines()
+    lines = story.flowstore("diff", "F/1", "F/2").stdout.splitlines()
     assert lines[0].split() == ["F/1", "F/2"]
     table = {tuple(line.split()[:2]): line.split()[2:] for line in lines[1:]}
     assert table["parameter", "alpha"] == ["0.5", "0.7"]
     assert table["tag", "seven"] == ["–", "yes"]
     assert table["artifact", "metrics.sum"][0] == "1.5"
     assert ("artifact", "metrics.count") not in table
-    text = flowstore_command(story, "diff", "F/1", "F/3")
+    text = story.flowstore("diff", "F/1", "F/3").stdout
     assert "\n-import extra\n" in text
     assert "\n+# WORDS = 'é'" in text
-    assert "\x1b" in flowstore_command(story, "diff", "F/1", "F/3", "--raw")
-    assert "import extra" not in flowstore_command(story, "diff", "F/1", "F/3", "--no-code")
+    assert "\x1b" in story.flowstore("diff", "F/1", "F/3", "--raw").stdout
+    assert "import extra" not in story.flowstore("diff", "F/1", "F/3", "--no-code").stdout
 
 
 def test_json_and_csv_have_stable_keys(story):
     """One list of objects: kind, name, left, right."""
-    rows = json.loads(flowstore_command(story, "diff", "F/1", "F/3", "--json"))
+    rows = json.loads(story.flowstore("diff", "F/1", "F/3", "--json").stdout)
     assert {tuple(row) for row in rows} == {("kind", "name", "left", "right")}
     order = [KINDS.index(row["kind"]) for row in rows]
     assert order == sorted(order)
@@ -203,7 +197,7 @@ def test_json_and_csv_have_stable_keys(story):
     assert {tuple(each) for each in contents} == {("type", "codec", "size_bytes", "sha", "preview", "value")}
     files = [row["left"] or row["right"] for row in rows if row["kind"] == "code"]
     assert {tuple(each) for each in files} == {("sha", "size_bytes", "text")}
-    assert flowstore_command(story, "diff", "F/1", "F/1", "--csv") == "kind,name,left,right\n"
+    assert story.flowstore("diff", "F/1", "F/1", "--csv").stdout == "kind,name,left,right\n"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +211,8 @@ def test_json_and_csv_have_stable_keys(story):
 )
 def test_what_is_no_pair_of_runs_is_one_message(story, args, code, words):
     """Wrong usage is 2, a run that is not there 1."""
-    assert words in flowstore_command(story, "diff", *args, code=code)
+    result = story.flowstore("diff", *args, expect=code)
+    assert words in result.stderr
 
 
 # --- its cost

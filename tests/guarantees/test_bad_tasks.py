@@ -15,6 +15,8 @@ from support.cli import stop
 from support.flows import FOREACH, LINEAR, MIDDLE, flow_source
 from support.processes import alive, wait_for
 
+pytestmark = pytest.mark.fresh
+
 # What a step does, and what is told of it; `None` where the step succeeds all the same.
 DEADLY = {
     "killed, as by the out-of-memory killer": (

@@ -20,6 +20,8 @@ from flowstore.maintenance import check as checking
 from flowstore.store.opening import open_store
 from support.flows import FOREACH, flow_source
 
+pytestmark = pytest.mark.fresh
+
 WIDTH = 4
 SOURCE = flow_source(
     FOREACH,

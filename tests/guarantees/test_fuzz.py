@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 import flowstore
 from flowstore import DataArtifact, Flow, FlowSpec, JSONType, Parameter, Run, Step, Task, context, step
-from flowstore.cli import admin, shell
 from flowstore.cli import flow as flow_commands
 from flowstore.errors import FlowstoreError
 from flowstore.run import start
 from flowstore.store import codecs, trust
 from flowstore.store.opening import open_store
+from support.cli import exit_code, known_commands
 from support.flows import MIDDLE, flow_source
 from support.recording import store_with, tag_node
 
@@ -61,7 +61,7 @@ def called(make, args):
     """Call a command line as its console script does; gives its exit code. What is not told in a message is raised."""
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = shell._exit_code(lambda: make().main(args=list(args), prog_name="flowstore", standalone_mode=False))
+        code = exit_code(*args, make=make)
     said = err.getvalue()
     assert code in {0, 1, 2}, (args, code)
     told = said.count("Error: ") == 1 or (code == 2 and said.startswith("Usage: ")) or {"check", "delete"} & {*args}
@@ -74,7 +74,7 @@ def called(make, args):
 # --- commands
 
 SKIPPED = {"scheduler", "demo", "ui"}  # which run until they are stopped
-KNOWN = admin._with_commands()
+KNOWN = known_commands()
 COMMANDS = {
     name: KNOWN.get_command(click.Context(KNOWN), name)
     for name in KNOWN.list_commands(click.Context(KNOWN))

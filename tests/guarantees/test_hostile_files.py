@@ -12,13 +12,11 @@ import subprocess
 import sys
 import time
 
-import click.testing
 import numpy as np
 import pytest
 
 import flowstore
 from flowstore import context
-from flowstore.cli import admin
 from flowstore.errors import ArtifactError, FlowstoreError, NotAStore, StoreCorrupt
 from flowstore.sqlite import user_sql
 from flowstore.store import codecs, inheritance, schema
@@ -65,10 +63,9 @@ def test_extras_are_fine_in_a_trusted_store(path, stranger):
     """The command that the refusal prints makes the file readable, and takes it back."""
     changed(path, (EXTRAS["view"],))
     stranger()
-    invoke = click.testing.CliRunner().invoke
-    assert invoke(admin._with_commands(), ["trust", str(path)]).exit_code == 0
+    command("trust", path)
     flowstore.use_store(path)
-    assert invoke(admin._with_commands(), ["trust", "--revoke", str(path)]).exit_code == 0
+    command("trust", "--revoke", path)
     with pytest.raises(StoreCorrupt):
         flowstore.use_store(path)
 

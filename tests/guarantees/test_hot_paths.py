@@ -96,6 +96,7 @@ def test_a_wide_foreach(flow, traced, options):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tasks fork")
+@pytest.mark.fresh
 def test_the_memory_that_a_task_touches(flow):
     """One more trivial task costs at most 720 page faults: each is a page that its process copied from its server."""
     script = flow(flow_source(FOREACH, start=RANGE, body="self.y = self.input"))

@@ -29,7 +29,7 @@ from support.flows import FOREACH, flow_source
 from support.killing import WORKS, Scene, processes_in
 from support.processes import wait_for
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"), pytest.mark.fresh]
 
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))

@@ -8,7 +8,7 @@ import pytest
 
 from support.flows import flow_source
 
-pytestmark = [pytest.mark.large, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.large, pytest.mark.timeout(1200), pytest.mark.fresh]
 
 STEPS = {
     "start": "self.next(self.again)",

@@ -18,10 +18,12 @@ import pytest
 
 from flowstore.maintenance import check as checking
 from flowstore.store import opening
-from support.cli import Result, Script
+from support.cli import Result, Script, command
 from support.flows import FOREACH, MIDDLE, flow_source
 from support.processes import wait_for
 from support.recording import store_with
+
+pytestmark = pytest.mark.fresh
 
 # A file `room` holds how many pages the store may have, for every process that has the flow's module.
 LIMIT = """
@@ -174,13 +176,6 @@ def small_disk(monkeypatch):
     folder.rmdir()
 
 
-def commands(folder, *args):
-    """Run `flowstore ARGS` there; gives the exit code and what it said."""
-    done = subprocess.run([sys.executable, "-m", "flowstore", *args], cwd=folder, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout + done.stderr
-
-
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system, which needs root")
 def test_a_full_file_system(small_disk):
     """On a disk that is really full a run, an export and an import fail clearly; a delete makes room to go on."""
@@ -192,17 +187,17 @@ def test_a_full_file_system(small_disk):
     with script.start("run", "--quiet") as process:
         arguments = ended_clearly(script, ended(process), because="disk is full|disk I/O error")
     for args in (["export", "out.db"], ["import", str(other)]):
-        code, said = commands(small_disk, *args)
-        assert (code, said.count("Error")) == (1, 1), said
+        failed = command(*args, folder=small_disk, fresh=True, expect=1)
+        assert (failed.stdout + failed.stderr).count("Error") == 1, failed
         check(small_disk)
     ballast.unlink()
     fill(ballast, leave=0)
     for args in (["delete", "F/1", "--yes"], ["vacuum"], ["runs"], ["check", "--deep"]):
-        code, said = commands(small_disk, *args)
-        assert code == 0 or said.count("Error") == 1, said
+        done = command(*args, folder=small_disk, fresh=True, expect=None)
+        assert done.code == 0 or (done.stdout + done.stderr).count("Error") == 1, done
     ballast.unlink()
     check(small_disk)
-    commands(small_disk, "vacuum")
+    command("vacuum", folder=small_disk, fresh=True)
     script(*arguments)
     assert script.sql("select status from run_summary order by run_id desc limit 1") == ["successful"]
     assert sorted(path.name for path in small_disk.iterdir()) == ["flow.py", "flowstore.db", "other.db"]
@@ -388,7 +383,7 @@ def test_a_quota_for_a_command(what, tmp_path):
         assert (done.returncode, done.stderr.count("Error: ")) == (1, 1), done.stderr
         assert not (tmp_path / "out.db").exists()
     check(tmp_path)
-    assert commands(tmp_path, *args)[0] == 0
+    command(*args)
     check(tmp_path)
     drafts = [item.name for item in tmp_path.iterdir() if item.name.startswith(".")]
     assert drafts == []

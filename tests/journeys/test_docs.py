@@ -8,10 +8,11 @@ import runpy
 import shutil
 
 import pytest
-from flowstore.store.typed_scalars import BY_MARK
 
 from flowstore import context
-from flowstore.store import codecs, typed_json
+from flowstore.store import codecs
+from flowstore.store.codecs import typed_json
+from flowstore.store.codecs.typed_scalars import BY_MARK
 from flowstore.store.schema import APPLICATION_ID, PUBLIC_VIEWS, SCHEMA_VERSION
 from support.cli import command
 from support.pages import DOCS, PAGES, README, Reader, anchors, blocks, links, section

@@ -9,8 +9,6 @@ import os
 import platform
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -19,10 +17,10 @@ import pytest
 
 import flowstore
 from flowstore.flow.cron import next_due
-from support.cli import Script, stop
+from support.cli import Script, command, started, stop
 from support.flows import LINEAR, flow_source
 from support.processes import alive, wait_for
-from support.scheduling import BERLIN, DAILY, HOURLY, deploy, environment, flowstore_command
+from support.scheduling import BERLIN, DAILY, HOURLY, deploy
 
 WAITS = """
 Path(os.environ["HERE"], "waits").write_text(f"{os.getpid()} {os.getppid()}")
@@ -34,14 +32,7 @@ while not Path(os.environ["HERE"], "go").exists():
 @contextlib.contextmanager
 def running(script, **env):
     """A `flowstore scheduler` that works on a script's store, from when it says so."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flowstore", "scheduler", "--store", str(script.db)],
-        env=environment({"HERE": script.folder, **env}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    process = started("-m", "flowstore", "scheduler", "--store", script.db, HERE=script.folder, **env)
     try:
         wait_for(lambda: process.poll() is not None or script.sql("select pid from scheduler") == [process.pid])
         yield process
@@ -66,13 +57,13 @@ def statuses(script):
 def test_a_missed_time_runs_once_for_real(scheduled):
     """`scheduler --once` makes up for missed times with one run, in the production namespace."""
     script = scheduled()
-    first = flowstore_command("scheduler", "--once", "--store", script.db)
+    first = command("scheduler", "--once", "--store", script.db, fresh=True)
     assert statuses(script) == ["successful"]
     assert "F version 1 (process" in first.stderr
     assert "was successful" in first.stderr
     [token] = script.sql("select token from production_tokens")
     assert f"production:{token}" in script.sql("select tag from object_tags where kind = 'run'")
-    second = flowstore_command("scheduler", "--once", "--store", script.db)
+    second = command("scheduler", "--once", "--store", script.db, fresh=True)
     assert "Started" not in second.stderr
     assert statuses(script) == ["successful"]
     assert script.sql("select count(*) from scheduler") == [0]
@@ -83,25 +74,20 @@ def test_the_second_scheduler_refuses(scheduled):
     script = scheduled(at=None)
     with running(script) as first:
         for options in ([], ["--once"]):
-            refused = flowstore_command("scheduler", *options, "--store", script.db, expect=1)
+            refused = command("scheduler", *options, "--store", script.db, expect=1, fresh=True)
             assert refused.stdout == ""
             assert len(refused.stderr.splitlines()) == 1
             assert f"process {first.pid} on {platform.node()}" in refused.stderr
         assert first.poll() is None
         assert stop(first, signal.SIGTERM).code == 143
-    flowstore_command("scheduler", "--once", "--store", script.db)
+    command("scheduler", "--once", "--store", script.db, fresh=True)
 
 
 def test_two_schedulers_at_the_same_moment(scheduled):
     """Of several that start at once, one works; the due time is run once."""
     script = scheduled(start=WAITS)
-    command = [sys.executable, "-m", "flowstore", "scheduler", "--once", "--store", str(script.db)]
-    processes = [
-        subprocess.Popen(
-            command, env=environment({"HERE": script.folder}), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for _ in range(4)
-    ]
+    once = ("-m", "flowstore", "scheduler", "--once", "--store", script.db)
+    processes = [started(*once, HERE=script.folder) for _ in range(4)]
     wait_for(lambda: sum(process.poll() is not None for process in processes) == 3)
     waiting(script)
     (script.folder / "go").touch()
@@ -123,14 +109,14 @@ def test_killed_in_the_middle_of_a_run(scheduled):
     with flowstore.use_store(script.db):
         flowstore.namespace(None)
         assert flowstore.Run("F/1").status == "dead"
-    told = flowstore_command("scheduler", "--once", "--store", script.db)
+    told = command("scheduler", "--once", "--store", script.db, fresh=True)
     assert "Started" not in told.stderr
     assert statuses(script) == ["dead"]
     with contextlib.closing(sqlite3.connect(script.db)) as connection:
         connection.execute("update due_marks set due_at = due_at - 3600000")
         connection.commit()
     (script.folder / "go").touch()
-    flowstore_command("scheduler", "--once", "--store", script.db, HERE=script.folder)
+    command("scheduler", "--once", "--store", script.db, HERE=script.folder, fresh=True)
     assert statuses(script) == ["dead", "successful"]
 
 
@@ -180,7 +166,7 @@ def test_deployments_run_at_once_and_fail_alone(scheduled):
     elsewhere.mkdir()
     other = Script(elsewhere, script.file.read_text().replace("class F", "class G").replace("    F()", "    G()"))
     deploy(other, "2025-06-01T12:10", script.db)
-    told = flowstore_command("scheduler", "--once", "--store", script.db, expect=1, HERE=script.folder)
+    told = command("scheduler", "--once", "--store", script.db, expect=1, HERE=script.folder, fresh=True)
     assert dict(script.sql("select flow, status from run_summary")) == {"F": "successful", "G": "failed"}
     assert "F version 1" in told.stderr
     assert "ended with exit code 1" in told.stderr
@@ -213,13 +199,13 @@ def test_a_store_that_goes_away_ends_the_scheduler(scheduled):
 
 def test_no_store():
     """Without a store there is nothing to schedule: one error that names the places looked at."""
-    assert "No store found" in flowstore_command("scheduler", expect=1).stderr
+    assert "No store found" in command("scheduler", expect=1, fresh=True).stderr
 
 
 def test_deployments_are_listed(scheduled):
     """`flowstore deployments` shows each with its schedule and next due time, in UTC and in its zone."""
     script = scheduled(DAILY, at=None)
-    [row] = json.loads(flowstore_command("deployments", "--json", "--store", script.db).stdout)
+    [row] = json.loads(command("deployments", "--json", "--store", script.db).stdout)
     [deployed_at] = script.sql("select deployed_at from deployments")
     expected = next_due("0 6 * * *", BERLIN, datetime.fromtimestamp(deployed_at / 1000, UTC))
     assert row == {
@@ -229,10 +215,10 @@ def test_deployments_are_listed(scheduled):
         "next_due_local": f"{expected.astimezone(ZoneInfo(BERLIN)):%Y-%m-%d %H:%M:%S %Z}",
     }  # fmt: skip
     assert row["next_due_local"][11:19] == "06:00:00"
-    table = flowstore_command("deployments", "--store", script.db)
+    table = command("deployments", "--store", script.db)
     assert "0 6 * * *" in table.stdout
     assert "No scheduler is running" in table.stderr
-    lines = list(csv.DictReader(flowstore_command("--csv", "deployments", "--store", script.db).stdout.splitlines()))
+    lines = list(csv.DictReader(command("--csv", "deployments", "--store", script.db).stdout.splitlines()))
     assert [line["timezone"] for line in lines] == [BERLIN]
 
 
@@ -240,12 +226,12 @@ def test_deployments_without_a_schedule_are_listed(flow):
     """One that is only triggered has no due time; a namespace narrows the list."""
     script = flow(flow_source(LINEAR, head="@project(name='shop')"))
     deploy(script)
-    [row] = json.loads(flowstore_command("deployments", "--json", "--store", script.db).stdout)
+    [row] = json.loads(command("deployments", "--json", "--store", script.db).stdout)
     assert (row["project"], row["branch"]) == ("shop", "user.tester")
     assert [row[name] for name in ("schedule", "timezone", "next_due_at", "next_due_local")] == [None] * 4
     [token] = script.sql("select token from production_tokens")
     for namespace, count in ((f"production:{token}", 1), ("production:other", 0)):
-        told = flowstore_command("deployments", "--json", "--namespace", namespace, "--store", script.db)
+        told = command("deployments", "--json", "--namespace", namespace, "--store", script.db)
         assert len(json.loads(told.stdout)) == count
 
 

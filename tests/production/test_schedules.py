@@ -10,9 +10,9 @@ import pytest
 from flowstore import FlowstoreError
 from flowstore.production.scheduler import Scheduler
 from flowstore.store.opening import open_store
-from support.cli import Script
+from support.cli import Script, command
 from support.flows import LINEAR, flow_source
-from support.scheduling import DAILY, HOUR, NEW_YORK, deploy, flowstore_command, utc
+from support.scheduling import DAILY, HOUR, NEW_YORK, deploy, utc
 
 
 class FakeProcess:
@@ -152,7 +152,7 @@ def test_others_code_is_not_run_unless_trusted(scheduled, hand, monkeypatch, tmp
     for minutes in range(60, 300, 30):
         assert scheduler.look_at(utc("2025-06-01T12:00") + minutes * HOUR / 60) == []
     assert scheduler.told("F version 1 is not run.") == scheduler.told("flowstore trust") == 1
-    flowstore_command("trust", script.db)
+    command("trust", script.db)
     assert scheduler.look_at(utc("2025-06-01T17:30")) == ["F 1"]
     assert scheduler.look_at(utc("2025-06-01T17:40")) == []
 

@@ -19,7 +19,7 @@ import pytest
 
 from flowstore.run.lines import Lines
 from flowstore.text import escaped, safe
-from support.cli import Script, command, read_terminal, stop
+from support.cli import Script, command, known_commands, read_terminal, stop
 from support.flows import FOREACH, LINEAR, flow_source
 from support.processes import wait_for
 
@@ -324,9 +324,8 @@ def test_each_command_prints_rows_or_refuses_to(flow):
     """`--json` is one list of objects, `--csv` has a head, whatever else the command does; or the option is refused."""
     script = flow(flow_source(LINEAR, start="self.x = 1; print('hello')"))
     script("run")
-    from flowstore.cli import admin
 
-    names = set(admin._with_commands().list_commands(None))
+    names = set(known_commands().list_commands(None))
     refused = set()
     for name in sorted(names):
         for form in ("--json", "--csv"):

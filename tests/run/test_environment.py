@@ -12,6 +12,8 @@ from support.cli import stop
 from support.flows import COUNT_IMPORTS, FOREACH, LINEAR, METHODS, every_method, flow_source
 from support.processes import alive, wait_for
 
+pytestmark = pytest.mark.fresh
+
 
 @every_method
 def test_variables_are_there_when_the_flow_is_imported(options, flow, tmp_path):

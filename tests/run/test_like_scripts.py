@@ -11,6 +11,8 @@ import pytest
 import flowstore
 from support.flows import COUNT_IMPORTS, FOREACH, GANG, LINEAR, METHODS, every_method, flow_source
 
+pytestmark = pytest.mark.fresh
+
 # --- threads that the import leaves
 
 

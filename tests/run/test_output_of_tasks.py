@@ -118,6 +118,7 @@ if self.fork == 0:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.fresh
 def test_late_output_does_not_keep_the_driver_busy(flow):
     """What a forgotten child of a reused process prints between tasks costs no processor time."""
     body = """

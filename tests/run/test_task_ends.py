@@ -11,6 +11,8 @@ from support.cli import stop
 from support.flows import FOREACH, LINEAR, METHODS, every_method, flow_source
 from support.processes import wait_for
 
+pytestmark = pytest.mark.fresh
+
 LEFT = {  # what a step leaves: what stands at the top of the file, the step's body, and the lines of `out.txt` then
     "a file of the import": ("OUT = open('out.txt', 'a')", "OUT.write('task\\n')", ["task"]),
     "what the import wrote, too": (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import subprocess
 import sys
 
 import pytest
@@ -15,7 +14,7 @@ from flowstore import Run
 from flowstore.sqlite import liveness
 from flowstore.store import records
 from flowstore.store.opening import open_store
-from support.cli import stop
+from support.cli import command, stop
 from support.flows import LINEAR, MIDDLE, flow_source
 from support.processes import wait_for
 from support.recording import store_with
@@ -51,15 +50,6 @@ def set_driver(path, columns, seen_s_ago):
     store.close()
 
 
-def command(*args, expect=0):
-    """Run `flowstore ARGS`; gives what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flowstore", *map(str, args)], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == expect, done.stderr
-    return done.stdout
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a system does not tell")
 @pytest.mark.parametrize("who", DRIVERS)
 def test_who_is_dead(who, tmp_path):
@@ -92,7 +82,7 @@ def test_commands_show_it_at_once(tmp_path):
     """Before anybody has recorded it, commands say dead, and the views what was recorded, and when it last was seen."""
     path = store_with(tmp_path / "flowstore.db", {"status": "running"}, {})
     set_driver(path, *DEAD)
-    said = command("runs", "--json", "--store", path)
+    said = command("runs", "--json", "--store", path).stdout
     assert '"dead"' in said
     assert '"running"' not in said
     with contextlib.closing(sqlite3.connect(path)) as connection:

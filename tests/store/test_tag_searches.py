@@ -26,7 +26,7 @@ from flowstore import (
 )
 from flowstore.client.addresses import active_scope
 from flowstore.maintenance.delete import candidates, delete
-from flowstore.store import queries, records, tags
+from flowstore.store import records, tags
 from flowstore.store.opening import active_store, ensure_store
 from flowstore.store.tags import Node
 from support.cli import Script
@@ -250,7 +250,7 @@ def test_every_question_has_the_models_answer(tmp_path_factory, events):
     script.db = script.folder / "flowstore.db"
     ensure_store(script.db).close()
     with flowstore.use_store(script.db), context.within(None), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queries, "FEW", 8 if len(events) % 2 else 2)  # a few tags are asked for as many are
+        patch.setattr(tags, "_FEW", 8 if len(events) % 2 else 2)  # a few tags are asked for as many are
         store = active_store()
         store.connection().execute("pragma synchronous = off")
         history = History(store)

@@ -7,15 +7,13 @@ import copy
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
 from flowstore.errors import StoreCorrupt
 from flowstore.store import schema
 from flowstore.store.opening import open_store
-from support.cli import Script
+from support.cli import Script, command
 from support.flows import LINEAR, flow_source
 from support.killing import assert_at_rest, assert_sound, killed_after, killed_at
 from support.recording import store_with
@@ -60,7 +58,7 @@ class Chore:
 
     def again(self):
         """Do it again, to its end, and look at what came of it."""
-        flowstore(*self.command()[2:])
+        command(*self.command()[2:])
 
     def moved(self, folder):
         """The same in another folder, into which its files were copied."""
@@ -108,7 +106,7 @@ class Export(Chore):
         assert "Exported" not in said or ids(self.folder / "out.db") == [1, 2, 3, 4, 5]
 
     def again(self):
-        flowstore(*self.command()[2:], "--force", cwd=self.folder)
+        command(*self.command()[2:], "--force", folder=self.folder)
         assert ids(self.folder / "out.db") == [1, 2, 3, 4, 5]
 
 
@@ -141,7 +139,7 @@ class Import(Chore):
         assert len(ids(self.db)) in {1, 6}
 
     def again(self):
-        flowstore(*self.command()[2:], cwd=self.folder)
+        command(*self.command()[2:], folder=self.folder)
         assert len(ids(self.db)) == 6
         assert rubbish(self.db) == 0
 
@@ -160,7 +158,7 @@ class Delete(Chore):
     def again(self):
         super().again()
         assert ids(self.db) == [4, 5]
-        flowstore("vacuum", "--store", self.db)  # bytes of runs that are gone, whose delete did not come to its end
+        command("vacuum", "--store", self.db)  # bytes of runs that are gone, whose delete did not come to its end
         assert rubbish(self.db) == 0
 
 
@@ -239,7 +237,7 @@ class Salvage(Mend):
         assert ids(self.db) == [1, 2, 3, 4, 5]
 
     def again(self):
-        flowstore(*self.command()[2:])
+        command(*self.command()[2:])
         assert_sound_with_notes(self.db)
         assert ids(self.db) == [1, 2, 3, 4, 5]
         assert (self.folder / "flowstore.db.damaged").read_bytes() == self.damaged
@@ -340,7 +338,7 @@ class Schedule(Deploy):
         return ["-m", "flowstore", "scheduler", "--once", "--store", self.db]
 
     def again(self):
-        flowstore(*self.command()[2:])
+        command(*self.command()[2:])
         assert self.script.sql("select count(*) from scheduler") == [0]
         statuses = self.script.sql("select status from run_summary")
         assert statuses in ([], ["dead"], ["successful"])
@@ -361,16 +359,6 @@ CHORES = {
     "deploy trigger": Trigger,
     "scheduler": Schedule,
 }
-
-
-def flowstore(*args, cwd=None):
-    """Run `flowstore ARGS` to its end."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "flowstore", *map(str, args)],
-        cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def older_store(path, version):

@@ -20,6 +20,8 @@ import attrs
 
 import flowstore
 from flowstore import context
+from support.processes import with_support
+from support.zygote import ZYGOTE, Forked
 
 
 def failure(script, run_id=1):
@@ -33,6 +35,7 @@ def on_terminal(story, columns, *calls):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    environment = with_support(environment)
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
     called = [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(calls)]
     with subprocess.Popen(called, cwd=story.folder, env=environment, **streams) as process:
@@ -47,9 +50,9 @@ def on_terminal(story, columns, *calls):
 
 IN_ONE_PROCESS = """
 import json, sys
-from flowstore.cli.admin import _with_commands
+from support import cli
 for args in json.loads(sys.argv[1]):
-    _with_commands().main(args.split(), prog_name="flowstore", standalone_mode=False)
+    assert cli.exit_code(*args.split()) == 0
     print("\\0")
 """
 
@@ -71,39 +74,103 @@ class Result:
     stderr: str
 
 
-def command(*words, expect=0, folder=".", **env):
-    """Run `flowstore WORDS` in this process, as another would, and sooner; it must end with the exit code `expect`."""
-    from flowstore.cli import admin, shell
+def command(*words, expect=0, folder=".", fresh=False, **env):
+    """Run `flowstore WORDS` and return how it ended, which must be with the exit code `expect`, unless that is `None`.
 
+    It runs in this process, which is quicker and the same; with `fresh` in one of its own.
+    """
+    result = (_command_in_a_process if fresh else _command_here)(words, folder, env)
+    said = f"{words} ended with {result.code}:\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+    assert expect in {None, result.code}, said
+    assert "Traceback" not in result.stderr, said
+    return result
+
+
+def known_commands():
+    """The command `flowstore`, as click knows it."""
+    from flowstore.cli import admin
+
+    return admin._with_commands()
+
+
+def exit_code(*words, make=known_commands):
+    """Run `flowstore WORDS` in this process, as its console script does, and return its exit code.
+
+    What no message tells is raised. What the command prints goes to `sys.stdout` and `sys.stderr`.
+
+    Args:
+        words: the command line.
+        make: makes another command to run instead.
+    """
+    from flowstore.cli import shell
+
+    return shell._exit_code(lambda: make().main([*map(str, words)], prog_name="flowstore", standalone_mode=False))
+
+
+def _command_here(words, folder, env):
     before = context.state.store, context.state.namespace
     context.state.store = None
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
     try:
         with (
             contextlib.chdir(folder),
-            mock.patch.dict(os.environ, env),
+            mock.patch.dict(os.environ, {name: str(value) for name, value in env.items()}),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            code = shell._exit_code(
-                lambda: admin._with_commands().main([*map(str, words)], prog_name="flowstore", standalone_mode=False)
-            )
+            code = exit_code(*words)
     finally:
         if context.state.store is not None:
             context.state.store.close()
         context.state.store, context.state.namespace = before
-    result = Result(code, *(_text(stream.buffer.getvalue()) for stream in (out, err)))
-    assert result.code == expect, f"{words} ended with {code}:\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
-    return result
+    return Result(code, *(_text(stream.buffer.getvalue()) for stream in (out, err)))
+
+
+def _command_in_a_process(words, folder, env):
+    with started("-m", "flowstore", *words, folder=folder, **env) as process:
+        return ended(process)
+
+
+def started(*words, folder=".", fresh=True, **env):
+    """Begin `python WORDS` in a process group of its own, its warnings being errors.
+
+    Unless it is to have a fresh interpreter, it is forked from one that has flowstore imported, where that is the same.
+    """
+    words = [*map(str, words)]
+    env = {**os.environ, "PYTHONWARNINGS": "error", **{name: str(value) for name, value in env.items()}}
+    begin = subprocess.Popen if fresh or not ZYGOTE.serves(words, env) else Forked
+    return begin(
+        [sys.executable, *words],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def ended(process, timeout=100):
+    """Wait for the end of a process, and return its exit code and what it said."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        stdout, stderr = process.communicate()
+        raise AssertionError(f"{process.args} hangs:\n{_tail(stdout)}\n{_tail(stderr)}") from None
+    return Result(process.returncode, _text(stdout), _text(stderr))
 
 
 class Script:
     """One flow file, the commands that it takes, and the store beside it."""
 
-    def __init__(self, folder, source):
+    fresh = False  # whether each command has an interpreter of its own
+
+    def __init__(self, folder, source, **env):
         self.folder = folder
         self.file = folder / "flow.py"
         self.db = folder / "flowstore.db"
+        self.env = env
         self.rewrite(source)
 
     def rewrite(self, source):
@@ -113,28 +180,23 @@ class Script:
     def __call__(self, *args, expect=0, timeout=60, **env):
         """Run `python flow.py ARGS` to its end, which must be with the exit code `expect`."""
         with self.start(*args, **env) as process:
-            try:
-                stdout, stderr = process.communicate(timeout=timeout)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                stdout, stderr = process.communicate()
-                raise AssertionError(f"{args} hangs:\n{_tail(stdout)}\n{_tail(stderr)}") from None
-        result = Result(process.returncode, _text(stdout), _text(stderr))
-        assert result.code == expect, f"{args} ended with {result.code}:\n{_tail(stdout)}\n{_tail(stderr)}"
-        assert "Traceback" not in result.stderr, f"the driver raised:\n{_tail(stderr)}"
+            result = ended(process, timeout)
+        said = f"{args} ended with {result.code}:\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+        assert result.code == expect, said
+        assert "Traceback" not in result.stderr, said
         return result
 
     def start(self, *args, **env):
         """Begin `python flow.py ARGS` in a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, self.file.name, *map(str, args)],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONWARNINGS": "error", **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        return started(self.file.name, *args, folder=self.folder, fresh=self.fresh, **{**self.env, **env})
+
+    def flowstore(self, *words, **options):
+        """Run `flowstore WORDS` in the script's folder, as `command` does."""
+        return command(*words, folder=self.folder, **{**self.env, **options})
+
+    def rows(self, *words, **options):
+        """The rows that a `flowstore` command prints as JSON."""
+        return json.loads(self.flowstore(*words, "--json", **options).stdout)
 
     def sql(self, query, *parameters):
         """Rows of the store, read without flowstore; a list of values where there is one column."""
@@ -177,5 +239,4 @@ def _tail(data):
 def stop(process, how=signal.SIGINT):
     """Send a signal to a driver and wait for its end; gives its exit code and what it said."""
     process.send_signal(how)
-    stdout, stderr = process.communicate(timeout=60)
-    return Result(process.returncode, _text(stdout), _text(stderr))
+    return ended(process, timeout=60)

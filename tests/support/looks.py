@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-from support import cli
-
 SHAPE = {
     "start": "self.next(self.body, foreach='xs')",
     "body": "self.next(self.join)",
@@ -29,17 +25,4 @@ BODIES = {
     "end": "assert self.alpha < 1, 'too much'",
 }
 LONG = "a note 日本語 " * 20
-
-
-def command(story, *args, code=0, **env):
-    """What `flowstore ARGS` prints; on stderr, where it fails."""
-    environment = {"FLOWSTORE_HOME": str(story.folder / "home"), **env}
-    ran = cli.command(*args, expect=code, folder=story.folder, **environment)
-    return ran.stdout if code == 0 else ran.stderr
-
-
-def rows(story, *args, **env):
-    return json.loads(command(story, *args, "--json", **env))
-
-
 TASK = "F/1/start/1"

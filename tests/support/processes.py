@@ -22,6 +22,12 @@ if os.geteuid() == 0:  # which may do anything, also what the file's mode forbid
 """
 
 
+def with_support(env):
+    """Return these environment variables, changed so that a process finds this package."""
+    places = (str(Path(__file__).parents[1]), env.get("PYTHONPATH"))
+    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+
+
 def python(code, *args, folder=None, **options):
     """Begin `python -c CODE`, its warnings being errors."""
     return subprocess.Popen(

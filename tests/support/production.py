@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
 
 import flowstore
 from flowstore.production import deploy
@@ -45,8 +42,7 @@ class Person:
 
     def flowstore(self, *args):
         """The command `flowstore`."""
-        command = [sys.executable, "-m", "flowstore", *map(str, args)]
-        subprocess.run(command, check=True, cwd=self.script.folder, env={**os.environ, **self.environment})
+        return self.script.flowstore(*args, **self.environment)
 
     def tokens(self):
         """The tokens this person holds, whatever the store."""

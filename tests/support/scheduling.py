@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 
 NEW_YORK = "America/New_York"
@@ -38,19 +35,3 @@ def date_back(db, at):
             newest = "update deployments set deployed_at = ? where id = (select max(id) from deployments)"
             connection.execute(newest, (int(utc(at).timestamp() * 1000),))
             connection.commit()
-
-
-# --- real processes
-
-
-def flowstore_command(*args, expect=0, **env):
-    """Run `flowstore ARGS` to its end."""
-    command = [sys.executable, "-m", "flowstore", *map(str, args)]
-    done = subprocess.run(command, env=environment(env), capture_output=True, text=True, timeout=60)
-    assert done.returncode == expect, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def environment(env):
-    return {**os.environ, "PYTHONWARNINGS": "error", **{name: str(value) for name, value in env.items()}}

@@ -5,43 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 
 import flowstore
 from flowstore.store import migrations, schema
 from flowstore.store.opening import use_store
 
 VIEWS = ("run_summary", "task_summary", "artifact_values", "object_tags", "task_logs")
-
-
-def command(*words, expect=0, **env):
-    """Run `flowstore WORDS` as a process; gives what it said, the table on stdout or the error on stderr."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "flowstore", *map(str, words)],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **env},
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr if expect else done.stdout
-
-
-def call(*words, expect=0):
-    """The same in this process, which is quicker; gives nothing."""
-    from flowstore.cli import admin, shell
-
-    code = shell._exit_code(
-        lambda: admin._with_commands().main([*map(str, words)], prog_name="flowstore", standalone_mode=False)
-    )
-    if flowstore.context.state.store is not None:
-        flowstore.context.state.store.close()
-        flowstore.context.state.store = None
-    assert code == expect
 
 
 def sql(path, query, **values):

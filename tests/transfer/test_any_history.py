@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import flowstore
+from support.cli import command
 from support.recording import add_run
-from support.shipped import VIEWS, call, check, seen, sql, view
+from support.shipped import VIEWS, check, seen, sql, view
 
 NAMES = st.sampled_from(["F", "G"])
 LARGE = {"large bytes": b"b" * 70_000, "large text": "z" * 70_000, "large pickle": ("p" * 70_000,)}
@@ -51,14 +52,14 @@ def test_what_is_exported_and_imported_is_what_was_there(tmp_path_factory, there
     source, target, out = recorded(folder / "source.db", there), recorded(folder / "target.db", here), folder / "out.db"
     flows = dict(sql(source, "select run_id, flow from run_summary"))
     ids = [run_id for run_id in chosen if run_id in flows] or [1]
-    call("export", out, *(f"{flows[run_id]}/{run_id}" for run_id in ids), "--store", source)
+    command("export", out, *(f"{flows[run_id]}/{run_id}" for run_id in ids), "--store", source)
     for name in VIEWS:
         assert view(out, name, ids) == view(source, name, ids)
     before, there_seen, uuids = seen(target), seen(source), sql(out, "select uuid from runs")
-    call("import", out, "--store", target)
+    command("import", out, "--store", target)
     after = seen(target)
     assert after == before | {uuid: without_lost(there_seen[uuid], uuids) for uuid in uuids}
-    call("import", source, "--store", target)
+    command("import", source, "--store", target)
     came = {uuid: without_lost(run, uuids) if uuid in uuids else run for uuid, run in there_seen.items()}
     assert seen(target) == before | came
     check(out)

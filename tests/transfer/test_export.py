@@ -10,10 +10,11 @@ import pytest
 import flowstore
 from flowstore.errors import ArtifactError
 from flowstore.store.opening import open_store, use_store
+from support.cli import command
 from support.flows import LINEAR, flow_source
 from support.processes import AS_NOBODY, python, told
 from support.recording import add_run, store_with
-from support.shipped import VIEWS, call, check, command, dump, older, seen, sql, view
+from support.shipped import VIEWS, check, dump, older, seen, sql, view
 from support.stores import untouched
 
 # --- export: which runs
@@ -39,7 +40,7 @@ CHOICES = {
 def test_what_is_exported(source, out, choice):
     """The runs that are named, with all tags, the newest of each flow, in the namespace; each as it was."""
     words, ids = CHOICES[choice]
-    call("export", out, "--store", source, *words)
+    command("export", out, "--store", source, *words)
     assert sql(out, "select id from runs order by id") == ids
     for name in VIEWS:
         assert view(out, name, ids) == view(source, name, ids), name
@@ -50,7 +51,7 @@ def test_what_is_exported(source, out, choice):
 
 def test_an_export_looks_the_same_to_the_client(source, out):
     """Everything that the Client shows of a run, it shows of it in the export; values of every codec load."""
-    call("export", out, "F", "--store", source)
+    command("export", out, "F", "--store", source)
     before = seen(source)
     assert seen(out) == {uuid: run for uuid, run in before.items() if run["flow"] == "F"}
 
@@ -70,20 +71,19 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_can_not_be_exported(source, out, what, capsys):
+def test_what_can_not_be_exported(source, out, what):
     """One clear error, and no file."""
     words, code, message = REFUSED[what]
-    call("export", out, "--store", source, *words, expect=code)
-    assert message in capsys.readouterr().err
+    assert message in command("export", out, "--store", source, *words, expect=code).stderr
     assert [item.name for item in out.parent.glob("*out.db*")] == []
 
 
 def test_export_says_what_it_did(source, out):
     """A line for people; one object with stable keys for programs."""
-    assert command("export", out, "G", "--store", source).startswith("Exported 1 run (")
-    [found] = json.loads(command("--json", "export", out, "--force", "--store", source))
+    assert command("export", out, "G", "--store", source).stdout.startswith("Exported 1 run (")
+    [found] = json.loads(command("--json", "export", out, "--force", "--store", source).stdout)
     assert found == {"path": str(out), "runs": 5, "size_bytes": out.stat().st_size, "left_out": 0}
-    assert "OUT.db" in command("export", expect=2)
+    assert "OUT.db" in command("export", expect=2).stderr
 
 
 # --- export: what is in it
@@ -106,7 +106,7 @@ def test_nothing_that_is_not_selected_is_in_the_file(tmp_path, out):
             "y": (secret,),
         },
     )
-    call("export", out, "F/1", "--store", path)
+    command("export", out, "F/1", "--store", path)
     assert secret.encode() in path.read_bytes()
     assert secret.encode() not in out.read_bytes()
     assert sql(out, "pragma freelist_count") == [0]
@@ -114,7 +114,7 @@ def test_nothing_that_is_not_selected_is_in_the_file(tmp_path, out):
 
 def test_an_export_is_a_store_of_its_own(source, out):
     """It has another uuid, is in rollback-journal mode, and a run in it goes on with the ids of the source."""
-    call("export", out, "F/1", "--store", source)
+    command("export", out, "F/1", "--store", source)
     assert sql(out, "select uuid from store") != sql(source, "select uuid from store")
     assert sql(out, "pragma journal_mode") == ["delete"]
     store = open_store(out)
@@ -127,7 +127,7 @@ def test_an_export_is_a_store_of_its_own(source, out):
 def test_an_export_can_be_read_where_nothing_can_be_written(source, open_folder):
     """Another account reads it from a read-only folder, and nothing appears there."""
     out = open_folder / "out.db"
-    call("export", out, "--store", source)
+    command("export", out, "--store", source)
     out.chmod(0o444)
     open_folder.chmod(0o555)
     body = """
@@ -221,7 +221,7 @@ def test_a_collaborator_sees_everything_and_runs_nothing(flow, open_folder):
     home.mkdir()
     home.chmod(0o777)
     shared.mkdir()
-    call("export", shared / "out.db", "--store", script.db)
+    command("export", shared / "out.db", "--store", script.db)
     (shared / "out.db").chmod(0o444)
     shared.chmod(0o555)
     with untouched(shared):
@@ -234,7 +234,7 @@ def test_an_export_s_mode_follows_the_umask(source, out, umask, mode):
     """Like that of any new file."""
     before = os.umask(umask)
     try:
-        call("export", out, "--store", source)
+        command("export", out, "--store", source)
     finally:
         os.umask(before)
     assert out.stat().st_mode & 0o777 == mode
@@ -242,7 +242,7 @@ def test_an_export_s_mode_follows_the_umask(source, out, umask, mode):
 
 def test_a_resumed_run_takes_its_logs_along(source, out):
     """What the reused tasks of an earlier run printed goes with them, without that run."""
-    call("export", out, "F/4", "--store", source)
+    command("export", out, "F/4", "--store", source)
     flowstore.namespace(None)
     with use_store(out):
         assert [task.stdout for task in flowstore.Run("F/4")["body"]] == ["hello\n"] * 3
@@ -251,7 +251,7 @@ def test_a_resumed_run_takes_its_logs_along(source, out):
 
 def test_without_logs(source, out):
     """--no-logs leaves out what tasks printed, and nothing else."""
-    call("export", out, "F/1", "--no-logs", "--store", source)
+    command("export", out, "F/1", "--no-logs", "--store", source)
     assert sql(out, "select count(*) from log_chunks") == [0]
     flowstore.namespace(None)
     with use_store(out):
@@ -264,7 +264,7 @@ def test_no_deployments_and_tokens(flow, out):
     script = flow(flow_source(LINEAR))
     script("deploy", "create")
     script("deploy", "trigger")
-    call("export", out, "--store", script.db)
+    command("export", out, "--store", script.db)
     found = dump(out)
     assert [found[name] for name in ("deployments", "production_tokens", "scheduler", "due_marks")] == [[]] * 4
     assert sql(out, "select count(*) from tags where tag like 'production:%'") == [1]
@@ -273,7 +273,7 @@ def test_no_deployments_and_tokens(flow, out):
 def test_a_run_that_is_going_on_is_taken_as_it_stands(tmp_path, out):
     """It is running while its driver is known to live, and dead where that can't be known."""
     path = store_with(tmp_path / "source.db", {"x": 1, "status": "running"})
-    call("export", out, "--store", path)
+    command("export", out, "--store", path)
     flowstore.namespace(None)
     with use_store(out):
         assert flowstore.Run("F/1").status == "running"
@@ -287,8 +287,8 @@ def test_an_older_store_is_exported_and_imported(source, out, tmp_path):
     before = seen(source)
     older(source)
     content = source.read_bytes()
-    call("export", out, "--store", source)
-    call("import", source, "--store", tmp_path / "new.db")
+    command("export", out, "--store", source)
+    command("import", source, "--store", tmp_path / "new.db")
     assert source.read_bytes() == content
     assert seen(out) == before == seen(tmp_path / "new.db")
 
@@ -296,37 +296,34 @@ def test_an_older_store_is_exported_and_imported(source, out, tmp_path):
 # --- export: the file
 
 
-def test_a_file_that_is_there_is_kept(source, out, capsys):
+def test_a_file_that_is_there_is_kept(source, out):
     """It is replaced with --force only, and only if it is a store."""
     out.write_text("precious")
-    for words in ([], ["--force"]):
-        call("export", out, *words, "--store", source, expect=1)
-    said = capsys.readouterr().err
-    assert "is there already" in said
-    assert "not a flowstore store" in said
+    assert "is there already" in command("export", out, "--store", source, expect=1).stderr
+    assert "not a flowstore store" in command("export", out, "--force", "--store", source, expect=1).stderr
     assert out.read_text() == "precious"
     out.unlink()
-    call("export", out, "G", "--store", source)
-    call("export", out, "--store", source, expect=1)
+    command("export", out, "G", "--store", source)
+    command("export", out, "--store", source, expect=1)
     assert sql(out, "select id from runs") == [2]
-    call("export", out, "F/1", "--force", "--store", source)
+    command("export", out, "F/1", "--force", "--store", source)
     assert sql(out, "select id from runs") == [1]
     check(out)
 
 
-def test_a_store_is_not_exported_over_itself(source, out, tmp_path, capsys):
+def test_a_store_is_not_exported_over_itself(source, out):
     """Not with --force, and not by another name."""
     out.symlink_to(source)
     for name in (source, out):
-        call("export", name, "--force", "--store", source, expect=1)
-        assert "is the store that is exported" in capsys.readouterr().err
+        failed = command("export", name, "--force", "--store", source, expect=1)
+        assert "is the store that is exported" in failed.stderr
     assert len(sql(source, "select id from runs")) == 5
 
 
-def test_no_folder_no_export(source, tmp_path, capsys):
+def test_no_folder_no_export(source, tmp_path):
     """A place that isn't there is one clear error."""
-    call("export", tmp_path / "nowhere" / "out.db", "--store", source, expect=1)
-    assert "there is no folder" in capsys.readouterr().err
+    failed = command("export", tmp_path / "nowhere" / "out.db", "--store", source, expect=1)
+    assert "there is no folder" in failed.stderr
 
 
 DAMAGE = {
@@ -341,15 +338,13 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_artifact_is_not_exported(source, out, target, what, capsys):
+def test_a_damaged_artifact_is_not_exported(source, out, target, what):
     """Each hash is compared: the error names what is damaged, and no file is left; neither is it imported."""
     statement, name = DAMAGE[what]
     sql(source, statement)
     before = dump(target)
-    call("export", out, "--store", source, expect=1)
-    call("import", source, "--store", target, expect=1)
-    said = capsys.readouterr().err
-    assert said.count(name) == 2, said
+    assert name in command("export", out, "--store", source, expect=1).stderr
+    assert name in command("import", source, "--store", target, expect=1).stderr
     assert [item.name for item in out.parent.glob("*out.db*")] == []
     assert dump(target) | {"owners": []} == before | {"owners": []}
     check(target)
@@ -371,7 +366,7 @@ def test_a_killed_export_leaves_no_store(source, out):
     assert not out.exists()
     seen(source)
     check(source)
-    call("export", out, "--store", source)
+    command("export", out, "--store", source)
     assert len(sql(out, "select 1 from runs")) == 5
 
 
@@ -384,12 +379,12 @@ def lean(tmp_path, out):
     path = store_with(
         tmp_path / "source.db", {"a": "a" * 200, "b": b"b" * 200_000, "c": ("c" * 200,), "d": 1, "code": "#" * 300}
     )
-    call("export", out, "--max-artifact-size", "100", "--store", path)
+    command("export", out, "--max-artifact-size", "100", "--store", path)
     flowstore.namespace(None)
     return out
 
 
-def test_what_is_left_out_can_still_be_seen(lean, tmp_path, capsys):
+def test_what_is_left_out_can_still_be_seen(lean, tmp_path):
     """Its size, type, hash and preview are there; loading says what happened to it, and the code is whole."""
     use_store(lean)
     run = flowstore.Run("F/1")
@@ -411,13 +406,13 @@ def test_what_is_left_out_can_still_be_seen(lean, tmp_path, capsys):
 
 def test_left_out_bytes_come_back_with_an_import(lean, tmp_path, target):
     """A store that has the descriptions gets the bytes from one that has them, and not the other way round."""
-    call("import", lean, "--store", target)
+    command("import", lean, "--store", target)
     assert sql(target, "select count(*) from chunks where n = -1") == [3]
     check(target)
     add = {"a": "a" * 200, "b": b"b" * 200_000, "c": ("c" * 200,)}
     other = store_with(tmp_path / "other.db", add)
-    call("import", other, "--store", target)
-    call("import", lean, "--store", other)
+    command("import", other, "--store", target)
+    command("import", lean, "--store", other)
     for path in (target, other):
         for uuid in sql(lean, "select uuid from runs"):
             assert seen(path)[uuid] == seen(tmp_path / "source.db")[uuid]
@@ -438,7 +433,7 @@ def test_left_out_bytes_come_back_with_a_run(lean):
 
 def test_what_was_left_out_stays_left_out(lean, tmp_path):
     """An export of such an export is as it is."""
-    call("export", tmp_path / "again.db", "--store", lean)
+    command("export", tmp_path / "again.db", "--store", lean)
     for name in VIEWS:
         assert view(tmp_path / "again.db", name, [1]) == view(lean, name, [1])
     assert sql(tmp_path / "again.db", "select count(*) from chunks where n = -1") == [3]

@@ -6,8 +6,6 @@ import contextlib
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,11 @@ import pytest
 import flowstore
 from flowstore.store import records
 from flowstore.store.opening import open_store, use_store
+from support.cli import command
 from support.flows import LINEAR, flow_source
 from support.processes import python, together, told
 from support.recording import add_run, store_with
-from support.shipped import VIEWS, call, check, command, dump, older, seen, sql, view
+from support.shipped import VIEWS, check, dump, older, seen, sql, view
 
 # --- import: which ids
 
@@ -27,9 +26,9 @@ def test_import_makes_a_store_where_there_is_none(source, tmp_path, monkeypatch)
     """In the current folder, or where --store says; ids, times and everything else are kept."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    said = command("import", source)
+    said = command("import", source).stdout
     assert said.startswith("Imported 5 runs (")
-    call("import", source, "--store", tmp_path / "new.db")
+    command("import", source, "--store", tmp_path / "new.db")
     for path in (tmp_path / "here" / "flowstore.db", tmp_path / "new.db"):
         assert seen(path) == seen(source)
         for name in VIEWS:
@@ -39,12 +38,12 @@ def test_import_makes_a_store_where_there_is_none(source, tmp_path, monkeypatch)
 
 def test_importing_twice_is_importing_once(source, target):
     """Runs that are here are recognised, whichever file they come in."""
-    call("import", source, source, "--store", target)
+    command("import", source, source, "--store", target)
     before = dump(target)
-    [found] = json.loads(command("import", source, "--json", "--store", target))
+    [found] = json.loads(command("import", source, "--json", "--store", target).stdout)
     assert found == {"runs": [], "known": ["F/1", "G/2", "F/3", "F/4", "F/5"], "running": [], "copied_bytes": 0}
     assert dump(target) == before
-    said = command("import", target, "--store", source)
+    said = command("import", target, "--store", source).stdout
     assert "Imported 2 runs" in said
     assert "5 of 7 were here already" in said
     assert seen(source) == seen(target)
@@ -53,7 +52,7 @@ def test_importing_twice_is_importing_once(source, target):
 
 def test_ids_that_were_used_get_new_ones(source, target):
     """Those of runs that are or were here are not given again; the others are kept."""
-    call("import", source, "--store", target)
+    command("import", source, "--store", target)
     uuids = dict(sql(source, "select uuid, id from runs"))
     here = {uuids[uuid]: run_id for run_id, uuid in sql(target, "select id, uuid from runs") if uuid in uuids}
     assert here == {1: 6, 2: 7, 3: 3, 4: 4, 5: 5}
@@ -74,7 +73,7 @@ def test_ids_of_deleted_runs_count_as_used(source, target):
     with contextlib.closing(sqlite3.connect(target)) as connection, connection:
         connection.execute("pragma foreign_keys = on")
         connection.execute("delete from runs where id = 3")
-    call("import", source, "--store", target)
+    command("import", source, "--store", target)
     assert 3 not in sql(target, "select id from runs")
     assert sorted(sql(target, "select id from runs where id > 2")) == [4, 5, 6, 7, 8]
 
@@ -86,7 +85,7 @@ def test_huge_ids_are_not_kept(source, target):
         for table in ("run_artifacts", "run_tags", "node_tags", "steps", "tasks"):
             connection.execute(f"update {table} set run_id = 9223372036854775806 where run_id = 5")
         connection.execute("update runs set id = 9223372036854775806 where id = 5")
-    call("import", source, "--store", target)
+    command("import", source, "--store", target)
     assert max(sql(target, "select id from runs")) < 10
 
 
@@ -95,7 +94,7 @@ def test_an_imported_old_run_is_not_the_latest(tmp_path, target):
     path = store_with(tmp_path / "source.db", {"x": "old"})
     sql(path, "update runs set created_at = created_at - 1000000")
     sql(path, "update run_tags set created_at = created_at - 1000000")
-    call("import", path, "--store", target)
+    command("import", path, "--store", target)
     flowstore.namespace(None)
     use_store(target)
     assert [run.id for run in flowstore.Flow("F")] == ["2", "1", "3"]
@@ -111,7 +110,7 @@ def test_origins_are_called_as_they_are_here(source, target):
     add_run(store, width=9)
     add_run(store, width=9)
     store.close()
-    call("import", source, "--store", target)
+    command("import", source, "--store", target)
     [[run, origin]] = sql(target, "select id, origin_run_id from runs where origin_run_id is not null")
     uuids = dict(sql(target, "select id, uuid from runs"))
     assert uuids[int(origin)] == sql(source, "select uuid from runs where id = 3")[0]
@@ -123,12 +122,12 @@ def test_origins_are_called_as_they_are_here(source, target):
 
 def test_an_origin_that_was_here_already(source, target, out):
     """It is found by its uuid, also where it is not part of the file's news."""
-    call("export", out, "F/3", "--store", source)
+    command("export", out, "F/3", "--store", source)
     store = open_store(target)
     add_run(store, width=9)
     store.close()
-    call("import", out, "--store", target)
-    call("import", source, "--store", target)
+    command("import", out, "--store", target)
+    command("import", source, "--store", target)
     [[_, origin]] = sql(target, "select id, origin_run_id from runs where origin_run_id is not null")
     assert sql(target, f"select uuid from runs where id = {origin}") == sql(
         source, "select uuid from runs where id = 3"
@@ -141,14 +140,14 @@ def test_an_origin_that_was_here_already(source, target, out):
 
 def test_an_origin_that_is_nowhere(source, target, out):
     """It keeps its name where nothing here is or was called so; else it is named with its store."""
-    call("export", out, "F/4", "--store", source)
-    call("import", out, "--store", target)
+    command("export", out, "F/4", "--store", source)
+    command("import", out, "--store", target)
     assert sql(target, "select origin_run_id from runs where id = 4") == ["3"]
     store = open_store(target)
     sql(target, "delete from runs where id = 4")
     add_run(store, width=2)
     store.close()
-    call("import", out, "--store", target)
+    command("import", out, "--store", target)
     uuid = sql(out, "select uuid from store")[0]
     assert sql(target, "select origin_run_id from runs where origin_run_id is not null") == [f"{uuid}/F/3"]
     task = sql(target, "select max(origin_pathspec) from tasks where run_id > 5 and origin_pathspec like '%/start/%'")
@@ -157,7 +156,7 @@ def test_an_origin_that_is_nowhere(source, target, out):
 
 def test_an_imported_run_says_where_it_is_from(source, target):
     """Run.imported_from, and `flowstore show`, give the other store's uuid and the pathspec there."""
-    call("import", source, "--store", target)
+    command("import", source, "--store", target)
     uuid = sql(source, "select uuid from store")[0]
     flowstore.namespace(None)
     with use_store(target):
@@ -165,14 +164,14 @@ def test_an_imported_run_says_where_it_is_from(source, target):
     assert found["F/6"] == f"{uuid}/F/1"
     assert found["F/3"] == f"{uuid}/F/3"
     assert found["F/1"] is None
-    assert f"Imported from {uuid}/F/1." in command("show", "F/6", "--store", target)
+    assert f"Imported from {uuid}/F/1." in command("show", "F/6", "--store", target).stdout
     with use_store(older(source)):
         assert flowstore.Run("F/1").imported_from is None
 
 
 def test_imported_runs_are_found_by_their_tags(source, target):
     """By several tags at once, too, together with those that were here."""
-    call("import", source, "--store", target)
+    command("import", source, "--store", target)
     flowstore.namespace(None)
     use_store(target)
     assert [run.id for run in flowstore.Flow("F").runs("blue", "red")] == ["6"]
@@ -226,13 +225,12 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lying_file_changes_nothing(source, target, lie, tmp_path, capsys):
+def test_a_lying_file_changes_nothing(source, target, lie, tmp_path):
     """Whatever in a file breaks a rule, and however good the other files are: one clear error, and no change."""
     sql(source, LIES[lie])
     good = store_with(tmp_path / "good.db", {"x": "good" * 30_000})
     before = dump(target)
-    call("import", good, source, "--store", target, expect=1)
-    assert str(source) in capsys.readouterr().err
+    assert str(source) in command("import", good, source, "--store", target, expect=1).stderr
     assert dump(target) | {"owners": []} == before | {"owners": []}
     check(target)
 
@@ -243,22 +241,22 @@ def test_damaged_pages_change_nothing(source, target):
     damaged = source.with_name("damaged.db")
     for at in range(8192 * 3, len(content), 8192 * 7):
         damaged.write_bytes(content[:at] + bytes(64) + content[at + 64 :])
-        call("import", damaged, "--store", target, expect=1)
+        command("import", damaged, "--store", target, expect=1)
         assert dump(target) | {"owners": []} == before | {"owners": []}
     check(target)
 
 
-def test_a_store_is_not_imported_into_itself(source, tmp_path, capsys):
+def test_a_store_is_not_imported_into_itself(source, tmp_path):
     """Not by another name either; a copy of it is another file, and what is only there comes along."""
     (tmp_path / "link.db").symlink_to(source)
     for name in (source, tmp_path / "link.db"):
-        call("import", name, "--store", source, expect=1)
-        assert "can't be imported into itself" in capsys.readouterr().err
+        failed = command("import", name, "--store", source, expect=1)
+        assert "can't be imported into itself" in failed.stderr
     copied = Path(shutil.copy(source, tmp_path / "copy.db"))
     store = open_store(copied)
     add_run(store, x="new")
     store.close()
-    call("import", copied, "--store", source)
+    command("import", copied, "--store", source)
     assert seen(source) == seen(copied)
 
 
@@ -266,16 +264,14 @@ def test_running_runs_are_left_for_another_time(tmp_path, target):
     """One whose driver lives is skipped, with a word; one whose driver is gone is dead."""
     path = store_with(tmp_path / "source.db", {"x": 1, "status": "running"}, {"x": 2, "status": "running"})
     sql(path, "update runs set pid_started = '1' where id = 2")
-    told_ = subprocess.run(
-        [sys.executable, "-m", "flowstore", "import", path, "--store", target], capture_output=True, text=True
-    )
-    assert "Imported 1 run " in told_.stdout
-    assert "Skipped F/1, which is still running" in told_.stderr
+    done = command("import", path, "--store", target)
+    assert "Imported 1 run " in done.stdout
+    assert "Skipped F/1, which is still running" in done.stderr
     assert sql(target, "select status, finished_at = last_seen_at from runs where id = 3") == [("dead", 1)]
     assert sql(target, "select status from tasks where run_id = 3") == ["successful", "dead"]
     assert sql(target, "select count(*) from runs") == [3]
     sql(path, "update runs set pid_started = '1'")
-    call("import", path, "--store", target)
+    command("import", path, "--store", target)
     assert sql(target, "select count(*) from runs where status = 'dead'") == [2]
     check(target)
 
@@ -283,7 +279,7 @@ def test_running_runs_are_left_for_another_time(tmp_path, target):
 def test_import_needs_files(tmp_path):
     """No file is wrong usage; one that isn't there is one clear error, and makes no store."""
     command("import", "--store", tmp_path / "new.db", expect=2)
-    assert "no store" in command("import", tmp_path / "nothing.db", "--store", tmp_path / "new.db", expect=1)
+    assert "no store" in command("import", tmp_path / "nothing.db", "--store", tmp_path / "new.db", expect=1).stderr
     assert not (tmp_path / "new.db").exists()
 
 
@@ -292,7 +288,7 @@ def test_deployments_are_not_imported(flow, target):
     script = flow(flow_source(LINEAR))
     script("deploy", "create")
     script("deploy", "trigger")
-    call("import", script.db, "--store", target)
+    command("import", script.db, "--store", target)
     found = dump(target)
     assert [found[name] for name in ("deployments", "production_tokens")] == [[], []]
     [tag] = sql(target, "select tag from tags where tag like 'production:%'")
@@ -304,7 +300,7 @@ def test_deployments_are_not_imported(flow, target):
 def test_a_code_snapshot_that_is_here_is_shared(source, tmp_path):
     """The same source is stored once, and stays the one that runs here look up."""
     path = store_with(tmp_path / "target.db", {"x": 1, "code": "print('one')"})
-    call("import", source, "--store", path)
+    command("import", source, "--store", path)
     assert sql(path, "select count(*) from codes") == [2]
     assert sql(path, "select count(distinct code_id) from runs where code_id = 1 and id in (1, 6)") == [1]
 
@@ -315,11 +311,12 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from flowstore.store.opening import ensure_store
-from flowstore.transfer import importing, intake, import_ids as tracing
+from flowstore.store.staging import Staging
+from flowstore.transfer import importing, import_ids as tracing
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-flush = intake.Intake.flush
+wait = Staging.wait
 if sys.argv[3] == "staging":
-    intake.Intake.flush = lambda self: (flush(self), die())
+    Staging.wait = lambda self: (wait(self), die())
 elif sys.argv[3] == "rows":
     tracing.Tracing.translate = die
 with importing.opened([Path(sys.argv[1])]) as sources:
@@ -335,7 +332,7 @@ def test_a_killed_import_leaves_only_rubbish(source, target, where, then):
     assert sql(target, "select id from runs") == [1, 2]
     assert sql(target, "select count(*) > 0 from blobs where sha is null") == [1]
     if then == "import":
-        call("import", source, "--store", target)
+        command("import", source, "--store", target)
         assert len(sql(target, "select 1 from runs")) == 7
     else:
         store = open_store(target)
