@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from flowstore.client.base import status_of
-from flowstore.client.run import Run, Step
-from flowstore.client.task import Task
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, place_of, time_of
@@ -23,6 +21,9 @@ from flowstore.store.queries import Failure
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from flowstore.client.run import Run, Step
+    from flowstore.client.task import Task
 
 
 def _seconds(start: datetime, end: datetime | None) -> float | None:
@@ -270,9 +271,9 @@ def _task_row(task: Task, items: Mapping[int, str]) -> TaskRow:
 
 def tasks_of(of: Run | Step | Task) -> list[Task]:
     """Return all tasks of a run, a step, or one task, in the order of their ids."""
-    if isinstance(of, Task):
-        return [of]
-    steps = of if isinstance(of, Run) else [of]
+    if of._DEPTH == 4:
+        return [cast("Task", of)]
+    steps = cast("Run", of) if of._DEPTH == 2 else [cast("Step", of)]
     return sorted((task for step in steps for task in step), key=lambda task: int(task.id))
 
 
