@@ -127,10 +127,10 @@ class Code(InStore):
 
     def _read(self, path: str) -> bytes:
         if path not in self._files:
-            raise StoreCorrupt(f"{self._store.path} is damaged: the code lacks its file {path!r}. Restore a copy.")
+            raise StoreCorrupt.damaged(f"the code lacks its file {path!r}", self._store.path)
         value = blobs.load(self._store, self._files[path], path)
         if not isinstance(value, bytes):
-            raise StoreCorrupt(f"{self._store.path}: the file {path!r} of the code is no file. Restore a copy.")
+            raise StoreCorrupt.damaged(f"the code file {path!r} is not stored as bytes", self._store.path)
         return value
 
     def __repr__(self) -> str:

@@ -124,6 +124,10 @@ class Task(Tagged, Ending):
         task._look_up(lambda: scope, pathspec)
         return task
 
+    def _as_of(self, attempt: int) -> Task:
+        """Return this task as an attempt of it was; raise as the constructor does."""
+        return self._at_attempt(self._scope, self.pathspec, attempt)
+
     def _check_exists(self) -> None:
         task_id = addresses.number("task", self.id)
         row = self._find()

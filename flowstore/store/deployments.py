@@ -239,7 +239,7 @@ def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
     """A deployment's parameters, by name."""
     rows = store.rows(
         f"""select p.name, p.option, p.is_flag, {COLUMNS} from deployment_parameters p
-            left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",  # noqa: S608
+            left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",
         (deployment_id,),
     )
     return [

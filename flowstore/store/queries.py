@@ -9,14 +9,15 @@ import attrs
 
 from flowstore.errors import NotFound
 from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.liveness import Process
 from flowstore.sqlite.typed_rows import LATER, PAGE, onward
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.tags import all_of, tag_ids_of
 from flowstore.text import one_line
 
 _LARGEST_ID = 2**63 - 1
-RUN = """select r.id, f.name as flow, r.flow_id, r.user, r.status, r.created_at, r.finished_at, r.last_seen_at, r.host,
-         r.boot, r.pid, r.pid_started, r.origin_run_id, r.parameters, r.code_id, r.uuid
+RUN = f"""select r.id, f.name as flow, r.flow_id, r.user, r.status, r.created_at, r.finished_at, r.last_seen_at,
+         {Process.columns("r")}, r.origin_run_id, r.parameters, r.code_id, r.uuid
          from runs r join flows f on f.id = r.flow_id"""
 STEP = """select s.id, s.run_id, s.name, s.created_at from steps s"""
 TASK = """select t.id, t.run_id, t.step_id, s.name as step, t.status, t.started_at, t.finished_at, t.attempts,
@@ -47,7 +48,7 @@ def flow_names(store: Store, tag: str | None) -> list[str]:
     else:
         has_run = """exists (select 1 from run_tags rt where rt.flow_id = f.id
                      and rt.tag_id = (select id from tags where tag = :tag))"""
-    rows = store.rows(f"select f.name from flows f where {has_run} order by f.name", {"tag": tag})  # noqa: S608
+    rows = store.rows(f"select f.name from flows f where {has_run} order by f.name", {"tag": tag})
     return [row[0] for row in rows]
 
 
@@ -88,7 +89,7 @@ def steps(store: Store, run_id: int, tags: Iterable[str] = ()) -> list[Row]:
 
 def runs_by_id(store: Store, run_ids: Iterable[int]) -> dict[int, Row]:
     """Return the rows of runs, by id; those that do not exist are left out."""
-    rows = store.rows(f"{RUN} where r.id in (select value from json_each(?))", (json.dumps([*run_ids]),))  # noqa: S608
+    rows = store.rows(f"{RUN} where r.id in (select value from json_each(?))", (json.dumps([*run_ids]),))
     return {row["id"]: row for row in rows}
 
 
@@ -96,7 +97,7 @@ def find_step(store: Store, flow: str, run_id: int, name: str) -> Row | None:
     """Return a step's row, if there is such a step."""
     return store.row(
         f"""{STEP} where s.run_id = ? and s.name = ? and exists
-            (select 1 from runs r join flows f on f.id = r.flow_id where r.id = s.run_id and f.name = ?)""",  # noqa: S608
+            (select 1 from runs r join flows f on f.id = r.flow_id where r.id = s.run_id and f.name = ?)""",
         (run_id, name, flow),
     )
 
@@ -150,7 +151,7 @@ def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
     near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
     rows = store.rows(
         f"""select distinct o.step_id, s.name from tasks t join task_parents p on p.{near} = t.id
-            join tasks o on o.id = p.{far} join steps s on s.id = o.step_id where t.step_id = ? order by s.id""",  # noqa: S608
+            join tasks o on o.id = p.{far} join steps s on s.id = o.step_id where t.step_id = ? order by s.id""",
         (step_id,),
     )
     return [row["name"] for row in rows]
@@ -164,7 +165,7 @@ def find_attempt(store: Store, task_id: int, number: int) -> Row | None:
 def parameters_of(store: Store, run_id: int) -> list[Row]:
     """A run's parameters and constants, with their blobs."""
     return store.rows(
-        f"select p.name, p.kind, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id where p.run_id = ?",  # noqa: S608
+        f"select p.name, p.kind, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id where p.run_id = ?",
         (run_id,),
     )
 
@@ -191,7 +192,7 @@ def code_files(store: Store, code_id: int) -> dict[str, Blob]:
     """The files of a code snapshot."""
     rows = store.rows(
         f"""select c.path, {COLUMNS} from code_files c join blobs b on b.id = c.blob_id
-            where c.code_id = ? order by c.path""",  # noqa: S608
+            where c.code_id = ? order by c.path""",
         (code_id,),
     )
     return {row["path"]: Blob.of(row) for row in rows}
@@ -247,7 +248,7 @@ def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
 def items(store: Store, run_id: int) -> dict[int, str]:
     """Return the previews of the foreach items of a run's tasks, by the task's id."""
     rows = store.rows(
-        f"select t.id, {item_column(store)} as item from tasks t where t.run_id = ?",  # noqa: S608
+        f"select t.id, {item_column(store)} as item from tasks t where t.run_id = ?",
         (run_id,),
     )
     return {row["id"]: row["item"] for row in rows if row["item"] is not None}
@@ -275,7 +276,7 @@ def single_artifacts(store: Store, run_id: int) -> dict[tuple[str, str], Blob]:
             join blobs b on b.id = a.blob_id
             where t.run_id = :run_id and a.merged = 0 and t.step_id in
               (select step_id from tasks where run_id = :run_id group by step_id having count(*) = 1)
-            order by s.id, a.name""",  # noqa: S608
+            order by s.id, a.name""",
         {"run_id": run_id},
     )
     return {(row["step"], row["name"]): Blob.of(row) for row in rows}
@@ -285,7 +286,7 @@ def parameters(store: Store, run_id: int) -> dict[str, Blob]:
     """A run's parameters, without their bytes."""
     rows = store.rows(
         f"""select p.name, {_COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id
-            where p.run_id = ? and p.kind = 'parameter' order by p.name""",  # noqa: S608
+            where p.run_id = ? and p.kind = 'parameter' order by p.name""",
         (run_id,),
     )
     return {row["name"]: Blob.of(row) for row in rows}
@@ -297,7 +298,7 @@ def with_bytes(store: Store, blob_ids: Collection[int]) -> dict[int, Blob]:
     ids = sorted(blob_ids)
     for at in range(0, len(ids), 500):  # SQLite allows a limited number of parameters
         part = ids[at : at + 500]
-        rows = store.rows(f"select {COLUMNS} from blobs b where b.id in ({', '.join('?' * len(part))})", part)  # noqa: S608
+        rows = store.rows(f"select {COLUMNS} from blobs b where b.id in ({', '.join('?' * len(part))})", part)
         found |= {row["blob_id"]: Blob.of(row) for row in rows}
     return found
 
@@ -333,7 +334,7 @@ def first_failure(store: Store, run_id: int) -> Failure | None:
         f"""select s.name as step, t.id, {item_column(store)} as item, substr(a.error_type, 1, 200) as error_type,
                   substr(a.error_message, 1, 1000) as error_message
            from tasks t join steps s on s.id = t.step_id join attempts a on a.id = t.attempt_id
-           where t.run_id = ? and t.status = 'failed' order by a.finished_at, a.id limit 1""",  # noqa: S608
+           where t.run_id = ? and t.status = 'failed' order by a.finished_at, a.id limit 1""",
         (run_id,),
     )
     if row is None:

@@ -17,6 +17,7 @@ import attrs
 
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
+from flowstore.sqlite.liveness import Process
 from flowstore.store import blobs, metrics, staging
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode, encode
@@ -80,11 +81,11 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
     created_at = max(now_ms(), db.execute(newest).fetchone()[0] or 0)  # never back, whatever the clock does
     me = liveness.this_process()
     cursor = db.execute(
-        """insert into runs (uuid, flow_id, user, status, created_at, last_seen_at, host, boot, pid, pid_started,
-             origin_run_id, parameters, code_id) values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        f"""insert into runs (uuid, flow_id, user, status, created_at, last_seen_at, {me.columns()},
+              origin_run_id, parameters, code_id) values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (
-            uuid.uuid4().hex, flow_id, run.user, created_at, created_at, me.host, me.boot, me.pid, me.started,
-            run.origin_run_id, _object(run.parameters), run.code_id,
+            uuid.uuid4().hex, flow_id, run.user, created_at, created_at, *me.values, run.origin_run_id,
+             _object(run.parameters), run.code_id,
         ),
     )  # fmt: skip
     run_id = cursor.lastrowid
@@ -291,7 +292,7 @@ def touch_run(db: sqlite3.Connection, run_id: int) -> None:
 
 def record_dead_runs(store: Store) -> None:
     """Mark the runs whose driver died, and remove what they had begun to write; whoever writes to a store does this."""
-    running = store.rows("select id, last_seen_at, host, boot, pid, pid_started from runs where status = 'running'")
+    running = store.rows(f"select id, last_seen_at, {Process.columns()} from runs where status = 'running'")
     dead = [row for row in running if liveness.is_dead(row)]
     if dead:
         with store.write() as db:

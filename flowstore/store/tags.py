@@ -306,7 +306,7 @@ def _page(
         where = "and r.status = 'successful'" if successful else ""
         return store.rows(
             f"""select r.id, r.created_at from runs r where r.flow_id = {flow_id} and (r.created_at, r.id) < (?, ?)
-                {where} order by r.created_at desc, r.id desc limit ?""",  # noqa: S608
+                {where} order by r.created_at desc, r.id desc limit ?""",
             (flow, *last, page),
         )
     first, *others = tags
@@ -318,7 +318,7 @@ def _page(
     return store.rows(
         f"""select w.run_id as id, w.created_at from run_tags w
             where w.tag_id = {tag_id} and w.flow_id = {flow_id} and (w.created_at, w.run_id) < (?, ?) {where} {checks}
-            order by w.created_at desc, w.run_id desc limit ?""",  # noqa: S608
+            order by w.created_at desc, w.run_id desc limit ?""",
         (first, flow, *last, *wanted, page),
     )
 
@@ -330,10 +330,10 @@ def all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
     conditions, so those beyond the first few are counted at once.
     """
     few, more = tag_ids[:_FEW], tag_ids[_FEW:]
-    checks = f" and exists (select 1 from {tags} and o.tag_id = ?)" * len(few)  # noqa: S608
+    checks = f" and exists (select 1 from {tags} and o.tag_id = ?)" * len(few)
     if not more:
         return checks, [*few]
-    counted = f"(select count(*) from {tags} and o.tag_id in (select value from json_each(?)))"  # noqa: S608
+    counted = f"(select count(*) from {tags} and o.tag_id in (select value from json_each(?)))"
     return f"{checks} and {counted} = ?", [*few, json.dumps(more), len(more)]
 
 
@@ -376,12 +376,12 @@ def _meeting(count: int, column: str, *, paired: bool) -> str:
     found = (f"{tag}.id, {_of_pair('runs', f'{tag}.id', f'{tag}.id') if paired else 0} as runs" for tag in tags)
     return f"""select {newest_at} as newest_at, {", ".join(found)}
                from flows f cross join {" cross join ".join(f"tags {tag}" for tag in tags)}
-               where f.name = ? and {" and ".join(f"{tag}.{column} = ?" for tag in tags)}"""  # noqa: S608
+               where f.name = ? and {" and ".join(f"{tag}.{column} = ?" for tag in tags)}"""
 
 
 def _of_pair(column: str, a: str, b: str) -> str:
     """What is noted of a pair, -1 if nothing is."""
-    return f"ifnull((select {column} from tag_pairs where flow_id = f.id and a = {a} and b = {b}), -1)"  # noqa: S608
+    return f"ifnull((select {column} from tag_pairs where flow_id = f.id and a = {a} and b = {b}), -1)"
 
 
 def _rarest_first(store: Store, flow: str, tag_ids: Sequence[int]) -> list[int]:
@@ -407,7 +407,7 @@ def tag_ids_of(store: Store, tags: Iterable[str]) -> list[int] | None:
     found: list[int] = []
     for at in range(0, len(wanted), PAGE):  # SQLite allows a limited number of parameters
         part = wanted[at : at + PAGE]
-        rows = store.rows(f"select id from tags where tag in ({', '.join('?' * len(part))})", part)  # noqa: S608
+        rows = store.rows(f"select id from tags where tag in ({', '.join('?' * len(part))})", part)
         found += [row["id"] for row in rows]
     return found if len(found) == len(wanted) else None
 
@@ -428,7 +428,7 @@ def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None
     within = """exists (select 1 from run_tags o join tags n on n.id = o.tag_id
                         where n.tag = :namespace and o.run_id = u.run_id)"""
     globs = {f"prefix{n}": f"{prefix}*" for n, prefix in enumerate(prefixes)}
-    named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"  # noqa: S608
+    named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"
     asked = " and ".join([within if namespace else "true", named if globs else "true"])
     return store.rows(
         f"""with uses (tag_id, runs, system, newest_at) as (
@@ -442,6 +442,6 @@ def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None
             )
             select g.tag, sum(u.runs) as runs, max(u.system) as system,
               strftime('%Y-%m-%d %H:%M:%f', max(u.newest_at) / 1000.0, 'unixepoch') as last_used
-            from uses u join tags g on g.id = u.tag_id group by g.id order by g.tag""",  # noqa: S608
+            from uses u join tags g on g.id = u.tag_id group by g.id order by g.tag""",
         {"namespace": namespace, **globs},
     )

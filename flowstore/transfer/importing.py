@@ -30,7 +30,7 @@ from flowstore import context
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
 from flowstore.sqlite.database import Row, Store
-from flowstore.sqlite.liveness import is_dead
+from flowstore.sqlite.liveness import Process, is_dead
 from flowstore.store import backlog, blobs, queries, records, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
@@ -38,8 +38,8 @@ from flowstore.store.staging import Incoming, Staging
 from flowstore.transfer import descriptions, soundness, tables
 from flowstore.transfer.import_ids import Numbering, Tracing
 
-_RUNS = """select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at, r.host,
-             r.boot, r.pid, r.pid_started
+_RUNS = f"""select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at,
+             {Process.columns("r")}
            from runs r join flows f on f.id = r.flow_id order by r.id"""
 
 _TIMES = frozenset({"created_at", "started_at", "finished_at", "last_seen_at", "written_at"})
@@ -269,14 +269,14 @@ class _Arrival:
             shas[blob.id] = blob.sha
             new["blob"][blob.id] = self._content(blob, left_out=bool(row["left_out"]))
         descriptions.copy(there, self._db, self._source.measured, new["blob"])
-        for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):  # noqa: S608
+        for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):
             self._db.execute("insert or ignore into flows (name) values (?)", (row["name"],))
             found = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
             new["flow"][row["id"]] = found["id"]
-        for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):  # noqa: S608
+        for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):
             new["tag"][row["id"]] = tags.ensure_tag(self._db, self._tag(row["tag"]))
         snapshots = there.execute(
-            f"select * from codes where id in ({tables.CODES})",  # noqa: S608
+            f"select * from codes where id in ({tables.CODES})",
             tables.of(self._ids),
         )
         for row in snapshots.fetchall():

@@ -50,9 +50,9 @@ _RULES = {
     # What no version let a user set. The rules of today are not asked: tightened, they would keep old stores out.
     "holds an empty tag": "select 1 from tags where tag = ''",
     "holds a tag of more than 500 characters that a user set": f"""
-        select 1 from tags where length(tag) > 500 and id in ({_SET_BY_USERS})""",  # noqa: S608  # their names were of any length
+        select 1 from tags where length(tag) > 500 and id in ({_SET_BY_USERS})""",  # their names were of any length
     "holds a tag that only flowstore sets as one that a user set": f"""
-        select 1 from tags where id in ({_SET_BY_USERS}) and (tag glob 'user:*' or tag glob 'production:*')""",  # noqa: S608
+        select 1 from tags where id in ({_SET_BY_USERS}) and (tag glob 'user:*' or tag glob 'production:*')""",
     "holds a tag that does not fit its run": """
         select 1 from run_tags t left join runs r on r.id = t.run_id
         where r.flow_id is not t.flow_id or r.created_at is not t.created_at
@@ -87,7 +87,7 @@ _RULES = {
           or typeof(value) not in ('text', 'null') or typeof(magnitude) not in ('real', 'null')""",
     "holds a picture that is none, or too large": f"""
         select 1 from pictures
-        where length(png) > {MAX_PICTURE_BYTES} or substr(png, 1, 8) <> x'89504e470d0a1a0a'""",  # noqa: S608
+        where length(png) > {MAX_PICTURE_BYTES} or substr(png, 1, 8) <> x'89504e470d0a1a0a'""",
     "holds a code snapshot with an improper name": """
         select 1 from codes where instr(script_name, char(0))
         union all select 1 from code_files where path = '' or instr(path, char(0))""",
@@ -112,7 +112,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
         if db.execute(f"{sql} limit 1", {"latest": _LATEST_MS}).fetchone() is not None:
             raise StoreCorrupt(f"{path} {problem}, which no run of flowstore wrote. Nothing was imported.")
     for table in ("flows", "tags", "codes", "code_files", *(each.name for each in tables.of_runs(db))):
-        _exhaust(db.execute(f"select * from {table}"))  # noqa: S608  # each value is of its type, and text is UTF-8
+        _exhaust(db.execute(f"select * from {table}"))  # each value is of its type, and text is UTF-8
     _exhaust(db.execute("select sha, codec, size_bytes, type, preview from blobs"))
 
 
