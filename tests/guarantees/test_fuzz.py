@@ -41,7 +41,12 @@ ARGUMENT = st.one_of(
 ).filter(lambda text: not text.startswith("/") and ".." not in text)
 FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LONG = pytest.mark.parametrize(
-    "examples", [150, pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)])]
+    "examples",
+    [
+        40,
+        pytest.param(500, marks=pytest.mark.long),
+        pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)]),
+    ],
 )
 
 
