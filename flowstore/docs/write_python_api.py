@@ -44,6 +44,7 @@ HEAD = """# Python API
 
 Every public name of `flowstore`, with its docstring. `from flowstore import *` imports all of them.
 [Writing flows](flows.md) and [Finding results](results.md) explain how they belong together.
+This page is made from the docstrings by `python flowstore/docs/write_python_api.py`.
 
 """
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Example|Examples):$")
