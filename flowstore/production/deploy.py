@@ -28,7 +28,7 @@ from flowstore.run.ownership import project_of
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import time_of
-from flowstore.store import blobs, records, tags, trust
+from flowstore.store import blobs, records, snapshots, tags, trust
 from flowstore.store import deployments as rows
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.deployments import Deployment, NewDeployment
@@ -110,12 +110,12 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
     sources = _sources(flow, asked)
     scope = _scope(flow, project)
     trust.user_key()  # this, and an unreadable tokens file, is told before a store is made
-    tokens.read()
+    tokens.held("", scope)
     store = _store(asked)
     records.record_dead_runs(store)
-    with tokens.keeping() as mine, store.write() as db:
+    with store.write() as db:
         new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, asked)
-        code_id = records.ensure_code(db, store, sources.script, sources.files, sources.module)
+        code_id = snapshots.ensure(db, store, sources.script, sources.files, sources.module)
         new = NewDeployment(
             flow=flow.__name__,
             project=project.get("project_name"),
@@ -135,7 +135,7 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
         made = rows.get(store, rows.insert(db, new))
         rows.sign(db, store, made)
         moved = [other for other in rows.active(store) if other.scope == scope and other.id != made.id]
-        mine.prepare(store.uuid, scope, made.token)
+        tokens.keep(store.uuid, scope, made.token)
     tokens.note_version(store, made.flow, scope, made.version)
     return Created(made, new_token, moved if new_token else [])
 
@@ -146,11 +146,11 @@ def delete(store: Store, deployment: Deployment, authorize: str | None = None) -
     Raises:
         TokenError: somebody else deployed it, and its token was not given; nothing was changed.
     """
-    with tokens.keeping() as mine, store.write() as db:
+    with store.write() as db:
         held = rows.find_token(store, deployment.scope)
         _authorize(store, deployment.flow, deployment.scope, held, authorize)
         rows.delete(db, deployment, context.username())
-        mine.prepare(store.uuid, deployment.scope, deployment.token)
+        tokens.keep(store.uuid, deployment.scope, deployment.token)
     tokens.note_version(store, deployment.flow, deployment.scope, deployment.version + 1)
 
 
@@ -194,9 +194,8 @@ def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str
             f"{what} was never deployed in {store.path}, so there is no token to authorize with. "
             "Check --store, --branch and --production, or deploy it first, without --authorize."
         )
-    unfinished = tokens.unfinished(store.uuid, scope)
-    stored = tokens.find(store.uuid, scope)
-    for offered in filter(None, [*unfinished, stored]) if given is None else [given]:
+    stored = tokens.held(store.uuid, scope)
+    for offered in stored if given is None else [given]:
         if hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), held["token"].encode()):
             return
     last = rows.last_in(store, scope)

@@ -16,8 +16,8 @@ from flowstore.run.orders import RunPlan
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, trust
 from flowstore.store.codecs import Encoded
-from flowstore.store.description import Description, NewBlob
-from flowstore.store.staging import Staging, Writer
+from flowstore.store.description import NewBlob
+from flowstore.store.staging import Incoming, Staging
 
 
 @attrs.define(eq=False, repr=False)
@@ -29,14 +29,14 @@ class Arriving:
         awaited: those that are not whole yet, in the order in which they are sent.
     """
 
-    offered: list[tuple[NewBlob, Staging | None]] = attrs.field(factory=list)
-    awaited: list[Staging] = attrs.field(factory=list)
+    offered: list[tuple[NewBlob, Incoming | None]] = attrs.field(factory=list)
+    awaited: list[Incoming] = attrs.field(factory=list)
 
     def take(self, data: bytes) -> None:
         """Take the next chunk; raises what kept an earlier batch out of the store."""
         staging = self.awaited[0]
-        staging.take(data)
-        if staging.whole:
+        staging.add(data)
+        if staging.is_complete:
             self.awaited.pop(0)
 
 
@@ -51,17 +51,15 @@ class Contents:
     def __init__(self, store: Store, run: RunPlan) -> None:
         self._store = store
         self._run = run
-        self._writer: Writer | None = None
+        self._staging = Staging(store)
 
     def finish(self) -> None:
         """Wait until all that came is written, or raise what kept it out; to be called outside of any transaction."""
-        if self._writer is not None:
-            self._writer.finish()
+        self._staging.wait()
 
     def close(self) -> None:
         """End the thread that writes, if there is one."""
-        if self._writer is not None:
-            self._writer.close()
+        self._staging.close()
 
     def offered(self, arriving: Arriving, large: Sequence[NewBlob]) -> list[int]:
         """Which of an attempt's large contents it is to send, by their places: what the store lacks, each once."""
@@ -69,19 +67,14 @@ class Contents:
         with self._store.write() as db:
             for index, blob in enumerate(large):
                 assert blob.sha is not None
-                if not blobs.hold(db, blob.sha, blob.codec):
+                if not self._staging.hold(db, blob.sha, blob.codec):
                     wanted.setdefault((blob.sha, blob.codec), index)
         for index, blob in enumerate(large):
-            staging = self._stage(blob.description) if index in wanted.values() else None
+            staging = self._staging.begin(blob.sha or b"", blob.description) if index in wanted.values() else None
             arriving.offered.append((blob, staging))
             if staging is not None:
                 arriving.awaited.append(staging)
         return sorted(wanted.values())
-
-    def _stage(self, description: Description) -> Staging:
-        if self._writer is None:  # a thread, for those that have something large
-            self._writer = Writer(self._store, self._run.run_id)
-        return Staging(self._writer, description)
 
     def rows(
         self, db: sqlite3.Connection, arriving: Arriving, report: Mapping[str, Any]
@@ -94,7 +87,8 @@ class Contents:
             else:
                 staging = staged.pop((blob.sha, blob.codec), None)
                 if staging is not None:
-                    blob_id = staging.publish(db, blob.sha)
+                    blob_id = staging.publish(db)
+                    staging.sign(db, blob_id)
                 else:  # it was here, or another name has the same content
                     blob_id = self._find_large(db, blob.sha, blob.codec)
                 blobs.describe(db, blob_id, blob.description)
@@ -109,7 +103,7 @@ class Contents:
             yield name, None, 0
 
     def _find_large(self, db: sqlite3.Connection, sha: bytes, codec: str) -> int:
-        blob_id = blobs.release(db, sha, codec)
+        blob_id = self._staging.release(db, sha, codec)
         assert blob_id is not None  # the offer found it, and what somebody holds is not removed
         trust.sign(db, self._store.uuid, blob_id, sha, codec)
         return blob_id

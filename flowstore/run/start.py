@@ -35,7 +35,7 @@ from flowstore.run.snapshot import Sources
 from flowstore.sqlite import outputs
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.liveness import is_dead
-from flowstore.store import blobs, queries, records, tags, trust
+from flowstore.store import blobs, queries, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.opening import ensure_active_store
@@ -214,9 +214,9 @@ def _environment_tags() -> list[str]:
 
 def _code(db: Any, store: Store, sources: Sources) -> int | None:
     if sources.files:
-        return records.ensure_code(db, store, sources.flow_file, sources.files, sources.module)
+        return snapshots.ensure(db, store, sources.flow_file, sources.files, sources.module)
     if sources.text is not None:
-        return records.ensure_code(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
+        return snapshots.ensure(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
     return None
 
 

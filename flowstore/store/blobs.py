@@ -17,14 +17,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import attrs
 
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
-from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Row, Store
 from flowstore.store import codecs, trust
 from flowstore.store.codecs import WITHOUT_JSON, Encoded, Piece
@@ -63,7 +61,7 @@ class Blob(Described):
     def of(cls, row: Row) -> Blob:
         """From a row with `COLUMNS`; StoreCorrupt where it is not described."""
         if None in (row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"]):
-            raise StoreCorrupt(f"The store is damaged: its content {row['blob_id']} is not described. Restore a copy.")
+            raise StoreCorrupt.damaged(f"blob {row['blob_id']} is not described")
         description = Description(row["codec"], row["size_bytes"], row["type"], row["preview"])
         return cls(description, row["blob_id"], row["sha"], row["data"])
 
@@ -81,7 +79,7 @@ def find(db: sqlite3.Connection, sha: bytes, codec: str) -> int | None:
 def find_described(db: sqlite3.Connection, sha: bytes, codec: str) -> tuple[int | None, bool]:
     """The row that describes this content, if there is one, and whether its bytes are there too."""
     row = db.execute(
-        f"select b.id, not {LEFT_OUT} as whole from blobs b where b.sha = ? and b.codec = ?",  # noqa: S608
+        f"select b.id, not {LEFT_OUT} as whole from blobs b where b.sha = ? and b.codec = ?",
         (sha, codec),
     ).fetchone()
     return (row[0], bool(row[1])) if row else (None, False)
@@ -99,8 +97,7 @@ def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
         else:
             _take_in(db, blob_id, data)
         if not small:
-            for n, chunk in enumerate(chunks_of(encoded.pieces)):
-                db.execute("insert into chunks values (?, ?, ?)", (blob_id, n, chunk))
+            insert_chunks(db, ((blob_id, n, chunk) for n, chunk in enumerate(chunks_of(encoded.pieces))))
     describe(db, blob_id, encoded.description)
     trust.sign(db, store.uuid, blob_id, sha, encoded.codec)
     return blob_id
@@ -114,30 +111,6 @@ def describe(db: sqlite3.Connection, blob_id: int, description: Description) -> 
         db.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (blob_id, plain.value, exact, plain.number))
     if description.picture is not None:
         db.execute("insert or ignore into pictures values (?, ?)", (blob_id, description.picture))
-
-
-def hold(db: sqlite3.Connection, sha: bytes, codec: str) -> bool:
-    """Keep a content from being deleted until `release`, or this process's end; false if it isn't there."""
-    blob_id = find(db, sha, codec)
-    if blob_id is not None:
-        me = liveness.this_process()
-        now = time.time_ns() // 1_000_000
-        db.execute(
-            "insert or replace into leases values (?, ?, ?, ?, ?, ?)",
-            (blob_id, me.host, me.boot, me.pid, me.started, now),
-        )
-    return blob_id is not None
-
-
-def release(db: sqlite3.Connection, sha: bytes, codec: str) -> int | None:
-    """Undo that, in the transaction that refers to the content; gives its row."""
-    blob_id = find(db, sha, codec)
-    me = liveness.this_process()
-    db.execute(
-        "delete from leases where blob_id = ? and host = ? and boot = ? and pid = ?",
-        (blob_id, me.host, me.boot, me.pid),
-    )
-    return blob_id
 
 
 def leave_out(db: sqlite3.Connection, blob_id: int) -> None:
@@ -157,13 +130,12 @@ def insert(
     *,
     sha: bytes | None = None,
     data: bytes | None = None,
-    staged_by: int | None = None,
 ) -> int:
     """Insert one row of `blobs`; return its id."""
     values = description.codec, description.size_bytes, description.type, description.preview
     cursor = db.execute(
-        "insert into blobs (sha, codec, size_bytes, type, preview, data, staged_by) values (?, ?, ?, ?, ?, ?, ?)",
-        (sha, *values, data, staged_by),
+        "insert into blobs (sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?)",
+        (sha, *values, data),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -203,23 +175,34 @@ def publish(db: sqlite3.Connection, staged_id: int, sha: bytes, codec: str) -> i
     return blob_id
 
 
-# Of a row of blobs: nobody who lives is writing it. A lease stands for a process, which `drop_orphans` looks at.
-ORPHANED = """(sha is null
-  and not exists (select 1 from runs where runs.id = blobs.staged_by and runs.status = 'running')
-  and not exists (select 1 from leases where leases.blob_id = blobs.id))"""
+def insert_chunks(db: sqlite3.Connection, rows: Iterable[tuple[int, int, Piece]]) -> None:
+    """Insert chunks: the row of the blob, the chunk's number and its bytes, of each."""
+    db.executemany("insert into chunks values (?, ?, ?)", rows)
 
 
-def drop_orphans(db: sqlite3.Connection) -> None:
-    """Remove what crashed runs and imports had begun to write."""
-    holders = db.execute(
-        "select host, boot, pid, pid_started, max(last_seen_at) as last_seen_at from leases group by 1, 2, 3, 4"
-    ).fetchall()
-    for holder in holders:
-        if liveness.is_dead(holder):
-            db.execute(
-                "delete from leases where host = ? and boot = ? and pid = ? and pid_started = ?", tuple(holder)[:4]
-            )
-    db.execute(f"delete from blobs where {ORPHANED}")  # noqa: S608
+def delete_chunks(db: sqlite3.Connection, blob_id: int, count: int) -> int:
+    """Delete some chunks of a blob; return how many there were, at most `count`."""
+    rows = db.execute("select n from chunks where blob_id = ? order by n limit ?", (blob_id, count)).fetchall()
+    db.executemany("delete from chunks where blob_id = ? and n = ?", [(blob_id, row[0]) for row in rows])
+    return len(rows)
+
+
+def discard(db: sqlite3.Connection, blob_id: int, *, is_large: bool) -> None:
+    """Remove a blob that nothing refers to, with what is known of it.
+
+    A large blob loses its hash and so becomes an orphan: deleting all of its chunks here would keep others waiting.
+    """
+    for table in ("signatures", "unverified", "blob_values", "pictures"):
+        db.execute(f"delete from {table} where blob_id = ?", (blob_id,))
+    if is_large:
+        db.execute("update blobs set sha = null, staged_by = null where id = ?", (blob_id,))
+    else:
+        db.execute("delete from blobs where id = ?", (blob_id,))
+
+
+def delete_staged(db: sqlite3.Connection, blob_id: int) -> None:
+    """Delete the row of a blob that has no hash, with its chunks and its lease."""
+    db.execute("delete from blobs where id = ? and sha is null", (blob_id,))
 
 
 def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> Any:
@@ -339,9 +322,9 @@ def _hashed(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
 
 def _hashed_meanwhile(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
     """The same, each while the caller takes it and the next one is read."""
-    with contextlib.closing(Aside()) as aside:
+    with contextlib.closing(Background()) as background:
         for piece in pieces:
-            aside.run(digest.update, piece)
+            background.run(digest.update, piece)
             yield piece
 
 
@@ -350,7 +333,7 @@ def _exhaust(pieces: Iterator[bytes]) -> None:
         pass
 
 
-class Aside:
+class Background:
     """Runs calls in the order in which they come. Where there is no thread to be had, each runs at once."""
 
     def __init__(self) -> None:

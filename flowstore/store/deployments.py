@@ -19,9 +19,8 @@ from flowstore.context import UNSET, Unset
 from flowstore.errors import NotFound
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, texts_of
-from flowstore.store import trust
+from flowstore.store import snapshots, trust
 from flowstore.store.blobs import COLUMNS, Blob
-from flowstore.store.queries import module_name
 from flowstore.store.records import now_ms, shown
 
 
@@ -239,7 +238,7 @@ def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
     """A deployment's parameters, by name."""
     rows = store.rows(
         f"""select p.name, p.option, p.is_flag, {COLUMNS} from deployment_parameters p
-            left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",  # noqa: S608
+            left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",
         (deployment_id,),
     )
     return [
@@ -261,7 +260,7 @@ def _deployment(store: Store, row: Row) -> Deployment:
         tags=texts_of(row["tags"]),
         namespace=UNSET if row["namespace"] is None else (row["namespace"] or None),
         with_=texts_of(row["with_decorators"]),
-        module=module_name(store, row["code_id"]),
+        module=snapshots.module_name(store, row["code_id"]),
     )
 
 
@@ -297,22 +296,9 @@ def digest(store: Store, deployment: Deployment) -> bytes:
             [item.name, item.option, item.is_flag, item.blob and [_hex(item.blob.sha), item.blob.codec]]
             for item in parameters_of(store, one.id)
         ],
-        _code_facts(store, one),
+        snapshots.facts(store, one.code_id),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
-
-
-def _code_facts(store: Store, deployment: Deployment) -> list[Any]:
-    """Return a snapshot as its rows are now: the recorded hash says nothing about rows that were changed since."""
-    files = store.rows(
-        """select c.path, b.sha, b.codec from code_files c join blobs b on b.id = c.blob_id where c.code_id = ?
-           order by c.path""",
-        (deployment.code_id,),
-    )
-    return [
-        [deployment.script_name, deployment.module],
-        [[row["path"], _hex(row["sha"]), row["codec"]] for row in files],
-    ]
 
 
 def _hex(sha: bytes | None) -> str:

@@ -19,9 +19,10 @@ import attrs
 
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
-from flowstore.store import blobs, metrics
+from flowstore.sqlite.liveness import Process
+from flowstore.store import metrics, staging
 from flowstore.store.blobs import Blob
-from flowstore.store.codecs import Encoded, decode, encode
+from flowstore.store.codecs import Encoded, decode
 from flowstore.store.json_levels import MAX_VALUE_BYTES
 
 SMALL_PARAMETER_BYTES = 4096
@@ -96,11 +97,11 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
     created_at = max(now_ms(), db.execute(newest).fetchone()[0] or 0)  # never back, whatever the clock does
     me = liveness.this_process()
     cursor = db.execute(
-        """insert into runs (uuid, flow_id, user, status, created_at, last_seen_at, host, boot, pid, pid_started,
-             origin_run_id, parameters, code_id) values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        f"""insert into runs (uuid, flow_id, user, status, created_at, last_seen_at, {me.columns()},
+              origin_run_id, parameters, code_id) values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (
-            uuid.uuid4().hex, flow_id, run.user, created_at, created_at, me.host, me.boot, me.pid, me.started,
-            run.origin_run_id, _object(run.parameters), run.code_id,
+            uuid.uuid4().hex, flow_id, run.user, created_at, created_at, *me.values, run.origin_run_id,
+             _object(run.parameters), run.code_id,
         ),
     )  # fmt: skip
     run_id = cursor.lastrowid
@@ -341,19 +342,21 @@ def _end_tasks(db: sqlite3.Connection, run_id: int, status: str, at_ms: int) -> 
 
 def touch_run(db: sqlite3.Connection, run_id: int) -> None:
     """Record that the driver lives."""
+    staging.keep_leases(db)
     db.execute("update runs set last_seen_at = max(?, last_seen_at) where id = ?", (now_ms(), run_id))
 
 
 def record_dead_runs(store: Store) -> None:
     """Mark the runs whose driver died, and remove what they had begun to write; whoever writes to a store does this."""
-    running = store.rows("select id, last_seen_at, host, boot, pid, pid_started from runs where status = 'running'")
+    running = store.rows(f"select id, last_seen_at, {Process.columns()} from runs where status = 'running'")
     dead = [row for row in running if liveness.is_dead(row)]
-    if not dead and not store.value("select 1 from blobs where sha is null limit 1"):
-        return
-    with store.write() as db:
-        for row in dead:
-            record_death(db, row["id"], row["last_seen_at"])
-        blobs.drop_orphans(db)
+    if dead:
+        with store.write() as db:
+            for row in dead:
+                record_death(db, row["id"], row["last_seen_at"])
+    if dead or staging.has_orphans(store):
+        staging.drop_dead_leases(store)
+        staging.drop_orphans(store)
 
 
 def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None:
@@ -363,33 +366,3 @@ def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None
     )
     _end_tasks(db, run_id, "dead", last_seen_at)
     metrics.settle(db, run_id)
-
-
-def code_sha(script_name: str, files: Mapping[str, bytes], module: str | None = None) -> bytes:
-    """The hash of a code snapshot, of its files' paths and hashes, and of the module that `python -m` runs."""
-    import hashlib
-
-    start = [script_name] if module is None else [script_name, "-m", module]
-    listing = "\0".join([*start, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
-    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
-
-
-def ensure_code(
-    db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes], module: str | None = None
-) -> int:
-    """Store a snapshot of source files, unless it is there; gives its row."""
-    import hashlib
-
-    shas = {path: hashlib.sha256(content).digest() for path, content in files.items()}  # those of their blobs
-    sha = code_sha(script_name, shas, module)
-    row = db.execute("select id from codes where sha = ?", (sha,)).fetchone()
-    if row is not None:
-        return int(row[0])
-    code_id = db.execute(
-        "insert into codes (sha, script_name, module) values (?, ?, ?) returning id", (sha, script_name, module)
-    ).fetchone()[0]
-    db.executemany(
-        "insert into code_files (code_id, path, blob_id) values (?, ?, ?)",
-        [(code_id, path, blobs.put(db, store, encode(content))) for path, content in sorted(files.items())],
-    )
-    return int(code_id)

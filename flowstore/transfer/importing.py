@@ -4,7 +4,7 @@ A run is recognised by its uuid, so importing twice is importing once. The ids o
 they are where none of them was ever used here; else they get new ones, a run's tasks all together so that they
 stay in order, and whatever names them is changed along. Times stay. `origins` says where each run was.
 
-Contents come first, under a lease (see `intake`); then all rows in one transaction. An older file is read as it
+Blobs come first, under a lease (see `store.staging`); then all rows in one transaction. An older file is read as it
 is: what its schema lacks, it has no rows of. Runs that are still going on there are left for another time; those
 whose driver died are dead.
 
@@ -30,16 +30,16 @@ from flowstore import context
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
 from flowstore.sqlite.database import Row, Store
-from flowstore.sqlite.liveness import is_dead
-from flowstore.store import backlog, blobs, queries, records, tags, trust
+from flowstore.sqlite.liveness import Process, is_dead
+from flowstore.store import backlog, blobs, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
+from flowstore.store.staging import Incoming, Staging
 from flowstore.transfer import descriptions, soundness, tables
 from flowstore.transfer.import_ids import Numbering, Tracing
-from flowstore.transfer.intake import Intake
 
-_RUNS = """select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at, r.host,
-             r.boot, r.pid, r.pid_started
+_RUNS = f"""select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at,
+             {Process.columns("r")}
            from runs r join flows f on f.id = r.flow_id order by r.id"""
 
 _TIMES = frozenset({"created_at", "started_at", "finished_at", "last_seen_at", "written_at"})
@@ -121,16 +121,56 @@ def import_runs(store: Store, sources: Sequence[Source]) -> Imported:
             raise FlowstoreError(f"{store.path} can't be imported into itself.")
     store.use_wal()  # others may read while this writes
     records.record_dead_runs(store)
-    intake = Intake(store)
+    intake = _Intake(store)
     try:
         done = None
         while done is None:
             _stage(store, sources, intake)
             done = _commit(store, sources, intake)
     finally:
-        intake.drop_rest()
+        intake.staging.close()
     done.copied_bytes = intake.taken_bytes
     return done
+
+
+class _Intake:
+    """The blobs that an import brings.
+
+    Attributes:
+        staging: where they wait until their rows refer to them.
+        taken_bytes: how many bytes there are of them.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.staging = Staging(store)
+        self.taken_bytes = 0
+        self._incoming: dict[tuple[bytes, str], Incoming] = {}
+
+    def lacks(self, blob: Blob) -> bool:
+        """Return whether a blob has neither been staged nor is in the store."""
+        if (blob.sha, blob.codec) in self._incoming:
+            return False
+        with self.staging.store.read() as db:
+            return blobs.find(db, blob.sha, blob.codec) is None
+
+    def take(self, source: Source, blob: Blob, name: str) -> None:
+        """Stage one blob; raise StoreCorrupt, naming it, if its bytes don't match its hash."""
+        incoming = self.staging.begin(blob.sha, blob.description)
+        self._incoming[blob.sha, blob.codec] = incoming
+        self.taken_bytes += blob.size_bytes
+        pieces = blobs.chunks_of(blobs.verified(source.db, source.store, blob, name))
+        if blob.size_bytes <= blobs.INLINE_BYTES:
+            incoming.add(b"".join(pieces))
+        else:
+            for chunk in pieces:
+                incoming.add(bytes(chunk))
+
+    def publish(self, db: sqlite3.Connection, blob: Blob) -> int | None:
+        """Make a blob visible in the caller's transaction; return its row, or `None` where it has vanished."""
+        incoming = self._incoming.get((blob.sha, blob.codec))
+        if incoming is None:  # it was here
+            return blobs.find(db, blob.sha, blob.codec)
+        return incoming.publish(db)
 
 
 def _fresh(db: sqlite3.Connection, source: Source) -> list[Row]:
@@ -139,7 +179,7 @@ def _fresh(db: sqlite3.Connection, source: Source) -> list[Row]:
     return [row for row in source.runs if row["uuid"] not in known and row["id"] not in source.running]
 
 
-def _stage(store: Store, sources: Sequence[Source], intake: Intake) -> None:
+def _stage(store: Store, sources: Sequence[Source], intake: _Intake) -> None:
     """Copy the contents that are not here."""
     with store.read() as db:
         wanted = [(source, [row["id"] for row in _fresh(db, source)]) for source in sources]
@@ -150,13 +190,13 @@ def _stage(store: Store, sources: Sequence[Source], intake: Intake) -> None:
                 blob = Blob.of(row)
                 if row["is_code"] and blob.codec != "bytes":
                     raise StoreCorrupt(f"{source.store.path}: {row['place']} is no file's. Nothing was imported.")
-                if not row["left_out"] and intake.lacks(blob.sha, blob.codec):
-                    intake.take(source.db, source.store, blob, row["place"])
+                if not row["left_out"] and intake.lacks(blob):
+                    intake.take(source, blob, row["place"])
                     progress.add(blob.size_bytes)
-        intake.flush()
+        intake.staging.wait()
 
 
-def _commit(store: Store, sources: Sequence[Source], intake: Intake) -> Imported | None:
+def _commit(store: Store, sources: Sequence[Source], intake: _Intake) -> Imported | None:
     """Add all rows in one transaction; `None` if contents that were here have vanished meanwhile."""
     done = Imported()
     try:
@@ -190,7 +230,7 @@ class _Arrival:
     """The rows of one source, on their way into the caller's transaction."""
 
     def __init__(
-        self, db: sqlite3.Connection, store: Store, source: Source, fresh: Sequence[Row], intake: Intake
+        self, db: sqlite3.Connection, store: Store, source: Source, fresh: Sequence[Row], intake: _Intake
     ) -> None:
         self._db = db
         self._store = store
@@ -229,14 +269,14 @@ class _Arrival:
             shas[blob.id] = blob.sha
             new["blob"][blob.id] = self._content(blob, left_out=bool(row["left_out"]))
         descriptions.copy(there, self._db, self._source.measured, new["blob"])
-        for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):  # noqa: S608
+        for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):
             self._db.execute("insert or ignore into flows (name) values (?)", (row["name"],))
             found = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
             new["flow"][row["id"]] = found["id"]
-        for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):  # noqa: S608
+        for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):
             new["tag"][row["id"]] = records.ensure_tag(self._db, self._tag(row["tag"]))
         snapshots = there.execute(
-            f"select * from codes where id in ({tables.CODES})",  # noqa: S608
+            f"select * from codes where id in ({tables.CODES})",
             tables.of(self._ids),
         )
         for row in snapshots.fetchall():
@@ -254,7 +294,7 @@ class _Arrival:
         return at_ms if self._latest_ms is None else min(at_ms, self._latest_ms)
 
     def _content(self, blob: Blob, *, left_out: bool) -> int:
-        found = self._intake.publish(self._db, blob.sha, blob.codec)
+        found = self._intake.publish(self._db, blob)
         if found is not None:
             return found
         if not left_out:
@@ -266,24 +306,19 @@ class _Arrival:
         return blob_id
 
     def _snapshot(self, code: Row, shas: dict[int, bytes]) -> int:
-        """A code snapshot's row; its hash is made anew, since our own runs look snapshots up by it."""
+        """Return the row of a snapshot, whose digest is checked, since our own runs look snapshots up by it."""
         rows = self._source.db.execute("select path, blob_id from code_files where code_id = ?", (code["id"],))
         files = {row["path"]: row["blob_id"] for row in rows}
-        module = queries.module_of(code)
-        sha = records.code_sha(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()}, module)
+        module = snapshots.module_of(code)
+        sha = snapshots.digest(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()}, module)
         if sha != code["sha"]:
             path, name = self._source.store.path, code["script_name"]
             raise StoreCorrupt(f"{path}: a code snapshot of {name} does not match its hash. Nothing was imported.")
-        known = self._db.execute("select id from codes where sha = ?", (sha,)).fetchone()
-        if known is not None:
-            return int(known["id"])
-        code_id = self._db.execute(
-            "insert into codes (sha, script_name, module) values (?, ?, ?) returning id",
-            (sha, code["script_name"], module),
-        ).fetchone()["id"]
-        values = [(code_id, path, self._new["blob"][blob_id]) for path, blob_id in files.items()]
-        self._db.executemany("insert into code_files (code_id, path, blob_id) values (?, ?, ?)", values)
-        return int(code_id)
+        code_id = snapshots.find(self._db, sha)
+        if code_id is not None:
+            return code_id
+        blob_ids = {path: self._new["blob"][blob_id] for path, blob_id in files.items()}
+        return snapshots.insert(self._db, sha, code["script_name"], module, blob_ids)
 
     def _copy(self, table: tables.Table) -> None:
         with contextlib.closing(tables.select(self._source.db, table, self._ids)) as found:

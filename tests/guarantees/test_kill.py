@@ -84,6 +84,7 @@ class Figures:
 
 
 @pytest.mark.parametrize("name", WORKS)
+@pytest.mark.quick("linear", "large", "resume")
 def test_a_driver_is_killed(name, place):
     """A run that is killed at any moment loses nothing that had finished, and resuming comes to the same end."""
     for at in chosen(name, WORKS[name].moments, 1):
@@ -166,6 +167,7 @@ def test_nothing_outlives_its_driver(method, unread, flow):
 
 
 @pytest.mark.parametrize("name", CHORES)
+@pytest.mark.quick("export --force", "import", "delete", "migration from version 1", "deploy create")
 def test_a_command_is_killed(name, place):
     """Every command that changes a store does so whole or not at all, leaves nothing behind, and can be done again."""
     chore = CHORES[name]

@@ -20,7 +20,7 @@ from flowstore.maintenance import check, delete, vacuum
 from flowstore.store import blobs, opening, schema
 from flowstore.store.description import Description
 from flowstore.store.opening import open_store
-from flowstore.store.staging import Staging, Writer
+from flowstore.store.staging import Staging
 from support.chores import older_store
 from support.cli import command
 from support.flows import LINEAR, MIDDLE, flow_source
@@ -155,11 +155,14 @@ def delete_dead(path):
 def test_a_dead_run_is_deleted_with_what_it_had_begun_to_write(path):
     """The chunks that a killed driver had staged go with its run."""
     with contextlib.closing(opening.ensure_store(path)) as store:
-        run_id = add_run(store, status="running")
-        staging = Staging(Writer(store, run_id), Description("bytes", 64 << 20, "bytes", ""))
+        add_run(store, status="running")
+        staging = Staging(store)
+        incoming = staging.begin(bytes(32), Description("bytes", 64 << 20, "bytes", ""))
         for _ in range(20):
-            staging.take(b"c" * blobs.CHUNK_BYTES)
-        staging.writer.finish()
+            incoming.add(b"c" * blobs.CHUNK_BYTES)
+        staging.wait()
+        with store.write() as connection:  # as the lease of a process that is gone
+            connection.execute("update leases set pid_started = 'long ago'")
     delete_dead(path)
     assert sql(path, "select count(*) from chunks")[0] >= 16
     command("delete", "F/1", "--yes")
@@ -191,13 +194,15 @@ def test_the_newest_successful_run_in_production_is_kept(path):
 def test_contents_in_use_elsewhere_are_spared(path):
     """A content that a living process leases stays; once that is gone, it goes with its last run."""
     store_with(path, {"x": os.urandom(90_000)}, {"x": "other"})
-    with contextlib.closing(open_store(path)) as store, store.write() as connection:
+    holding = Staging(open_store(path))
+    with holding.store.write() as connection:
         sha, codec = connection.execute("select sha, codec from blobs where data is null").fetchone()
-        assert blobs.hold(connection, bytes(sha), codec)
+        assert holding.hold(connection, bytes(sha), codec)
     assert delete_runs(path, 1)[0].bytes < 90_000
     assert sql(path, "select count(*) from chunks") == [1]
-    with contextlib.closing(open_store(path)) as store, store.write() as connection:
-        assert blobs.release(connection, bytes(sha), codec) is not None
+    with holding.store.write() as connection:
+        assert holding.release(connection, bytes(sha), codec) is not None
+    holding.store.close()
     command("vacuum")
     assert sql(path, "select count(*) from chunks") == [0]
 
@@ -279,7 +284,7 @@ def test_what_is_not_there_is_told(path):
 def test_two_deletes_at_once(path):
     """Both succeed; each run is deleted once."""
     store_with(path, *({"x": n, "y": "shared"} for n in range(60)))
-    code = "import sys; sys.argv[0] = 'flowstore'; from flowstore.cli.admin import main; main()"
+    code = "import sys; sys.argv[0] = 'flowstore'; from flowstore.cli.main import main; main()"
     ranges = ([f"F/{n}" for n in range(1, 41)], [f"F/{n}" for n in range(20, 61) if n != 50])
     processes = [python(code, "delete", "--json", "--yes", *some) for some in ranges]
     deleted = [row["run"] for process in processes for row in json.loads(told_or_gone(process)) if row["deleted"]]

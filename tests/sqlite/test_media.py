@@ -15,7 +15,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.sqlite import journal
 from flowstore.store import opening
 from flowstore.store.description import Description
-from flowstore.store.staging import Staging, Writer
+from flowstore.store.staging import Staging
 from support.processes import AS_NOBODY, python, told
 from support.stores import CREATE_RUN, killed_writer, make_store, names_beside, task_with, untouched
 
@@ -174,12 +174,15 @@ def test_a_full_disk_in_a_staged_content_is_the_same_error(path):
     store = opening.ensure_store(path)
     task_with(store, x=1)
     store.value(f"pragma max_page_count = {store.value('pragma page_count') + 40}")
-    staging = Staging(Writer(store, 1), Description("bytes", 64 << 20, "bytes", ""))
+    staging = Staging(store)
+    incoming = staging.begin(bytes(32), Description("bytes", 64 << 20, "bytes", ""))
     with pytest.raises(FlowstoreError, match="disk is full"):  # noqa: PT012
         for _ in range(64):
-            staging.take(bytes(1 << 20))
+            incoming.add(bytes(1 << 20))
+        staging.wait()
     with store.write() as connection:
-        staging.drop(connection)
+        incoming.drop(connection)
+    staging.close()
     assert store.value("select count(*) from blobs where sha is null") == 0
     assert store.value("select count(*) from chunks") == 0
     store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 from flowstore.errors import StoreCorrupt
 from flowstore.store import blobs, codecs, records
 from flowstore.store.description import Description
-from flowstore.store.staging import Staging, Writer
+from flowstore.store.staging import Staging
 from support.blobs import VALUES, blob_of, frame, put
 from support.flows import LINEAR, flow_source
 from support.processes import python, told
@@ -27,13 +28,15 @@ MIB = 1 << 20
 def stage(store, value):
     """Store a value as a task's large artifact is stored: staged in chunks, then published."""
     encoded = codecs.encode(value)
-    writer = Writer(store, task_with(store))
-    staging = Staging(writer, encoded.description)
+    staging = Staging(store)
+    incoming = staging.begin(encoded.sha, encoded.description)
     for chunk in blobs.chunks_of(encoded.pieces):
-        staging.take(bytes(chunk))
-    staging.writer.finish()
+        incoming.add(bytes(chunk))
+    staging.wait()
     with store.write() as connection:
-        blob_id = staging.publish(connection, encoded.sha)
+        blob_id = incoming.publish(connection)
+        incoming.sign(connection, blob_id)
+    staging.close()
     return blob_of(store, blob_id)
 
 
@@ -63,14 +66,14 @@ def test_sizes_around_the_limits(store, codec, size, keep):
     if codec != "bytes" and size < 1000:
         pytest.skip("too small for a header")
     if keep is stage and size == 0:
-        pytest.skip("only large contents are staged")
+        pytest.skip("an empty blob has no chunk")
     value = value_of_size(codec, size)
     blob = keep(store, value)
     if codec != "pickle":
         assert (blob.codec, blob.size_bytes) == (codec, size)
     assert same(blobs.load(store, blob, "x"), value)
     chunks = [row[0] for row in store.rows("select length(data) from chunks where blob_id = ? order by n", (blob.id,))]
-    if keep is put and blob.size_bytes <= 65536:
+    if blob.size_bytes <= 65536:
         assert chunks == []
     else:
         assert blob.data is None
@@ -208,8 +211,31 @@ def test_a_value_that_flows_through_is_stored_once(flow):
     assert script.client().data.big == script.client()["start"].task.data.big
 
 
-def staging_of(store, run_id, content):
-    return Staging(Writer(store, run_id), Description("bytes", len(content), "bytes", ""))
+@pytest.fixture
+def staging(store):
+    """What brings blobs into the store; closed at the end."""
+    with contextlib.closing(Staging(store)) as opened:
+        yield opened
+
+
+def begin(staging, content):
+    """Announce a blob of these bytes."""
+    return staging.begin(hashlib.sha256(content).digest(), Description("bytes", len(content), "bytes", ""))
+
+
+def stage_all(staging, content):
+    """Bring a blob of these bytes, without publishing it."""
+    incoming = begin(staging, content)
+    for at in range(0, len(content), MIB):
+        incoming.add(content[at : at + MIB])
+    staging.wait()
+    return incoming
+
+
+def abandoned(store):
+    """Make all leases those of a process that is gone."""
+    with store.write() as connection:
+        connection.execute("update leases set pid_started = 'long ago'")
 
 
 def running(store):
@@ -218,101 +244,138 @@ def running(store):
         return records.create_run(connection, records.NewRun("F", "u", {}, (), None, [], []))
 
 
-def test_staged_content_is_invisible_until_published(store):
-    """Chunks on their way in have no hash; publishing makes them one content."""
-    run_id, content = running(store), os.urandom(20 * MIB + 3)
-    sha = hashlib.sha256(content).digest()
-    staging = staging_of(store, run_id, content)
-    for at in range(0, len(content), MIB):
-        staging.take(content[at : at + MIB])
-    staging.writer.finish()
-    assert staging.whole
+def test_a_staged_blob_is_invisible_until_it_is_published(store, staging):
+    """Chunks on their way in have no hash, but a lease; publishing makes them one blob, without a lease."""
+    content = os.urandom(20 * MIB + 3)
+    incoming = stage_all(staging, content)
+    assert incoming.is_complete
     assert counts(store) == (1, 21)
     with store.read() as connection:
-        assert blobs.find(connection, sha, "bytes") is None
+        assert blobs.find(connection, incoming.sha, "bytes") is None
+    assert store.value("select count(*) from leases") == 1
     with store.write() as connection:
-        blob_id = staging.publish(connection, sha)
+        blob_id = incoming.publish(connection)
     assert blobs.load(store, blob_of(store, blob_id), "x") == content
-    assert store.value("select staged_by from blobs") is None
+    assert store.value("select count(*) from leases") == 0
     assert counts(store) == (1, 21)
 
 
-def test_a_dropped_content_leaves_nothing(store):
+def test_a_dropped_blob_leaves_nothing(store, staging):
     """A task that fails in the middle gives its space back, before and after the first batch."""
-    run_id = running(store)
     for size in (MIB, 17 * MIB):
-        staging = staging_of(store, run_id, bytes(size))
-        for _ in range(size // MIB):
-            staging.take(bytes(MIB))
-        staging.writer.finish()
+        incoming = stage_all(staging, bytes(size))
         for _ in range(2):
             with store.write() as connection:
-                staging.drop(connection)
+                incoming.drop(connection)
         assert counts(store) == (0, 0)
+        assert store.value("select count(*) from leases") == 0
 
 
-def test_two_that_stage_the_same_content_leave_one(store):
+def test_closing_drops_what_was_not_published(store):
+    """Neither rows nor leases are left of what nobody asked for, and what was published stays."""
+    staging = Staging(store)
+    published, left = stage_all(staging, os.urandom(2 * MIB)), stage_all(staging, os.urandom(2 * MIB))
+    with store.write() as connection:
+        blob_id = published.publish(connection)
+    assert left.blob_id != blob_id
+    staging.close()
+    assert [row["id"] for row in store.rows("select id from blobs")] == [blob_id]
+    assert counts(store) == (1, 2)
+    assert store.value("select count(*) from leases") == 0
+
+
+def test_two_that_stage_the_same_blob_leave_one(store, staging):
     """The second to publish drops its copy and points at the first."""
-    run_id, content = running(store), os.urandom(17 * MIB)
+    content = os.urandom(17 * MIB)
     ids = []
-    stagings = [staging_of(store, run_id, content) for _ in range(2)]
-    for at in range(0, len(content), MIB):
-        for staging in stagings:
-            staging.take(content[at : at + MIB])
-    for staging in stagings:
-        staging.writer.finish()
+    for incoming in [stage_all(staging, content) for _ in range(2)]:
         with store.write() as connection:
-            ids.append(staging.publish(connection, hashlib.sha256(content).digest()))
+            ids.append(incoming.publish(connection))
     assert ids[0] == ids[1]
     assert counts(store) == (1, 17)
     assert blobs.load(store, blob_of(store, ids[0]), "x") == content
 
 
-def test_a_publication_that_is_undone_can_be_repeated(store):
-    """If the transaction that publishes fails, publishing again gives the whole content."""
-    run_id, content = running(store), os.urandom(MIB)
-    sha = hashlib.sha256(content).digest()
-    staging = staging_of(store, run_id, content)
-    staging.take(content)
-    staging.writer.finish()
+def test_a_publication_that_is_undone_can_be_repeated(store, staging):
+    """If the transaction that publishes fails, publishing again makes the blob complete."""
+    content = os.urandom(MIB)
+    incoming = stage_all(staging, content)
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
-        staging.publish(connection, sha)
+        incoming.publish(connection)
         1 / 0  # noqa: B018
     with store.write() as connection:
-        blob_id = staging.publish(connection, sha)
+        blob_id = incoming.publish(connection)
     assert blobs.load(store, blob_of(store, blob_id), "x") == content
 
 
-def test_an_undone_publication_never_drops_another_s_content(store):
+def test_an_undone_publication_never_drops_another_s_blob(store, staging):
     """Dropping after an undone publication removes nothing that got the same row since."""
-    run_id, content = running(store), os.urandom(MIB)
-    staging = staging_of(store, run_id, content)
-    staging.take(content)
-    staging.writer.finish()
+    incoming = stage_all(staging, os.urandom(MIB))
     with pytest.raises(ZeroDivisionError), store.write() as connection:  # noqa: PT012
-        staging.publish(connection, hashlib.sha256(content).digest())
+        incoming.publish(connection)
         1 / 0  # noqa: B018
     other = put(store, {"someone": "else's"})
     with store.write() as connection:
-        staging.drop(connection)
+        incoming.drop(connection)
     assert blobs.load(store, blob_of(store, other.id), "x") == {"someone": "else's"}
 
 
-def test_orphans_are_dropped(store):
-    """What ended runs had begun to write goes, what living runs write stays, and so does what is published."""
+def test_orphans_are_dropped(store, staging):
+    """What a dead process had begun to write goes, what living ones write stays, and so does what is published."""
     kept = put(store, b"kept")
-    alive, dead, deleted = running(store), running(store), running(store)
-    for run_id in (alive, dead, deleted):
-        staging = staging_of(store, run_id, bytes(16 * MIB))
-        for _ in range(16):
-            staging.take(bytes(MIB))
-        staging.writer.finish()
-    with store.write() as connection:
-        records.finish_run(connection, dead, "failed")
-        connection.execute("delete from runs where id = ?", (deleted,))
-        blobs.drop_orphans(connection)
-    assert [tuple(row) for row in store.rows("select id, staged_by from blobs")] == [(kept.id, None), (2, alive)]
+    dead = stage_all(staging, bytes(16 * MIB)).blob_id
+    abandoned(store)
+    alive = stage_all(staging, bytes(16 * MIB)).blob_id
+    records.record_dead_runs(store)
+    assert sorted(row["id"] for row in store.rows("select id from blobs")) == [kept.id, alive] != [kept.id, dead]
     assert store.value("select count(*) from chunks") == 16
+
+
+def test_what_older_versions_were_writing_is_dropped_with_their_runs(store):
+    """Version 0.1.0 wrote no lease but its run's number: what a living run of it writes stays."""
+    alive, ended = running(store), running(store)
+    with store.write() as connection:
+        for run_id in (alive, ended, None):
+            connection.execute(
+                "insert into blobs (codec, size_bytes, type, preview, staged_by) values ('bytes', 9, '', '', ?)",
+                (run_id,),
+            )
+        records.finish_run(connection, ended, "failed")
+    records.record_dead_runs(store)
+    assert [row["staged_by"] for row in store.rows("select staged_by from blobs")] == [alive]
+
+
+def test_a_held_blob_is_not_deleted_until_it_is_released(store, staging):
+    """A lease protects it as long as somebody counts on it, however often it was asked for."""
+    blob = put(store, os.urandom(100_000))
+    for _ in range(2):
+        with store.write() as connection:
+            assert staging.hold(connection, blob.sha, blob.codec)
+    for left in (1, 0):
+        with store.write() as connection:
+            assert staging.release(connection, blob.sha, blob.codec) == blob.id
+        assert store.value("select count(*) from leases") == left
+    with store.write() as connection:
+        assert staging.hold(connection, blob.sha, blob.codec)
+    staging.close()
+    assert store.value("select count(*) from leases") == 0
+
+
+def test_a_lease_has_one_holder(store, staging):
+    """Who finds a blob held by another brings a copy of its own, and leaves the other's lease alone."""
+    blob = put(store, os.urandom(100_000))
+    with contextlib.closing(Staging(store)) as other:
+        with store.write() as connection:
+            assert other.hold(connection, blob.sha, blob.codec)
+            assert not staging.hold(connection, blob.sha, blob.codec)
+            staging.release(connection, blob.sha, blob.codec)
+        staging.close()
+        assert store.value("select count(*) from leases") == 1
+        abandoned(store)
+        with store.write() as connection:
+            assert staging.hold(connection, blob.sha, blob.codec)
+            assert staging.release(connection, blob.sha, blob.codec) == blob.id
+    assert store.value("select count(*) from leases") == 0
 
 
 # --- memory
@@ -320,8 +383,8 @@ def test_orphans_are_dropped(store):
 MEMORY = """
 import sys
 import numpy as np
-from flowstore.store import blobs, codecs, opening, records
-from flowstore.store.staging import Staging, Writer
+from flowstore.store import blobs, codecs, opening
+from flowstore.store.staging import Staging
 def peak_mib():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) >> 10
@@ -332,16 +395,15 @@ if sys.argv[2] == "store":
     value = bytes(256 << 20) if what == "bytes" else np.zeros(32 << 20)
     if what == "npy":
         value += 1
-    with store.write() as connection:
-        run_id = records.create_run(connection, records.NewRun("F", "u", {}, (), None, [], []))
     encoded = codecs.encode(value)
-    writer = Writer(store, run_id)
-    staging = Staging(writer, encoded.description)
+    staging = Staging(store)
+    incoming = staging.begin(encoded.sha, encoded.description)
     for chunk in blobs.chunks_of(encoded.pieces):
-        staging.take(bytes(chunk))
-    staging.writer.finish()
+        incoming.add(bytes(chunk))
+    staging.wait()
     with store.write() as connection:
-        staging.publish(connection, encoded.sha)
+        incoming.publish(connection)
+    staging.close()
 else:
     blob = blobs.Blob.of(store.row(f"select {blobs.COLUMNS} from blobs b where codec = ?", (what,)))
     value = blobs.load(store, blob, "x")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowstore.store import blobs, codecs, records, tags, trust
+from flowstore.store import blobs, codecs, records, snapshots, tags, trust
 from flowstore.store.opening import ensure_store
 from flowstore.store.tags import Node
 
@@ -45,7 +45,7 @@ def add_run(
         given = {name: codecs.encode(value) for name, value in (parameters or {}).items()}
         fixed = [(name, "parameter", blobs.put(db, store, item)) for name, item in given.items()]
         shown = {name: records.parameter_json(db, item) for name, item in given.items()}
-        code_id = None if code is None else records.ensure_code(db, store, "flow.py", {"flow.py": code.encode()})
+        code_id = None if code is None else snapshots.ensure(db, store, "flow.py", {"flow.py": code.encode()})
         origin = None if resumes is None else str(resumes)
         new = records.NewRun(flow, user, shown, fixed, code_id, [f"user:{user}", *system], tags, origin)
         trust.claim(db, store.uuid)

@@ -311,11 +311,12 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from flowstore.store.opening import ensure_store
-from flowstore.transfer import importing, intake, import_ids as tracing
+from flowstore.store.staging import Staging
+from flowstore.transfer import importing, import_ids as tracing
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-flush = intake.Intake.flush
+wait = Staging.wait
 if sys.argv[3] == "staging":
-    intake.Intake.flush = lambda self: (flush(self), die())
+    Staging.wait = lambda self: (wait(self), die())
 elif sys.argv[3] == "rows":
     tracing.Tracing.translate = die
 with importing.opened([Path(sys.argv[1])]) as sources:
