@@ -88,7 +88,7 @@ class _Recorder:
         step_id = records.ensure_step(self.db, self.run_id, step)
         if (origin := self._origin(step, path)) is not None:
             return records.reuse_task(self.db, self.run_id, step_id, origin, parents, base)
-        task_id = records.start_task(self.db, self.run_id, step_id, parents, base, path)
+        task_id = records.start_task(self.db, records.NewTask(self.run_id, step_id, parents, base, path))
         for number in range(self.attempts):
             last = number == self.attempts - 1
             attempt_id = records.start_attempt(self.db, task_id, number)
@@ -104,12 +104,14 @@ class _Recorder:
                 self.db,
                 task_id,
                 attempt_id,
-                "failed" if failed else "successful",
-                pid=7,
-                artifacts=artifacts,
-                transition=None if failed else '{"targets": []}',
-                failure=records.Failure("ValueError", "it failed", "Traceback: …") if failed else None,
-                metadata={"resources": {"cpu": 1}},
+                records.AttemptEnd(
+                    "failed" if failed else "successful",
+                    pid=7,
+                    artifacts=artifacts,
+                    transition=None if failed else '{"targets": []}',
+                    error=("ValueError", "it failed", "Traceback: …") if failed else None,
+                    metadata={"resources": {"cpu": 1}},
+                ),
             )
         return None if failed else task_id
 
