@@ -80,10 +80,10 @@ class NamespaceMismatch(FlowstoreError, LookupError):
         self.namespaces = namespaces
 
     def __str__(self) -> str:
-        return self.told(lambda tag: "namespace(None)" if tag is None else f'namespace("{tag}")')
+        return self.message(lambda tag: "namespace(None)" if tag is None else f'namespace("{tag}")')
 
-    def told(self, switch: Callable[[str | None], str]) -> str:
-        """The message, for who switches in the way that `switch` puts in words."""
+    def message(self, switch: Callable[[str | None], str]) -> str:
+        """Render the message; `switch` formats how to change the namespace, in Python or on a command line."""
         return safe(f"{self.args[0]} {' or '.join(map(switch, self.namespaces))}".rstrip())
 
 

@@ -17,7 +17,7 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite.database import Store
-from flowstore.store import codecs, invariants, queries, records, schema, tables
+from flowstore.store import codecs, invariants, schema, snapshots, tables
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.invariants import Rule
 from flowstore.store.plain import describe
@@ -264,7 +264,7 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
             (row["id"],),
         )
         shas = {path: sha if isinstance(sha, bytes) else b"" for path, sha in files}
-        sha = records.code_sha(row["script_name"], shas, queries.module_of(row))
+        sha = snapshots.digest(row["script_name"], shas, snapshots.module_of(row))
         if sha == row["sha"]:
             continue
         run_id = db.execute("select min(id) from runs where code_id = ?", (row["id"],)).fetchone()[0]
