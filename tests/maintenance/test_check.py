@@ -155,7 +155,7 @@ BROKEN = (  # statements that break each of the other rules
     "update numbers set final = 7", "update numbers set name = 'other'", "update numbers set run_id = 2",
     "update runs set id = -5", "update tasks set id = -5 where id = 1", "update attempts set id = -5 where id = 1",
     "update attempts set log_id = 0", "update flows set name = 'a/b'", "update steps set name = '' where id = 1",
-    "update codes set script_name = ''", "update code_files set path = ''", "update blobs set sha = null",
+    "update codes set script_name = ''", "update or ignore code_files set path = ''", "update blobs set sha = null",
     "update blobs set data = x'7b' where codec = 'json'", "insert into task_parents values (1, 1)",
     "update tasks set foreach_path = 'x'", "update blob_values set magnitude = 5.0, value = '[1]'",
     "update blob_values set value = 'no'", "update blob_values set exact = 7", "update pictures set png = x'00'",
