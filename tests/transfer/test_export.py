@@ -172,7 +172,8 @@ LOOKS = """
 def call(*words, expect=0):
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        make = lambda: main.flowstore.main([*words, *([] if words[0] == "trust" else ["--store", sys.argv[1]])], standalone_mode=False)
+        store = [] if words[0] == "trust" else ["--store", sys.argv[1]]
+        make = lambda: main.flowstore.main([*words, *store], standalone_mode=False)
         code = app.exit_code(make)
     assert code == expect, out.getvalue()
     return out.getvalue()
