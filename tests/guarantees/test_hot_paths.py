@@ -17,6 +17,8 @@ from flowstore.client.rows import of_runs
 from flowstore.store.opening import active_store
 from support.flows import FOREACH, MIDDLE, flow_source
 
+pytestmark = pytest.mark.untraced
+
 TRACE = """\
 import os, sqlite3
 
