@@ -116,7 +116,7 @@ class DataArtifact(Tagged):
 
     @property
     def codec(self) -> str:
-        """How its bytes become a value: 'json', 'bytes', 'npy', 'parquet' or 'pickle'."""
+        """How its bytes become a value: see `flowstore.store.codecs.REGISTRY`."""
         return self._blob().codec
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowstore.client.base import status_of
 from flowstore.errors import FlowstoreError
-from flowstore.store import blobs, metrics
+from flowstore.store import blobs, codecs, metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def _small_artifacts(run: Run) -> dict[str, Any]:
     return {
         name: blobs.load(run._store, blob, f"{run.pathspec}: {name}")
         for name, blob in found.items()
-        if blob.codec in {"json", "typed-json"}
+        if blob.codec in codecs.NOTATIONS
         and blob.size_bytes <= SMALL_BYTES
         and blob.data is not None
         and name[:1] != "_"

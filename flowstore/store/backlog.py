@@ -19,7 +19,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, codecs, metrics
 from flowstore.store.blobs import COLUMNS, Blob
-from flowstore.store.plain import NOTHING, Numbers, Plain, describe, describe_json, full_name, numbers_in
+from flowstore.store.plain import NOTHING, Numbers, Plain, describe, full_name, numbers_in
 
 DOSE_S = 1.0  # of each writer's time
 _BATCH_S = 0.1  # of a transaction
@@ -117,16 +117,17 @@ def _insert(db: sqlite3.Connection, run_id: int, task_id: int, artifact: str, nu
 
 def _plain(db: sqlite3.Connection, run_id: int, blob: Blob, load: Load | None = None) -> Plain | None:
     """Return what plain JSON tells of a blob; `None` where it can't be read here and now."""
-    if blob.codec in codecs.WITHOUT_JSON or blob.size_bytes > _MAX_BYTES:
-        return None
     try:
-        if blob.codec == "pickle":
+        entry = codecs.entry_of(blob.codec)
+        if not entry.has_json or blob.size_bytes > _MAX_BYTES:
+            return None
+        if entry.runs_code:
             if load is None or blob.data is None or not _is_plain_type(blob.type):
                 return None
             return describe(load(run_id, blob))
         value = codecs.decode(blob.codec, iter([b"".join(blobs.read(db, blob))]), blob.size_bytes)
-        return describe_json(value) if blob.codec == "json" else describe(value)
-    except FlowstoreError:  # it was left out, is damaged, or needs a package that is not here
+        return codecs.plain_of(blob.codec, value)
+    except FlowstoreError:  # its codec is unknown, it was left out, is damaged, or needs a package that is not here
         return None
 
 

@@ -25,7 +25,7 @@ import attrs
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.sqlite.database import Row, Store
 from flowstore.store import codecs, trust
-from flowstore.store.codecs import WITHOUT_JSON, Encoded, Piece
+from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.description import Described, Description
 from flowstore.store.preview import MAX_PREVIEW, in_line
 from flowstore.text import counted
@@ -104,8 +104,9 @@ def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
 
 
 def describe(db: sqlite3.Connection, blob_id: int, description: Description) -> None:
-    """Store the plain JSON and the picture of a blob; the bytes of a blob of codec `json` are its JSON."""
-    if description.codec != "json" and description.codec not in WITHOUT_JSON:
+    """Store the plain JSON and the picture of a blob, unless its bytes are that JSON."""
+    entry = codecs.entry_of(description.codec)
+    if entry.has_json and not entry.is_json:
         plain = description.plain
         exact = None if plain.value is None else int(plain.exact)
         db.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (blob_id, plain.value, exact, plain.number))
@@ -219,7 +220,7 @@ def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> A
         UntrustedArtifact: it is a pickle that this user neither wrote nor trusts.
         ArtifactError: it can't be rebuilt here, or was left out of this file.
     """
-    if blob.data is not None and blob.codec != "pickle":
+    if blob.data is not None and codecs.is_safe(blob.codec):
         return _value(None, store, blob, name)
     with store.read() as db:
         _check_trust(store, blob, name, run_id)
@@ -229,7 +230,7 @@ def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> A
 def _value(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> Any:
     """What a content's bytes mean; without a connection, of one that was fetched with all of them."""
     pieces = verified(db, store, blob, name)
-    if blob.codec == "pickle":  # its code must not run before all of it was compared
+    if not codecs.is_safe(blob.codec):  # its code must not run before all of it was compared
         _exhaust(pieces)
         pieces = read(db, blob)
     try:

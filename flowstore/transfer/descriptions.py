@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 
-from flowstore.store.codecs import SAFE
+from flowstore.store.codecs import is_safe
 from flowstore.store.json_levels import MAX_VALUE_BYTES
 from flowstore.store.pictures import is_picture
 from flowstore.store.plain import numbers_in
@@ -40,7 +40,7 @@ def copy(there: sqlite3.Connection, here: sqlite3.Connection, taken: bool, blobs
                where v.blob_id = ?""",
             (there_id,),
         ).fetchone()
-        if row is not None and (taken or row["codec"] not in SAFE):
+        if row is not None and (taken or not is_safe(row["codec"])):
             values = (row["value"], row["exact"], row["magnitude"]) if taken else _checked(row)
             here.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (here_id, *values))
         picture = there.execute("select png from pictures where blob_id = ?", (there_id,)).fetchone()

@@ -23,8 +23,8 @@ from flowstore.run import snapshot
 from flowstore.run.executor import Died, Ended, Event, Offered, Printed, Reported, Sent, Started
 from flowstore.run.local import imports, messages, server
 from flowstore.run.local.processes import STREAMS, Processes, Start, Starting, TaskServer, Worker, died
-from flowstore.run.local.worker import LAZY, PARQUET
 from flowstore.run.randomness import Generators
+from flowstore.store.codecs import SLOW, likely_slow
 from flowstore.store.description import NewBlob
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ class LocalExecutor:
         self._servers: dict[_Key, TaskServer | None] = {(): main}  # None: tasks with these variables are spawned
         if main is not None:
             self._listen(main)
-            if "pyarrow" in sys.modules:  # pandas imports it, so that there may be frames to store
-                self._warm_up(main, [LAZY.index(PARQUET)])
+            self._warm_up(main, [SLOW.index(module) for module in likely_slow()])
             self._keep_ready(main)
 
     def _listen(self, server: TaskServer) -> None:

@@ -70,7 +70,7 @@ class TaskServer:
     Attributes:
         importing: whether it has not yet said that it is ready.
         starting: what waits for that.
-        warm: what of `worker.LAZY` it has been told to import.
+        warm: what of `codecs.SLOW` it has been told to import.
     """
 
     def __init__(

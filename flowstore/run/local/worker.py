@@ -23,12 +23,8 @@ from flowstore.run.local import messages
 from flowstore.run.local.ending import Ending, flush_output
 from flowstore.run.randomness import Generators
 from flowstore.store.blobs import INLINE_BYTES, chunks_of
+from flowstore.store.codecs import SLOW
 from flowstore.store.description import NewBlob
-
-PICKLING = "flowstore.store.pickling"
-PARQUET = "flowstore.store.codecs.parquet"
-TYPED_JSON = "flowstore.store.codecs.typed_json"
-LAZY = (PICKLING, PARQUET, TYPED_JSON)  # imported by a task that needs it, unless its server has
 
 
 def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators, ending: Ending) -> None:
@@ -112,7 +108,7 @@ def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
             return
         for index in answer["send"]:
             messages.send_data(channel, chunks_of(pieces[index]))
-    used = [n for n, module in enumerate(LAZY) if module in sys.modules]
+    used = [n for n, module in enumerate(SLOW) if module in sys.modules]
     messages.send(channel, {"kind": "report", **product.report, "artifacts": artifacts, "used": used, "ended": ended})
 
 

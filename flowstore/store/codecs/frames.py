@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from flowstore.store.codecs import parquet
 from flowstore.store.codecs.pandas_equality import same_columns, same_index
+from flowstore.store.codecs.plain_json import PlainJson
 
 KEY = b"flowstore"
 _LARGE_BYTES = 16 << 20
@@ -143,10 +144,8 @@ def _dump_pandas(frame: Any) -> list[bytearray] | None:
 
 def _json_of(attrs: dict[Any, Any]) -> bytes | None:
     """A frame's own attributes, if they are plain JSON."""
-    from flowstore.store.codecs import encode
-
-    encoded = encode(attrs, described=False)
-    return encoded.content if encoded.codec == "json" else None
+    encoded = PlainJson().encode(attrs)
+    return None if encoded is None else b"".join(encoded.pieces)
 
 
 def _comes_back_to_pandas(frame: Any, pieces: list[bytearray]) -> bool:

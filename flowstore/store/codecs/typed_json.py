@@ -19,10 +19,12 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from flowstore.context import is_text
+from flowstore.errors import ArtifactError
+from flowstore.store.codecs.contract import Codec, Pieces
 from flowstore.store.codecs.typed_scalars import BY_MARK, Unwritable, scalar_of
 
 MAX_DEPTH = 100  # of containers
@@ -31,6 +33,22 @@ _MOST_ALIKE = 100  # members of a set, or keys, of one hash: comparing them take
 _SMALL = 16  # members of a tuple that may stand in several places
 
 Tree = Any  # what the JSON encoder takes
+
+
+class TypedJson(Codec):
+    """Values of builtins that plain JSON lacks, in a notation that a person can read."""
+
+    def encode(self, value: Any) -> Pieces | None:
+        """Return the value in the notation, if it has one."""
+        text = dump(value)
+        return None if text is None else Pieces([text])
+
+    def decode(self, pieces: Iterator[bytes], size_bytes: int) -> Any:  # noqa: ARG002
+        """Return the value of a notation that `encode` can have written."""
+        try:
+            return load(b"".join(pieces))
+        except ValueError as error:
+            raise ArtifactError(f"Its bytes are not typed JSON: {error}") from error
 
 
 def dump(value: Any) -> bytes | None:
