@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.libraries import USER
 from flowstore import __version__
 from flowstore.store import schema
-from flowstore.store.migrations import M004_TAG_PAIRS
+from flowstore.store.migrations import MIGRATIONS
 from flowstore.store.records import date_tag, ensure_tag
 
 DAY_MS = 86_400_000
@@ -93,7 +93,7 @@ def _runs(connection: sqlite3.Connection, runs: int) -> None:
         _tag(connection, date_tag(FIRST_MS + day * DAY_MS), 1, which)
     for tag, system, which in TAGS:
         _tag(connection, tag, system, which.replace("half", str(runs // 2)))
-    connection.execute(schema.statements(M004_TAG_PAIRS)[1])
+    connection.execute(schema.statements(MIGRATIONS[3].sql)[1])
 
 
 def _tag(connection: sqlite3.Connection, tag: str, system: int, which: str) -> None:

@@ -1,6 +1,6 @@
 """`python -m flowstore`: the same as the command `flowstore`."""
 
-from flowstore.cli.admin import main
+from flowstore.cli.main import main
 
 if __name__ == "__main__":
     main()

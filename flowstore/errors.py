@@ -49,6 +49,16 @@ class NotAStore(FlowstoreError, ValueError):
 class StoreCorrupt(FlowstoreError, ValueError):
     """The file is damaged, or its schema was changed."""
 
+    @classmethod
+    def damaged(cls, problem: object, path: object = "The store") -> StoreCorrupt:
+        """Return the error of a damaged file: the problem, and what always helps.
+
+        Example:
+            >>> print(StoreCorrupt.damaged("run 3 has no flow", "my.db"))
+            my.db is damaged (run 3 has no flow). Restore a copy.
+        """
+        return cls(f"{path} is damaged ({problem}). Restore a copy.")
+
 
 class StoreTooNew(FlowstoreError, ValueError):
     """The file was written by a newer flowstore."""
@@ -70,10 +80,10 @@ class NamespaceMismatch(FlowstoreError, LookupError):
         self.namespaces = namespaces
 
     def __str__(self) -> str:
-        return self.told(lambda tag: "namespace(None)" if tag is None else f'namespace("{tag}")')
+        return self.message(lambda tag: "namespace(None)" if tag is None else f'namespace("{tag}")')
 
-    def told(self, switch: Callable[[str | None], str]) -> str:
-        """The message, for who switches in the way that `switch` puts in words."""
+    def message(self, switch: Callable[[str | None], str]) -> str:
+        """Render the message; `switch` formats how to change the namespace, in Python or on a command line."""
         return safe(f"{self.args[0]} {' or '.join(map(switch, self.namespaces))}".rstrip())
 
 

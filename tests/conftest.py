@@ -34,6 +34,14 @@ def pytest_configure(config):
     Script.fresh = config.getoption("fresh")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks choose
+def pytest_collection_modifyitems(items):
+    """Of a test that names its quick cases, let the others be of the long group."""
+    for item in items:
+        if (quick := item.get_closest_marker("quick")) is not None and item.callspec.id not in quick.args:
+            item.add_marker("long")
+
+
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path, monkeypatch):
     """No test sees the user's own files, settings or store, nor what another test chose."""

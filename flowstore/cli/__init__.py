@@ -1,1 +1,1 @@
-"""The two command lines: `python flow.py …` and `flowstore …`."""
+"""The two command lines: `flowstore …` (`main`) and `python flow.py …` (`flow`), both built on `app`."""

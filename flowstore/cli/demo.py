@@ -9,21 +9,26 @@ from pathlib import Path
 
 import click
 
-from flowstore.cli.admin import command
+from flowstore.cli.app import command
+from flowstore.cli.settings import FORM, STORE_PATH
 from flowstore.client import Flow
 from flowstore.errors import FlowstoreError
 from flowstore.store import opening
 
 
 def _command(name: str) -> str | None:
-    """A command's name, where typing it starts the one of this environment."""
-    found = shutil.which(name)
-    return name if found is not None and Path(found).parent == Path(sys.executable).parent else None
+    """Return a command's name if typing it starts the one of this environment, else `None`."""
+    path = shutil.which(name)
+    return name if path is not None and Path(path).parent == Path(sys.executable).parent else None
 
 
-@command
+@command(STORE_PATH, FORM)
 def demo(store: str | None, form: str) -> int:
-    """Run a small real flow, and show where to look next."""
+    """Run a small real flow, and show where to look next.
+
+    Example:
+        flowstore demo
+    """
     import subprocess
 
     chosen = ["--store", store] if store else []
@@ -36,7 +41,7 @@ def demo(store: str | None, form: str) -> int:
     opening.use_store(path)
     run = Flow("PenguinsFlow").latest_run
     if run is None:
-        raise FlowstoreError("The demo's run is not in the global namespace.")
+        raise FlowstoreError("The demo has left no run in this store.")
     python = _command("python") or shlex.quote(sys.executable)
     called = _command("flowstore") or f"{python} -m flowstore"
     where = f" --store {shlex.quote(str(path))}" if store else ""
@@ -55,9 +60,9 @@ def demo(store: str | None, form: str) -> int:
         f"{python} -m flowstore.tutorials.penguins run --folds 10{where}",
     ]
     if form != "table":
-        from flowstore.cli import render
+        from flowstore.cli import output
 
-        render.echo([{"store": str(path), "run": run.pathspec, "status": run.status, "commands": lines}], form)
+        output.echo([{"store": str(path), "run": run.pathspec, "status": run.status, "commands": lines}], form)
         return 0
     click.echo(f"\nEverything is in one file, {path}. Where to look next; each line can be pasted:\n")
     for line in lines:

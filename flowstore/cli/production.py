@@ -8,36 +8,45 @@ from datetime import UTC, datetime
 import click
 
 from flowstore import context
-from flowstore.cli.admin import command
+from flowstore.cli import output
+from flowstore.cli.app import command
+from flowstore.cli.settings import FORM, NAMESPACE, STORE
 from flowstore.store import opening
 from flowstore.text import safe
 
 
-@command
+@command(STORE, NAMESPACE, FORM)
 def deployments(form: str) -> None:
-    """List what is in production, with the next time that each schedule falls due."""
-    from flowstore.cli import render
+    """List what is in production, and when it runs next.
+
+    Example:
+        flowstore deployments
+    """
     from flowstore.production import schedule
     from flowstore.store.schedules import find_scheduler
 
     store = opening.active_store()
     rows = schedule.listing(store, datetime.now(UTC), context.get_namespace())
-    render.echo(rows, form)
+    output.echo(rows, form)
     if any(row["schedule"] for row in rows) and find_scheduler(store) is None:
         click.echo("No scheduler is running for this store; to start it: flowstore scheduler", err=True)
 
 
-@command
-@click.option("--once", is_flag=True, help="Start what is due now, wait for it, and end; 1 if a run failed.")
+@command(STORE)
+@click.option("--once", is_flag=True, help="Start what is due now, wait for it, and end; exit 1 if a run failed.")
 def scheduler(once: bool) -> int:
-    """Start deployments as their schedules fall due, in the foreground, until Ctrl-C.
+    """Start deployments as their schedules fall due.
 
-    A time that was missed, because the machine was asleep or no scheduler ran, is made up for by one run.
+    The scheduler runs in the foreground, until Ctrl-C. A time that was missed, because the machine was asleep or no
+    scheduler ran, is made up for by one run.
+
+    Example:
+        flowstore scheduler --once
     """
     from flowstore.production.scheduler import Scheduler
 
     def say(text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
+        with contextlib.suppress(BrokenPipeError):  # the reader of stderr is gone
             click.echo(safe(text), err=True)
 
     return Scheduler(opening.active_store(), say).run(once=once)

@@ -171,7 +171,7 @@ class Object(InStore):
             StoreCorrupt: a name that was read can be no part of a pathspec.
         """
         if len(pathspec.split("/", cls._SPLITS)) != cls._DEPTH:
-            raise StoreCorrupt(f"{scope.store.path} is damaged: no {cls._KIND} can be {pathspec!r}. Restore a copy.")
+            raise StoreCorrupt.damaged(f"no {cls._KIND} can be {pathspec!r}", scope.store.path)
         item = cls.__new__(cls)
         item._scope = scope
         item.pathspec = pathspec

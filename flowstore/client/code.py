@@ -11,7 +11,7 @@ from flowstore.client.addresses import Scope
 from flowstore.client.base import InStore
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import outputs
-from flowstore.store import blobs, queries
+from flowstore.store import blobs, snapshots
 from flowstore.store.blobs import Blob
 from flowstore.text import counted
 
@@ -62,17 +62,17 @@ class Code(InStore):
 
     @functools.cached_property
     def _files(self) -> dict[str, Blob]:
-        return queries.code_files(self._store, self._code_id)
+        return snapshots.files(self._store, self._code_id)
 
     @functools.cached_property
     def script_name(self) -> str:
         """The path of the flow's file."""
-        return queries.script_name(self._store, self._code_id)
+        return snapshots.script_name(self._store, self._code_id)
 
     @functools.cached_property
     def module(self) -> str | None:
         """The name of the flow's module, where it ran with `python -m`; else `None`."""
-        return queries.module_name(self._store, self._code_id)
+        return snapshots.module_name(self._store, self._code_id)
 
     @property
     def flowspec(self) -> str:
@@ -127,10 +127,10 @@ class Code(InStore):
 
     def _read(self, path: str) -> bytes:
         if path not in self._files:
-            raise StoreCorrupt(f"{self._store.path} is damaged: the code lacks its file {path!r}. Restore a copy.")
+            raise StoreCorrupt.damaged(f"the code lacks its file {path!r}", self._store.path)
         value = blobs.load(self._store, self._files[path], path)
         if not isinstance(value, bytes):
-            raise StoreCorrupt(f"{self._store.path}: the file {path!r} of the code is no file. Restore a copy.")
+            raise StoreCorrupt.damaged(f"the code file {path!r} is not stored as bytes", self._store.path)
         return value
 
     def __repr__(self) -> str:

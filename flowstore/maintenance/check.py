@@ -21,8 +21,9 @@ from flowstore.maintenance.problems import REPAIR, UNREADABLE, Problem, content,
 from flowstore.maintenance.rules import PAIRS, REFERENCES, ROWS, Rule
 from flowstore.maintenance.vacuum import UNUSED
 from flowstore.sqlite.database import Store
-from flowstore.store import codecs, queries, records, schema
+from flowstore.store import codecs, schema, snapshots
 from flowstore.store.blobs import CHUNK_BYTES
+from flowstore.store.migrations import MIGRATIONS
 from flowstore.store.staging import ORPHANED
 from flowstore.text import counted
 
@@ -95,7 +96,7 @@ def _text(data: bytes) -> str:
 
 def _count(db: sqlite3.Connection, what: str) -> int:
     try:
-        return int(db.execute(f"select count(*) from {what}").fetchone()[0])  # noqa: S608
+        return int(db.execute(f"select count(*) from {what}").fetchone()[0])
     except UNREADABLE:
         return 0
 
@@ -175,7 +176,7 @@ def _tables(db: sqlite3.Connection) -> list[str]:
 
 
 OURS = frozenset(
-    re.findall(r"^create table (\w+)", "\n".join(sql for _, sql in schema.MIGRATIONS), re.MULTILINE)
+    re.findall(r"^create table (\w+)", "\n".join(migration.sql for migration in MIGRATIONS), re.MULTILINE)
 )  # what people add is theirs to check
 
 
@@ -209,7 +210,7 @@ def _values(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
     db.create_function("is_text", 1, _is_text, deterministic=True)
     columns, _ = _asked(db, f"pragma table_info({table})")
     keys = [column["name"] for column in columns if column["pk"]]
-    has_rowid = _asked(db, f"select rowid from {table} limit 0")[1] is None  # noqa: S608
+    has_rowid = _asked(db, f"select rowid from {table} limit 0")[1] is None
     identity = ["rowid"] if has_rowid else [f"cast({key} as blob)" for key in keys]
     for column in columns:
         name, kind = column["name"], _TYPES[column["type"]]
@@ -217,7 +218,7 @@ def _values(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
         wrong = f"typeof({name}) not in {kinds}"
         if kind == "text":
             wrong += f" or not is_text(cast({name} as blob))"
-        sql = f"select {', '.join(identity)}, cast({name} as blob) from {table} where {wrong}"  # noqa: S608
+        sql = f"select {', '.join(identity)}, cast({name} as blob) from {table} where {wrong}"
         found, error = _asked(db, sql)
         if error is not None:
             yield _unreadable(table, error)
@@ -225,11 +226,11 @@ def _values(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
             where = place_of(db, {_NAMED[table]: ids[0]}, table) if table in _NAMED else table
             same = " and ".join(f"{key} is ?" for key in identity)
             text = _text(bytes(value or b""))
-            drop = f"delete from {table} where {same}"  # noqa: S608
+            drop = f"delete from {table} where {same}"
             if name in keys or value is None:
                 mend, done = [(drop, ids)], "drops the row"
             else:
-                update = f"update or ignore {table} set {name} = cast(? as {kind}) where {same}"  # noqa: S608
+                update = f"update or ignore {table} set {name} = cast(? as {kind}) where {same}"
                 mend = [
                     (update, [text if kind == "text" else value, *ids]),
                     (f"{drop} and cast({name} as blob) = ? and ? <> ?", [*ids, value, value, text.encode()]),
@@ -262,7 +263,7 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
             (row["id"],),
         )
         shas = {path: sha if isinstance(sha, bytes) else b"" for path, sha in files}
-        sha = records.code_sha(row["script_name"], shas, queries.module_of(row))
+        sha = snapshots.digest(row["script_name"], shas, snapshots.module_of(row))
         if sha == row["sha"]:
             continue
         run_id = db.execute("select min(id) from runs where code_id = ?", (row["id"],)).fetchone()[0]
@@ -346,7 +347,7 @@ def _wrong_content(db: sqlite3.Connection, row: Any) -> str | None:
 
 def _bad_content(db: sqlite3.Connection, blob_id: int, wrong: str) -> Problem:
     used = sum(
-        db.execute(f"select count(*) from {table} where blob_id = ?", (blob_id,)).fetchone()[0]  # noqa: S608
+        db.execute(f"select count(*) from {table} where blob_id = ?", (blob_id,)).fetchone()[0]
         for table in ("artifacts", "run_artifacts", "code_files", "deployment_parameters")
     )
     others = f"; so is that of {used - 1} more" if used > 1 else ""
@@ -361,7 +362,7 @@ DROP_CONTENT = (
     "update artifacts set blob_id = null where blob_id = ?",  # as if deleted, so that no older value shows instead
     "update deployment_parameters set blob_id = null where blob_id = ?",
     *(
-        f"delete from {table} where blob_id = ?"  # noqa: S608
+        f"delete from {table} where blob_id = ?"
         for table in (
             "run_artifacts",
             "code_files",
@@ -383,7 +384,7 @@ def _descriptions(db: sqlite3.Connection) -> Iterator[Problem]:
     found, error = _asked(
         db,
         f"""select v.blob_id, v.value, b.codec, b.size_bytes, b.data from blob_values v join blobs b on b.id = v.blob_id
-           where b.codec in ({marks}) and v.value is not null and typeof(b.data) = 'blob'""",  # noqa: S608
+           where b.codec in ({marks}) and v.value is not null and typeof(b.data) = 'blob'""",
         codecs.WITH_JSON_BESIDE,
     )
     if error is not None:
@@ -411,7 +412,7 @@ def _rubbish(db: sqlite3.Connection) -> Iterator[Problem]:
     found, _ = _asked(
         db,
         f"""select count(*), cast(total(size_bytes) as integer) from blobs b
-            where case when sha is null then {ORPHANED} else {UNUSED} end""",  # noqa: S608
+            where case when sha is null then {ORPHANED} else {UNUSED} end""",
     )
     for count, size in found:
         if count:

@@ -25,6 +25,7 @@ import attrs
 from flowstore.maintenance import vacuum
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
+from flowstore.sqlite.liveness import Process
 from flowstore.store import records, staging
 from flowstore.transfer import tables
 
@@ -138,14 +139,14 @@ where not exists (select 1 from artifacts a cross join attempts n on n.id = a.at
   and not exists (select 1 from run_artifacts p
                   where p.blob_id = b.id and p.run_id not in (select run_id from temp.doomed))
   and not exists (select 1 from code_files c join runs r on r.code_id = c.code_id
-                  where c.blob_id = b.id and r.id not in (select run_id from temp.doomed))"""  # noqa: S608
+                  where c.blob_id = b.id and r.id not in (select run_id from temp.doomed))"""
 
 _FREED_LOGS = f"""
 with first (log_id, run_id) as (select n.log_id, min(d.run_id) from {_ATTEMPTS} group by n.log_id)
 select f.run_id, sum(length(cast(c.text as blob))) from first f cross join log_chunks c on c.log_id = f.log_id
 where not exists (select 1 from attempts n cross join tasks t on t.id = n.task_id
                   where n.log_id = f.log_id and t.run_id not in (select run_id from temp.doomed))
-group by f.run_id"""  # noqa: S608
+group by f.run_id"""
 
 
 def _stand_in(db: sqlite3.Connection) -> None:
@@ -178,7 +179,7 @@ def _in_use(db: sqlite3.Connection) -> dict[int, str]:
     """The runs that are alive, and those that one of them takes tasks over from."""
     found: dict[int, str] = {}
     running = db.execute(
-        """select id, host, boot, pid, pid_started, last_seen_at, origin_run_id from runs where status = 'running'"""
+        f"select id, {Process.columns()}, last_seen_at, origin_run_id from runs where status = 'running'"
     ).fetchall()
     for row in running:
         if not liveness.is_dead(row):
@@ -278,13 +279,13 @@ def _ids(db: sqlite3.Connection, query: str) -> list[int]:
 
 
 _DOOMED_RUNS = "(select run_id from temp.doomed)"
-_DOOMED_TASKS = f"(select t.id from {_TASKS})"  # noqa: S608
-_DOOMED_ATTEMPTS = f"(select n.id from {_ATTEMPTS})"  # noqa: S608
+_DOOMED_TASKS = f"(select t.id from {_TASKS})"
+_DOOMED_ATTEMPTS = f"(select n.id from {_ATTEMPTS})"
 
 _CONTENTS = f"""
   select a.blob_id from {_ATTEMPTS} cross join artifacts a on a.attempt_id = n.id where a.blob_id is not null
-  union select p.blob_id from temp.doomed d cross join run_artifacts p on p.run_id = d.run_id"""  # noqa: S608
-_LOGS = f"select distinct n.log_id from {_ATTEMPTS}"  # noqa: S608
+  union select p.blob_id from temp.doomed d cross join run_artifacts p on p.run_id = d.run_id"""
+_LOGS = f"select distinct n.log_id from {_ATTEMPTS}"
 _CODES = """select distinct r.code_id from temp.doomed d cross join runs r on r.id = d.run_id
   where r.code_id is not null"""
 _TAGS = """
@@ -294,18 +295,18 @@ _FLOWS = "select distinct r.flow_id from temp.doomed d cross join runs r on r.id
 
 _DELETE_ROWS = (
     *(
-        f"delete from {table} where run_id in {_DOOMED_RUNS}"  # noqa: S608
+        f"delete from {table} where run_id in {_DOOMED_RUNS}"
         for table in ("numbers", "node_tags", "run_artifacts", "origins", "unverified")
     ),
     """delete from run_tags where (tag_id, flow_id, created_at, run_id) in (
           select rt.tag_id, rt.flow_id, rt.created_at, rt.run_id
           from temp.doomed d cross join run_tags rt on rt.run_id = d.run_id)""",
-    f"delete from artifacts where attempt_id in {_DOOMED_ATTEMPTS}",  # noqa: S608
-    f"delete from task_parents where task_id in {_DOOMED_TASKS}",  # noqa: S608
-    f"delete from attempts where task_id in {_DOOMED_TASKS}",  # noqa: S608
-    f"delete from tasks where id in {_DOOMED_TASKS}",  # noqa: S608
-    f"delete from steps where run_id in {_DOOMED_RUNS}",  # noqa: S608
+    f"delete from artifacts where attempt_id in {_DOOMED_ATTEMPTS}",
+    f"delete from task_parents where task_id in {_DOOMED_TASKS}",
+    f"delete from attempts where task_id in {_DOOMED_TASKS}",
+    f"delete from tasks where id in {_DOOMED_TASKS}",
+    f"delete from steps where run_id in {_DOOMED_RUNS}",
     # what they had begun to write is rubbish now
-    f"update blobs set staged_by = null where sha is null and staged_by in {_DOOMED_RUNS}",  # noqa: S608
+    f"update blobs set staged_by = null where sha is null and staged_by in {_DOOMED_RUNS}",
 )
-_DELETE_RUNS = f"delete from runs where id in {_DOOMED_RUNS} returning id"  # noqa: S608
+_DELETE_RUNS = f"delete from runs where id in {_DOOMED_RUNS} returning id"

@@ -187,13 +187,13 @@ def _redefine(old: sqlite3.Connection, ours: sqlite3.Connection) -> None:
     for rowid, kind, name, table, sql in tables:
         place = ("name = ?", name) if name in names else ("rowid = ?", rowid)
         old.execute(
-            f"update sqlite_master set type = ?, name = ?, tbl_name = ?, sql = ? where {place[0]}",  # noqa: S608
+            f"update sqlite_master set type = ?, name = ?, tbl_name = ?, sql = ? where {place[0]}",
             (kind, name, table, sql, place[1]),
         )
     keep = [row[2] for row in tables]
     marks = ", ".join("?" * len(keep))
     old.execute(
-        f"""delete from sqlite_master where sql is not null and name not like 'sqlite_%' and name not in ({marks})""",  # noqa: S608
+        f"""delete from sqlite_master where sql is not null and name not like 'sqlite_%' and name not in ({marks})""",
         keep,
     )
 
@@ -231,7 +231,7 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) ->
     columns = new.execute(f"pragma table_info({table})").fetchall()
     names = ", ".join(name for _, name, *_ in columns)
     kinds = [kind for _, _, kind, *_ in columns]
-    insert = f"insert or ignore into {table} ({names}) values ({', '.join('?' * len(columns))})"  # noqa: S608
+    insert = f"insert or ignore into {table} ({names}) values ({', '.join('?' * len(columns))})"
     lost: list[str] = []
     unfit = 0
     for values in _readable(old, new, table, names, lost):
@@ -252,7 +252,7 @@ def _readable(
     for order in ("", "desc"):  # what both ends reach
         try:
             first = names.split(", ", maxsplit=1)[0]
-            yield from old.execute(f"select {names} from {table} order by {first} {order}")  # noqa: S608
+            yield from old.execute(f"select {names} from {table} order by {first} {order}")
         except UNREADABLE as error:
             lost.append(str(error))
         else:
@@ -262,7 +262,7 @@ def _readable(
 def _integer_key(db: sqlite3.Connection, table: str) -> str | None:
     """What orders a table as it is stored: the row's id, else the first column of its key if that is a number."""
     with contextlib.suppress(sqlite3.OperationalError):
-        db.execute(f"select rowid from {table} limit 0")  # noqa: S608
+        db.execute(f"select rowid from {table} limit 0")
         return "rowid"
     first = next(row for row in db.execute(f"pragma table_info({table})").fetchall() if row[5] == 1)
     return first[1] if first[2] == "INTEGER" else None
@@ -309,7 +309,7 @@ def _copy_own(old: sqlite3.Connection, new: sqlite3.Connection) -> Iterator[str]
             new.execute(sql)
             if kind == "table":
                 quoted = '"' + name.replace('"', '""') + '"'
-                for values in old.execute(f"select * from {quoted}"):  # noqa: S608
-                    new.execute(f"insert into {quoted} values ({', '.join('?' * len(values))})", values)  # noqa: S608
+                for values in old.execute(f"select * from {quoted}"):
+                    new.execute(f"insert into {quoted} values ({', '.join('?' * len(values))})", values)
         except UNREADABLE as error:
             yield f"{kind} {name}: not all of it can be read ({error})"

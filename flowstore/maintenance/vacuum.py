@@ -142,16 +142,16 @@ def _drop_unused(store: Store) -> None:
     """Drop what nothing refers to, a range of rows at a time."""
     for some in _ranges(store, "codes", "id"):
         with store.write() as db:
-            unused = f"select c.id from codes c where c.id between ? and ? and {UNUSED_CODE}"  # noqa: S608
+            unused = f"select c.id from codes c where c.id between ? and ? and {UNUSED_CODE}"
             drop_codes(db, [row[0] for row in db.execute(unused, some).fetchall()])
     for some in _ranges(store, "blobs", "id"):
-        unused = f"select b.id from blobs b where b.id between ? and ? and b.sha is not null and {UNUSED}"  # noqa: S608
+        unused = f"select b.id from blobs b where b.id between ? and ? and b.sha is not null and {UNUSED}"
         if ids := [row[0] for row in store.rows(unused, some)]:
             with store.write() as db:
                 put_aside(db, ids)
     staging.drop_orphans(store)
     for some in _ranges(store, "log_chunks", "log_id"):
-        unused = f"select distinct c.log_id from log_chunks c where c.log_id between ? and ? and {UNUSED_LOG}"  # noqa: S608
+        unused = f"select distinct c.log_id from log_chunks c where c.log_id between ? and ? and {UNUSED_LOG}"
         if ids := [row[0] for row in store.rows(unused, some)]:
             with store.write() as db:
                 drop_logs(db, ids)
@@ -160,7 +160,7 @@ def _drop_unused(store: Store) -> None:
 
 def _ranges(store: Store, table: str, key: str) -> Iterator[tuple[int, int]]:
     """Ranges of a key, each with some of a table's rows, however far apart their keys are."""
-    some = f"select max(k) from (select {key} as k from {table} where {key} > ? order by 1 limit {ROWS_AT_A_TIME})"  # noqa: S608
+    some = f"select max(k) from (select {key} as k from {table} where {key} > ? order by 1 limit {ROWS_AT_A_TIME})"
     last = -1
     while (end := store.value(some, (last,))) is not None:
         if type(end) is not int:
@@ -175,7 +175,7 @@ def drop_codes(db: sqlite3.Connection, ids: Iterable[int]) -> list[int]:
     """Remove those of these snapshots that nothing uses; gives the contents that they used."""
     contents: list[int] = []
     for code_id in ids:
-        if db.execute(f"delete from codes as c where c.id = ? and {UNUSED_CODE}", (code_id,)).rowcount:  # noqa: S608
+        if db.execute(f"delete from codes as c where c.id = ? and {UNUSED_CODE}", (code_id,)).rowcount:
             rows = db.execute("delete from code_files where code_id = ? returning blob_id", (code_id,)).fetchall()
             contents += [row[0] for row in rows]
     return contents
@@ -183,7 +183,7 @@ def drop_codes(db: sqlite3.Connection, ids: Iterable[int]) -> list[int]:
 
 def drop_logs(db: sqlite3.Connection, ids: Iterable[int]) -> None:
     """Remove those of these logs that no attempt shows."""
-    db.executemany(f"delete from log_chunks as c where c.log_id = ? and {UNUSED_LOG}", [(each,) for each in ids])  # noqa: S608
+    db.executemany(f"delete from log_chunks as c where c.log_id = ? and {UNUSED_LOG}", [(each,) for each in ids])
 
 
 def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
@@ -195,7 +195,7 @@ def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
     freed = 0
     for blob_id in ids:
         row = db.execute(
-            f"select b.size_bytes, b.data is null from blobs b where b.id = ? and b.sha is not null and {UNUSED}",  # noqa: S608
+            f"select b.size_bytes, b.data is null from blobs b where b.id = ? and b.sha is not null and {UNUSED}",
             (blob_id,),
         ).fetchone()
         if row is None:
@@ -208,8 +208,8 @@ def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
 def drop_names(store: Store) -> None:
     """Forget tags and flows that nothing has any more, with the pairs that name them: their ids may be used again."""
     with store.write() as db:
-        tags = db.execute(f"select g.id from tags g where {UNUSED_TAG}").fetchall()  # noqa: S608
-        flows = db.execute(f"select f.id from flows f where {UNUSED_FLOW}").fetchall()  # noqa: S608
+        tags = db.execute(f"select g.id from tags g where {UNUSED_TAG}").fetchall()
+        flows = db.execute(f"select f.id from flows f where {UNUSED_FLOW}").fetchall()
         forget(db, [row[0] for row in tags], [row[0] for row in flows])
 
 
@@ -217,9 +217,9 @@ def forget(db: sqlite3.Connection, tag_ids: Sequence[int], flow_ids: Sequence[in
     """Remove those of these tags and flows that nothing has."""
     removed = 0
     for tag_id in tag_ids:
-        removed += db.execute(f"delete from tags as g where g.id = ? and {UNUSED_TAG}", (tag_id,)).rowcount  # noqa: S608
+        removed += db.execute(f"delete from tags as g where g.id = ? and {UNUSED_TAG}", (tag_id,)).rowcount
     for flow_id in flow_ids:
-        gone = db.execute(f"delete from flows as f where f.id = ? and {UNUSED_FLOW}", (flow_id,)).rowcount  # noqa: S608
+        gone = db.execute(f"delete from flows as f where f.id = ? and {UNUSED_FLOW}", (flow_id,)).rowcount
         if gone:
             db.execute("delete from tag_pairs where flow_id = ?", (flow_id,))
     db.execute("delete from backlog where not exists (select 1 from tasks t where t.id <= last_task_id)")

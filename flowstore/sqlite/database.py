@@ -54,15 +54,14 @@ class Layout:
     """What the tables of a store are, as far as opening and writing the file must know it.
 
     Attributes:
-        version: the newest schema version, which `pragma user_version` is compared with.
         prepare: called with each new connection, for what an older file needs to be read.
-        migrate: called in the first write transaction on an older file, to bring it to `version`.
+        migrate: called in a write transaction; brings an older file to the newest schema, and returns whether it was
+            of the newest before.
         after_first_write: called once, after the first transaction that this process has committed.
     """
 
-    version: int
     prepare: Callable[[sqlite3.Connection], None]
-    migrate: Callable[[sqlite3.Connection], None]
+    migrate: Callable[[sqlite3.Connection], bool]
     after_first_write: Callable[[Store], None]
 
 
@@ -223,10 +222,8 @@ class Store:
         )
 
     def _ensure_newest_schema(self, connection: sqlite3.Connection) -> None:
-        if not self._is_newest:
-            self._is_newest = connection.execute("pragma user_version").fetchone()[0] >= self._layout.version
-            if not self._is_newest:  # still not cached after this: the migration counts only once it is committed
-                self._layout.migrate(connection)
+        if not self._is_newest:  # nor after a migration, which counts only once this transaction is committed
+            self._is_newest = self._layout.migrate(connection)
 
     def _finish_first_write(self) -> None:
         if not self._has_written:
@@ -332,7 +329,7 @@ def _connect(path: Path, *, writable: bool, alone: bool = False) -> sqlite3.Conn
                 f"{path.name}-wal or {path.name}-journal to a folder that can be written, and open the copy."
             ) from error
         if error.sqlite_errorname == "SQLITE_ERROR":  # such as a format number that no SQLite knows
-            raise StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.") from error
+            raise StoreCorrupt.damaged(error, path) from error
         raise
     except BaseException:
         connection.close()
@@ -414,7 +411,7 @@ def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
     if isinstance(error, UnicodeEncodeError):  # lone surrogates, as of an argument that is not UTF-8
         return NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.")
     if isinstance(error, (UnicodeDecodeError, OverflowError)):  # the latter from arithmetic with numbers that were read
-        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
+        return StoreCorrupt.damaged(error, path)
     if not isinstance(error, sqlite3.Error):
         return None
     name = getattr(error, "sqlite_errorname", "")
@@ -428,7 +425,7 @@ def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
         return FlowstoreError(f"{path} stayed locked for {journal.BUSY_TIMEOUT_S:.0f} s by another process.")
     damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)
     if damaged or name.startswith(_DAMAGED):  # not every Python has a name for each of these
-        return StoreCorrupt(f"{path} is damaged ({error}). Restore a copy.")
+        return StoreCorrupt.damaged(error, path)
     return None
 
 

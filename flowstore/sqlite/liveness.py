@@ -26,6 +26,9 @@ HEARTBEAT_S = 5.0
 SILENCE_S = 60.0  # a driver on another machine that wrote nothing for so long is taken for dead
 
 
+_COLUMNS = ("host", "boot", "pid", "pid_started")
+
+
 @attrs.frozen(eq=False, repr=False)
 class Process:
     """A process, told apart from all others that ever ran.
@@ -41,6 +44,26 @@ class Process:
     boot: str
     pid: int
     started: str
+
+    @staticmethod
+    def columns(alias: str = "") -> str:
+        """Return the columns by which a table names a process, in the order of `values`.
+
+        Example:
+            >>> Process.columns("r")
+            'r.host, r.boot, r.pid, r.pid_started'
+        """
+        return ", ".join(f"{alias}.{column}" if alias else column for column in _COLUMNS)
+
+    @staticmethod
+    def where() -> str:
+        """Return the SQL condition on rows that name one process: bind its `values`."""
+        return " and ".join(f"{column} = ?" for column in _COLUMNS)
+
+    @property
+    def values(self) -> tuple[str, str, int, str]:
+        """What the columns hold of this process."""
+        return self.host, self.boot, self.pid, self.started
 
 
 def this_process() -> Process:

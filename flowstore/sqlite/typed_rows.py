@@ -60,7 +60,7 @@ class Checked:
         for (name, *_), value in zip(cursor.description, values, strict=True):
             if name in _ALLOWED and type(value) not in _ALLOWED[name]:
                 self.half_read.append(cursor)
-                raise StoreCorrupt(f"{self._path} is damaged ({name} is {type(value).__name__}). Restore a copy.")
+                raise StoreCorrupt.damaged(f"{name} is {type(value).__name__}", self._path)
 
 
 def release(connection: sqlite3.Connection) -> None:
@@ -75,7 +75,7 @@ def time_of(at_ms: int) -> datetime:
     try:
         return datetime.fromtimestamp(at_ms / 1000, UTC)
     except (TypeError, ValueError, OverflowError, OSError) as error:
-        raise StoreCorrupt(f"The store is damaged: {at_ms!r} is not a time in milliseconds ({error}).") from error
+        raise StoreCorrupt.damaged(f"{at_ms!r} is not a time in milliseconds: {error}") from error
 
 
 def place_of(foreach_path: str) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ def place_of(foreach_path: str) -> tuple[int, ...]:
     """
     parts = foreach_path.split("/")
     if not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts):
-        raise StoreCorrupt(f"The store is damaged: {foreach_path[:60]!r} is no place in a foreach. Restore a copy.")
+        raise StoreCorrupt.damaged(f"{foreach_path[:60]!r} is not a position in a foreach")
     return tuple(map(int, parts))
 
 
@@ -94,7 +94,7 @@ def texts_of(text: str) -> list[str]:
     """What a column holds that is a JSON list of texts; StoreCorrupt if it holds anything else."""
     found = json_of(text, list)
     if not all(isinstance(item, str) for item in found):
-        raise StoreCorrupt(f"The store is damaged: {text[:60]!r} is no list of texts. Restore a copy.")
+        raise StoreCorrupt.damaged(f"{text[:60]!r} is not a list of texts")
     return found
 
 
@@ -105,7 +105,7 @@ def json_of(text: str, kind: type[Value]) -> Value:
         if "\\u" in text:  # half a character, perhaps, which nobody can print
             json.dumps(found, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise StoreCorrupt(f"The store is damaged: {text[:60]!r} is not JSON ({error}). Restore a copy.") from error
+        raise StoreCorrupt.damaged(f"{text[:60]!r} is not JSON: {error}") from error
     if type(found) is not kind:
-        raise StoreCorrupt(f"The store is damaged: {text[:60]!r} is no JSON {kind.__name__}. Restore a copy.")
+        raise StoreCorrupt.damaged(f"{text[:60]!r} is not a JSON {kind.__name__}")
     return found

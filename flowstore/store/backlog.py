@@ -94,7 +94,7 @@ def describe_task(db: sqlite3.Connection, task_id: int) -> None:
         f"""select t.run_id, a.name, {COLUMNS}, v.blob_id is not null as is_known, v.value
             from tasks t join artifacts a on a.attempt_id = t.attempt_id join blobs b on b.id = a.blob_id
             left join blob_values v on v.blob_id = b.id
-            where t.id = ? and a.merged = 0 order by a.name""",  # noqa: S608
+            where t.id = ? and a.merged = 0 order by a.name""",
         (task_id,),
     ).fetchall()
     for row in rows:
@@ -148,12 +148,12 @@ def load_pickles(store: Store) -> None:
     )
     for row in pickles:
         with store.write() as db:
-            found = db.execute(f"select {COLUMNS} from blobs b where b.id = ?", (row["blob_id"],)).fetchone()  # noqa: S608
+            found = db.execute(f"select {COLUMNS} from blobs b where b.id = ?", (row["blob_id"],)).fetchone()
             if found is not None and _is_plain_type(found["type"]):
                 _describe_everywhere(db, Blob.of(found), load)
     parameters = store.rows(
         f"""select p.run_id, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id
-            where b.codec = 'pickle' and not exists (select 1 from blob_values v where v.blob_id = b.id)"""  # noqa: S608
+            where b.codec = 'pickle' and not exists (select 1 from blob_values v where v.blob_id = b.id)"""
     )
     for row in parameters:
         blob = Blob.of(row)

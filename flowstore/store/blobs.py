@@ -61,7 +61,7 @@ class Blob(Described):
     def of(cls, row: Row) -> Blob:
         """From a row with `COLUMNS`; StoreCorrupt where it is not described."""
         if None in (row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"]):
-            raise StoreCorrupt(f"The store is damaged: its content {row['blob_id']} is not described. Restore a copy.")
+            raise StoreCorrupt.damaged(f"blob {row['blob_id']} is not described")
         description = Description(row["codec"], row["size_bytes"], row["type"], row["preview"])
         return cls(description, row["blob_id"], row["sha"], row["data"])
 
@@ -79,7 +79,7 @@ def find(db: sqlite3.Connection, sha: bytes, codec: str) -> int | None:
 def find_described(db: sqlite3.Connection, sha: bytes, codec: str) -> tuple[int | None, bool]:
     """The row that describes this content, if there is one, and whether its bytes are there too."""
     row = db.execute(
-        f"select b.id, not {LEFT_OUT} as whole from blobs b where b.sha = ? and b.codec = ?",  # noqa: S608
+        f"select b.id, not {LEFT_OUT} as whole from blobs b where b.sha = ? and b.codec = ?",
         (sha, codec),
     ).fetchone()
     return (row[0], bool(row[1])) if row else (None, False)
@@ -194,7 +194,7 @@ def discard(db: sqlite3.Connection, blob_id: int, *, is_large: bool) -> None:
     A large blob loses its hash and so becomes an orphan: deleting all of its chunks here would keep others waiting.
     """
     for table in ("signatures", "unverified", "blob_values", "pictures"):
-        db.execute(f"delete from {table} where blob_id = ?", (blob_id,))  # noqa: S608
+        db.execute(f"delete from {table} where blob_id = ?", (blob_id,))
     if is_large:
         db.execute("update blobs set sha = null, staged_by = null where id = ?", (blob_id,))
     else:
@@ -223,7 +223,7 @@ def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> A
     if blob.data is not None and codecs.is_safe(blob.codec):
         return _value(None, store, blob, name)
     with store.read() as db:
-        _check_trust(store, blob, name, run_id)
+        check_trust(store, blob, name, run_id)
         return _value(db, store, fetched(db, blob), name)
 
 
@@ -242,7 +242,8 @@ def _value(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -
     return value
 
 
-def _check_trust(store: Store, blob: Blob, name: str, run_id: int | None) -> None:
+def check_trust(store: Store, blob: Blob, name: str, run_id: int | None) -> None:
+    """Raise UntrustedArtifact where a blob may not be loaded; see `load`."""
     if blob.codec == "pickle" and not trust.may_load(store, run_id, blob.id, blob.sha, blob.codec):
         raise UntrustedArtifact(
             f"{name} is a pickle ({in_line(blob.type)}) that your own runs did not write; loading it runs its author's "

@@ -63,7 +63,7 @@ def _walked(
                   select t.id, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
                 )
                 select c.id, c.base_id, a.name as artifact, a.blob_id from chain c
-                left join artifacts a on a.attempt_id = c.attempt_id and (? is null or a.name = ?)""",  # noqa: S608
+                left join artifacts a on a.attempt_id = c.attempt_id and (? is null or a.name = ?)""",
             [*(value for task in batch for value in (task, tasks[task])), name, name],
         ).fetchall()
         for row in rows:
@@ -99,7 +99,7 @@ def _contents(db: sqlite3.Connection, blobs: Iterable[int]) -> dict[int, Blob]:
     columns = COLUMNS.replace("b.data", f"iif(b.size_bytes <= {FETCHED_BYTES}, b.data, null) as data")
     for batch in _batches(blobs):
         marks = ", ".join("?" * len(batch))
-        rows = db.execute(f"select {columns} from blobs b where b.id in ({marks})", batch).fetchall()  # noqa: S608
+        rows = db.execute(f"select {columns} from blobs b where b.id in ({marks})", batch).fetchall()
         found.update((row["blob_id"], Blob.of(row)) for row in rows)
     return found
 

@@ -1,13 +1,226 @@
-"""The SQL of the migrations after the first, each below the reason for it; `schema` puts them in order.
+"""The migrations, the first version included: each an entry with its reason, in order, only ever appended to.
 
-What has been released is never changed: a mistake is mended by a further migration.
+A definition that has been released is never changed, but for its comments: files of that version hold it, and are
+compared with it (`untrusted`). A mistake is corrected by a further migration. Views are in `views`: a migration that
+changes some says no more here than the version that it makes.
 """
 
-# Why: deployments. Tokens outlive them, so that what is deployed again goes on in the same namespace.
-M002_DEPLOYMENTS = """
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Migration:
+    """What brings a store to the next version.
+
+    Attributes:
+        name: a name that sqlite-utils keeps in the file, with the time at which the migration was applied.
+        why: the reason for it.
+        sql: the statements, views left out.
+    """
+
+    name: str
+    why: str
+    sql: str
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        "m001_initial",
+        "the first version",
+        """
+create table store (
+  -- one row: the identity of this file
+  id integer primary key check (id = 1),
+  uuid text not null,
+  created_at integer not null,
+  flowstore_version text not null
+) strict;
+
+create table flows (id integer primary key, name text not null unique) strict;
+
+create table codes (
+  -- a snapshot of a flow's source: its file and the modules beside it
+  id integer primary key,
+  sha blob not null unique,
+  script_name text not null
+) strict;
+create table code_files (
+  code_id integer not null references codes (id) on delete cascade,
+  path text not null,                                  -- relative to the flow's folder
+  blob_id integer not null references blobs (id),
+  primary key (code_id, path)
+) strict, without rowid;
+create index code_files_by_blob on code_files (blob_id);
+
+create table runs (
+  id integer primary key autoincrement,                -- never used again, even after a delete
+  uuid text not null unique,                           -- the same in every store that the run is copied to
+  flow_id integer not null references flows (id),
+  user text not null,
+  status text not null check (status in ('running', 'successful', 'failed', 'stopped', 'dead')),
+  created_at integer not null,                         -- not before that of any earlier run
+  finished_at integer,
+  last_seen_at integer not null,                       -- when the driver last wrote
+  host text not null,                                  -- where the driver runs: name, boot, process
+  boot text not null,
+  pid integer not null,
+  pid_started text not null,
+  origin_run_id text,                                  -- the run that this one resumed
+  parameters text not null,                            -- JSON object
+  code_id integer references codes (id)
+) strict;
+create index runs_by_time on runs (flow_id, created_at);
+create index runs_successful on runs (flow_id, created_at) where status = 'successful';
+create index runs_unfinished on runs (status) where status = 'running';
+create index runs_by_code on runs (code_id);
+
+create table steps (
+  id integer primary key,
+  run_id integer not null references runs (id) on delete cascade,
+  name text not null,
+  created_at integer not null,
+  unique (run_id, name)
+) strict;
+
+create table tasks (
+  id integer primary key autoincrement,
+  run_id integer not null references runs (id) on delete cascade,
+  step_id integer not null references steps (id) on delete cascade,
+  status text not null check (status in ('running', 'successful', 'failed', 'stopped', 'dead')),
+  started_at integer not null,
+  finished_at integer,
+  attempts integer not null default 1,
+  attempt_id integer,                                  -- the last attempt
+  foreach_path text,                                   -- index in each enclosing foreach, outermost first: '3/0'
+  base_id integer,                                     -- the task whose artifacts this one starts from
+  transition text,                                     -- JSON: what `next` asked for
+  origin_pathspec text                                 -- where a reused task first ran
+) strict;
+create index tasks_by_step on tasks (run_id, step_id);
+create index tasks_by_parent_step on tasks (step_id);
+
+create table task_parents (
+  task_id integer not null references tasks (id) on delete cascade,
+  parent_id integer not null references tasks (id) on delete cascade,
+  primary key (task_id, parent_id)
+) strict, without rowid;
+create index task_children on task_parents (parent_id, task_id);
+
+create table attempts (
+  id integer primary key autoincrement,
+  task_id integer not null references tasks (id) on delete cascade,
+  number integer not null,                             -- 0, 1, …
+  status text not null,
+  started_at integer not null,
+  finished_at integer,
+  pid integer,
+  log_id integer not null,                             -- the attempt that wrote the log: this one, or a reused task's
+  metadata text,                                       -- JSON object
+  error_type text, error_message text, traceback text,
+  unique (task_id, number)
+) strict;
+create index attempts_by_log on attempts (log_id);
+
+create table log_chunks (
+  id integer primary key,
+  log_id integer not null,
+  stream text not null check (stream in ('stdout', 'stderr')),
+  written_at integer not null,
+  text text not null
+) strict;
+create index log_chunks_by_log on log_chunks (log_id);
+
+create table blobs (
+  -- the bytes of artifacts, each stored once: small ones here, large ones in chunks
+  id integer primary key,
+  sha blob,                                            -- SHA-256 of the bytes; null while they are being written
+  codec text not null,                                 -- how the bytes are decoded
+  size_bytes integer not null,
+  type text not null,                                  -- Python's name of the value's type
+  preview text not null,                               -- computed when the value was written
+  data blob,                                           -- the bytes; null where they are in chunks
+  staged_by integer references runs (id) on delete set null,  -- the run that is writing it
+  unique (sha, codec)
+) strict;
+create index blobs_staged on blobs (staged_by) where sha is null;
+create table chunks (
+  blob_id integer not null references blobs (id) on delete cascade,
+  n integer not null,
+  data blob not null,
+  unique (blob_id, n)
+) strict;
+
+create table signatures (
+  -- pickles that a user's own runs wrote: HMAC-SHA256 over store, bytes and codec
+  blob_id integer not null references blobs (id) on delete cascade,
+  key_id blob not null,
+  mac blob not null,
+  primary key (blob_id, key_id)
+) strict, without rowid;
+
+create table artifacts (
+  -- the artifacts that an attempt set. A null blob_id says that it deleted the name. Follow base_id for what a task
+  -- inherits.
+  attempt_id integer not null references attempts (id) on delete cascade,
+  name text not null,
+  blob_id integer references blobs (id),
+  merged integer not null default 0,                   -- 1: carried over by merge_artifacts
+  primary key (attempt_id, name)
+) strict, without rowid;
+create index artifacts_by_name on artifacts (name);
+create index artifacts_by_blob on artifacts (blob_id);
+
+create table run_artifacts (
+  -- parameters and class constants: every task of the run has them
+  run_id integer not null references runs (id) on delete cascade,
+  name text not null,
+  kind text not null check (kind in ('parameter', 'constant')),
+  blob_id integer not null references blobs (id),
+  primary key (run_id, name)
+) strict, without rowid;
+create index run_artifacts_by_name on run_artifacts (name);
+create index run_artifacts_by_blob on run_artifacts (blob_id);
+
+create table tags (
+  id integer primary key,
+  tag text not null unique,
+  json text not null                                   -- the tag as JSON text: SQLite's JSON functions are not allowed
+                                                       -- in views where a connection doesn't trust the schema
+) strict;
+create table run_tags (
+  -- ordered so that "the newest run of a flow with a tag" is one seek
+  tag_id integer not null references tags (id),
+  flow_id integer not null,
+  created_at integer not null,
+  run_id integer not null references runs (id) on delete cascade,
+  system integer not null,
+  successful integer not null default 0,               -- as the run's status, for the newest successful one
+  primary key (tag_id, flow_id, created_at, run_id)
+) strict, without rowid;
+create index run_tags_by_run on run_tags (run_id);
+create index run_tags_successful on run_tags (tag_id, flow_id, created_at, run_id) where successful = 1;
+
+create table node_tags (
+  -- tags set on a step (task_id 0), a task (artifact '') or an artifact; descendants inherit them
+  run_id integer not null references runs (id) on delete cascade,
+  step_id integer not null references steps (id) on delete cascade,
+  task_id integer not null,
+  artifact text not null,
+  tag_id integer not null references tags (id),
+  primary key (run_id, step_id, task_id, artifact, tag_id)
+) strict, without rowid;
+create index node_tags_by_tag on node_tags (tag_id);
+""",
+    ),
+    Migration(
+        "m002_deployments",
+        "deployments. Tokens outlive them, so that deploying again goes on in the same namespace",
+        """
 create table production_tokens (
-  -- what deploying needs, one for each flow without a project and for each branch of a project; runs that are
-  -- deployed under it are tagged production:TOKEN. A row stays when its deployments are deleted.
+  -- the tokens that deploying requires, one for each flow without a project and for each branch of a project. Runs of
+  -- its deployments are tagged production:TOKEN. A row stays when its deployments are deleted.
   scope text primary key,                              -- 'flow:NAME' or 'project:NAME/BRANCH'
   token text not null unique,
   generation integer not null,                         -- 1, 2, … as new tokens are generated
@@ -16,7 +229,7 @@ create table production_tokens (
 ) strict, without rowid;
 
 create table deployments (
-  -- a row a version; in force is the newest version of a flow and scope, unless it was deleted
+  -- one row per version. The newest version of a flow and scope is in force, unless it was deleted
   id integer primary key autoincrement,
   flow text not null,
   scope text not null references production_tokens (scope),
@@ -29,17 +242,17 @@ create table deployments (
   deleted_by text,
   schedule text,                                       -- JSON object: cron, timezone
   code_id integer not null references codes (id),
-  key_id blob not null,                                -- which key signed the code: only its owner's word is taken
-  mac blob not null,                                   -- HMAC-SHA256 over store and content
+  key_id blob not null,                                -- the key that signed the code: only its owner runs it
+  mac blob not null,                                   -- HMAC-SHA256 over store and code
   tags text not null,                                  -- JSON list, of its runs
-  with_decorators text not null,                       -- JSON list: what --with said
+  with_decorators text not null,                       -- JSON list: the arguments of --with
   namespace text,                                      -- what its runs see: null is their own, '' is everything
   unique (flow, scope, version)
 ) strict;
 create index deployments_by_code on deployments (code_id);
 
 create table deployment_parameters (
-  -- the defaults of a deployment's parameters, as they were when it was made
+  -- the defaults of a deployment's parameters, as they were when it was created
   deployment_id integer not null references deployments (id) on delete cascade,
   name text not null,                                  -- the artifact's
   option text not null,                                -- on the command line, without dashes before it
@@ -48,14 +261,16 @@ create table deployment_parameters (
   primary key (deployment_id, name)
 ) strict, without rowid;
 create index deployment_parameters_by_blob on deployment_parameters (blob_id);
-"""
-
-# Why: the scheduler.
-M003_SCHEDULES = """
+""",
+    ),
+    Migration(
+        "m003_schedules",
+        "the scheduler",
+        """
 create table scheduler (
   -- at most one row: the process that starts deployments as they fall due
   id integer primary key check (id = 1),
-  host text not null,                                  -- which process it is, as in runs
+  host text not null,                                  -- the process, as in runs
   boot text not null,
   pid integer not null,
   pid_started text not null,
@@ -64,18 +279,20 @@ create table scheduler (
 ) strict;
 
 create table due_marks (
-  -- up to when a deployment's due times are dealt with; none yet: up to when it was deployed
+  -- the last due time of each deployment that was handled; without a row, none has been since it was deployed
   deployment_id integer primary key references deployments (id) on delete cascade,
   due_at integer not null                              -- the last due time that was started
 ) strict;
-"""
-
-# Why: two tags that half of the runs have each, and none both, were searched for run by run.
-M004_TAG_PAIRS = """
+""",
+    ),
+    Migration(
+        "m004_tag_pairs",
+        "a search for two tags that half of the runs have each, and none both, looked at run after run",
+        """
 create table tag_pairs (
-  -- which tags of a flow's runs have met on one run: for how many at most, and not after when. A query for both
-  -- starts there, or ends at once. A tag with itself says how frequent it is. Tag 0 stands for any tag: a run with
-  -- more than 32 tags has a row (0, tag) for each. A tag that is removed later leaves its rows: they are bounds.
+  -- tags that occur together on runs of a flow: on how many runs at most, and when the newest of them was created. A
+  -- search for both starts there, or ends at once. The pair of a tag with itself counts its runs. Tag 0 stands for any
+  -- tag: a run with more than 32 tags has a row (0, tag) for each. Removing a tag leaves its rows, which are bounds.
   flow_id integer not null,
   a integer not null,                                  -- the smaller id of the two tags, or 0
   b integer not null,
@@ -92,10 +309,12 @@ insert into tag_pairs
   union all
   select x.flow_id, 0, x.tag_id, max(x.created_at), count(*) from crowds c join run_tags x on x.run_id = c.run_id
   where c.crowded group by x.flow_id, x.tag_id;
-"""
-
-# Why: import.
-M005_ORIGINS = """
+""",
+    ),
+    Migration(
+        "m005_origins",
+        "import",
+        """
 create table origins (
   -- where an imported run comes from
   run_id integer primary key references runs (id) on delete cascade,
@@ -105,7 +324,7 @@ create table origins (
 ) strict;
 
 create table unverified (
-  -- pickles that came with an imported run without this user's signature: they are not loaded as part of that run
+  -- pickles of an imported run that this user has not signed: they are not loaded as part of that run
   -- unless the store is trusted, also where the same bytes are signed as part of another
   run_id integer not null references runs (id) on delete cascade,
   blob_id integer not null references blobs (id) on delete cascade,
@@ -114,21 +333,78 @@ create table unverified (
 create index unverified_by_blob on unverified (blob_id);
 
 create table leases (
-  -- contents that an import is writing, and its process; they are rubbish once it is gone
+  -- blobs that a process is writing or is going to need: they are orphans once it is gone
   blob_id integer primary key references blobs (id) on delete cascade,
-  host text not null,                                  -- which process it is, as in runs
+  host text not null,                                  -- the process, as in runs
   boot text not null,
   pid integer not null,
   pid_started text not null,
   last_seen_at integer not null
 ) strict;
-"""
-
-# Why: what people add to their own store for their questions is fine; in a stranger's file it is refused.
-M006_OWNERS = """
+""",
+    ),
+    Migration(
+        "m006_owners",
+        "tables that people add to their own store are fine; in a file of somebody else they are refused",
+        """
 create table owners (
-  -- whose runs this store holds: a row a user, HMAC-SHA256 over the store's identity with the user's key
+  -- the users whose runs this store holds, one row each: HMAC-SHA256 over the store's identity with the user's key
   key_id blob primary key,
   mac blob not null
 ) strict, without rowid;
-"""
+""",
+    ),
+    Migration(
+        "m007_metrics",
+        """numbers that can be searched. A value is described in Python when it is written, whatever its codec, since
+        SQLite's JSON functions are not allowed in views where a connection does not trust the schema. Values of older
+        stores are described later, in small transactions (`store/backlog.py`): this migration rewrites no row. The
+        views avoid `count(*)` and `cast(blob as text)`, which DuckDB, reading an attached file, turns into functions
+        that SQLite lacks""",
+        """
+alter table runs add column note /* a note by its users */ text;
+alter table tasks add column item /* a preview of the foreach item */ text;
+alter table attempts add column ran_on /* the host, unless it is the one of its run's driver */ text;
+alter table codes add column module /* the flow's module, where it runs as python -m MODULE */ text;
+
+create table blob_values (
+  -- the value of a blob as plain JSON, for every codec but 'json', whose bytes are that JSON. A row without a value
+  -- says that the blob has none.
+  blob_id integer primary key references blobs (id) on delete cascade,
+  value text,                                          -- at most 64 KiB
+  exact integer,                                       -- 1: this JSON is the value itself, types included
+  magnitude real                                       -- the value, where it is one number
+) strict;
+
+create table pictures (
+  -- pictures of figures and images: PNG of at most 1 MB
+  blob_id integer primary key references blobs (id) on delete cascade,
+  png blob not null
+) strict;
+
+create table numbers (
+  -- the metrics: numbers inside the artifacts that a task set in its last attempt, in the order in which they were set
+  id integer primary key,
+  run_id integer not null references runs (id) on delete cascade,
+  task_id integer not null references tasks (id) on delete cascade,
+  artifact text not null,
+  name text not null,                                  -- 'metrics.accuracy'
+  magnitude real not null,
+  final integer not null                               -- 1: the run's end task sees it; before there is one: the last
+) strict;
+create index numbers_by_name on numbers (name, magnitude);
+create index numbers_by_task on numbers (run_id, task_id);
+create index numbers_final on numbers (run_id, artifact) where final = 1;
+
+create table backlog (
+  -- at most one row: tasks of an older flowstore whose metrics are not in `numbers` yet
+  id integer primary key check (id = 1),
+  last_task_id integer not null                        -- this task and those before it
+) strict;
+insert into backlog select 1, max(id) from tasks having count(*) > 0;
+
+drop index run_tags_by_run;
+create index run_tags_by_run on run_tags (run_id, system) /* all that object_tags reads of the tags of a run */;
+""",
+    ),
+)

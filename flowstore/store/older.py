@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from flowstore.store import schema
+from flowstore.store import schema, views
 from flowstore.store.json_levels import number_text
 from flowstore.store.plain import numbers_in
 
@@ -63,9 +63,9 @@ create temp view metrics as
 def create_views(connection: sqlite3.Connection) -> None:
     """Give a connection to an older store the views of the newest schema."""
     connection.create_function("flowstore_numbers", 2, _numbers, deterministic=True)
-    newest = schema.definitions(schema.VIEWS_SINCE)
+    newest = views.of_version(schema.SCHEMA_VERSION)
     for name in _VIEWS:
-        sql = newest[name].replace("create view", "create temp view", 1)
+        sql = newest[name].sql.replace("create view", "create temp view", 1)
         for missing, instead in _NEW.items():
             sql = sql.replace(missing, instead)
         connection.execute(sql)

@@ -34,11 +34,15 @@ def _prepare(connection: sqlite3.Connection) -> None:
         older.create_views(connection)
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def _migrate(connection: sqlite3.Connection) -> bool:
+    """Bring an older file to the newest schema; return whether it was of the newest before."""
+    if connection.execute("pragma user_version").fetchone()[0] >= schema.SCHEMA_VERSION:
+        return True
     from flowstore.store import older
 
     older.drop_views(connection)
     schema.migrate(connection)
+    return False
 
 
 def _work_off_backlog(store: Store) -> None:
@@ -49,7 +53,7 @@ def _work_off_backlog(store: Store) -> None:
         backlog.work_off(store, backlog.DOSE_S)
 
 
-LAYOUT = Layout(schema.SCHEMA_VERSION, _prepare, _migrate, _work_off_backlog)
+LAYOUT = Layout(_prepare, _migrate, _work_off_backlog)
 
 
 def candidates() -> list[Path]:
@@ -321,7 +325,7 @@ def _check_identity(path: Path, application: int, version: int, encoding: str) -
     if version > schema.SCHEMA_VERSION:
         raise StoreTooNew(_too_new(path, version))
     if version < 1:
-        raise StoreCorrupt(f"{path} is damaged (its schema version is {version}). Restore a copy.")
+        raise StoreCorrupt.damaged(f"its schema version is {version}", path)
     if encoding != "UTF-8":
         raise StoreCorrupt(
             f"{path} keeps its text as {encoding}, where flowstore writes UTF-8; it is not opened. "

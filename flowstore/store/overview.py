@@ -96,7 +96,7 @@ def first_failure(store: Store, run_id: int) -> Failure | None:
         f"""select s.name as step, t.id, {item_column(store)} as item, substr(a.error_type, 1, 200) as error_type,
                   substr(a.error_message, 1, 1000) as error_message
            from tasks t join steps s on s.id = t.step_id join attempts a on a.id = t.attempt_id
-           where t.run_id = ? and t.status = 'failed' order by a.finished_at, a.id limit 1""",  # noqa: S608
+           where t.run_id = ? and t.status = 'failed' order by a.finished_at, a.id limit 1""",
         (run_id,),
     )
     if row is None:
@@ -141,7 +141,7 @@ def reused(store: Store, run_id: int) -> int:
 def items(store: Store, run_id: int) -> dict[int, str]:
     """Return the previews of the foreach items of a run's tasks, by the task's id."""
     rows = store.rows(
-        f"select t.id, {item_column(store)} as item from tasks t where t.run_id = ?",  # noqa: S608
+        f"select t.id, {item_column(store)} as item from tasks t where t.run_id = ?",
         (run_id,),
     )
     return {row["id"]: row["item"] for row in rows if row["item"] is not None}
@@ -170,7 +170,7 @@ def single_artifacts(store: Store, run_id: int) -> dict[tuple[str, str], Blob]:
             join blobs b on b.id = a.blob_id
             where t.run_id = :run_id and a.merged = 0 and t.step_id in
               (select step_id from tasks where run_id = :run_id group by step_id having count(*) = 1)
-            order by s.id, a.name""",  # noqa: S608
+            order by s.id, a.name""",
         {"run_id": run_id},
     )
     return {(row["step"], row["name"]): Blob.of(row) for row in rows}
@@ -180,7 +180,7 @@ def parameters(store: Store, run_id: int) -> dict[str, Blob]:
     """A run's parameters, without their bytes."""
     rows = store.rows(
         f"""select p.name, {_COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id
-            where p.run_id = ? and p.kind = 'parameter' order by p.name""",  # noqa: S608
+            where p.run_id = ? and p.kind = 'parameter' order by p.name""",
         (run_id,),
     )
     return {row["name"]: Blob.of(row) for row in rows}
@@ -192,6 +192,6 @@ def with_bytes(store: Store, blob_ids: Collection[int]) -> dict[int, Blob]:
     ids = sorted(blob_ids)
     for at in range(0, len(ids), 500):  # SQLite allows a limited number of parameters
         part = ids[at : at + 500]
-        rows = store.rows(f"select {COLUMNS} from blobs b where b.id in ({', '.join('?' * len(part))})", part)  # noqa: S608
+        rows = store.rows(f"select {COLUMNS} from blobs b where b.id in ({', '.join('?' * len(part))})", part)
         found |= {row["blob_id"]: Blob.of(row) for row in rows}
     return found

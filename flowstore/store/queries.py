@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from flowstore.context import is_text
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
-from flowstore.store.blobs import COLUMNS, Blob
+from flowstore.sqlite.liveness import Process
+from flowstore.store.blobs import COLUMNS
 
 PAGE = 256
 FEW = 8  # tags of which each pair is looked up
@@ -26,8 +27,8 @@ _LATER = 2**62  # than any time, or id
 Key = TypeVar("Key", int, tuple[int, int])
 _PAIRS_SINCE = 4  # the schema version; an older file that can't be written is read without
 
-RUN = """select r.id, f.name as flow, r.flow_id, r.user, r.status, r.created_at, r.finished_at, r.last_seen_at, r.host,
-         r.boot, r.pid, r.pid_started, r.origin_run_id, r.parameters, r.code_id, r.uuid
+RUN = f"""select r.id, f.name as flow, r.flow_id, r.user, r.status, r.created_at, r.finished_at, r.last_seen_at,
+         {Process.columns("r")}, r.origin_run_id, r.parameters, r.code_id, r.uuid
          from runs r join flows f on f.id = r.flow_id"""
 STEP = """select s.id, s.run_id, s.name, s.created_at from steps s"""
 TASK = """select t.id, t.run_id, t.step_id, s.name as step, t.status, t.started_at, t.finished_at, t.attempts,
@@ -58,7 +59,7 @@ def flow_names(store: Store, tag: str | None) -> list[str]:
     else:
         has_run = """exists (select 1 from run_tags rt where rt.flow_id = f.id
                      and rt.tag_id = (select id from tags where tag = :tag))"""
-    rows = store.rows(f"select f.name from flows f where {has_run} order by f.name", {"tag": tag})  # noqa: S608
+    rows = store.rows(f"select f.name from flows f where {has_run} order by f.name", {"tag": tag})
     return [row[0] for row in rows]
 
 
@@ -102,7 +103,7 @@ def run_ids(store: Store, flow: str, tags: Sequence[str], *, successful: bool = 
 def _onward(store: Store, last: Key, row: Key) -> Key:
     """Where the next page begins: below the last row, unless an index is damaged and would be read round and round."""
     if not row < last:
-        raise StoreCorrupt(f"{store.path} is damaged (rows are out of order). Restore a copy.")
+        raise StoreCorrupt.damaged("rows are out of order", store.path)
     return row
 
 
@@ -115,7 +116,7 @@ def _page(
         where = "and r.status = 'successful'" if successful else ""
         return store.rows(
             f"""select r.id, r.created_at from runs r where r.flow_id = {flow_id} and (r.created_at, r.id) < (?, ?)
-                {where} order by r.created_at desc, r.id desc limit ?""",  # noqa: S608
+                {where} order by r.created_at desc, r.id desc limit ?""",
             (flow, *last, page),
         )
     first, *others = tags
@@ -127,7 +128,7 @@ def _page(
     return store.rows(
         f"""select w.run_id as id, w.created_at from run_tags w
             where w.tag_id = {tag_id} and w.flow_id = {flow_id} and (w.created_at, w.run_id) < (?, ?) {where} {checks}
-            order by w.created_at desc, w.run_id desc limit ?""",  # noqa: S608
+            order by w.created_at desc, w.run_id desc limit ?""",
         (first, flow, *last, *wanted, page),
     )
 
@@ -139,10 +140,10 @@ def _all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
     conditions, so those beyond the first few are counted at once.
     """
     few, more = tag_ids[:FEW], tag_ids[FEW:]
-    checks = f" and exists (select 1 from {tags} and o.tag_id = ?)" * len(few)  # noqa: S608
+    checks = f" and exists (select 1 from {tags} and o.tag_id = ?)" * len(few)
     if not more:
         return checks, [*few]
-    counted = f"(select count(*) from {tags} and o.tag_id in (select value from json_each(?)))"  # noqa: S608
+    counted = f"(select count(*) from {tags} and o.tag_id in (select value from json_each(?)))"
     return f"{checks} and {counted} = ?", [*few, json.dumps(more), len(more)]
 
 
@@ -185,12 +186,12 @@ def _meeting(count: int, column: str, *, paired: bool) -> str:
     found = (f"{tag}.id, {_of_pair('runs', f'{tag}.id', f'{tag}.id') if paired else 0} as runs" for tag in tags)
     return f"""select {newest_at} as newest_at, {", ".join(found)}
                from flows f cross join {" cross join ".join(f"tags {tag}" for tag in tags)}
-               where f.name = ? and {" and ".join(f"{tag}.{column} = ?" for tag in tags)}"""  # noqa: S608
+               where f.name = ? and {" and ".join(f"{tag}.{column} = ?" for tag in tags)}"""
 
 
 def _of_pair(column: str, a: str, b: str) -> str:
     """What is noted of a pair, -1 if nothing is."""
-    return f"ifnull((select {column} from tag_pairs where flow_id = f.id and a = {a} and b = {b}), -1)"  # noqa: S608
+    return f"ifnull((select {column} from tag_pairs where flow_id = f.id and a = {a} and b = {b}), -1)"
 
 
 def _rarest_first(store: Store, flow: str, tag_ids: Sequence[int]) -> list[int]:
@@ -216,7 +217,7 @@ def _tag_ids(store: Store, tags: Iterable[str]) -> list[int] | None:
     found: list[int] = []
     for at in range(0, len(wanted), PAGE):  # SQLite allows a limited number of parameters
         part = wanted[at : at + PAGE]
-        rows = store.rows(f"select id from tags where tag in ({', '.join('?' * len(part))})", part)  # noqa: S608
+        rows = store.rows(f"select id from tags where tag in ({', '.join('?' * len(part))})", part)
         found += [row["id"] for row in rows]
     return found if len(found) == len(wanted) else None
 
@@ -267,7 +268,7 @@ def find_step(store: Store, flow: str, run_id: int, name: str) -> Row | None:
     """Return a step's row, if there is such a step."""
     return store.row(
         f"""{STEP} where s.run_id = ? and s.name = ? and exists
-            (select 1 from runs r join flows f on f.id = r.flow_id where r.id = s.run_id and f.name = ?)""",  # noqa: S608
+            (select 1 from runs r join flows f on f.id = r.flow_id where r.id = s.run_id and f.name = ?)""",
         (run_id, name, flow),
     )
 
@@ -321,7 +322,7 @@ def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
     near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
     rows = store.rows(
         f"""select distinct o.step_id, s.name from tasks t join task_parents p on p.{near} = t.id
-            join tasks o on o.id = p.{far} join steps s on s.id = o.step_id where t.step_id = ? order by s.id""",  # noqa: S608
+            join tasks o on o.id = p.{far} join steps s on s.id = o.step_id where t.step_id = ? order by s.id""",
         (step_id,),
     )
     return [row["name"] for row in rows]
@@ -335,7 +336,7 @@ def find_attempt(store: Store, task_id: int, number: int) -> Row | None:
 def parameters_of(store: Store, run_id: int) -> list[Row]:
     """A run's parameters and constants, with their blobs."""
     return store.rows(
-        f"select p.name, p.kind, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id where p.run_id = ?",  # noqa: S608
+        f"select p.name, p.kind, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id where p.run_id = ?",
         (run_id,),
     )
 
@@ -356,29 +357,3 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
     ):
         yield from rows
         last = -_onward(store, -last, -rows[-1]["id"])
-
-
-def code_files(store: Store, code_id: int) -> dict[str, Blob]:
-    """The files of a code snapshot."""
-    rows = store.rows(
-        f"""select c.path, {COLUMNS} from code_files c join blobs b on b.id = c.blob_id
-            where c.code_id = ? order by c.path""",  # noqa: S608
-        (code_id,),
-    )
-    return {row["path"]: Blob.of(row) for row in rows}
-
-
-def module_of(code: Row) -> str | None:
-    """The module that `python -m` ran, in a whole row of `codes`, which in an older file has no such column."""
-    return code["module"] if "module" in code.keys() else None  # noqa: SIM118  # a row's values are not its keys
-
-
-def module_name(store: Store, code_id: int) -> str | None:
-    """The module that a snapshot's flow is, where it runs with `python -m`."""
-    row = store.row("select * from codes where id = ?", (code_id,))
-    return None if row is None else module_of(row)
-
-
-def script_name(store: Store, code_id: int) -> str:
-    """The name of a snapshot's flow file."""
-    return str(store.value("select script_name from codes where id = ?", (code_id,)))

@@ -33,32 +33,26 @@ def claim(store: Store, me: Process) -> None:
                 f"since {since:%Y-%m-%d %H:%M:%S} UTC. Stop that one first; a store has one scheduler."
             )
         db.execute(
-            """insert or replace into scheduler (id, host, boot, pid, pid_started, started_at, last_seen_at)
-               values (1, ?, ?, ?, ?, ?, ?)""",
-            (me.host, me.boot, me.pid, me.started, now_ms(), now_ms()),
+            f"""insert or replace into scheduler (id, {Process.columns()}, started_at, last_seen_at)
+                values (1, ?, ?, ?, ?, ?, ?)""",
+            (*me.values, now_ms(), now_ms()),
         )
 
 
 def keep(db: sqlite3.Connection, me: Process) -> bool:
     """Record that the scheduler lives; false where another process has taken over from one that was silent."""
-    kept = db.execute(
-        "update scheduler set last_seen_at = ? where host = ? and boot = ? and pid = ? and pid_started = ?",
-        (now_ms(), me.host, me.boot, me.pid, me.started),
-    )
+    kept = db.execute(f"update scheduler set last_seen_at = ? where {Process.where()}", (now_ms(), *me.values))
     return kept.rowcount > 0
 
 
 def leave(store: Store, me: Process) -> None:
     """Be the scheduler no longer."""
     with store.write() as db:
-        db.execute(
-            "delete from scheduler where host = ? and boot = ? and pid = ? and pid_started = ?",
-            (me.host, me.boot, me.pid, me.started),
-        )
+        db.execute(f"delete from scheduler where {Process.where()}", me.values)
 
 
 def find_scheduler(store: Store) -> Row | None:
-    """The living scheduler of the store, if there is one."""
+    """Return the living scheduler of the store, if there is one."""
     if not _has_tables(store):
         return None
     row = store.row("select * from scheduler")
@@ -84,5 +78,5 @@ def marks(store: Store) -> dict[int, datetime]:
 
 
 def _has_tables(store: Store) -> bool:
-    """Whether the store is new enough; an older one is read as it is, and has no schedules."""
+    """Return whether the store is new enough; an older one is read as it is, and has no schedules."""
     return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'scheduler'"))

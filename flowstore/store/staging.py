@@ -155,7 +155,7 @@ class Staging:
     def _is_staged(self, db: sqlite3.Connection, blob_id: int) -> bool:
         """Return whether a row has no hash yet, and this process's lease."""
         row = db.execute(
-            f"select 1 from leases join blobs b on b.id = blob_id where blob_id = ? and b.sha is null and {_PROCESS}",  # noqa: S608
+            f"select 1 from leases join blobs b on b.id = blob_id where blob_id = ? and b.sha is null and {_PROCESS}",
             (blob_id, *self._process),
         ).fetchone()
         return row is not None
@@ -165,7 +165,7 @@ class Staging:
         db.execute("insert or replace into leases values (?, ?, ?, ?, ?, ?)", (blob_id, *self._process, _now_ms()))
 
     def _end_lease(self, db: sqlite3.Connection, blob_id: int) -> None:
-        db.execute(f"delete from leases where blob_id = ? and {_PROCESS}", (blob_id, *self._process))  # noqa: S608
+        db.execute(f"delete from leases where blob_id = ? and {_PROCESS}", (blob_id, *self._process))
 
     def close(self) -> None:
         """End the thread, and drop what was not published: nobody will ask for it."""
@@ -176,7 +176,7 @@ class Staging:
             return
         with self.store.write() as db:
             rows = db.execute(
-                f"select b.id, b.sha is null as is_staged from leases join blobs b on b.id = blob_id where {_PROCESS}",  # noqa: S608
+                f"select b.id, b.sha is null as is_staged from leases join blobs b on b.id = blob_id where {_PROCESS}",
                 self._process,
             ).fetchall()
             left = [row["id"] for row in rows if row["is_staged"] and row["id"] in self._staged]
@@ -251,7 +251,7 @@ def _now_ms() -> int:
 
 def keep_leases(db: sqlite3.Connection, process: tuple[str, str, int, str] | None = None) -> None:
     """Show that this process lives, for those on other machines that can't look for it."""
-    db.execute(f"update leases set last_seen_at = ? where {_PROCESS}", (_now_ms(), *(process or _this_process())))  # noqa: S608
+    db.execute(f"update leases set last_seen_at = ? where {_PROCESS}", (_now_ms(), *(process or _this_process())))
 
 
 def drop_dead_leases(store: Store) -> None:
@@ -271,7 +271,7 @@ def drop_orphans(store: Store) -> None:
     """Remove what nobody will publish, in transactions that are short whatever its size."""
     while True:
         with store.write() as db:
-            row = db.execute(f"select b.id from blobs b where {ORPHANED} limit 1").fetchone()  # noqa: S608
+            row = db.execute(f"select b.id from blobs b where {ORPHANED} limit 1").fetchone()
             if row is None:
                 return
             if blobs.delete_chunks(db, row["id"], _CHUNKS_AT_A_TIME) < _CHUNKS_AT_A_TIME:

@@ -183,7 +183,7 @@ def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None
     within = """exists (select 1 from run_tags o join tags n on n.id = o.tag_id
                         where n.tag = :namespace and o.run_id = u.run_id)"""
     globs = {f"prefix{n}": f"{prefix}*" for n, prefix in enumerate(prefixes)}
-    named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"  # noqa: S608
+    named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"
     asked = " and ".join([within if namespace else "true", named if globs else "true"])
     return store.rows(
         f"""with uses (tag_id, runs, system, newest_at) as (
@@ -197,6 +197,6 @@ def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None
             )
             select g.tag, sum(u.runs) as runs, max(u.system) as system,
               strftime('%Y-%m-%d %H:%M:%f', max(u.newest_at) / 1000.0, 'unixepoch') as last_used
-            from uses u join tags g on g.id = u.tag_id group by g.id order by g.tag""",  # noqa: S608
+            from uses u join tags g on g.id = u.tag_id group by g.id order by g.tag""",
         {"namespace": namespace, **globs},
     )

@@ -160,7 +160,7 @@ def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[i
 
 
 def _copy(source: sqlite3.Connection, db: sqlite3.Connection, table: str, where: str, ids: Collection[int]) -> None:
-    with contextlib.closing(source.execute(f"select * from {table} where {where}", tables.of(ids))) as found:  # noqa: S608
+    with contextlib.closing(source.execute(f"select * from {table} where {where}", tables.of(ids))) as found:
         tables.insert(db, table, [column[0] for column in found.description], map(tuple, found))
 
 
@@ -168,7 +168,7 @@ def _check_bases(source: sqlite3.Connection, path: Path, ids: Collection[int]) -
     """A task starts from what an earlier one of its own run had: nothing of it is in a run that isn't selected."""
     wrong = source.execute(
         f"""select t.id from tasks t left join tasks b on b.id = t.base_id
-            where t.run_id in ({tables.RUNS}) and t.base_id is not null and b.run_id is not t.run_id""",  # noqa: S608
+            where t.run_id in ({tables.RUNS}) and t.base_id is not null and b.run_id is not t.run_id""",
         tables.of(ids),
     ).fetchone()
     if wrong is not None:
@@ -180,7 +180,7 @@ def _copy_contents(
 ) -> int:
     left_out = 0
     total = source.execute(
-        f"select total(size_bytes) from blobs where id in ({tables.BLOBS})",  # noqa: S608  # `sum` may overflow
+        f"select total(size_bytes) from blobs where id in ({tables.BLOBS})",  # `sum` may overflow
         tables.of(ids),
     ).fetchone()
     with Progress("Exporting", int(total[0])) as progress:

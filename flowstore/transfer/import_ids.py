@@ -63,12 +63,12 @@ class Numbering:
         """Find ids for the runs and all that is theirs."""
         asked = tables.of(run_ids)
         tasks = there.execute(
-            f"select run_id, id from tasks where run_id in ({tables.RUNS}) order by id",  # noqa: S608
+            f"select run_id, id from tasks where run_id in ({tables.RUNS}) order by id",
             asked,
         )
         attempts = there.execute(
             f"""select t.run_id, a.id from attempts a join tasks t on t.id = a.task_id
-                where t.run_id in ({tables.RUNS}) order by a.id""",  # noqa: S608
+                where t.run_id in ({tables.RUNS}) order by a.id""",
             asked,
         )
         self.last_run = _assign(self["run"], here, "runs", [[run_id] for run_id in run_ids])
@@ -76,7 +76,7 @@ class Numbering:
         _assign(self["attempt"], here, "attempts", _by_run(attempts))
         self["task"][0] = 0  # in node_tags: no task
         for kind, table in (("step", "steps"), ("log chunk", "log_chunks"), ("number", "numbers")):
-            last = here.execute(f"select max(id) from {table}").fetchone()[0]  # noqa: S608
+            last = here.execute(f"select max(id) from {table}").fetchone()[0]
             self._ids[kind] = NewIds(self._path, kind, last or 0)
         self._number_logs(there, asked)
 
@@ -84,7 +84,7 @@ class Numbering:
         """A log has the id of the attempt that wrote it or, where that one doesn't come, of the first that has it."""
         rows = there.execute(
             f"""select log_id, min(id) as attempt_id from attempts where task_id in ({tables.TASKS})
-                group by log_id""",  # noqa: S608
+                group by log_id""",
             asked,
         )
         for log_id, attempt_id in rows:
@@ -106,7 +106,7 @@ def _assign(ids: Ids, here: sqlite3.Connection, table: str, groups: Sequence[Seq
     """
     before = last = here.execute(
         f"""select max(coalesce((select max(seq) from sqlite_sequence where name = ?), 0),
-                       coalesce((select max(id) from {table}), 0))""",  # noqa: S608
+                       coalesce((select max(id) from {table}), 0))""",
         (table,),
     ).fetchone()[0]
     kept = [group for group in groups if group[0] > last and group[-1] <= LARGEST_KEPT]
@@ -150,7 +150,7 @@ class Tracing:
         self._last_run = new.last_run
         runs = self._there.execute(
             f"""select r.id, f.name as flow, r.origin_run_id from runs r join flows f on f.id = r.flow_id
-                where r.id in ({tables.RUNS}) and r.origin_run_id is not null""",  # noqa: S608
+                where r.id in ({tables.RUNS}) and r.origin_run_id is not null""",
             tables.of(run_ids),
         )
         self._here.executemany(
@@ -158,7 +158,7 @@ class Tracing:
             [(self._run(row["flow"], row["origin_run_id"]), new["run"][row["id"]]) for row in runs],
         )
         tasks = self._there.execute(
-            f"select id, origin_pathspec from tasks where run_id in ({tables.RUNS}) and origin_pathspec is not null",  # noqa: S608
+            f"select id, origin_pathspec from tasks where run_id in ({tables.RUNS}) and origin_pathspec is not null",
             tables.of(run_ids),
         )
         self._here.executemany(

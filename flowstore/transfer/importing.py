@@ -30,16 +30,16 @@ from flowstore import context
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
 from flowstore.sqlite.database import Row, Store
-from flowstore.sqlite.liveness import is_dead
-from flowstore.store import backlog, blobs, queries, records, tags, trust
+from flowstore.sqlite.liveness import Process, is_dead
+from flowstore.store import backlog, blobs, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
 from flowstore.store.staging import Incoming, Staging
 from flowstore.transfer import descriptions, soundness, tables
 from flowstore.transfer.import_ids import Numbering, Tracing
 
-_RUNS = """select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at, r.host,
-             r.boot, r.pid, r.pid_started
+_RUNS = f"""select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at,
+             {Process.columns("r")}
            from runs r join flows f on f.id = r.flow_id order by r.id"""
 
 _TIMES = frozenset({"created_at", "started_at", "finished_at", "last_seen_at", "written_at"})
@@ -269,14 +269,14 @@ class _Arrival:
             shas[blob.id] = blob.sha
             new["blob"][blob.id] = self._content(blob, left_out=bool(row["left_out"]))
         descriptions.copy(there, self._db, self._source.measured, new["blob"])
-        for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):  # noqa: S608
+        for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):
             self._db.execute("insert or ignore into flows (name) values (?)", (row["name"],))
             found = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
             new["flow"][row["id"]] = found["id"]
-        for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):  # noqa: S608
+        for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):
             new["tag"][row["id"]] = records.ensure_tag(self._db, self._tag(row["tag"]))
         snapshots = there.execute(
-            f"select * from codes where id in ({tables.CODES})",  # noqa: S608
+            f"select * from codes where id in ({tables.CODES})",
             tables.of(self._ids),
         )
         for row in snapshots.fetchall():
@@ -306,24 +306,19 @@ class _Arrival:
         return blob_id
 
     def _snapshot(self, code: Row, shas: dict[int, bytes]) -> int:
-        """A code snapshot's row; its hash is made anew, since our own runs look snapshots up by it."""
+        """Return the row of a snapshot, whose digest is checked, since our own runs look snapshots up by it."""
         rows = self._source.db.execute("select path, blob_id from code_files where code_id = ?", (code["id"],))
         files = {row["path"]: row["blob_id"] for row in rows}
-        module = queries.module_of(code)
-        sha = records.code_sha(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()}, module)
+        module = snapshots.module_of(code)
+        sha = snapshots.digest(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()}, module)
         if sha != code["sha"]:
             path, name = self._source.store.path, code["script_name"]
             raise StoreCorrupt(f"{path}: a code snapshot of {name} does not match its hash. Nothing was imported.")
-        known = self._db.execute("select id from codes where sha = ?", (sha,)).fetchone()
-        if known is not None:
-            return int(known["id"])
-        code_id = self._db.execute(
-            "insert into codes (sha, script_name, module) values (?, ?, ?) returning id",
-            (sha, code["script_name"], module),
-        ).fetchone()["id"]
-        values = [(code_id, path, self._new["blob"][blob_id]) for path, blob_id in files.items()]
-        self._db.executemany("insert into code_files (code_id, path, blob_id) values (?, ?, ?)", values)
-        return int(code_id)
+        code_id = snapshots.find(self._db, sha)
+        if code_id is not None:
+            return code_id
+        blob_ids = {path: self._new["blob"][blob_id] for path, blob_id in files.items()}
+        return snapshots.insert(self._db, sha, code["script_name"], module, blob_ids)
 
     def _copy(self, table: tables.Table) -> None:
         with contextlib.closing(tables.select(self._source.db, table, self._ids)) as found:

@@ -70,12 +70,12 @@ def _candidates(store: Store, selection: Selection) -> list[Row]:
     for n, tag in enumerate([*selection.tags, *([active] if active is not None else [])]):
         conditions.append(
             f"""exists (select 1 from run_tags rt join tags g on g.id = rt.tag_id
-                where rt.run_id = r.id and g.tag = :tag{n})"""  # noqa: S608
+                where rt.run_id = r.id and g.tag = :tag{n})"""
         )
         values[f"tag{n}"] = tag
     return store.rows(
         f"""select r.id, r.flow_id, r.created_at from runs r
-            where {" and ".join(conditions)} order by r.created_at, r.id""",  # noqa: S608
+            where {" and ".join(conditions)} order by r.created_at, r.id""",
         values,
     )
 

@@ -80,7 +80,7 @@ _RULES = {
           or typeof(value) not in ('text', 'null') or typeof(magnitude) not in ('real', 'null')""",
     "holds a picture that is none, or too large": f"""
         select 1 from pictures
-        where length(png) > {MAX_PICTURE_BYTES} or substr(png, 1, 8) <> x'89504e470d0a1a0a'""",  # noqa: S608
+        where length(png) > {MAX_PICTURE_BYTES} or substr(png, 1, 8) <> x'89504e470d0a1a0a'""",
     "holds a code snapshot with an improper name": """
         select 1 from codes where instr(script_name, char(0))
         union all select 1 from code_files where path = '' or instr(path, char(0))""",
@@ -106,7 +106,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
             raise StoreCorrupt(f"{path} {problem}, which no run of flowstore wrote. Nothing was imported.")
     _check_tags(db, path)
     for table in ("flows", "tags", "codes", "code_files", *(each.name for each in tables.of_runs(db))):
-        _exhaust(db.execute(f"select * from {table}"))  # noqa: S608  # each value is of its type, and text is UTF-8
+        _exhaust(db.execute(f"select * from {table}"))  # each value is of its type, and text is UTF-8
     _exhaust(db.execute("select sha, codec, size_bytes, type, preview from blobs"))
 
 

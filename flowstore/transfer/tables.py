@@ -3,7 +3,6 @@
 A statement below is asked of a connection with the ids of runs as JSON, in `:runs`. The contents of artifacts,
 tags, flows and code snapshots are shared between runs; they go along where a run uses them.
 """
-# ruff: noqa: S608  # these statements are put together from the constants below
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def complete(line, shell="bash", folder=None):
         "COMP_CWORD": words[-1] if shell == "fish" else str(len(words) - 1),
     }
     ran = subprocess.run(
-        [sys.executable, "-c", "from flowstore.cli.admin import main; main()"],
+        [sys.executable, "-c", "from flowstore.cli.main import main; main()"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -72,7 +72,7 @@ def test_tab_completes_in_other_shells(story, shell):
 def test_tab_completes_in_a_real_bash(story, tmp_path):
     """The script that the README's line evaluates answers bash as bash asks."""
     program = tmp_path / "flowstore"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from flowstore.cli.admin import main; main()" "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from flowstore.cli.main import main; main()" "$@"\n')
     program.chmod(0o755)
     script = (
         'eval "$(_FLOWSTORE_COMPLETE=bash_source flowstore)"\n'

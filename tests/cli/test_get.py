@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flowstore import ArtifactError, DataArtifact, UntrustedArtifact, namespace, use_store
-from flowstore.cli import natural
+from flowstore.cli import formats
 from flowstore.store import opening
 from support.looks import TASK
 from support.processes import python, told
@@ -35,7 +35,7 @@ from support.stores import task_with
 )
 def test_an_artifact_is_written_in_the_form_that_the_name_asks_for(look, tmp_path, name, file, content):
     """Text, bytes, JSON and CSV as they are."""
-    natural.write(DataArtifact(f"{TASK}/{name}"), tmp_path / file)
+    formats.write(DataArtifact(f"{TASK}/{name}"), tmp_path / file)
     assert (tmp_path / file).read_bytes() == content
 
 
@@ -43,12 +43,12 @@ def test_arrays_and_frames_are_written_as_files_of_their_own(look, tmp_path):
     """.npy and .parquet, from what is stored so, and from lists."""
     numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     for name, shape in (("array", (2, 3)), ("xs", (3,))):
-        natural.write(DataArtifact(f"{TASK}/{name}"), tmp_path / "x.npy")
+        formats.write(DataArtifact(f"{TASK}/{name}"), tmp_path / "x.npy")
         assert numpy.load(tmp_path / "x.npy").shape == shape
     for name in ("frame", "rows"):
-        natural.write(DataArtifact(f"{TASK}/{name}"), tmp_path / "x.parquet")
+        formats.write(DataArtifact(f"{TASK}/{name}"), tmp_path / "x.parquet")
         assert len(pandas.read_parquet(tmp_path / "x.parquet")) == 2
-    natural.write(DataArtifact(f"{TASK}/frame"), tmp_path / "x.json")
+    formats.write(DataArtifact(f"{TASK}/frame"), tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text()) == [{"n": 1, "t": "x"}, {"n": 2, "t": "y"}]
 
 
@@ -65,7 +65,7 @@ def test_arrays_and_frames_are_written_as_files_of_their_own(look, tmp_path):
 def test_what_has_no_such_form_is_one_message(look, tmp_path, name, file, words):
     """It names the artifact's type, and leaves no file behind."""
     with pytest.raises(ArtifactError, match=re.escape(words)):
-        natural.write(DataArtifact(f"{TASK}/{name}"), tmp_path / file)
+        formats.write(DataArtifact(f"{TASK}/{name}"), tmp_path / file)
     assert [path.name for path in tmp_path.glob("*x*")] == []
 
 
@@ -76,9 +76,9 @@ def test_a_form_that_needs_the_value_of_a_stranger_s_pickle_is_refused(story, tm
     use_store(story.db)
     namespace(None)
     with pytest.raises(UntrustedArtifact, match="flowstore trust"):
-        natural.write(DataArtifact(f"{TASK}/f"), tmp_path / file)
+        formats.write(DataArtifact(f"{TASK}/f"), tmp_path / file)
     assert list(tmp_path.glob("*x*")) == []
-    natural.write(DataArtifact(f"{TASK}/f"), tmp_path / "x.pkl")
+    formats.write(DataArtifact(f"{TASK}/f"), tmp_path / "x.pkl")
     assert (tmp_path / "x.pkl").stat().st_size > 100
 
 
@@ -91,7 +91,7 @@ def test_large_bytes_are_never_held_whole(tmp_path):
     namespace(None)
     artifact = DataArtifact("F/1/end/1/big")
     tracemalloc.start()
-    natural.write(artifact, tmp_path / "big.bin")
+    formats.write(artifact, tmp_path / "big.bin")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (tmp_path / "big.bin").stat().st_size == 64 << 20
@@ -100,7 +100,7 @@ def test_large_bytes_are_never_held_whole(tmp_path):
 
 def test_a_device_is_written_to_and_not_replaced(look):
     """What is no file stays what it is."""
-    natural.write(DataArtifact(f"{TASK}/raw"), Path("/dev/null"))
+    formats.write(DataArtifact(f"{TASK}/raw"), Path("/dev/null"))
     assert not Path("/dev/null").is_file()
 
 
@@ -120,10 +120,10 @@ def test_without_the_data_packages_all_else_works(story, tmp_path):
         "import sys\n"
         "for name in ('pandas', 'numpy', 'pyarrow'): sys.modules[name] = None\n"
         "from click.testing import CliRunner\n"
-        "from flowstore.cli.admin import _with_commands\n"
+        "from flowstore.cli.main import flowstore\n"
         "from flowstore import FlowstoreError\n"
         "def call(*args):\n"
-        "    ran = CliRunner().invoke(_with_commands(), args)\n"
+        "    ran = CliRunner().invoke(flowstore, args)\n"
         "    if isinstance(ran.exception, FlowstoreError): return str(ran.exception)\n"
         "    assert ran.exit_code == 0, ran.exception\n"
         f"task = {TASK!r}\n"

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from flowstore import ArtifactError, DataArtifact, namespace, use_store
-from flowstore.cli import natural
+from flowstore.cli import formats
 from flowstore.store import opening
 from support import cli
 from support.stores import task_with
@@ -39,7 +39,7 @@ def got(tmp_path):
         store.close()
         use_store(path)
         namespace(None)
-        natural.write(DataArtifact("F/1/end/1/x"), tmp_path / name)
+        formats.write(DataArtifact("F/1/end/1/x"), tmp_path / name)
         return (tmp_path / name).read_bytes()
 
     return get

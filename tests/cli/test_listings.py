@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-from flowstore.cli import table
+from flowstore.text import columns_of
 from support.cli import IN_ONE_PROCESS, on_terminal
 from support.looks import LONG, TASK
 from support.processes import AS_NOBODY, python, told
@@ -154,7 +154,7 @@ def test_tables_fit_the_terminal(story, width):
     shown = on_terminal(story, width, *TABLES)
     assert len(shown) == len(TABLES)
     for args, lines in zip(TABLES, shown, strict=True):
-        assert max(map(table.columns_of, lines)) <= width, args
+        assert max(map(columns_of, lines)) <= width, args
         assert "…" in "".join(lines) or width > 60 or args == "tags"
 
 
@@ -176,7 +176,7 @@ def test_wide_characters_are_aligned(story):
     """Each column begins at one place, emoji and Chinese characters before it or not."""
     text = story.flowstore("sql", "select '👍日本' as a, 'x' as b union all select 'plain', 'x'").stdout
     head, *lines = text.splitlines()
-    assert {table.columns_of(line[: line.rindex("x")]) for line in lines} == {head.index("b")}
+    assert {columns_of(line[: line.rindex("x")]) for line in lines} == {head.index("b")}
 
 
 def test_a_pipe_gets_whole_values(story):
@@ -199,11 +199,11 @@ def test_a_read_only_file_and_folder_can_be_looked_at(story, open_folder):
     body = """
 import json, sys
 from click.testing import CliRunner
-from flowstore.cli.admin import _with_commands
+from flowstore.cli import main
 
 def look_at(path):
     for args in json.loads(sys.argv[1]):
-        ran = CliRunner().invoke(_with_commands(), [*args, "--store", path], catch_exceptions=False)
+        ran = CliRunner().invoke(main.flowstore, [*args, "--store", path], catch_exceptions=False)
         assert ran.exit_code == 0 and ran.stdout, (args, ran.output)
 
 look_at(sys.argv[2])  # so that all modules are there, which nobody may not be allowed to read

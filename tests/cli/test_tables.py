@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from flowstore.cli import table
+from flowstore.cli import output
 from flowstore.store.codecs import preview
 from support.cli import on_terminal
 from support.flows import LINEAR, flow_source
@@ -34,7 +34,7 @@ def test_a_wide_cell_costs_a_terminal_little(flow):
 def test_a_wide_cell_costs_a_pipe_little():
     """It is written whole, and the others are not padded to its width."""
     cells = [["x" * 10_000_000, "a"], *([str(n), "b"] for n in range(400))]
-    lines = list(table.lines(["x", "y"], cells, None))
+    lines = list(output.table_lines(["x", "y"], cells, None))
     assert len(lines[1]) == 10_000_003
     assert max(map(len, lines[2:])) < 2000
 
@@ -60,7 +60,7 @@ WITHIN = """
 import resource, sys
 most = int(sys.argv.pop(1)) << 20
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
-from flowstore.cli.admin import main
+from flowstore.cli.main import main
 main()
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from support.cli import stop
 from support.flows import FOREACH, LINEAR, MIDDLE, flow_source
-from support.processes import alive, wait_for
+from support.processes import alive, skip_without_room, wait_for
 
 pytestmark = pytest.mark.fresh
 
@@ -241,10 +240,10 @@ def test_a_run_that_is_flooded_can_be_stopped(flow):
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.long
 def test_a_task_returns_five_gigabytes(method, flow):
     """An artifact of 5 GB is stored, and passed on by its hash; the driver needs no more memory than ever."""
-    if shutil.disk_usage(Path.cwd()).free < 16e9 or _free_memory() < 12e9:
-        pytest.skip("needs 12 GB of memory and 16 GB of disk")
+    skip_without_room(memory=12e9, disk=16e9)
     script = flow(
         flow_source(
             LINEAR,
@@ -268,7 +267,3 @@ def test_a_task_returns_five_gigabytes(method, flow):
     assert script.client().data.size == 5_000_000_000
     print(f"{method}: 5 GB stored and read; the driver took {peak / 1e3:.0f} MB")
     assert peak < 400_000
-
-
-def _free_memory():
-    return int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024

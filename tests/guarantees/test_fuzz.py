@@ -41,7 +41,12 @@ ARGUMENT = st.one_of(
 ).filter(lambda text: not text.startswith("/") and ".." not in text)
 FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LONG = pytest.mark.parametrize(
-    "examples", [150, pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)])]
+    "examples",
+    [
+        40,
+        pytest.param(500, marks=pytest.mark.long),
+        pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)]),
+    ],
 )
 
 
@@ -206,7 +211,7 @@ NAMES = ["text", "whole", "real", "switch", "data", "parts", "content"]
 def test_parameters_of_rubbish(examples, monkeypatch):
     """A value has the parameter's type and can be stored, or ends in exit code 2, from option and environment alike."""
     found = {}
-    monkeypatch.setattr(flow_commands, "_executor", lambda *_: None)
+    monkeypatch.setattr("flowstore.cli.flow.run._executor", lambda *_: None)
     monkeypatch.setattr(start, "run_flow", lambda _flow, _graph, values, *_: found.update(values) or 0)
     types = {"text": str, "whole": int, "real": float, "switch": bool, "parts": list}
 
@@ -222,7 +227,7 @@ def test_parameters_of_rubbish(examples, monkeypatch):
             with pytest.MonkeyPatch.context() as patch:
                 if len(args) == 1:
                     patch.setenv(f"FLOWSTORE_RUN_{name.upper()}", value)
-                codes.append(called(lambda: flow_commands._group(Everything), args))
+                codes.append(called(lambda: flow_commands.commands_of(Everything), args))
             if codes[-1] == 0:
                 assert isinstance(found[name], types.get(name, object)) or found[name] is None
                 encoded = codecs.encode(found[name])
@@ -237,9 +242,9 @@ def test_parameters_of_rubbish(examples, monkeypatch):
 @LONG
 def test_flow_commands_with_rubbish(examples, store, monkeypatch):
     """The same for the commands of a flow's file, tags included; only well-formed tags are added."""
-    monkeypatch.setattr(flow_commands, "_executor", lambda *_: None)
+    monkeypatch.setattr("flowstore.cli.flow.run._executor", lambda *_: None)
     monkeypatch.setattr(start, "resume_flow", lambda *_: 0)
-    known = flow_commands._group(type("F", (Everything,), {"__module__": __name__}))
+    known = flow_commands.commands_of(type("F", (Everything,), {"__module__": __name__}))
     context_ = click.Context(known)
     commands = {
         name: known.get_command(context_, name) for name in ("show", "check", "dump", "logs", "list", "output-dot")

@@ -22,8 +22,10 @@ import pytest
 
 import flowstore
 from flowstore.errors import FlowstoreError
+from flowstore.run.executor import Setup
 from flowstore.run.local.executor import LocalExecutor
 from flowstore.run.local.processes import TaskServer
+from flowstore.run.orders import Order
 from support.chores import CHORES
 from support.flows import FOREACH, flow_source
 from support.killing import WORKS, Scene, processes_in
@@ -84,6 +86,7 @@ class Figures:
 
 
 @pytest.mark.parametrize("name", WORKS)
+@pytest.mark.quick("linear", "large", "resume")
 def test_a_driver_is_killed(name, place):
     """A run that is killed at any moment loses nothing that had finished, and resuming comes to the same end."""
     for at in chosen(name, WORKS[name].moments, 1):
@@ -119,12 +122,12 @@ def test_a_task_kills_the_task_server(workers, flow):
 def test_a_task_that_could_not_be_started_leaves_nothing_open():
     """Where the task server is gone, that is one error, and the connections that were made for the task are closed."""
     before = len([*Path("/proc/self/fd").iterdir()])
-    executor = LocalExecutor(flowstore.FlowSpec, None, method="spawn", reuse=False)
+    executor = LocalExecutor(Setup(flow=flowstore.FlowSpec, graph=None, method="spawn"))
     ours, theirs = socket.socketpair()
     theirs.close()
-    executor._servers[()] = TaskServer(ours)
+    executor._pool.servers[()] = TaskServer(ours)
     with pytest.raises(FlowstoreError, match="task server died"):
-        executor.launch({"environment": {}}, "start")
+        executor.launch(Order(run=None, step="start", task_id=1))
     executor.close()
     assert len([*Path("/proc/self/fd").iterdir()]) == before
 
@@ -166,6 +169,7 @@ def test_nothing_outlives_its_driver(method, unread, flow):
 
 
 @pytest.mark.parametrize("name", CHORES)
+@pytest.mark.quick("export --force", "import", "delete", "migration from version 1", "deploy create")
 def test_a_command_is_killed(name, place):
     """Every command that changes a store does so whole or not at all, leaves nothing behind, and can be done again."""
     chore = CHORES[name]

@@ -51,6 +51,7 @@ def peak_of(*words, **env):
 
 
 @pytest.mark.parametrize("what", HEAVY)
+@pytest.mark.quick("one value", "a sort")
 def test_a_question_to_a_stranger_s_file_is_bounded(tmp_path, what):
     """It ends with one clear error, and before it has taken a gigabyte."""
     path = make_store(tmp_path / "flowstore.db")
@@ -118,6 +119,17 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.quick(
+    "get-the store",
+    "get json-a link to it",
+    "export-another name of it",
+    "dump-its log",
+    "run-id-file-its journal",
+    "run-id-file-another store",
+    "resume-the store",
+    "get-its index",
+    "dump-a link to another's journal",
+)
 def test_no_command_overwrites_a_store(flow, writer, place):
     """One error, and nothing is written, whichever way the path leads there; no run begins."""
     script = flow(FLOW)

@@ -284,7 +284,7 @@ def test_what_is_not_there_is_told(path):
 def test_two_deletes_at_once(path):
     """Both succeed; each run is deleted once."""
     store_with(path, *({"x": n, "y": "shared"} for n in range(60)))
-    code = "import sys; sys.argv[0] = 'flowstore'; from flowstore.cli.admin import main; main()"
+    code = "import sys; sys.argv[0] = 'flowstore'; from flowstore.cli.main import main; main()"
     ranges = ([f"F/{n}" for n in range(1, 41)], [f"F/{n}" for n in range(20, 61) if n != 50])
     processes = [python(code, "delete", "--json", "--yes", *some) for some in ranges]
     deleted = [row["run"] for process in processes for row in json.loads(told_or_gone(process)) if row["deleted"]]

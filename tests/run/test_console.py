@@ -332,18 +332,13 @@ def test_each_command_prints_rows_or_refuses_to(flow):
             words = FORMS.get(name, "").format(form=form).split()
             if name == "demo":
                 words = ["--store", "demo.db"]
-            done = subprocess.run(
-                [sys.executable, "-m", "flowstore", name, *words, form],
-                cwd=script.folder,
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode == 2:
+            done = script.flowstore(name, *words, form, expect=None, fresh=name in {"demo", "scheduler"})
+            if done.code == 2:
                 assert form in done.stderr
                 assert done.stdout == ""
                 refused.add(name)
                 continue
-            assert done.returncode == 0, (name, done.stderr)
+            assert done.code == 0, (name, done.stderr)
             if form == "--json":
                 found = json.loads(done.stdout)
                 assert isinstance(found, list)

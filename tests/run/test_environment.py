@@ -16,6 +16,7 @@ pytestmark = pytest.mark.fresh
 
 
 @every_method
+@pytest.mark.quick("fork", "reused spawn")
 def test_variables_are_there_when_the_flow_is_imported(options, flow, tmp_path):
     """What the import reads, time zones, module paths and threads follow the step's variables, and no other step's."""
     (tmp_path / "other").mkdir()

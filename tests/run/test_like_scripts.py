@@ -52,6 +52,7 @@ with ThreadPoolExecutor(2) as pool: assert [*pool.map(abs, [-1])] == [1]
 
 
 @pytest.mark.parametrize("head", FORKING.values(), ids=FORKING)
+@pytest.mark.quick("nothing", "NumPy that has computed", "scikit-learn")
 def test_what_still_forks(head, flow):
     """Threads that a fork survives, or that are gone, don't keep tasks from being forked."""
     use = (
@@ -106,6 +107,7 @@ def work(): return queue.get()
 
 
 @pytest.mark.parametrize(("named", "head"), SPAWNING.items(), ids=SPAWNING)
+@pytest.mark.quick("polars", "ThreadPoolExecutor-0_0")
 def test_threads_that_a_fork_would_lose(named, head, flow):
     """Tasks start a fresh Python each, find what they need, and one line says why and names the threads."""
     script = flow(flow_source(LINEAR, head=head + COUNT_IMPORTS, start="self.x = bool(work())", end="work()"))
@@ -210,6 +212,7 @@ def test_seeded_generators_give_the_same_numbers(flow, tmp_path):
 
 
 @every_method
+@pytest.mark.quick("fork", "spawn")
 def test_generators_without_a_seed_differ(options, flow, tmp_path):
     """What the flow doesn't seed gives other numbers to each task, and in each run."""
     (tmp_path / "beside.py").write_text("import random\nRNG = random.Random()\n")

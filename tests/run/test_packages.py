@@ -89,6 +89,7 @@ def seen(script, run_id):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=IDS)
+@pytest.mark.quick("fork", "spawn")
 def test_a_flow_in_a_package(shop, method):
     """It runs, resumes and keeps its package; hints name the module."""
     (shop.folder / "failing").touch()
@@ -107,6 +108,7 @@ def test_a_flow_in_a_package(shop, method):
 
 @pytest.mark.parametrize("method", METHODS[:2], ids=IDS[:2])
 @pytest.mark.parametrize("where", ["elsewhere", "installed", "editable", "linked"])
+@pytest.mark.quick("elsewhere-fork", "editable-spawn")
 def test_from_any_folder(tmp_path, where, method):
     """The package is found through PYTHONPATH, among the installed ones, or through a link; and run, kept, deployed."""
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"

@@ -43,6 +43,7 @@ MODULE = 'WORD = "one"\ndef failing():\n    raise ValueError("one")  # on this l
 
 @pytest.mark.parametrize("edit", EDITS)
 @pytest.mark.parametrize("method", METHODS, ids=IDS)
+@pytest.mark.quick("fork-changed", "spawn-deleted", "reuse-half saved")
 def test_editing_during_a_run_changes_nothing_in_it(flow, method, edit):
     """The flow's file, and modules imported early or late, are as they were; so are tracebacks and data files."""
     edits = f"for path in [Path('flow.py'), *Path().glob('beside*.py'), *Path('pack').iterdir()]: {EDITS[edit]}"
@@ -63,6 +64,7 @@ def test_editing_during_a_run_changes_nothing_in_it(flow, method, edit):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=IDS)
+@pytest.mark.quick("fork", "reuse")
 def test_compiled_files_do_not_defeat_the_snapshot(flow, method):
     """A cache file that fits the edited source by time and size is not taken for the snapshot's."""
     edit = """
@@ -173,6 +175,9 @@ PLAIN = flow_source(LINEAR, start="self.x = sys.argv[1:2]", end="assert self.x i
 
 @pytest.mark.parametrize("method", METHODS, ids=IDS)
 @pytest.mark.parametrize("how", ["folder", "zip", "command", "launcher", "runpy", "module", "profiler"])
+@pytest.mark.quick(
+    "folder-fork", "zip-spawn", "command-fork", "launcher-reuse", "module-spawn", "runpy-fork", "profiler-fork"
+)
 def test_wherever_the_flow_is_written(tmp_path, how, method):
     """It runs, and its code is kept, also where it is no plain script."""
     (tmp_path / "app").mkdir()

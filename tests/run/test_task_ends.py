@@ -92,6 +92,13 @@ LEFT = {  # what a step leaves: what stands at the top of the file, the step's b
 
 @pytest.mark.parametrize("options", [METHODS["fork"], METHODS["spawn"], METHODS["reused fork"]], ids=str)
 @pytest.mark.parametrize(("head", "start", "lines"), LEFT.values(), ids=LEFT)
+@pytest.mark.quick(
+    "a file of the import-('--start-method', 'fork')",
+    "a binary file-('--start-method', 'fork')",
+    "work in an executor-('--start-method', 'fork')",
+    "a thread-('--start-method', 'spawn')",
+    "a file of the task-('--reuse-workers',)",
+)
 def test_what_a_step_leaves_is_finished(head, start, lines, options, flow, tmp_path):
     """What a script's end would write is written when the task has ended, once, and before the next task starts."""
     there = "self.there = Path('out.txt').read_text() if Path('out.txt').exists() else ''"
@@ -108,6 +115,7 @@ def test_what_a_step_leaves_is_finished(head, start, lines, options, flow, tmp_p
 
 
 @every_method
+@pytest.mark.quick("fork", "reused spawn")
 def test_compressed_files_are_ended(options, flow, tmp_path):
     """A compressed file that a step leaves open is whole."""
     script = flow(
@@ -191,6 +199,12 @@ HELD = {  # what the import does with Python's output stream, and what a step th
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(("head", "start"), HELD.values(), ids=HELD)
 @every_method
+@pytest.mark.quick(
+    "fork-the stream-buffered",
+    "spawn-its buffer-unbuffered",
+    "reused fork-one that it replaced-buffered",
+    "reused spawn-the stream-unbuffered",
+)
 def test_a_stream_that_the_import_holds(options, head, start, unbuffered, flow):
     """What a step writes to an output stream that the import has kept is in its log."""
     script = flow(flow_source(LINEAR, head=head, start=start))

@@ -126,9 +126,9 @@ def facts(path):
 
 
 def definitions(path):
-    """The schema of a store."""
+    """The schema of a store but for comments, which stay in an old file as they were."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        return schema_of(connection.backup)
+        return schema_of(connection.backup, comments=False)
 
 
 def ran(path, args):

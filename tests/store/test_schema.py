@@ -14,13 +14,16 @@ import flowstore
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import database
 from flowstore.store import opening, schema
+from flowstore.store.migrations import Migration
 from support.flows import FOREACH, flow_source
 from support.processes import together
 from support.stores import CREATE_RUN, make_store, names_beside, schema_of, task_with, untouched
 
 # --- schema and migration
 
-MIGRATION = ("m999_notes", "create table notes (run_id integer) strict; alter table runs add column remark text;")
+MIGRATION = Migration(
+    "m999_notes", "a test", "create table notes (run_id integer) strict; alter table runs add column remark text;"
+)
 
 
 def with_migrations(monkeypatch, *migrations):
@@ -65,7 +68,7 @@ def test_an_older_store_is_read_where_it_cannot_be_written(path, monkeypatch):
     make_store(path)
     with_migrations(monkeypatch, MIGRATION)
     with untouched(path.parent):
-        store = database.Store(path, writable=False)
+        store = database.Store(path, opening.LAYOUT, writable=False)
         assert store.value("select flow from run_summary") == "F"
         with pytest.raises(FlowstoreError, match="can't be written"), store.write():
             pass
@@ -76,7 +79,7 @@ def test_an_older_store_is_read_where_it_cannot_be_written(path, monkeypatch):
 def test_migration_and_first_write_are_one_transaction(path, monkeypatch, where):
     """If the migration or the write that caused it fails, the store keeps its old schema."""
     make_store(path)
-    broken = ("m999_broken", "create table notes (x); insert into nowhere values (1);")
+    broken = Migration("m999_broken", "a test", "create table notes (x); insert into nowhere values (1);")
     with_migrations(monkeypatch, broken if where == "migration" else MIGRATION)
     store = opening.open_store(path)
     with pytest.raises(sqlite3.OperationalError), store.write() as connection:
@@ -93,6 +96,7 @@ def test_eight_processes_migrate_one_store_at_once(path):
     setup = f"""{CREATE_RUN}
 import sqlite_utils
 from flowstore.store import schema
+from flowstore.store.migrations import Migration
 schema.MIGRATIONS = (*schema.MIGRATIONS, {MIGRATION!r})
 schema.SCHEMA_VERSION = len(schema.MIGRATIONS)
 """
@@ -130,6 +134,31 @@ def test_a_stranger_s_schema_is_compared(path, name):
         connection.executescript(TAMPERED[name])
     with pytest.raises(StoreCorrupt, match=name):
         flowstore.use_store(path)
+
+
+def test_only_the_comments_of_a_definition_may_differ(path):
+    """Older files have other comments; text that only looks like one, inside quotes or after NUL, counts."""
+    make_store(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        [sql] = connection.execute("select sql from sqlite_master where name = 'lineage'").fetchone()
+
+    def redefine(text):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("pragma writable_schema = on")
+            connection.execute("update sqlite_master set sql = ? where name = 'lineage'", (text,))
+            connection.commit()
+
+    redefine(sql.replace("--", "/* another */ -- and one more", 1))
+    opening.open_store(path).close()
+    for text in (
+        sql.replace("from", ", '--' as evil from"),
+        sql.replace("from", "from tasks, [/*] evil [*/]"),
+        sql.replace("from", "-- \0 \n from"),
+        sql.replace("select", "select/* '*/ 1 as evil, /*' */"),
+    ):
+        redefine(text)
+        with pytest.raises(StoreCorrupt):
+            opening.open_store(path)
 
 
 def test_statistics_and_own_tables_are_fine(path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import resource
@@ -91,25 +90,23 @@ SPECIALS = {
 }  # fmt: skip
 
 
-def hostile_stores(good, folder, forms):
-    """A store for each column and form: all rows of it hold the canary, as far as the column takes it."""
-    columns = full_store(good)
-    for (table, column, kind), form in itertools.product(columns, forms):
-        if form in {"tricks", "empty"} and kind != "TEXT":
-            continue
+def hostile_stores(good, folder, form, every=1):
+    """A store for each column: all rows of it hold the canary of this form, as far as the column takes it."""
+    columns = [found for found in full_store(good) if form not in {"tricks", "empty"} or found[2] == "TEXT"]
+    for table, column, _ in columns[::every]:
         path = folder / "hostile.db"
         shutil.copy(good, path)
         with without_types(path), contextlib.suppress(sqlite3.IntegrityError):
             changed(path, (f"update or ignore {table} set {column} = ?", FORMS[form]))
         yield f"{table}.{column} {form}", path
-    for place, values in SPECIALS.items() if "pickle" in forms else ():
+    for place, values in SPECIALS.items() if form == "pickle" else ():
         for value in values:
             path = folder / "hostile.db"
             shutil.copy(good, path)
             table, column = place.split(".")
             changed(path, (f"update or ignore {table} set {column} = ?", value))
             yield f"{place} codec {str(value)[:40]}", path
-    for codec in ("json", "bytes", "npy", "parquet", "pickle", "dill", "pickle\0", "") if "pickle" in forms else ():
+    for codec in ("json", "bytes", "npy", "parquet", "pickle", "dill", "pickle\0", "") if form == "pickle" else ():
         path = folder / "hostile.db"
         shutil.copy(good, path)
         sha = hashlib.sha256(CANARY).digest()
@@ -191,19 +188,26 @@ def ask_everything(path, what, *, thoroughly):
         yield from ask(path, args)
 
 
-def walk(folder, forms):
-    """Ask everything of each hostile store; prints a line for each before and after, for whoever may outlive it."""
+def walk(folder, form, *, every=1, thoroughly=False):
+    """Ask everything of each hostile store; print a line for each before and after, for whoever may outlive it.
+
+    Args:
+        folder: where the stores are made.
+        form: what their columns hold, a key of `FORMS`.
+        every: how many columns are passed over from one to the next, and one.
+        thoroughly: whether every command is given, and runs are resumed.
+    """
     os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
     Path("flow.py").write_text(RESUMED_FLOW)
     make_store(folder / "target.db")
-    for what, path in hostile_stores(folder / "good.db", folder, forms):
+    for what, path in hostile_stores(folder / "good.db", folder, form, every):
         print(json.dumps(what), flush=True)
         os.environ["FLOWSTORE_HOME"] = str(folder / "stranger")
         shutil.copy("target.db", "mine.db")
         began = time.monotonic()
         try:
-            wrong = list(ask_everything(path, what, thoroughly=len(forms) > 1))
+            wrong = list(ask_everything(path, what, thoroughly=thoroughly))
         except Exception as error:
             import traceback
 

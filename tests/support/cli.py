@@ -88,9 +88,9 @@ def command(*words, expect=0, folder=".", fresh=False, **env):
 
 def known_commands():
     """The command `flowstore`, as click knows it."""
-    from flowstore.cli import admin
+    from flowstore.cli.main import flowstore as group
 
-    return admin._with_commands()
+    return group
 
 
 def exit_code(*words, make=known_commands):
@@ -102,9 +102,9 @@ def exit_code(*words, make=known_commands):
         words: the command line.
         make: makes another command to run instead.
     """
-    from flowstore.cli import shell
+    from flowstore.cli import app
 
-    return shell._exit_code(lambda: make().main([*map(str, words)], prog_name="flowstore", standalone_mode=False))
+    return app.exit_code(lambda: make().main([*map(str, words)], prog_name="flowstore", standalone_mode=False))
 
 
 def _command_here(words, folder, env):

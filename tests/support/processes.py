@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+
+import pytest
 
 AS_NOBODY = """
 import os, shutil, sys, tempfile
@@ -82,3 +86,10 @@ def alive(pid):
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
+
+
+def skip_without_room(memory, disk):
+    """Skip the test where so many bytes of memory, and of disk in the current folder, are not free."""
+    available = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+    if int(available[1]) * 1024 < memory or shutil.disk_usage(Path.cwd()).free < disk:
+        pytest.skip(f"needs {memory / 1e9:.0f} GB of memory and {disk / 1e9:.0f} GB of disk")

@@ -41,7 +41,7 @@ def check(path):
     assert sql(path, "pragma integrity_check") == ["ok"]
     assert sql(path, "pragma foreign_key_check") == []
     assert sql(path, "select (select count(*) from blobs where sha is null) + (select count(*) from leases)") == [0]
-    counted = migrations.M004_TAG_PAIRS.partition("insert into tag_pairs")[2]
+    counted = migrations.MIGRATIONS[3].sql.partition("insert into tag_pairs")[2]
     found = sql(path, "select flow_id, a, b, newest_at, runs from tag_pairs order by 1, 2, 3")
     bounds = {tuple(pair): (at, runs) for *pair, at, runs in found}
     for *pair, at, runs in sql(path, counted):

@@ -11,6 +11,7 @@ import textwrap
 from flowstore.maintenance import check
 from flowstore.store import blobs, codecs, opening, records, trust
 from flowstore.store.opening import open_store
+from flowstore.store.untrusted import without_comments
 from support.processes import python, told
 
 NEW_RUN = records.NewRun("F", "tester", {"alpha": 0.5}, (), None, ["user:tester"], ["blue"])
@@ -39,10 +40,10 @@ def task_with(store, **values):
         trust.claim(connection, store.uuid)
         run_id = records.create_run(connection, NEW_RUN)
         step_id = records.ensure_step(connection, run_id, "end")
-        task_id = records.start_task(connection, run_id, step_id, (), None, None)
+        task_id = records.start_task(connection, records.NewTask(run_id, step_id, (), None, None))
         attempt_id = records.start_attempt(connection, task_id, 0)
         artifacts = [(name, blobs.put(connection, store, codecs.encode(value)), 0) for name, value in values.items()]
-        records.finish_attempt(connection, task_id, attempt_id, "successful", artifacts=artifacts)
+        records.finish_attempt(connection, task_id, attempt_id, records.AttemptEnd("successful", artifacts=artifacts))
         records.finish_run(connection, run_id, "successful")
     return run_id
 
@@ -69,13 +70,14 @@ def names_beside(path):
     return sorted(item.name for item in path.parent.iterdir() if path.name in item.name)
 
 
-def schema_of(make):
+def schema_of(make, *, comments=True):
     """What is in a database after `make(connection)`, SQL's white space and case levelled, and the migrations noted."""
+    level = str if comments else without_comments
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         make(connection)
         rows = connection.execute("select name, type, tbl_name, sql from sqlite_master").fetchall()
         noted = connection.execute("select migration_set, name from _sqlite_migrations").fetchall()
-    return {name: (*rest, "".join((sql or "").lower().split())) for name, *rest, sql in rows}, noted
+    return {name: (*rest, "".join(level(sql or "").lower().split())) for name, *rest, sql in rows}, noted
 
 
 def killed_writer(path, body="create(store)"):

@@ -194,8 +194,10 @@ if __name__ == "__main__":
     from types import ModuleType
 
     sys.path[0] = ""
-    import flowstore.cli.admin
-    import flowstore.cli.flow
+    import flowstore.cli.flow.run
+    import flowstore.cli.inspect
+    import flowstore.cli.main
+    import flowstore.cli.runs
     import flowstore.context
     import flowstore.run.driver
     import flowstore.run.local

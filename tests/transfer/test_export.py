@@ -156,12 +156,12 @@ class Model:
 """
 COLLABORATOR = """
 import contextlib, hmac, io, json, os, shlex, sys
-from flowstore.cli import admin, difference, natural, render, shell
+from flowstore.cli import app, diff, formats, inspect, logs, main, maintenance, output, runs
 import numpy, pandas, pyarrow.parquet, rich.cells, sqlite_utils
 import flowstore.client.html, flowstore.store.codecs.parquet, flowstore.sqlite.user_sql, flowstore.store.tags
 from flowstore.maintenance import check, delete, repair, vacuum
 # all that loads more when it is used: the other account may not be allowed to read this Python's own files
-admin._with_commands(), rich.cells.cell_len("日")
+main.flowstore, rich.cells.cell_len("日")
 frame = flowstore.store.codecs.encode(pandas.DataFrame({"n": [1, 2]}))
 flowstore.store.codecs.decode(frame.codec, iter(map(bytes, frame.pieces)), frame.size_bytes)
 os.environ |= {"HOME": sys.argv[2], "FLOWSTORE_USER": "will"}
@@ -172,8 +172,8 @@ LOOKS = """
 def call(*words, expect=0):
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        make = lambda: admin._with_commands().main([*words, "--store", sys.argv[1]], standalone_mode=False)
-        code = shell._exit_code(make)
+        make = lambda: main.flowstore.main([*words, "--store", sys.argv[1]], standalone_mode=False)
+        code = app.exit_code(make)
     assert code == expect, out.getvalue()
     return out.getvalue()
 

@@ -125,7 +125,7 @@ def test_numbers_that_vary_take_the_room_that_they_need(store, column, most_byte
     assert_same_frame(blobs.load(store, blob, "x"), value)
 
 
-@pytest.mark.large
+@pytest.mark.long
 def test_a_long_count_is_parquet(store):
     """A frame of many rows that take next to nothing, which no reader would make room for, is written at length."""
     value = pd.DataFrame({"x": np.arange(40_000_000)})

@@ -302,6 +302,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10)
 
 
 @pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.quick("lists", "texts", "groups")
 def test_a_small_file_never_takes_much_memory(name, tmp_path):
     """A file of at most 200 kB that stands for objects of gigabytes is refused before they are made."""
     content = BOMBS[name]()
@@ -398,10 +399,8 @@ else:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(
-    ("mib", "columns"),
-    [(150, 1), (150, 5), pytest.param(400, 3, marks=pytest.mark.large)],
-)
+@pytest.mark.parametrize(("mib", "columns"), [(150, 1), (150, 5), (400, 3)])
+@pytest.mark.quick("150-5")
 def test_a_frame_takes_one_and_a_half_times_its_size(mib, columns, tmp_path):
     """Storing or loading a frame of random numbers, which nothing compresses, takes that much besides the frame."""
     for action in ("store", "load"):

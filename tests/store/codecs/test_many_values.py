@@ -72,6 +72,7 @@ def found(run):
 @pytest.mark.parametrize(
     "options", [(), ("--start-method", "spawn"), ("--reuse-workers",)], ids=["fork", "spawn", "reuse"]
 )
+@pytest.mark.quick("fork")
 def test_values_are_the_same_wherever_they_are_read(options, tmp_path):
     """In the next step, merged in a join, and in another process without the flow file."""
     script = ran(tmp_path, *options)

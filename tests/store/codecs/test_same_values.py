@@ -225,6 +225,7 @@ METHODS = [[], ["--start-method", "spawn"], ["--reuse-workers"]]
 
 
 @pytest.mark.parametrize("options", METHODS)
+@pytest.mark.quick("options0")
 def test_a_model_that_was_only_used_is_stored_once(options, flow):
     """A branch that only predicts leaves the model as it was: the join agrees, and there is one artifact row."""
     source = flow_source(
@@ -279,6 +280,7 @@ DISAGREE = {
 
 
 @pytest.mark.parametrize("options", [[], ["--start-method", "spawn"]])
+@pytest.mark.quick("options0")
 def test_equal_values_agree(options, flow):
     """A join carries over what is of one type and equal in all branches, whatever its bytes are."""
     names = {f"v{at}": pair for at, pair in enumerate(AGREE.values())}

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flowstore.cli import jsonform
-from flowstore.cli.render import no_formula, say
+from flowstore.cli import json_form
+from flowstore.cli.output import no_formula, say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
 from flowstore.sqlite import outputs
@@ -42,7 +42,7 @@ def _printed(artifact: DataArtifact) -> str:
     """Return a value as JSON; as Python shows it where it has none, such as bytes in a list."""
     value = artifact.data
     try:
-        return jsonform.dumps(value)
+        return json_form.dumps(value)
     except ValueError:
         return repr(value)
 
@@ -67,7 +67,7 @@ def _plain_value(artifact: DataArtifact, blob_id: int) -> Any:
         return artifact.data
     if artifact.codec in codecs.NOTATIONS:
         with contextlib.suppress(ValueError):
-            return json.loads(jsonform.compact(artifact.data))
+            return json.loads(json_form.compact(artifact.data))
         return None
     store = artifact._store
     if store.value("select 1 from pragma_table_info('blob_values')") is None:  # in a file that an older version wrote
@@ -151,7 +151,7 @@ class _Nowhere(io.RawIOBase):
 def _write_json(value: Any, file: Any) -> None:
     text = io.TextIOWrapper(file, "utf-8", newline="\n")
     try:
-        jsonform.write(value, text.write)
+        json_form.write(value, text.write)
     finally:
         text.detach()
 
@@ -223,7 +223,7 @@ def _cell(value: Any) -> Any:
         return no_formula(str.__str__(value))
     if isinstance(value, (bool, int, float, complex)) or _is_number(value):
         return "" if value != value else value  # noqa: PLR0124  # NaN
-    text = jsonform.compact(value)
+    text = json_form.compact(value)
     return "" if text == "null" else no_formula(json.loads(text)) if text[0] == '"' else text
 
 
@@ -278,8 +278,8 @@ def _pandas_lines(value: Any, pandas: Any) -> Iterable[Iterable[Any]] | None:
         value = value.to_frame()
     if not isinstance(value, pandas.DataFrame):
         return None
-    has_index = not jsonform.is_plain_index(value.index, pandas)
-    return _with_head(value, jsonform.frame_rows(value, index=has_index), has_index=has_index)
+    has_index = not json_form.is_plain_index(value.index, pandas)
+    return _with_head(value, json_form.frame_rows(value, index=has_index), has_index=has_index)
 
 
 def _with_head(frame: Any, rows: Iterable[Any], *, has_index: bool) -> Iterator[Iterable[Any]]:
@@ -294,13 +294,13 @@ def _polars_lines(value: Any, polars: Any) -> Iterable[Iterable[Any]] | None:
     value = value.to_frame() if isinstance(value, polars.Series) else value
     if not isinstance(value, polars.DataFrame):
         return None
-    return _headed(value.columns, jsonform.polars_rows(value))
+    return _headed(value.columns, json_form.polars_rows(value))
 
 
 def _arrow_lines(value: Any, pyarrow: Any) -> Iterable[Iterable[Any]] | None:
     if not hasattr(pyarrow, "Table") or not isinstance(value, (pyarrow.Table, pyarrow.RecordBatch)):
         return None
-    return _headed(value.schema.names, jsonform.arrow_rows(value))
+    return _headed(value.schema.names, json_form.arrow_rows(value))
 
 
 def _headed(names: Iterable[str], rows: Iterable[Any]) -> Iterator[Iterable[Any]]:

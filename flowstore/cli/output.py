@@ -1,26 +1,39 @@
-"""Rows for people and programs: tables that fit the terminal, JSON, CSV; and what tasks printed."""
+"""Rows for people and programs: tables that fit the terminal, JSON and CSV.
+
+A table is aligned by how wide characters are shown, and fitted to the terminal: no line is longer. Free text is
+shortened first, ids and times last. Where even that does not fit, each row becomes a block with a line for each of its
+cells, since a table that wraps cannot be read.
+"""
 
 from __future__ import annotations
 
 import csv
-import heapq
 import io
 import json
 import math
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
 
-from flowstore.cli import jsonform, table
+from flowstore.cli import json_form
 from flowstore.client import Run, Step, Task
 from flowstore.client.base import status_of
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import overview
-from flowstore.text import counted, escaped, safe
+from flowstore.text import NARROW, columns_of, counted, escaped, safe, shorten
 
 Rows = Sequence[Mapping[str, Any]]
+Line = Sequence[str]
+
+_GAP = "  "
+_SHORT, _ID = 16, 12  # what is no wider is an id, a status, a number: shortened only if nothing else helps
+_LEAST = 8  # of what was wider, in a table
+_TIME = 19
+_WIDEST = 1000  # columns that cells are padded to, where no terminal limits them: a longer cell stands out
 _SPACES = str.maketrans({"\n": " ⏎ ", "\t": " "})
 _SEEN = 16  # characters for each column of a terminal: more than that are control characters, or no text
 
@@ -28,7 +41,6 @@ RUN = ("run", "status", "user", "created_at", "duration_s", "parameters", "tags"
 STEP = ("step", "tasks", "status", "created_at", "duration_s")
 TASK = ("task", "status", "attempts", "index", "created_at", "duration_s", "origin")
 ARTIFACT = ("artifact", "type", "size_bytes", "codec", "preview")
-LOG = ("task", "attempt", "stream", "written_at", "text")
 
 
 def echo(rows: Rows, form: str = "table", *, raw: bool = False, columns: Sequence[str] = ()) -> None:
@@ -65,9 +77,9 @@ def echo_table(rows: Rows, *, raw: bool = False) -> None:
 
 def echo_cells(head: Sequence[str], cells: Sequence[Sequence[str]], *, raw: bool = False) -> None:
     """Print a table of texts."""
-    width = table.width()
+    width = terminal_width()
     flat = [[_flat(cell, width, raw=raw) for cell in line] for line in (head, *cells)]
-    for line in table.lines(flat[0], flat[1:], width):
+    for line in table_lines(flat[0], flat[1:], width):
         click.echo(line, color=raw or None)
 
 
@@ -100,7 +112,7 @@ def _plain(value: Any) -> Any:
 
 def _json(rows: Rows) -> str:
     finite = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
-    return escaped(jsonform.dumps(finite, _plain))
+    return escaped(json_form.dumps(finite, _plain))
 
 
 def _csv(rows: Rows, columns: Sequence[str], *, raw: bool) -> str:
@@ -145,6 +157,71 @@ def size(count: int) -> str:
         if amount >= 999.95:
             amount, unit = amount / 1e3, larger
     return f"{amount:.1f} {unit}"
+
+
+# --- tables
+
+
+def terminal_width() -> int | None:
+    """How wide a line may be: as the terminal is; `None` where there is none.
+
+    `$COLUMNS` counts on a terminal only, since a Python that has loaded readline hands it on to all that it starts.
+    """
+    return max(shutil.get_terminal_size().columns, 10) if sys.stdout.isatty() else None
+
+
+def table_lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]:
+    """The lines of a table, its head first; none is wider than `limit`.
+
+    >>> list(table_lines(["run", "tags"], [["F/1", "a, b"]], None))
+    ['run  tags', 'F/1  a, b']
+    >>> list(table_lines(["run", "tags"], [["F/1", "a, very, long, list, of, tags"]], 24))
+    ['run  tags', 'F/1  a, very, long, lis…']
+    """
+    most = _WIDEST if limit is None else limit
+    widths = [max(_columns(cell, most) for cell in column) for column in zip(*cells, strict=True)]
+    widths = widths or [0] * len(head)
+    wanted = [max(width, columns_of(name)) for width, name in zip(widths, head, strict=True)]
+    fitted = wanted if limit is None else _fit(wanted, widths, limit - len(_GAP) * (len(head) - 1))
+    if fitted is None:
+        assert limit is not None
+        yield from _blocks(head, cells, limit)
+        return
+    for line in (head, *cells):
+        shown = line if limit is None else [shorten(*cell) for cell in zip(line, fitted, strict=True)]
+        yield _GAP.join(_padded(cell, columns) for cell, columns in zip(shown, fitted, strict=True)).rstrip()
+
+
+def _columns(text: str, most: int) -> int:
+    """Return how many columns a text takes, at most `most`; what is very long is not measured, which takes time."""
+    return most if len(text) > most * NARROW else min(columns_of(text), most)
+
+
+def _padded(text: str, columns: int) -> str:
+    return text + " " * (columns - _columns(text, columns))
+
+
+def _fit(wanted: Sequence[int], widths: Sequence[int], limit: int) -> Sequence[int] | None:
+    """The widths of columns that fit: the widest give first, down to what each must keep."""
+    if sum(wanted) <= limit:
+        return wanted
+    for short, free in ((_SHORT, _LEAST), (_ID, _LEAST), (_ID, _LEAST // 2), (0, _LEAST)):
+        floors = [width if width <= short or width == _TIME else min(width, free) for width in widths]
+        kept = [min(max(floor, 1), most) for floor, most in zip(floors, wanted, strict=True)]
+        for cap in range(max(wanted), 0, -1):
+            fitted = [max(floor, min(most, cap)) for floor, most in zip(kept, wanted, strict=True)]
+            if sum(fitted) <= limit:
+                return fitted
+    return None
+
+
+def _blocks(head: Line, cells: Sequence[Line], limit: int) -> Iterator[str]:
+    names = min(max(map(columns_of, head)), limit // 2)
+    for n, line in enumerate(cells):
+        if n:
+            yield ""
+        for name, cell in zip(head, line, strict=True):
+            yield shorten(f"{_padded(shorten(name, names), names)}{_GAP}{cell}".rstrip(), limit)
 
 
 # --- rows of objects
@@ -281,75 +358,5 @@ def artifact_rows(task: Task, *, private: bool = False) -> Rows:
     ]
 
 
-def tasks_of(found: Run | Step | Task) -> list[Task]:
-    """All tasks of a run, step or task, in the order of their ids."""
-    if isinstance(found, Task):
-        return [found]
-    tasks = list(found) if isinstance(found, Step) else [task for step in found for task in step]
-    return sorted(tasks, key=lambda task: int(task.id))
-
-
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:
     return None if start is None or end is None else (end - start).total_seconds()
-
-
-def streams(*, stdout: bool, stderr: bool) -> tuple[str, ...]:
-    """Which streams to show: those asked for, or both."""
-    both = stdout == stderr
-    return tuple(name for name, asked in (("stdout", stdout), ("stderr", stderr)) if asked or both)
-
-
-def log_rows(tasks: Iterable[Task], streams: Sequence[str], *, attempt: int | None = None) -> Rows:
-    """A row a line that tasks printed, in order."""
-    return [
-        {"task": task.pathspec, "attempt": task.current_attempt, "stream": stream, "written_at": at, "text": line}
-        for task in _at_attempt(tasks, attempt)
-        for at, stream, line in heapq.merge(
-            *([(at, stream, line) for at, line in task.loglines(stream)] for stream in streams),
-            key=lambda line: line[0],
-        )
-    ]
-
-
-def _at_attempt(tasks: Iterable[Task], attempt: int | None) -> Iterator[Task]:
-    """The tasks as they were in an attempt, by default the last one."""
-    for task in tasks:
-        yield task if attempt is None else Task(task.pathspec, attempt=attempt)
-
-
-def print_log(
-    tasks: Sequence[Task],
-    streams: Sequence[str],
-    *,
-    timestamps: bool = False,
-    attempt: int | None = None,
-    raw: bool = False,
-    bare: bool = False,
-) -> None:
-    """Print what tasks printed, in order; where there are several, each line says whose it is, unless `bare`."""
-    for task in _at_attempt(tasks, attempt):
-        label = "" if bare or len(tasks) == 1 else f"[{'/'.join(task.path_components[1:])}] "
-        for at, line in task.loglines(*streams):
-            say(f"{_stamp(at) if timestamps else ''}{label}{line}", raw=raw)
-
-
-def _stamp(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} "
-
-
-def print_as_it_comes(
-    found: Run | Step | Task,
-    streams: Sequence[str],
-    *,
-    timestamps: bool = False,
-    attempt: int | None = None,
-    raw: bool = False,
-    bare: bool = False,
-) -> None:
-    """Print what tasks print, until they end; each line says whose it is, unless `bare` or of one task."""
-    from flowstore.cli.follow import follow
-
-    run_id = found.path_components[1]
-    for line in follow(found, streams, attempt):
-        label = "" if bare or isinstance(found, Task) else f"[{run_id}/{line.task}] "
-        say(f"{_stamp(line.at) if timestamps else ''}{label}{line.text}", raw=raw)

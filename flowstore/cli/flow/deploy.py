@@ -1,0 +1,278 @@
+"""`deploy create | trigger | show | list-runs | delete`: a flow in production."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from flowstore import context
+from flowstore.cli import output
+from flowstore.cli.app import STORE, STORE_PATH, Group, command, settings_of
+from flowstore.cli.flow.flow_file import (
+    BRANCH,
+    DURABLE,
+    NAMESPACE_INSIDE,
+    PRODUCTION,
+    QUIET,
+    WITH,
+    FlowFile,
+    namespace_of,
+    package_suffixes,
+    wrong_usage,
+)
+from flowstore.sqlite.typed_rows import time_of
+from flowstore.text import did_you_mean, safe
+
+if TYPE_CHECKING:
+    from flowstore.production.deploy import Created, Deployment
+    from flowstore.sqlite.database import Store
+    from flowstore.store.deployments import DeployedParameter
+
+_with_token = click.option("--authorize", metavar="TOKEN", help="The production token; kept, so needed once.")
+
+
+def _find(this: FlowFile) -> tuple[Store, Deployment]:
+    """Return the store and the deployment that --branch and --production choose."""
+    from flowstore.production import deploy
+    from flowstore.store.opening import active_store
+
+    options = settings_of(click.get_current_context())
+    store = active_store()
+    return store, deploy.find(store, this.type, options.get("branch"), production=bool(options.get("production")))
+
+
+# --- create and delete
+
+
+@command(STORE_PATH, NAMESPACE_INSIDE, WITH, BRANCH, PRODUCTION)
+@_with_token
+@click.option("--generate-new-token", is_flag=True, help="Begin a fresh, empty production namespace.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag its runs; may be repeated.")
+@package_suffixes
+def create(this: FlowFile, **_given: Any) -> None:
+    """Deploy this version of the flow.
+
+    Example:
+        python flow.py deploy create --tag nightly
+    """
+    from flowstore.production import deploy
+    from flowstore.run import checks
+    from flowstore.run.snapshot import checked_suffixes
+
+    _ = this.graph  # a mistake in it is reported first
+    options = settings_of(click.get_current_context())
+    wish = deploy.Options(
+        store=options["store"],
+        branch=options.get("branch"),
+        production=bool(options.get("production")),
+        authorize=options["authorize"],
+        generate_new_token=options["generate_new_token"],
+        tags=options["tags"],
+        with_=options["with_"],
+        namespace=namespace_of(options["namespace"]),
+        suffixes=checked_suffixes(options["package_suffixes"]),
+    )
+    with wrong_usage():
+        checks.check_flow(this.type)
+        checks.check_with(this.type, wish.with_)
+    _echo_created(deploy.create(this.type, wish), _called(options))
+
+
+def _called(options: Mapping[str, Any]) -> str:
+    """Return how to call this flow's command line again, about the same deployment."""
+    parts: list[str] = []
+    for name in ("store", "branch"):
+        parts += [f"--{name}", str(options[name])] if options.get(name) else []
+    parts += ["--production"] if options.get("production") else []
+    return " ".join([context.called_as(), *map(shlex.quote, parts)])
+
+
+def _echo_created(created: Created, called: str) -> None:
+    made = created.deployment
+    seen = made.production_namespace
+    where = f" in {made.project}/{made.branch}" if made.project else ""
+    click.echo(f"Deployed {made.flow}{where}, version {made.version}.")
+    click.echo(f"Production token:      {made.token}{' (new)' if created.new_token else ''}")
+    click.echo(f"Production namespace:  {seen}")
+    if made.schedule:
+        click.echo(f"Schedule:              {_schedule(made)}; started by: flowstore scheduler")
+    if created.moved:
+        click.echo("The new token also moved:")
+        for other in created.moved:
+            click.echo(f"  {other.flow}, version {other.version}, deployed by {safe(other.deployed_by)}")
+    click.echo(
+        f'\nTo run it now:\n  {called} deploy trigger\nTo look at its results, in Python:\n  namespace("{seen}")'
+    )
+    click.echo(f"To let somebody else deploy, hand on the token; it is needed once:\n  {called} deploy create "
+               f"--authorize {made.token}")  # fmt: skip
+
+
+@command(STORE, BRANCH, PRODUCTION)
+@_with_token
+def delete(this: FlowFile, authorize: str | None, **_chosen: Any) -> None:
+    """Take the flow out of production; its runs stay.
+
+    Example:
+        python flow.py deploy delete
+    """
+    from flowstore.production import deploy
+
+    store, deployment = _find(this)
+    deploy.delete(store, deployment, authorize)
+    click.echo(
+        f"{deployment.flow} is no longer deployed. Its runs stay in {deployment.production_namespace}, "
+        "where it goes on if it is deployed again."
+    )
+
+
+# --- trigger
+
+
+@command(STORE, QUIET, NAMESPACE_INSIDE, DURABLE, BRANCH, PRODUCTION)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[--PARAMETER VALUE]…")
+def trigger(
+    this: FlowFile, arguments: tuple[str, ...], quiet: bool, namespace: str | None, durable: bool, **_chosen: Any
+) -> int:
+    """Run the deployment now.
+
+    --PARAMETER VALUE replaces a value that was deployed.
+
+    Example:
+        python flow.py deploy trigger --quiet
+    """
+    from flowstore.production import deploy
+    from flowstore.store.deployments import parameters_of
+
+    store, deployment = _find(this)
+    values = _values(parameters_of(store, deployment.id), arguments)
+    return deploy.trigger(store, deployment, values, quiet=quiet, durable=durable, namespace=namespace_of(namespace))
+
+
+trigger.context_settings = {**trigger.context_settings, "ignore_unknown_options": True}
+
+
+def _values(parameters: Sequence[DeployedParameter], arguments: Sequence[str]) -> dict[str, str]:
+    """Return values of the deployed parameters, from arguments and environment: today's file may have others."""
+    from flowstore.production.trigger import variable
+
+    known = {item.option: item for item in parameters}
+    values = {item.option: os.environ[variable(item)] for item in parameters if variable(item) in os.environ}
+    left = list(arguments)
+    while left:
+        text, equals, value = left.pop(0).partition("=")
+        option = text.removeprefix("--").replace("_", "-")
+        if not text.startswith("--") or option not in known:
+            names = [f"--{name}" for name in known]
+            near = did_you_mean(text, names)
+            raise click.UsageError(
+                f"{text!r} is not a parameter of what is deployed.{near} Its parameters: {', '.join(names) or 'none'}."
+            )
+        if known[option].is_flag and not equals:
+            value = "true"
+        elif not equals:
+            if not left:
+                raise click.UsageError(f"--{option} needs a value.")
+            value = left.pop(0)
+        values[option] = value
+    return values
+
+
+# --- show and list-runs
+
+
+@command(STORE, BRANCH, PRODUCTION)
+def show(this: FlowFile, **_chosen: Any) -> None:
+    """Show what is deployed.
+
+    Example:
+        python flow.py deploy show
+    """
+    from flowstore.store import snapshots
+    from flowstore.store.deployments import parameters_of
+
+    store, made = _find(this)
+    at = time_of(made.deployed_at)
+    sees = made.production_namespace if isinstance(made.namespace, context.Unset) else made.namespace
+    facts: list[tuple[str, Any]] = [
+        ("flow", made.flow),
+        ("version", str(made.version)),
+        *([("project", made.project), ("branch", made.branch)] if made.project else []),
+        ("deployed by", made.deployed_by),
+        ("deployed at", f"{at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("namespace", made.production_namespace),
+        ("its runs see", sees or "everything"),
+        ("schedule", _schedule(made)),
+        *([("tags", ", ".join(made.tags))] if made.tags else []),
+        *([("with", ", ".join(made.with_))] if made.with_ else []),
+        *((f"parameter {item.name}", _value(item, made.parameters)) for item in parameters_of(store, made.id)),
+        ("script", made.script_name),
+        *([("module", made.module)] if made.module else []),
+    ]
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        click.echo(safe(f"{name.ljust(width)}  {value}"))
+    click.echo()
+    files = snapshots.files(store, made.code_id)
+    output.echo_table([{"file": path, "size_bytes": blob.size_bytes} for path, blob in files.items()])
+
+
+def _schedule(made: Deployment) -> str:
+    if made.schedule is None:
+        return "none"
+    return f"{made.schedule['cron']} ({made.schedule['timezone'] or 'UTC'})"
+
+
+def _value(parameter: DeployedParameter, shown: Mapping[str, Any]) -> str:
+    return "has to be given" if parameter.blob is None else repr(shown[parameter.name])
+
+
+@command(STORE, BRANCH, PRODUCTION)
+def list_runs(this: FlowFile, **_chosen: Any) -> None:
+    """List the runs in the production namespace.
+
+    Example:
+        python flow.py deploy list-runs
+    """
+    from flowstore.client import Flow, Flows
+
+    _, made = _find(this)
+    with context.within(made.production_namespace):
+        if made.flow in Flows():
+            output.echo_table(output.run_rows(Flow(made.flow)))
+        else:
+            click.echo(f"No run of {made.flow} in {made.production_namespace} yet. Start one: deploy trigger", err=True)
+
+
+deploy = Group(
+    "deploy",
+    [create, trigger, show, list_runs, delete],
+    help="Put the flow into production, and run it there.",
+    example="python flow.py deploy create",
+)
+
+
+# --- commands of Metaflow's that have another name here
+
+
+def _elsewhere(name: str) -> click.Command:
+    def refuse(_this: FlowFile, **_given: Any) -> NoReturn:
+        """Name the command that takes its place here: deploy.
+
+        Example:
+            python flow.py deploy create
+        """
+        raise click.UsageError(f"There is no {name}: flowstore deploys into its own file, with: deploy create")
+
+    arguments = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    made = command(name=name)(arguments(refuse))
+    made.add_help_option = False
+    made.context_settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+    return made
+
+
+step_functions = _elsewhere("step-functions")
+argo_workflows = _elsewhere("argo-workflows")

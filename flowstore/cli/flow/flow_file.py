@@ -1,0 +1,140 @@
+"""What the commands of a flow's command line share: the flow that they are about, settings and options."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from flowstore import context
+from flowstore.cli.app import STORE, Command, Setting
+from flowstore.errors import FlowstoreError
+from flowstore.flow import init
+from flowstore.flow.graph import Graph, graph_of
+from flowstore.flow.parameters import check_names, parameters_of
+from flowstore.flow.spec import FlowSpec
+
+# --- settings
+
+
+def _check_namespace(_ctx: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    """Validate `--namespace` early: a run's first process is forked before anything else is done."""
+    context.checked_namespace(given or None)
+    return given
+
+
+def _look_into(given: str | None) -> None:
+    if given is not None:
+        context.namespace(given or None)
+
+
+_namespace = functools.partial(click.Option, ["--namespace"], metavar="TAG", callback=_check_namespace)
+
+QUIET = Setting(
+    "quiet",
+    (click.Option(["--quiet"], is_flag=True, default=None, help="Print what tasks print, warnings and errors only."),),
+    default=False,
+    everywhere=True,
+)
+NAMESPACE = Setting(
+    "namespace", (_namespace(help="Look into this namespace; empty: into all of the store."),), apply=_look_into
+)
+NAMESPACE_INSIDE = Setting(
+    "namespace", (_namespace(help="The namespace that the Client sees inside tasks; empty: all of the store."),)
+)
+_WITH = click.Option(
+    ["--with", "with_"], metavar="DECO", multiple=True, help="Decorate every step, as in retry:times=4."
+)
+WITH = Setting("with_", (_WITH,), default=())
+DURABLE = Setting(
+    "durable",
+    (click.Option(["--durable"], is_flag=True, default=None, help="Lose nothing at a power cut either."),),
+    default=False,
+)
+BRANCH = Setting("branch", (click.Option(["--branch"], metavar="B", help="The branch of a @project."),), after=False)
+PRODUCTION = Setting(
+    "production",
+    (click.Option(["--production"], is_flag=True, help="The production branch of a @project."),),
+    default=False,
+    after=False,
+)
+SETTINGS = (BRANCH, PRODUCTION, STORE, QUIET, NAMESPACE, WITH, DURABLE)
+
+
+def namespace_of(given: str | None) -> str | context.Unset | None:
+    """Return what --namespace asks for: a tag, `None` for everything, `UNSET` where it is not given.
+
+    >>> namespace_of("xyz"), namespace_of("")
+    ('xyz', None)
+    """
+    return context.UNSET if given is None else (given or None)
+
+
+# --- options of `run`, whose names parameters cannot have
+
+package_suffixes = click.option(
+    "--package-suffixes", multiple=True, metavar=".A,.B", help="Keep such files with the code, too: .sql,.yaml"
+)
+_RUN_OPTIONS = (
+    click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag the run; may be repeated."),
+    click.option("--max-workers", type=click.IntRange(1), metavar="N",
+                 help="How many tasks run at a time; default: one a core."),
+    click.option("--max-num-splits", type=click.IntRange(1), default=10_000, show_default=True, metavar="N",
+                 help="The most tasks of one foreach."),
+    click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),
+    click.option("--executor", envvar="FLOWSTORE_EXECUTOR", default="local", show_default=True, metavar="WHERE",
+                 help="Where tasks run."),
+    click.option("--reuse-workers", is_flag=True, help="Tasks of a step may share a process: faster, less isolated."),
+    package_suffixes,
+    click.option("--start-method", type=click.Choice(["fork", "spawn"]), help="How task processes start."),
+)  # fmt: skip
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that `run` and `resume` share."""
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(_RUN_OPTIONS), function)
+
+
+def _reserved_names() -> frozenset[str]:
+    """Return the names of `run`'s own options."""
+    options = [*Command("run", run_options(lambda: None), SETTINGS).params]
+    return frozenset(
+        {"help", "branch", "production", *(name.lstrip("-") for option in options for name in option.opts)}
+    )
+
+
+# --- the flow
+
+
+class FlowFile:
+    """The flow's class, its parameters as options, and its graph, which is read once."""
+
+    def __init__(self, flow: type[FlowSpec]) -> None:
+        self.type = flow
+        self.name = flow.__name__
+        self.parameters = parameters_of(flow)
+        check_names(self.parameters, _reserved_names())
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """The steps, checked."""
+        from flowstore.flow.lint import check
+        from flowstore.flow.members import check_members
+
+        check_members(self.type)
+        graph = graph_of(self.type)
+        check(graph)
+        init.check(self.type)
+        return graph
+
+
+@contextlib.contextmanager
+def wrong_usage(kind: type[FlowstoreError] = FlowstoreError) -> Iterator[None]:
+    """Report errors of a kind, which are about what was asked for, as wrong usage: exit code 2."""
+    try:
+        yield
+    except kind as error:
+        raise click.UsageError(str(error)) from None

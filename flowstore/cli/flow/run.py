@@ -1,0 +1,262 @@
+"""`run` and `resume`, and what can be said of a flow without running it: `show`, `check`, `output-dot`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowstore import context
+from flowstore.cli.app import STORE_PATH, Command, Setting, command, no_such_option, settings_of
+from flowstore.cli.flow.flow_file import (
+    BRANCH,
+    DURABLE,
+    NAMESPACE_INSIDE,
+    PRODUCTION,
+    QUIET,
+    WITH,
+    FlowFile,
+    namespace_of,
+    run_options,
+    wrong_usage,
+)
+from flowstore.errors import ParameterError
+from flowstore.flow.graph import describe, to_dot
+from flowstore.flow.parameters import Parameter
+from flowstore.text import did_you_mean
+
+if TYPE_CHECKING:
+    from flowstore.run.snapshot import Sources
+
+_SETTINGS: tuple[Setting, ...] = (STORE_PATH, QUIET, NAMESPACE_INSIDE, WITH, DURABLE, BRANCH, PRODUCTION)
+
+
+# --- parameters as options
+
+
+class _ParameterType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """A flow's parameter as click sees it."""
+
+    def __init__(self, parameter: Parameter) -> None:
+        self.parameter = parameter
+        self.name = parameter.type_name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value that a text stands for; wrong usage where it stands for none."""
+        try:
+            return _Given(self.parameter.convert(value))
+        except ParameterError as error:
+            return self.fail(str(error), param, ctx)
+
+
+class _Given:
+    """A value that was given, which may itself be `None`, as JSON's null is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _parameter_option(parameter: Parameter) -> click.Option:
+    names = [f"--{parameter.name.replace('_', '-')}", f"parameter_{parameter.attribute}"]
+    shown = "" if parameter.default is None or callable(parameter.default) else f"  [default: {parameter.default}]"
+    if parameter.is_flag:
+        return click.Option(
+            names, is_flag=True, default=None, envvar=parameter.environment_variable, help=parameter.help
+        )
+    return click.Option(
+        names,
+        type=_ParameterType(parameter),
+        required=parameter.required and parameter.default is None,
+        envvar=parameter.environment_variable,
+        metavar=parameter.type_name.upper(),
+        help=(parameter.help + shown).strip() or None,
+    )
+
+
+@functools.cache
+def _parameter_options(this: FlowFile) -> list[click.Option]:
+    return [_parameter_option(parameter) for parameter in this.parameters.values()]
+
+
+class _Run(Command):
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the parameters of the flow as options, and `run`'s own."""
+        return [*_parameter_options(ctx.obj), *super().get_params(ctx)]
+
+
+# --- run and resume
+
+
+@command(*_SETTINGS, cls=_Run)
+@run_options
+def run(this: FlowFile, **given: Any) -> int:
+    """Run the flow.
+
+    Exits with 0 if the run succeeded, 1 if it failed, and 130 if Ctrl-C stopped it.
+
+    Example:
+        python flow.py run --tag baseline --max-workers 4
+    """
+    from flowstore.run import import_start
+    from flowstore.run.ownership import told_deployment
+
+    generators = _generators(this)
+    graph = this.graph
+    deployment = told_deployment()
+    texts = {name: given[f"parameter_{name}"] for name in this.parameters}
+    if deployment is not None:  # which knows the defaults as they were when it was made
+        texts = {name: text for name, text in texts.items() if text is not None}
+    values = {name: _value(this, name, text) for name, text in texts.items()}
+    options = settings_of(click.get_current_context())
+    sources = _sources(this, options)
+    executor = _executor(this, options, sources, generators)
+    start = import_start()
+    with wrong_usage(ParameterError):
+        code: int = start.run_flow(this.type, graph, values, _options(options, sources, deployment), executor)
+    return code
+
+
+def _value(this: FlowFile, name: str, given: Any) -> Any:
+    if isinstance(given, _Given):
+        return given.value
+    if isinstance(given, bool):
+        return given
+    with wrong_usage():
+        return this.parameters[name].default_value(this.name, context.username())
+
+
+class _Resume(Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as usual, but refuse a parameter with the reason."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            hint = "A resumed run keeps its origin's parameters; to change them, use run."
+            raise click.UsageError(f"{no_such_option(error)} {hint}", ctx) from None
+
+
+@command(*_SETTINGS, cls=_Resume)
+@click.argument("step", required=False)
+@click.option("--origin-run-id", metavar="RUN", help="The run to resume; default: your latest one.")
+@run_options
+def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given: Any) -> int:
+    """Run again what did not succeed.
+
+    A new run takes over the tasks that succeeded, with the parameters of the run that is resumed. If STEP is given,
+    that step and all steps after it run again, too. RUN is a run's id, such as 5.
+
+    Example:
+        python flow.py resume --origin-run-id 5
+    """
+    from flowstore.run import import_start
+
+    generators = _generators(this)
+    graph = this.graph
+    if step is not None and step not in graph:
+        near = did_you_mean(step, graph.nodes)
+        raise click.UsageError(f"There is no step {step!r}.{near} The steps are: {', '.join(graph.nodes)}.")
+    options = settings_of(click.get_current_context())
+    sources = _sources(this, options)
+    executor = _executor(this, options, sources, generators)
+    start = import_start()
+    with wrong_usage(ParameterError):
+        code: int = start.resume_flow(this.type, graph, step, origin_run_id, _options(options, sources), executor)
+    return code
+
+
+def _generators(this: FlowFile) -> Any:
+    """Return the random generators as the import left them: not even a parameter's default has drawn from them yet."""
+    from flowstore.run.randomness import Generators
+
+    return Generators(sys.modules[this.type.__module__])
+
+
+def _sources(this: FlowFile, options: Mapping[str, Any]) -> Sources:
+    from flowstore.run import snapshot
+
+    return snapshot.take(this.type, snapshot.checked_suffixes(options["package_suffixes"]))
+
+
+def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
+    """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
+    from flowstore.run import checks
+    from flowstore.run.executor import Setup, find_executor
+
+    with wrong_usage():
+        kind = find_executor(options["executor"])
+        checks.check_fixed_defaults(this.type)
+        checks.check_schedule(this.type)
+        checks.check_with(this.type, options["with_"])
+        checks.check_run_id_file(options["run_id_file"], options["store"])
+    setup = Setup(
+        flow=this.type,
+        graph=this.graph,
+        sources=sources,
+        generators=generators,
+        address=options["executor"].partition(":")[2],
+        method=options["start_method"],
+        reuse=options["reuse_workers"],
+    )
+    return kind(setup)
+
+
+def _options(options: Mapping[str, Any], sources: Sources, deployment: str | None = None) -> Any:
+    from flowstore.run.start import Options
+
+    return Options(
+        store=options["store"],
+        quiet=bool(options["quiet"]),
+        namespace=namespace_of(options["namespace"]),
+        with_=options["with_"],
+        durable=bool(options["durable"]),
+        branch=options.get("branch"),
+        production=bool(options.get("production")),
+        tags=options["tags"],
+        max_workers=options["max_workers"],
+        max_num_splits=options["max_num_splits"],
+        run_id_file=options["run_id_file"],
+        sources=sources,
+        deployment=deployment,
+    )
+
+
+# --- structure
+
+
+@command()
+def show(this: FlowFile) -> None:
+    """Show the flow's steps.
+
+    Example:
+        python flow.py show
+    """
+    click.echo(describe(this.graph))
+
+
+@command(WITH)
+def check(this: FlowFile, with_: tuple[str, ...]) -> None:
+    """Check that the flow is valid, without running it.
+
+    Example:
+        python flow.py check
+    """
+    from flowstore.run import checks
+
+    graph = this.graph
+    with wrong_usage():
+        checks.check_flow(this.type)
+        checks.check_with(this.type, with_)
+    click.echo(f"{graph.flow} is valid.")
+
+
+@command()
+def output_dot(this: FlowFile) -> None:
+    """Print the flow's graph for Graphviz.
+
+    Example:
+        python flow.py output-dot
+    """
+    click.echo(to_dot(this.graph))

@@ -1,0 +1,186 @@
+"""Looking into a store: an object, a log, an artifact, the views, and questions in SQL."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flowstore.cli import output
+from flowstore.cli.app import command, completed_by, gather
+from flowstore.cli.logs import Wish, with_options
+from flowstore.cli.settings import FORM, NAMESPACE, STORE, with_raw
+from flowstore.client import DataArtifact, Flow, Run, Step, Task
+from flowstore.errors import InvalidPathspec
+from flowstore.sqlite.database import Store
+from flowstore.store import opening, overview
+from flowstore.text import one_line, safe
+
+
+def find(pathspec: str) -> Any:
+    """Return the object that a pathspec addresses, by its depth."""
+    kinds = (Flow, Run, Step, Task, DataArtifact)
+    return kinds[min(pathspec.count("/"), len(kinds) - 1)](pathspec)
+
+
+@command(STORE, NAMESPACE, FORM)
+@click.argument("pathspec", shell_complete=completed_by("pathspecs"))
+@with_raw
+def show(pathspec: str, raw: bool, form: str) -> None:
+    """Show a flow, a run, a step, a task or an artifact.
+
+    A flow is shown with its runs, a run with its steps, a step with its tasks, and a task with its artifacts.
+
+    PATHSPEC is F, F/5, F/5/step, F/5/step/17 or F/5/step/17/x.
+
+    Example:
+        flowstore show HelloFlow/5
+    """
+    shown = find(pathspec)
+    if isinstance(shown, Flow):
+        output.echo(output.run_rows(shown), form, raw=raw, columns=output.RUN)
+    elif isinstance(shown, Run):
+        _show_run(shown, form, raw=raw)
+    elif isinstance(shown, Step):
+        rows = output.task_rows(shown)
+        output.echo(output.with_items(shown, rows) if form == "table" else rows, form, raw=raw, columns=output.TASK)
+    elif isinstance(shown, Task):
+        _show_task(shown, form, raw=raw)
+    else:
+        rows = [row for row in output.artifact_rows(shown.parent, private=True) if row["artifact"] == shown.id]
+        output.echo(rows, form, raw=raw, columns=output.ARTIFACT)
+
+
+def _show_run(run: Run, form: str, *, raw: bool) -> None:
+    """Print a run and its steps: in tables one below the other, else the steps as a field of the run."""
+    if form != "table":
+        output.echo([output.run_with_steps(run)], form, raw=raw)
+        return
+    output.echo(output.run_rows([run]), form, raw=raw)
+    for line in output.explanations(run):
+        output.say(line, raw=raw)
+    click.echo()
+    output.echo(output.step_rows(run), form, raw=raw)
+
+
+def _show_task(task: Task, form: str, *, raw: bool) -> None:
+    """Print a task's artifacts; in a table, also why it failed."""
+    output.echo(output.artifact_rows(task), form, raw=raw, columns=output.ARTIFACT)
+    if form != "table":
+        return
+    item = overview.items(task._store, int(task.path_components[1])).get(int(task.id))
+    if item is not None:
+        output.say(f"foreach item: {one_line(item)}", raw=raw)
+    why = task.exception
+    if why is not None:
+        output.say(f"{task.status}: {why.type}: {why.message}", raw=raw)
+
+
+@command(STORE, NAMESPACE, FORM)
+@click.argument("pathspec", shell_complete=completed_by("pathspecs"))
+@with_options
+@gather(wish=Wish)
+def logs(pathspec: str, wish: Wish, follow: bool, form: str) -> None:
+    """Show what the tasks of a run, step or task printed.
+
+    PATHSPEC is F/5, F/5/step or F/5/step/17.
+
+    Example:
+        flowstore logs HelloFlow/5/start --timestamps
+    """
+    from flowstore.cli import logs as log
+
+    of = find(pathspec)
+    if not isinstance(of, (Run, Step, Task)):
+        raise InvalidPathspec(f"{pathspec!r} does not address a run, a step or a task: give F/5, F/5/step or more.")
+    if follow and form != "table":
+        raise click.UsageError(f"--follow prints lines as they come: give it without --{form}.")
+    if follow:
+        log.show_as_it_comes(of, wish)
+    elif form == "table":
+        log.show(log.tasks_of(of), wish)
+    else:
+        output.echo(log.rows(log.tasks_of(of), wish), form, raw=wish.raw, columns=log.COLUMNS)
+
+
+@command(STORE, NAMESPACE, FORM)
+@click.argument("pathspec", shell_complete=completed_by("pathspecs"))
+@click.option(
+    "-o", "--output", "file", type=click.Path(dir_okay=False, path_type=Path), metavar="F", help="Write to this file."
+)
+@with_raw
+def get(pathspec: str, file: Path | None, raw: bool, form: str) -> None:
+    """Print an artifact, or write it to a file.
+
+    PATHSPEC is F/5/step/17/x. The file's name decides in which form it is written: .json, .npy, .parquet,
+    .csv, .txt, .png, .svg or .pkl. With any other name, bytes are written as they are, and text as UTF-8.
+
+    Example:
+        flowstore get HelloFlow/5/train/17/metrics -o metrics.json
+    """
+    from flowstore.cli import formats
+
+    artifact = DataArtifact(pathspec)
+    if file is not None:
+        formats.write(artifact, file)
+        click.echo(f"Wrote {artifact.pathspec} to {file}.", err=True)
+    if form != "table":
+        output.echo([formats.row(artifact)], form, raw=raw)
+    elif file is None:
+        formats.show(artifact, raw=raw)
+
+
+@command(STORE, FORM)
+@click.option("--sql", is_flag=True, help="Every definition, tables and indexes, too.")
+def schema(sql: bool, form: str) -> None:
+    """Explain the views that answer questions in SQL.
+
+    Example:
+        flowstore schema --sql
+    """
+    store = opening.active_store()
+    if sql:
+        definitions = "select type, name, sql from sqlite_master where sql is not null and name not like 'sqlite_%'"
+        rows = [dict(row) for row in store.rows(definitions)]
+    else:
+        rows = _views(store)
+    if form != "table":
+        output.echo(rows, form)
+        return
+    for row in rows:
+        if sql:
+            click.echo(safe(f"{row['sql']};\n"))
+        else:
+            about = [row["view"], *row["about"].splitlines(), f"columns: {', '.join(row['columns'])}"]
+            click.echo(safe("\n  ".join(about) + "\n"))
+
+
+def _views(store: Store) -> list[dict[str, Any]]:
+    """Return the views that are the public face of a store: the name, the explanation and the columns of each."""
+    from flowstore.store.schema import PUBLIC_VIEWS, SCHEMA_VERSION, definitions
+
+    views = []
+    for view in PUBLIC_VIEWS:
+        lines = (line.strip() for line in definitions(SCHEMA_VERSION)[view].strip().splitlines()[1:])
+        about = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
+        columns = [row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,))]
+        views.append({"view": view, "about": "\n".join(about), "columns": columns})
+    return views
+
+
+@command(STORE, FORM)
+@click.argument("query")
+@with_raw
+def sql(query: str, raw: bool, form: str) -> None:
+    """Ask a question in SQL; the store is only read.
+
+    Example:
+        flowstore sql "select run_id, status, duration_s from run_summary limit 10"
+    """
+    from flowstore.sqlite.user_sql import ask
+    from flowstore.store import trust
+
+    store = opening.active_store()
+    output.echo(ask(store, query, untrusted=trust.is_foreign(store)), form, raw=raw)

@@ -1,0 +1,43 @@
+"""The settings and options that several `flowstore` commands share."""
+
+from __future__ import annotations
+
+import click
+
+from flowstore import context
+from flowstore.cli.app import STORE, STORE_PATH, Setting, completed_by
+
+__all__ = ["FORM", "NAMESPACE", "STORE", "STORE_PATH", "with_raw", "with_tags"]
+
+
+def _narrow(tag: str | None) -> None:
+    context.namespace(tag or None)
+
+
+NAMESPACE = Setting(
+    "namespace",
+    (
+        click.Option(
+            ["--namespace"], metavar="TAG", shell_complete=completed_by("namespaces"), help="Only what has this tag."
+        ),
+    ),
+    apply=_narrow,
+)
+FORM = Setting(
+    "form",
+    (
+        click.Option(["--json", "form"], flag_value="json", help="Print a list of JSON objects."),
+        click.Option(["--csv", "form"], flag_value="csv", help="Print CSV."),
+    ),
+    default="table",
+)
+
+with_tags = click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=completed_by("tags"),
+    help="Only runs with this tag; may be repeated.",
+)
+with_raw = click.option("--raw", is_flag=True, help="Keep control characters.")

@@ -1,0 +1,151 @@
+"""`export`, `import` and `trust`: runs on their way from one store to another."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from flowstore.cli import output
+from flowstore.cli.app import command, completed_by, gather
+from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, with_tags
+from flowstore.store import opening
+from flowstore.text import counted, safe
+from flowstore.transfer.selection import Selection
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's newest version only
+    """A number of bytes: 500, 64KB, 10MB, 1.5GB, 1GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes."""
+        match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,3})?) ?([KMGT]I?B|)B?", str(value).upper())
+        if match is None or match[2] not in _UNITS:
+            self.fail(f"{value!r} is not a size: give a number and a unit, as in 500, 64KB, 10MB, 1.5GB.", param, ctx)
+        return round(float(match[1]) * _UNITS[match[2]])
+
+
+@attrs.frozen
+class _Parts:
+    """Which parts of the runs are exported: with their logs or without, and artifacts of which size."""
+
+    no_logs: bool
+    largest: int | None
+
+
+@command(STORE, NAMESPACE, FORM)
+@click.argument("out", metavar="OUT.db", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...", shell_complete=completed_by("pathspecs"))
+@click.option("--flow", metavar="F", shell_complete=completed_by("flows"), help="The runs of this flow.")
+@with_tags
+@click.option("--latest", type=click.IntRange(1), metavar="N", help="Only the newest N of each flow.")
+@click.option("--no-logs", is_flag=True, help="Without what tasks printed.")
+@click.option(
+    "--max-artifact-size",
+    "largest",
+    type=Size(),
+    metavar="S",
+    help="Leave out the bytes of larger artifacts, as in 10MB; their descriptions stay.",
+)
+@click.option("--force", is_flag=True, help="Replace a store that is there.")
+@gather(selection=Selection, parts=_Parts)
+def export(out: Path, selection: Selection, parts: _Parts, force: bool, form: str) -> None:
+    """Write a new store with the selected runs, or with all.
+
+    PATHSPEC is F for all runs of a flow, or F/5 for one. The new file has an identity of its own and keeps the ids of
+    the runs. Nothing else is in it, no deployments either. A run that is still running is taken as it stands; in the
+    new store it will be shown as dead.
+
+    Example:
+        flowstore export results.db HelloFlow/5 --max-artifact-size 10MB
+    """
+    from flowstore.transfer import export as exporting
+
+    wish = exporting.Wish(selection=selection, logs=not parts.no_logs, max_artifact_bytes=parts.largest)
+    done = exporting.export(opening.active_store(), out, wish, force=force)
+    if form != "table":
+        row = {"path": str(done.path), "runs": done.runs, "size_bytes": done.size_bytes, "left_out": done.left_out}
+        output.echo([row], form)
+        return
+    without = f", without the bytes of {counted(done.left_out, 'artifact')}" if done.left_out else ""
+    click.echo(safe(f"Exported {counted(done.runs, 'run')} ({output.size(done.size_bytes)}{without}) to {out}."))
+
+
+@command(STORE_PATH, FORM)
+@click.argument("paths", nargs=-1, required=True, metavar="IN.db...", type=click.Path(path_type=Path))
+def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
+    """Add the runs of other stores to this one.
+
+    The store is created if there is none. All runs are imported or, on an error, none. Runs that are here already are
+    skipped, so importing twice is importing once. Ids that were ever used here get new ones; times stay. Runs that
+    are still going on there are skipped: import again when they have ended. Pickles of a file that you do not trust
+    stay untrusted, and its runs do not become yours or production's: a tag such as user:YOU is kept as
+    user:YOU@STORE.
+
+    Example:
+        flowstore import results.db
+    """
+    from flowstore.transfer.importing import import_runs, opened
+
+    with opened(paths) as sources:
+        target = opening.ensure_active_store(store)
+        done = import_runs(target, sources)
+    if form != "table":
+        runs = [{"store": uuid, "origin": there, "run": here} for uuid, there, here in done.runs]
+        row = {"runs": runs, "known": done.known, "running": done.running, "copied_bytes": done.copied_bytes}
+        if done.kept_apart:
+            row["kept_apart"] = done.kept_apart
+        output.echo([row], form)
+        return
+    summary = f"Imported {counted(len(done.runs), 'run')} ({output.size(done.copied_bytes)}) into {target.path}."
+    if known := len(done.known):
+        summary += f" {known} of {known + len(done.runs)} {'was' if known == 1 else 'were'} here already."
+    click.echo(safe(summary))
+    for tag, kept in done.kept_apart.items():
+        click.echo(safe(f"Runs tagged {tag} there are tagged {kept} here: you do not trust their file."), err=True)
+    for pathspec in done.running:
+        click.echo(safe(f"Skipped {pathspec}, which is still running: import again when it has ended."), err=True)
+
+
+@command(FORM)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--revoke", is_flag=True, help="No longer trust it.")
+def trust(path: Path, revoke: bool, form: str) -> None:
+    """Trust a store, so that its pickles are loaded.
+
+    Loading a pickle can run code of the person who wrote it.
+
+    Example:
+        flowstore trust results.db
+    """
+    changed = _revoke(path) if revoke else _trust(path)
+    if form != "table":
+        output.echo([{"path": str(path), "trusted": not revoke, "changed": changed}], form)
+    elif not revoke:
+        click.echo(f"Pickles in {path} are loaded from now on, as long as it is the same store.")
+    else:
+        click.echo(f"{path} is no longer trusted." if changed else f"{path} was not trusted.")
+
+
+def _revoke(path: Path) -> bool:
+    from flowstore.store import trust as trusted_stores
+
+    return trusted_stores.revoke(path)
+
+
+def _trust(path: Path) -> bool:
+    from flowstore.store import trust as trusted_stores
+
+    store = opening.open_store(path, trusted=True)
+    try:
+        trusted_stores.trust(store.path, store.uuid)
+    finally:
+        store.close()
+    return True
