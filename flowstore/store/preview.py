@@ -1,4 +1,4 @@
-"""What a value is, in a word and in a few: made when it is written, so that anybody can see it without loading it."""
+"""A value's type name and a short preview, computed when it is stored, so that nobody has to load it to see it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Repr(reprlib.Repr):
         return super().repr_frozenset(x if len(x) <= _MOST_SORTED else frozenset(self._some(x)), level)
 
     def _some(self, x: Iterable[Any]) -> set[Any]:
-        return set(itertools.islice(x, self.maxset + 1))  # one more than are shown, so that the rest is told
+        return set(itertools.islice(x, self.maxset + 1))  # one more than are shown: then there is an ellipsis
 
 
 _repr = _Repr()
@@ -57,7 +57,7 @@ SHORT = frozenset({int, float, bool, type(None)})
 
 
 def type_name(value: Any) -> str:
-    """The type's full name, without `builtins` and `__main__`.
+    """Return the type's full name, without `builtins` and `__main__`.
 
     >>> type_name({}), type_name(reprlib.Repr())
     ('dict', 'reprlib.Repr')
@@ -68,7 +68,7 @@ def type_name(value: Any) -> str:
 
 
 def in_line(text: str) -> str:
-    r"""A stored text within a message: without line breaks, so that none of its lines passes for the message's own.
+    r"""Return a stored text for a message: without line breaks, so that none of its lines passes for the message's own.
 
     >>> in_line("2 rows\n   x")
     '2 rows ⏎    x'

@@ -75,11 +75,11 @@ class Entry:
     @property
     def codec(self) -> Codec:
         """The codec, imported at the first use."""
-        found = _codecs.get(self.name)
-        if found is None:
+        codec = _codecs.get(self.name)
+        if codec is None:
             module, _, name = self.path.partition(":")
-            found = _codecs[self.name] = getattr(importlib.import_module(module), name)()
-        return found
+            codec = _codecs[self.name] = getattr(importlib.import_module(module), name)()
+        return codec
 
     @property
     def is_possible(self) -> bool:

@@ -232,8 +232,8 @@ def _built(header: Mapping[str, Any], arrays: list[Any]) -> Any:
         variable = xr.Variable(described["dims"], data, described["attrs"], described["encoding"])
         variables[described["name"]] = variable
     dataset = xr.Dataset(variables, attrs=header["attrs"])
-    dataset = dataset.set_coords([each["name"] for each in header["variables"] if each["is_coordinate"]])
-    plain = [each["name"] for each in header["variables"] if each["index"] is None]
+    dataset = dataset.set_coords([one["name"] for one in header["variables"] if one["is_coordinate"]])
+    plain = [one["name"] for one in header["variables"] if one["index"] is None]
     dataset = dataset.drop_indexes([name for name in plain if name in dataset.xindexes])
     dataset.encoding = header["encoding"]
     if header["type"] == "Dataset":
@@ -254,14 +254,14 @@ def _indexed(described: Mapping[str, Any], array: Any) -> Any:
         start, stop, step = index
         if len(range(start, stop, step)) != math.prod(array.shape):
             raise ValueError("a range is not as long as its coordinate")
-        made = pd.RangeIndex(start, stop, step)
+        labels = pd.RangeIndex(start, stop, step)
     elif type(index) is str and len(index) <= 40 and array.dtype.kind in "mM":
-        made = (pd.DatetimeIndex if array.dtype.kind == "M" else pd.TimedeltaIndex)(array, freq=index)
+        labels = (pd.DatetimeIndex if array.dtype.kind == "M" else pd.TimedeltaIndex)(array, freq=index)
     else:
         raise ValueError("an index is of an unknown kind")
-    if not (made == array).all():
+    if not (labels == array).all():
         raise ValueError("an index is not that of its coordinate")
-    return made
+    return labels
 
 
 def _sizes(value: Any) -> str:
