@@ -53,7 +53,7 @@ _repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxfrozenset = _repr.maxde
 _repr.maxdict = 8
 
 
-SHORT = frozenset({int, float, bool, type(None)})
+_SHORT = frozenset({int, float, bool, type(None)})
 
 
 def type_name(value: Any) -> str:
@@ -93,7 +93,7 @@ def preview(value: Any, ask: Callable[[Any], str | None] = lambda _: None) -> st
 
 
 def _of_builtin(value: Any) -> str | None:
-    if type(value) in SHORT:
+    if type(value) in _SHORT:
         return repr(value)
     if type(value) in {list, tuple, dict, set, frozenset}:
         return f"{_repr.repr(value)} ({counted(len(value), 'item')})" if len(value) > 8 else _repr.repr(value)

@@ -31,7 +31,7 @@ from flowstore.errors import ArtifactError, FlowstoreError
 from flowstore.store.codecs.contract import Codec, Encoded, Piece, Pieces
 from flowstore.store.description import Description
 from flowstore.store.plain import NOTHING, Plain
-from flowstore.store.preview import SHORT, type_name
+from flowstore.store.preview import type_name
 from flowstore.store.preview import preview as preview_by
 
 __all__ = [
@@ -225,7 +225,9 @@ def preview(value: Any) -> str:
     >>> preview({"accuracy": 0.5})
     "{'accuracy': 0.5}"
     """
-    return repr(value) if type(value) in SHORT else preview_by(value, _shown_by_codecs)
+    if type(value) is float or (type(value) is int and -(2**63) <= value < 2**63):  # what tasks set most often
+        return repr(value)
+    return preview_by(value, _shown_by_codecs)
 
 
 def _shown_by_codecs(value: Any) -> str | None:
