@@ -31,8 +31,8 @@ from flowstore.errors import ArtifactError, FlowstoreError
 from flowstore.store.codecs.contract import Codec, Encoded, Piece, Pieces
 from flowstore.store.description import Description
 from flowstore.store.plain import NOTHING, Plain
-from flowstore.store.preview import type_name
 from flowstore.store.preview import preview as preview_by
+from flowstore.store.preview import type_name
 
 __all__ = [
     "INDEXABLE", "NOTATIONS", "REGISTRY", "SLOW", "WITH_JSON_BESIDE", "Codec", "Encoded", "Entry", "Piece", "Pieces",
