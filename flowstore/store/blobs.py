@@ -107,9 +107,21 @@ def describe(db: sqlite3.Connection, blob_id: int, description: Description) -> 
     if entry.has_json and not entry.is_json:
         plain = description.plain
         exact = None if plain.value is None else int(plain.exact)
-        db.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (blob_id, plain.value, exact, plain.number))
+        insert_value(db, blob_id, plain.value, exact, plain.number)
     if description.picture is not None:
-        db.execute("insert or ignore into pictures values (?, ?)", (blob_id, description.picture))
+        insert_picture(db, blob_id, description.picture)
+
+
+def insert_value(
+    db: sqlite3.Connection, blob_id: int, value: str | None, exact: int | None, number: float | None
+) -> None:
+    """Insert the plain JSON of a blob, unless it is there."""
+    db.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (blob_id, value, exact, number))
+
+
+def insert_picture(db: sqlite3.Connection, blob_id: int, png: bytes) -> None:
+    """Insert the picture of a blob, unless it is there."""
+    db.execute("insert or ignore into pictures values (?, ?)", (blob_id, png))
 
 
 def leave_out(db: sqlite3.Connection, blob_id: int) -> None:
@@ -129,12 +141,13 @@ def insert(
     *,
     sha: bytes | None = None,
     data: bytes | None = None,
+    row: int | None = None,
 ) -> int:
-    """Insert one row of `blobs`; return its id."""
+    """Insert one row of `blobs`, of an id of its own or a new one; return its id."""
     values = description.codec, description.size_bytes, description.type, description.preview
     cursor = db.execute(
-        "insert into blobs (sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?)",
-        (sha, *values, data),
+        "insert into blobs (id, sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?, ?)",
+        (row, sha, *values, data),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid

@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 
+from flowstore.store.blobs import insert_picture, insert_value
 from flowstore.store.codecs import is_safe
 from flowstore.store.json_levels import MAX_VALUE_BYTES
 from flowstore.store.pictures import is_picture
@@ -42,10 +43,10 @@ def copy(there: sqlite3.Connection, here: sqlite3.Connection, taken: bool, blobs
         ).fetchone()
         if row is not None and (taken or not is_safe(row["codec"])):
             values = (row["value"], row["exact"], row["magnitude"]) if taken else _checked(row)
-            here.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (here_id, *values))
+            insert_value(here, here_id, *values)
         picture = there.execute("select png from pictures where blob_id = ?", (there_id,)).fetchone()
         if picture is not None and is_picture(picture["png"]):
-            here.execute("insert or ignore into pictures values (?, ?)", (here_id, picture["png"]))
+            insert_picture(here, here_id, picture["png"])
 
 
 def _checked(row: sqlite3.Row) -> tuple[str | None, int | None, float | None]:

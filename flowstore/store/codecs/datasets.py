@@ -214,7 +214,9 @@ def _checked(header: Any) -> list[int]:
         if type(variable) is not dict or variable.keys() != _VARIABLE_KEYS or type(variable["name"]) is not str:
             raise ValueError("the header is of another form")
         if type(variable["size_bytes"]) is not int or variable["size_bytes"] < 0:
-            raise ValueError("the size of an array is no size")
+            raise ValueError("the size of an array is not a size")
+        if type(variable["is_coordinate"]) is not bool:
+            raise ValueError("a variable is neither a coordinate nor data")
         if type(variable["dims"]) is not list or not all(type(name) is str for name in variable["dims"]):
             raise ValueError("the name of a dimension is no text")
     if len({variable["name"] for variable in variables}) < len(variables):
