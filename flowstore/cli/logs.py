@@ -110,7 +110,7 @@ def show(tasks: Sequence[Task], wish: Wish) -> None:
 def _at_attempt(tasks: Iterable[Task], attempt: int | None) -> Iterator[Task]:
     """Yield the tasks as they were in an attempt, by default the last one."""
     for task in tasks:
-        yield task if attempt is None else Task(task.pathspec, attempt=attempt)
+        yield task if attempt is None else Task._at_attempt(task._scope, task.pathspec, attempt)
 
 
 def show_as_it_comes(of: Run | Step | Task, wish: Wish) -> None:
