@@ -17,10 +17,8 @@ from flowstore.context import UNSET, Unset
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.liveness import is_dead
+from flowstore.store import tags
 from flowstore.store.opening import store_at
-
-if TYPE_CHECKING:
-    from flowstore.store.tags import Node
 
 MOST_KEYS = 100  # of what Tab offers
 Item = TypeVar("Item")
@@ -242,7 +240,7 @@ def status_of(run: Row) -> str:
 class Tagged(Object):
     """An object whose tags can be changed. Each call changes all that it says, or nothing."""
 
-    def _node(self) -> Node:
+    def _node(self) -> tags.Node:
         """Where its tags are stored."""
         raise AssertionError  # each kind of object defines it
 
@@ -276,6 +274,7 @@ class Tagged(Object):
 
     def replace_tags(self, tags_to_remove: Iterable[str], tags_to_add: Iterable[str]) -> None:
         """Remove tags, then add others."""
-        from flowstore.store import tags  # not before a tag is changed: looking at results needs none of it
+        from flowstore.store.records import record_dead_runs  # not before a tag is changed: it is part of running
 
+        record_dead_runs(self._store)
         tags.change(self._store, self._node(), remove=tags_to_remove, add=tags_to_add)

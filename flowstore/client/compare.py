@@ -25,13 +25,11 @@ from typing import Any
 
 import attrs
 
-from flowstore.client.base import status_of
-from flowstore.client.code import Code
+from flowstore.client import rows
 from flowstore.client.run import Run
 from flowstore.sqlite.database import Store
-from flowstore.store import blobs, overview
+from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
-from flowstore.store.inheritance import visible_artifacts
 
 KINDS = ("run", "tag", "parameter", "code", "step", "artifact", "set", "timing")
 SMALL_BYTES = 65536  # values up to here are shown as JSON
@@ -103,27 +101,24 @@ class _Side:
     def __init__(self, run: Run) -> None:
         self.store: Store = run._store
         run_id = int(run.id)
-        with self.store.read() as db:
-            row = run._row()
-            status = status_of(row)
-            ended = row["finished_at"]
+        with self.store.read():  # one snapshot
+            row = rows.of_run(run)
             self.facts = {
-                "flow": row["flow"],
-                "user": row["user"],
-                "status": status,
-                "origin_run_id": row["origin_run_id"],
-                "duration_s": None if ended is None else (ended - row["created_at"]) / 1000,
+                "flow": row.flow,
+                "user": row.user,
+                "status": row.status,
+                "origin_run_id": row.origin_run_id,
+                "duration_s": row.duration_s,
             }
-            self.tags = dict.fromkeys(sorted(run.tags), True)
-            self.code = None if row["code_id"] is None else Code(run._scope, row["code_id"])
-            self.parameters = overview.parameters(self.store, run_id)
-            steps = overview.steps(self.store, run_id, dead=status == "dead")
+            self.tags = dict.fromkeys(sorted((*row.tags, *row.system_tags)), True)
+            self.code = run.code
+            self.parameters = queries.parameters(self.store, run_id)
+            steps = rows.of_steps(run, row.status)
             self.states = {step.name: step.tasks for step in steps}
             self.timings = {step.name: step.duration_s for step in steps}
-            self._set = overview.single_artifacts(self.store, run_id)
+            self._set = queries.single_artifacts(self.store, run_id)
             end = run.end_task
-            task = None if end is None else end._row()
-            visible = {} if task is None else visible_artifacts(db, {task["id"]: None})[task["id"]]
+            visible = {} if end is None else end._blobs()
         self.visible = {name: blob for name, blob in visible.items() if name not in self.parameters}
 
     def set_in(self, steps: Collection[str]) -> dict[str, Blob]:
@@ -162,7 +157,7 @@ def _is_private(name: str) -> bool:
 def _described(store: Store, found: Mapping[str, Blob]) -> dict[str, dict[str, Any]]:
     """Contents as dicts, with the values of those that are small JSON."""
     small = {blob.id for blob in found.values() if blob.codec == "json" and blob.size_bytes <= SMALL_BYTES}
-    full = {at: blob for at, blob in overview.with_bytes(store, small).items() if blob.data is not None}
+    full = {at: blob for at, blob in queries.with_bytes(store, small).items() if blob.data is not None}
     return {
         name: {
             "type": blob.type,

@@ -16,14 +16,13 @@ from flowstore.client.task import Task, Visible
 from flowstore.errors import ArtifactError, FlowstoreError, NotFound, UntrustedArtifact
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, time_of
-from flowstore.store import blobs, metrics, queries
+from flowstore.store import blobs, metrics, queries, tags
 from flowstore.store.blobs import Blob
+from flowstore.store.tags import find_runs
 from flowstore.text import safe
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from flowstore.store.tags import Node
 
 
 MAX_NOTE = 10_000  # characters
@@ -106,7 +105,7 @@ class Flow(Container["Run"]):
         active = self._scope.namespace
         wanted = [*tags, *([active] if active is not None else [])]
         name = self.id
-        for run_id in queries.run_ids(self._store, name, wanted, successful=successful):
+        for run_id in find_runs(self._store, name, wanted, successful=successful):
             yield Run._at(self._scope, f"{name}/{run_id}")
 
     def to_dataframe(self, *tags: str) -> pd.DataFrame:
@@ -117,7 +116,7 @@ class Flow(Container["Run"]):
         Raises:
             FlowstoreError: pandas is not installed.
         """
-        from flowstore.client.frame import frame_of
+        from flowstore.client.rows import frame_of
 
         return frame_of(self.runs(*tags))
 
@@ -176,13 +175,11 @@ class Run(Tagged, Container["Step"], Ending):
         return self._row() if self._kept is None else self._kept
 
     def _effective_tags(self) -> tuple[set[str], set[str]]:
-        rows = queries.run_tags(self._store, int(self.id))
+        rows = tags.run_tags(self._store, int(self.id))
         return {row["tag"] for row in rows if not row["system"]}, {row["tag"] for row in rows if row["system"]}
 
-    def _node(self) -> Node:
-        from flowstore.store.tags import Node
-
-        return Node(self.pathspec, int(self.id))
+    def _node(self) -> tags.Node:
+        return tags.Node(self.pathspec, int(self.id))
 
     @property
     def parent(self) -> Flow:
@@ -324,11 +321,9 @@ class Step(Tagged, Container[Task]):
             raise NotFound(f"Step {self.pathspec} was deleted from {self._store.path}.")
         return self._kept
 
-    def _node(self) -> Node:
-        from flowstore.store.tags import Node
-
+    def _node(self) -> tags.Node:
         row = self._row()
-        return Node(self.pathspec, row["run_id"], row["id"])
+        return tags.Node(self.pathspec, row["run_id"], row["id"])
 
     @property
     def parent(self) -> Run:
@@ -339,7 +334,7 @@ class Step(Tagged, Container[Task]):
     def _effective_tags(self) -> tuple[set[str], set[str]]:
         user, system = self.parent._effective_tags()
         row = self._row()
-        return user | set(queries.node_tags(self._store, row["run_id"], row["id"], 0, "")), system
+        return user | set(tags.node_tags(self._store, row["run_id"], row["id"], 0, "")), system
 
     @property
     def created_at(self) -> datetime:

@@ -17,14 +17,13 @@ from flowstore.client.base import Ending, Tagged
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, place_of, time_of
-from flowstore.store import queries
+from flowstore.store import queries, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
     from flowstore.client.run import Run, Step
-    from flowstore.store.tags import Node
 
 _STREAMS = ("stdout", "stderr")
 
@@ -125,6 +124,10 @@ class Task(Tagged, Ending):
         task._look_up(lambda: scope, pathspec)
         return task
 
+    def _as_of(self, attempt: int) -> Task:
+        """Return this task as an attempt of it was; raise as the constructor does."""
+        return self._at_attempt(self._scope, self.pathspec, attempt)
+
     def _check_exists(self) -> None:
         task_id = addresses.number("task", self.id)
         row = self._find()
@@ -170,11 +173,9 @@ class Task(Tagged, Ending):
             raise NotFound(f"Task {self.pathspec} has no attempt {number}.")
         return attempt
 
-    def _node(self) -> Node:
-        from flowstore.store.tags import Node
-
+    def _node(self) -> tags.Node:
         row = self._row()
-        return Node(self.pathspec, row["run_id"], row["step_id"], row["id"])
+        return tags.Node(self.pathspec, row["run_id"], row["step_id"], row["id"])
 
     @property
     def _run(self) -> Run:
@@ -190,7 +191,7 @@ class Task(Tagged, Ending):
     def _effective_tags(self) -> tuple[set[str], set[str]]:
         user, system = self._run._effective_tags()
         row = self._row()
-        return user | set(queries.node_tags(self._store, row["run_id"], row["step_id"], row["id"], "")), system
+        return user | set(tags.node_tags(self._store, row["run_id"], row["step_id"], row["id"], "")), system
 
     @property
     def status(self) -> str:

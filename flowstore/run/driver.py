@@ -31,7 +31,7 @@ from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.signals import Stop
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.liveness import HEARTBEAT_S
-from flowstore.store import metrics, queries, records
+from flowstore.store import metrics, records, tags
 from flowstore.text import one_line
 
 _SUCCESS = "Task finished successfully."
@@ -378,7 +378,7 @@ class Driver:
         now = (db, db.execute("pragma data_version").fetchone()[0])
         if now != self._tags_read:
             self._tags_read = now
-            self._tags = [row["tag"] for row in queries.run_tags(self._store, self._run.run_id)]
+            self._tags = [row["tag"] for row in tags.run_tags(self._store, self._run.run_id)]
 
     def _launch(self, task: _Task) -> None:
         policy = self._run.policies[task.planned.step]

@@ -12,6 +12,7 @@ from flowstore.flow import spec
 from flowstore.flow.spec import Inputs, Transition
 from flowstore.run.local import messages
 from flowstore.sqlite.database import Store
+from flowstore.sqlite.typed_rows import PAGE
 from flowstore.store import blobs, codecs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
@@ -33,7 +34,7 @@ class Inherited:
         if task_id not in self._found:
             at = self._task_ids.index(task_id)
             with active_store().read() as db:
-                self._found = visible_artifacts(db, dict.fromkeys(self._task_ids[at : at + queries.PAGE]))
+                self._found = visible_artifacts(db, dict.fromkeys(self._task_ids[at : at + PAGE]))
         return self._found[task_id]
 
 

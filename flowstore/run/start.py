@@ -191,7 +191,7 @@ def _create(
     constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(flow).items()}
     artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.items()]
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
-    system_tags = [*who.system_tags, *records.runtime_tags(__version__)]
+    system_tags = [*who.system_tags, *tags.runtime_tags(__version__)]
     user_tags = [tag for tag in tags.checked([*options.tags, *_environment_tags()]) if tag not in system_tags]
     tags.check_not_reserved(user_tags)
     run = records.NewRun(
@@ -231,7 +231,7 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
 def _origin_id(store: Store, flow: str, asked: str | None) -> int:
     if asked is None:
         user = context.username()
-        run_id = next(queries.run_ids(store, flow, [f"user:{user}"]), None)
+        run_id = next(tags.find_runs(store, flow, [f"user:{user}"]), None)
         if run_id is None:
             raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
     elif asked.isdecimal():

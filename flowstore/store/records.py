@@ -7,12 +7,10 @@ visible together. Times are milliseconds since 1970, UTC.
 from __future__ import annotations
 
 import json
-import platform
 import sqlite3
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -24,23 +22,14 @@ from flowstore.store import blobs, metrics, staging
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode, encode
 from flowstore.store.json_levels import MAX_VALUE_BYTES
+from flowstore.store.tags import date_tag, ensure_tag, pair_tags
 
 SMALL_PARAMETER_BYTES = 4096
-CROWD = 32  # tags of one run; the pairs of more are not worth their rows (as in the migration that made `tag_pairs`)
 
 
 def now_ms() -> int:
     """The time, in milliseconds since 1970, UTC."""
     return time.time_ns() // 1_000_000
-
-
-def date_tag(at_ms: int) -> str:
-    """The system tag of a day.
-
-    >>> date_tag(0)
-    'date:1970-01-01'
-    """
-    return f"date:{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -84,11 +73,6 @@ def parameter_json(db: sqlite3.Connection, parameter: Encoded | Blob) -> str:
     return "null" if row is None or row["value"] is None else str(row["value"])
 
 
-def runtime_tags(version: str) -> list[str]:
-    """The system tags that say what a run ran with."""
-    return ["runtime:local", f"python_version:{platform.python_version()}", f"flowstore_version:{version}"]
-
-
 def create_run(db: sqlite3.Connection, run: NewRun) -> int:
     """Insert a run with its tags, parameters and constants; gives its id."""
     db.execute("insert or ignore into flows (name) values (?)", (run.flow,))
@@ -111,58 +95,18 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
         [(run_id, *artifact) for artifact in run.artifacts],
     )
     system = dict.fromkeys([*run.system_tags, date_tag(created_at)])
-    tags = {tag: ensure_tag(db, tag) for tag in dict.fromkeys([*system, *run.tags])}
+    tag_ids = {tag: ensure_tag(db, tag) for tag in dict.fromkeys([*system, *run.tags])}
     db.executemany(
         "insert into run_tags (tag_id, flow_id, created_at, run_id, system) values (?, ?, ?, ?, ?)",
-        [(tag_id, flow_id, created_at, run_id, int(tag in system)) for tag, tag_id in tags.items()],
+        [(tag_id, flow_id, created_at, run_id, int(tag in system)) for tag, tag_id in tag_ids.items()],
     )
-    pair_tags(db, flow_id, created_at, [*tags.values()])
+    pair_tags(db, flow_id, created_at, [*tag_ids.values()])
     return run_id
 
 
 def _object(members: Mapping[str, str]) -> str:
     """Return a JSON object, of the JSON of its members."""
     return "{" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {text}" for name, text in members.items()) + "}"
-
-
-def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
-    """The row of a tag's text."""
-    row = db.execute("select id from tags where tag = ?", (tag,)).fetchone()
-    if row is None:
-        row = db.execute(
-            "insert into tags (tag, json) values (?, ?) returning id", (tag, json.dumps(tag, ensure_ascii=False))
-        ).fetchone()
-    return int(row[0])
-
-
-def pair_tags(
-    db: sqlite3.Connection,
-    flow_id: int,
-    created_at: int,
-    tag_ids: Collection[int],
-    fresh: Collection[int] | None = None,
-) -> None:
-    """Record which tags met on a run, so that those that never did are not searched for.
-
-    Args:
-        db: of an open transaction.
-        flow_id: the run's flow.
-        created_at: when the run was created.
-        tag_ids: all tags of the run.
-        fresh: those of them that it did not have before; default: all.
-    """
-    fresh = tag_ids if fresh is None else fresh
-    pairs = {(tag, tag) for tag in fresh}
-    if len(tag_ids) <= CROWD:
-        pairs |= {(min(tag, other), max(tag, other)) for tag in fresh for other in tag_ids}
-    else:
-        crowded_before = len(tag_ids) - len(fresh) > CROWD
-        pairs |= {(0, tag) for tag in (fresh if crowded_before else tag_ids)}
-    db.executemany(
-        """insert into tag_pairs values (?, ?, ?, ?, 1)
-           on conflict do update set newest_at = max(newest_at, excluded.newest_at), runs = runs + 1""",
-        [(flow_id, *pair, created_at) for pair in pairs],
-    )
 
 
 def ensure_step(db: sqlite3.Connection, run_id: int, name: str) -> int:

@@ -11,12 +11,13 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from flowstore.errors import StoreCorrupt, TaggingError
-from flowstore.store import tags
+from flowstore.errors import StoreCorrupt
 from flowstore.store.pictures import MAX_PICTURE_BYTES
 from flowstore.transfer import tables
 
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999
+
+_SET_BY_USERS = "select tag_id from run_tags where system = 0 union select tag_id from node_tags"
 
 # What is wrong with the rows that each query returns.
 _RULES = {
@@ -46,6 +47,12 @@ _RULES = {
     "holds a place in a foreach that is none": """
         select 1 from tasks where foreach_path glob '*[^0-9/]*' or foreach_path glob '*//*'
           or foreach_path like '/%' or foreach_path like '%/' or foreach_path = ''""",
+    # What no version let a user set. The rules of today are not asked: tightened, they would keep old stores out.
+    "holds an empty tag": "select 1 from tags where tag = ''",
+    "holds a tag of more than 500 characters that a user set": f"""
+        select 1 from tags where length(tag) > 500 and id in ({_SET_BY_USERS})""",  # their names were of any length
+    "holds a tag that only flowstore sets as one that a user set": f"""
+        select 1 from tags where id in ({_SET_BY_USERS}) and (tag glob 'user:*' or tag glob 'production:*')""",
     "holds a tag that does not fit its run": """
         select 1 from run_tags t left join runs r on r.id = t.run_id
         where r.flow_id is not t.flow_id or r.created_at is not t.created_at
@@ -104,7 +111,6 @@ def check(db: sqlite3.Connection, path: Path) -> None:
             continue
         if db.execute(f"{sql} limit 1", {"latest": _LATEST_MS}).fetchone() is not None:
             raise StoreCorrupt(f"{path} {problem}, which no run of flowstore wrote. Nothing was imported.")
-    _check_tags(db, path)
     for table in ("flows", "tags", "codes", "code_files", *(each.name for each in tables.of_runs(db))):
         _exhaust(db.execute(f"select * from {table}"))  # each value is of its type, and text is UTF-8
     _exhaust(db.execute("select sha, codec, size_bytes, type, preview from blobs"))
@@ -119,17 +125,3 @@ def _exhaust(rows: sqlite3.Cursor) -> None:
     with contextlib.closing(rows):  # an error would keep it half read, and the file locked for as long as it is held
         for _ in rows:
             pass
-
-
-def _check_tags(db: sqlite3.Connection, path: Path) -> None:
-    """Tags are of a form that can be set, and nobody but flowstore set those that begin like a namespace."""
-    set_by_users = db.execute(
-        """select tag from tags where id in (select tag_id from run_tags where system = 0
-           union select tag_id from node_tags)"""
-    ).fetchall()
-    try:
-        for row in db.execute("select tag from tags").fetchall():
-            tags.checked([row["tag"][: tags.MAX_LENGTH]])  # flowstore 0.1.0 took user names of any length
-        tags.check_not_reserved(tags.checked(row["tag"] for row in set_by_users))
-    except TaggingError as error:
-        raise StoreCorrupt(f"{path} holds a tag that can't be set. {error} Nothing was imported.") from error

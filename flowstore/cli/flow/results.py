@@ -15,6 +15,7 @@ from flowstore.cli import output
 from flowstore.cli.app import STORE, Group, command, gather
 from flowstore.cli.flow.flow_file import NAMESPACE, FlowFile
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
+from flowstore.client.rows import tasks_of
 from flowstore.errors import ArtifactError, NotFound, UntrustedArtifact
 from flowstore.text import counted, safe
 
@@ -64,7 +65,7 @@ def dump(this: FlowFile, pathspec: str, choice: _Choice, max_value_size: int, fi
         python flow.py dump 5/train/17 --include model,accuracy
     """
     of = this.find(pathspec, Step, Task, everywhere=True)
-    chosen = {task.pathspec: choice.of(task) for task in log.tasks_of(of)}
+    chosen = {task.pathspec: choice.of(task) for task in tasks_of(of)}
     missing = choice.names - {name for artifacts in chosen.values() for name in artifacts}
     if missing:
         raise NotFound(f"{pathspec} has no artifact {', '.join(sorted(missing))}.")
@@ -118,7 +119,7 @@ def show_logs(this: FlowFile, pathspec: str, wish: log.Wish, follow: bool) -> No
     if follow:
         log.show_as_it_comes(of, bare)
     else:
-        log.show(log.tasks_of(of), bare)
+        log.show(tasks_of(of), bare)
 
 
 class _Logs(Group):
@@ -147,8 +148,7 @@ def list_runs(this: FlowFile) -> None:
         python flow.py list runs
     """
     if this.name in Flows():
-        runs = [*Flow(this.name)]
-        output.echo_table(output.with_errors(runs, output.run_rows(runs)))
+        output.echo_table(output.runs_with_errors([*Flow(this.name)]))
     else:
         click.echo(_nothing(this), err=True)
 
@@ -176,8 +176,7 @@ def list_tasks(this: FlowFile, run: str | None) -> None:
     Example:
         python flow.py list tasks 5
     """
-    of = _one_run(this, run)
-    output.echo_table(output.with_items(of, output.task_rows(log.tasks_of(of))))
+    output.echo_table(output.task_rows(_one_run(this, run), items=True))
 
 
 _LISTS: Sequence[click.Command] = (list_runs, list_steps, list_tasks)

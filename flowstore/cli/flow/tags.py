@@ -15,8 +15,6 @@ from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
 from flowstore.errors import NotFound
 from flowstore.text import one_line
 
-_KINDS = (Run, Step, Task, DataArtifact)
-
 
 @attrs.frozen
 class _Target:
@@ -35,7 +33,7 @@ class _Target:
             raise click.UsageError("Say which object: --run-id ID or --pathspec RUN/step[/task[/artifact]].")
         if self.run_id is not None:
             return this.find(self.run_id, Run)
-        return this.find(self.pathspec or "", *_KINDS)
+        return this.find(self.pathspec or "", Run, Step, Task, DataArtifact)
 
 
 def _of_an_object(function: Callable[..., Any]) -> Callable[..., Any]:
