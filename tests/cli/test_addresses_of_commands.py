@@ -26,7 +26,7 @@ ADDRESSES = [  # the arguments, and what the answer holds
     (["show", "F/latest"], "F/4/start"),
     (["show", "F/latest", "--namespace", "user:tester"], "F/3/start"),
     (["show", "F/latest-successful", "--namespace", "user:tester"], "F/2/start"),
-    (["show", "F/2/body/latest"], "builtins.range"),
+    (["show", "F/2/body/latest"], "range(1, 9)"),
     (["show", "F/2/x"], "x  "),
     (["get", "F/2/x"], "2\n"),
     (["get", "F/latest/x"], "4\n"),

@@ -176,7 +176,7 @@ def list_tasks(this: FlowFile, run: str | None) -> None:
     Example:
         python flow.py list tasks 5
     """
-    output.echo_table(output.task_rows(_one_run(this, run), items=True))
+    output.echo_table(output.task_rows(_one_run(this, run)))
 
 
 _LISTS: Sequence[click.Command] = (list_runs, list_steps, list_tasks)
