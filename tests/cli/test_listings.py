@@ -17,7 +17,7 @@ import pytest
 from flowstore.text import columns_of
 from support.cli import IN_ONE_PROCESS, on_terminal
 from support.looks import LONG, TASK
-from support.processes import AS_NOBODY, python, told
+from support.processes import AS_NOBODY, python, told, with_support
 
 ELSEWHERE = {
     "show F/2 --namespace user:anne": 'To use it: --namespace user:will or --namespace ""',
@@ -48,7 +48,7 @@ KEYS = {
     "show F": "run status user created_at duration_s parameters tags error",
     "show F/1": "run status user created_at duration_s parameters tags error finished_at origin_run_id system_tags "
     "script_name code_files steps",
-    "show F/1/body": "task status attempts index created_at duration_s origin",
+    "show F/1/body": "task status attempts index item created_at duration_s origin",
     f"show {TASK}": "artifact type size_bytes codec preview",
     f"show {TASK}/xs": "artifact type size_bytes codec preview",
     f"get {TASK}/xs": "artifact type size_bytes codec sha preview value",
