@@ -11,7 +11,7 @@ from flowstore.client.addresses import Scope
 from flowstore.client.base import InStore
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import outputs
-from flowstore.store import blobs, queries
+from flowstore.store import blobs, snapshots
 from flowstore.store.blobs import Blob
 from flowstore.text import counted
 
@@ -62,17 +62,17 @@ class Code(InStore):
 
     @functools.cached_property
     def _files(self) -> dict[str, Blob]:
-        return queries.code_files(self._store, self._code_id)
+        return snapshots.files(self._store, self._code_id)
 
     @functools.cached_property
     def script_name(self) -> str:
         """The path of the flow's file."""
-        return queries.script_name(self._store, self._code_id)
+        return snapshots.script_name(self._store, self._code_id)
 
     @functools.cached_property
     def module(self) -> str | None:
         """The name of the flow's module, where it ran with `python -m`; else `None`."""
-        return queries.module_name(self._store, self._code_id)
+        return snapshots.module_name(self._store, self._code_id)
 
     @property
     def flowspec(self) -> str:

@@ -21,7 +21,7 @@ from flowstore.maintenance.problems import REPAIR, UNREADABLE, Problem, content,
 from flowstore.maintenance.rules import PAIRS, REFERENCES, ROWS, Rule
 from flowstore.maintenance.vacuum import UNUSED
 from flowstore.sqlite.database import Store
-from flowstore.store import codecs, queries, records, schema
+from flowstore.store import codecs, schema, snapshots
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.migrations import MIGRATIONS
 from flowstore.store.plain import describe
@@ -264,7 +264,7 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
             (row["id"],),
         )
         shas = {path: sha if isinstance(sha, bytes) else b"" for path, sha in files}
-        sha = records.code_sha(row["script_name"], shas, queries.module_of(row))
+        sha = snapshots.digest(row["script_name"], shas, snapshots.module_of(row))
         if sha == row["sha"]:
             continue
         run_id = db.execute("select min(id) from runs where code_id = ?", (row["id"],)).fetchone()[0]

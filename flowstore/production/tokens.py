@@ -1,143 +1,112 @@
-"""The production tokens that this user holds, in `$FLOWSTORE_HOME/tokens.json`: by store, then by scope.
+"""The production tokens that this user holds, a file each, and the least version of each deployment that may run.
 
-Whose file holds a token may deploy. The store has the tokens too, since the names of production namespaces show
-them; a token guards against accidents, not against attackers.
+Whoever holds a token may deploy. The store has the tokens too, since the names of production namespaces show them; a
+token guards against accidents, not against attackers.
+
+A file is written just before the commit of the transaction that makes its token valid, so that no valid token is lost,
+whenever the process dies. If the transaction fails, the file stays and matches nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flowstore.context import home
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite import files
 from flowstore.sqlite.database import Store
-from flowstore.sqlite.files import locked
 from flowstore.store import private
 
-
-def find(store_uuid: str, scope: str) -> str | None:
-    """The token that this user holds for a scope of a store, if any."""
-    return read().get(store_uuid, {}).get(scope)
+_REPAIR = "Nothing was changed. Repair or remove it; then deploying to what is there already needs --authorize TOKEN."
 
 
-def read() -> dict[str, dict[str, str]]:
-    """All tokens of this user.
+def held(store_uuid: str, scope: str) -> list[str]:
+    """Return the tokens that this user holds for a scope of a store, valid or not.
 
     Raises:
-        FlowstoreError: the file is there, but not as flowstore writes it.
+        FlowstoreError: a file of tokens is there, but not as flowstore writes it.
     """
-    return _read(_path())
+    old = _read(_old_path()) or {}
+    tokens = [old[store_uuid][scope]] if scope in old.get(store_uuid, {}) else []
+    for path in sorted(_folder().glob(f"{_hash(store_uuid, scope)}-*.json")):
+        tokens += (_read(path) or {}).get(store_uuid, {}).values()
+    return tokens
 
 
-def unfinished(store_uuid: str, scope: str) -> list[str]:
-    """The tokens of a scope that were prepared by processes which have not kept them yet, or died before they could.
+def keep(store_uuid: str, scope: str, token: str) -> None:
+    """Write a token to a file of its own, readable for this user only; does nothing where the token is held.
 
-    Whether the transaction that makes such a token valid was committed, the store knows. To be asked before `find`,
-    since a token is in one of the two places.
+    Raises:
+        FlowstoreError: it can't be written.
     """
-    found: list[str] = []
-    for draft in files.temporary_files_of(_path()):
-        with contextlib.suppress(FlowstoreError):  # it was not even prepared to its end
-            found += filter(None, [_read(draft).get(store_uuid, {}).get(scope)])
-    return found
-
-
-def _read(path: Path) -> dict[str, dict[str, str]]:
+    if token in held(store_uuid, scope):
+        return
+    path = _folder() / f"{_hash(store_uuid, scope)}-{_hash(token)}.json"
     try:
-        content = private.read(path, "tokens")
-        if content is None:
-            return {}
-        found = json.loads(content.decode("utf-8"))
+        _write(path, json.dumps({store_uuid: {scope: token}}, indent=2) + "\n")
+    except FlowstoreError as error:
+        raise FlowstoreError(f"{error} Nothing was changed.") from error
+
+
+def _read(path: Path) -> dict[str, dict[str, str]] | None:
+    """Return tokens by store and scope, or `None` where there is no file."""
+    try:
+        data = private.read(path, "tokens")
+        tokens = None if data is None else json.loads(data.decode("utf-8"))
     except OSError as error:
         raise FlowstoreError(f"Your tokens {path} can't be read: {error.strerror}. Nothing was changed.") from error
     except ValueError as error:
-        raise FlowstoreError(f"Your tokens {path} can't be read: {error}. {_MEND}") from error
+        raise FlowstoreError(f"Your tokens {path} can't be read: {error}. {_REPAIR}") from error
     except FlowstoreError as error:  # others may have written it
         raise FlowstoreError(f"{error} Nothing was changed.") from None
-    sound = isinstance(found, dict) and all(
+    if tokens is not None and not _holds_tokens(tokens):
+        raise FlowstoreError(f"Your tokens {path} can't be read: it does not hold tokens by store and scope. {_REPAIR}")
+    return tokens
+
+
+def _holds_tokens(tokens: Any) -> bool:
+    return isinstance(tokens, dict) and all(
         isinstance(scopes, dict) and all(isinstance(token, str) for token in scopes.values())
-        for scopes in found.values()
+        for scopes in tokens.values()
     )
-    if not sound:
-        raise FlowstoreError(f"Your tokens {path} can't be read: it does not hold tokens by store and scope. {_MEND}")
-    return {store: dict(scopes) for store, scopes in found.items()}
 
 
-_MEND = "Nothing was changed. Mend or remove it; then deploying to what is there already needs --authorize TOKEN."
+def _write(path: Path, text: str) -> None:
+    """Replace a file of this user's own by one that holds `text`.
 
-
-class Keeper:
-    """Takes a token into the file in two steps, around the commit of the transaction that makes it valid."""
-
-    def __init__(self) -> None:
-        self._draft: Path | None = None
-        self._making = contextlib.ExitStack()
-
-    def prepare(self, store_uuid: str, scope: str, token: str) -> None:
-        """Write the new file beside the old one, readable for this user only; nothing where the token is held.
-
-        Raises:
-            FlowstoreError: it can't be written.
-        """
-        _drop_unfinished((store_uuid, scope))
-        if find(store_uuid, scope) == token:
-            return
-        path = _path()
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = self._making.enter_context(files.temporary_file(path, 0o600))
-            self._making.enter_context(locked(path.with_name("tokens.lock")))  # until the new file is there, or dropped
-            tokens = read()
-            tokens.setdefault(store_uuid, {})[scope] = token
-            draft.write_text(json.dumps(tokens, indent=2, sort_keys=True) + "\n", "utf-8")
-        except (OSError, sqlite3.Error) as error:
-            raise FlowstoreError(
-                f"Your tokens {path} can't be written: {getattr(error, 'strerror', error)}. Nothing was changed. "
-                "Set $FLOWSTORE_HOME to a folder of yours."
-            ) from error
-        self._draft = draft
-
-    def finish(self) -> None:
-        """Put what was prepared in the old file's place, at once."""
-        if self._draft is not None:
-            files.move_to(self._draft, _path(), replace=True)
-
-    def drop(self) -> None:
-        """Forget what was prepared."""
-        self._making.close()
-
-
-@contextlib.contextmanager
-def keeping() -> Iterator[Keeper]:
-    """Keep the token that the block prepares, if the block ends well; the transaction stands inside it."""
-    keeper = Keeper()
+    Raises:
+        FlowstoreError: it can't be written.
+    """
     try:
-        yield keeper
-        keeper.finish()
-    finally:
-        keeper.drop()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.remove_abandoned(path)
+        with files.temporary_file(path, 0o600) as temporary:
+            temporary.write_text(text, "utf-8")
+            files.move_to(temporary, path, replace=True)
+    except OSError as error:
+        raise FlowstoreError(
+            f"{path} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
+        ) from error
 
 
-def _drop_unfinished(settled: tuple[str, str]) -> None:
-    """Remove what dead processes had prepared, but for tokens that may be valid and are nowhere else."""
-    tokens = read()
-    for draft in files.temporary_files_of(_path(), abandoned=True):
-        with contextlib.suppress(FlowstoreError, OSError):
-            prepared = _read(draft)
-            each = ((store, scope) for store, scopes in prepared.items() for scope in scopes)
-            if all(key == settled or tokens.get(key[0], {}).get(key[1]) == prepared[key[0]][key[1]] for key in each):
-                draft.unlink()
+def _folder() -> Path:
+    return home() / "tokens"
 
 
-def _path() -> Path:
+def _old_path() -> Path:
+    """Return the file in which flowstore 0.1.0 kept all tokens; it is read for ever, and no longer written."""
     return home() / "tokens.json"
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+# --- versions
 
 
 def least_version(store: Store, flow: str, scope: str) -> int:
@@ -148,8 +117,8 @@ def least_version(store: Store, flow: str, scope: str) -> int:
     """
     path = _version_path(store, flow, scope)
     try:
-        found = private.read(path, "note of what is deployed")
-        return 0 if found is None else int(found)
+        noted = private.read(path, "note of what is deployed")
+        return 0 if noted is None else int(noted)
     except (OSError, ValueError) as error:
         raise FlowstoreError(f"{path} can't be read: {error}. Remove it, and deploy again.") from error
 
@@ -161,19 +130,8 @@ def note_version(store: Store, flow: str, scope: str, version: int) -> None:
         FlowstoreError: it can't be written.
     """
     path = _version_path(store, flow, scope)
-    version = max(version, least_version(store, flow, scope))
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.remove_abandoned(path)
-        with files.temporary_file(path, 0o600) as draft:
-            draft.write_text(f"{version}\n", "ascii")
-            files.move_to(draft, path, replace=True)
-    except OSError as error:
-        raise FlowstoreError(
-            f"{path} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
-        ) from error
+    _write(path, f"{max(version, least_version(store, flow, scope))}\n")
 
 
 def _version_path(store: Store, flow: str, scope: str) -> Path:
-    what = "\0".join((os.path.realpath(store.path), store.uuid, flow, scope))
-    return home() / "deployed" / hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return home() / "deployed" / _hash(os.path.realpath(store.path), store.uuid, flow, scope)

@@ -1,7 +1,7 @@
 """One attempt of one task: load what it reads, run the step, encode what it set. Never writes to the store.
 
-`run_attempt` gives a report, a message, and the contents that go with it; whoever runs tasks carries
-them to the driver. What the report holds decides what becomes visible.
+`run_attempt` returns a report, and the large values that go with it; an executor carries them to the driver. The report
+decides what becomes visible.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,10 +23,13 @@ from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFail
 from flowstore.flow import init, spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
-from flowstore.run.inputs import FOREACH_ITEMS, Inherited, TaskLink, item_preview
-from flowstore.run.local import messages
+from flowstore.run.inputs import FOREACH_ITEMS, Inherited, Source, TaskLink, item_preview
 from flowstore.run.local.ending import Ending
+from flowstore.run.orders import Failure, Inline, Order, Report
+from flowstore.run.plan import Outcome
+from flowstore.store.blobs import INLINE_BYTES
 from flowstore.store.codecs import Encoded, encode
+from flowstore.store.description import NewBlob
 from flowstore.store.opening import close_beside
 from flowstore.store.plain import MAX_METRICS
 from flowstore.store.preview import type_name
@@ -45,42 +48,44 @@ class TimeoutExpired(TaskFailed):
 
 @attrs.frozen(eq=False, repr=False)
 class Product:
-    """What an attempt leaves: the report for the driver, and the names and contents of what it set."""
+    """What an attempt leaves.
 
-    report: dict[str, Any]
-    contents: Sequence[tuple[str, Encoded]]
+    Attributes:
+        report: for the driver.
+        large: the values that are too large to travel in the report, in the order in which it names them.
+    """
+
+    report: Report
+    large: Sequence[Encoded]
 
 
-def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any], ending: Ending) -> Product:
+def run_attempt(flow: type[FlowSpec], graph: Graph, order: Order, source: Source, ending: Ending) -> Product:
     """Run one attempt.
 
     Args:
-        flow: its class, of this process.
+        flow: the flow's class, in this process.
         graph: its steps.
-        order: what the driver asks for; see `orders.Orders.order`.
-        ending: of this process.
-
-    Returns:
-        The report: `status`, `outcome`, `artifacts`, `failure`; and the contents of the artifacts.
+        order: what to run.
+        source: where the task's inputs come from.
+        ending: the end of this process.
     """
     state = context.state
     state.flow_module = sys.modules[flow.__module__]
-    node = graph[order["step"]]
-    link = TaskLink(order, order["step"], order["base_id"], is_join=node.is_join)
+    node = graph[order.step]
+    link = TaskLink(order, source, step=order.step, task_id=order.base_id, is_join=node.is_join)
     instance = spec.bind(flow, link)
-    if order["catch"] is not None and order["catch"]["var"]:
-        object.__setattr__(instance, order["catch"]["var"], None)
+    if order.catch is not None and order.catch.var:
+        object.__setattr__(instance, order.catch.var, None)
     process = os.getpid()
     before = state.task, state.namespace, state.task_store
-    state.task, state.namespace = _identity(order, link), order["current"]["namespace"]
-    state.store, state.task_store = None, (order["store"], order["trusted"])
+    state.task, state.namespace = _identity(order, link), order.run.current["namespace"]
+    state.store, state.task_store = None, (order.run.store, order.run.trusted)
     try:
         if init.has_own(flow):
             link.first_values = init.run(instance, link.load_parameter)
-        _run_step(flow, instance, link, order)
+        _run_step(flow, instance, link, order, source)
         _leave_if_forked(process, None, ending)
-        outcome, items = _outcome(instance, link, graph, order)
-        return _product(instance, link, order, "successful", outcome, items)
+        return _product(instance, link, order, _outcome(instance, link, graph, order))
     except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
         _leave_if_forked(process, error, ending)
         return _failed(instance, link, graph, order, error)
@@ -89,13 +94,13 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Mapping[str, Any], en
         state.task, state.namespace, state.task_store = before
 
 
-def _run_step(flow: type[FlowSpec], instance: FlowSpec, link: TaskLink, order: Mapping[str, Any]) -> None:
-    if order["fallback"] is not None:
-        raise _Fallback(order["fallback"])
+def _run_step(flow: type[FlowSpec], instance: FlowSpec, link: TaskLink, order: Order, source: Source) -> None:
+    if order.fallback is not None:
+        raise _Fallback(order.fallback)
     step = getattr(flow, link.step)
-    arguments = [_inputs(flow, order)] if link.is_join else []
-    if order["timeout_s"]:
-        with _deadline(order["timeout_s"], link.step):
+    arguments = [_inputs(flow, order, source)] if link.is_join else []
+    if order.timeout_s:
+        with _deadline(order.timeout_s, link.step):
             step(instance, *arguments)
     else:
         step(instance, *arguments)
@@ -127,33 +132,30 @@ def _leave_if_forked(process: int, error: BaseException | None, ending: Ending) 
 class _Fallback(TaskFailed):
     """Stands for a failure of an earlier attempt whose process died, so that `@catch` can handle it here."""
 
-    def __init__(self, failure: Mapping[str, str]) -> None:
-        super().__init__(failure["message"])
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
         self.failure = failure
 
 
-def _failed(
-    instance: FlowSpec, link: TaskLink, graph: Graph, order: Mapping[str, Any], error: BaseException
-) -> Product:
+def _failed(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order, error: BaseException) -> Product:
     failure = _describe(error)
-    catch = order["catch"] if order["last_attempt"] else None
+    catch = order.catch if order.last_attempt else None
     if isinstance(error, _Fallback):
-        failure = dict(error.failure)
-    elif catch is None or catch["print_exception"]:
-        _complain(failure["traceback"])
+        failure = error.failure
+    elif catch is None or catch.print_exception:
+        _complain(failure.traceback)
     if catch is None:
-        return _product(instance, link, order, "failed", None, None, failure)
-    if catch["var"]:
+        return _product(instance, link, order, _Result("failed", failure=failure))
+    if catch.var:
         from flowstore.client import ExceptionInfo
 
-        object.__setattr__(instance, catch["var"], ExceptionInfo(**failure))
-    node = graph[link.step]
-    outcome = {"targets": list(node.targets), "count": None, "gang": False}
+        object.__setattr__(instance, catch.var, ExceptionInfo(failure.type, failure.message, failure.traceback))
+    result = _Result("successful", Outcome(graph[link.step].targets), failure=failure)
     try:
-        return _product(instance, link, order, "successful", outcome, None, failure)
+        return _product(instance, link, order, result)
     except ArtifactError as unstorable:  # what failed may be the storing itself: keep what can be kept
         _complain(f"@catch leaves out what can't be stored: {unstorable}\n")
-        return _product(instance, link, order, "successful", outcome, None, failure, lenient=True)
+        return _product(instance, link, order, result, lenient=True)
 
 
 def _complain(text: str) -> None:
@@ -162,7 +164,7 @@ def _complain(text: str) -> None:
         print(text, end="", file=sys.stderr, flush=True)
 
 
-def _describe(error: BaseException) -> dict[str, str]:
+def _describe(error: BaseException) -> Failure:
     import traceback
 
     shown = error.__traceback__
@@ -176,16 +178,22 @@ def _describe(error: BaseException) -> dict[str, str]:
         message = str(error)
     except Exception:  # a user's __str__ may raise anything
         message = ""
-    told = {"type": type(error).__qualname__, "message": message, "traceback": text}
-    return {key: value.encode("utf-8", "backslashreplace").decode() for key, value in told.items()}
+    texts = (type(error).__qualname__, message, text)
+    return Failure(*(value.encode("utf-8", "backslashreplace").decode() for value in texts))
 
 
-def _inputs(flow: type[FlowSpec], order: Mapping[str, Any]) -> Inputs:
-    inherited = Inherited([task_id for task_id, _, _ in order["inputs"]])
-    in_foreach = order["joined"] is not None
+def _inputs(flow: type[FlowSpec], order: Order, source: Source) -> Inputs:
+    inherited = Inherited(source, [task_id for task_id, _ in order.inputs])
     links = [
-        TaskLink(order, step, task_id, inherited, index=index if in_foreach else None)
-        for task_id, step, index in order["inputs"]
+        TaskLink(
+            order,
+            source,
+            step=step,
+            task_id=task_id,
+            inherited=inherited,
+            index=None if order.joined is None else index,
+        )
+        for index, (task_id, step) in enumerate(order.inputs)
     ]
     return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])
 
@@ -209,14 +217,19 @@ def _deadline(seconds: float, step: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _identity(order: Mapping[str, Any], link: TaskLink) -> dict[str, Any]:
-    """What `current` answers."""
-    identity: dict[str, Any] = order["current"]
-    identity["tags"] = frozenset(identity["tags"])
-    identity["parameters"] = context.Parameters(order["parameters"], link.load_parameter)
-    if identity["parallel"] is not None:
-        identity["parallel"] = Gang(**identity["parallel"])
-    return identity
+def _identity(order: Order, link: TaskLink) -> dict[str, Any]:
+    """Return what `current` answers."""
+    run = order.run
+    return {
+        **run.current,
+        "step_name": order.step,
+        "task_id": str(order.task_id),
+        "pathspec": f"{run.flow}/{run.run_id}/{order.step}/{order.task_id}",
+        "retry_count": order.attempt,
+        "tags": frozenset(order.tags),
+        "parameters": context.Parameters(run.parameters, link.load_parameter),
+        "parallel": _gang(order),
+    }
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -236,47 +249,61 @@ class Gang:
     control_task_id: str
 
 
-def _outcome(
-    instance: FlowSpec, link: TaskLink, graph: Graph, order: Mapping[str, Any]
-) -> tuple[dict[str, Any], Sequence[Any] | None]:
-    """What comes next, and the items of a foreach."""
-    asked, node = link.transition, graph[link.step]
+def _gang(order: Order) -> Gang | None:
+    if order.node_index is None:
+        return None
+    return Gang(order.main_ip, order.num_nodes, order.node_index, str(order.first_node_id))
+
+
+def _outcome(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order) -> _Result:
+    """Return what comes next, with the items of a foreach."""
+    transition, node = link.transition, graph[link.step]
     if node.kind == "end":
-        return {"targets": [], "count": None, "gang": False}, None
-    if asked is None:
+        return _Result("successful", Outcome())
+    if transition is None:
         raise GraphError(f"Step {link.step} ended without self.next; it must be its last statement.")
-    if asked.targets != node.targets:
+    if transition.targets != node.targets:
         raise GraphError(
-            f"Step {link.step} went to {', '.join(asked.targets)}, but its source says {', '.join(node.targets)}."
+            f"Step {link.step} went to {', '.join(transition.targets)}, but its source says {', '.join(node.targets)}."
         )
-    outcome: dict[str, Any] = {"targets": list(asked.targets), "count": None, "gang": False}
+    if transition.condition is not None and transition.cases is not None:
+        return _Result("successful", Outcome((_choose(instance, link.step, transition),)))
     items = None
-    if asked.condition is not None and asked.cases is not None:
-        outcome["targets"] = [_choose(instance, link.step, asked)]
-    elif asked.foreach is not None:
-        items, outcome["items_from"] = _items(instance, link, asked.foreach)
-        outcome["count"] = len(items)
-    elif asked.num_parallel is not None or node.kind == "parallel":
-        outcome["count"], outcome["gang"] = asked.num_parallel, True
-        if isinstance(asked.num_parallel, bool) or not isinstance(asked.num_parallel, int) or asked.num_parallel < 1:
-            raise GraphError(f"Step {link.step}: num_parallel must be at least 1, not {asked.num_parallel!r}.")
-    count, limit = outcome["count"], order["max_num_splits"]
+    outcome = Outcome(transition.targets)
+    if transition.foreach is not None:
+        items, items_from = _items(instance, link, transition.foreach)
+        outcome = Outcome(transition.targets, len(items), items_from=items_from)
+    elif transition.num_parallel is not None or node.kind == "parallel":
+        outcome = Outcome(transition.targets, _num_parallel(link.step, transition), gang=True)
+    _check_count(link.step, outcome.count, order.run.max_num_splits)
+    return _Result("successful", outcome, items)
+
+
+def _num_parallel(step: str, transition: Transition) -> int:
+    count = transition.num_parallel
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise GraphError(f"Step {step}: num_parallel must be at least 1, not {count!r}.")
+    return count
+
+
+def _check_count(step: str, count: int | None, limit: int) -> None:
     if count is not None and count > limit:
         raise GraphError(
-            f"Step {link.step} asks for {counted(count, 'task')}, more than the limit of {limit}. "
+            f"Step {step} asks for {counted(count, 'task')}, more than the limit of {limit}. "
             f"Raise it with --max-num-splits {count}."
         )
-    return outcome, items
 
 
-def _choose(instance: FlowSpec, step: str, asked: Transition) -> str:
-    value = getattr(instance, asked.condition or "")
-    cases = asked.cases or {}
+def _choose(instance: FlowSpec, step: str, transition: Transition) -> str:
+    value = getattr(instance, transition.condition or "")
+    cases = transition.cases or {}
     try:
         return cases[value]
     except (KeyError, TypeError):
         known = ", ".join(repr(case) for case in cases)
-        raise GraphError(f"Step {step}: {asked.condition} is {value!r}, which is none of the cases {known}.") from None
+        raise GraphError(
+            f"Step {step}: {transition.condition} is {value!r}, which is none of the cases {known}."
+        ) from None
 
 
 def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any], str]:
@@ -300,48 +327,57 @@ def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any]
     return items, name if items is value else FOREACH_ITEMS
 
 
-def _product(
-    instance: FlowSpec,
-    link: TaskLink,
-    order: Mapping[str, Any],
-    status: str,
-    outcome: dict[str, Any] | None,
-    items: Sequence[Any] | None,
-    failure: Mapping[str, str] | None = None,
-    *,
-    lenient: bool = False,
-) -> Product:
-    lenient = lenient or status == "failed"  # a failed attempt keeps what it can
-    contents: dict[str, Encoded] = {}
+@attrs.frozen(eq=False, repr=False)
+class _Result:
+    """How a step ended: the `status`, `outcome` and `failure` of its report, and the items of the foreach it opens."""
+
+    status: str
+    outcome: Outcome | None = None
+    items: Sequence[Any] | None = None
+    failure: Failure | None = None
+
+
+def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, *, lenient: bool = False) -> Product:
+    lenient = lenient or result.status == "failed"  # a failed attempt keeps what it can
+    artifacts: dict[str, NewBlob] = {}
+    large: list[Encoded] = []
     values = {**_unread_first_values(link, order), **spec.artifacts_set_on(instance)}
     for name, value in values.items():
         try:
             _check_name(instance, link, name)
             encoded = _changed(link, name, value)
         except ArtifactError as error:
-            if lenient or link.first_values.get(name) is value:  # which every task makes anew
+            if lenient or link.first_values.get(name) is value:  # every task makes that itself
                 continue
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
-            contents[name] = encoded
+            artifacts[name] = _new_blob(encoded)
+            large += [encoded] if artifacts[name].data is None else []
             if encoded.description.plain.too_many:
                 _complain(f"{name} holds more than {MAX_METRICS} numbers, so none of them is a metric.\n")
-    merged = {name: blob.id for name, blob in link.merged.items() if name not in contents}
-    report = {
-        "status": status,
-        "outcome": outcome,
-        "items": _inline_items(items),
-        "shown": None if items is None else [item_preview(item) for item in items],
-        "merged": merged,
-        "deleted": sorted({*link.forgotten} - contents.keys() - merged.keys()),
-        "failure": failure,
-    }
-    return Product(report, list(contents.items()))
+    merged = {name: blob.id for name, blob in link.merged.items() if name not in artifacts}
+    report = Report(
+        status=result.status,
+        outcome=result.outcome,
+        artifacts=artifacts,
+        items=_inline_items(result.items),
+        shown=None if result.items is None else [item_preview(item) for item in result.items],
+        merged=merged,
+        deleted=sorted({*link.forgotten} - artifacts.keys() - merged.keys()),
+        failure=result.failure,
+    )
+    return Product(report, large)
 
 
-def _unread_first_values(link: TaskLink, order: Mapping[str, Any]) -> dict[str, Any]:
+def _new_blob(encoded: Encoded) -> NewBlob:
+    if encoded.size_bytes <= INLINE_BYTES:
+        return NewBlob(encoded.description, data=encoded.content)
+    return NewBlob(encoded.description, encoded.sha)
+
+
+def _unread_first_values(link: TaskLink, order: Order) -> dict[str, Any]:
     """Return what the flow's `__init__` set, in a task that inherits nothing; later tasks inherit it from there."""
-    if not link.first_values or order["base_id"] is not None:
+    if not link.first_values or order.base_id is not None:
         return {}
     return {name: value for name, value in link.first_values.items() if name not in link.merged}
 
@@ -375,11 +411,11 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     return encoded
 
 
-def _inline_items(items: Sequence[Any] | None) -> list[messages.Small] | None:
-    """The items of a foreach, where all are small: each task then gets its own without loading the list."""
+def _inline_items(items: Sequence[Any] | None) -> list[Inline] | None:
+    """Return the items of a foreach where all are small: each task then gets its own without loading the list."""
     if items is None:
         return None
-    found: list[messages.Small] = []
+    inline: list[Inline] = []
     total = 0
     for item in items:
         try:
@@ -389,5 +425,5 @@ def _inline_items(items: Sequence[Any] | None) -> list[messages.Small] | None:
         total += encoded.size_bytes
         if encoded.size_bytes > INLINE_ITEM_BYTES or total > INLINE_ITEMS_BYTES:
             return None
-        found.append(messages.small(encoded))
-    return found
+        inline.append(Inline.of(encoded))
+    return inline

@@ -1,19 +1,20 @@
-"""The attempts of a run, as its driver follows them: those that run, and those that have finished."""
+"""The attempts of a run, as its driver follows them: those that wait, those that run, and those that have finished."""
 
 from __future__ import annotations
 
+import heapq
+import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection
 
 import attrs
 
-from flowstore.run.contents import Arriving
 from flowstore.run.lines import Lines
+from flowstore.run.orders import Failure, Report
 from flowstore.run.plan import PlannedTask
 
-LAST_LINES = 5  # of what it printed, an attempt that died is remembered by
-END_S = 10.0  # for what a process has to do after its attempt
+LAST_LINES = 5  # how many of the last lines that an attempt printed are kept for the case that it dies
+END_S = 10.0  # how long a process may take for what is left to do after its attempt
 OVERSTAYED = (
     f"The task's process was killed: {END_S:g} s after it had delivered its result it was still ending, with threads, "
     "atexit hooks or open files. The result is kept.\n"
@@ -22,32 +23,99 @@ OVERSTAYED = (
 
 @attrs.define(eq=False, repr=False)
 class RunningTask:
-    """A task that was started, through all of its attempts."""
+    """A task whose orders have been handed to the executor, through all of its attempts.
+
+    Attributes:
+        planned: its place in the plan.
+        id: its row, which is not in the store until its first attempt has begun.
+        item: a preview of its foreach item.
+        attempt, attempt_id: the number and the row of the present attempt.
+        number: the executor's number of the present attempt.
+        pid, host: where that runs; no host: on this machine.
+        begun_at_ms: when it began; `None` while its order only waits.
+        is_recorded: whether the task has been in the store since an earlier attempt.
+        deadline: when it is killed.
+        timed_out, stopped, reported: whether it was killed for its deadline, or with its gang, or is over.
+        fallback: why the process of the last attempt died, where `@catch` is to handle that.
+        measured: the artifacts whose metrics the last attempt changed.
+        streams: what it prints.
+        last_lines: the last lines that it printed.
+    """
 
     planned: PlannedTask
     id: int
-    item: str | None = None  # a preview of its foreach item
+    item: str | None = None
     attempt: int = -1
     attempt_id: int = 0
-    number: int = 0  # the executor's, of the present attempt
+    number: int = 0
     pid: int | None = None
+    host: str | None = None
+    begun_at_ms: int | None = None
+    is_recorded: bool = False
     deadline: float | None = None
     timed_out: bool = False
     stopped: bool = False
     reported: bool = False
-    fallback: Mapping[str, str] | None = None
-    measured: Collection[str] = ()  # the artifacts whose metrics its last attempt changed
+    fallback: Failure | None = None
+    measured: Collection[str] = ()
     streams: dict[str, Lines] = attrs.field(factory=dict)
     last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
-    arriving: Arriving = attrs.field(factory=Arriving)
 
 
 @attrs.define(eq=False, repr=False)
 class Finished:
-    """How an attempt ended, on its way into the store, and what follows from it once its process has ended."""
+    """The end of an attempt, on its way into the store, and what follows from it once its process has ended.
+
+    Attributes:
+        task: the task.
+        report: how the attempt ended.
+        due: when it has to be in the store at the latest.
+        ended: whether the process has ended.
+        follow: starts what follows.
+    """
 
     task: RunningTask
-    report: Mapping[str, Any]
-    due: float  # when it is to be in the store at the latest
+    report: Report
+    due: float
     ended: bool = False
     follow: Callable[[], None] = lambda: None
+
+
+class Waiting:
+    """The tasks that are to start.
+
+    Members of a gang may start however many tasks run: the others of the gang may wait for them.
+
+    Attributes:
+        ready: those that start for the first time, in order.
+    """
+
+    def __init__(self) -> None:
+        self.ready: deque[PlannedTask] = deque()
+        self._again: list[tuple[float, int, RunningTask]] = []  # a heap: when, task id, task to try again
+
+    def __len__(self) -> int:
+        return len(self.ready) + len(self._again)
+
+    def try_again(self, task: RunningTask, when: float) -> None:
+        """Add a task that is to be tried again, at a time of the clock that never goes back."""
+        heapq.heappush(self._again, (when, task.id, task))
+
+    def is_startable(self, *, free: bool) -> bool:
+        """Return whether a task may start; `free`: there is room for one that is in no gang."""
+        if self._may_start_again(free=free) and self._again[0][0] <= time.monotonic():
+            return True
+        return bool(self.ready) and (free or self.ready[0].gang is not None)
+
+    def next_at(self, *, free: bool) -> list[float]:
+        """Return when the next task is to be tried again, if one is."""
+        return [self._again[0][0]] if self._may_start_again(free=free) else []
+
+    def pop_again(self, *, free: bool) -> RunningTask | None:
+        """Return the task that is to be tried again now, if there is one."""
+        if self._may_start_again(free=free) and self._again[0][0] <= time.monotonic():
+            return heapq.heappop(self._again)[2]
+        return None
+
+    def _may_start_again(self, *, free: bool) -> bool:
+        return bool(self._again) and (free or self._again[0][2].planned.gang is not None)

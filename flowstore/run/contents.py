@@ -1,18 +1,18 @@
-"""What attempts leave, on its way into the store: small contents come with the report, large ones before it.
+"""The blobs of attempts on their way into the store: small ones come with the report, large ones before it.
 
-An attempt offers its large contents by hash and sends those that the store lacks. They are staged as they come, and
+Large blobs are offered by hash, and those that the store lacks are handed over. They are staged as they come, and
 become visible in the transaction that ends the attempt.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import attrs
 
-from flowstore.run.orders import RunPlan
+from flowstore.run.order_writer import RunPlan
+from flowstore.run.orders import Report
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, trust
 from flowstore.store.codecs import Encoded
@@ -21,27 +21,20 @@ from flowstore.store.staging import Incoming, Staging
 
 
 @attrs.define(eq=False, repr=False)
-class Arriving:
-    """The large contents of one attempt.
+class _Arriving:
+    """The large blobs of one attempt.
 
     Attributes:
-        offered: each, with what takes it where it is to be sent.
-        awaited: those that are not whole yet, in the order in which they are sent.
+        staged: by hash and codec, those that are handed over.
+        awaited: those that are not complete yet, in the order in which they come.
     """
 
-    offered: list[tuple[NewBlob, Incoming | None]] = attrs.field(factory=list)
+    staged: dict[tuple[bytes | None, str], Incoming] = attrs.field(factory=dict)
     awaited: list[Incoming] = attrs.field(factory=list)
-
-    def take(self, data: bytes) -> None:
-        """Take the next chunk; raises what kept an earlier batch out of the store."""
-        staging = self.awaited[0]
-        staging.add(data)
-        if staging.is_complete:
-            self.awaited.pop(0)
 
 
 class Contents:
-    """Takes the contents of one run's attempts.
+    """Takes the blobs of one run's attempts; see `executor.Results`.
 
     Args:
         store: the run's.
@@ -51,6 +44,7 @@ class Contents:
     def __init__(self, store: Store, run: RunPlan) -> None:
         self._store = store
         self._run = run
+        self._arriving: dict[int, _Arriving] = {}  # by the attempt's number
         self._staging = Staging(store)
 
     def finish(self) -> None:
@@ -61,46 +55,58 @@ class Contents:
         """End the thread that writes, if there is one."""
         self._staging.close()
 
-    def offered(self, arriving: Arriving, large: Sequence[NewBlob]) -> list[int]:
-        """Which of an attempt's large contents it is to send, by their places: what the store lacks, each once."""
+    def missing(self, number: int, offered: Sequence[NewBlob]) -> list[int]:
+        """Return the indexes of an attempt's large blobs that the store lacks, each blob once."""
         wanted: dict[tuple[bytes, str], int] = {}
         with self._store.write() as db:
-            for index, blob in enumerate(large):
+            for index, blob in enumerate(offered):
                 assert blob.sha is not None
                 if not self._staging.hold(db, blob.sha, blob.codec):
                     wanted.setdefault((blob.sha, blob.codec), index)
-        for index, blob in enumerate(large):
-            staging = self._staging.begin(blob.sha or b"", blob.description) if index in wanted.values() else None
-            arriving.offered.append((blob, staging))
-            if staging is not None:
-                arriving.awaited.append(staging)
+        arriving = self._arriving[number] = _Arriving()
+        for index in sorted(wanted.values()):
+            blob = offered[index]
+            incoming = self._staging.begin(blob.sha or b"", blob.description)
+            arriving.staged[blob.sha, blob.codec] = incoming
+            arriving.awaited.append(incoming)
         return sorted(wanted.values())
 
-    def rows(
-        self, db: sqlite3.Connection, arriving: Arriving, report: Mapping[str, Any]
-    ) -> Iterator[tuple[str, int | None, int]]:
-        """The rows of what an attempt set, in the transaction that ends it: name, blob, whether merged."""
-        staged = {(blob.sha, blob.codec): staging for blob, staging in arriving.offered if staging}
-        for name, blob in report.get("artifacts", ()):
-            if blob.data is not None:
-                blob_id = blobs.put(db, self._store, Encoded(blob.description, [blob.data]))
-            else:
-                staging = staged.pop((blob.sha, blob.codec), None)
-                if staging is not None:
-                    blob_id = staging.publish(db)
-                    staging.sign(db, blob_id)
-                else:  # it was here, or another name has the same content
-                    blob_id = self._find_large(db, blob.sha, blob.codec)
-                blobs.describe(db, blob_id, blob.description)
+    def take(self, number: int, chunk: bytes) -> None:
+        """Take the next chunk of an attempt's; raise what kept an earlier batch out of the store."""
+        awaited = self._arriving[number].awaited
+        awaited[0].add(chunk)
+        if awaited[0].is_complete:
+            awaited.pop(0)
+
+    def rows(self, db: sqlite3.Connection, number: int, report: Report) -> Iterator[tuple[str, int | None, int]]:
+        """Yield the rows of what an attempt set, in the transaction that ends it: name, blob, whether merged."""
+        arriving = self._arriving.pop(number, None)
+        staged = {} if arriving is None else arriving.staged
+        for name, blob in report.artifacts.items():
+            blob_id = self._publish(db, blob, staged)
             if self._run.origin is not None:
                 trust.clear_unverified(db, self._run.run_id, blob_id)
             yield name, blob_id, 0
-        for staging in staged.values():
-            staging.drop(db)  # the attempt ended without naming what it had sent
-        for name, blob_id in report.get("merged", {}).items():
+        for incoming in staged.values():
+            incoming.drop(db)  # the attempt ended without naming what it had sent
+        for name, blob_id in report.merged.items():
             yield name, blob_id, 1
-        for name in report.get("deleted", ()):
+        for name in report.deleted:
             yield name, None, 0
+
+    def _publish(self, db: sqlite3.Connection, blob: NewBlob, staged: dict[tuple[bytes | None, str], Incoming]) -> int:
+        """Return the row of a blob that a report names; a staged one is removed from `staged`."""
+        if blob.data is not None:
+            return blobs.put(db, self._store, Encoded(blob.description, [blob.data]))
+        assert blob.sha is not None
+        incoming = staged.pop((blob.sha, blob.codec), None)
+        if incoming is None:  # the store had it already, or another name has the same blob
+            blob_id = self._find_large(db, blob.sha, blob.codec)
+        else:
+            blob_id = incoming.publish(db)
+            incoming.sign(db, blob_id)
+        blobs.describe(db, blob_id, blob.description)
+        return blob_id
 
     def _find_large(self, db: sqlite3.Connection, sha: bytes, codec: str) -> int:
         blob_id = self._staging.release(db, sha, codec)

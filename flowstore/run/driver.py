@@ -8,35 +8,35 @@ its results become visible together with what follows from them.
 from __future__ import annotations
 
 import functools
-import heapq
-import json
 import signal
+import sqlite3
 import time
-from collections import deque
-from collections.abc import Mapping
-from typing import Any
 
 import attrs
 
-from flowstore.run.attempts import END_S, OVERSTAYED
+from flowstore.run.attempts import END_S, OVERSTAYED, Waiting
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
-from flowstore.run.contents import Arriving, Contents
-from flowstore.run.executor import Died, Ended, Event, Executor, Offered, Printed, Reported, Sent, Started
-from flowstore.run.inputs import later
-from flowstore.run.orders import Orders, RunPlan, StepPolicy
+from flowstore.run.contents import Contents
+from flowstore.run.executor import Died, Ended, Event, Executor, Printed, Reported, Returned, Services, Started
+from flowstore.run.inputs import StoreSource, later
+from flowstore.run.order_writer import FinishedTask, OrderWriter, RunPlan
+from flowstore.run.orders import Failure, Report
 from flowstore.run.output import Output
-from flowstore.run.plan import Outcome, Plan, PlannedTask
+from flowstore.run.plan import Plan, PlannedTask
+from flowstore.run.policies import StepPolicy
+from flowstore.run.recorder import Recorder
 from flowstore.run.signals import Stop
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.liveness import HEARTBEAT_S
-from flowstore.store import metrics, records, tags
+from flowstore.store import records
 from flowstore.text import one_line
 
 _SUCCESS = "Task finished successfully."
 KILL_GRACE_S = 5.0  # after a timeout was raised in the step, and after a stop was asked for
 _REPORT_S = 0.02  # a result waits so long for its process to end, so that both are one transaction
+_BEGIN_S = 0.02  # the begin of an order that was taken ahead waits so long for its end, for the same reason
 
 
 class Driver:
@@ -57,20 +57,17 @@ class Driver:
         self._console = console
         self._stop = stop
         self._plan = Plan(run.graph)
-        self._ready: deque[PlannedTask] = deque()
-        self._again: list[tuple[float, int, _Task]] = []  # a heap: when, task id, task to try again
+        self._waiting = Waiting()
         self._running: dict[int, _Task] = {}
         self._finished: list[_Finished] = []  # not yet in the store
         self._ending: dict[int, _Finished] = {}  # by number, those whose process has not ended
         self._followed = False  # something has followed since the last commit
         self._kept: dict[int, _Task] = {}  # by pid, the last tasks of processes that wait for the next one
-        self._orders = Orders(run)
+        self._begun: list[_Task] = []  # orders taken ahead that have begun, not yet in the store
+        self._begun_due = 0.0  # when these have to be there
+        self._orders = OrderWriter(run)
         self._contents = Contents(store, run)
-        self._step_ids: dict[str, int] = {}
-        self._taken: list[tuple[int, int]] = []  # reused tasks, each with its origin
-        self._metrics = metrics.RunMetrics(run.run_id)
-        self._tags: list[str] = []  # the run's
-        self._tags_read: tuple[Any, int] | None = None  # with which connection, and at which of its `data_version`s
+        self._recorder = Recorder(store, run, self._orders, self._contents)
         self._output = Output(console, run.run_id)
         self._seen = time.monotonic()
         self._counts = {"done": 0, "failed": 0, "reused": 0}
@@ -82,8 +79,9 @@ class Driver:
         Returns:
             The run's status: 'successful', 'failed' or 'stopped'.
         """
-        self._executor.watch(self._stop.waker)
-        self._ready.append(self._plan.start())
+        source = StoreSource(lambda: self._store, self._run.run_id)
+        self._executor.connect(Services(waker=self._stop.waker, results=self._contents, source=source))
+        self._waiting.ready.append(self._plan.start())
         try:
             status = self._loop()
             self._end_kept(END_S if self._stop.signal is None else KILL_GRACE_S)
@@ -111,15 +109,16 @@ class Driver:
         """Return whether there is something to commit."""
         if self._followed or any(item.ended or time.monotonic() >= item.due for item in self._finished):
             return True
+        if self._begun and time.monotonic() >= self._begun_due:
+            return True
         return self._startable() or self._output.is_due() or self._heartbeat_is_due()
 
+    def _is_free(self, more: int = 0) -> bool:
+        """Return whether the executor takes another order, beside those that it has and `more`."""
+        return len(self._running) + more < self._run.max_workers + self._executor.ahead
+
     def _startable(self) -> bool:
-        if self.failed_task is not None:
-            return False
-        free = len(self._running) < self._run.max_workers
-        if self._again and self._again[0][0] <= time.monotonic() and (free or self._again[0][2].planned.gang):
-            return True
-        return bool(self._ready) and (free or self._ready[0].gang is not None)
+        return self.failed_task is None and self._waiting.is_startable(free=self._is_free())
 
     def _heartbeat_is_due(self) -> bool:
         return time.monotonic() - self._seen >= HEARTBEAT_S
@@ -129,9 +128,10 @@ class Driver:
         due = [self._seen + HEARTBEAT_S, *(item.due for item in self._finished)]
         if self._output.due is not None:
             due.append(self._output.due)
-        if self._again and self.failed_task is None:
-            free = len(self._running) < self._run.max_workers
-            due += [self._again[0][0]] if free or self._again[0][2].planned.gang else []
+        if self.failed_task is None:
+            due += self._waiting.next_at(free=self._is_free())
+        if self._begun:
+            due.append(self._begun_due)
         due += [task.deadline for task in self._running.values() if task.deadline is not None]
         if self._console.due is not None:
             due.append(self._console.due)
@@ -144,25 +144,45 @@ class Driver:
         if task is None:
             return
         if isinstance(event, Started):
-            task.pid = event.pid
-            self._console.event(records.now_ms(), self._output.label(task), "Task is starting.", routine=True)
+            self._begin(task, event)
         elif isinstance(event, Printed):
             self._output.take(task, event.stream, event.data)
-        elif isinstance(event, Offered):
-            self._executor.answer(task.number, {"send": self._contents.offered(task.arriving, event.large)})
-        elif isinstance(event, Sent):
-            task.arriving.take(event.data)
         elif isinstance(event, Reported):
             self._end_attempt(task, event.report)
         elif isinstance(event, Ended):
             self._end_process(task, event)
+        elif isinstance(event, Returned):
+            self._take_back(task)
         else:
             self._end_attempt(task, self._death(task, event))
             self._end_process(task, Ended(event.number))
 
-    def _death(self, task: _Task, event: Died) -> dict[str, Any]:
+    def _begin(self, task: _Task, event: Started) -> None:
+        task.pid, task.host = event.pid, event.host
+        if task.begun_at_ms is None:
+            self._note_begin(task, event.at_ms)
+        self._console.event(records.now_ms(), self._output.label(task), "Task is starting.", routine=True)
+
+    def _note_begin(self, task: _Task, at_ms: int | None = None) -> None:
+        """Have the begin of an order that was taken ahead recorded with the next commit."""
+        if not self._begun:
+            self._begun_due = time.monotonic() + _BEGIN_S
+        task.begun_at_ms = records.now_ms() if at_ms is None else at_ms
+        task.deadline = self._deadline(task)
+        self._begun.append(task)
+
+    def _take_back(self, task: _Task) -> None:
+        """Put a task whose order was returned back to those that are to start."""
+        del self._running[task.number]
+        task.attempt -= 1
+        self._waiting.try_again(task, 0.0)
+        self._followed = True
+
+    def _death(self, task: _Task, event: Died) -> Report:
+        if task.begun_at_ms is None:  # there was no process that could begin
+            self._note_begin(task)
         if task.stopped:
-            return {"status": "stopped"}
+            return Report(status="stopped")
         kind, message = "TaskDied", str(event)
         if task.timed_out:
             limit = self._run.policies[task.planned.step].timeout_s
@@ -170,10 +190,10 @@ class Driver:
         self._output.end(task)  # a line that was not ended is the last one, too
         last = "".join(f"\n  {line}" for line in task.last_lines)
         self._output.take(task, "stderr", f"{message}\n".encode())
-        told = f"{message} The last it printed:{last}" if last else message
-        return {"status": "failed", "died": True, "failure": {"type": kind, "message": told, "traceback": told}}
+        text = f"{message} The last it printed:{last}" if last else message
+        return Report(status="failed", died=True, failure=Failure(kind, text, text))
 
-    def _end_attempt(self, task: _Task, report: Mapping[str, Any]) -> None:
+    def _end_attempt(self, task: _Task, report: Report) -> None:
         self._contents.finish()
         now = time.monotonic()
         task.reported, task.deadline = True, now + END_S
@@ -210,7 +230,7 @@ class Driver:
     # --- commits
 
     def _commit(self) -> str | None:
-        """Write what has come, in one transaction, then launch what starts; gives the status when the run is over."""
+        """Write what has come, in one transaction, then launch what starts; return the status if the run is over."""
         if self._output.is_due() or self._heartbeat_is_due():
             self._output.settle(self._running.values())
         finished, self._finished = self._finished, []
@@ -218,30 +238,33 @@ class Driver:
         lines: list[tuple[_Task, str]] = []
         self._followed = False
         with self._store.write() as db:
+            self._record_begins(db)
             for item in finished:
                 lines += self._record(db, item)
                 if item.ended:
                     item.follow()
             self._start_ready(db, started)
-            if self._taken and self._run.origin is not None:
-                pairs, self._taken = self._taken, []
-                self._metrics.take_over(db, self._run.origin.run_id, pairs)
+            self._recorder.settle(db)
             if started:
-                self._read_tags(db)
+                self._recorder.read_tags(db)
             self._output.write(db)
             status = self._status(started)
             if status is not None:
-                self._finish_run(db, status)
+                self._recorder.finish_run(db, status)
             elif self._heartbeat_is_due():
                 records.touch_run(db, self._run.run_id)
                 self._seen = time.monotonic()
         for task, text in lines:
-            routine = text == _SUCCESS
-            self._console.event(records.now_ms(), self._output.label(task), text, routine=routine)
+            self._console.event(records.now_ms(), self._output.label(task), text, routine=text == _SUCCESS)
         for task in started:
             self._launch(task)
         self._show_progress()
         return status
+
+    def _record_begins(self, db: sqlite3.Connection) -> None:
+        begun, self._begun = self._begun, []
+        for task in begun:
+            self._recorder.begin(db, task)
 
     def _status(self, started: list[_Task]) -> str | None:
         if self._running or started:
@@ -250,146 +273,108 @@ class Driver:
             return "failed"
         return "successful" if self._plan.done else None
 
-    def _record(self, db: Any, finished: _Finished) -> list[tuple[_Task, str]]:
-        """Write one attempt's end, and find out what follows from it; gives the lines to show."""
+    def _record(self, db: sqlite3.Connection, finished: _Finished) -> list[tuple[_Task, str]]:
+        """Write one attempt's end, and decide what follows from it; return the lines to show."""
         task, report = finished.task, finished.report
-        policy = self._run.policies[task.planned.step]
-        transition = report.get("outcome")
-        failure = report.get("failure")
-        artifacts = [*self._contents.rows(db, task.arriving, report)]
-        self._measure(db, task, report)
-        records.finish_attempt(
-            db,
-            task.id,
-            task.attempt_id,
-            report["status"],
-            pid=task.pid,
-            artifacts=artifacts,
-            transition=json.dumps(transition) if transition else None,
-            failure=records.Failure(**failure) if failure else None,
-            metadata=policy.metadata,
-        )
-        if report["status"] == "successful":
-            finished.follow = functools.partial(self._succeed, task, report, sets_any=bool(artifacts))
-            return [(task, f"{_SUCCESS} (an exception was caught)" if failure else _SUCCESS)]
-        if report["status"] == "stopped":
+        sets_any = self._recorder.end(db, task, report)
+        if report.status == "successful":
+            finished.follow = functools.partial(self._succeed, task, report, sets_any=sets_any)
+            return [(task, f"{_SUCCESS} (an exception was caught)" if report.failure else _SUCCESS)]
+        if report.status == "stopped":
             return [(task, "Task was stopped.")]
-        return [(task, self._fail(finished, policy))]
+        return [(task, self._fail(finished, self._run.policies[task.planned.step]))]
 
-    def _measure(self, db: Any, task: _Task, report: Mapping[str, Any]) -> None:
-        """Record the numbers in what an attempt set."""
-        named = {name: blob.description.plain.numbers for name, blob in report.get("artifacts", ())}
-        found = {name: numbers for name, numbers in named.items() if numbers and name[:1] != "_"}
-        task.measured = self._metrics.record(db, task.id, found, {*named, *report.get("deleted", ())})
-
-    def _succeed(self, task: _Task, report: Mapping[str, Any], *, sets_any: bool) -> None:
-        asked = report["outcome"]
-        outcome = Outcome(tuple(asked["targets"]), asked["count"], asked["gang"])
+    def _succeed(self, task: _Task, report: Report, *, sets_any: bool) -> None:
+        assert report.outcome is not None
         base_id = task.id if sets_any else self._orders.base(task.planned)
-        self._orders.note(task.planned, task.id, base_id, asked, report["items"], lambda: report["shown"])
-        self._ready += self._plan.finish(task.planned, outcome)
+        done = FinishedTask(task.id, base_id, report.outcome, report.items, lambda: report.shown)
+        self._orders.note(task.planned, done)
+        self._waiting.ready += self._plan.finish(task.planned, report.outcome)
         self._counts["done"] += 1
 
     def _fail(self, finished: _Finished, policy: StepPolicy) -> str:
-        """Decide what follows from a failed attempt; gives the line to show."""
+        """Decide what follows from a failed attempt; return the line to show."""
         task, report = finished.task, finished.report
         attempts = 1 + policy.retries
         if task.attempt + 1 < attempts and self.failed_task is None:
-            finished.follow = functools.partial(self._try_again, task, time.monotonic() + policy.retry_delay_s)
+            finished.follow = functools.partial(self._waiting.try_again, task, time.monotonic() + policy.retry_delay_s)
             wait = f" in {policy.retry_delay_s:g} s" if policy.retry_delay_s else ""
             return f"Task failed. It will be tried again{wait} (attempt {task.attempt + 2} of {attempts})."
-        if report.get("died") and policy.catch is not None and task.fallback is None:
-            task.fallback = report["failure"]  # the process could not handle its own death: another one does
-            finished.follow = functools.partial(self._try_again, task, 0.0)
+        if report.died and policy.catch is not None and task.fallback is None:
+            task.fallback = report.failure  # the process could not handle its own death: another one does
+            finished.follow = functools.partial(self._waiting.try_again, task, 0.0)
             return "Task failed. @catch will handle it."
         self._counts["failed"] += 1
         if self.failed_task is None:
             self.failed_task = f"{task.planned.step}/{task.id}"
-        gang = task.planned.gang
-        for other in self._running.values():
-            if gang is None or other.planned.gang is None or other.reported:
-                continue
-            if other.planned.gang.opener == gang.opener:
-                other.stopped = True  # a gang waits for its members
-                self._executor.kill(other.number, signal.SIGKILL)
+        self._stop_others(task)
         return "Task failed." if task.item is None else f"Task failed. Its foreach item: {one_line(task.item)}"
 
-    def _try_again(self, task: _Task, when: float) -> None:
-        heapq.heappush(self._again, (when, task.id, task))
+    def _stop_others(self, failed: _Task) -> None:
+        """Withdraw the orders that have not begun, and kill the gang of a task that has failed for good."""
+        gang = failed.planned.gang
+        for task in self._running.values():
+            if task.begun_at_ms is None:
+                self._executor.withdraw(task.number)
+            elif gang is not None and not task.reported and _is_member(task, gang.opener):
+                task.stopped = True  # a gang waits for its members
+                self._executor.kill(task.number, signal.SIGKILL)
 
-    # --- starting tasks
-
-    def _start_ready(self, db: Any, started: list[_Task]) -> None:
+    def _start_ready(self, db: sqlite3.Connection, started: list[_Task]) -> None:
         while self.failed_task is None:
-            running = len(self._running) + len(started)
-            free = running < self._run.max_workers
-            due = bool(self._again) and self._again[0][0] <= time.monotonic()
-            if due and (free or self._again[0][2].planned.gang):  # the others of a gang may wait for this one
-                _, _, task = heapq.heappop(self._again)
-            elif self._ready and (free or self._ready[0].gang is not None or self._run.origin is not None):
-                planned = self._ready[0]
-                if self._take_over(db, planned):
-                    continue
-                if not free and planned.gang is None:
+            free = self._is_free(len(started))
+            task = self._waiting.pop_again(free=free)
+            if task is None:
+                ready = self._waiting.ready
+                if not ready or not (free or ready[0].gang is not None or self._run.origin is not None):
                     return
-                task = self._new_task(db, planned)
-            else:
-                return
-            task.attempt += 1
-            task.attempt_id = records.start_attempt(db, task.id, task.attempt)
-            if task.measured:
-                self._metrics.drop(db, task.id, task.measured)
-                task.measured = ()
+                if self._take_over(db, ready[0]):
+                    continue
+                if not free and ready[0].gang is None:
+                    return
+                planned = ready.popleft()
+                task = _Task(planned, 0, self._orders.item(planned))
+            self._prepare(db, task)
             started.append(task)
 
-    def _new_task(self, db: Any, planned: PlannedTask) -> _Task:
-        self._ready.popleft()
-        step_id = self._step_id(db, planned.step)
-        parents, base_id = self._orders.parents(planned), self._orders.base(planned)
-        item = self._orders.item(planned)
-        task_id = records.start_task(db, self._run.run_id, step_id, parents, base_id, planned.foreach_path, item)
-        return _Task(planned, task_id, item)
+    def _prepare(self, db: sqlite3.Connection, task: _Task) -> None:
+        """Record that a task's next attempt begins or, if its order may wait, reserve its ids."""
+        task.attempt += 1
+        task.attempt_id, task.begun_at_ms = 0, None
+        if self._executor.ahead:
+            self._recorder.reserve(db, task)
+        else:
+            task.begun_at_ms = records.now_ms()
+            self._recorder.begin(db, task)
 
-    def _take_over(self, db: Any, planned: PlannedTask) -> bool:
+    def _take_over(self, db: sqlite3.Connection, planned: PlannedTask) -> bool:
         """Reuse the origin's task for a planned one, if it can be."""
         taken = self._run.origin.take(planned) if self._run.origin is not None else None
         if taken is None:
             return False
-        self._ready.popleft()
-        row, outcome, asked = taken
-        step_id = self._step_id(db, planned.step)
-        parents, base_id = self._orders.parents(planned), self._orders.base(planned)
-        task_id = records.reuse_task(db, self._run.run_id, step_id, row["id"], parents, base_id)
-        self._taken.append((task_id, row["id"]))
-        shown = later(self._store, row["id"], asked.get("items_from"), outcome.count)
-        self._orders.note(planned, task_id, task_id if row["sets_any"] else base_id, asked, None, shown)
-        self._ready += self._plan.finish(planned, outcome)
+        self._waiting.ready.popleft()
+        row, outcome = taken
+        task_id = self._recorder.take_over(db, planned, row)
+        base_id = task_id if row["sets_any"] else self._orders.base(planned)
+        previews = later(self._store, row["id"], outcome.items_from, outcome.count)
+        self._orders.note(planned, FinishedTask(task_id, base_id, outcome, None, previews))
+        self._waiting.ready += self._plan.finish(planned, outcome)
         self._counts["reused"] += 1
         self._counts["done"] += 1
         return True
 
-    def _step_id(self, db: Any, name: str) -> int:
-        if name not in self._step_ids:
-            self._step_ids[name] = records.ensure_step(db, self._run.run_id, name)
-        return self._step_ids[name]
-
-    def _read_tags(self, db: Any) -> None:
-        """Have the run's tags as they are now: others may have edited them."""
-        now = (db, db.execute("pragma data_version").fetchone()[0])
-        if now != self._tags_read:
-            self._tags_read = now
-            self._tags = [row["tag"] for row in tags.run_tags(self._store, self._run.run_id)]
-
     def _launch(self, task: _Task) -> None:
-        policy = self._run.policies[task.planned.step]
-        order = self._orders.order(task.planned, task.id, task.attempt, task.fallback)
-        order["current"]["tags"] = self._tags
-        task.number = self._executor.launch(order, task.planned.step)
+        order = self._orders.order(task.planned, task.id, task.attempt, self._recorder.tags, task.fallback)
+        task.number = self._executor.launch(order)
         self._running[task.number] = task
-        task.pid = None
+        task.pid = task.host = None
         task.last_lines.clear()
-        task.arriving, task.timed_out, task.reported = Arriving(), False, False
-        task.deadline = time.monotonic() + policy.timeout_s + KILL_GRACE_S if policy.timeout_s else None
+        task.timed_out, task.reported = False, False
+        task.deadline = None if task.begun_at_ms is None else self._deadline(task)
+
+    def _deadline(self, task: _Task) -> float | None:
+        timeout_s = self._run.policies[task.planned.step].timeout_s
+        return time.monotonic() + timeout_s + KILL_GRACE_S if timeout_s else None
 
     # --- the end
 
@@ -401,7 +386,7 @@ class Driver:
             deadline = time.monotonic() + KILL_GRACE_S
             while self._running and time.monotonic() < deadline:
                 for event in self._executor.wait(0.1):
-                    if isinstance(event, Died) and event.number in self._running:
+                    if isinstance(event, (Died, Returned)) and event.number in self._running:
                         self._output.end(self._running.pop(event.number))
                     else:
                         self._handle(event)
@@ -409,20 +394,17 @@ class Driver:
             self._output.end(task)
         finished, self._finished = self._finished, []
         with self._store.write() as db:
+            self._record_begins(db)
             for item in finished:
-                if item.report["status"] == "successful":
+                if item.report.status == "successful":
                     self._record(db, item)
             for item in {id(item): item for item in (*finished, *self._ending.values())}.values():
                 item.follow()
             self._output.write(db)
             done = self._plan.done and not self._running and self.failed_task is None
             status = "successful" if done else "stopped"
-            self._finish_run(db, status)
+            self._recorder.finish_run(db, status)
         return status
-
-    def _finish_run(self, db: Any, status: str) -> None:
-        records.finish_run(db, self._run.run_id, status)
-        metrics.settle(db, self._run.run_id)
 
     def _end_kept(self, seconds: float) -> None:
         """Let the processes end that waited for another attempt, and take what they still print."""
@@ -439,8 +421,8 @@ class Driver:
                 self._output.write(db)
 
     def _show_progress(self) -> None:
-        waiting = len(self._ready) + len(self._again)
-        running = len(self._running)
+        running = sum(task.begun_at_ms is not None for task in self._running.values())
+        waiting = len(self._waiting) + len(self._running) - running
         total = self._counts["done"] + self._counts["failed"] + running + waiting
         self._console.progress(done=self._counts["done"], running=running, failed=self._counts["failed"], total=total)
 
@@ -448,3 +430,8 @@ class Driver:
     def reused(self) -> int:
         """How many tasks were taken over from the origin."""
         return self._counts["reused"]
+
+
+def _is_member(task: _Task, opener: int) -> bool:
+    """Return whether a task belongs to the gang that another one opened."""
+    return task.planned.gang is not None and task.planned.gang.opener == opener

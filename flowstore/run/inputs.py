@@ -1,92 +1,194 @@
-"""Where a task's inherited artifacts and foreach items come from: the store, or the order itself where small."""
+"""Where a task's inputs come from: the order itself where they are small, else the task's source.
+
+A source reads the store, or asks somebody who can: a task neither knows nor needs to know which.
+"""
 
 from __future__ import annotations
 
+import abc
 import functools
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import attrs
 
 from flowstore.errors import ArtifactError, FlowstoreError
 from flowstore.flow import spec
 from flowstore.flow.spec import Inputs, Transition
-from flowstore.run.local import messages
+from flowstore.run.orders import OpenSplit, Order
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.typed_rows import PAGE
 from flowstore.store import blobs, codecs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
-from flowstore.store.opening import active_store
+from flowstore.store.opening import store_at
 from flowstore.store.preview import preview
 
 FOREACH_ITEMS = "_foreach_items"  # holds the items of a foreach over something that can't be indexed
 
 
+class Source(abc.ABC):
+    """Answers what a task asks for while it runs.
+
+    `StoreSource` reads the store's file. A task on another machine has a source that sends the questions over the
+    task's channel, to a `StoreSource` on the driver's side.
+    """
+
+    @abc.abstractmethod
+    def parameters(self) -> Mapping[str, Blob]:
+        """Return the run's parameters and constants, by name."""
+
+    @abc.abstractmethod
+    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob]]:
+        """Return the artifacts of tasks of the run, inherited ones included, by task and name.
+
+        Args:
+            task_ids: the tasks; of many, an answer may leave out the last ones.
+            name: of the only artifact that is wanted; default: all.
+        """
+
+    @abc.abstractmethod
+    def load(self, blob: Blob, name: str) -> Any:
+        """Return the value of a blob of the run.
+
+        Args:
+            blob: its row, as `parameters` or `artifacts` returned it.
+            name: what to call it in messages.
+
+        Raises:
+            StoreCorrupt: its bytes don't match their hash.
+            UntrustedArtifact: it is a pickle that this user neither wrote nor trusts.
+            ArtifactError: it can't be rebuilt here.
+        """
+
+    def item(self, split: OpenSplit) -> Any:
+        """Return the item of a foreach that a task has, from the artifact that holds all of them."""
+        name = split.items_from or ""
+        blob = self.artifacts([split.opener_id], name)[split.opener_id][name]
+        return self.load(blob, name)[split.index]
+
+
+class StoreSource(Source):
+    """Reads the store's file, which is opened when the first question is asked.
+
+    Args:
+        store: the store, or what returns it.
+        run_id: the run.
+    """
+
+    def __init__(self, store: Callable[[], Store], run_id: int) -> None:
+        self._store = store
+        self._run_id = run_id
+
+    @classmethod
+    def of(cls, order: Order) -> StoreSource:
+        """Return the source of a task on the machine that has the store."""
+        return cls(functools.partial(store_at, order.run.store), order.run.run_id)
+
+    def parameters(self) -> Mapping[str, Blob]:
+        """Return the run's parameters and constants, by name."""
+        rows = queries.parameters_of(self._store(), self._run_id)
+        return {row["name"]: Blob.of(row) for row in rows}
+
+    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob]]:
+        """Return the artifacts of the first tasks of many, inherited ones included, by task and name."""
+        with self._store().read() as db:
+            return visible_artifacts(db, dict.fromkeys(task_ids[:PAGE]), name)
+
+    def load(self, blob: Blob, name: str) -> Any:
+        """Return the value of a blob of the run."""
+        return blobs.load(self._store(), blob, name, run_id=self._run_id)
+
+    def read(self, blob: Blob, name: str) -> Iterator[bytes]:
+        """Yield the bytes of a blob of the run, for a task that has no store.
+
+        Raises:
+            FlowstoreError: as `load` does; the task itself can't tell whether it may load a pickle.
+        """
+        store = self._store()
+        with store.read() as db:
+            blobs.check_trust(store, blob, name, self._run_id)
+            yield from blobs.verified(db, store, blob, name)
+
+
 class Inherited:
-    """What the tasks that flow into this one have, fetched for many at once when one is asked for."""
+    """The artifacts of the tasks that flow into a task, fetched for many of these when one is asked for."""
 
-    def __init__(self, task_ids: Sequence[int]) -> None:
+    def __init__(self, source: Source, task_ids: Sequence[int]) -> None:
+        self._source = source
         self._task_ids = task_ids
-        self._found: dict[int, dict[str, Blob]] = {}
+        self._fetched: Mapping[int, Mapping[str, Blob]] = {}
 
-    def of(self, task_id: int) -> dict[str, Blob]:
-        """A task's artifacts, inherited ones included."""
-        if task_id not in self._found:
+    def of(self, task_id: int) -> Mapping[str, Blob]:
+        """Return a task's artifacts, inherited ones included."""
+        if task_id not in self._fetched:
             at = self._task_ids.index(task_id)
-            with active_store().read() as db:
-                self._found = visible_artifacts(db, dict.fromkeys(self._task_ids[at : at + PAGE]))
-        return self._found[task_id]
+            self._fetched = self._source.artifacts(self._task_ids[at:])
+        return self._fetched[task_id]
 
 
 class TaskLink:
-    """Connects a flow's instance to its task: where inherited artifacts come from (see `flow.spec.Link`)."""
+    """Connects a flow's instance to its task: where inherited artifacts come from (see `flow.spec.Link`).
+
+    Args:
+        order: of the task; for an input of a join, the join's.
+        source: answers for what is not in the order.
+        step: the step's name; for an input of a join, the input's.
+        inherited: the artifacts to start from, by task; default: those of the task `task_id` alone.
+        task_id: the task whose artifacts are inherited; `None` for the run's first task.
+        index: the position of an input of a join in the foreach that is joined.
+        is_join: whether the step joins.
+    """
 
     __slots__ = (  # a join has one for each of its inputs
-        "_frames", "_index", "_inherited", "_order", "_task_id", "_visible",
+        "_frames", "_index", "_inherited", "_order", "_source", "_task_id", "_visible",
         "first_values", "forgotten", "is_join", "loaded", "merged", "step", "transition",
     )  # fmt: skip
 
     def __init__(
         self,
-        order: Mapping[str, Any],
+        order: Order,
+        source: Source,
+        *,
         step: str,
         task_id: int | None,
         inherited: Inherited | None = None,
-        *,
         index: int | None = None,
         is_join: bool = False,
     ) -> None:
-        self.step = step  # an input's own, where the order is that of the join
+        self.step = step
         self.is_join = is_join
         self.transition: Transition | None = None
         self.first_values: dict[str, Any] = {}
         self.loaded: dict[str, tuple[Blob, Any]] = {}
         self.merged: dict[str, Blob] = {}
         self.forgotten: tuple[str, ...] = ()
-        self._task_id = task_id  # whose artifacts are inherited
-        self._inherited = inherited
-        self._index = index  # within the foreach that is joined, for an input
         self._order = order
-        self._visible: dict[str, Blob] | None = None
+        self._source = source
+        self._task_id = task_id
+        self._inherited = inherited
+        self._index = index
+        self._visible: Mapping[str, Blob] | None = None
         self._frames: list[spec.Frame] | None = None
 
-    def visible(self) -> dict[str, Blob]:
-        """All inherited artifacts."""
+    def visible(self) -> Mapping[str, Blob]:
+        """Return all inherited artifacts, by name."""
         if self._visible is None:
             if self._task_id is None:
-                rows = queries.parameters_of(active_store(), int(self._order["run_id"]))
-                self._visible = {row["name"]: Blob.of(row) for row in rows}
+                self._visible = self._source.parameters()
             else:
-                self._visible = (self._inherited or Inherited([self._task_id])).of(self._task_id)
+                inherited = self._inherited or Inherited(self._source, [self._task_id])
+                self._visible = inherited.of(self._task_id)
         return self._visible
 
     def load(self, name: str) -> Any:
-        """The value of an inherited artifact; KeyError where there is none."""
+        """Return the value of an inherited artifact; raise KeyError where there is none."""
         if name in self.loaded:
             return self.loaded[name][1]
         if name in self.forgotten:
             raise KeyError(name)
-        if name in self._order["parameters"]:
+        if name in self._order.run.parameters:
             return self.load_parameter(name)
         blob = self.merged.get(name) or self.visible()[name]
         value = self.load_blob(blob, name)
@@ -94,21 +196,19 @@ class TaskLink:
         return value
 
     def load_blob(self, blob: Blob, name: str) -> Any:
-        """The value of a content that the run has."""
-        return blobs.load(active_store(), blob, name, run_id=int(self._order["run_id"]))
+        """Return the value of a blob that the run has."""
+        return self._source.load(blob, name)
 
     def load_parameter(self, name: str) -> Any:
-        """The value of one of the run's parameters."""
-        content = self._order["parameters"][name]
-        if content is None:  # too large to travel
-            return self.load_blob(self.visible()[name], name)
-        return messages.value_of(content)
+        """Return the value of one of the run's parameters."""
+        inline = self._order.run.parameters[name]
+        return self.load_blob(self.visible()[name], name) if inline is None else inline.load()
 
     def merge(self, own: dict[str, Any], inputs: Inputs, include: Sequence[str], exclude: Sequence[str]) -> None:
         """Carry artifacts of joined tasks over; those whose bytes are the same are not loaded."""
         if not self.is_join:
             raise ArtifactError("merge_artifacts works in a join only, a step that takes inputs.")
-        fixed = set(self._order["parameters"]) | set(self._order["constants"])
+        fixed = set(self._order.run.parameters) | set(self._order.run.constants)
         candidates: dict[str, dict[tuple[bytes, str], Blob]] = {}
         for task in inputs:
             for name, blob in task.__dict__[spec._LINK].visible().items():
@@ -143,7 +243,7 @@ class TaskLink:
 
     def forget(self, name: str) -> bool:
         """Hide an inherited artifact from what follows."""
-        if name in self._order["parameters"] or name in self.forgotten:
+        if name in self._order.run.parameters or name in self.forgotten:
             return False
         known = self.merged.pop(name, None) is not None or name in self.visible()
         self.loaded.pop(name, None)
@@ -155,21 +255,17 @@ class TaskLink:
     def frames(self) -> list[spec.Frame]:
         """The enclosing foreaches, with their items."""
         if self._frames is None:
-            told = self._order["frames"]
-            if self._index is not None:
-                told = [*told, {**self._order["joined"], "index": self._index, "item": None}]
-            self._frames = [spec.Frame(f["index"], f["count"], self._item(f)) for f in told]
+            splits = [*self._order.splits]
+            if self._index is not None and self._order.joined is not None:
+                splits.append(attrs.evolve(self._order.joined, index=self._index))
+            self._frames = [spec.Frame(split.index or 0, split.count, self._item(split)) for split in splits]
         return self._frames
 
-    def _item(self, frame: Mapping[str, Any]) -> Any:
-        """The item of one enclosing foreach: sent along where it is small, else taken from the list in the store."""
-        if frame["kind"] == "gang":
-            return frame["index"]
-        if frame["item"] is not None:
-            return messages.value_of(frame["item"])
-        with active_store().read() as db:
-            [blob] = visible_artifacts(db, {frame["opener"]: None}, frame["items_from"])[frame["opener"]].values()
-        return self.load_blob(blob, frame["items_from"])[frame["index"]]
+    def _item(self, split: OpenSplit) -> Any:
+        """Return the item of one enclosing foreach: from the order if it is small, else from the source."""
+        if split.kind == "gang":
+            return split.index
+        return self._source.item(split) if split.item is None else split.item.load()
 
 
 MAX_ITEM = 200  # characters of an item's preview

@@ -1,178 +1,258 @@
-"""What a worker is told: an order, a message of plain values, that says where the task's inputs are.
+"""What the driver and a task's process exchange: an order goes out, a report comes back.
 
-For that the driver remembers of each finished task its row, and of each that opened a foreach its items. A
-task's artifacts come from `base_id`: the nearest task before it that set any, or none for a join.
+Both are frozen values with one encoder and one decoder each. Encoded, they consist of texts, numbers, bytes, lists,
+tuples and dicts with text keys, so that any message format can carry them. The decoders accept lists in place of
+tuples, which is what some formats make of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from flowstore.flow.graph import Graph
-from flowstore.run.local.messages import Small
-from flowstore.run.plan import Frame, PlannedTask
-from flowstore.run.resume import Origin
+from flowstore.flow.decorators import Catch
+from flowstore.run.plan import Outcome
+from flowstore.store.codecs import Encoded, decode
+from flowstore.store.description import NewBlob
 
 
 @attrs.frozen(eq=False, repr=False)
-class StepPolicy:
-    """What a step's decorators ask of the driver."""
+class Inline:
+    """A small encoded value, which travels inside an order or a report."""
 
-    retries: int = 0
-    retry_delay_s: float = 0
-    timeout_s: float = 0
-    catch: Mapping[str, Any] | None = None
-    environment: Mapping[str, str] = attrs.field(factory=dict)
-    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    codec: str
+    data: bytes
+
+    @classmethod
+    def of(cls, encoded: Encoded) -> Inline:
+        """Return a value that was encoded."""
+        return cls(encoded.codec, encoded.content)
+
+    def load(self) -> Any:
+        """Return the value.
+
+        Raises:
+            ArtifactError: it can't be rebuilt here.
+        """
+        return decode(self.codec, iter([self.data]), len(self.data))
 
 
 @attrs.frozen(eq=False, repr=False)
-class RunPlan:
-    """All that the driver needs to know of a run.
+class Failure:
+    """Why an attempt failed: the exception's type, its message, and the traceback as text."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class OpenSplit:
+    """A foreach or gang around a task.
 
     Attributes:
-        flow, run_id: its address.
-        graph: its steps.
-        policies: by step.
-        template: what every order holds; see `Orders.order`.
-        max_workers: how many attempts run at a time.
-        origin: the run that it resumes.
+        kind: 'foreach' or 'gang'.
+        count: the number of its tasks.
+        opener_id: the task that opened it.
+        items_from: the artifact of that task which holds the items.
+        index: the task's position in it; `None` in the split that a join closes.
+        item: the task's item, where all items are small.
+    """
+
+    kind: str
+    count: int
+    opener_id: int
+    items_from: str | None = None
+    index: int | None = None
+    item: Inline | None = None
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RunFacts:
+    """The part of an order that is the same for all tasks of a run.
+
+    Attributes:
+        flow, run_id: the run's address.
+        store: the path of the store's file; a task elsewhere than on this machine has no use for it.
+        trusted: whether the user trusts that file.
+        max_num_splits: the largest number of tasks that one foreach or gang may have.
+        parameters: the value of each parameter; `None` where it is too large to travel.
+        constants: the names of the flow's constants.
+        current: what `current` answers about the run.
     """
 
     flow: str
     run_id: int
-    graph: Graph
-    policies: Mapping[str, StepPolicy]
-    template: Mapping[str, Any]
-    max_workers: int
-    origin: Origin | None = None
+    store: str
+    trusted: bool
+    max_num_splits: int
+    parameters: Mapping[str, Inline | None]
+    constants: Sequence[str]
+    current: Mapping[str, Any]
 
 
-Shown = Callable[[], Sequence[str | None] | None]  # a preview of each item of a foreach, found out when one is needed
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Order:
+    """One attempt of one task, as its process needs to know it.
 
+    Attributes:
+        run: what all orders of the run share.
+        step: the step's name.
+        task_id: the task's row.
+        attempt: its number, from 0.
+        last_attempt: whether no other follows if this one fails.
+        base_id: the task whose artifacts this one starts from: the nearest task before it that set any. `None` for a
+            join, and for the first task.
+        splits: the foreaches and gangs around the task, outermost first.
+        inputs: the tasks that a join joins, with their steps.
+        joined: the foreach or gang that a join closes.
+        node_index: the task's position in its gang; `None` outside of one.
+        num_nodes: how many members the gang has.
+        first_node_id: the gang's first task.
+        main_ip: the address of the machine on which that runs.
+        tags: the run's.
+        environment: variables that the task's process has from its beginning.
+        timeout_s: how long the step may take; 0 for no limit.
+        catch: the step's `@catch`.
+        fallback: why the last attempt's process died, if all that is left to do is to catch that.
+    """
 
-@attrs.frozen(eq=False, repr=False)
-class _Opened:
-    """A task that opened a foreach or gang: where its tasks find their items."""
-
+    run: RunFacts
+    step: str
     task_id: int
-    items_from: str | None
-    items: Sequence[Small] | None
-    shown: Shown | None
+    attempt: int = 0
+    last_attempt: bool = True
+    base_id: int | None = None
+    splits: Sequence[OpenSplit] = ()
+    inputs: Sequence[tuple[int, str]] = ()
+    joined: OpenSplit | None = None
+    node_index: int | None = None
+    num_nodes: int = 0
+    first_node_id: int = 0
+    main_ip: str = "127.0.0.1"
+    tags: Sequence[str] = ()
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+    timeout_s: float = 0
+    catch: Catch | None = None
+    fallback: Failure | None = None
+
+    @property
+    def indexes(self) -> Sequence[int]:
+        """The task's position in each foreach and gang around it, outermost first."""
+        return [split.index or 0 for split in self.splits]
 
 
-class Orders:
-    """Writes the orders of one run."""
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Report:
+    """How an attempt ended, and what it leaves.
 
-    def __init__(self, run: RunPlan) -> None:
-        self._run = run
-        self._finished: dict[int, tuple[int, str, int | None]] = {}  # plan's key: task id, step, base for what follows
-        self._opened: dict[int, _Opened] = {}
+    Attributes:
+        status: 'successful', 'failed' or 'stopped'.
+        outcome: what the task asked for with `self.next`, if it succeeded.
+        items: the items of the foreach that it opened, where all are small.
+        shown: a preview of each of these items, of whatever size.
+        artifacts: what it has set, by name.
+        merged: the blobs of the artifacts that `merge_artifacts` carried over, by name.
+        deleted: the names of inherited artifacts that it has deleted.
+        failure: why it failed, or what `@catch` has caught.
+        died: whether its process ended without a report, so that the driver wrote this one.
+    """
 
-    def note(
-        self,
-        planned: PlannedTask,
-        task_id: int,
-        base_id: int | None,
-        asked: Mapping[str, Any],
-        items: Sequence[Small] | None,
-        shown: Shown | None = None,
-    ) -> None:
-        """Remember a finished task.
+    status: str
+    outcome: Outcome | None = None
+    items: Sequence[Inline] | None = None
+    shown: Sequence[str | None] | None = None
+    artifacts: Mapping[str, NewBlob] = attrs.field(factory=dict)
+    merged: Mapping[str, int] = attrs.field(factory=dict)
+    deleted: Sequence[str] = ()
+    failure: Failure | None = None
+    died: bool = False
 
-        Args:
-            planned: the task.
-            task_id: its row.
-            base_id: where the tasks after it find their artifacts.
-            asked: its transition.
-            items: of the foreach that it opened, where all are small.
-            shown: returns a preview of each of its items.
-        """
-        self._finished[planned.key] = (task_id, planned.step, base_id)
-        if asked.get("count") is not None:
-            self._opened[planned.key] = _Opened(task_id, asked.get("items_from"), items, shown)
 
-    def parents(self, planned: PlannedTask) -> list[int]:
-        """The rows of the tasks before a planned one."""
-        return [self._finished[parent][0] for parent in planned.parents]
+# --- encoders and decoders
 
-    def base(self, planned: PlannedTask) -> int | None:
-        """The row of the task whose artifacts a planned one starts from."""
-        if self._run.graph[planned.step].is_join or not planned.parents:
-            return None
-        return self._finished[planned.parents[0]][2]
 
-    def item(self, planned: PlannedTask) -> str | None:
-        """Return the preview of the item that a planned task has in its innermost foreach."""
-        frames = [frame for frame in planned.frames if frame.kind != "branch"]
-        shown = self._opened[frames[-1].opener].shown if frames and frames[-1].kind == "foreach" else None
-        previews = None if shown is None else shown()
-        return None if previews is None else previews[frames[-1].index]
+def _names_of(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in attrs.fields(kind))
 
-    def order(
-        self, planned: PlannedTask, task_id: int, attempt: int, fallback: Mapping[str, str] | None
-    ) -> dict[str, Any]:
-        """What a worker needs to run an attempt.
 
-        Args:
-            planned: the task.
-            task_id: its row.
-            attempt: its number, from 0.
-            fallback: why the last attempt's process died, if all that is left to do is to catch that.
-        """
-        run = self._run
-        policy = run.policies[planned.step]
-        inputs, joined = self._inputs(planned) if run.graph[planned.step].is_join else ([], None)
-        current = {
-            **run.template["current"],
-            "step_name": planned.step,
-            "task_id": str(task_id),
-            "pathspec": f"{run.flow}/{run.run_id}/{planned.step}/{task_id}",
-            "retry_count": attempt,
-            "parallel": _gang(task_id, planned.gang),
+_RUN, _ORDER, _SPLIT, _CATCH = _names_of(RunFacts), _names_of(Order), _names_of(OpenSplit), _names_of(Catch)
+_REPORT, _OUTCOME, _FAILURE = _names_of(Report), _names_of(Outcome), _names_of(Failure)
+
+
+def _dict(value: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
+
+
+def _pair(value: Inline | None) -> tuple[str, bytes] | None:
+    return None if value is None else (value.codec, value.data)
+
+
+def _encode_split(split: OpenSplit) -> dict[str, Any]:
+    return {**_dict(split, _SPLIT), "item": _pair(split.item)}
+
+
+def _decode_split(plain: Mapping[str, Any]) -> OpenSplit:
+    item = plain["item"]
+    return OpenSplit(**{**plain, "item": None if item is None else Inline(*item)})
+
+
+def encode_order(order: Order) -> dict[str, Any]:
+    """Return an order as plain values."""
+    plain = _dict(order, _ORDER)
+    run = plain["run"] = _dict(order.run, _RUN)
+    run["parameters"] = {name: _pair(value) for name, value in order.run.parameters.items()}
+    plain["splits"] = [_encode_split(split) for split in order.splits]
+    plain["joined"] = None if order.joined is None else _encode_split(order.joined)
+    plain["catch"] = None if order.catch is None else _dict(order.catch, _CATCH)
+    plain["fallback"] = None if order.fallback is None else _dict(order.fallback, _FAILURE)
+    return plain
+
+
+def decode_order(plain: Mapping[str, Any]) -> Order:
+    """Return the order that `encode_order` has encoded."""
+    run = plain["run"]
+    parameters = {name: None if pair is None else Inline(*pair) for name, pair in run["parameters"].items()}
+    return Order(
+        **{
+            **plain,
+            "run": RunFacts(**{**run, "parameters": parameters}),
+            "splits": [_decode_split(split) for split in plain["splits"]],
+            "joined": None if plain["joined"] is None else _decode_split(plain["joined"]),
+            "catch": None if plain["catch"] is None else Catch(**plain["catch"]),
+            "fallback": None if plain["fallback"] is None else Failure(**plain["fallback"]),
         }
-        return {
-            **run.template,
-            "current": current,
-            "step": planned.step,
-            "base_id": self.base(planned),
-            "frames": [self._frame(frame) for frame in planned.frames if frame.kind != "branch"],
-            "inputs": inputs,
-            "joined": joined,
-            "environment": dict(policy.environment),
-            "timeout_s": policy.timeout_s,
-            "catch": policy.catch,
-            "last_attempt": attempt >= policy.retries,
-            "fallback": fallback,
-        }
-
-    def _frame(self, frame: Frame) -> dict[str, Any]:
-        items = self._opened[frame.opener].items
-        return {**self._place(frame), "index": frame.index, "item": items[frame.index] if items is not None else None}
-
-    def _place(self, frame: Frame) -> dict[str, Any]:
-        opened = self._opened[frame.opener]
-        return {"kind": frame.kind, "count": frame.count, "opener": opened.task_id, "items_from": opened.items_from}
-
-    def _inputs(self, planned: PlannedTask) -> tuple[list[tuple[int, str, int]], dict[str, Any] | None]:
-        """The tasks that a join joins, and the foreach or gang that they were in."""
-        parents = [self._finished[parent] for parent in planned.parents]
-        inputs = [(task_id, step, index) for index, (task_id, step, _) in enumerate(parents)]
-        closed = planned.closes
-        return inputs, None if closed is None or closed.kind == "branch" else self._place(closed)
+    )
 
 
-def _gang(task_id: int, frame: Frame | None) -> dict[str, Any] | None:
-    """What `current.parallel` says to a member of a gang."""
-    if frame is None:
-        return None
-    first = task_id - frame.index  # members are inserted one after the other, in one transaction
-    return {
-        "main_ip": "127.0.0.1",
-        "num_nodes": frame.count,
-        "node_index": frame.index,
-        "control_task_id": str(first),
-    }
+def encode_report(report: Report) -> dict[str, Any]:
+    """Return a report as plain values."""
+    plain = _dict(report, _REPORT)
+    plain["outcome"] = None if report.outcome is None else _dict(report.outcome, _OUTCOME)
+    plain["items"] = None if report.items is None else [_pair(item) for item in report.items]
+    plain["artifacts"] = {name: blob.packed for name, blob in report.artifacts.items()}
+    plain["failure"] = None if report.failure is None else _dict(report.failure, _FAILURE)
+    return plain
+
+
+def decode_report(plain: Mapping[str, Any]) -> Report:
+    """Return the report that `encode_report` has encoded.
+
+    Raises:
+        ValueError: these are not the values of a report.
+    """
+    try:
+        outcome, failure, items = plain["outcome"], plain["failure"], plain["items"]
+        return Report(
+            **{
+                **plain,
+                "outcome": None if outcome is None else Outcome(**{**outcome, "targets": tuple(outcome["targets"])}),
+                "items": None if items is None else [Inline(*pair) for pair in items],
+                "artifacts": {name: NewBlob.unpacked(packed) for name, packed in plain["artifacts"].items()},
+                "failure": None if failure is None else Failure(**failure),
+            }
+        )
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"this is not a report: {error}") from error

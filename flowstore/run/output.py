@@ -43,8 +43,10 @@ class Output:
         return self.due is not None and (time.monotonic() >= self.due or self._bytes > _LOG_BYTES)
 
     def label(self, task: RunningTask) -> str:
-        """How lines call a task."""
+        """Return the name of a task in front of its lines."""
         process = f"pid {task.pid}" if task.pid is not None else "no process"
+        if task.host is not None:
+            process = f"{process} on {task.host}"
         return f"{self._run_id}/{task.planned.step}/{task.id} ({process})"
 
     def take(self, task: RunningTask, stream: str, data: bytes, *, end: bool = False) -> None:

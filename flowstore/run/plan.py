@@ -70,11 +70,13 @@ class Outcome:
         targets: the steps that come next; for a switch the chosen one.
         count: the number of tasks of a foreach or gang.
         gang: whether they must run all at once.
+        items_from: the artifact that holds the items of a foreach.
     """
 
     targets: tuple[str, ...] = ()
     count: int | None = None
     gang: bool = False
+    items_from: str | None = None
 
 
 class Plan:

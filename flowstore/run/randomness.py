@@ -16,7 +16,7 @@ import os
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -57,16 +57,16 @@ class Generators:
             values |= {id(value): value for value in _held(module)}
         self._all = [kept for value in values.values() if (kept := _kept(value)) is not None]
 
-    def derive(self, step: str, frames: Sequence[Mapping[str, Any]]) -> None:
+    def derive(self, step: str, indexes: Sequence[int]) -> None:
         """Set all of them to the states of a task.
 
         Args:
             step: its step.
-            frames: the enclosing foreaches and gangs, with its `index` in each.
+            indexes: its position in each of the enclosing foreaches and gangs.
         """
         if not self._all:
             return
-        path = "/".join(str(frame["index"]) for frame in frames)
+        path = "/".join(map(str, indexes))
         for generator in self._all:
             generator.reset(_hash(generator.state, step.encode(), path.encode()))
 

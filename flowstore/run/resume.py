@@ -75,8 +75,8 @@ class Origin:
             first is not None and _fitting(self._graph["start"], json_of(first["transition"] or "{}", dict)) is not None
         )
 
-    def take(self, task: PlannedTask) -> tuple[Row, Outcome, Mapping[str, Any]] | None:
-        """The earlier task to take over for a planned one, what it asked for, and its transition as recorded."""
+    def take(self, task: PlannedTask) -> tuple[Row, Outcome] | None:
+        """Return the earlier task to take over for a planned one, and what it asked for."""
         if not all(parent in self._taken for parent in task.parents):
             return None
         parents = tuple(sorted(self._taken[parent] for parent in task.parents))
@@ -88,7 +88,7 @@ class Origin:
         if outcome is None:
             return None
         self._taken[task.key] = row["id"]
-        return row, outcome, transition
+        return row, outcome
 
     def _whole_gang(self, task: PlannedTask, parents: tuple[int, ...]) -> bool:
         """A gang works together: it is taken over as a whole, or runs again as a whole."""
@@ -132,7 +132,7 @@ def _fitting(node: Node, transition: Mapping[str, Any]) -> Outcome | None:
         return None
     if not gang and transition.get("items_from") not in (node.foreach, FOREACH_ITEMS):
         return None
-    return Outcome(tuple(node.targets), count, gang)
+    return Outcome(tuple(node.targets), count, gang, transition.get("items_from"))
 
 
 def nothing_to_take(store: Store, flow: str, origin: Origin, *, asked: bool) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,24 +19,25 @@ import attrs
 from flowstore import context
 from flowstore._version import __version__
 from flowstore.errors import ArtifactError, FlowstoreError, NotFound
-from flowstore.flow import decorators, spec
-from flowstore.flow.graph import CHOOSING, Graph, Node
+from flowstore.flow import spec
+from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import ownership, snapshot
 from flowstore.run.console import Console, duration
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
-from flowstore.run.local.messages import Small
-from flowstore.run.orders import RunPlan, StepPolicy
+from flowstore.run.order_writer import RunPlan
+from flowstore.run.orders import Inline, RunFacts
 from flowstore.run.ownership import Identity
+from flowstore.run.policies import policies_of
 from flowstore.run.resume import Origin, names_of, nothing_to_take
 from flowstore.run.signals import Stop
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite import outputs
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.liveness import is_dead
-from flowstore.store import blobs, queries, records, tags, trust
+from flowstore.store import blobs, queries, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.opening import ensure_active_store
@@ -66,6 +68,27 @@ class Options:
     deployment: str | None = None  # not an option: what `assignment.told_deployment` gave
 
 
+@attrs.frozen(eq=False, repr=False)
+class _Session:
+    """What a run works with, from its beginning to its end."""
+
+    flow: type[FlowSpec]
+    graph: Graph
+    options: Options
+    executor: Executor
+    store: Store
+    console: Console
+    stop: Stop
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Parameters:
+    """The parameters of a new run: the blob of each, and its JSON for the `run_summary` view."""
+
+    blobs: Mapping[str, int]
+    shown: Mapping[str, str]
+
+
 def run_flow(
     flow: type[FlowSpec], graph: Graph, values: Mapping[str, Any], options: Options, executor: Executor
 ) -> int:
@@ -81,19 +104,19 @@ def run_flow(
     Returns:
         The exit code: 0 when the run succeeded, 1 when it failed, 128 + the signal that stopped it.
     """
-    with _prepared(flow, options, executor) as (store, console, stop):
+    with _session(flow, graph, options, executor) as opened:
+        store = opened.store
         with store.read():  # so that what was signed is what runs
             who, options = _identity(store, flow, options)
             deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
+        session = attrs.evolve(opened, options=options)
         if who.deployment is not None:
             values = {**_defaults(flow, {*values, *deployed}), **values}
         encoded = {name: _encode("Parameter", name, value) for name, value in values.items()}
         with store.write() as db:
-            parameters = {name: blob.id for name, blob in deployed.items()}
-            parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.parameter_json(db, item) for name, item in (deployed | encoded).items()}
-            run_id = _create(db, store, flow, options, who, parameters, shown, None)
-        return _drive(store, flow, graph, options, who, executor, console, stop, run_id, None)
+            parameters = _put_parameters(db, store, deployed, encoded)
+            run_id = _create(db, session, who, parameters, None)
+        return _drive(session, who, run_id, None)
 
 
 def resume_flow(
@@ -107,7 +130,8 @@ def resume_flow(
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
     from flowstore.run.resume import parameters_from
 
-    with _prepared(flow, options, executor) as (store, console, stop):
+    with _session(flow, graph, options, executor) as session:
+        store = session.store
         who = ownership.own(flow, options.branch, production=options.production)
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
@@ -115,14 +139,23 @@ def resume_flow(
         kept = parameters_from(store, flow, origin_id, old)
         encoded = {name: _encode("Parameter", name, value) for name, value in kept.values.items()}
         for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, asked=origin_run_id is not None)):
-            console.say(note)
+            session.console.say(note)
         with store.write() as db:
-            parameters = {name: blob.id for name, blob in kept.blobs.items()}
-            parameters |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
-            shown = {name: records.parameter_json(db, item) for name, item in (dict(kept.blobs) | encoded).items()}
-            run_id = _create(db, store, flow, options, who, parameters, shown, str(origin_id))
+            parameters = _put_parameters(db, store, kept.blobs, encoded)
+            run_id = _create(db, session, who, parameters, str(origin_id))
             trust.inherit_unverified(db, run_id, origin_id, [blob.id for blob in kept.blobs.values()])
-        return _drive(store, flow, graph, options, who, executor, console, stop, run_id, origin)
+        return _drive(session, who, run_id, origin)
+
+
+def _put_parameters(
+    db: sqlite3.Connection, store: Store, known: Mapping[str, Blob], encoded: Mapping[str, Encoded]
+) -> _Parameters:
+    """Return a run's parameters: those whose blobs are known, and new values, which are stored."""
+    ids = {name: blob.id for name, blob in known.items()}
+    ids |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
+    shown = {name: records.parameter_json(db, blob) for name, blob in known.items()}
+    shown |= {name: records.parameter_json(db, item) for name, item in encoded.items()}
+    return _Parameters(ids, shown)
 
 
 def _identity(store: Store, flow: type[FlowSpec], options: Options) -> tuple[Identity, Options]:
@@ -154,7 +187,7 @@ def _defaults(flow: type[FlowSpec], given: Container[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Iterator[tuple[Store, Console, Stop]]:
+def _session(flow: type[FlowSpec], graph: Graph, options: Options, executor: Executor) -> Iterator[_Session]:
     console = Console(quiet=options.quiet)
     stop = Stop()
     store = None
@@ -167,10 +200,10 @@ def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Ite
         store.use_wal()
         if store.warning:
             console.say(store.warning)
-        trust.user_key()  # a key that can't be made is told before anything runs
+        trust.user_key()  # if a key can't be made, nothing runs
         records.record_dead_runs(store)
         with stop.on_signals():
-            yield store, console, stop
+            yield _Session(flow, graph, options, executor, store, console, stop)
     finally:
         console.close()
         executor.close()
@@ -179,25 +212,20 @@ def _prepared(flow: type[FlowSpec], options: Options, executor: Executor) -> Ite
 
 
 def _create(
-    db: Any,
-    store: Store,
-    flow: type[FlowSpec],
-    options: Options,
-    who: Identity,
-    parameters: Mapping[str, int],
-    shown: Mapping[str, str],
-    origin_run_id: str | None,
+    db: sqlite3.Connection, session: _Session, who: Identity, parameters: _Parameters, origin_run_id: str | None
 ) -> int:
-    constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(flow).items()}
-    artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.items()]
+    """Insert the run; return its id."""
+    store, options = session.store, session.options
+    constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(session.flow).items()}
+    artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.blobs.items()]
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
-    system_tags = [*who.system_tags, *tags.runtime_tags(__version__)]
+    system_tags = [*who.system_tags, *tags.runtime_tags(__version__, session.executor.name)]
     user_tags = [tag for tag in tags.checked([*options.tags, *_environment_tags()]) if tag not in system_tags]
     tags.check_not_reserved(user_tags)
     run = records.NewRun(
-        flow=flow.__name__,
+        flow=session.flow.__name__,
         user=who.user,
-        parameters=shown,
+        parameters=parameters.shown,
         artifacts=artifacts,
         code_id=_code(db, store, options.sources) if who.deployment is None else who.deployment.code_id,
         system_tags=system_tags,
@@ -212,11 +240,11 @@ def _environment_tags() -> list[str]:
     return [tag.strip() for tag in os.environ.get("FLOWSTORE_RUN_TAGS", "").split(",") if tag.strip()]
 
 
-def _code(db: Any, store: Store, sources: Sources) -> int | None:
+def _code(db: sqlite3.Connection, store: Store, sources: Sources) -> int | None:
     if sources.files:
-        return records.ensure_code(db, store, sources.flow_file, sources.files, sources.module)
+        return snapshots.ensure(db, store, sources.flow_file, sources.files, sources.module)
     if sources.text is not None:
-        return records.ensure_code(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
+        return snapshots.ensure(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
     return None
 
 
@@ -249,36 +277,24 @@ def _origin_id(store: Store, flow: str, asked: str | None) -> int:
     return run_id
 
 
-def _drive(
-    store: Store,
-    flow: type[FlowSpec],
-    graph: Graph,
-    options: Options,
-    who: Identity,
-    executor: Executor,
-    console: Console,
-    stop: Stop,
-    run_id: int,
-    origin: Origin | None,
-) -> int:
-    name = flow.__name__
+def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None) -> int:
+    """Run a run that was created; return the exit code."""
+    store, console, options, name = session.store, session.console, session.options, session.flow.__name__
     resumed = "" if origin is None else f", which resumes {name}/{origin.run_id}"
     console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}{resumed}")
     run = RunPlan(
-        flow=name,
-        run_id=run_id,
-        graph=graph,
-        policies={node.name: _policy(flow, node, options.with_, console) for node in graph},
-        template=_template(store, flow, options, who, run_id, origin),
+        facts=_facts(session, who, run_id, origin),
+        graph=session.graph,
+        policies=policies_of(session.flow, session.graph, options.with_, console.say),
         max_workers=options.max_workers or os.cpu_count() or 1,
         origin=origin,
     )
-    driver = Driver(store, run, executor, console, stop)
+    driver = Driver(store, run, session.executor, console, session.stop)
     began = time.monotonic()  # the clock may be set back meanwhile
     try:
         if options.run_id_file:
-            with outputs.replaced(Path(options.run_id_file)) as place:
-                place.write_text(str(run_id), "utf-8")
+            with outputs.replaced(Path(options.run_id_file)) as file:
+                file.write_text(str(run_id), "utf-8")
         status = driver.run()
     except (FlowstoreError, OSError) as error:
         raise FlowstoreError(_end_early(store, who, name, run_id, error)) from error
@@ -292,22 +308,13 @@ def _drive(
             f"{counted(driver.reused, 'task')} {'was' if driver.reused == 1 else 'were'} taken over from "
             f"{name}/{origin.run_id}."
         )
-    _tell_end(console, who, name, run_id, status, took, driver.failed_task)
-    return EXIT_CODES[status] if status in EXIT_CODES else 128 + (stop.signal or 0)
-
-
-def _tell_end(
-    console: Console, who: Identity, flow: str, run_id: int, status: str, took: str, failed: str | None
-) -> None:
-    resume = _resume(who, run_id)
+    ending = {"successful": "was successful", "failed": f"failed in {driver.failed_task}", "stopped": "was stopped"}
+    text = f"{name}/{run_id} {ending[status]} after {took}."
     if status == "successful":
-        console.banner(f"Done: {flow}/{run_id} was successful after {took}.")
-    elif status == "failed":
-        console.say(
-            f"Run {flow}/{run_id} failed in {failed} after {took}. What had finished is kept; to go on: {resume}"
-        )
+        console.banner(f"Done: {text}")
     else:
-        console.say(f"Run {flow}/{run_id} was stopped after {took}. What had finished is kept; to go on: {resume}")
+        console.say(f"Run {text} What had finished is kept; to go on: {_resume(who, run_id)}")
+    return EXIT_CODES[status] if status in EXIT_CODES else 128 + (session.stop.signal or 0)
 
 
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
@@ -348,17 +355,15 @@ def _record_failure(store: Store, run_id: int) -> None:
         records.finish_run(db, run_id, "failed")
 
 
-def _template(
-    store: Store, flow: type[FlowSpec], options: Options, who: Identity, run_id: int, origin: Origin | None
-) -> dict[str, Any]:
-    """What every order of the run holds."""
+def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None) -> RunFacts:
+    """Return what all orders of the run share."""
+    store, name = session.store, session.flow.__name__
     artifacts = queries.parameters_of(store, run_id)
-    parameters = {name: _inline(row) for name, row in names_of(artifacts, "parameter").items()}
     current = {
-        "flow_name": flow.__name__,
+        "flow_name": name,
         "run_id": str(run_id),
         "origin_run_id": None if origin is None else str(origin.run_id),
-        "namespace": who.sees(options.namespace),
+        "namespace": who.sees(session.options.namespace),
         "username": who.user,
         "project_name": None,
         "branch_name": None,
@@ -366,43 +371,21 @@ def _template(
         "is_production": None,
         **who.project,
     }
-    return {
-        "store": str(store.path),
-        "trusted": store.trusted,
-        "run_id": run_id,
-        "max_num_splits": options.max_num_splits,
-        "parameters": parameters,
-        "constants": sorted(names_of(artifacts, "constant")),
-        "current": current,
-    }
+    return RunFacts(
+        flow=name,
+        run_id=run_id,
+        store=str(store.path),
+        trusted=store.trusted,
+        max_num_splits=session.options.max_num_splits,
+        parameters={name: _inline(row) for name, row in names_of(artifacts, "parameter").items()},
+        constants=sorted(names_of(artifacts, "constant")),
+        current=current,
+    )
 
 
-def _inline(row: Any) -> Small | None:
-    """A parameter that is small enough to travel with every task."""
+def _inline(row: Row) -> Inline | None:
+    """Return a parameter that is small enough to travel with every task."""
     blob = Blob.of(row)
     if blob.data is None or blob.size_bytes > records.SMALL_PARAMETER_BYTES or blob.codec == "pickle":
         return None
-    return blob.codec, blob.data
-
-
-def _policy(flow: type[FlowSpec], node: Node, with_: Sequence[str], console: Console) -> StepPolicy:
-    """What a step's own decorators and those of `--with` ask for; the step's own win."""
-    attached = {item.name: item for item in map(decorators.from_text, with_)}
-    if "catch" in attached and node.kind in CHOOSING:
-        del attached["catch"]
-        console.say(
-            f"--with catch: not for step {node.name}, where what follows is chosen while it runs ({node.kind})."
-        )
-    attached |= {item.name: item for item in getattr(getattr(flow, node.name), "decorators", ())}
-    retry, catch, timeout = attached.get("retry"), attached.get("catch"), attached.get("timeout")
-    environment, resources = attached.get("environment"), attached.get("resources")
-    return StepPolicy(
-        retries=int(retry.times) if isinstance(retry, decorators.Retry) else 0,
-        retry_delay_s=60 * retry.minutes_between_retries if isinstance(retry, decorators.Retry) else 0,
-        timeout_s=timeout.total_s if isinstance(timeout, decorators.Timeout) else 0,
-        catch=attrs.asdict(catch) if isinstance(catch, decorators.Catch) else None,
-        environment={str(k): str(v) for k, v in environment.vars.items()}
-        if isinstance(environment, decorators.Environment)
-        else {},
-        metadata={"resources": resources.amounts} if isinstance(resources, decorators.Resources) else {},
-    )
+    return Inline(blob.codec, blob.data)

@@ -1,4 +1,4 @@
-"""Files at a path of a store or beside it: identity, temporary files that are moved to their final path, and a lock.
+"""Files at a path of a store or beside it: identity, temporary files that are moved to their final path.
 
 A file is written completely under a temporary name beside its path and then moved there in one step.
 """
@@ -9,14 +9,12 @@ import contextlib
 import hashlib
 import os
 import re
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from flowstore.sqlite import liveness
-from flowstore.sqlite.journal import BUSY_TIMEOUT_S
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -164,15 +162,3 @@ def _machine(process: liveness.Process) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock `path` for a block; others wait.
-
-    Raises:
-        sqlite3.Error: the file can't be made, or somebody holds it for very long.
-    """
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
-        connection.execute("begin exclusive")
-        yield

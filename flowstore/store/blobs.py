@@ -222,7 +222,7 @@ def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> A
     if blob.data is not None and blob.codec != "pickle":
         return _value(None, store, blob, name)
     with store.read() as db:
-        _check_trust(store, blob, name, run_id)
+        check_trust(store, blob, name, run_id)
         return _value(db, store, fetched(db, blob), name)
 
 
@@ -241,7 +241,8 @@ def _value(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -
     return value
 
 
-def _check_trust(store: Store, blob: Blob, name: str, run_id: int | None) -> None:
+def check_trust(store: Store, blob: Blob, name: str, run_id: int | None) -> None:
+    """Raise UntrustedArtifact where a blob may not be loaded; see `load`."""
     if blob.codec == "pickle" and not trust.may_load(store, run_id, blob.id, blob.sha, blob.codec):
         raise UntrustedArtifact(
             f"{name} is a pickle ({in_line(blob.type)}) that your own runs did not write; loading it runs its author's "

@@ -19,9 +19,8 @@ from flowstore.context import UNSET, Unset
 from flowstore.errors import NotFound
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, texts_of
-from flowstore.store import trust
+from flowstore.store import snapshots, trust
 from flowstore.store.blobs import COLUMNS, Blob
-from flowstore.store.queries import module_name
 from flowstore.store.records import now_ms, shown
 
 
@@ -114,7 +113,7 @@ class NewDeployment:
 
 
 def scope_of(flow: str, project: str | None, branch: str | None) -> str:
-    """What a token is for: a branch of a project, else the flow itself."""
+    """Return what a token is for: a branch of a project, else the flow itself."""
     return f"flow:{flow}" if project is None else f"project:{project}/{branch}"
 
 
@@ -122,14 +121,14 @@ def scope_of(flow: str, project: str | None, branch: str | None) -> str:
 
 
 def find_token(store: Store, scope: str) -> Row | None:
-    """A scope's `token`, `generation`, `created_by`, `created_at`."""
+    """Return a scope's `token`, `generation`, `created_by`, `created_at`."""
     if not _has_tables(store):
         return None
     return store.row("select * from production_tokens where scope = ?", (scope,))
 
 
 def is_taken(store: Store, token: str) -> bool:
-    """Whether a token, or a run that an import brought with it, is there already."""
+    """Return whether a token, or a run that an import brought with it, is there already."""
     return bool(
         store.value(
             """select exists (select 1 from production_tokens where token = ?)
@@ -140,7 +139,7 @@ def is_taken(store: Store, token: str) -> bool:
 
 
 def put_token(db: sqlite3.Connection, scope: str, token: str, user: str) -> None:
-    """Give a scope its first or next token."""
+    """Set the first or next token of a scope."""
     db.execute(
         """insert into production_tokens (scope, token, generation, created_at, created_by) values (?, ?, 1, ?, ?)
            on conflict (scope) do update set token = excluded.token, generation = generation + 1,
@@ -158,7 +157,7 @@ _DEPLOYMENT = """select d.*, t.token, c.script_name from deployments d
 
 
 def active(store: Store) -> list[Deployment]:
-    """The deployments in force, by flow, project and branch."""
+    """Return the deployments in force, by flow, project and branch."""
     if not _has_tables(store):
         return []
     with store.read():
@@ -167,12 +166,14 @@ def active(store: Store) -> list[Deployment]:
 
 
 def find(store: Store, flow: str, scope: str) -> Deployment | None:
-    """The deployment in force of a flow in a scope."""
-    return next((found for found in active(store) if (found.flow, found.scope) == (flow, scope)), None)
+    """Return the deployment in force of a flow in a scope."""
+    return next(
+        (deployment for deployment in active(store) if (deployment.flow, deployment.scope) == (flow, scope)), None
+    )
 
 
 def get(store: Store, deployment_id: int) -> Deployment:
-    """A deployment by its row, in force or not.
+    """Return a deployment by its row, in force or not.
 
     Raises:
         NotFound: there is none.
@@ -184,7 +185,7 @@ def get(store: Store, deployment_id: int) -> Deployment:
 
 
 def last_in(store: Store, scope: str) -> Row:
-    """Who deployed last in a scope, and when: `deployed_by`, `deployed_at`."""
+    """Return who deployed last in a scope, and when: `deployed_by`, `deployed_at`."""
     row = store.row(
         """select deployed_by, deployed_at from deployments where scope = :scope
            union all select created_by, created_at from production_tokens where scope = :scope
@@ -236,7 +237,7 @@ def delete(db: sqlite3.Connection, deployment: Deployment, user: str) -> None:
 
 
 def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
-    """A deployment's parameters, by name."""
+    """Return a deployment's parameters, by name."""
     rows = store.rows(
         f"""select p.name, p.option, p.is_flag, {COLUMNS} from deployment_parameters p
             left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",
@@ -261,7 +262,7 @@ def _deployment(store: Store, row: Row) -> Deployment:
         tags=texts_of(row["tags"]),
         namespace=UNSET if row["namespace"] is None else (row["namespace"] or None),
         with_=texts_of(row["with_decorators"]),
-        module=module_name(store, row["code_id"]),
+        module=snapshots.module_name(store, row["code_id"]),
     )
 
 
@@ -297,22 +298,9 @@ def digest(store: Store, deployment: Deployment) -> bytes:
             [item.name, item.option, item.is_flag, item.blob and [_hex(item.blob.sha), item.blob.codec]]
             for item in parameters_of(store, one.id)
         ],
-        _code_facts(store, one),
+        snapshots.facts(store, one.code_id),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
-
-
-def _code_facts(store: Store, deployment: Deployment) -> list[Any]:
-    """Return a snapshot as its rows are now: the recorded hash says nothing about rows that were changed since."""
-    files = store.rows(
-        """select c.path, b.sha, b.codec from code_files c join blobs b on b.id = c.blob_id where c.code_id = ?
-           order by c.path""",
-        (deployment.code_id,),
-    )
-    return [
-        [deployment.script_name, deployment.module],
-        [[row["path"], _hex(row["sha"]), row["codec"]] for row in files],
-    ]
 
 
 def _hex(sha: bytes | None) -> str:
@@ -324,5 +312,5 @@ def _json(value: Any) -> str:
 
 
 def _has_tables(store: Store) -> bool:
-    """Whether the store is new enough; an older one is read as it is, and has no deployments."""
+    """Return whether the store is new enough; an older one is read as it is, and has no deployments."""
     return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'deployments'"))

@@ -188,32 +188,6 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
         last = -onward(store.path, -last, -rows[-1]["id"])
 
 
-def code_files(store: Store, code_id: int) -> dict[str, Blob]:
-    """The files of a code snapshot."""
-    rows = store.rows(
-        f"""select c.path, {COLUMNS} from code_files c join blobs b on b.id = c.blob_id
-            where c.code_id = ? order by c.path""",
-        (code_id,),
-    )
-    return {row["path"]: Blob.of(row) for row in rows}
-
-
-def module_of(code: Row) -> str | None:
-    """The module that `python -m` ran, in a whole row of `codes`, which in an older file has no such column."""
-    return code["module"] if "module" in code.keys() else None  # noqa: SIM118  # a row's values are not its keys
-
-
-def module_name(store: Store, code_id: int) -> str | None:
-    """The module that a snapshot's flow is, where it runs with `python -m`."""
-    row = store.row("select * from codes where id = ?", (code_id,))
-    return None if row is None else module_of(row)
-
-
-def script_name(store: Store, code_id: int) -> str:
-    """The name of a snapshot's flow file."""
-    return str(store.value("select script_name from codes where id = ?", (code_id,)))
-
-
 # --- a run as a whole: all of its steps, edges and artifacts, in a query each, however many tasks there are
 
 

@@ -18,9 +18,9 @@ import attrs
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.liveness import Process
-from flowstore.store import blobs, metrics, staging
+from flowstore.store import metrics, staging
 from flowstore.store.blobs import Blob
-from flowstore.store.codecs import Encoded, decode, encode
+from flowstore.store.codecs import Encoded, decode
 from flowstore.store.json_levels import MAX_VALUE_BYTES
 from flowstore.store.tags import date_tag, ensure_tag, pair_tags
 
@@ -119,23 +119,48 @@ def ensure_step(db: sqlite3.Connection, run_id: int, name: str) -> int:
     return int(row[0])
 
 
-def start_task(
-    db: sqlite3.Connection,
-    run_id: int,
-    step_id: int,
-    parents: Sequence[int],
-    base_id: int | None,
-    foreach_path: str | None,
-    item: str | None = None,
-) -> int:
-    """Insert a task that is about to run; gives its id."""
+@attrs.frozen(eq=False, repr=False)
+class NewTask:
+    """A task that begins.
+
+    Attributes:
+        run_id, step_id: where it belongs.
+        parents: the tasks that it follows.
+        base_id: the task whose artifacts it starts from.
+        foreach_path: its index in each enclosing foreach.
+        item: a preview of its foreach item.
+        id: its row, if that was reserved with `reserve_id`.
+        started_at: when it began, in milliseconds since 1970; `None` for now.
+    """
+
+    run_id: int
+    step_id: int
+    parents: Sequence[int]
+    base_id: int | None = None
+    foreach_path: str | None = None
+    item: str | None = None
+    id: int | None = None
+    started_at: int | None = None
+
+
+def reserve_id(db: sqlite3.Connection, table: str) -> int:
+    """Return the next id of a table whose ids are never used again, for a row that may or may not be inserted later."""
+    row = db.execute("update sqlite_sequence set seq = seq + 1 where name = ? returning seq", (table,)).fetchone()
+    if row is None:
+        db.execute("insert into sqlite_sequence (name, seq) values (?, 1)", (table,))
+    return 1 if row is None else int(row[0])
+
+
+def start_task(db: sqlite3.Connection, task: NewTask) -> int:
+    """Insert a task that runs; return its id."""
+    started_at = now_ms() if task.started_at is None else task.started_at
     cursor = db.execute(
-        """insert into tasks (run_id, step_id, status, started_at, attempts, foreach_path, base_id, item)
-           values (?, ?, 'running', ?, 0, ?, ?, ?)""",
-        (run_id, step_id, now_ms(), foreach_path, base_id, item),
+        """insert into tasks (id, run_id, step_id, status, started_at, attempts, foreach_path, base_id, item)
+           values (?, ?, ?, 'running', ?, 0, ?, ?, ?)""",
+        (task.id, task.run_id, task.step_id, started_at, task.foreach_path, task.base_id, task.item),
     )
     assert cursor.lastrowid is not None
-    _link_parents(db, cursor.lastrowid, parents)
+    _link_parents(db, cursor.lastrowid, task.parents)
     return cursor.lastrowid
 
 
@@ -143,69 +168,72 @@ def _link_parents(db: sqlite3.Connection, task_id: int, parents: Iterable[int]) 
     db.executemany("insert or ignore into task_parents values (?, ?)", [(task_id, parent) for parent in parents])
 
 
-def start_attempt(db: sqlite3.Connection, task_id: int, number: int) -> int:
-    """Insert an attempt that is about to run; gives its id."""
-    attempt_id = db.execute(  # its id is made here as `autoincrement` would, since its log has the same
-        """insert into attempts (id, task_id, number, status, started_at, log_id) select n, ?, ?, 'running', ?, n from
-           (select 1 + coalesce((select seq from sqlite_sequence where name = 'attempts'), 0) as n)""",
-        (task_id, number, now_ms()),
-    ).lastrowid
-    assert attempt_id is not None
-    db.execute(
-        "update tasks set attempts = ?, attempt_id = ?, status = 'running', finished_at = null where id = ?",
-        (number + 1, attempt_id, task_id),
-    )
-    return attempt_id
-
-
-@attrs.frozen(eq=False, repr=False)
-class Failure:
-    """Why an attempt failed: the exception's type, message and traceback."""
-
-    type: str
-    message: str
-    traceback: str = ""
-
-
-def finish_attempt(
-    db: sqlite3.Connection,
-    task_id: int,
-    attempt_id: int,
-    status: str,
-    *,
-    pid: int | None = None,
-    artifacts: Iterable[tuple[str, int | None, int]] = (),
-    transition: str | None = None,
-    failure: Failure | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> None:
-    """Record how an attempt ended, and what it set.
+def start_attempt(
+    db: sqlite3.Connection, task_id: int, number: int, attempt_id: int | None = None, started_at: int | None = None
+) -> int:
+    """Insert an attempt that runs; return its id.
 
     Args:
         db: of an open transaction.
         task_id: the task's row.
-        attempt_id: the attempt's row.
+        number: the attempt's, from 0.
+        attempt_id: its row, if that was reserved with `reserve_id`.
+        started_at: when it began, in milliseconds since 1970; `None` for now.
+    """
+    row_id = db.execute(  # a new id is what `autoincrement` would choose, needed here since its log has the same
+        """insert into attempts (id, task_id, number, status, started_at, log_id) select n, ?, ?, 'running', ?, n from
+           (select coalesce(?, 1 + coalesce((select seq from sqlite_sequence where name = 'attempts'), 0)) as n)""",
+        (task_id, number, now_ms() if started_at is None else started_at, attempt_id),
+    ).lastrowid
+    assert row_id is not None
+    db.execute(
+        "update tasks set attempts = ?, attempt_id = ?, status = 'running', finished_at = null where id = ?",
+        (number + 1, row_id, task_id),
+    )
+    return row_id
+
+
+@attrs.frozen(eq=False, repr=False)
+class AttemptEnd:
+    """How an attempt ended, and what it set.
+
+    Attributes:
         status: 'successful', 'failed' or 'stopped'.
         pid: of the process that ran it.
+        host: the machine on which that ran, where it is not the run's.
         artifacts: name, blob (none: deleted) and 1 where merged, of each.
         transition: what `next` asked for, as JSON.
-        failure: why it failed.
+        error: the type, message and traceback of the exception, if there was one.
         metadata: whatever else is worth keeping.
     """
+
+    status: str
+    pid: int | None = None
+    host: str | None = None
+    artifacts: Sequence[tuple[str, int | None, int]] = ()
+    transition: str | None = None
+    error: tuple[str, str, str] | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+def finish_attempt(db: sqlite3.Connection, task_id: int, attempt_id: int, end: AttemptEnd) -> None:
+    """Record how an attempt ended, and what it set."""
     at = now_ms()
-    failed = (failure.type, failure.message, failure.traceback) if failure else (None, None, None)
+    metadata = json.dumps(end.metadata) if end.metadata else None
     db.execute(
         """update attempts set status = ?, finished_at = max(?, started_at), pid = ?, metadata = ?,
              error_type = ?, error_message = ?, traceback = ? where id = ?""",
-        (status, at, pid, json.dumps(metadata) if metadata else None, *failed, attempt_id),
+        (end.status, at, end.pid, metadata, *(end.error or (None, None, None)), attempt_id),
     )
+    if end.host is not None:
+        db.execute("update attempts set ran_on = ? where id = ?", (end.host, attempt_id))
     db.execute(
         "update tasks set status = ?, finished_at = max(?, started_at), transition = ? where id = ?",
-        (status, at, transition, task_id),
+        (end.status, at, end.transition, task_id),
     )
     db.executemany(
         "insert into artifacts (attempt_id, name, blob_id, merged) values (?, ?, ?, ?)",
-        [(attempt_id, *artifact) for artifact in artifacts],
+        [(attempt_id, *artifact) for artifact in end.artifacts],
     )
 
 
@@ -310,33 +338,3 @@ def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None
     )
     _end_tasks(db, run_id, "dead", last_seen_at)
     metrics.settle(db, run_id)
-
-
-def code_sha(script_name: str, files: Mapping[str, bytes], module: str | None = None) -> bytes:
-    """The hash of a code snapshot, of its files' paths and hashes, and of the module that `python -m` runs."""
-    import hashlib
-
-    start = [script_name] if module is None else [script_name, "-m", module]
-    listing = "\0".join([*start, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
-    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
-
-
-def ensure_code(
-    db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes], module: str | None = None
-) -> int:
-    """Store a snapshot of source files, unless it is there; gives its row."""
-    import hashlib
-
-    shas = {path: hashlib.sha256(content).digest() for path, content in files.items()}  # those of their blobs
-    sha = code_sha(script_name, shas, module)
-    row = db.execute("select id from codes where sha = ?", (sha,)).fetchone()
-    if row is not None:
-        return int(row[0])
-    code_id = db.execute(
-        "insert into codes (sha, script_name, module) values (?, ?, ?) returning id", (sha, script_name, module)
-    ).fetchone()[0]
-    db.executemany(
-        "insert into code_files (code_id, path, blob_id) values (?, ?, ?)",
-        [(code_id, path, blobs.put(db, store, encode(content))) for path, content in sorted(files.items())],
-    )
-    return int(code_id)

@@ -237,9 +237,9 @@ def date_tag(at_ms: int) -> str:
     return f"date:{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
 
 
-def runtime_tags(version: str) -> list[str]:
-    """The system tags that say what a run ran with."""
-    return ["runtime:local", f"python_version:{platform.python_version()}", f"flowstore_version:{version}"]
+def runtime_tags(version: str, executor: str = "local") -> list[str]:
+    """Return the system tags that say what a run ran with."""
+    return [f"runtime:{executor}", f"python_version:{platform.python_version()}", f"flowstore_version:{version}"]
 
 
 def run_tags(store: Store, run_id: int) -> list[Row]:

@@ -31,7 +31,7 @@ from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.liveness import Process, is_dead
-from flowstore.store import backlog, blobs, queries, records, tags, trust
+from flowstore.store import backlog, blobs, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
 from flowstore.store.staging import Incoming, Staging
@@ -306,24 +306,19 @@ class _Arrival:
         return blob_id
 
     def _snapshot(self, code: Row, shas: dict[int, bytes]) -> int:
-        """A code snapshot's row; its hash is made anew, since our own runs look snapshots up by it."""
+        """Return the row of a snapshot, whose digest is checked, since our own runs look snapshots up by it."""
         rows = self._source.db.execute("select path, blob_id from code_files where code_id = ?", (code["id"],))
         files = {row["path"]: row["blob_id"] for row in rows}
-        module = queries.module_of(code)
-        sha = records.code_sha(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()}, module)
+        module = snapshots.module_of(code)
+        sha = snapshots.digest(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()}, module)
         if sha != code["sha"]:
             path, name = self._source.store.path, code["script_name"]
             raise StoreCorrupt(f"{path}: a code snapshot of {name} does not match its hash. Nothing was imported.")
-        known = self._db.execute("select id from codes where sha = ?", (sha,)).fetchone()
-        if known is not None:
-            return int(known["id"])
-        code_id = self._db.execute(
-            "insert into codes (sha, script_name, module) values (?, ?, ?) returning id",
-            (sha, code["script_name"], module),
-        ).fetchone()["id"]
-        values = [(code_id, path, self._new["blob"][blob_id]) for path, blob_id in files.items()]
-        self._db.executemany("insert into code_files (code_id, path, blob_id) values (?, ?, ?)", values)
-        return int(code_id)
+        code_id = snapshots.find(self._db, sha)
+        if code_id is not None:
+            return code_id
+        blob_ids = {path: self._new["blob"][blob_id] for path, blob_id in files.items()}
+        return snapshots.insert(self._db, sha, code["script_name"], module, blob_ids)
 
     def _copy(self, table: tables.Table) -> None:
         with contextlib.closing(tables.select(self._source.db, table, self._ids)) as found:

@@ -228,11 +228,13 @@ def wide_run(store, tasks, value=1):
             made = []
             for n in range(count):
                 path = str(n) if name == "body" else None
-                task_id = records.start_task(connection, run_id, step_id, before, None, path)
+                task_id = records.start_task(connection, records.NewTask(run_id, step_id, before, None, path))
                 attempt_id = records.start_attempt(connection, task_id, 0)
                 encoded = {f"a{m}": codecs.encode([value, name, n, m]) for m in range(3)}
                 rows = [(key, blobs.put(connection, store, each), 0) for key, each in encoded.items()]
-                records.finish_attempt(connection, task_id, attempt_id, "successful", artifacts=rows)
+                records.finish_attempt(
+                    connection, task_id, attempt_id, records.AttemptEnd("successful", artifacts=rows)
+                )
                 made.append(task_id)
             before = made
         records.finish_run(connection, run_id, "successful")

@@ -51,7 +51,7 @@ def test_html_is_escaped(tmp_path):
         run = records.NewRun("F", "tester", {"p": '"</svg><script>"'}, (), None, ["user:tester"], ["<img src=x>"])
         run_id = records.create_run(connection, run)
         step_id = records.ensure_step(connection, run_id, '<b onclick="x">')
-        records.start_task(connection, run_id, step_id, (), None, None)
+        records.start_task(connection, records.NewTask(run_id, step_id, (), None, None))
     store.close()
     use_store(store.path)
     namespace(None)

@@ -22,8 +22,10 @@ import pytest
 
 import flowstore
 from flowstore.errors import FlowstoreError
+from flowstore.run.executor import Setup
 from flowstore.run.local.executor import LocalExecutor
 from flowstore.run.local.processes import TaskServer
+from flowstore.run.orders import Order
 from support.chores import CHORES
 from support.flows import FOREACH, flow_source
 from support.killing import WORKS, Scene, processes_in
@@ -120,12 +122,12 @@ def test_a_task_kills_the_task_server(workers, flow):
 def test_a_task_that_could_not_be_started_leaves_nothing_open():
     """Where the task server is gone, that is one error, and the connections that were made for the task are closed."""
     before = len([*Path("/proc/self/fd").iterdir()])
-    executor = LocalExecutor(flowstore.FlowSpec, None, method="spawn", reuse=False)
+    executor = LocalExecutor(Setup(flow=flowstore.FlowSpec, graph=None, method="spawn"))
     ours, theirs = socket.socketpair()
     theirs.close()
-    executor._servers[()] = TaskServer(ours)
+    executor._pool.servers[()] = TaskServer(ours)
     with pytest.raises(FlowstoreError, match="task server died"):
-        executor.launch({"environment": {}}, "start")
+        executor.launch(Order(run=None, step="start", task_id=1))
     executor.close()
     assert len([*Path("/proc/self/fd").iterdir()]) == before
 

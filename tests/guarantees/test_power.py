@@ -119,7 +119,8 @@ def verify_home(folder):
     """A user's key and tokens are whole, or not there."""
     key = trust._read_key(folder / "key")
     assert key is None or len(key) == 32
-    tokens._read(folder / "tokens.json")
+    for path in folder.glob("tokens/*.json"):
+        tokens._read(path)
 
 
 def verify_run(scene, seed, count, *, durable):

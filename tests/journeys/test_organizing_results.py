@@ -155,7 +155,7 @@ class Project(Script):
         with store.write() as db:
             step = records.ensure_step(db, run_id - 1, "start")
             for _ in range(task_id - 1):
-                records.start_task(db, run_id - 1, step, [], None, None)
+                records.start_task(db, records.NewTask(run_id - 1, step, [], None, None))
         store.close()
 
 

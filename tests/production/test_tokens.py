@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sqlite3
@@ -32,9 +33,8 @@ def test_the_first_deployment_makes_a_token(anne_and_will):
     assert anne.tokens() == {"flow:F": token}
     assert f'namespace("production:{token}")' in told
     assert f"deploy create --authorize {token}" in told
-    assert (anne.home / "tokens.json").stat().st_mode & 0o777 == 0o600
-    kept = sorted(path.name for path in anne.home.iterdir() if path.name.startswith("tokens"))
-    assert kept == ["tokens.json", "tokens.lock"]
+    [file] = (anne.home / "tokens").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
     [made] = active(anne.script)
     assert (made.flow, made.project, made.branch, made.token) == ("F", None, None, token)
     assert (made.version, made.deployed_by, made.schedule, made.tags) == (1, "anne", None, [])
@@ -149,7 +149,7 @@ from flowstore.production import tokens
 if os.geteuid() == 0:  # which may read what nobody may
     os.setuid(65534)
 try:
-    tokens.find("store", "flow:F")
+    tokens.held("store", "flow:F")
 except FlowstoreError as error:
     print(error)
 """
@@ -166,16 +166,18 @@ def test_a_token_file_that_may_not_be_read_is_told(open_folder):
     assert done.stdout == f"Your tokens {file} can't be read: Permission denied. Nothing was changed.\n"
 
 
-def test_a_token_is_kept_only_if_the_deployment_is(tmp_path, monkeypatch):
-    """A transaction that fails leaves the tokens file as it was."""
-    monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path))
-    with tokens.keeping() as mine:
-        mine.prepare("store", "flow:F", "one")
-    with contextlib.suppress(ZeroDivisionError), tokens.keeping() as mine:
-        mine.prepare("store", "flow:F", "two")
-        raise ZeroDivisionError
-    assert tokens.find("store", "flow:F") == "one"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokens.json", "tokens.lock"]
+def test_the_tokens_file_of_an_older_flowstore_is_read(deployed):
+    """Version 0.1.0 kept all tokens in one file; who holds it deploys, and it is never written to."""
+    anne, will, token = deployed
+    will.home.mkdir()
+    uuid = anne.script.sql("select uuid from store")[0]
+    old = will.home / "tokens.json"
+    old.write_text(json.dumps({uuid: {"flow:F": token}}))
+    before = old.read_bytes()
+    will("deploy", "create")
+    assert anne.script.sql("select version from deployments order by 1") == [1, 2]
+    assert old.read_bytes() == before
+    assert not (will.home / "tokens").exists()
 
 
 def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):
@@ -183,14 +185,14 @@ def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):
     script = flow(PLAIN)
     script("run")
     flowstore.use_store(script.db)
-    asked = deploy.Asked(store=str(script.db))
+    asked = deploy.Options(store=str(script.db))
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(deploy.snapshot, "take", lambda *_, **__: Sources(script="flow.py", files={"flow.py": b"pass"}))
     monkeypatch.setattr(tokens.files.os, "open", full)
-    with unchanged(script), pytest.raises(FlowstoreError, match=r"tokens\.json can't be written: No space left"):
+    with unchanged(script), pytest.raises(FlowstoreError, match=r"tokens.*\.json can't be written: No space left"):
         deploy.create(type("F", (flowstore.FlowSpec,), {}), asked)
     assert script.sql("select count(*) from production_tokens") == [0]
 
@@ -209,7 +211,7 @@ def test_deploying_at_once(anne_and_will):
 
 
 def test_deploying_to_several_stores_at_once(tmp_path):
-    """Each keeps its token in the one file that this user has for all of them."""
+    """This user holds the token of each of them."""
     folders = [tmp_path / str(number) for number in range(6)]
     for folder in folders:
         folder.mkdir()
@@ -219,8 +221,9 @@ def test_deploying_to_several_stores_at_once(tmp_path):
         with process:
             process.communicate(timeout=60)
         assert process.returncode == 0
-    kept = [scopes["flow:F"] for scopes in tokens.read().values()]
-    assert sorted(kept) == sorted(script.sql("select token from production_tokens")[0] for script in scripts)
+    for script in scripts:
+        [[uuid, token]] = script.sql("select s.uuid, t.token from store s, production_tokens t")
+        assert tokens.held(uuid, "flow:F") == [token]
 
 
 # --- a new token

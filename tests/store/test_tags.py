@@ -249,8 +249,8 @@ def test_a_tag_reaches_what_comes_later(script):
     Run("F/1").add_tag("r")
     Step("F/1/start").add_tag("s")
     with active_store().write() as db:
-        later = records.start_task(db, 1, records.ensure_step(db, 1, "start"), [], None, None)
-        records.start_task(db, 1, records.ensure_step(db, 1, "next"), [], None, None)
+        later = records.start_task(db, records.NewTask(1, records.ensure_step(db, 1, "start"), [], None, None))
+        records.start_task(db, records.NewTask(1, records.ensure_step(db, 1, "next"), [], None, None))
     assert Task(f"F/1/start/{later}").user_tags == {"r", "s"}
     assert Step("F/1/next").task.user_tags == Step("F/1/next").user_tags == {"r"}
 

@@ -291,7 +291,9 @@ class Deploy(Chore):
         self.script("deploy", "create")
         assert self.script.sql("select count(*) from production_tokens") == [1]
         home = Path(os.environ["FLOWSTORE_HOME"])
-        assert {path.name for path in home.glob("*tokens*")} == {"tokens.json", "tokens.lock"}
+        valid = self.script.sql("select token from production_tokens")[0]
+        assert valid in "".join(path.read_text() for path in home.glob("tokens/*.json"))
+        assert list(home.glob("tokens/.*")) == []
 
 
 class Renew(Deploy):

@@ -21,7 +21,7 @@ import flowstore
 from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite import user_sql
-from flowstore.store import blobs, codecs, opening, records, schema, tags, trust
+from flowstore.store import blobs, codecs, opening, records, schema, snapshots, tags, trust
 from support.cli import command
 
 MEMORY_BYTES = 3 << 30
@@ -58,14 +58,14 @@ def make_original(path, *, small=False):
 
 def _record_run(connection, store, number, values):
     put = {name: blobs.put(connection, store, codecs.encode(value)) for name, value in values.items()}
-    code_id = records.ensure_code(connection, store, "flow.py", CODE)
+    code_id = snapshots.ensure(connection, store, "flow.py", CODE)
     alpha = ("alpha", "parameter", blobs.put(connection, store, codecs.encode(ALPHA)))
     system, user = ["user:tester", "runtime:local"], ["blue", f"number:{number}"]
     run = records.NewRun("F", "tester", {"alpha": ALPHA}, [alpha], code_id, system, user)
     run_id = records.create_run(connection, run)
     steps = [records.ensure_step(connection, run_id, name) for name in ("start", "body", "end")]
     first = _record_task(connection, run_id, steps[0], (), None, None, put)
-    failure = records.Failure("ValueError", "no", "Traceback …") if number == 1 else None
+    failure = ("ValueError", "no", "Traceback …") if number == 1 else None
     middle = [
         _record_task(connection, run_id, steps[1], [first], first, str(index), {"large": put["large"]}, failure)
         for index in range(2 if "raw" in put else 1)
@@ -77,14 +77,15 @@ def _record_run(connection, store, number, values):
 
 
 def _record_task(connection, run_id, step_id, parents, base_id, place, artifacts, failure=None):
-    task_id = records.start_task(connection, run_id, step_id, parents, base_id, place)
+    task_id = records.start_task(connection, records.NewTask(run_id, step_id, parents, base_id, place))
     attempt_id = records.start_attempt(connection, task_id, 0)
     records.append_log(connection, [(attempt_id, "stdout", records.now_ms(), f"line {n}\n") for n in range(5)])
-    records.finish_attempt(
-        connection, task_id, attempt_id, "failed" if failure else "successful", pid=7, failure=failure,
+    end = records.AttemptEnd(
+        "failed" if failure else "successful", pid=7, error=failure,
         artifacts=[(name, blob_id, 0) for name, blob_id in artifacts.items()],
         transition=json.dumps({"targets": ["end"]}), metadata={"resources": {"cpu": 1}},
     )  # fmt: skip
+    records.finish_attempt(connection, task_id, attempt_id, end)
     return task_id
 
 

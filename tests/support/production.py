@@ -46,8 +46,8 @@ class Person:
 
     def tokens(self):
         """The tokens this person holds, whatever the store."""
-        file = self.home / "tokens.json"
-        stores = json.loads(file.read_text()).values() if file.exists() else []
+        files = sorted((self.home / "tokens").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+        stores = [scopes for file in files for scopes in json.loads(file.read_text()).values()]
         return {scope: token for scopes in stores for scope, token in scopes.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowstore.store import blobs, codecs, records, tags, trust
+from flowstore.store import blobs, codecs, records, snapshots, tags, trust
 from flowstore.store.opening import ensure_store
 from flowstore.store.tags import Node
 
@@ -45,7 +45,7 @@ def add_run(
         given = {name: codecs.encode(value) for name, value in (parameters or {}).items()}
         fixed = [(name, "parameter", blobs.put(db, store, item)) for name, item in given.items()]
         shown = {name: records.parameter_json(db, item) for name, item in given.items()}
-        code_id = None if code is None else records.ensure_code(db, store, "flow.py", {"flow.py": code.encode()})
+        code_id = None if code is None else snapshots.ensure(db, store, "flow.py", {"flow.py": code.encode()})
         origin = None if resumes is None else str(resumes)
         new = records.NewRun(flow, user, shown, fixed, code_id, [f"user:{user}", *system], tags, origin)
         trust.claim(db, store.uuid)
@@ -88,7 +88,7 @@ class _Recorder:
         step_id = records.ensure_step(self.db, self.run_id, step)
         if (origin := self._origin(step, path)) is not None:
             return records.reuse_task(self.db, self.run_id, step_id, origin, parents, base)
-        task_id = records.start_task(self.db, self.run_id, step_id, parents, base, path)
+        task_id = records.start_task(self.db, records.NewTask(self.run_id, step_id, parents, base, path))
         for number in range(self.attempts):
             last = number == self.attempts - 1
             attempt_id = records.start_attempt(self.db, task_id, number)
@@ -104,12 +104,14 @@ class _Recorder:
                 self.db,
                 task_id,
                 attempt_id,
-                "failed" if failed else "successful",
-                pid=7,
-                artifacts=artifacts,
-                transition=None if failed else '{"targets": []}',
-                failure=records.Failure("ValueError", "it failed", "Traceback: …") if failed else None,
-                metadata={"resources": {"cpu": 1}},
+                records.AttemptEnd(
+                    "failed" if failed else "successful",
+                    pid=7,
+                    artifacts=artifacts,
+                    transition=None if failed else '{"targets": []}',
+                    error=("ValueError", "it failed", "Traceback: …") if failed else None,
+                    metadata={"resources": {"cpu": 1}},
+                ),
             )
         return None if failed else task_id
 

@@ -40,10 +40,10 @@ def task_with(store, **values):
         trust.claim(connection, store.uuid)
         run_id = records.create_run(connection, NEW_RUN)
         step_id = records.ensure_step(connection, run_id, "end")
-        task_id = records.start_task(connection, run_id, step_id, (), None, None)
+        task_id = records.start_task(connection, records.NewTask(run_id, step_id, (), None, None))
         attempt_id = records.start_attempt(connection, task_id, 0)
         artifacts = [(name, blobs.put(connection, store, codecs.encode(value)), 0) for name, value in values.items()]
-        records.finish_attempt(connection, task_id, attempt_id, "successful", artifacts=artifacts)
+        records.finish_attempt(connection, task_id, attempt_id, records.AttemptEnd("successful", artifacts=artifacts))
         records.finish_run(connection, run_id, "successful")
     return run_id
 

@@ -16,10 +16,12 @@ def add_run(db, store, *, flow="F", user="tester", given=(), status="successful"
     for name, count in steps:
         step_id = records.ensure_step(db, run_id, name)
         for _ in range(count):
-            task_id = records.start_task(db, run_id, step_id, [], None, None)
+            task_id = records.start_task(db, records.NewTask(run_id, step_id, [], None, None))
             blob_id = blobs.put(db, store, encode(name))
             attempt_id = records.start_attempt(db, task_id, 0)
-            records.finish_attempt(db, task_id, attempt_id, "successful", artifacts=[("x", blob_id, 0)])
+            records.finish_attempt(
+                db, task_id, attempt_id, records.AttemptEnd("successful", artifacts=[("x", blob_id, 0)])
+            )
     if status != "running":
         records.finish_run(db, run_id, status)
     return run_id

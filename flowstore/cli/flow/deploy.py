@@ -65,7 +65,7 @@ def create(this: FlowFile, **_given: Any) -> None:
 
     _ = this.graph  # a mistake in it is reported first
     options = settings_of(click.get_current_context())
-    wish = deploy.Asked(
+    wish = deploy.Options(
         store=options["store"],
         branch=options.get("branch"),
         production=bool(options.get("production")),
@@ -191,8 +191,8 @@ def show(this: FlowFile, **_chosen: Any) -> None:
     Example:
         python flow.py deploy show
     """
+    from flowstore.store import snapshots
     from flowstore.store.deployments import parameters_of
-    from flowstore.store.queries import code_files
 
     store, made = _find(this)
     at = time_of(made.deployed_at)
@@ -216,7 +216,7 @@ def show(this: FlowFile, **_chosen: Any) -> None:
     for name, value in facts:
         click.echo(safe(f"{name.ljust(width)}  {value}"))
     click.echo()
-    files = code_files(store, made.code_id)
+    files = snapshots.files(store, made.code_id)
     output.echo_table([{"file": path, "size_bytes": blob.size_bytes} for path, blob in files.items()])
 
 

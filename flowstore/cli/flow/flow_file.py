@@ -85,6 +85,8 @@ _RUN_OPTIONS = (
     click.option("--max-num-splits", type=click.IntRange(1), default=10_000, show_default=True, metavar="N",
                  help="The most tasks of one foreach."),
     click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),
+    click.option("--executor", envvar="FLOWSTORE_EXECUTOR", default="local", show_default=True, metavar="WHERE",
+                 help="Where tasks run."),
     click.option("--reuse-workers", is_flag=True, help="Tasks of a step may share a process: faster, less isolated."),
     package_suffixes,
     click.option("--start-method", type=click.Choice(["fork", "spawn"]), help="How task processes start."),

@@ -100,6 +100,7 @@ def run(this: FlowFile, **given: Any) -> int:
     Example:
         python flow.py run --tag baseline --max-workers 4
     """
+    from flowstore.run import import_start
     from flowstore.run.ownership import told_deployment
 
     generators = _generators(this)
@@ -112,10 +113,10 @@ def run(this: FlowFile, **given: Any) -> int:
     options = settings_of(click.get_current_context())
     sources = _sources(this, options)
     executor = _executor(this, options, sources, generators)
-    from flowstore.run.start import run_flow
-
+    start = import_start()
     with wrong_usage(ParameterError):
-        return run_flow(this.type, graph, values, _options(options, sources, deployment), executor)
+        code: int = start.run_flow(this.type, graph, values, _options(options, sources, deployment), executor)
+    return code
 
 
 def _value(this: FlowFile, name: str, given: Any) -> Any:
@@ -150,6 +151,8 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     Example:
         python flow.py resume --origin-run-id 5
     """
+    from flowstore.run import import_start
+
     generators = _generators(this)
     graph = this.graph
     if step is not None and step not in graph:
@@ -158,10 +161,10 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     options = settings_of(click.get_current_context())
     sources = _sources(this, options)
     executor = _executor(this, options, sources, generators)
-    from flowstore.run.start import resume_flow
-
+    start = import_start()
     with wrong_usage(ParameterError):
-        return resume_flow(this.type, graph, step, origin_run_id, _options(options, sources), executor)
+        code: int = start.resume_flow(this.type, graph, step, origin_run_id, _options(options, sources), executor)
+    return code
 
 
 def _generators(this: FlowFile) -> Any:
@@ -180,15 +183,24 @@ def _sources(this: FlowFile, options: Mapping[str, Any]) -> Sources:
 def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
     """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
     from flowstore.run import checks
-    from flowstore.run.local.executor import LocalExecutor
+    from flowstore.run.executor import Setup, find_executor
 
     with wrong_usage():
+        kind = find_executor(options["executor"])
         checks.check_fixed_defaults(this.type)
         checks.check_schedule(this.type)
         checks.check_with(this.type, options["with_"])
         checks.check_run_id_file(options["run_id_file"], options["store"])
-    method, reuse = options["start_method"], options["reuse_workers"]
-    return LocalExecutor(this.type, this.graph, method=method, reuse=reuse, generators=generators, sources=sources)
+    setup = Setup(
+        flow=this.type,
+        graph=this.graph,
+        sources=sources,
+        generators=generators,
+        address=options["executor"].partition(":")[2],
+        method=options["start_method"],
+        reuse=options["reuse_workers"],
+    )
+    return kind(setup)
 
 
 def _options(options: Mapping[str, Any], sources: Sources, deployment: str | None = None) -> Any:

@@ -13,10 +13,13 @@ The snapshot is handed over in a file without a name, which nobody else can open
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +31,7 @@ from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import snapshot
-from flowstore.run.local import imports
+from flowstore.run.local import guard, imports
 from flowstore.run.snapshot import Sources
 
 _VARIABLE = "FLOWSTORE_INTERPRETER"
@@ -62,7 +65,7 @@ class Interpreters:
     def start(
         self,
         role: str,
-        told: Mapping[str, Any],
+        argument: Mapping[str, Any],
         *,
         fds: Sequence[int] = (),
         stdout: int | None = None,
@@ -73,7 +76,7 @@ class Interpreters:
 
         Args:
             role: the function that it calls once it has imported the flow, as `"module:function"`.
-            told: the third argument of that function, plain values.
+            argument: the third argument of that function, plain values.
             fds: file descriptors that it inherits, under the same numbers.
             stdout: where its output goes.
             stderr: where its errors go.
@@ -86,7 +89,7 @@ class Interpreters:
             "driver": os.getpid(),
             "flow": [self._flow.__module__, self._flow.__qualname__],
             "role": role,
-            "told": dict(told),
+            "argument": dict(argument),
         }
         windows = sys.platform == "win32"
         if not windows:
@@ -133,6 +136,86 @@ class Interpreters:
         }
         encoded = json.dumps(head).encode()
         return b"".join([len(encoded).to_bytes(8), encoded, *files.values()])
+
+
+class Spawner:
+    """Starts interpreters that run tasks, and knows those that have not ended.
+
+    Args:
+        flow: its class, as this process imported it.
+        sources: its snapshot.
+    """
+
+    def __init__(self, flow: type[FlowSpec], sources: Sources) -> None:
+        self._interpreters = Interpreters(flow, sources)
+        self._leaving: list[subprocess.Popen[bytes]] = []
+        self._guard: subprocess.Popen[bytes] | None = None
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):  # all else goes on without it
+                self._guard = subprocess.Popen(
+                    [sys.executable, "-IS", guard.__file__],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+
+    def start(
+        self, channel: socket.socket, out: int, err: int, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """Start an interpreter that takes its orders from a channel, with variables in addition to this process's."""
+        handle = channel.fileno()
+        fds = [] if sys.platform == "win32" else [handle]
+        process = self._interpreters.start(
+            "flowstore.run.local.worker:spawned",
+            {"channel": handle},
+            fds=fds,
+            stdout=out,
+            stderr=err,
+            environment={**os.environ, **environment},
+        )
+        if sys.platform == "win32":
+            assert process.stdin is not None
+            process.stdin.write(channel.share(process.pid))
+            process.stdin.close()
+        self._note(process.pid)
+        return process
+
+    def kill(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+        """Send a signal to a process, and to what its step has started."""
+        with contextlib.suppress(ProcessLookupError):
+            if sys.platform == "win32":
+                process.kill()
+            else:
+                os.killpg(process.pid, how)
+
+    def leave(self, process: subprocess.Popen[bytes]) -> None:
+        """Let a process end that has nothing left to do."""
+        self._leaving.append(process)
+
+    def reap(self) -> None:
+        """Note those that have ended."""
+        for process in self._leaving:
+            if process.poll() is not None:
+                self._note(-process.pid)
+        self._leaving = [process for process in self._leaving if process.returncode is None]
+
+    def close(self) -> None:
+        """Wait until all have ended."""
+        for process in self._leaving:
+            process.wait()
+        self._interpreters.close()
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.kill()
+            self._guard.wait()
+            self._guard.stdin.close()
+
+    def _note(self, number: int) -> None:
+        """Have the guard know of a process (or, below 0, forget it)."""
+        if self._guard is not None and self._guard.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it was killed
+                self._guard.stdin.write(f"{number}\n".encode())
 
 
 def _nameless_file(content: bytes) -> IO[bytes]:
@@ -243,7 +326,7 @@ def _reached(message: Mapping[str, Any], flow: type[FlowSpec]) -> None:
     from flowstore.flow.graph import graph_of
 
     module, _, function = message["role"].partition(":")
-    getattr(importlib.import_module(module), function)(flow, graph_of(flow), message["told"])
+    getattr(importlib.import_module(module), function)(flow, graph_of(flow), message["argument"])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -19,9 +19,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from flowstore.store.codecs import Encoded, Piece, decode
-
-Small = tuple[str, bytes]  # codec and bytes: there are as many as a foreach has items
+from flowstore.store.codecs import Piece
 
 _HEADER = struct.Struct("!cQ")
 MESSAGE, DATA = b"M", b"D"
@@ -85,17 +83,6 @@ class Reader:
             body = bytes(memoryview(self._buffer)[_HEADER.size : end])
             del self._buffer[:end]
             yield kind, body
-
-
-def small(encoded: Encoded) -> Small:
-    """A small content, to travel in a message."""
-    return encoded.codec, encoded.content
-
-
-def value_of(content: Small) -> Any:
-    """The value of a small content that travelled in a message."""
-    codec, data = content
-    return decode(codec, iter([data]), len(data))
 
 
 READ_BYTES = 1 << 16

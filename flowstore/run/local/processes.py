@@ -1,8 +1,7 @@
-"""The driver's end of a task server (`server`), and the start of one with a step's environment variables.
+"""Task servers and processes that run tasks, seen from the driver, and how the first of them start.
 
-What a step asks for with `@environment` must be there before the flow is imported. So each distinct set of variables
-has a fresh interpreter, which imports the flow with them and then forks that step's tasks, as the driver's own server
-does.
+The variables of `@environment` must be there before the flow is imported. So each distinct set of variables has a fresh
+interpreter, which imports the flow with them and then forks that step's tasks, as the driver's own server does.
 """
 
 from __future__ import annotations
@@ -11,36 +10,22 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from flowstore.errors import FlowstoreError
-from flowstore.run.local import messages, server
-
-if TYPE_CHECKING:
-    import subprocess
-
-    from flowstore.run.local.interpreter import Interpreters
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
-
-from flowstore.flow.spec import FlowSpec
-from flowstore.run.local import guard
-from flowstore.run.local.interpreter import Interpreters
-from flowstore.run.snapshot import Sources
-
-if TYPE_CHECKING:
-    import subprocess
 from flowstore.flow.graph import Graph
-from flowstore.run.local import threads
+from flowstore.flow.spec import FlowSpec
+from flowstore.run.local import messages, server, threads
 from flowstore.run.randomness import Generators
 
 if TYPE_CHECKING:
-    from flowstore.run.local.interpreter import Interpreters
+    import subprocess
+
+    from flowstore.run.local.interpreter import Interpreters, Spawner
     from flowstore.run.snapshot import Sources
 
 END_S = 10.0  # for what the import of the flow has left to do in that interpreter
@@ -48,7 +33,7 @@ END_S = 10.0  # for what the import of the flow has left to do in that interpret
 
 @attrs.frozen(eq=False, repr=False)
 class Starting:
-    """A process that is to be forked once the server is ready: its number, its descriptors, its first order."""
+    """A process that is to be forked once the server is ready: its number and its descriptors."""
 
     ident: int
     descriptors: Sequence[int]
@@ -70,7 +55,7 @@ class TaskServer:
     Attributes:
         importing: whether it has not yet said that it is ready.
         starting: what waits for that.
-        warm: what of `worker.LAZY` it has been told to import.
+        warm: the indexes in `worker.LAZY` of what it has imported.
     """
 
     def __init__(
@@ -83,10 +68,10 @@ class TaskServer:
         self._pid = pid
         self._process = process
 
-    def ask(self, what: bytes, number: int, argument: int) -> None:
+    def ask(self, kind: bytes, number: int, argument: int) -> None:
         """Send a message that needs no descriptors."""
         try:
-            self.control.sendall(server.MESSAGE.pack(what, number, argument))
+            self.control.sendall(server.MESSAGE.pack(kind, number, argument))
         except ConnectionError:
             raise died() from None
 
@@ -95,7 +80,7 @@ class TaskServer:
         socket.send_fds(self.control, [server.MESSAGE.pack(server.FORK, ident, 0)], list(descriptors))
 
     def hear(self, *, wait: bool) -> tuple[bytes, int, int] | None:
-        """Take one of its messages; `None` where there is none, of no kind (`b""`) where it has ended."""
+        """Take one of its messages; `None` where there is none, one of no kind (`b""`) where it has ended."""
         data = (messages.receive_waiting if wait else messages.receive_now)(self.control, server.MESSAGE.size)
         if data is None:
             return None
@@ -105,7 +90,7 @@ class TaskServer:
         return server.MESSAGE.unpack(data) if data else (b"", 0, 0)
 
     def withdraw(self, ident: int) -> bool:
-        """Have a process not be forked after all; False where it has been asked for."""
+        """Take back the wish for a process; return False where the server has been asked for it already."""
         for item in self.starting:
             if item.ident == ident:
                 self.starting.remove(item)
@@ -114,7 +99,7 @@ class TaskServer:
         return False
 
     def close(self, *, kill: bool = False) -> int:
-        """Let it end, and wait for that; gives the interpreter's exit code.
+        """Let it end, and wait for that; return the interpreter's exit code.
 
         Args:
             kill: end it at once, with what it still imports.
@@ -167,82 +152,8 @@ def start(interpreters: Interpreters, environment: Mapping[str, str], out: int, 
 
 
 def died() -> FlowstoreError:
-    """The error that ends a run without its task server."""
+    """Return the error that ends a run without its task server."""
     return FlowstoreError("The task server died, so no more tasks can be started.")
-
-
-class Spawner:
-    """Starts the interpreters, and knows those that have not ended."""
-
-    def __init__(self, flow: type[FlowSpec], sources: Sources) -> None:
-        self._interpreters = Interpreters(flow, sources)
-        self._leaving: list[subprocess.Popen[bytes]] = []
-        self._guard: subprocess.Popen[bytes] | None = None
-        if sys.platform != "win32":
-            with contextlib.suppress(OSError):  # all else goes on without it
-                self._guard = subprocess.Popen(
-                    [sys.executable, "-IS", guard.__file__],
-                    bufsize=0,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-
-    def start(
-        self, channel: socket.socket, out: int, err: int, environment: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
-        """Start an interpreter that takes its orders from a channel, with variables in addition to ours."""
-        handle = channel.fileno()
-        fds = [] if sys.platform == "win32" else [handle]
-        process = self._interpreters.start(
-            "flowstore.run.local.worker:spawned",
-            {"channel": handle},
-            fds=fds,
-            stdout=out,
-            stderr=err,
-            environment={**os.environ, **environment},
-        )
-        if sys.platform == "win32":
-            assert process.stdin is not None
-            process.stdin.write(channel.share(process.pid))
-            process.stdin.close()
-        self._tell(process.pid)
-        return process
-
-    def kill(self, process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-        """Send a signal to a process, and to what its step has started."""
-        with contextlib.suppress(ProcessLookupError):
-            if sys.platform == "win32":
-                process.kill()
-            else:
-                os.killpg(process.pid, how)
-
-    def leave(self, process: subprocess.Popen[bytes]) -> None:
-        """Let a process end, for which nothing is left to do."""
-        self._leaving.append(process)
-
-    def reap(self) -> None:
-        """Take note of those that have ended."""
-        for process in self._leaving:
-            if process.poll() is not None:
-                self._tell(-process.pid)
-        self._leaving = [process for process in self._leaving if process.returncode is None]
-
-    def close(self) -> None:
-        """Wait until all have ended."""
-        for process in self._leaving:
-            process.wait()
-        self._interpreters.close()
-        if self._guard is not None and self._guard.stdin is not None:
-            self._guard.kill()
-            self._guard.wait()
-            self._guard.stdin.close()
-
-    def _tell(self, number: int) -> None:
-        if self._guard is not None and self._guard.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it was killed
-                self._guard.stdin.write(f"{number}\n".encode())
 
 
 STREAMS = ("stdout", "stderr")
@@ -290,16 +201,16 @@ class Worker:
 
     def disconnect(self) -> None:
         """Close all connections of a worker that was never listened to."""
-        for what, _ in list(self.connections()):
-            messages.close(self.take(what))
+        for name, _ in list(self.connections()):
+            messages.close(self.take(name))
 
-    def take(self, what: str) -> int | socket.socket:
-        """A connection that is to be closed."""
-        return self.channel if what == _CHANNEL else self.pipes.pop(what)
+    def take(self, name: str) -> int | socket.socket:
+        """Return a connection that is to be closed."""
+        return self.channel if name == _CHANNEL else self.pipes.pop(name)
 
 
 def default_start_method() -> str:
-    """`fork` where it is there and safe, else `spawn`."""
+    """Return `fork` where it is there and safe, else `spawn`."""
     return "fork" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
 
 
@@ -323,7 +234,7 @@ class Processes:
         """Fork this process into a task server.
 
         Returns:
-            The server, `None` where tasks are to be spawned; and what to tell the user about that.
+            The server, `None` where tasks are to be spawned; and a sentence for the user about that.
         """
         if (method or default_start_method()) != "fork":
             self.spawner()
@@ -349,6 +260,8 @@ class Processes:
     def spawner(self) -> Spawner:
         """Return the spawner, which starts interpreters that run tasks themselves."""
         if self._spawner is None:
+            from flowstore.run.local.interpreter import Spawner
+
             self._spawner = Spawner(self._flow, self._sources)
         return self._spawner
 

@@ -37,9 +37,11 @@ from flowstore.flow.decorators import step
 from flowstore.flow.graph import Graph, Node
 from flowstore.flow.spec import FlowSpec
 from flowstore.run.attempt import run_attempt
+from flowstore.run.inputs import StoreSource
 from flowstore.run.local import messages, threads, worker
 from flowstore.run.local.ending import Ending, flush_imported, flush_output
 from flowstore.run.local.worker import deliver
+from flowstore.run.orders import Inline, OpenSplit, Order, RunFacts, decode_order, encode_order
 from flowstore.run.randomness import Generators
 from flowstore.sqlite import database
 
@@ -57,14 +59,14 @@ def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[s
     return ours, pid
 
 
-def imported(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
+def imported(flow: type[FlowSpec], graph: Graph, argument: Mapping[str, Any]) -> None:
     """The life of a fresh interpreter that has imported the flow with a step's variables; see `servers.start`.
 
     The server is a fork of it. This process waits for the server's end, and then ends like a script, for what the
     import has made.
     """
     generators = Generators(sys.modules[flow.__module__])
-    control = socket.socket(fileno=told["control"])
+    control = socket.socket(fileno=argument["control"])
     control.set_inheritable(False)
     pid = _fork(control, flow, graph, generators, [])
     if threads.missed_after_fork():
@@ -266,26 +268,12 @@ class _Rehearsal(FlowSpec):
 
 _AFTER_FORK = (threading._after_fork, database._after_fork_in_child)  # type: ignore[attr-defined]  # called in each fork
 _GRAPH = Graph(flow="", file="", line=0, doc="", nodes={"only": Node(name="only", kind="linear", targets=("only",))})
-_ORDER: dict[str, Any] = {  # as `orders.Orders.order` writes them
-    "store": "",
-    "trusted": False,
-    "run_id": 0,
-    "max_num_splits": 1,
-    "parameters": {},
-    "constants": [],
-    "current": {"namespace": None, "tags": [], "parallel": None},
-    "step": "only",
-    "base_id": 0,
-    "frames": [{"kind": "foreach", "index": 0, "count": 1, "opener": 0, "items_from": "", "item": ("json", b"0")}],
-    "inputs": [],
-    "joined": None,
-    "environment": {},
-    "timeout_s": None,
-    "catch": None,
-    "last_attempt": True,
-    "fallback": None,
-    "reuse": False,
-}
+_SPLIT = OpenSplit("foreach", 1, 0, "", 0, Inline("json", b"0"))
+_RUN = RunFacts(
+    flow="", run_id=0, store="", trusted=False, max_num_splits=1, parameters={}, constants=[],
+    current={"namespace": None},
+)  # fmt: skip
+_ORDER = Order(run=_RUN, step="only", task_id=0, base_id=0, splits=[_SPLIT])
 
 
 def rehearse(generators: Generators, ending: Ending) -> None:
@@ -296,11 +284,12 @@ def rehearse(generators: Generators, ending: Ending) -> None:
         for _ in range(_TIMES):
             for hook in _AFTER_FORK:
                 hook()
-            messages.send(driver, _ORDER)
-            order = messages.receive(channel)
-            assert order is not None
-            generators.derive(order["step"], order["frames"])
-            product = run_attempt(_Rehearsal, _GRAPH, order, ending)
+            messages.send(driver, {"order": encode_order(_ORDER), "reuse": False})
+            message = messages.receive(channel)
+            assert message is not None
+            order = decode_order(message["order"])
+            generators.derive(order.step, order.indexes)
+            product = run_attempt(_Rehearsal, _GRAPH, order, StoreSource.of(order), ending)
             flush_output()
             deliver(channel, product, ended=not ending.is_due())
     context.state.flow_module = module

@@ -19,11 +19,12 @@ from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run.attempt import Product, run_attempt
 from flowstore.run.executor import LOST_CONNECTION
+from flowstore.run.inputs import StoreSource
 from flowstore.run.local import messages
 from flowstore.run.local.ending import Ending, flush_output
+from flowstore.run.orders import decode_order, encode_report
 from flowstore.run.randomness import Generators
-from flowstore.store.blobs import INLINE_BYTES, chunks_of
-from flowstore.store.description import NewBlob
+from flowstore.store.blobs import chunks_of
 
 PICKLING = "flowstore.store.pickling"
 PARQUET = "flowstore.store.codecs.parquet"
@@ -37,11 +38,12 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
     What is left to do at the end comes after the report, so that nothing there can cost an attempt its result.
     """
     reused = False
-    while (order := messages.receive(channel)) is not None:
-        generators.derive(order["step"], order["frames"])
-        product = run_attempt(flow, graph, order, ending)
+    while (message := messages.receive(channel)) is not None:
+        order = decode_order(message["order"])
+        generators.derive(order.step, order.indexes)
+        product = run_attempt(flow, graph, order, StoreSource.of(order), ending)
         flush_output()
-        reused = order["reuse"]
+        reused = message["reuse"]
         ended = not (ending.is_flush_due() if reused else ending.is_due())
         _say(deliver, channel, product, ended)
         del product
@@ -89,40 +91,33 @@ def fresh_streams() -> None:
 
 
 def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
-    """Send an attempt's report, and those of its large contents that the store lacks.
+    """Send an attempt's report, and before it those of its large values that the store lacks.
 
     Args:
         channel: to the driver.
         product: what to send.
         ended: whether nothing is left to do in this process; else a message follows when that is done.
     """
-    artifacts, large, pieces = [], [], []
-    for name, encoded in product.contents:
-        if encoded.size_bytes <= INLINE_BYTES:
-            artifacts.append((name, NewBlob(encoded.description, data=encoded.content).packed))
-        else:
-            blob = NewBlob(encoded.description, encoded.sha)
-            artifacts.append((name, blob.packed))
-            large.append(blob.packed)
-            pieces.append(encoded.pieces)
-    if large:
+    report = product.report
+    if product.large:
+        large = [blob.packed for blob in report.artifacts.values() if blob.data is None]
         messages.send(channel, {"kind": "offer", "large": large})
         answer = messages.receive(channel)
         if answer is None:
             return
         for index in answer["send"]:
-            messages.send_data(channel, chunks_of(pieces[index]))
+            messages.send_data(channel, chunks_of(product.large[index].pieces))
     used = [n for n, module in enumerate(LAZY) if module in sys.modules]
-    messages.send(channel, {"kind": "report", **product.report, "artifacts": artifacts, "used": used, "ended": ended})
+    messages.send(channel, {"kind": "report", "report": encode_report(report), "used": used, "ended": ended})
 
 
-def spawned(flow: type[FlowSpec], graph: Graph, told: Mapping[str, Any]) -> None:
+def spawned(flow: type[FlowSpec], graph: Graph, argument: Mapping[str, Any]) -> None:
     """The life of a fresh interpreter that runs tasks; see `interpreter.Interpreters`."""
     generators = Generators(sys.modules[flow.__module__])
     if sys.platform == "win32":
         channel = socket.fromshare(sys.stdin.buffer.read())
     else:
-        channel = socket.socket(fileno=told["channel"])
+        channel = socket.socket(fileno=argument["channel"])
     channel.set_inheritable(False)
     fresh_streams()
     work(channel, flow, graph, generators, Ending())

@@ -1,0 +1,135 @@
+"""Writing a run's orders, from what the plan says is ready and from the tasks that have finished.
+
+The driver remembers the row of each finished task, and the items of each foreach that was opened. A task's artifacts
+come from `base_id`: the nearest task before it that set any, or none for a join.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+
+from flowstore.flow.graph import Graph
+from flowstore.run.orders import Failure, Inline, OpenSplit, Order, RunFacts
+from flowstore.run.plan import Frame, Outcome, PlannedTask
+from flowstore.run.policies import StepPolicy
+from flowstore.run.resume import Origin
+
+
+@attrs.frozen(eq=False, repr=False)
+class RunPlan:
+    """All that the driver needs to know of a run.
+
+    Attributes:
+        facts: what all orders of the run share.
+        graph: its steps.
+        policies: by step.
+        max_workers: how many attempts run at a time.
+        origin: the run that it resumes.
+    """
+
+    facts: RunFacts
+    graph: Graph
+    policies: Mapping[str, StepPolicy]
+    max_workers: int
+    origin: Origin | None = None
+
+    @property
+    def run_id(self) -> int:
+        """The run's id."""
+        return self.facts.run_id
+
+
+Previews = Callable[[], Sequence[str | None] | None]  # a preview of each item of a foreach, computed when first needed
+
+
+@attrs.frozen(eq=False, repr=False)
+class FinishedTask:
+    """A task that has finished, as those after it need to know it.
+
+    Attributes:
+        id: its row.
+        base_id: the task whose artifacts the next ones start from.
+        outcome: what it asked for.
+        items: the items of the foreach that it opened, where all are small.
+        previews: returns a preview of each of these items, of whatever size.
+    """
+
+    id: int
+    base_id: int | None
+    outcome: Outcome
+    items: Sequence[Inline] | None = None
+    previews: Previews | None = None
+
+
+class OrderWriter:
+    """Writes the orders of one run."""
+
+    def __init__(self, run: RunPlan) -> None:
+        self._run = run
+        self._finished: dict[int, tuple[int, str, int | None]] = {}  # plan's key: task id, step, base for what follows
+        self._opened: dict[int, FinishedTask] = {}  # plan's key: a task that opened a foreach or gang
+
+    def note(self, planned: PlannedTask, task: FinishedTask) -> None:
+        """Remember a finished task."""
+        self._finished[planned.key] = (task.id, planned.step, task.base_id)
+        if task.outcome.count is not None:
+            self._opened[planned.key] = task
+
+    def parents(self, planned: PlannedTask) -> list[int]:
+        """Return the rows of the tasks before a planned one."""
+        return [self._finished[parent][0] for parent in planned.parents]
+
+    def base(self, planned: PlannedTask) -> int | None:
+        """Return the row of the task whose artifacts a planned one starts from."""
+        if self._run.graph[planned.step].is_join or not planned.parents:
+            return None
+        return self._finished[planned.parents[0]][2]
+
+    def item(self, planned: PlannedTask) -> str | None:
+        """Return the preview of the item that a planned task has in its innermost foreach."""
+        frames = [frame for frame in planned.frames if frame.kind != "branch"]
+        previews = self._opened[frames[-1].opener].previews if frames and frames[-1].kind == "foreach" else None
+        shown = None if previews is None else previews()
+        return None if shown is None else shown[frames[-1].index]
+
+    def order(
+        self, planned: PlannedTask, task_id: int, attempt: int, tags: Sequence[str], fallback: Failure | None
+    ) -> Order:
+        """Return the order for an attempt.
+
+        Args:
+            planned: the task.
+            task_id: its row.
+            attempt: its number, from 0.
+            tags: the run's, as they are now.
+            fallback: why the last attempt's process died, if all that is left to do is to catch that.
+        """
+        policy = self._run.policies[planned.step]
+        is_join, closes, gang = self._run.graph[planned.step].is_join, planned.closes, planned.gang
+        parents = [self._finished[parent] for parent in planned.parents] if is_join else []
+        return Order(
+            run=self._run.facts,
+            step=planned.step,
+            task_id=task_id,
+            attempt=attempt,
+            last_attempt=attempt >= policy.retries,
+            base_id=self.base(planned),
+            splits=[self._split(frame, frame.index) for frame in planned.frames if frame.kind != "branch"],
+            inputs=[(parent_id, step) for parent_id, step, _ in parents],
+            joined=self._split(closes) if is_join and closes is not None and closes.kind != "branch" else None,
+            node_index=None if gang is None else gang.index,
+            num_nodes=0 if gang is None else gang.count,
+            first_node_id=0 if gang is None else task_id - gang.index,  # a gang's ids follow on one another
+            tags=tags,
+            environment=policy.environment,
+            timeout_s=policy.timeout_s,
+            catch=policy.catch,
+            fallback=fallback,
+        )
+
+    def _split(self, frame: Frame, index: int | None = None) -> OpenSplit:
+        opener = self._opened[frame.opener]
+        item = None if index is None or opener.items is None else opener.items[index]
+        return OpenSplit(frame.kind, frame.count, opener.id, opener.outcome.items_from, index, item)

@@ -1,0 +1,67 @@
+"""What the decorators of a step ask of the driver: retries, a time limit, `@catch`, variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from flowstore.flow import decorators
+from flowstore.flow.graph import CHOOSING, Graph, Node
+from flowstore.flow.spec import FlowSpec
+
+
+@attrs.frozen(eq=False, repr=False)
+class StepPolicy:
+    """What the decorators of a step ask of the driver.
+
+    Attributes:
+        retries: how many more attempts may follow one that failed.
+        retry_delay_s: how long to wait before each of them.
+        timeout_s: how long an attempt may take; 0 for no limit.
+        catch: the step's `@catch`, if it has one.
+        environment: variables that the step's processes have from their beginning.
+        metadata: what else is recorded with each attempt.
+    """
+
+    retries: int = 0
+    retry_delay_s: float = 0
+    timeout_s: float = 0
+    catch: decorators.Catch | None = None
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+def policies_of(
+    flow: type[FlowSpec], graph: Graph, with_: Sequence[str], say: Callable[[str], None]
+) -> dict[str, StepPolicy]:
+    """Return the policy of each step.
+
+    Args:
+        flow: the flow's class, whose steps have decorators.
+        graph: its steps.
+        with_: the decorators of `--with`, which the step's own override.
+        say: tells the user which of these is left out.
+    """
+    return {node.name: _policy(flow, node, with_, say) for node in graph}
+
+
+def _policy(flow: type[FlowSpec], node: Node, with_: Sequence[str], say: Callable[[str], None]) -> StepPolicy:
+    attached = {item.name: item for item in map(decorators.from_text, with_)}
+    if "catch" in attached and node.kind in CHOOSING:
+        del attached["catch"]
+        say(f"--with catch: not for step {node.name}, where what follows is chosen while it runs ({node.kind}).")
+    attached |= {item.name: item for item in getattr(getattr(flow, node.name), "decorators", ())}
+    retry, catch, timeout = attached.get("retry"), attached.get("catch"), attached.get("timeout")
+    environment, resources = attached.get("environment"), attached.get("resources")
+    return StepPolicy(
+        retries=int(retry.times) if isinstance(retry, decorators.Retry) else 0,
+        retry_delay_s=60 * retry.minutes_between_retries if isinstance(retry, decorators.Retry) else 0,
+        timeout_s=timeout.total_s if isinstance(timeout, decorators.Timeout) else 0,
+        catch=catch if isinstance(catch, decorators.Catch) else None,
+        environment={str(k): str(v) for k, v in environment.vars.items()}
+        if isinstance(environment, decorators.Environment)
+        else {},
+        metadata={"resources": resources.amounts} if isinstance(resources, decorators.Resources) else {},
+    )

@@ -1,0 +1,131 @@
+"""The rows of a run's tasks. The driver decides what happens and when it is committed; this module writes it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from flowstore.run.attempts import RunningTask
+from flowstore.run.contents import Contents
+from flowstore.run.order_writer import OrderWriter, RunPlan
+from flowstore.run.orders import Report
+from flowstore.run.plan import Outcome, PlannedTask
+from flowstore.sqlite.database import Row, Store
+from flowstore.store import metrics, records, tags
+
+
+class Recorder:
+    """Writes the rows of one run's tasks. All methods but `tags` are called inside the driver's transaction.
+
+    Args:
+        store: the run's.
+        run: the run.
+        orders: knows the tasks that have finished.
+        contents: takes what attempts have set.
+
+    Attributes:
+        tags: the run's, as `read_tags` has last read them.
+    """
+
+    def __init__(self, store: Store, run: RunPlan, orders: OrderWriter, contents: Contents) -> None:
+        self._store = store
+        self._run = run
+        self._orders = orders
+        self._contents = contents
+        self._step_ids: dict[str, int] = {}
+        self._taken: list[tuple[int, int]] = []  # reused tasks, each with its origin
+        self._metrics = metrics.RunMetrics(run.run_id)
+        self._tags_read: tuple[Any, int] | None = None  # with which connection, and at which of its `data_version`s
+        self.tags: list[str] = []
+
+    def step_id(self, db: sqlite3.Connection, name: str) -> int:
+        """Return the row of a step, which is inserted before the first of its tasks."""
+        if name not in self._step_ids:
+            self._step_ids[name] = records.ensure_step(db, self._run.run_id, name)
+        return self._step_ids[name]
+
+    def reserve(self, db: sqlite3.Connection, task: RunningTask) -> None:
+        """Reserve the ids of a task and of its next attempt, which nobody sees until it has begun."""
+        if not task.id:
+            task.id = records.reserve_id(db, "tasks")
+        task.attempt_id = records.reserve_id(db, "attempts")
+
+    def begin(self, db: sqlite3.Connection, task: RunningTask) -> None:
+        """Record that an attempt has begun, at `begun_at_ms`, with the ids that were reserved, if any were."""
+        at_ms = task.begun_at_ms
+        assert at_ms is not None
+        if not task.is_recorded:
+            task.is_recorded = True
+            planned = task.planned
+            new = records.NewTask(
+                self._run.run_id,
+                self.step_id(db, planned.step),
+                self._orders.parents(planned),
+                self._orders.base(planned),
+                planned.foreach_path,
+                task.item,
+                task.id or None,
+                at_ms,
+            )
+            task.id = records.start_task(db, new)
+        task.attempt_id = records.start_attempt(db, task.id, task.attempt, task.attempt_id or None, at_ms)
+        if task.measured:
+            self._metrics.drop(db, task.id, task.measured)
+            task.measured = ()
+
+    def end(self, db: sqlite3.Connection, task: RunningTask, report: Report) -> bool:
+        """Record how an attempt ended, and what it set; return whether it set anything."""
+        artifacts = [*self._contents.rows(db, task.number, report)]
+        self._measure(db, task, report)
+        failure = report.failure
+        metadata = self._run.policies[task.planned.step].metadata
+        end = records.AttemptEnd(
+            report.status,
+            pid=task.pid,
+            host=task.host,
+            artifacts=artifacts,
+            transition=None if report.outcome is None else _transition(report.outcome),
+            error=None if failure is None else (failure.type, failure.message, failure.traceback),
+            metadata=metadata,
+        )
+        records.finish_attempt(db, task.id, task.attempt_id, end)
+        return bool(artifacts)
+
+    def _measure(self, db: sqlite3.Connection, task: RunningTask, report: Report) -> None:
+        """Record the numbers in what an attempt set."""
+        numbers = {name: blob.description.plain.numbers for name, blob in report.artifacts.items()}
+        public = {name: values for name, values in numbers.items() if values and name[:1] != "_"}
+        task.measured = self._metrics.record(db, task.id, public, {*numbers, *report.deleted})
+
+    def take_over(self, db: sqlite3.Connection, planned: PlannedTask, row: Row) -> int:
+        """Record that an earlier run's task stands for a planned one; return the new row."""
+        parents, base_id = self._orders.parents(planned), self._orders.base(planned)
+        step_id = self.step_id(db, planned.step)
+        task_id = records.reuse_task(db, self._run.run_id, step_id, row["id"], parents, base_id)
+        self._taken.append((task_id, row["id"]))
+        return task_id
+
+    def settle(self, db: sqlite3.Connection) -> None:
+        """Record the metrics of the tasks that have been taken over."""
+        if self._taken and self._run.origin is not None:
+            pairs, self._taken = self._taken, []
+            self._metrics.take_over(db, self._run.origin.run_id, pairs)
+
+    def read_tags(self, db: sqlite3.Connection) -> None:
+        """Read the run's tags as they are now, since others may have edited them."""
+        now = (db, db.execute("pragma data_version").fetchone()[0])
+        if now != self._tags_read:
+            self._tags_read = now
+            self.tags = [row["tag"] for row in tags.run_tags(self._store, self._run.run_id)]
+
+    def finish_run(self, db: sqlite3.Connection, status: str) -> None:
+        """Record how the run ended."""
+        records.finish_run(db, self._run.run_id, status)
+        metrics.settle(db, self._run.run_id)
+
+
+def _transition(outcome: Outcome) -> str:
+    """Return what `next` asked for, as JSON."""
+    transition = {"targets": list(outcome.targets), "count": outcome.count, "gang": outcome.gang}
+    return json.dumps(transition if outcome.items_from is None else {**transition, "items_from": outcome.items_from})
