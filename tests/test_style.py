@@ -16,11 +16,15 @@ PACKAGE = Path(flowstore.__file__).parent
 PLAIN = (
     "__",
     "_version",
+    "cli/",
+    "errors",
     "flow",
     "production",
+    "progress",
     "store/deployments",
     "store/schedules",
     "store/snapshots",
+    "text",
     "tutorials",
 )  # the rooms that read so
 NAMES = sorted(

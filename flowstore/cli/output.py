@@ -99,7 +99,7 @@ def _cell(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for."""
+    """Return what stands in JSON for a value that it has no form for."""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03d}"
     if isinstance(value, (set, frozenset)):
@@ -142,7 +142,7 @@ def no_formula(text: str) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes, for people.
+    """Return a number of bytes, for people.
 
     >>> size(999), size(1500), size(2_500_000_000)
     ('999 bytes', '1.5 kB', '2.5 GB')
@@ -160,7 +160,7 @@ def size(count: int) -> str:
 
 
 def terminal_width() -> int | None:
-    """How wide a line may be: as the terminal is; `None` where there is none.
+    """Return how wide a line may be: as the terminal is; `None` where there is none.
 
     `$COLUMNS` counts on a terminal only, since a Python that has loaded readline hands it on to all that it starts.
     """
@@ -168,7 +168,7 @@ def terminal_width() -> int | None:
 
 
 def table_lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]:
-    """The lines of a table, its head first; none is wider than `limit`.
+    """Yield the lines of a table, its head first; none is wider than `limit`.
 
     >>> list(table_lines(["run", "tags"], [["F/1", "a, b"]], None))
     ['run  tags', 'F/1  a, b']
@@ -199,7 +199,7 @@ def _padded(text: str, columns: int) -> str:
 
 
 def _fit(wanted: Sequence[int], widths: Sequence[int], limit: int) -> Sequence[int] | None:
-    """The widths of columns that fit: the widest give first, down to what each must keep."""
+    """Return the widths of columns that fit: the widest give way first, down to what each must keep."""
     if sum(wanted) <= limit:
         return wanted
     for short, free in ((_SHORT, _LEAST), (_ID, _LEAST), (_ID, _LEAST // 2), (0, _LEAST)):

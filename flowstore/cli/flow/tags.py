@@ -90,7 +90,7 @@ def replace(this: FlowFile, change: _Change, target: _Target) -> None:
     """Replace one tag by another, or some by others.
 
     Example:
-        python flow.py tag replace draft checked --run-id 5
+        python flow.py tag replace new checked --run-id 5
     """
     pair, others = change.tags, change.remove or change.add
     if pair and (others or len(pair) != 2):
