@@ -113,7 +113,7 @@ class DataArtifact(Tagged):
 
     @property
     def codec(self) -> str:
-        """How its bytes become a value: 'json', 'bytes', 'npy', 'parquet' or 'pickle'."""
+        """The codec of its bytes: 'json', 'typed-json', 'bytes', 'npy', 'parquet' or 'pickle'."""
         return self._blob().codec
 
     @property

@@ -127,7 +127,7 @@ class Object(InStore):
         return self.path_components[-1]
 
     def _effective_tags(self) -> tuple[set[str], set[str]]:
-        """User tags and system tags, own and inherited."""
+        """Return user tags and system tags, own and inherited."""
         raise AssertionError  # each kind of object defines it
 
     @property
@@ -208,7 +208,7 @@ class Container(Object, Generic[Item]):
         raise AssertionError  # each kind of container defines it
 
     def _ipython_key_completions_(self) -> list[str]:
-        """What Tab offers after an opening bracket: the newest ids."""
+        """Return what Tab offers after an opening bracket: the newest ids."""
         return [item.id for item in itertools.islice(cast("Iterable[Any]", self), MOST_KEYS)]
 
 
@@ -222,7 +222,7 @@ class Ending(Object):
 
     @property
     def successful(self) -> bool:
-        """Whether all went well; a failure that was caught is well too."""
+        """Whether it succeeded; a failure that was caught counts as success."""
         return self.status == "successful"
 
     @property
@@ -232,7 +232,7 @@ class Ending(Object):
 
 
 def status_of(run: Row) -> str:
-    """A run's status as it is now: the driver of one that is recorded as running may have died."""
+    """Return a run's status as it is now: the driver of one that is recorded as running may have died."""
     status: str = run["status"]
     return "dead" if status == "running" and is_dead(run) else status
 
@@ -241,7 +241,7 @@ class Tagged(Object):
     """An object whose tags can be changed. Each call changes all that it says, or nothing."""
 
     def _node(self) -> tags.Node:
-        """Where its tags are stored."""
+        """Return where its tags are stored."""
         raise AssertionError  # each kind of object defines it
 
     def add_tag(self, tag: str) -> None:

@@ -1,4 +1,4 @@
-"""How objects look in a notebook: tables made of previews, so that looking never loads anything."""
+"""HTML of objects, for notebooks: tables of previews, so that looking never loads anything."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ _BOX, _GAP = (120, 34), (36, 14)
 _MOST_LETTERS = 17
 
 Edges = Sequence[tuple[str, str]]
-Place = tuple[int, int]
+Cell = tuple[int, int]
 
 
 def svg(steps: Sequence[StepRow], edges: Edges) -> str:
-    """The diagram, or nothing where it would be too large to be read."""
+    """Return the diagram, or nothing where it would be too large to be read."""
     if not 0 < len(steps) <= MOST_STEPS:
         return ""
     places = _places([step.name for step in steps], edges)
@@ -128,15 +128,15 @@ def svg(steps: Sequence[StepRow], edges: Edges) -> str:
     )
 
 
-def _places(names: Sequence[str], edges: Edges) -> Mapping[str, Place]:
-    """The column and row of each step; the steps are in the order in which they began."""
+def _places(names: Sequence[str], edges: Edges) -> Mapping[str, Cell]:
+    """Return the column and row of each step; the steps are in the order in which they began."""
     order = {name: n for n, name in enumerate(names)}
     columns = dict.fromkeys(names, 0)
     for name in names:
         before = [one for one, other in edges if other == name and order.get(one, len(names)) < order[name]]
         columns[name] = max((columns[one] + 1 for one in before), default=0)
     filled: dict[int, int] = {}
-    places: dict[str, Place] = {}
+    places: dict[str, Cell] = {}
     for name in names:
         column = columns[name]
         places[name] = (column, filled.get(column, 0))
@@ -144,12 +144,12 @@ def _places(names: Sequence[str], edges: Edges) -> Mapping[str, Place]:
     return places
 
 
-def _corner(place: Place) -> Place:
-    return place[0] * (_BOX[0] + _GAP[0]) + _GAP[0] // 2, place[1] * (_BOX[1] + _GAP[1]) + _GAP[1] // 2
+def _corner(cell: Cell) -> Cell:
+    return cell[0] * (_BOX[0] + _GAP[0]) + _GAP[0] // 2, cell[1] * (_BOX[1] + _GAP[1]) + _GAP[1] // 2
 
 
-def _box(step: StepRow, place: Place) -> str:
-    x, y = _corner(place)
+def _box(step: StepRow, cell: Cell) -> str:
+    x, y = _corner(cell)
     colour = next((_COLOURS[status] for status in _WORST_FIRST if status in step.tasks), "#8b949e")
     shown = step.name if len(step.name) <= _MOST_LETTERS else step.name[: _MOST_LETTERS - 1] + "…"
     times = f" ×{step.total}" if step.total > 1 else ""
@@ -163,7 +163,7 @@ def _box(step: StepRow, place: Place) -> str:
     )
 
 
-def _edge(before: Place, after: Place) -> str:
+def _edge(before: Cell, after: Cell) -> str:
     (x1, y1), (x2, y2) = _corner(before), _corner(after)
     back = after[0] <= before[0]
     x1, y1, y2 = x1 + _BOX[0], y1 + _BOX[1] // 2, y2 + _BOX[1] // 2

@@ -1,4 +1,4 @@
-"""Flows, runs and steps: what holds tasks."""
+"""Flows, runs and steps: the containers of tasks."""
 
 from __future__ import annotations
 
@@ -98,7 +98,11 @@ class Flow(Container["Run"]):
         return set(), set()
 
     def runs(self, *tags: str) -> Iterator[Run]:
-        """The runs in the active namespace that have all tags, newest first, fetched as they are asked for."""
+        """Return the runs in the namespace that have all tags, newest first, fetched as they are asked for.
+
+        Example:
+            Flow("HelloFlow").runs("checked", "user:anne")
+        """
         return self._runs(tags)
 
     def _runs(self, tags: Sequence[str], *, successful: bool = False) -> Iterator[Run]:
@@ -109,9 +113,9 @@ class Flow(Container["Run"]):
             yield Run._at(self._scope, f"{name}/{run_id}")
 
     def to_dataframe(self, *tags: str) -> pd.DataFrame:
-        """The runs that `runs(*tags)` gives as a table: a row a run.
+        """Return a data frame of the runs that `runs(*tags)` returns: a row a run.
 
-        Its columns are what is known of the run, its parameters, and the small artifacts of its end task.
+        Its columns are what is known of the run, its parameters, small artifacts of its end task, and its metrics.
 
         Raises:
             FlowstoreError: pandas is not installed.
@@ -205,8 +209,8 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def origin_run_id(self) -> str | None:
         """The run that it resumed, or `None`."""
-        found: str | None = self._facts()["origin_run_id"]
-        return found
+        run_id: str | None = self._facts()["origin_run_id"]
+        return run_id
 
     @property
     def imported_from(self) -> str | None:
@@ -248,8 +252,8 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def note(self) -> str | None:
         """A note on the run, as text; set it to `None` to remove it."""
-        found: str | None = self._store.value("select note from run_summary where run_id = ?", (int(self.id),))
-        return found
+        text: str | None = self._store.value("select note from run_summary where run_id = ?", (int(self.id),))
+        return text
 
     @note.setter
     def note(self, text: str | None) -> None:
@@ -267,7 +271,7 @@ class Run(Tagged, Container["Step"], Ending):
         return None if code_id is None else Code(self._scope, code_id)
 
     def steps(self, *tags: str) -> Iterator[Step]:
-        """The steps that have begun and have all tags, the latest first."""
+        """Yield the steps that have begun and have all tags, the latest first."""
         for row in queries.steps(self._store, int(self.id), self._lacking(tags)):
             yield Step._at(self._scope, f"{self.pathspec}/{row['name']}")
 
@@ -356,7 +360,7 @@ class Step(Tagged, Container[Task]):
         return None if first is None else Task._of(self._scope, self.path_components[0], first)
 
     def tasks(self, *tags: str) -> Iterator[Task]:
-        """The tasks that have all tags, the latest first."""
+        """Yield the tasks that have all tags, the latest first."""
         row = self._row()
         for page in queries.tasks(self._store, row["run_id"], row["id"], self._lacking(tags)):
             visible = Visible.of_final(self._store, page)

@@ -1,4 +1,4 @@
-"""Tasks: how one went, what it printed, and its artifacts."""
+"""Tasks: their status, their output, and their artifacts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Metadata:
 
 @attrs.frozen
 class ExceptionInfo:
-    """Why an attempt failed: what `@catch` stores, and `Task.exception` gives.
+    """Why an attempt failed: what `@catch` stores, and `Task.exception` returns.
+
+    Stored pickles name it `flowstore.client.task.ExceptionInfo`, so this path is part of the file format.
 
     Attributes:
         type: the exception's class.
@@ -99,7 +101,7 @@ def is_final(row: Row) -> bool:
 
 
 class Task(Tagged, Ending):
-    """One task: its artifacts, what it printed, how it went.
+    """One task: its artifacts, its output, its status.
 
     Args:
         pathspec: `FlowName/run_id/step/task_id`.
@@ -218,15 +220,15 @@ class Task(Tagged, Ending):
 
     @property
     def index(self) -> int | None:
-        """Its place in the innermost foreach; `None` outside one."""
+        """Its position in the innermost foreach; `None` outside one."""
         path = self._row()["foreach_path"]
         return None if path is None else place_of(path)[-1]
 
     @property
     def origin_pathspec(self) -> str | None:
         """The task that this one stands for, in a resumed run that took it over; else `None`."""
-        found: str | None = self._row()["origin_pathspec"]
-        return found
+        pathspec: str | None = self._row()["origin_pathspec"]
+        return pathspec
 
     @property
     def exception(self) -> ExceptionInfo | None:
@@ -238,19 +240,19 @@ class Task(Tagged, Ending):
 
     @property
     def stdout(self) -> str:
-        """What it printed."""
+        """The text that it printed."""
         return self._text("stdout")
 
     @property
     def stderr(self) -> str:
-        """What it printed on stderr, tracebacks too."""
+        """The text that it printed on stderr, tracebacks too."""
         return self._text("stderr")
 
     def _text(self, stream: str) -> str:
         return "".join(row["text"] for row in queries.log(self._store, self._attempt_row()["log_id"], stream))
 
     def loglines(self, *streams: str) -> Iterator[tuple[datetime, str]]:
-        """The lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read."""
+        """Yield the lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read."""
         for stream in streams:
             if stream not in _STREAMS:
                 raise ValueError(f"There is no stream {stream!r}; there are stdout and stderr.")
@@ -266,15 +268,15 @@ class Task(Tagged, Ending):
 
     @property
     def metadata(self) -> list[Metadata]:
-        """What is known about the attempt beside its artifacts."""
+        """The facts that are recorded of the attempt beside its artifacts."""
         at = self.created_at
         return [Metadata(name, value, at, self) for name, value in self.metadata_dict.items()]
 
     @property
     def metadata_dict(self) -> dict[str, str]:
-        """The same, by name; all values are text."""
+        """The facts that are recorded of the attempt, by name; all values are text."""
         attempt, run = self._attempt_row(), self._run._row()
-        found: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "attempt": attempt["number"],
             "attempt_ok": attempt["status"] == "successful",
             "pid": attempt["pid"],
@@ -284,7 +286,7 @@ class Task(Tagged, Ending):
             "origin-run-id": run["origin_run_id"],
             **json_of(attempt["metadata"] or "{}", dict),
         }
-        as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+        as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
         return {name: text for name, text in as_text.items() if text != "null"}
 
     @property

@@ -42,7 +42,7 @@ def parse_id(kind: str, text: str) -> int:
 
 
 def flow_names(store: Store, tag: str | None) -> list[str]:
-    """The flows that have a run with a tag; all that have a run, for `None`."""
+    """Return the flows that have a run with a tag; all that have a run, for `None`."""
     if tag is None:
         has_run = "exists (select 1 from runs r where r.flow_id = f.id)"
     else:
@@ -53,7 +53,7 @@ def flow_names(store: Store, tag: str | None) -> list[str]:
 
 
 def has_run(store: Store, flow: str, tag: str | None) -> bool:
-    """Whether a flow is among `flow_names`, however many those are."""
+    """Return whether a flow is among `flow_names`, however many those are."""
     if tag is None:
         sql = "select 1 from runs where flow_id = (select id from flows where name = :flow) limit 1"
     else:
@@ -63,28 +63,28 @@ def has_run(store: Store, flow: str, tag: str | None) -> bool:
 
 
 def find_run(store: Store, flow: str, run_id: int) -> Row | None:
-    """A run's row."""
+    """Return a run's row, if there is such a run."""
     return store.row(f"{RUN} where r.id = ? and f.name = ?", (run_id, flow))
 
 
 def imported_from(store: Store, run_id: int) -> str | None:
-    """The other store's uuid and the pathspec there of a run that was imported."""
+    """Return the other store's uuid and the pathspec there of a run that was imported."""
     if not store.value("select 1 from sqlite_master where name = 'origins'"):  # an older store is read as it is
         return None
-    found: str | None = store.value("select store_uuid || '/' || pathspec from origins where run_id = ?", (run_id,))
-    return found
+    origin: str | None = store.value("select store_uuid || '/' || pathspec from origins where run_id = ?", (run_id,))
+    return origin
 
 
 def steps(store: Store, run_id: int, tags: Iterable[str] = ()) -> list[Row]:
-    """A run's steps that have all tags set on themselves, the latest first."""
+    """Return a run's steps that have all tags set on themselves, the latest first."""
     tag_ids = tag_ids_of(store, tags)
     if tag_ids is None:
         return []
     checks, wanted = all_of(
         "node_tags o where o.run_id = s.run_id and o.step_id = s.id and o.task_id = 0 and o.artifact = ''", tag_ids
     )
-    found = store.rows(f"{STEP} where s.run_id = ?{checks}", (run_id, *wanted))
-    return sorted(found, key=lambda row: row["id"], reverse=True)  # few: not worth an index that each run would write
+    rows = store.rows(f"{STEP} where s.run_id = ?{checks}", (run_id, *wanted))
+    return sorted(rows, key=lambda row: row["id"], reverse=True)  # few: not worth an index that each run would write
 
 
 def runs_by_id(store: Store, run_ids: Iterable[int]) -> dict[int, Row]:
@@ -103,7 +103,7 @@ def find_step(store: Store, flow: str, run_id: int, name: str) -> Row | None:
 
 
 def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> Iterator[list[Row]]:
-    """A step's tasks that have all tags set on themselves, the latest first, in pages."""
+    """Yield a step's tasks that have all tags set on themselves, the latest first, in pages."""
     tag_ids = tag_ids_of(store, tags)
     if tag_ids is None:
         return
@@ -121,7 +121,7 @@ def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> 
 
 
 def first_task(store: Store, run_id: int, step_id: int) -> Row | None:
-    """The task of a step that began first."""
+    """Return the task of a step that began first."""
     return store.row(f"{TASK} where t.run_id = ? and t.step_id = ? order by t.id limit 1", (run_id, step_id))
 
 
@@ -141,13 +141,13 @@ def find_task(store: Store, flow: str, run_id: int, step: str, task_id: int) -> 
 
 
 def relatives(store: Store, task_id: int, *, children: bool) -> list[Row]:
-    """The tasks that ran directly before, or after, a task."""
+    """Return the tasks that ran directly before, or after, a task."""
     near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
     return store.rows(f"{TASK} join task_parents p on p.{far} = t.id where p.{near} = ? order by t.id", (task_id,))
 
 
 def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
-    """The names of the steps whose tasks ran directly before, or after, a step's."""
+    """Return the names of the steps whose tasks ran directly before, or after, a step's."""
     near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
     rows = store.rows(
         f"""select distinct o.step_id, s.name from tasks t join task_parents p on p.{near} = t.id
@@ -158,12 +158,12 @@ def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
 
 
 def find_attempt(store: Store, task_id: int, number: int) -> Row | None:
-    """An attempt's row."""
+    """Return an attempt's row, if there is such an attempt."""
     return store.row("select * from attempts where task_id = ? and number = ?", (task_id, number))
 
 
 def parameters_of(store: Store, run_id: int) -> list[Row]:
-    """A run's parameters and constants, with their blobs."""
+    """Return a run's parameters and constants, with their blobs."""
     return store.rows(
         f"select p.name, p.kind, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id where p.run_id = ?",
         (run_id,),
@@ -177,7 +177,7 @@ def step_began_at(store: Store, run_id: int, step_id: int, created_at: int) -> i
 
 
 def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
-    """What an attempt printed: `stream`, `written_at`, `text`, in order, a page at a time."""
+    """Yield what an attempt printed: `stream`, `written_at`, `text`, in order, a page at a time."""
     last = 0
     while rows := store.rows(
         """select id, stream, written_at, text from log_chunks
@@ -208,7 +208,7 @@ def step_states(store: Store, run_id: int) -> list[Row]:
 
 
 def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
-    """Which step's tasks ran directly before which step's."""
+    """Return pairs of steps: a task of the first ran directly before one of the second."""
     rows = store.rows(
         """select distinct b.name as before, s.name as after
            from tasks t join task_parents p on p.task_id = t.id join tasks o on o.id = p.parent_id
@@ -239,11 +239,11 @@ def reused(store: Store, run_id: int) -> int:
     return count
 
 
-_COLUMNS = COLUMNS.replace("b.data", "null as data")  # what is shown of a content needs none of its bytes
+_COLUMNS = COLUMNS.replace("b.data", "null as data")  # what is shown of a blob needs none of its bytes
 
 
 def single_artifacts(store: Store, run_id: int) -> dict[tuple[str, str], Blob]:
-    """What each step that has one task set, without its bytes; by step and name."""
+    """Return what each step that has one task set, without the bytes; by step and name."""
     rows = store.rows(
         f"""select s.name as step, a.name as name, {_COLUMNS}
             from tasks t join steps s on s.id = t.step_id join artifacts a on a.attempt_id = t.attempt_id
@@ -257,7 +257,7 @@ def single_artifacts(store: Store, run_id: int) -> dict[tuple[str, str], Blob]:
 
 
 def parameters(store: Store, run_id: int) -> dict[str, Blob]:
-    """A run's parameters, without their bytes."""
+    """Return a run's parameters, without their bytes."""
     rows = store.rows(
         f"""select p.name, {_COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id
             where p.run_id = ? and p.kind = 'parameter' order by p.name""",
@@ -267,14 +267,14 @@ def parameters(store: Store, run_id: int) -> dict[str, Blob]:
 
 
 def with_bytes(store: Store, blob_ids: Collection[int]) -> dict[int, Blob]:
-    """The same contents with the bytes of those that are small; by row."""
-    found: dict[int, Blob] = {}
+    """Return blobs, with the bytes of those that are small; by id."""
+    by_id: dict[int, Blob] = {}
     ids = sorted(blob_ids)
     for at in range(0, len(ids), 500):  # SQLite allows a limited number of parameters
         part = ids[at : at + 500]
         rows = store.rows(f"select {COLUMNS} from blobs b where b.id in ({', '.join('?' * len(part))})", part)
-        found |= {row["blob_id"]: Blob.of(row) for row in rows}
-    return found
+        by_id |= {row["blob_id"]: Blob.of(row) for row in rows}
+    return by_id
 
 
 # --- why a run failed, and how to go on

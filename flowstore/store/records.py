@@ -28,7 +28,7 @@ SMALL_PARAMETER_BYTES = 4096
 
 
 def now_ms() -> int:
-    """The time, in milliseconds since 1970, UTC."""
+    """Return the time, in milliseconds since 1970, UTC."""
     return time.time_ns() // 1_000_000
 
 
@@ -56,7 +56,7 @@ class NewRun:
 
 
 def shown(parameter: Encoded | Blob) -> Any:
-    """A parameter's value as `run_summary` shows it: JSON where it is small, else the preview."""
+    """Return a parameter's value as `run_summary` shows it: JSON where it is small, else the preview."""
     data = parameter.content if isinstance(parameter, Encoded) else parameter.data
     small = parameter.codec == "json" and data is not None and parameter.size_bytes <= SMALL_PARAMETER_BYTES
     return decode("json", iter([data or b""]), parameter.size_bytes) if small else parameter.preview
@@ -74,7 +74,7 @@ def parameter_json(db: sqlite3.Connection, parameter: Encoded | Blob) -> str:
 
 
 def create_run(db: sqlite3.Connection, run: NewRun) -> int:
-    """Insert a run with its tags, parameters and constants; gives its id."""
+    """Insert a run with its tags, parameters and constants, and return its id."""
     db.execute("insert or ignore into flows (name) values (?)", (run.flow,))
     flow_id = db.execute("select id from flows where name = ?", (run.flow,)).fetchone()[0]
     newest = "select max(m) from (select (select max(created_at) from runs r where r.flow_id = f.id) m from flows f)"
@@ -110,7 +110,7 @@ def _object(members: Mapping[str, str]) -> str:
 
 
 def ensure_step(db: sqlite3.Connection, run_id: int, name: str) -> int:
-    """The row of a run's step."""
+    """Return the id of a run's step, which is inserted if it is missing."""
     row = db.execute("select id from steps where run_id = ? and name = ?", (run_id, name)).fetchone()
     if row is None:
         row = db.execute(
@@ -240,7 +240,7 @@ def finish_attempt(db: sqlite3.Connection, task_id: int, attempt_id: int, end: A
 def reuse_task(
     db: sqlite3.Connection, run_id: int, step_id: int, origin_id: int, parents: Sequence[int], base_id: int | None
 ) -> int:
-    """Insert a task of a resumed run that points at what an earlier run's task made; gives its id."""
+    """Insert a task of a resumed run that points at the results of an earlier run's task, and return its id."""
     cursor = db.execute(
         """insert into tasks (run_id, step_id, status, started_at, finished_at, attempts, foreach_path, item, base_id,
              transition, origin_pathspec)
@@ -319,7 +319,7 @@ def touch_run(db: sqlite3.Connection, run_id: int) -> None:
 
 
 def record_dead_runs(store: Store) -> None:
-    """Mark the runs whose driver died, and remove what they had begun to write; whoever writes to a store does this."""
+    """Mark the runs whose driver died, and remove what they had begun to write. Whoever writes to a store does this."""
     running = store.rows(f"select id, last_seen_at, {Process.columns()} from runs where status = 'running'")
     dead = [row for row in running if liveness.is_dead(row)]
     if dead:
@@ -332,7 +332,7 @@ def record_dead_runs(store: Store) -> None:
 
 
 def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None:
-    """Record that a run's driver died, which is known to have."""
+    """Mark a run as dead; the caller has established that its driver is gone."""
     db.execute(
         "update runs set status = 'dead', finished_at = last_seen_at where id = ? and status = 'running'", (run_id,)
     )

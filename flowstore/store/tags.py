@@ -55,7 +55,7 @@ class Node:
 
 
 def checked(tags: Iterable[str]) -> list[str]:
-    """The tags, each once, if all of them are of a form that can be stored.
+    """Return the tags, each once, if all of them are of a form that can be stored.
 
     Raises:
         TaggingError: one is empty, not text, too long or not UTF-8.
@@ -94,6 +94,18 @@ def check_not_reserved(tags: Iterable[str]) -> None:
             )
 
 
+def check_settable(tags: Iterable[str]) -> None:
+    """Check the rules for tags that somebody sets now.
+
+    A new rule belongs here. `checked` and `check_not_reserved` are asked of imported files, too: a rule that becomes
+    stricter there would make older stores impossible to import.
+
+    Raises:
+        TaggingError: a tag breaks one of them.
+    """
+    check_not_reserved(tags)
+
+
 def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterable[str] = ()) -> None:
     """Remove tags from an object, then add others, in one transaction.
 
@@ -111,7 +123,7 @@ def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterabl
             _check_removable(node, tag, set_on.get(tag, []))
         effective = set_on.keys() - set(removed)
         fresh = [tag for tag in added if tag not in effective]
-        check_not_reserved(fresh)
+        check_settable(fresh)
         for tag in removed:
             if tag in set_on:
                 _delete(db, node, tag)
@@ -128,8 +140,8 @@ class _SetOn:
 
 
 def _tags_above(db: sqlite3.Connection, node: Node) -> dict[str, list[_SetOn]]:
-    """An object's tags, each with the objects, from the run down to itself, that it is set on."""
-    found: dict[str, list[_SetOn]] = {}
+    """Return an object's tags, each with the objects, from the run down to itself, that it is set on."""
+    by_tag: dict[str, list[_SetOn]] = {}
     parts = node.pathspec.split("/", 4)  # an old artifact's name may hold more slashes
     if db.execute("select 1 from runs where id = ?", (node.run_id,)).fetchone() is None:
         raise NotFound(f"{node.pathspec} was deleted.")
@@ -143,17 +155,17 @@ def _tags_above(db: sqlite3.Connection, node: Node) -> dict[str, list[_SetOn]]:
         attrs.asdict(node),
     ).fetchall()
     for row in rows:
-        place = _SetOn("/".join(parts[: row["depth"]]), bool(row["system"]), row["depth"] == len(parts))
-        found.setdefault(row["tag"], []).append(place)
-    return found
+        carrier = _SetOn("/".join(parts[: row["depth"]]), bool(row["system"]), row["depth"] == len(parts))
+        by_tag.setdefault(row["tag"], []).append(carrier)
+    return by_tag
 
 
-def _check_removable(node: Node, tag: str, places: Sequence[_SetOn]) -> None:
-    for place in places:
-        if place.system:
-            raise TaggingError(f"{tag!r} is a system tag of {place.pathspec} and can't be removed.")
-        if not place.own:
-            raise TaggingError(f"{node.pathspec} inherits {tag!r}: it is set on {place.pathspec}; remove it there.")
+def _check_removable(node: Node, tag: str, carriers: Sequence[_SetOn]) -> None:
+    for carrier in carriers:
+        if carrier.system:
+            raise TaggingError(f"{tag!r} is a system tag of {carrier.pathspec} and can't be removed.")
+        if not carrier.own:
+            raise TaggingError(f"{node.pathspec} inherits {tag!r}: it is set on {carrier.pathspec}; remove it there.")
 
 
 def _delete(db: sqlite3.Connection, node: Node, tag: str) -> None:
@@ -219,7 +231,7 @@ def pair_tags(
 
 
 def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
-    """The row of a tag's text."""
+    """Return the id of a tag, which is inserted if it is missing."""
     row = db.execute("select id from tags where tag = ?", (tag,)).fetchone()
     if row is None:
         row = db.execute(
@@ -229,7 +241,7 @@ def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
 
 
 def date_tag(at_ms: int) -> str:
-    """The system tag of a day.
+    """Return the system tag of a day.
 
     >>> date_tag(0)
     'date:1970-01-01'
@@ -263,7 +275,7 @@ def tags_of_runs(store: Store, run_ids: Sequence[int]) -> dict[int, list[Row]]:
 
 
 def node_tags(store: Store, run_id: int, step_id: int, task_id: int, artifact: str) -> list[str]:
-    """The tags set on a step, task or artifact and on the step and task above it."""
+    """Return the tags set on a step, task or artifact and on the step and task above it."""
     rows = store.rows(
         """select g.tag from node_tags n join tags g on g.id = n.tag_id
            where n.run_id = ? and n.step_id = ? and n.task_id in (0, ?) and n.artifact in ('', ?)""",
@@ -276,7 +288,7 @@ def node_tags(store: Store, run_id: int, step_id: int, task_id: int, artifact: s
 
 
 def find_runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False) -> Iterator[int]:
-    """A flow's runs that have all tags, newest first; fetched as they are asked for, one at first, then more."""
+    """Yield a flow's runs that have all tags, newest first; fetched as they are asked for, one at first, then more."""
     wanted: list[Any] = list(dict.fromkeys(tags))
     if not _are_texts(wanted):
         return
@@ -300,7 +312,7 @@ def find_runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool 
 def _page(
     store: Store, flow: str, tags: Sequence[Any], successful: bool, last: tuple[int, int], page: int
 ) -> list[Row]:
-    """The next runs below `last`, of a tag as text, or of several as rows."""
+    """Return the next runs below `last`; a single tag is given as text, several as ids."""
     flow_id = "(select id from flows where name = ?)"
     if not tags:
         where = "and r.status = 'successful'" if successful else ""
@@ -324,7 +336,7 @@ def _page(
 
 
 def all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
-    """A condition: an object has all tags; with its parameters. `tags` are the object's rows, as `o`.
+    """Return an SQL condition that an object has all tags, and its parameters; `tags` are the object's rows, as `o`.
 
     A tag after the other is looked for, so that the first one that is missing ends it. SQLite takes no thousand of such
     conditions, so those beyond the first few are counted at once.
@@ -338,7 +350,7 @@ def all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
 
 
 def _met(store: Store, flow: str, tags: Sequence[str]) -> tuple[int, list[int]]:
-    """After when no run of a flow can have all tags (-1: none ever had), and the rows of these, the rarest first."""
+    """Return (newest possible time at which one run carries all tags, or -1; the tags' ids, rarest first)."""
     paired = store.version >= _PAIRS_SINCE
     if len(tags) <= _FEW:
         return _ask_met(store, _meeting(len(tags), "tag", paired=paired), (flow, *tags))
@@ -356,15 +368,15 @@ def _ask_met(store: Store, question: str, parameters: Sequence[Any]) -> tuple[in
     row = store.row(question, parameters)
     if row is None:  # no flow or tag of that name
         return -1, []
-    newest_at, *found = row
-    return newest_at, [tag_id for _, tag_id in sorted(zip(found[1::2], found[::2], strict=True))]
+    newest_at, *columns = row
+    return newest_at, [tag_id for _, tag_id in sorted(zip(columns[1::2], columns[::2], strict=True))]
 
 
 @functools.cache
 def _meeting(count: int, column: str, *, paired: bool) -> str:
-    """The question after when so many tags of a flow can't all have met, what their rows are, and how frequent each is.
+    """Return SQL that selects, for `count` tags of one flow, a bound on when they last met, their ids and run counts.
 
-    The `column` says whether they are given as text or as rows. Where nothing is noted of pairs, there is no bound.
+    The `column` says whether they are given as text or as ids. Where no pairs are recorded, there is no bound.
     """
     tags = [f"t{n}" for n in range(count)]
     bounds = (
@@ -373,19 +385,19 @@ def _meeting(count: int, column: str, *, paired: bool) -> str:
         for a, b in itertools.combinations(tags, 2)
     )
     newest_at = f"min({', '.join(bounds)}, {LATER})" if paired else LATER
-    found = (f"{tag}.id, {_of_pair('runs', f'{tag}.id', f'{tag}.id') if paired else 0} as runs" for tag in tags)
-    return f"""select {newest_at} as newest_at, {", ".join(found)}
+    columns = (f"{tag}.id, {_of_pair('runs', f'{tag}.id', f'{tag}.id') if paired else 0} as runs" for tag in tags)
+    return f"""select {newest_at} as newest_at, {", ".join(columns)}
                from flows f cross join {" cross join ".join(f"tags {tag}" for tag in tags)}
                where f.name = ? and {" and ".join(f"{tag}.{column} = ?" for tag in tags)}"""
 
 
 def _of_pair(column: str, a: str, b: str) -> str:
-    """What is noted of a pair, -1 if nothing is."""
+    """Return the SQL of what is recorded of a pair; -1 if nothing is."""
     return f"ifnull((select {column} from tag_pairs where flow_id = f.id and a = {a} and b = {b}), -1)"
 
 
 def _rarest_first(store: Store, flow: str, tag_ids: Sequence[int]) -> list[int]:
-    """Tags by how many runs of the flow have them at most.
+    """Sort tags by an upper bound of their run count in the flow.
 
     It says `cross join` since SQLite would else go through all pairs of the flow, and all tags for each.
     """
@@ -400,25 +412,25 @@ def _rarest_first(store: Store, flow: str, tag_ids: Sequence[int]) -> list[int]:
 
 
 def tag_ids_of(store: Store, tags: Iterable[str]) -> list[int] | None:
-    """The rows of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
+    """Return the ids of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
     wanted = list(dict.fromkeys(tags))
     if not _are_texts(wanted):
         return None
-    found: list[int] = []
+    ids: list[int] = []
     for at in range(0, len(wanted), PAGE):  # SQLite allows a limited number of parameters
         part = wanted[at : at + PAGE]
         rows = store.rows(f"select id from tags where tag in ({', '.join('?' * len(part))})", part)
-        found += [row["id"] for row in rows]
-    return found if len(found) == len(wanted) else None
+        ids += [row["id"] for row in rows]
+    return ids if len(ids) == len(wanted) else None
 
 
 def _are_texts(tags: Iterable[str]) -> bool:
-    """Whether all of them can be tags."""
+    """Return whether all of them can be tags."""
     return all(isinstance(tag, str) and is_text(tag) for tag in tags)
 
 
 def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None = None) -> list[Row]:
-    """Every tag: how many runs have it or something with it, whether flowstore set it, when the last was created.
+    """Return every tag: how many runs have it or something with it, whether flowstore set it, when it was last used.
 
     Args:
         store: where to look.
@@ -429,15 +441,16 @@ def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None
                         where n.tag = :namespace and o.run_id = u.run_id)"""
     globs = {f"prefix{n}": f"{prefix}*" for n, prefix in enumerate(prefixes)}
     named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"
-    asked = " and ".join([within if namespace else "true", named if globs else "true"])
+    conditions = " and ".join([within if namespace else "true", named if globs else "true"])
     return store.rows(
         f"""with uses (tag_id, runs, system, newest_at) as (
-              select tag_id, count(*), max(system), max(created_at) from run_tags u where {asked}
+              select tag_id, count(*), max(system), max(created_at) from run_tags u where {conditions}
               group by tag_id  -- as the rows lie: one pass, without sorting them
               union all
               select u.tag_id, count(distinct u.run_id), 0, max(r.created_at)
               from node_tags u join runs r on r.id = u.run_id
-              where not exists (select 1 from run_tags o where o.run_id = u.run_id and o.tag_id = u.tag_id) and {asked}
+              where not exists (select 1 from run_tags o where o.run_id = u.run_id and o.tag_id = u.tag_id)
+                and {conditions}
               group by u.tag_id
             )
             select g.tag, sum(u.runs) as runs, max(u.system) as system,
