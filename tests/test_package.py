@@ -201,6 +201,7 @@ def test_errors_are_public_and_of_one_family():
         assert str(item("a message\nof two lines")) == "a message\nof two lines"
 
 
+@pytest.mark.untraced
 def test_importing_is_light():
     """`import flowstore` loads no package that only some commands need."""
     heavy = "sqlite_utils pandas numpy pyarrow rich click cloudpickle platformdirs multiprocessing asyncio dask"

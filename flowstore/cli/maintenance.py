@@ -22,8 +22,8 @@ from flowstore.transfer.selection import Selection, run_ids
 
 if TYPE_CHECKING:
     from flowstore.maintenance.delete import Candidate
-    from flowstore.maintenance.problems import Problem
     from flowstore.sqlite.database import Store
+    from flowstore.store.problems import Problem
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 

@@ -24,7 +24,7 @@ import attrs
 
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import codecs, trust
+from flowstore.store import codecs, tables, trust
 from flowstore.store.codecs import WITHOUT_JSON, Encoded, Piece
 from flowstore.store.description import Described, Description
 from flowstore.store.preview import MAX_PREVIEW, in_line
@@ -192,8 +192,9 @@ def discard(db: sqlite3.Connection, blob_id: int, *, is_large: bool) -> None:
 
     A large blob loses its hash and so becomes an orphan: deleting all of its chunks here would keep others waiting.
     """
-    for table in ("signatures", "unverified", "blob_values", "pictures"):
-        db.execute(f"delete from {table} where blob_id = ?", (blob_id,))
+    for table in tables.with_blob():
+        if table.name != "chunks":
+            db.execute(f"delete from {table.name} where blob_id = ?", (blob_id,))
     if is_large:
         db.execute("update blobs set sha = null, staged_by = null where id = ?", (blob_id,))
     else:

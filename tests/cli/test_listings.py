@@ -9,13 +9,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from flowstore.text import columns_of
-from support.cli import IN_ONE_PROCESS, on_terminal
+from support.cli import on_terminal
 from support.looks import LONG, TASK
 from support.processes import AS_NOBODY, python, told
 
@@ -73,11 +71,7 @@ def test_the_keys_of_every_command(printed, args):
 def printed(story):
     """What each command of `KEYS` prints with --json and with --csv."""
     calls = [f"{args} {form}" for args in KEYS for form in ("--json", "--csv")]
-    ran = subprocess.run(
-        [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(calls)], cwd=story.folder, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
-    return dict(zip(calls, ran.stdout.split("\0\n"), strict=False))
+    return {call: story.flowstore(*call.split()).stdout for call in calls}
 
 
 def test_nothing_found_has_a_head_too(story):

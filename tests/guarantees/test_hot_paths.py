@@ -16,6 +16,8 @@ from flowstore import Flow, Run
 from flowstore.store.opening import active_store
 from support.flows import FOREACH, MIDDLE, flow_source
 
+pytestmark = pytest.mark.untraced
+
 TRACE = """\
 import os, sqlite3
 
