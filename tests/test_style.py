@@ -16,11 +16,17 @@ PACKAGE = Path(flowstore.__file__).parent
 PLAIN = (
     "__",
     "_version",
+    "client",
+    "context",
     "flow",
     "production",
     "store/deployments",
+    "store/inheritance",
+    "store/queries",
+    "store/records",
     "store/schedules",
     "store/snapshots",
+    "store/tags",
     "tutorials",
 )  # the rooms that read so
 NAMES = sorted(

@@ -12,10 +12,9 @@ from flowstore import context
 from flowstore.cli.app import STORE, Group, command, gather
 from flowstore.cli.flow.flow_file import NAMESPACE, FlowFile, wrong_usage
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
+from flowstore.client.store import active_store
 from flowstore.errors import InvalidPathspec, NotFound
 from flowstore.text import one_line
-
-_KINDS = (Run, Step, Task, DataArtifact)
 
 
 @attrs.frozen
@@ -37,7 +36,8 @@ class _Target:
         if self.run_id is not None and len(parts) > 1:
             raise click.UsageError(f"{self.run_id!r} is not of the form RUN/step[/task[/artifact]].")
         with wrong_usage(InvalidPathspec):
-            return _KINDS[len(parts) - 1]("/".join([this.name, *parts]))
+            kinds = (Run,) if self.run_id is not None else (Run, Step, Task, DataArtifact)
+            return active_store().find("/".join([this.name, *parts]), *kinds)
 
 
 def _of_an_object(function: Callable[..., Any]) -> Callable[..., Any]:
