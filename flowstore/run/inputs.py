@@ -18,6 +18,7 @@ from flowstore.flow import spec
 from flowstore.flow.spec import Inputs, Transition
 from flowstore.run.orders import OpenSplit, Order
 from flowstore.sqlite.database import Store
+from flowstore.sqlite.typed_rows import PAGE
 from flowstore.store import blobs, codecs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
@@ -92,7 +93,7 @@ class StoreSource(Source):
     def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob]]:
         """Return the artifacts of the first tasks of many, inherited ones included, by task and name."""
         with self._store().read() as db:
-            return visible_artifacts(db, dict.fromkeys(task_ids[: queries.PAGE]), name)
+            return visible_artifacts(db, dict.fromkeys(task_ids[:PAGE]), name)
 
     def load(self, blob: Blob, name: str) -> Any:
         """Return the value of a blob of the run."""

@@ -27,6 +27,7 @@ from flowstore.store import private
 _keys: dict[Path, bytes] = {}
 _DEPLOYMENT = "deployment"  # no codec has this name, so that no artifact's signature can pass for a deployment's
 _OWNER = "owner"  # nor this one
+_UNVERIFIED_SINCE = 5  # the schema version
 
 
 def user_key() -> bytes:
@@ -95,13 +96,19 @@ def sign(db: sqlite3.Connection, store_uuid: str, blob_id: int, sha: bytes, code
 
 def may_load(store: Store, run_id: int | None, blob_id: int, sha: bytes, codec: str) -> bool:
     """Return whether a blob's code may run in this process, as part of a run or, for `None`, of none."""
-    if store.trusted or is_trusted(store.path, store.uuid):
+    if store.trusted or (_place(store.path).exists() and is_trusted(store.path, store.uuid)):
         return True
-    if not (home() / "key").exists() or (run_id is not None and is_unverified(store, run_id, blob_id)):
+    if not (home() / "key").exists():
         return False
     key = user_key()
-    row = store.row("select mac from signatures where blob_id = ? and key_id = ?", (blob_id, key_id(key)))
-    return row is not None and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, sha, codec))
+    row = store.row(
+        f"""select (select mac from signatures where blob_id = :blob_id and key_id = :key_id) as mac,
+                   (select uuid from store) as uuid, {_unverified(store)} as is_flag""",
+        {"blob_id": blob_id, "key_id": key_id(key), "run_id": run_id},
+    )
+    if row is None or row["mac"] is None or row["is_flag"]:
+        return False
+    return hmac.compare_digest(bytes(row["mac"]), _mac(key, row["uuid"], sha, codec))
 
 
 def signed_by_user(store: Store, blob_ids: Iterable[int]) -> set[int]:
@@ -122,11 +129,11 @@ def signed_by_user(store: Store, blob_ids: Iterable[int]) -> set[int]:
     }
 
 
-def is_unverified(store: Store, run_id: int, blob_id: int) -> bool:
-    """Return whether a blob came with an imported run, without this user's signature."""
-    if not store.value("select 1 from sqlite_master where name = 'unverified'"):  # an older store is read as it is
-        return False
-    return bool(store.value("select 1 from unverified where run_id = ? and blob_id = ?", (run_id, blob_id)))
+def _unverified(store: Store) -> str:
+    """Return the SQL of whether a blob came with an imported run, without this user's signature."""
+    if store.version < _UNVERIFIED_SINCE:  # an older store is read as it is
+        return "0"
+    return "exists (select 1 from unverified where run_id = :run_id and blob_id = :blob_id)"
 
 
 def mark_unverified(db: sqlite3.Connection, run_id: int, blob_ids: Iterable[int]) -> None:

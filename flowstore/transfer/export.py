@@ -26,7 +26,7 @@ from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
 from flowstore.progress import LARGE_BYTES, Progress
 from flowstore.sqlite import files, side_files
 from flowstore.sqlite.database import Store
-from flowstore.store import backlog, blobs, records, schema, tables, trust
+from flowstore.store import backlog, blobs, schema, tables, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
 from flowstore.transfer import run_blobs
@@ -208,7 +208,7 @@ def _pair_tags(db: sqlite3.Connection) -> None:
     for row in db.execute("select run_id, flow_id, created_at, tag_id from run_tags"):
         tagged.setdefault((row["run_id"], row["flow_id"], row["created_at"]), []).append(row["tag_id"])
     for (_, flow_id, created_at), tag_ids in tagged.items():
-        records.pair_tags(db, flow_id, created_at, tag_ids)
+        tags.pair_tags(db, flow_id, created_at, tag_ids)
 
 
 def _carry_numbers(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
