@@ -36,11 +36,11 @@ def show(pathspec: str, raw: bool, form: str) -> None:
     """
     shown: Any = active_store().find(pathspec)
     if isinstance(shown, Flow):
-        output.echo(output.run_rows(shown), form, raw=raw, columns=output.RUN)
+        output.echo(output.run_rows(shown, errors=form != "table"), form, raw=raw, columns=output.RUN)
     elif isinstance(shown, Run):
         _show_run(shown, form, raw=raw)
     elif isinstance(shown, Step):
-        output.echo(output.task_rows(shown, items=form == "table"), form, raw=raw, columns=output.TASK)
+        output.echo(output.task_rows(shown, items=form != "table"), form, raw=raw, columns=output.TASK)
     elif isinstance(shown, Task):
         _show_task(shown, form, raw=raw)
     else:

@@ -34,9 +34,9 @@ _WIDEST = 1000  # columns that cells are padded to, where no terminal limits the
 _SPACES = str.maketrans({"\n": " ⏎ ", "\t": " "})
 _SEEN = 16  # characters for each column of a terminal: more than that are control characters, or no text
 
-RUN = ("run", "status", "user", "created_at", "duration_s", "parameters", "tags")
+RUN = ("run", "status", "user", "created_at", "duration_s", "parameters", "tags", "error")
 STEP = ("step", "tasks", "status", "created_at", "duration_s")
-TASK = ("task", "status", "attempts", "index", "created_at", "duration_s", "origin")
+TASK = ("task", "status", "attempts", "index", "item", "created_at", "duration_s", "origin")
 ARTIFACT = ("artifact", "type", "size_bytes", "codec", "preview")
 
 
@@ -99,7 +99,7 @@ def _cell(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for."""
+    """Return what stands in JSON for a value that it has no form for."""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03d}"
     if isinstance(value, (set, frozenset)):
@@ -142,7 +142,7 @@ def no_formula(text: str) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes, for people.
+    """Return a number of bytes, for people.
 
     >>> size(999), size(1500), size(2_500_000_000)
     ('999 bytes', '1.5 kB', '2.5 GB')
@@ -160,7 +160,7 @@ def size(count: int) -> str:
 
 
 def terminal_width() -> int | None:
-    """How wide a line may be: as the terminal is; `None` where there is none.
+    """Return how wide a line may be: as the terminal is; `None` where there is none.
 
     `$COLUMNS` counts on a terminal only, since a Python that has loaded readline hands it on to all that it starts.
     """
@@ -168,7 +168,7 @@ def terminal_width() -> int | None:
 
 
 def table_lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]:
-    """The lines of a table, its head first; none is wider than `limit`.
+    """Yield the lines of a table, its head first; none is wider than `limit`.
 
     >>> list(table_lines(["run", "tags"], [["F/1", "a, b"]], None))
     ['run  tags', 'F/1  a, b']
@@ -199,7 +199,7 @@ def _padded(text: str, columns: int) -> str:
 
 
 def _fit(wanted: Sequence[int], widths: Sequence[int], limit: int) -> Sequence[int] | None:
-    """The widths of columns that fit: the widest give first, down to what each must keep."""
+    """Return the widths of columns that fit: the widest give way first, down to what each must keep."""
     if sum(wanted) <= limit:
         return wanted
     for short, free in ((_SHORT, _LEAST), (_ID, _LEAST), (_ID, _LEAST // 2), (0, _LEAST)):
@@ -224,9 +224,17 @@ def _blocks(head: Line, cells: Sequence[Line], limit: int) -> Iterator[str]:
 # --- rows of objects
 
 
-def run_rows(runs: Iterable[Run]) -> Rows:
-    """Return a row a run."""
-    return [_run_cells(row) for row in rows.of_runs(runs)]
+def run_rows(runs: Iterable[Run], *, errors: bool = False) -> Rows:
+    """Return a row a run; with its first failure, as the view `run_summary` has it, if `errors`."""
+    listed = list(runs)
+    known = rows.of_runs(listed)
+    if not errors:
+        return [_run_cells(row) for row in known]
+    failures = rows.failures(listed, known)
+    return [
+        {**_run_cells(row), "error": None if failure is None else failure.error}
+        for row, failure in zip(known, failures, strict=True)
+    ]
 
 
 def _run_cells(row: rows.RunRow) -> dict[str, Any]:
@@ -245,7 +253,7 @@ def run_with_steps(run: Run) -> dict[str, Any]:
     """Return a run's row with more of what is known of it, and its steps."""
     row, code = rows.of_run(run), run.code
     return {
-        **_run_cells(row),
+        **run_rows([run], errors=True)[0],
         "finished_at": row.finished_at,
         "origin_run_id": row.origin_run_id,
         "system_tags": row.system_tags,
@@ -296,9 +304,9 @@ def step_rows(run: Run) -> Rows:
 
 
 def task_rows(of: Run | Step | Task, *, items: bool = False) -> Rows:
-    """Return a row a task, in the order of their ids; with foreach items, if wanted and there are any."""
+    """Return a row a task, in the order of their ids; with foreach items if `items`, or where there are any."""
     known = rows.of_tasks(rows.tasks_of(of))
-    items = items and any(row.item for row in known)
+    items = items or any(row.item is not None for row in known)
     return [
         {
             "task": row.pathspec,

@@ -107,7 +107,8 @@ def _sorted(runs: Iterable[Run], sort: str) -> list[Run]:
 
 def _with_columns(runs: Sequence[Run], chosen: Sequence[str], *, form: str) -> list[dict[str, Any]]:
     """Return a row a run: what `runs` shows, and the chosen columns after it."""
-    known: list[dict[str, Any]] = [dict(row) for row in output.run_rows(runs)]
+    errors = form != "table" or "error" in chosen
+    known: list[dict[str, Any]] = [dict(row) for row in output.run_rows(runs, errors=errors)]
     if not chosen:
         return known
     left_out = _LEFT_OUT if form == "table" else ()
@@ -121,7 +122,9 @@ def _with_columns(runs: Sequence[Run], chosen: Sequence[str], *, form: str) -> l
 def _chosen(runs: Sequence[Run], chosen: Sequence[str]) -> list[dict[str, Any]]:
     """Return the values of these columns, a row a run: a metric, a parameter, or what `runs` shows anyway."""
     values = values_of(runs, of_runs(runs))
-    known: Sequence[Mapping[str, Any]] = output.run_rows(runs) if set(chosen) & set(output.RUN) else [{}] * len(runs)
+    known: Sequence[Mapping[str, Any]] = [{}] * len(runs)
+    if set(chosen) & set(output.RUN):
+        known = output.run_rows(runs, errors="error" in chosen)
     return [{name: {**value, **row}.get(name) for name in chosen} for value, row in zip(values, known, strict=True)]
 
 

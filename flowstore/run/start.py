@@ -262,8 +262,13 @@ def _origin_id(store: Store, flow: str, asked: str | None) -> int:
         run_id = next(tags.find_runs(store, flow, [f"user:{user}"]), None)
         if run_id is None:
             raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
-    else:
+    elif asked.isdecimal():
         run_id = queries.parse_id("run", asked)
+    else:
+        from flowstore.client import addresses  # the Client is no part of a plain run
+
+        pathspec = addresses.with_ids(addresses.Scope(store), [flow, asked.removeprefix(f"{flow}/")])
+        run_id = addresses.number("run", pathspec[1])
     found = queries.find_run(store, flow, run_id)
     if found is None:
         raise NotFound(f"There is no run {flow}/{run_id} in {store.path} to resume.")
