@@ -189,7 +189,7 @@ def check(deep: bool, repair: bool, store: str | None, form: str) -> int:
     if report.problems or form != "table":
         _echo_problems(report.problems, form)
     if form == "table" and not report.problems:
-        click.echo(f"{counted(report.runs, 'run')}, {counted(report.contents, 'content')}: nothing wrong")
+        click.echo(f"{counted(report.runs, 'run')}, {counted(report.blobs, 'stored value')}: nothing wrong")
     return int(bool(report.problems))
 
 
