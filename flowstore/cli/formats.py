@@ -20,10 +20,10 @@ from flowstore.cli.output import no_formula, say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
 from flowstore.sqlite import outputs
+from flowstore.store import codecs
 from flowstore.text import counted
 
-_PRINTED = frozenset({"json", "typed-json"})  # codecs whose values are shown as JSON, however large
-_STORED_AS = {".json": "json", ".npy": "npy", ".parquet": "parquet", ".pkl": "pickle"}
+_STORED_AS = {entry.suffix: entry.name for entry in codecs.REGISTRY if entry.suffix}
 
 
 def show(artifact: DataArtifact, *, raw: bool = False) -> None:
@@ -31,7 +31,7 @@ def show(artifact: DataArtifact, *, raw: bool = False) -> None:
     if artifact.codec == "bytes" and (raw or not sys.stdout.isatty()):
         artifact.copy_to(sys.stdout.buffer)
         return
-    if artifact.codec in _PRINTED:
+    if artifact.codec in codecs.NOTATIONS:  # however large
         text = _printed(artifact)
     else:
         text = f"{artifact.type}, {counted(artifact.size, 'byte')}\n{artifact.preview}"
@@ -65,7 +65,7 @@ def _plain_value(artifact: DataArtifact, blob_id: int) -> Any:
     """Return a value as plain JSON has it, without loading a pickle; `None` where there is none."""
     if artifact.codec == "json":
         return artifact.data
-    if artifact.codec == "typed-json":
+    if artifact.codec in codecs.NOTATIONS:
         with contextlib.suppress(ValueError):
             return json.loads(json_form.compact(artifact.data))
         return None

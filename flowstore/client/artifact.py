@@ -113,7 +113,7 @@ class DataArtifact(Tagged):
 
     @property
     def codec(self) -> str:
-        """The codec of its bytes: 'json', 'typed-json', 'bytes', 'npy', 'parquet' or 'pickle'."""
+        """The codec of its bytes, such as 'json' or 'pickle'; see `flowstore.store.codecs`."""
         return self._blob().codec
 
     @property

@@ -15,7 +15,7 @@ from flowstore.client.base import status_of
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, place_of, time_of
-from flowstore.store import blobs, metrics, queries, tags
+from flowstore.store import blobs, codecs, metrics, queries, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.queries import Failure
 
@@ -354,5 +354,5 @@ def _small_artifacts(run: Run) -> dict[str, Any]:
     return {
         name: blobs.load(run._store, blob, f"{run.pathspec}: {name}")
         for name, blob in visible.items()
-        if blob.codec in {"json", "typed-json"} and blob.data is not None and name[:1] != "_"
+        if blob.codec in codecs.NOTATIONS and blob.data is not None and name[:1] != "_"
     }

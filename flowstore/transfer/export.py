@@ -189,26 +189,18 @@ def _copy_blobs(
             blob = Blob.of(row)
             too_large = largest is not None and blob.size_bytes > largest and not row["is_code"]
             if row["left_out"] or too_large:
-                _insert_blob(db, attrs.evolve(blob, data=None))
+                blobs.insert(db, blob.description, sha=blob.sha, row=blob.id)
                 blobs.leave_out(db, blob.id)
                 left_out += 1
                 continue
             pieces = blobs.chunks_of(blobs.verified(source, store, blob, row["named"]))
             if blob.data is not None:
-                _insert_blob(db, attrs.evolve(blob, data=b"".join(pieces)))
+                blobs.insert(db, blob.description, sha=blob.sha, data=b"".join(pieces), row=blob.id)
             else:
-                _insert_blob(db, blob)
-                chunks = ((blob.id, n, chunk) for n, chunk in enumerate(pieces))
-                db.executemany("insert into chunks values (?, ?, ?)", chunks)
+                blobs.insert(db, blob.description, sha=blob.sha, row=blob.id)
+                blobs.insert_chunks(db, ((blob.id, n, chunk) for n, chunk in enumerate(pieces)))
             progress.add(blob.size_bytes)
     return left_out
-
-
-def _insert_blob(db: sqlite3.Connection, blob: Blob) -> None:
-    db.execute(
-        "insert into blobs (id, sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?, ?)",
-        (blob.id, blob.sha, blob.codec, blob.size_bytes, blob.type, blob.preview, blob.data),
-    )
 
 
 def _pair_tags(db: sqlite3.Connection) -> None:
