@@ -16,11 +16,21 @@ PACKAGE = Path(flowstore.__file__).parent
 PLAIN = (
     "__",
     "_version",
+    "cli/",
+    "errors",
+    "client",
+    "context",
     "flow",
     "production",
+    "progress",
     "store/deployments",
+    "store/inheritance",
+    "store/queries",
+    "store/records",
     "store/schedules",
     "store/snapshots",
+    "text",
+    "store/tags",
     "tutorials",
 )  # the rooms that read so
 NAMES = sorted(

@@ -20,7 +20,6 @@ from flowstore.sqlite.database import Store
 from flowstore.store import codecs, invariants, schema, snapshots, tables
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.invariants import Rule
-from flowstore.store.plain import describe
 from flowstore.store.problems import REPAIR, UNREADABLE, Problem, blob_location, location
 from flowstore.store.staging import ORPHANED
 from flowstore.text import counted
@@ -379,16 +378,18 @@ def _bad_bytes(db: sqlite3.Connection, blob_id: int, wrong: str) -> Problem:
 
 def _descriptions(db: sqlite3.Connection) -> Iterator[Problem]:
     """Yield values as plain JSON that are not those of their bytes, if these can be read without running code."""
+    marks = ", ".join("?" * len(codecs.WITH_JSON_BESIDE))
     rows, error = _rows(
         db,
-        """select v.blob_id, v.value, b.codec, b.size_bytes, b.data from blob_values v join blobs b on b.id = v.blob_id
-           where b.codec in ('typed-json', 'npy') and v.value is not null and typeof(b.data) = 'blob'""",
+        f"""select v.blob_id, v.value, b.codec, b.size_bytes, b.data from blob_values v join blobs b on b.id = v.blob_id
+           where b.codec in ({marks}) and v.value is not null and typeof(b.data) = 'blob'""",
+        codecs.WITH_JSON_BESIDE,
     )
     if error is not None:
         yield _unreadable("blob_values", error)
     for row in rows:
         try:
-            plain = describe(codecs.decode(row["codec"], iter([row["data"]]), row["size_bytes"]))
+            plain = codecs.plain_of(row["codec"], codecs.decode(row["codec"], iter([row["data"]]), row["size_bytes"]))
         except FlowstoreError:  # its bytes are damaged, which is reported elsewhere, or need a package that is not here
             continue
         if plain.value != row["value"]:

@@ -68,7 +68,7 @@ def vacuum(store: Store) -> Vacuumed:
 def _describe(store: Store) -> None:
     """Describe all that an older flowstore stored, as far as it can be read here."""
     with Progress("Describing old artifacts", backlog.size(store), items=True) as progress:
-        backlog.work_off(store, told=progress.add)
+        backlog.work_off(store, progress=progress.add)
     backlog.load_pickles(store)
 
 

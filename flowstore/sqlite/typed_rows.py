@@ -18,6 +18,9 @@ from typing import Any, TypeVar
 from flowstore.errors import StoreCorrupt
 
 Value = TypeVar("Value")
+PAGE = 256  # rows of a listing that are fetched at once
+LATER = 2**62  # than any time, or id
+Key = TypeVar("Key", int, tuple[int, int])
 
 
 class Checked:
@@ -57,6 +60,22 @@ def release(connection: sqlite3.Connection) -> None:
     if isinstance(checked := connection.row_factory, Checked):
         while checked.half_read:
             checked.half_read.pop().close()
+
+
+def onward(path: Path, last: Key, row: Key) -> Key:
+    """Return where the next page of a listing begins: at the key of the last row of this one.
+
+    Args:
+        path: the file, for the message.
+        last: the key that this page began below.
+        row: the key of its last row; the rows are in falling order.
+
+    Raises:
+        StoreCorrupt: the rows are out of order, so an index is damaged and would be read round and round.
+    """
+    if not row < last:
+        raise StoreCorrupt.damaged("rows are out of order", path)
+    return row
 
 
 def time_of(at_ms: int) -> datetime:

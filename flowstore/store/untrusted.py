@@ -1,10 +1,10 @@
-"""Checks files of unknown origin: what lies beside them, and their schema, before anything is read.
+"""Untrusted files: the files beside a store, and its schema, are checked before anything else is read.
 
 *Beside the file.* A process that was killed leaves `-journal` or `-wal`, and the next one to open the store
-recovers what was committed. Whose they are can't be told before that: the row that says whose a store is may
-itself stand in the log, and somebody who shares a store recovers it for its owner. So they are used, also where
-a stranger sent them. Their content is no more than what he could have written into the file, and the schema is
-compared after it was taken in. What remains is what SQLite does to *other* files on their word, and that is
+recovers what was committed. Nobody can say who wrote them before that: the row that names a store's owner may
+itself be in the log, and somebody who shares a store recovers it for its owner. So they are used, also where
+a stranger sent them. They hold no more than what a stranger could have written into the file, and the schema is
+compared after they have been read. What remains is what SQLite does to *other* files on their word, and that is
 refused: a journal may name a super-journal, which SQLite deletes after playing the journal back, whatever file
 that is (sqlite.org/atomiccommit, 5.5; flowstore writes to one file at a time, so never makes one), and a link in
 place of a side file would be written through. A `-shm` needs no look: the first to open a store empties it.
@@ -12,8 +12,8 @@ place of a side file would be written through. A `-shm` needs no look: the first
 *The schema.* A trigger runs when we write, a virtual table runs code of its module, a view in place of ours
 answers what its author likes: none of these is in a store that flowstore wrote. SQLite goes by the text of a
 definition and not by the type beside it, so the same is done here. What people add to their own store for their
-questions is fine, since nothing here reads it; in an untrusted file it can only be meant for us, as an index whose
-expression is evaluated when we write is.
+questions is fine, since nothing here reads it; in an untrusted file it can only be aimed at
+us, as an index is whose expression is evaluated when we write.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal that n
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no regular file: a pipe would be waited for, for ever.
+    """Raise NotAStore for what is not a regular file: opening a pipe would wait for ever.
 
     Raises:
         NotAStore: it is a folder, a pipe or a device.
@@ -91,7 +91,7 @@ def _names_a_super_journal(journal: Path) -> bool:
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
-    """Compare a store's schema with what our migrations define; return the names of what it has beyond that.
+    """Compare a store's schema with what our migrations make; return the names of what is there beyond it.
 
     Raises:
         StoreCorrupt: names the trigger, the virtual table, or the definition that was changed or is missing.
@@ -182,6 +182,6 @@ def _bare(sql: str) -> str:
 
 @functools.cache
 def _bookkeeping() -> dict[str, str]:
-    """Return the tables in which sqlite-utils keeps which migrations a store has."""
-    statements = schema.statements(schema.BOOKKEEPING)
-    return {match[3]: _bare(sql) for sql in statements if (match := re.match(schema.CREATE, sql))}
+    """Return the tables in which sqlite-utils records which migrations a store has."""
+    definitions = schema.statements(schema.BOOKKEEPING)
+    return {match[3]: _bare(sql) for sql in definitions if (match := re.match(schema.CREATE, sql))}

@@ -26,7 +26,7 @@ from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
 from flowstore.progress import LARGE_BYTES, Progress
 from flowstore.sqlite import files, side_files
 from flowstore.sqlite.database import Store
-from flowstore.store import backlog, blobs, records, schema, tables, trust
+from flowstore.store import backlog, blobs, schema, tables, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
 from flowstore.transfer import run_blobs
@@ -192,26 +192,18 @@ def _copy_blobs(
             blob = Blob.of(row)
             too_large = largest is not None and blob.size_bytes > largest and not row["is_code"]
             if row["left_out"] or too_large:
-                _insert_blob(db, attrs.evolve(blob, data=None))
+                blobs.insert(db, blob.description, sha=blob.sha, row=blob.id)
                 blobs.leave_out(db, blob.id)
                 left_out += 1
                 continue
             pieces = blobs.chunks_of(blobs.verified(source, store, blob, row["named"]))
             if blob.data is not None:
-                _insert_blob(db, attrs.evolve(blob, data=b"".join(pieces)))
+                blobs.insert(db, blob.description, sha=blob.sha, data=b"".join(pieces), row=blob.id)
             else:
-                _insert_blob(db, blob)
-                chunks = ((blob.id, n, chunk) for n, chunk in enumerate(pieces))
-                db.executemany("insert into chunks values (?, ?, ?)", chunks)
+                blobs.insert(db, blob.description, sha=blob.sha, row=blob.id)
+                blobs.insert_chunks(db, ((blob.id, n, chunk) for n, chunk in enumerate(pieces)))
             progress.add(blob.size_bytes)
     return left_out
-
-
-def _insert_blob(db: sqlite3.Connection, blob: Blob) -> None:
-    db.execute(
-        "insert into blobs (id, sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?, ?)",
-        (blob.id, blob.sha, blob.codec, blob.size_bytes, blob.type, blob.preview, blob.data),
-    )
 
 
 def _pair_tags(db: sqlite3.Connection) -> None:
@@ -219,7 +211,7 @@ def _pair_tags(db: sqlite3.Connection) -> None:
     for row in db.execute("select run_id, flow_id, created_at, tag_id from run_tags"):
         tagged.setdefault((row["run_id"], row["flow_id"], row["created_at"]), []).append(row["tag_id"])
     for (_, flow_id, created_at), tag_ids in tagged.items():
-        records.pair_tags(db, flow_id, created_at, tag_ids)
+        tags.pair_tags(db, flow_id, created_at, tag_ids)
 
 
 def _carry_numbers(source: sqlite3.Connection, db: sqlite3.Connection) -> None:

@@ -275,7 +275,7 @@ class _Arrival:
             flow = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
             new["flow"][row["id"]] = flow["id"]
         for row in self._used("tags"):
-            new["tag"][row["id"]] = records.ensure_tag(self._db, self._tag(row["tag"]))
+            new["tag"][row["id"]] = tags.ensure_tag(self._db, self._tag(row["tag"]))
         for row in self._used("codes"):
             new["code"][row["id"]] = self._snapshot(row, shas)
 
@@ -353,7 +353,7 @@ class _Arrival:
         for row in self._fresh:
             run_id, flow_id = self._new["run"][row["id"]], self._new["flow"][row["flow_id"]]
             rows = self._db.execute("select tag_id from run_tags where run_id = ?", (run_id,)).fetchall()
-            records.pair_tags(self._db, flow_id, self._time(row["created_at"]), [tag["tag_id"] for tag in rows])
+            tags.pair_tags(self._db, flow_id, self._time(row["created_at"]), [tag["tag_id"] for tag in rows])
 
     def _vouch(self) -> None:
         pickles = [*run_blobs.pickles(self._source.db, self._ids)]

@@ -12,8 +12,8 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 
 from flowstore.store import tables
-from flowstore.store.blobs import COLUMNS, LEFT_OUT
-from flowstore.store.codecs import SAFE
+from flowstore.store.blobs import COLUMNS, LEFT_OUT, insert_picture, insert_value
+from flowstore.store.codecs import is_safe
 from flowstore.store.json_levels import MAX_VALUE_BYTES
 from flowstore.store.pictures import is_picture
 from flowstore.store.plain import numbers_in
@@ -85,12 +85,12 @@ def copy_descriptions(
                where v.blob_id = ?""",
             (there_id,),
         ).fetchone()
-        if row is not None and (taken or row["codec"] not in SAFE):
+        if row is not None and (taken or not is_safe(row["codec"])):
             values = (row["value"], row["exact"], row["magnitude"]) if taken else _checked(row)
-            here.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (here_id, *values))
+            insert_value(here, here_id, *values)
         picture = there.execute("select png from pictures where blob_id = ?", (there_id,)).fetchone()
         if picture is not None and is_picture(picture["png"]):
-            here.execute("insert or ignore into pictures values (?, ?)", (here_id, picture["png"]))
+            insert_picture(here, here_id, picture["png"])
 
 
 def _checked(row: sqlite3.Row) -> tuple[str | None, int | None, float | None]:
