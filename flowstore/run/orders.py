@@ -104,8 +104,8 @@ class Order:
         task_id: the task's row.
         attempt: its number, from 0.
         last_attempt: whether no other follows if this one fails.
-        base_id: the task whose artifacts this one starts from: the nearest task before it that set any. `None` for a
-            join, and for the first task.
+        base_id: the task with the artifacts that this one starts from: the nearest one before it that set any. `None`
+            for a join, and for the first task.
         splits: the foreaches and gangs around the task, outermost first.
         inputs: the tasks that a join joins, with their steps.
         joined: the foreach or gang that a join closes.
