@@ -71,7 +71,7 @@ _STORE = frozenset({"get_store", "use_store"})
 
 
 def __getattr__(name: str) -> Any:
-    """The Client, loaded with SQLite when it is first asked for: most flows' files never do."""
+    """Return a name of the Client, which is loaded with SQLite at its first use: most flows' files never do."""
     if name in _CLIENT:
         from flowstore import client
 

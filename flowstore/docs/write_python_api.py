@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 import flowstore
 from flowstore.client.artifact import Artifacts, Data
 from flowstore.client.code import Code
+from flowstore.client.store import Store
 from flowstore.client.task import Metadata
 from flowstore.context import Current
 
@@ -33,6 +32,7 @@ GROUPS = {
     "Namespaces": ("namespace", "get_namespace", "default_namespace"),
 }
 RETURNED = (Data, Artifacts, Code, Metadata)  # classes of what attributes of the results return
+NEVER_MADE = (Store, *RETURNED[:-1])  # users call none of them
 SHARED = """## What the results have in common
 
 Each of them has a `pathspec`, which is its address. Runs, steps, tasks and artifacts can be tagged; a flow can't.
@@ -44,6 +44,7 @@ HEAD = """# Python API
 
 Every public name of `flowstore`, with its docstring. `from flowstore import *` imports all of them.
 [Writing flows](flows.md) and [Finding results](results.md) explain how they belong together.
+This page is made from the docstrings by `python flowstore/docs/write_python_api.py`.
 
 """
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Example|Examples):$")
@@ -85,16 +86,17 @@ def _entry(name: str, item: Any) -> str:
 
 def _class(name: str, kind: type) -> str:
     """Return the section of a class: how it is made, its docstring, its attributes and methods."""
-    made = kind not in RETURNED or attrs.has(kind)
-    head = f"```python\n{name}{_signature(kind)}\n```\n\n" if made else ""
+    head = "" if kind in NEVER_MADE else f"```python\n{name}{_signature(kind)}\n```\n\n"
     members = "" if name in WITHOUT_MEMBERS else _bullets(kind)
     return f"### {name}\n\n{head}{_markdown(_doc(kind))}\n{members}{chr(10) if members else ''}"
 
 
 def _bullets(kind: type, *, own: bool = True) -> str:
     """Return the list of a class's public attributes and methods: its own, or those that all results share."""
-    rows = [_member(name, item) for name, item in _public(kind, own=own)]
-    return "".join(["**Attributes and methods**\n\n" if own and rows else "", *rows])
+    named = re.findall(r"^ {4}(\w+): ", _doc(kind).partition("Attributes:")[2], re.MULTILINE)
+    rows = [_member(name, item) for name, item in _public(kind, own=own) if name not in named]
+    title = "Methods" if named else "Attributes and methods"
+    return "".join([f"**{title}**\n\n" if own and rows else "", *rows])
 
 
 def _public(kind: type, *, own: bool) -> Iterator[tuple[str, Any]]:

@@ -24,25 +24,33 @@ _EXAMPLE = "five fields, minute, hour, day of month, month and day of week, as i
 _NAMED = {"hourly": "0 * * * *", "daily": "0 0 * * *", "weekly": "0 0 * * 0"}
 
 
-def schedule_of(asked: schedule) -> dict[str, Any]:
+def schedule_of(decorator: schedule) -> dict[str, Any]:
     """Return `@schedule` as its `cron` line and `timezone`; without options it means daily.
 
     Raises:
         GraphError: it could never be followed.
     """
-    named = "hourly" if asked.hourly else "weekly" if asked.weekly else "daily" if asked.daily is not False else None
-    if asked.cron is None and named is None:
+    named = (
+        "hourly"
+        if decorator.hourly
+        else "weekly"
+        if decorator.weekly
+        else "daily"
+        if decorator.daily is not False
+        else None
+    )
+    if decorator.cron is None and named is None:
         raise GraphError("@schedule: daily=False leaves nothing; give one of hourly, daily, weekly and cron.")
-    found = {"cron": asked.cron or _NAMED[named or "daily"], "timezone": asked.timezone}
-    check_schedule(found)
-    return found
+    cron_and_zone = {"cron": decorator.cron or _NAMED[named or "daily"], "timezone": decorator.timezone}
+    check_schedule(cron_and_zone)
+    return cron_and_zone
 
 
-def check_schedule(asked: Mapping[str, Any]) -> None:
+def check_schedule(decorator: Mapping[str, Any]) -> None:
     """Refuse a schedule that could never be followed; called before it is deployed.
 
     Args:
-        asked: its `cron` line, and its `timezone`, or `None` for UTC.
+        decorator: its `cron` line, and its `timezone`, or `None` for UTC.
 
     Raises:
         GraphError: the line or the time zone is wrong, or no time ever fits.
@@ -54,11 +62,11 @@ def check_schedule(asked: Mapping[str, Any]) -> None:
         ...
         flowstore.errors.GraphError: @schedule: '0 25 * * *' is not a cron line (bad hour). Give five fields, ...
     """
-    next_due(asked["cron"], asked.get("timezone"), datetime.now(UTC))
+    next_due(decorator["cron"], decorator.get("timezone"), datetime.now(UTC))
 
 
 def next_due(cron: str, timezone: str | None, after: datetime) -> datetime:
-    """The first due time later than `after`.
+    """Return the first due time later than `after`.
 
     Args:
         cron: minute, hour, day of month, month, day of week (0 and 7 are Sunday). Days of month and of week both
@@ -79,14 +87,14 @@ def next_due(cron: str, timezone: str | None, after: datetime) -> datetime:
         >>> next_due("30 2 * * *", "America/New_York", datetime(2025, 3, 9, 6, tzinfo=UTC)).isoformat()
         '2025-03-09T07:00:00+00:00'
     """
-    found = next(_due_times(cron, timezone, after), None)
-    if found is None:
+    due_at = next(_due_times(cron, timezone, after), None)
+    if due_at is None:
         raise GraphError(f"@schedule: {cron!r} never falls due: no day fits it.")
-    return found
+    return due_at
 
 
 def due(cron: str, timezone: str | None, since: datetime, now: datetime) -> datetime | None:
-    """The last due time later than `since` and not later than `now`: however many were missed, one run makes up.
+    """Return the last due time later than `since` and not later than `now`: however many were missed, one run makes up.
 
     Nothing is due while `now` is before `since`, so a clock that is set back makes no time fall due twice.
 
@@ -123,7 +131,7 @@ def due(cron: str, timezone: str | None, since: datetime, now: datetime) -> date
 
 
 def zone(timezone: str | None) -> ZoneInfo:
-    """The time zone of a schedule.
+    """Return the time zone of a schedule.
 
     Raises:
         GraphError: there is none of this name.
@@ -137,24 +145,24 @@ def zone(timezone: str | None) -> ZoneInfo:
 
 
 def _due_times(cron: str, timezone: str | None, after: datetime) -> Iterator[datetime]:
-    """All due times later than `after`, in UTC, growing."""
+    """Yield all due times later than `after`, in UTC, growing."""
     from cronsim import CronSim, CronSimError
 
     try:
         moments = CronSim(_five_fields(cron), after.astimezone(zone(timezone)))
     except CronSimError as error:
-        told = str(error).lower()
-        raise GraphError(f"@schedule: {cron!r} is not a cron line ({told}). Give {_EXAMPLE}.") from error
+        reason = str(error).lower()
+        raise GraphError(f"@schedule: {cron!r} is not a cron line ({reason}). Give {_EXAMPLE}.") from error
     last = after.astimezone(UTC)
     for moment in moments:
-        found = moment.astimezone(UTC)
-        if found > last:  # at a change of clocks it may give the first of two equal hours again, or a time twice
-            yield found
-            last = found
+        due_at = moment.astimezone(UTC)
+        if due_at > last:  # at a change of clocks it may give the first of two equal hours again, or a time twice
+            yield due_at
+            last = due_at
 
 
 def _five_fields(cron: str) -> str:
-    """A line in cron's own form, from that or Metaflow's.
+    """Return a line in cron's own form, from that or Metaflow's.
 
     >>> _five_fields("0 10 * * ? *")
     '0 10 * * *'

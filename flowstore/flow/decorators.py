@@ -210,7 +210,7 @@ WITH: Mapping[str, Any] = {kind.name: kind for kind in (Retry, Catch, Timeout, E
 
 
 def from_text(text: str) -> StepDecorator:
-    """A decorator from `--with`'s form, `name` or `name:option=value,…`.
+    """Return a decorator from `--with`'s form, `name` or `name:option=value,…`.
 
     >>> from_text("retry:times=4,minutes_between_retries=0")
     Retry(times=4, minutes_between_retries=0)
@@ -343,11 +343,11 @@ def _enclosed(function: FunctionType) -> Iterator[FunctionType]:
         yield wrapped
     for cell in function.__closure__ or ():
         try:
-            content: Any = cell.cell_contents
+            value: Any = cell.cell_contents
         except ValueError:  # not filled yet, as that of the class that is being made
             continue
-        if isinstance(content, FunctionType):
-            yield content
+        if isinstance(value, FunctionType):
+            yield value
 
 
 def _copy_marks(chain: list[FunctionType]) -> None:

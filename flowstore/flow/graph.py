@@ -155,7 +155,7 @@ class _Sources:
 
 
 def _definitions(func: FunctionType) -> dict[tuple[int, str], _Def]:
-    """Every `def` of the file that holds `func`, by what a code object knows: first line and name.
+    """Return every `def` of the file that holds `func`, by what a code object knows: first line and name.
 
     The pair is exact, also where a file defines a class twice; and one parse serves all steps of a file,
     whereas `inspect.getsource` would tokenize its way to each of them again.
@@ -164,16 +164,16 @@ def _definitions(func: FunctionType) -> dict[tuple[int, str], _Def]:
     lines = linecache.getlines(func.__code__.co_filename, func.__globals__)  # also notebook cells, zip files
     if not lines and func.__code__.co_filename == "<string>":
         lines = (command_text() or "").splitlines(keepends=True)
-    found: dict[tuple[int, str], _Def] = {}
+    definitions: dict[tuple[int, str], _Def] = {}
     scopes: list[tuple[ast.AST, int]] = [(ast.parse("".join(lines or inspect.findsource(func)[0])), 0)]
     while scopes:
         scope, class_line = scopes.pop()
         for child in _substatements(scope):
             if isinstance(child, _Step):
                 first = child.decorator_list[0].lineno if child.decorator_list else child.lineno
-                found[first, child.name] = child, class_line
+                definitions[first, child.name] = child, class_line
             scopes.append((child, child.lineno if isinstance(child, ast.ClassDef) else class_line))
-    return found
+    return definitions
 
 
 def _position(flow: type) -> tuple[str, int]:
@@ -242,18 +242,18 @@ def _tail(name: str, func: FunctionType, tree: _Step, sources: _Sources) -> dict
 
 def _super_calls(me: str, name: str, step: ast.AST) -> list[tuple[ast.Call, str | None]]:
     """Return the statements that call a base's version of the step, each with the base where it is named."""
-    found: list[tuple[ast.Call, str | None]] = []
+    calls: list[tuple[ast.Call, str | None]] = []
     for statement in _substatements(step):
         match getattr(statement, "value", None):
             case ast.Call(func=ast.Attribute(attr=attr, value=base), args=args) as call if attr == name:
                 match base:
                     case ast.Call(func=ast.Name(id="super")):
-                        found.append((call, None))
+                        calls.append((call, None))
                     case ast.Name(id=cls) | ast.Attribute(attr=cls) if args and ast.unparse(args[0]) == me:
-                        found.append((call, cls))
+                        calls.append((call, cls))
         if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found += _super_calls(me, name, statement)
-    return found
+            calls += _super_calls(me, name, statement)
+    return calls
 
 
 def _assigned(me: str, step: ast.AST) -> Iterator[tuple[str, int]]:
@@ -274,7 +274,7 @@ def _assigned(me: str, step: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def _next_calls(me: str, step: ast.AST) -> Iterator[ast.Call]:
-    """Every `self.next(...)` that is a statement's value, also inside blocks, in source order."""
+    """Yield every `self.next(...)` that is a statement's value, also inside blocks, in source order."""
     for statement in _substatements(step):
         match getattr(statement, "value", None):
             case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr="next")) as call if owner == me:
@@ -362,7 +362,7 @@ _quoted = partial(json.dumps, ensure_ascii=False)  # Graphviz escapes the same w
 
 
 def describe(graph: Graph) -> str:
-    """The graph as text: each step with its docstring, and an arrow to the next ones."""
+    """Return the graph as text: each step with its docstring, and an arrow to the next ones."""
     blocks = ["\n".join([graph.flow, *graph.doc.splitlines()])]
     for node in graph:
         head = " ".join([node.name, *["(join)"] * node.is_join, *(f"@{name}" for name in node.decorators)])
@@ -372,7 +372,7 @@ def describe(graph: Graph) -> str:
 
 
 def to_dot(graph: Graph) -> str:
-    """The graph in Graphviz' language, for `dot -Tsvg`."""
+    """Return the graph in Graphviz' language, for `dot -Tsvg`."""
     lines = [f"digraph {_quoted(graph.flow)} {{", "  node [shape=box, style=rounded];"]
     for node in graph:
         name = _quoted(node.name)
@@ -383,7 +383,7 @@ def to_dot(graph: Graph) -> str:
 
 
 def _label(node: Node, target: str) -> str:
-    """What there is to say of an edge; nothing of a plain one."""
+    """Return the label of an edge; empty for a plain one."""
     if node.kind == "switch":
         values = [repr(value) for value, name in node.cases.items() if name == target]
         return f"if {node.condition} is {' or '.join(values)}"

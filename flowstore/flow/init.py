@@ -1,6 +1,6 @@
 """A flow's own `__init__`, and the attributes that it sets.
 
-Every task makes the flow's object anew, so `__init__` runs in every task, without arguments. What it sets on `self` are
+Every task makes its own flow object, so `__init__` runs in every task, without arguments. What it sets on `self` are
 first values: a step reads them until a step before it has assigned the name, and from then on that value, as with any
 artifact. They are stored with the first task, and with a join that nothing carried them over to. What can't be stored,
 such as a database connection, is left out, since every task makes its own.
@@ -89,7 +89,7 @@ def _required(flow: type[FlowSpec]) -> list[str]:
 
 
 def _parameters(flow: type[FlowSpec]) -> dict[str, inspect.Parameter]:
-    """The parameters of `__init__`, without `self`."""
+    """Return the parameters of `__init__`, without `self`."""
     return dict([*inspect.signature(flow.__init__).parameters.items()][1:])
 
 

@@ -43,18 +43,18 @@ def check(graph: Graph) -> None:
 
 
 def problems(graph: Graph) -> list[str]:
-    """All mistakes of the most basic kind that the graph has; empty if it can run."""
+    """Return all mistakes of the most basic kind that the graph has; empty if it can run."""
     return list(_messages(graph))
 
 
 def _messages(graph: Graph) -> Iterator[str]:
     for stage in CHECKS:
-        found = False
-        for each in stage:
-            for message in each(graph):
-                found = True
+        has_problem = False
+        for check in stage:
+            for message in check(graph):
+                has_problem = True
                 yield message
-        if found:
+        if has_problem:
             return
 
 
@@ -66,7 +66,7 @@ def _at(node: Node, *, tail: bool = False) -> str:
 
 
 def check_has_steps(graph: Graph) -> Iterator[str]:
-    """A flow has steps."""
+    """Check that a flow has steps."""
     if not graph.nodes:
         yield (
             f"{graph.file}:{graph.line}: flow {graph.flow!r} has no steps. "
@@ -75,7 +75,7 @@ def check_has_steps(graph: Graph) -> Iterator[str]:
 
 
 def check_start(graph: Graph) -> Iterator[str]:
-    """A run begins at `start`, with nothing to join."""
+    """Check that a run begins at `start`, with nothing to join."""
     if "start" not in graph:
         yield (
             f"{graph.file}:{graph.line}: flow {graph.flow!r} has no step 'start', where a run begins. "
@@ -86,7 +86,7 @@ def check_start(graph: Graph) -> Iterator[str]:
 
 
 def check_end(graph: Graph) -> Iterator[str]:
-    """A run ends at `end`, and only there."""
+    """Check that a run ends at `end`, and only there."""
     if "end" not in graph:
         yield (
             f"{graph.file}:{graph.line}: flow {graph.flow!r} has no step 'end', where a run ends. "
@@ -110,7 +110,7 @@ def check_names(graph: Graph) -> Iterator[str]:
 
 
 def check_assigned(graph: Graph) -> Iterator[str]:
-    """No artifact has a name that `FlowSpec` needs."""
+    """Check that no artifact has a name that `FlowSpec` needs."""
     for node in graph:
         for name, line in node.assigned:
             if name in OWN_NAMES:
@@ -121,14 +121,14 @@ def check_assigned(graph: Graph) -> Iterator[str]:
 
 
 def check_tails(graph: Graph) -> Iterator[str]:
-    """Each `self.next` is of a form that can be read."""
+    """Check that each `self.next` is of a form that can be read."""
     for node in graph:
         if node.problem:
             yield f"{_at(node, tail=True)}: {node.problem}"
 
 
 def check_targets(graph: Graph) -> Iterator[str]:
-    """Each `self.next` leads to steps of this flow."""
+    """Check that each `self.next` leads to steps of this flow."""
     for node in graph:
         for target in node.targets:
             if target not in graph:
@@ -149,7 +149,7 @@ def check_cycles(graph: Graph) -> Iterator[str]:
     except graphlib.CycleError as error:
         cycle = error.args[1][:0:-1]  # reversed, as it takes what leads on for what comes before
         start = cycle.index(next(name for name in graph.nodes if name in cycle))
-        cycle = [*cycle[start:], *cycle[:start]]  # told from the step that comes first in the source
+        cycle = [*cycle[start:], *cycle[:start]]  # reported for the step that comes first in the source
         way = " -> ".join([*cycle, cycle[0]])
         yield (
             f"{_at(graph[cycle[-1]], tail=True)} leads back to {cycle[0]!r} ({way}), so the run never ends. "
@@ -159,7 +159,7 @@ def check_cycles(graph: Graph) -> Iterator[str]:
 
 
 def check_reached(graph: Graph) -> Iterator[str]:
-    """Each step can be reached from `start`."""
+    """Check that each step can be reached from `start`."""
     reached = _closure("start", lambda name: graph[name].targets)
     for node in graph:
         if node.name not in reached:
@@ -190,16 +190,16 @@ def _closure(first: str, following: Callable[[str], tuple[str, ...]]) -> set[str
 
 
 def check_nesting(graph: Graph) -> Iterator[str]:
-    """Each step has one stack of open splits, and each split one join."""
+    """Check that each step has one stack of open splits, and each split one join."""
     walk = _Walk(graph)
     left, seen = deque(["start"]), {"start"}
-    told: set[str] = set()
+    reported: set[str] = set()
     while left:
         node = graph[left.popleft()]
         for target in node.targets:
             problem = walk.arrive(node, graph[target])
-            if problem and problem not in told:  # each branch of a split may meet the same mistake
-                told.add(problem)
+            if problem and problem not in reported:  # each branch of a split may meet the same mistake
+                reported.add(problem)
                 yield problem
             if target not in seen:
                 seen.add(target)
@@ -285,7 +285,7 @@ def _within(stack: Stack) -> str:
 
 
 def check_parallel(graph: Graph) -> Iterator[str]:
-    """A gang is started by `num_parallel`, and knows itself as one by `@parallel`."""
+    """Check that a gang is started by `num_parallel`, and knows itself as one by `@parallel`."""
     for node in graph:
         for target in node.targets:
             gang = "parallel" in graph[target].decorators
@@ -301,7 +301,7 @@ def check_parallel(graph: Graph) -> Iterator[str]:
 
 
 def check_catch(graph: Graph) -> Iterator[str]:
-    """A step that failed has not said over what to fan out, or which way to go."""
+    """Check that `@catch` is not on a step that chooses what to fan out over or where to go: a failed one has not."""
     for node in graph:
         if "catch" in node.decorators and node.kind in CHOOSING:
             yield (

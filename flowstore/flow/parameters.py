@@ -123,7 +123,7 @@ class Parameter:
         return "a list of texts" if self.separator is not None else _article(self.type_name)
 
     def convert(self, value: Any) -> Any:
-        """The value that a given text or default stands for.
+        """Return the value that a given text or default stands for.
 
         Raises:
             ParameterError: it does not fit the type.
@@ -154,7 +154,7 @@ class Parameter:
         return self.type(value)
 
     def default_value(self, flow_name: str, user_name: str) -> Any:
-        """The default, called if it is a function; `None` where there is none.
+        """Return the default, called if it is a function; `None` where there is none.
 
         Raises:
             ParameterError: the function raised, or its value does not fit the type.
@@ -204,8 +204,8 @@ class IncludeFile(Parameter):
 
     def _convert(self, value: Any) -> str | bytes:
         try:
-            content = Path(value).expanduser().read_bytes()
-            return content.decode(self.encoding) if self.is_text else content
+            data = Path(value).expanduser().read_bytes()
+            return data.decode(self.encoding) if self.is_text else data
         except OSError as error:
             raise ParameterError(f"Parameter {self.name}: {value} can't be read: {error.strerror}.") from None
         except RuntimeError as error:  # ~ or ~name of somebody who has no home
@@ -239,15 +239,15 @@ def _article(name: str) -> str:
 
 
 def parameters_of(flow: type) -> dict[str, Parameter]:
-    """A flow's parameters by attribute, in the order of definition, bases first."""
-    found: dict[str, Parameter] = {}
+    """Return a flow's parameters by attribute, in the order of definition, bases first."""
+    parameters: dict[str, Parameter] = {}
     for cls in reversed(flow.__mro__):
         for attribute, value in vars(cls).items():
             if isinstance(value, Parameter):
-                found[attribute] = value
-            elif attribute in found:
-                del found[attribute]
-    return found
+                parameters[attribute] = value
+            elif attribute in parameters:
+                del parameters[attribute]
+    return parameters
 
 
 def check_names(parameters: Mapping[str, Parameter], taken: frozenset[str]) -> None:

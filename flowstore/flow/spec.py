@@ -68,7 +68,7 @@ class Link(Protocol):
         """The enclosing foreaches, outermost first."""
 
     def load(self, name: str) -> Any:
-        """The value of an inherited artifact; KeyError where there is none."""
+        """Return the value of an inherited artifact; KeyError where there is none."""
 
     def merge(self, own: dict[str, Any], inputs: Inputs, include: Sequence[str], exclude: Sequence[str]) -> None:
         """Carry artifacts of joined tasks over."""
@@ -286,7 +286,7 @@ class FlowSpec(_Unstorable):
             raise AttributeError(f"Flow {type(self).__name__} has no artifact {name!r}")
 
     def __iter__(self) -> Iterator[Any]:
-        """The flow's steps, as functions."""
+        """Yield the flow's steps, as functions."""
         return (value for value in vars(type(self)).values() if getattr(value, "is_step", False))
 
 
@@ -300,14 +300,14 @@ def _names(option: str, given: Iterable[str] | None) -> list[str]:
 
 
 def bind(flow: type[FlowSpec], link: Link) -> FlowSpec:
-    """An instance of `flow` for one task, without running its `__init__`."""
+    """Return an instance of `flow` for one task, without running its `__init__`."""
     instance = flow.__new__(flow)
     instance.__dict__[_LINK] = link
     return instance
 
 
 def artifacts_set_on(instance: FlowSpec) -> dict[str, Any]:
-    """What has been assigned to, or loaded into, an instance."""
+    """Return what has been assigned to an instance or loaded into it."""
     return {name: value for name, value in vars(instance).items() if name != _LINK}
 
 
@@ -338,7 +338,7 @@ _described: dict[type, frozenset[str]] = {}
 
 
 def fixed_names(flow: type) -> frozenset[str]:
-    """The names that steps must not assign."""
+    """Return the names that steps must not assign."""
     if flow not in _fixed:
         names = _class_attributes(flow)
         kinds = (FunctionType, Parameter)
@@ -361,11 +361,11 @@ def _described_names(flow: type) -> frozenset[str]:
 
 
 def _class_attributes(flow: type) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for cls in reversed(flow.__mro__):
         if cls not in FlowSpec.__mro__:
-            found.update(vars(cls))
-    return found
+            attributes.update(vars(cls))
+    return attributes
 
 
 def is_constant(name: str, value: Any) -> bool:
@@ -382,7 +382,7 @@ def _link(instance: FlowSpec) -> Any:
 
 
 def _is_overridden(flow: type, step: str, code: CodeType | None) -> bool:
-    """Whether code is that of a step of a base class, which the flow's own step of this name calls with `super()`."""
+    """Return whether code belongs to a step of a base class that the flow overrides, and calls with `super()`."""
     versions = [vars(cls)[step] for cls in flow.__mro__ if step in vars(cls)]
     return any(getattr(inspect.unwrap(version), "__code__", None) is code for version in versions[1:])
 

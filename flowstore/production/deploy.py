@@ -34,14 +34,14 @@ from flowstore.store.codecs import Encoded, encode
 from flowstore.store.deployments import Deployment, NewDeployment
 from flowstore.store.opening import activate, active_store, ensure_active_store, open_store
 
-__all__ = ["Asked", "Created", "Deployment", "check_trusted", "create", "delete", "deployments", "find", "trigger"]
+__all__ = ["Created", "Deployment", "Options", "check_trusted", "create", "delete", "deployments", "find", "trigger"]
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
 
 
 @attrs.frozen(kw_only=True)
-class Asked:
-    """What `deploy create` was asked for; each is an option of the command line of that name."""
+class Options:
+    """The options of `deploy create`; each attribute is an option of the command line of that name."""
 
     store: str | None = None
     branch: str | None = None
@@ -70,30 +70,30 @@ class Created:
 
 
 def deployments(store: Store) -> list[Deployment]:
-    """The deployments in force, by flow, project and branch."""
+    """Return the deployments in force, by flow, project and branch."""
     return rows.active(store)
 
 
 def find(store: Store, flow: type[FlowSpec], branch: str | None = None, *, production: bool = False) -> Deployment:
-    """The deployment in force of a flow, or of a branch of its project.
+    """Return the deployment in force of a flow, or of a branch of its project.
 
     Raises:
         NotFound: there is none.
     """
     scope = _scope(flow, project_of(flow, branch, production=production))
-    found = rows.find(store, flow.__name__, scope)
-    if found is None:
+    deployment = rows.find(store, flow.__name__, scope)
+    if deployment is None:
         where = "" if scope.startswith("flow:") else f" in {scope.removeprefix('project:')}"
         others = [other.branch for other in rows.active(store) if other.flow == flow.__name__ and other.branch]
         hint = f" It is in: {', '.join(others)}; choose with --branch and --production." if others and where else ""
         raise NotFound(f"{flow.__name__} is not deployed{where} in {store.path}.{hint} Deploy it with: deploy create")
-    return found
+    return deployment
 
 
 # --- create and delete
 
 
-def create(flow: type[FlowSpec], asked: Asked) -> Created:
+def create(flow: type[FlowSpec], options: Options) -> Created:
     """Put this version of a flow into production.
 
     Raises:
@@ -101,20 +101,20 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
         FlowstoreError: it can't be deployed; nothing was changed.
     """
     user = context.username()
-    project = project_of(flow, asked.branch, production=asked.production)
-    user_tags = tags.checked(asked.tags)
+    project = project_of(flow, options.branch, production=options.production)
+    user_tags = tags.checked(options.tags)
     tags.check_not_reserved(user_tags)
-    check_with(flow, asked.with_)
+    check_with(flow, options.with_)
     schedule = _schedule(flow)
     values = _defaults(flow, user, scheduled=schedule is not None)
-    sources = _sources(flow, asked)
+    sources = _sources(flow, options)
     scope = _scope(flow, project)
-    trust.user_key()  # this, and an unreadable tokens file, is told before a store is made
+    trust.user_key()  # fails, as an unreadable tokens file does, before a store is made
     tokens.held("", scope)
-    store = _store(asked)
+    store = _store(options)
     records.record_dead_runs(store)
     with store.write() as db:
-        new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, asked)
+        new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, options)
         code_id = snapshots.ensure(db, store, sources.script, sources.files, sources.module)
         new = NewDeployment(
             flow=flow.__name__,
@@ -129,15 +129,15 @@ def create(flow: type[FlowSpec], asked: Asked) -> Created:
                 for name, option, is_flag, value in values
             ],
             tags=user_tags,
-            namespace=asked.namespace,
-            with_=asked.with_,
+            namespace=options.namespace,
+            with_=options.with_,
         )
-        made = rows.get(store, rows.insert(db, new))
-        rows.sign(db, store, made)
-        moved = [other for other in rows.active(store) if other.scope == scope and other.id != made.id]
-        tokens.keep(store.uuid, scope, made.token)
-    tokens.note_version(store, made.flow, scope, made.version)
-    return Created(made, new_token, moved if new_token else [])
+        deployment = rows.get(store, rows.insert(db, new))
+        rows.sign(db, store, deployment)
+        moved = [other for other in rows.active(store) if other.scope == scope and other.id != deployment.id]
+        tokens.keep(store.uuid, scope, deployment.token)
+    tokens.note_version(store, deployment.flow, scope, deployment.version)
+    return Created(deployment, new_token, moved if new_token else [])
 
 
 def delete(store: Store, deployment: Deployment, authorize: str | None = None) -> None:
@@ -154,32 +154,32 @@ def delete(store: Store, deployment: Deployment, authorize: str | None = None) -
     tokens.note_version(store, deployment.flow, deployment.scope, deployment.version + 1)
 
 
-def _sources(flow: type[FlowSpec], asked: Asked) -> Sources:
-    sources = snapshot.take(flow, asked.suffixes, whole=True)
+def _sources(flow: type[FlowSpec], options: Options) -> Sources:
+    sources = snapshot.take(flow, options.suffixes, whole=True)
     if not sources.script:
         raise FlowstoreError("Only a flow in a file can be deployed: python flow.py deploy create")
     return sources
 
 
 def _ensure_token(
-    db: sqlite3.Connection, store: Store, flow: str, project: str | None, scope: str, asked: Asked
+    db: sqlite3.Connection, store: Store, flow: str, project: str | None, scope: str, options: Options
 ) -> bool:
-    """Give the scope a token if it has none, or is to have another one; gives whether it is new."""
+    """Make a token for the scope if it has none, or is to have another; return whether it is new."""
     held = rows.find_token(store, scope)
-    if held is not None or asked.authorize is not None:
-        _authorize(store, flow, scope, held, asked.authorize)
-    if held is not None and not asked.generate_new_token:
+    if held is not None or options.authorize is not None:
+        _authorize(store, flow, scope, held, options.authorize)
+    if held is not None and not options.generate_new_token:
         return False
     generation = 1 if held is None else held["generation"] + 1
     rows.put_token(db, scope, _new_token(store, project or flow, generation), context.username())
     return True
 
 
-def _store(asked: Asked) -> Store:
-    """Where to deploy; who has a token to show has a store to show it in."""
-    if asked.authorize is None:
-        return ensure_active_store(asked.store)
-    return active_store() if asked.store is None else activate(open_store(asked.store))
+def _store(options: Options) -> Store:
+    """Open the store to deploy to; whoever shows a token has a store to show it in, so none is made."""
+    if options.authorize is None:
+        return ensure_active_store(options.store)
+    return active_store() if options.store is None else activate(open_store(options.store))
 
 
 def _scope(flow: type[FlowSpec], project: Mapping[str, Any]) -> str:
@@ -187,7 +187,7 @@ def _scope(flow: type[FlowSpec], project: Mapping[str, Any]) -> str:
 
 
 def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str | None) -> None:
-    """Refuse who neither gives nor holds the token."""
+    """Raise unless the user gives or holds the token."""
     what = flow if scope.startswith("flow:") else f"{flow} ({scope.removeprefix('project:')})"
     if held is None:
         raise TokenError(
@@ -211,7 +211,7 @@ def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str
 
 
 def _new_token(store: Store, name: str, generation: int) -> str:
-    """A new one: readable, and nobody else's."""
+    """Return a new token that a person can read and that no other scope has."""
     while True:
         letters = "".join(secrets.choice(_LETTERS) for _ in range(5))
         token = f"{name.lower()[:60]}-{generation}-{letters}"
@@ -223,15 +223,15 @@ def _schedule(flow: type[FlowSpec]) -> dict[str, Any] | None:
     """Return `@schedule` as cron and zone."""
     from flowstore.flow.cron import schedule_of
 
-    found = [item for item in flow.flow_decorators if isinstance(item, decorators.schedule)]
-    if not found:
+    schedules = [item for item in flow.flow_decorators if isinstance(item, decorators.schedule)]
+    if not schedules:
         return None
-    return schedule_of(found[0])
+    return schedule_of(schedules[0])
 
 
 def _defaults(flow: type[FlowSpec], user: str, *, scheduled: bool) -> list[tuple[str, str, bool, Encoded | None]]:
-    """Of each parameter the name, the option, whether it is a flag, and the default as it is now."""
-    found: list[tuple[str, str, bool, Encoded | None]] = []
+    """Return each parameter's name, option, whether it is a flag, and the default as it is now."""
+    defaults: list[tuple[str, str, bool, Encoded | None]] = []
     for name, parameter in parameters_of(flow).items():
         missing = parameter.required and parameter.default is None
         if missing and scheduled:
@@ -240,5 +240,5 @@ def _defaults(flow: type[FlowSpec], user: str, *, scheduled: bool) -> list[tuple
                 "starts the flow. Give it a default."
             )
         value = None if missing else encode(parameter.default_value(flow.__name__, user))
-        found.append((name, parameter.name.replace("_", "-"), parameter.is_flag, value))
-    return found
+        defaults.append((name, parameter.name.replace("_", "-"), parameter.is_flag, value))
+    return defaults

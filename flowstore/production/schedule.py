@@ -40,38 +40,40 @@ class Entry:
         return zone
 
     def due(self, now: datetime) -> datetime | None:
-        """The time to make up for now, if any."""
+        """Return the time to make up for now, if any."""
         return cron.due(self.cron, self.timezone, self.since, now)
 
     def next_due(self, after: datetime) -> datetime:
-        """The next due time after a moment, but none that is dealt with."""
+        """Return the next due time after a moment, but none that is dealt with."""
         return cron.next_due(self.cron, self.timezone, max(after, self.since))
 
     def local(self, due_at: datetime) -> str:
-        """A due time in the schedule's time zone."""
+        """Return a due time in the schedule's time zone."""
         return f"{due_at.astimezone(cron.zone(self.timezone)):%Y-%m-%d %H:%M:%S %Z}"
 
     def shown(self, due_at: datetime) -> str:
-        """A due time in UTC, and in the schedule's time zone where that is another."""
+        """Return a due time in UTC, and in the schedule's time zone where that is another."""
         return f"{due_at:%Y-%m-%d %H:%M:%S} UTC" + (f" ({self.local(due_at)})" if self.timezone else "")
 
     def __str__(self) -> str:
-        made = self.deployment
-        return f"{made.flow} version {made.version}" + (f" in {made.project}/{made.branch}" if made.project else "")
+        deployment = self.deployment
+        return f"{deployment.flow} version {deployment.version}" + (
+            f" in {deployment.project}/{deployment.branch}" if deployment.project else ""
+        )
 
 
 def entries(store: Store) -> dict[int, Entry]:
-    """The deployments in force that have a schedule, by id."""
+    """Return the deployments in force that have a schedule, by id."""
     marks = schedules.marks(store)
     return {
-        each.id: Entry(each, marks.get(each.id) or time_of(each.deployed_at))
-        for each in deployments.active(store)
-        if each.schedule is not None
+        deployment.id: Entry(deployment, marks.get(deployment.id) or time_of(deployment.deployed_at))
+        for deployment in deployments.active(store)
+        if deployment.schedule is not None
     }
 
 
 def listing(store: Store, now: datetime, namespace: str | None = None) -> list[dict[str, Any]]:
-    """The deployments in force, each with its next due time.
+    """Return the deployments in force, each with its next due time.
 
     Args:
         store: where they are.
@@ -84,16 +86,16 @@ def listing(store: Store, now: datetime, namespace: str | None = None) -> list[d
     scheduled = entries(store)
     return [
         {
-            "flow": each.flow,
-            "project": each.project,
-            "branch": each.branch,
-            "version": each.version,
-            "deployed_by": each.deployed_by,
-            "deployed_at": time_of(each.deployed_at),
-            **_columns(scheduled.get(each.id), now),
+            "flow": deployment.flow,
+            "project": deployment.project,
+            "branch": deployment.branch,
+            "version": deployment.version,
+            "deployed_by": deployment.deployed_by,
+            "deployed_at": time_of(deployment.deployed_at),
+            **_columns(scheduled.get(deployment.id), now),
         }
-        for each in deployments.active(store)
-        if namespace in {None, each.production_namespace, *each.tags}
+        for deployment in deployments.active(store)
+        if namespace in {None, deployment.production_namespace, *deployment.tags}
     ]
 
 

@@ -105,7 +105,7 @@ class Scheduler:
         self._trouble: str | None = None
 
     def run(self, *, once: bool = False) -> int:
-        """Work until a signal comes; gives the exit code.
+        """Work until a signal comes, and return the exit code.
 
         Args:
             once: only start what is due now, wait for it, and end: with 0, or 1 where a run did not succeed.
@@ -153,7 +153,7 @@ class Scheduler:
         self._received(min(max(wait_s, 0.01), POLL_S))
 
     def _received(self, timeout_s: float) -> bytes:
-        """The numbers of the signals that came."""
+        """Return the numbers of the signals that came."""
         ready, *_ = select.select([self._stop.waker], [], [], timeout_s)
         return self._stop.waker.recv(4096) if ready else b""
 
@@ -162,10 +162,10 @@ class Scheduler:
     def look(self) -> None:
         """Look at the store once: start what has fallen due, and say what comes next."""
         now = self._clock()
-        found = schedule.entries(self._store)
-        self._tell_changes(found)
+        entries = schedule.entries(self._store)
+        self._tell_changes(entries)
         coming = []
-        for id_, entry in found.items():
+        for id_, entry in entries.items():
             try:
                 coming.append((self._attend(entry, now), id_))
             except _LostError:
@@ -192,7 +192,7 @@ class Scheduler:
             self._trouble = None
 
     def _attend(self, entry: Entry, now: datetime) -> datetime:
-        """Start a deployment if it is due; gives its next due time."""
+        """Start a deployment if it is due, and return its next due time."""
         due_at = entry.due(now)
         if due_at is not None:
             deploy.check_trusted(self._store, entry.deployment)  # before it is marked: once it is trusted, it runs
@@ -256,15 +256,15 @@ class Scheduler:
             self._told.add(text)
             self._say(text)
 
-    def _tell_changes(self, found: dict[int, Entry]) -> None:
+    def _tell_changes(self, entries: dict[int, Entry]) -> None:
         known = self._known or {}
-        for entry in (known[id_] for id_ in known.keys() - found.keys()):
+        for entry in (known[id_] for id_ in known.keys() - entries.keys()):
             self._say(f"No longer scheduled: {entry}.")
-        for entry in (found[id_] for id_ in found.keys() - known.keys()):
+        for entry in (entries[id_] for id_ in entries.keys() - known.keys()):
             self._say(f"Scheduled: {entry}, '{entry.cron}' in {entry.timezone or 'UTC'}.")
-        if not found and (known or self._known is None):
+        if not entries and (known or self._known is None):
             self._say("Waiting for a deployment with a schedule.")
-        self._known = found
+        self._known = entries
 
     def _tell_next(self, coming: tuple[datetime, int] | None) -> None:
         if coming is not None and coming != self._next and self._known is not None:
@@ -292,7 +292,7 @@ def _woken_by_children() -> Iterator[None]:
 
 
 def main(path: str, deployment_id: str, parent: str) -> int:
-    """The life of a process that the scheduler starts: one run of one deployment; gives its exit code."""
+    """Run one deployment once, in a process that the scheduler started, and return its exit code."""
     worker.die_with_parent(int(parent))
     try:
         use_store(path)

@@ -1,7 +1,7 @@
 """Running a deployment: its snapshot, in a process of its own, with the store closed in this one.
 
-A snapshot is code. It runs only if this user signed it, or trusts the store. The process that runs it is told
-which deployment it is (`run.assignment`), stops when this one is asked to stop, and dies with it.
+A snapshot is code. It runs only if this user signed it, or trusts the store. The process that runs it learns
+from its environment which deployment that is (`run.ownership`), stops when this one is asked to, and dies with it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def trigger(
         ParameterError: it has no parameter of that name.
     """
     options, environment = _parameters(store, deployment, values or {})
-    before = [flag for flag, asked in (("--quiet", quiet), ("--durable", durable)) if asked]
+    before = [flag for flag, is_set in (("--quiet", quiet), ("--durable", durable)) if is_set]
     if not isinstance(namespace, context.Unset):
         before += ["--namespace", namespace or ""]
     files.remove_abandoned_folders(Path(tempfile.gettempdir()), "flowstore-")  # those of triggers that were killed
@@ -70,19 +70,24 @@ def trigger(
             Code(Scope(store), deployment.code_id).extract(folder)
         store.close()  # opened again when it is used; the run is to be the last to close it
         command = [*_program(deployment, folder), "--store", str(store.path), *before, "run", *options]
-        told = {ownership.VARIABLE: f"{deployment.id}:{os.getpid()}:{digest.hex()}:{deployment.token}"}
-        return _run(child, command, {**_outside_parameters(), **_paths(deployment, folder), **environment, **told})
+        assignment = {ownership.VARIABLE: f"{deployment.id}:{os.getpid()}:{digest.hex()}:{deployment.token}"}
+        return _run(
+            child, command, {**_outside_parameters(), **_paths(deployment, folder), **environment, **assignment}
+        )
 
 
 def _program(deployment: Deployment, folder: str) -> list[str]:
-    """The command that runs the flow. A module is not looked for in the current folder, which may have a newer one."""
+    """Return the command that runs the flow.
+
+    A module is not looked for in the current folder, which may have a newer one.
+    """
     if deployment.module is None:
         return [sys.executable, str(Path(folder, deployment.script_name))]
     return [sys.executable, "-P", "-m", deployment.module]
 
 
 def _paths(deployment: Deployment, folder: str) -> dict[str, str]:
-    """Where a module is looked for: in the snapshot; what the snapshot lacks, where it was found, or here."""
+    """Return the folders of modules: the snapshot; for what it lacks, where that was imported from, or this one."""
     if deployment.module is None:
         return {}
     paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")]), str(Path.cwd())]
@@ -136,12 +141,12 @@ def _parameters(store: Store, deployment: Deployment, values: Mapping[str, str])
 
 
 def variable(parameter: DeployedParameter) -> str:
-    """The environment variable that gives a parameter's value."""
+    """Return the environment variable that gives a parameter's value."""
     return f"FLOWSTORE_RUN_{parameter.option.upper().replace('-', '_')}"
 
 
 def _outside_parameters() -> dict[str, str]:
-    """The environment without parameters: those of a deployment come from it, or from who triggers it."""
+    """Return the environment without parameters: those of a deployment come from it, or from who triggers it."""
     prefix, tags_variable = "FLOWSTORE_RUN_", "FLOWSTORE_RUN_TAGS"
     return {name: text for name, text in os.environ.items() if not name.startswith(prefix) or name == tags_variable}
 
@@ -171,7 +176,7 @@ def _run(child: _Child, command: Sequence[str], environment: Mapping[str, str]) 
 
 @contextlib.contextmanager
 def _passing_on_signals() -> Iterator[_Child]:
-    """A terminal's Ctrl-C reaches both processes, `kill` only this one; to be told twice does no harm."""
+    """Pass signals on. A terminal's Ctrl-C reaches both processes, `kill` only this one; a second one is harmless."""
     child = _Child()
     if threading.current_thread() is not threading.main_thread():
         yield child

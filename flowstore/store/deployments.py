@@ -113,7 +113,7 @@ class NewDeployment:
 
 
 def scope_of(flow: str, project: str | None, branch: str | None) -> str:
-    """What a token is for: a branch of a project, else the flow itself."""
+    """Return what a token is for: a branch of a project, else the flow itself."""
     return f"flow:{flow}" if project is None else f"project:{project}/{branch}"
 
 
@@ -121,14 +121,14 @@ def scope_of(flow: str, project: str | None, branch: str | None) -> str:
 
 
 def find_token(store: Store, scope: str) -> Row | None:
-    """A scope's `token`, `generation`, `created_by`, `created_at`."""
+    """Return a scope's `token`, `generation`, `created_by`, `created_at`."""
     if not _has_tables(store):
         return None
     return store.row("select * from production_tokens where scope = ?", (scope,))
 
 
 def is_taken(store: Store, token: str) -> bool:
-    """Whether a token, or a run that an import brought with it, is there already."""
+    """Return whether a token, or a run that an import brought with it, is there already."""
     return bool(
         store.value(
             """select exists (select 1 from production_tokens where token = ?)
@@ -139,7 +139,7 @@ def is_taken(store: Store, token: str) -> bool:
 
 
 def put_token(db: sqlite3.Connection, scope: str, token: str, user: str) -> None:
-    """Give a scope its first or next token."""
+    """Set the first or next token of a scope."""
     db.execute(
         """insert into production_tokens (scope, token, generation, created_at, created_by) values (?, ?, 1, ?, ?)
            on conflict (scope) do update set token = excluded.token, generation = generation + 1,
@@ -157,7 +157,7 @@ _DEPLOYMENT = """select d.*, t.token, c.script_name from deployments d
 
 
 def active(store: Store) -> list[Deployment]:
-    """The deployments in force, by flow, project and branch."""
+    """Return the deployments in force, by flow, project and branch."""
     if not _has_tables(store):
         return []
     with store.read():
@@ -166,12 +166,14 @@ def active(store: Store) -> list[Deployment]:
 
 
 def find(store: Store, flow: str, scope: str) -> Deployment | None:
-    """The deployment in force of a flow in a scope."""
-    return next((found for found in active(store) if (found.flow, found.scope) == (flow, scope)), None)
+    """Return the deployment in force of a flow in a scope."""
+    return next(
+        (deployment for deployment in active(store) if (deployment.flow, deployment.scope) == (flow, scope)), None
+    )
 
 
 def get(store: Store, deployment_id: int) -> Deployment:
-    """A deployment by its row, in force or not.
+    """Return a deployment by its row, in force or not.
 
     Raises:
         NotFound: there is none.
@@ -183,7 +185,7 @@ def get(store: Store, deployment_id: int) -> Deployment:
 
 
 def last_in(store: Store, scope: str) -> Row:
-    """Who deployed last in a scope, and when: `deployed_by`, `deployed_at`."""
+    """Return who deployed last in a scope, and when: `deployed_by`, `deployed_at`."""
     row = store.row(
         """select deployed_by, deployed_at from deployments where scope = :scope
            union all select created_by, created_at from production_tokens where scope = :scope
@@ -235,7 +237,7 @@ def delete(db: sqlite3.Connection, deployment: Deployment, user: str) -> None:
 
 
 def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
-    """A deployment's parameters, by name."""
+    """Return a deployment's parameters, by name."""
     rows = store.rows(
         f"""select p.name, p.option, p.is_flag, {COLUMNS} from deployment_parameters p
             left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",
@@ -310,5 +312,5 @@ def _json(value: Any) -> str:
 
 
 def _has_tables(store: Store) -> bool:
-    """Whether the store is new enough; an older one is read as it is, and has no deployments."""
+    """Return whether the store is new enough; an older one is read as it is, and has no deployments."""
     return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'deployments'"))

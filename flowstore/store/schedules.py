@@ -52,7 +52,7 @@ def leave(store: Store, me: Process) -> None:
 
 
 def find_scheduler(store: Store) -> Row | None:
-    """The living scheduler of the store, if there is one."""
+    """Return the living scheduler of the store, if there is one."""
     if not _has_tables(store):
         return None
     row = store.row("select * from scheduler")
@@ -78,5 +78,5 @@ def marks(store: Store) -> dict[int, datetime]:
 
 
 def _has_tables(store: Store) -> bool:
-    """Whether the store is new enough; an older one is read as it is, and has no schedules."""
+    """Return whether the store is new enough; an older one is read as it is, and has no schedules."""
     return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'scheduler'"))

@@ -31,7 +31,7 @@ def baseline(_points: list[Point], species: list[str]) -> Predict:
 
 
 def nearest_centroid(points: list[Point], species: list[str]) -> Predict:
-    """The species whose average penguin is nearest."""
+    """Return the species whose average penguin is nearest."""
     groups: dict[str, list[Point]] = {}
     for point, name in zip(points, species, strict=True):
         groups.setdefault(name, []).append(point)
@@ -40,7 +40,7 @@ def nearest_centroid(points: list[Point], species: list[str]) -> Predict:
 
 
 def k_nearest(k: int) -> Fit:
-    """The commonest species among the `k` nearest penguins."""
+    """Return the commonest species among the `k` nearest penguins."""
 
     def fit(points: list[Point], species: list[str]) -> Predict:
         def predict(point: Point) -> str:
@@ -94,7 +94,7 @@ class PenguinsFlow(FlowSpec):
 
     @step
     def evaluate(self):
-        """Cross-validate one model: each penguin is told by a model fitted without it.
+        """Cross-validate one model: each penguin is classified by a model fitted without it.
 
         `self.input` is this task's item of the foreach.
         """
@@ -139,8 +139,8 @@ class PenguinsFlow(FlowSpec):
     def end(self):
         """Print the ranking, and what the best model took for what."""
         print(f"{current.flow_name}/{current.run_id}: {self.folds}-fold cross-validation, seed {self.seed}")
-        for place, score in enumerate(self.leaderboard, start=1):
-            print(f"{place}. {score['model']:<16} {score['accuracy']:6.1%}")
+        for rank, score in enumerate(self.leaderboard, start=1):
+            print(f"{rank}. {score['model']:<16} {score['accuracy']:6.1%}")
         print(f"Mistakes of {self.metrics['model']}:")
         for actual, counts in self.confusion.items():
             wrong = [f"{n} taken for {name}" for name, n in counts.items() if n and name != actual]

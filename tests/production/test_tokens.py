@@ -185,7 +185,7 @@ def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):
     script = flow(PLAIN)
     script("run")
     flowstore.use_store(script.db)
-    asked = deploy.Asked(store=str(script.db))
+    asked = deploy.Options(store=str(script.db))
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")

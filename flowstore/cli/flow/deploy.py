@@ -65,7 +65,7 @@ def create(this: FlowFile, **_given: Any) -> None:
 
     _ = this.graph  # a mistake in it is reported first
     options = settings_of(click.get_current_context())
-    wish = deploy.Asked(
+    wish = deploy.Options(
         store=options["store"],
         branch=options.get("branch"),
         production=bool(options.get("production")),
