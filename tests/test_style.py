@@ -18,6 +18,7 @@ PLAIN = (
     "_version",
     "flow",
     "production",
+    *(f"run/{name}" for name in ("__", "a", "c", "d", "e", "i", "l", "o", "p", "r", "signals", "start")),  # no snapshot
     "store/deployments",
     "store/schedules",
     "store/snapshots",

@@ -196,7 +196,7 @@ def _resetting(value: Any) -> Callable[[bytes], None]:
 
 
 def _reset_bits(bits: Any, seed: bytes) -> None:
-    """Set a bit generator of NumPy to the state of a new one, with its sequence of seeds, from which it spawns others."""
+    """Set a bit generator of NumPy, and its sequence of seeds, from which it spawns others, to those of a new one."""
     new = type(bits)(int.from_bytes(seed))
     bits.__setstate__(new.__getstate__())
 
