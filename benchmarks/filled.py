@@ -17,7 +17,7 @@ from benchmarks.libraries import USER
 from flowstore import __version__
 from flowstore.store import schema
 from flowstore.store.migrations import MIGRATIONS
-from flowstore.store.records import date_tag, ensure_tag
+from flowstore.store.tags import date_tag, ensure_tag
 
 DAY_MS = 86_400_000
 FIRST_MS = 19_000 * DAY_MS

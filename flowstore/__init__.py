@@ -1,13 +1,16 @@
 """Workflows whose every run, task, artifact and tag lands in one SQLite file.
 
-A flow is a class; its steps are methods. `python flow.py run` runs it, and what it made can be found again:
+A flow is a class whose methods are its steps. `python flow.py run` runs it. A run has steps, a step has tasks (one, or
+one for each item of a foreach), and a task has artifacts: the values that it set on `self`, and those that it inherits
+from the tasks before it. All of that is found again by address and tag:
 
     FlowSpec, step            what a flow is made of; Parameter, IncludeFile, retry, catch, timeout, …
     current                   inside a task: which run, step and task it is
-    Flow, Run, Step, Task,    the results, in this order from the outside to the inside; each is addressed by
-    DataArtifact              a pathspec, "HelloFlow/5/start/17/x", and holds what comes after it
-    namespace(tag)            what the results are narrowed to, by default the user's own
-    use_store(path)           which file
+    Flow, Run, Step, Task,    results, from the outside to the inside; each is addressed by a pathspec such as
+    DataArtifact              "HelloFlow/5/start/17/x", and is iterable over what it contains
+    namespace(tag)            limits which results are visible, by default to the user's own
+    use_store(path)           chooses the file for this process
+    open_store(path)          a `Store` to hold on to: a file and a namespace of its own, beside all others
 
 Example:
     >>> from flowstore import Flow, FlowSpec, step

@@ -1,8 +1,8 @@
-"""Who and where: the user, the active namespace and store, and `current`.
+"""The user, the active namespace and store of this process, and `current`.
 
-The only mutable module state of the package is the `state` object below. Everything else is handed
-what it needs. Two hooks point upwards in the layers (`make_run` and `make_task` for `current.run` and
-`current.task`, `main` for `FlowSpec()` in a script) and are set by the package's `__init__`.
+The `state` object below holds what this process has chosen. Everything else is handed what it needs. Three hooks point
+upwards in the layers (`make_run` and `make_task` for `current.run` and `current.task`, `main` for `FlowSpec()` in a
+script); the package's `__init__` sets them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNSET: Final = Unset()
 
 
 class State:
-    """What a process has chosen, or a task was started with."""
+    """The choices of a process, or those that a task was started with."""
 
     def __init__(self) -> None:
         self.namespace: str | Unset | None = UNSET
@@ -47,7 +47,7 @@ state = State()
 
 
 def username() -> str:
-    """The name that runs are tagged with: `$FLOWSTORE_USER`, `$USERNAME`, `$USER`, else the account's."""
+    """Return the name that runs are tagged with: `$FLOWSTORE_USER`, `$USERNAME`, `$USER`, else the account's."""
     for variable in ("FLOWSTORE_USER", "USERNAME", "USER"):
         if name := os.environ.get(variable):
             if not is_text(name):
@@ -62,7 +62,7 @@ def username() -> str:
 
 
 def is_text(value: str) -> bool:
-    r"""Whether a text can be stored: what comes from a command line or the environment may hold lone surrogates.
+    r"""Return whether a text can be stored: one from a command line or the environment may hold lone surrogates.
 
     >>> is_text("é"), is_text("\udcff")
     (True, False)
@@ -77,7 +77,7 @@ def is_text(value: str) -> bool:
 
 
 def home() -> Path:
-    """The folder of this user's key, tokens and trusted files: `$FLOWSTORE_HOME`, else the platform's."""
+    """Return the folder of this user's key, tokens and trusted files: `$FLOWSTORE_HOME`, else the platform's."""
     if chosen := os.environ.get("FLOWSTORE_HOME"):
         return Path(chosen)
     if sys.platform == "linux":  # platformdirs' answer, without the 10 ms that importing it takes
@@ -88,14 +88,14 @@ def home() -> Path:
 
 
 def command_text() -> str | None:
-    """The program that was given to `python -c`, which Python keeps among its own arguments."""
+    """Return the program that was given to `python -c`, which Python keeps among its own arguments."""
     if sys.argv[:1] != ["-c"] or len(sys.orig_argv) <= len(sys.argv):
         return None
     return sys.orig_argv[len(sys.orig_argv) - len(sys.argv)]
 
 
 def called_as() -> str:
-    """How this process was started, as one would type it."""
+    """Return how this process was started, as a person would type it."""
     import shlex
 
     if sys.argv[:1] == ["-c"]:
@@ -129,21 +129,25 @@ def namespace(tag: str | None) -> str | None:
 
 
 def checked_namespace(tag: str | None) -> str | None:
-    """What can be a namespace, as it is; all else is refused before anything looks for it."""
+    """Return a namespace as it is.
+
+    Raises:
+        FlowstoreError: it can be none.
+    """
     if tag is not None and (not isinstance(tag, str) or not tag or not is_text(tag)):
         raise FlowstoreError(f"A namespace is a tag, or None for the global one, not {tag!r}.")
     return tag
 
 
 def get_namespace() -> str | None:
-    """The active namespace: a tag, or `None` where everything is visible."""
+    """Return the active namespace: a tag, or `None` where everything is visible."""
     if isinstance(state.namespace, Unset):
         return f"user:{username()}"
     return state.namespace
 
 
 def default_namespace() -> str | None:
-    """Go back to the namespace that this process started with, usually `user:NAME`; returns it."""
+    """Switch back to the namespace that this process started with, usually `user:NAME`, and return it."""
     state.namespace = state.task.get("namespace", UNSET)
     return get_namespace()
 
@@ -181,7 +185,7 @@ class Current:
         return state.task.get(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of `name`, or `default` where it is unknown or `None`."""
+        """Return the value of `name`, or `default` where it is unknown or `None`."""
         value = getattr(self, name, None)
         return default if value is None else value
 
@@ -227,11 +231,11 @@ class Parameters:
         return len(self._names)
 
     def keys(self) -> list[str]:
-        """The names, in the order of definition."""
+        """Return the names, in the order of definition."""
         return list(self._names)
 
     def items(self) -> list[tuple[str, Any]]:
-        """Names and values."""
+        """Return names and values."""
         return [(name, self._load(name)) for name in self._names]
 
     def __dir__(self) -> list[str]:

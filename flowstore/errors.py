@@ -34,7 +34,7 @@ class FlowstoreError(Exception):
     """Whatever flowstore refuses or can't do."""
 
     def __str__(self) -> str:
-        """The message, fit to be shown; KeyError's own `str` would quote it."""
+        """Return the message, fit to be shown; KeyError's own `str` would quote it."""
         return safe(str(self.args[0])) if self.args else ""
 
 

@@ -44,7 +44,7 @@ class Progress:
         return self
 
     def add(self, count: int) -> None:
-        """So many more bytes were copied."""
+        """Count more bytes, or items, as done."""
         self.done_bytes += count
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done_bytes)

@@ -1,6 +1,6 @@
-"""Text of anybody's, made fit to be shown: names, previews and messages may come from a stranger's file.
+"""Text of unknown origin, made fit to be shown: names, previews and messages may come from a stranger's file.
 
-A terminal obeys control characters: they can clear the screen, rename the window, or make a link of a word. So what
+A terminal acts on control characters: they can clear the screen, rename the window, or make a link of a word. So what
 is shown goes through here, errors too, whose messages quote what a file holds.
 """
 

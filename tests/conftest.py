@@ -43,8 +43,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path, monkeypatch):
+def _isolated(request, tmp_path, monkeypatch):
     """No test sees the user's own files, settings or store, nor what another test chose."""
+    if request.node.get_closest_marker("untraced"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     for name in [name for name in os.environ if name.startswith("FLOWSTORE_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path / "home"))

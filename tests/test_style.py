@@ -16,12 +16,22 @@ PACKAGE = Path(flowstore.__file__).parent
 PLAIN = (
     "__",
     "_version",
+    "cli/",
+    "errors",
+    "client",
+    "context",
     "flow",
     "production",
     *(f"run/{name}" for name in ("__", "a", "c", "d", "e", "i", "l", "o", "p", "r", "signals", "start")),  # no snapshot
+    "progress",
     "store/deployments",
+    "store/inheritance",
+    "store/queries",
+    "store/records",
     "store/schedules",
     "store/snapshots",
+    "text",
+    "store/tags",
     "tutorials",
 )  # the rooms that read so
 NAMES = sorted(

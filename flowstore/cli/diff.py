@@ -15,6 +15,8 @@ from flowstore.cli.app import command, completed_by
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, with_raw
 from flowstore.client import Run
 from flowstore.client.compare import Difference, compare, text_diff
+from flowstore.client.rows import in_words
+from flowstore.client.store import active_store
 from flowstore.text import counted, safe, shorten
 
 COLUMNS = ("kind", "name", "left", "right")
@@ -32,12 +34,13 @@ _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 def diff(left: str, right: str, no_code: bool, raw: bool, form: str) -> None:
     """Compare two runs, and show what differs.
 
-    Parameters, code, tags, steps, artifacts and timings are compared. RUN is F/5.
+    Parameters, code, tags, steps, artifacts and timings are compared. RUN is F/5, or F/latest for the newest.
 
     Example:
         flowstore diff HelloFlow/4 HelloFlow/5
     """
-    runs = Run(left), Run(right)
+    store = active_store()
+    runs = store.run(left), store.run(right)
     _echo(runs, compare(*runs, code=not no_code), form, raw=raw)
 
 
@@ -79,7 +82,7 @@ def _shown(kind: str, value: Any) -> str:
     if kind == "code":
         return f"{counted(value['size_bytes'], 'byte')}, {value['sha'][:8]}"
     if kind == "step":
-        return output.states(value)
+        return in_words(value)
     if kind not in _VALUES:
         return f"{value:.6g}" if isinstance(value, float) else str(value)
     return shorten(value["preview"], _WIDEST) if value["value"] is None else _json(value["value"])

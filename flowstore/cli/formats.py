@@ -20,10 +20,10 @@ from flowstore.cli.output import no_formula, say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
 from flowstore.sqlite import outputs
+from flowstore.store import codecs
 from flowstore.text import counted
 
-_PRINTED = frozenset({"json", "typed-json"})  # codecs whose values are shown as JSON, however large
-_STORED_AS = {".json": "json", ".npy": "npy", ".parquet": "parquet", ".pkl": "pickle"}
+_STORED_AS = {entry.suffix: entry.name for entry in codecs.REGISTRY if entry.suffix}
 
 
 def show(artifact: DataArtifact, *, raw: bool = False) -> None:
@@ -31,7 +31,7 @@ def show(artifact: DataArtifact, *, raw: bool = False) -> None:
     if artifact.codec == "bytes" and (raw or not sys.stdout.isatty()):
         artifact.copy_to(sys.stdout.buffer)
         return
-    if artifact.codec in _PRINTED:
+    if artifact.codec in codecs.NOTATIONS:  # however large
         text = _printed(artifact)
     else:
         text = f"{artifact.type}, {counted(artifact.size, 'byte')}\n{artifact.preview}"
@@ -48,7 +48,7 @@ def _printed(artifact: DataArtifact) -> str:
 
 
 def row(artifact: DataArtifact) -> dict[str, Any]:
-    """An artifact with what is known of it, and its value where that is JSON."""
+    """Return an artifact as a row, with its value where that is JSON."""
     blob = artifact._blob()
     return {
         "artifact": artifact.pathspec,
@@ -65,7 +65,7 @@ def _plain_value(artifact: DataArtifact, blob_id: int) -> Any:
     """Return a value as plain JSON has it, without loading a pickle; `None` where there is none."""
     if artifact.codec == "json":
         return artifact.data
-    if artifact.codec == "typed-json":
+    if artifact.codec in codecs.NOTATIONS:
         with contextlib.suppress(ValueError):
             return json.loads(json_form.compact(artifact.data))
         return None
@@ -90,12 +90,12 @@ def write(artifact: DataArtifact, path: Path) -> None:
         UntrustedArtifact: the form needs the value of a pickle that this user's runs did not write.
     """
     try:
-        with outputs.replaced(path) as place, place.open("wb") as file:
+        with outputs.replaced(path) as temporary, temporary.open("wb") as file:
             _write(artifact, path.suffix, file)
     except UntrustedArtifact:  # a PermissionError by its class, and no fault of the file's
         raise
     except OSError as error:
-        raise ArtifactError(f"{path} can't be written: {error.strerror}.") from error
+        raise ArtifactError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _write(artifact: DataArtifact, suffix: str, file: BinaryIO) -> None:
@@ -113,7 +113,7 @@ def _write(artifact: DataArtifact, suffix: str, file: BinaryIO) -> None:
     except Exception as error:  # whoever made the value's type decides what it raises
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).strip().partition("\n")[0]
         raise ArtifactError(
-            f"{artifact.pathspec} is of type {artifact.type}, which can't be written as {suffix or 'bytes'}: "
+            f"{artifact.pathspec} is of type {artifact.type}, which cannot be written as {suffix or 'bytes'}: "
             f"{why.removesuffix('.')}. {_advice(artifact, value)}"
         ) from error
 
@@ -239,19 +239,19 @@ def _lines(value: Any) -> Iterable[Iterable[Any]]:
     """
     for module, lines in _FRAMES.items():
         imported = sys.modules.get(module)
-        if imported is not None and (found := lines(value, imported)) is not None:
-            return found
+        if imported is not None and (of_frame := lines(value, imported)) is not None:
+            return of_frame
     if isinstance(value, dict):
-        columns = [each if isinstance(each, (list, tuple)) else [each] for each in value.values()]
+        columns = [column if isinstance(column, (list, tuple)) else [column] for column in value.values()]
         if len({len(column) for column in columns}) > 1:
             raise ValueError("its columns are not of one length")
         return [value.keys(), *zip(*columns, strict=True)]
     if not isinstance(value, (list, tuple)):
         raise TypeError("it is no table")
-    if value and all(isinstance(each, dict) for each in value):
-        names = list(dict.fromkeys(name for each in value for name in each))
-        return [names, *([each.get(name) for name in names] for each in value)]
-    return [each if isinstance(each, (list, tuple)) else [each] for each in value]
+    if value and all(isinstance(row, dict) for row in value):
+        names = list(dict.fromkeys(name for row in value for name in row))
+        return [names, *([row.get(name) for name in names] for row in value)]
+    return [row if isinstance(row, (list, tuple)) else [row] for row in value]
 
 
 def _numpy_lines(value: Any, numpy: Any) -> Iterable[Iterable[Any]] | None:
@@ -318,17 +318,17 @@ _FRAMES: dict[str, Callable[[Any, Any], Iterable[Iterable[Any]] | None]] = {
 
 def _write_picture(kind: str) -> Callable[[Any, Any], None]:
     def write(value: Any, file: Any) -> None:
-        content = io.BytesIO()
+        picture = io.BytesIO()
         try:
             if kind == "png" and "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image):
-                value.save(content, "PNG")
+                value.save(picture, "PNG")
             elif "matplotlib.figure" in sys.modules and isinstance(value, sys.modules["matplotlib.figure"].Figure):
-                value.savefig(content, format=kind)
+                value.savefig(picture, format=kind)
             else:
                 raise TypeError("it is no picture of that kind")
         except OSError as error:  # which PIL raises for a mode that PNG lacks
             raise ValueError(str(error)) from error
-        file.write(content.getvalue())
+        file.write(picture.getvalue())
 
     return write
 

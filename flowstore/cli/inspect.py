@@ -12,17 +12,12 @@ from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
 from flowstore.cli.logs import Wish, with_options
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, with_raw
-from flowstore.client import DataArtifact, Flow, Run, Step, Task
-from flowstore.errors import InvalidPathspec
+from flowstore.client import Flow, Run, Step, Task
+from flowstore.client.rows import of_tasks, tasks_of
+from flowstore.client.store import active_store
 from flowstore.sqlite.database import Store
-from flowstore.store import opening, overview
+from flowstore.store import opening
 from flowstore.text import one_line, safe
-
-
-def find(pathspec: str) -> Any:
-    """Return the object that a pathspec addresses, by its depth."""
-    kinds = (Flow, Run, Step, Task, DataArtifact)
-    return kinds[min(pathspec.count("/"), len(kinds) - 1)](pathspec)
 
 
 @command(STORE, NAMESPACE, FORM)
@@ -33,19 +28,19 @@ def show(pathspec: str, raw: bool, form: str) -> None:
 
     A flow is shown with its runs, a run with its steps, a step with its tasks, and a task with its artifacts.
 
-    PATHSPEC is F, F/5, F/5/step, F/5/step/17 or F/5/step/17/x.
+    PATHSPEC is F, F/5, F/5/step, F/5/step/17 or F/5/step/17/x. F/latest and F/latest-successful are runs,
+    F/5/step/latest is a task, and F/5/x is an artifact of the run's end.
 
     Example:
         flowstore show HelloFlow/5
     """
-    shown = find(pathspec)
+    shown: Any = active_store().find(pathspec)
     if isinstance(shown, Flow):
-        output.echo(output.run_rows(shown), form, raw=raw, columns=output.RUN)
+        output.echo(output.run_rows(shown, errors=form != "table"), form, raw=raw, columns=output.RUN)
     elif isinstance(shown, Run):
         _show_run(shown, form, raw=raw)
     elif isinstance(shown, Step):
-        rows = output.task_rows(shown)
-        output.echo(output.with_items(shown, rows) if form == "table" else rows, form, raw=raw, columns=output.TASK)
+        output.echo(output.task_rows(shown, items=form != "table"), form, raw=raw, columns=output.TASK)
     elif isinstance(shown, Task):
         _show_task(shown, form, raw=raw)
     else:
@@ -70,9 +65,9 @@ def _show_task(task: Task, form: str, *, raw: bool) -> None:
     output.echo(output.artifact_rows(task), form, raw=raw, columns=output.ARTIFACT)
     if form != "table":
         return
-    item = overview.items(task._store, int(task.path_components[1])).get(int(task.id))
-    if item is not None:
-        output.say(f"foreach item: {one_line(item)}", raw=raw)
+    [row] = of_tasks([task])
+    if row.item is not None:
+        output.say(f"foreach item: {one_line(row.item)}", raw=raw)
     why = task.exception
     if why is not None:
         output.say(f"{task.status}: {why.type}: {why.message}", raw=raw)
@@ -85,24 +80,22 @@ def _show_task(task: Task, form: str, *, raw: bool) -> None:
 def logs(pathspec: str, wish: Wish, follow: bool, form: str) -> None:
     """Show what the tasks of a run, step or task printed.
 
-    PATHSPEC is F/5, F/5/step or F/5/step/17.
+    PATHSPEC is F/5, F/5/step or F/5/step/17. F/latest is the newest run, and so is F.
 
     Example:
         flowstore logs HelloFlow/5/start --timestamps
     """
     from flowstore.cli import logs as log
 
-    of = find(pathspec)
-    if not isinstance(of, (Run, Step, Task)):
-        raise InvalidPathspec(f"{pathspec!r} does not address a run, a step or a task: give F/5, F/5/step or more.")
+    of: Any = active_store().find(pathspec, Run, Step, Task)
     if follow and form != "table":
         raise click.UsageError(f"--follow prints lines as they come: give it without --{form}.")
     if follow:
         log.show_as_it_comes(of, wish)
     elif form == "table":
-        log.show(log.tasks_of(of), wish)
+        log.show(tasks_of(of), wish)
     else:
-        output.echo(log.rows(log.tasks_of(of), wish), form, raw=wish.raw, columns=log.COLUMNS)
+        output.echo(log.rows(tasks_of(of), wish), form, raw=wish.raw, columns=log.COLUMNS)
 
 
 @command(STORE, NAMESPACE, FORM)
@@ -114,7 +107,8 @@ def logs(pathspec: str, wish: Wish, follow: bool, form: str) -> None:
 def get(pathspec: str, file: Path | None, raw: bool, form: str) -> None:
     """Print an artifact, or write it to a file.
 
-    PATHSPEC is F/5/step/17/x. The file's name decides in which form it is written: .json, .npy, .parquet,
+    PATHSPEC is F/5/step/17/x, or F/5/x for an artifact of the run's end; F/latest/x is one of the newest run.
+    The file's name decides in which form it is written: .json, .npy, .parquet,
     .csv, .txt, .png, .svg or .pkl. With any other name, bytes are written as they are, and text as UTF-8.
 
     Example:
@@ -122,7 +116,7 @@ def get(pathspec: str, file: Path | None, raw: bool, form: str) -> None:
     """
     from flowstore.cli import formats
 
-    artifact = DataArtifact(pathspec)
+    artifact = active_store().artifact(pathspec)
     if file is not None:
         formats.write(artifact, file)
         click.echo(f"Wrote {artifact.pathspec} to {file}.", err=True)

@@ -79,14 +79,6 @@ def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), function)
 
 
-def tasks_of(of: Run | Step | Task) -> list[Task]:
-    """Return all tasks of a run, step or task, in the order of their ids."""
-    if isinstance(of, Task):
-        return [of]
-    tasks = list(of) if isinstance(of, Step) else [task for step in of for task in step]
-    return sorted(tasks, key=lambda task: int(task.id))
-
-
 def rows(tasks: Iterable[Task], wish: Wish) -> Rows:
     """Return a row a line that tasks printed, in order."""
     return [
@@ -110,7 +102,7 @@ def show(tasks: Sequence[Task], wish: Wish) -> None:
 def _at_attempt(tasks: Iterable[Task], attempt: int | None) -> Iterator[Task]:
     """Yield the tasks as they were in an attempt, by default the last one."""
     for task in tasks:
-        yield task if attempt is None else Task(task.pathspec, attempt=attempt)
+        yield task if attempt is None else task._as_of(attempt)
 
 
 def show_as_it_comes(of: Run | Step | Task, wish: Wish) -> None:

@@ -22,8 +22,8 @@ from flowstore.transfer.selection import Selection, run_ids
 
 if TYPE_CHECKING:
     from flowstore.maintenance.delete import Candidate
-    from flowstore.maintenance.problems import Problem
     from flowstore.sqlite.database import Store
+    from flowstore.store.problems import Problem
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -71,8 +71,9 @@ class _Consent:
 def delete(selection: Selection, consent: _Consent, form: str) -> int:
     """Delete runs, and the bytes that nothing else uses.
 
-    PATHSPEC is F for all runs of a flow, or F/5 for one. A run that is running is never deleted, nor one that a
-    running run resumes. The newest successful run of a production namespace stays unless --force is given.
+    PATHSPEC is F for all runs of a flow, or F/5 or F/latest for one. A run that is running is never deleted, nor
+    one that a running run resumes. The newest successful run of a production namespace stays unless --force is
+    given.
 
     Example:
         flowstore delete HelloFlow --older-than 30d --keep-latest 3 --dry-run
@@ -87,14 +88,14 @@ def delete(selection: Selection, consent: _Consent, form: str) -> int:
     if not (store.writable or consent.dry_run):
         raise FlowstoreError(f"{store.path} cannot be written, so nothing can be deleted from it: it is read-only.")
     candidates = deletion.candidates(store, run_ids(store, selection), force=consent.force)
-    doomed = [run for run in candidates if run.kept_because is None]
+    deletable = [run for run in candidates if run.kept_because is None]
     if form == "table" and candidates:
         _echo_candidates(candidates, form, ())
-    if not _confirmed(candidates, doomed, consent):
+    if not _confirmed(candidates, deletable, consent):
         if form != "table":
             _echo_candidates(candidates, form, ())
         return int(not consent.dry_run and bool(candidates))
-    done = deletion.delete(store, doomed, force=consent.force)
+    done = deletion.delete(store, deletable, force=consent.force)
     if form != "table":
         _echo_candidates(candidates, form, done.runs)
     sizes = f"{output.size(done.after_bytes)} after {output.size(done.before_bytes)}"
@@ -102,14 +103,14 @@ def delete(selection: Selection, consent: _Consent, form: str) -> int:
     return 0
 
 
-def _confirmed(candidates: Sequence[Candidate], doomed: Sequence[Candidate], consent: _Consent) -> bool:
+def _confirmed(candidates: Sequence[Candidate], deletable: Sequence[Candidate], consent: _Consent) -> bool:
     """Say which runs stay and what deleting the others would free, and return whether to delete them."""
     for run in candidates:
         if run.kept_because is not None:
             click.echo(safe(f"{run.pathspec} is not deleted: {run.kept_because}."), err=True)
-    amount = f"{counted(len(doomed), 'run')}, {output.size(sum(run.bytes for run in doomed))}"
-    if consent.dry_run or not doomed:
-        click.echo(f"Would delete {amount}." if doomed else "There is nothing to delete.", err=True)
+    amount = f"{counted(len(deletable), 'run')}, {output.size(sum(run.bytes for run in deletable))}"
+    if consent.dry_run or not deletable:
+        click.echo(f"Would delete {amount}." if deletable else "There is nothing to delete.", err=True)
         return False
     if consent.yes or click.confirm(f"Delete {amount}?", err=True):
         return True

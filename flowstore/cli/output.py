@@ -20,10 +20,7 @@ from typing import Any
 import click
 
 from flowstore.cli import json_form
-from flowstore.client import Run, Step, Task
-from flowstore.client.base import status_of
-from flowstore.sqlite.typed_rows import time_of
-from flowstore.store import overview
+from flowstore.client import Run, Step, Task, rows
 from flowstore.text import NARROW, columns_of, counted, escaped, safe, shorten
 
 Rows = Sequence[Mapping[str, Any]]
@@ -37,9 +34,9 @@ _WIDEST = 1000  # columns that cells are padded to, where no terminal limits the
 _SPACES = str.maketrans({"\n": " ⏎ ", "\t": " "})
 _SEEN = 16  # characters for each column of a terminal: more than that are control characters, or no text
 
-RUN = ("run", "status", "user", "created_at", "duration_s", "parameters", "tags")
+RUN = ("run", "status", "user", "created_at", "duration_s", "parameters", "tags", "error")
 STEP = ("step", "tasks", "status", "created_at", "duration_s")
-TASK = ("task", "status", "attempts", "index", "created_at", "duration_s", "origin")
+TASK = ("task", "status", "attempts", "index", "item", "created_at", "duration_s", "origin")
 ARTIFACT = ("artifact", "type", "size_bytes", "codec", "preview")
 
 
@@ -102,7 +99,7 @@ def _cell(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for."""
+    """Return what stands in JSON for a value that it has no form for."""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03d}"
     if isinstance(value, (set, frozenset)):
@@ -145,7 +142,7 @@ def no_formula(text: str) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes, for people.
+    """Return a number of bytes, for people.
 
     >>> size(999), size(1500), size(2_500_000_000)
     ('999 bytes', '1.5 kB', '2.5 GB')
@@ -163,7 +160,7 @@ def size(count: int) -> str:
 
 
 def terminal_width() -> int | None:
-    """How wide a line may be: as the terminal is; `None` where there is none.
+    """Return how wide a line may be: as the terminal is; `None` where there is none.
 
     `$COLUMNS` counts on a terminal only, since a Python that has loaded readline hands it on to all that it starts.
     """
@@ -171,7 +168,7 @@ def terminal_width() -> int | None:
 
 
 def table_lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]:
-    """The lines of a table, its head first; none is wider than `limit`.
+    """Yield the lines of a table, its head first; none is wider than `limit`.
 
     >>> list(table_lines(["run", "tags"], [["F/1", "a, b"]], None))
     ['run  tags', 'F/1  a, b']
@@ -202,7 +199,7 @@ def _padded(text: str, columns: int) -> str:
 
 
 def _fit(wanted: Sequence[int], widths: Sequence[int], limit: int) -> Sequence[int] | None:
-    """The widths of columns that fit: the widest give first, down to what each must keep."""
+    """Return the widths of columns that fit: the widest give way first, down to what each must keep."""
     if sum(wanted) <= limit:
         return wanted
     for short, free in ((_SHORT, _LEAST), (_ID, _LEAST), (_ID, _LEAST // 2), (0, _LEAST)):
@@ -227,33 +224,39 @@ def _blocks(head: Line, cells: Sequence[Line], limit: int) -> Iterator[str]:
 # --- rows of objects
 
 
-def run_rows(runs: Iterable[Run]) -> Rows:
-    """A row a run."""
-    return [_run_row(run) for run in runs]
+def run_rows(runs: Iterable[Run], *, errors: bool = False) -> Rows:
+    """Return a row a run; with its first failure, as the view `run_summary` has it, if `errors`."""
+    listed = list(runs)
+    known = rows.of_runs(listed)
+    if not errors:
+        return [_run_cells(row) for row in known]
+    failures = rows.failures(listed, known)
+    return [
+        {**_run_cells(row), "error": None if failure is None else failure.error}
+        for row, failure in zip(known, failures, strict=True)
+    ]
 
 
-def _run_row(run: Run) -> dict[str, Any]:
-    row = run._row()
-    created_at, finished_at = (None if at is None else time_of(at) for at in (row["created_at"], row["finished_at"]))
+def _run_cells(row: rows.RunRow) -> dict[str, Any]:
     return {
-        "run": run.pathspec,
-        "status": status_of(row),
-        "user": row["user"],
-        "created_at": created_at,
-        "duration_s": _seconds(created_at, finished_at),
-        "parameters": run._listed_parameters(),
-        "tags": sorted(run.user_tags),
+        "run": row.pathspec,
+        "status": row.status,
+        "user": row.user,
+        "created_at": row.created_at,
+        "duration_s": row.duration_s,
+        "parameters": row.parameters,
+        "tags": row.tags,
     }
 
 
 def run_with_steps(run: Run) -> dict[str, Any]:
-    """A run's row with more of what is known of it, and its steps."""
-    code = run.code
+    """Return a run's row with more of what is known of it, and its steps."""
+    row, code = rows.of_run(run), run.code
     return {
-        **_run_row(run),
-        "finished_at": run.finished_at,
-        "origin_run_id": run.origin_run_id,
-        "system_tags": sorted(run.system_tags),
+        **run_rows([run], errors=True)[0],
+        "finished_at": row.finished_at,
+        "origin_run_id": row.origin_run_id,
+        "system_tags": row.system_tags,
         "script_name": None if code is None else code.script_name,
         "code_files": {} if code is None else {path: blob.sha.hex() for path, blob in code._files.items()},
         "steps": step_rows(run),
@@ -262,101 +265,72 @@ def run_with_steps(run: Run) -> dict[str, Any]:
 
 def explanations(run: Run) -> Iterator[str]:
     """Yield what there is to say of a run: why it failed and how to go on, what it resumed, where it came from."""
-    row = run._row()
-    status, flow = status_of(row), run.path_components[0]
-    failure = overview.first_failure(run._store, int(run.id)) if status == "failed" else None
-    if failure is not None:
-        yield f"Failed in {failure}"
-    command = overview.resume_command(run._store, int(run.id))
-    if status in {"failed", "stopped", "dead"} and command:
-        yield f"To go on: {command}"
-    if row["origin_run_id"] is not None:
-        reused = overview.reused(run._store, int(run.id))
-        verb = "was" if reused == 1 else "were"
-        yield f"Resumes {flow}/{row['origin_run_id']}, from which {counted(reused, 'task')} {verb} taken over."
-    if run.imported_from is not None:
-        yield f"Imported from {run.imported_from}."
+    known = rows.explanation(run, rows.of_run(run))
+    if known.failure is not None:
+        yield f"Failed in {known.failure}"
+    if known.resume_command:
+        yield f"To go on: {known.resume_command}"
+    if known.resumed is not None:
+        verb = "was" if known.reused == 1 else "were"
+        yield f"Resumes {known.resumed}, from which {counted(known.reused, 'task')} {verb} taken over."
+    if known.imported_from is not None:
+        yield f"Imported from {known.imported_from}."
 
 
-def with_errors(runs: Sequence[Run], rows: Rows) -> Rows:
-    """Return the rows of runs with why they failed, where one of them did."""
-    failures = [
-        overview.first_failure(run._store, int(run.id)) if row["status"] == "failed" else None
-        for run, row in zip(runs, rows, strict=True)
-    ]
+def runs_with_errors(runs: Sequence[Run]) -> Rows:
+    """Return a row a run, with why it failed where one of them did."""
+    known = rows.of_runs(runs)
+    failures = rows.failures(runs, known)
     if not any(failures):
-        return rows
+        return [_run_cells(row) for row in known]
     return [
-        {**row, "error": None if why is None else f"{why.task}: {why.error}"}
-        for row, why in zip(rows, failures, strict=True)
-    ]
-
-
-def with_items(of: Run | Step, rows: Rows) -> Rows:
-    """Return the rows of a run's tasks with their foreach items, where they have any, before the times."""
-    items = overview.items(of._store, int(of.path_components[1]))
-    shown = [items.get(int(row["task"].rpartition("/")[2])) for row in rows]
-    if not any(shown):
-        return rows
-    head = ("task", "status", "attempts", "index")
-    return [
-        {**{key: row[key] for key in head}, "item": item, **{key: row[key] for key in row if key not in head}}
-        for row, item in zip(rows, shown, strict=True)
+        {**_run_cells(row), "error": None if failure is None else f"{failure.task}: {failure.error}"}
+        for row, failure in zip(known, failures, strict=True)
     ]
 
 
 def step_rows(run: Run) -> Rows:
-    """A row a step, in the order in which they began."""
+    """Return a row a step, in the order in which they began."""
     return [
         {
-            "step": f"{run.pathspec}/{step.name}",
-            "tasks": sum(step.tasks.values()),
-            "status": states(step.tasks),
-            "created_at": time_of(step.created_at),
+            "step": step.pathspec,
+            "tasks": step.total,
+            "status": rows.in_words(step.tasks),
+            "created_at": step.created_at,
             "duration_s": step.duration_s,
         }
-        for step in overview.steps(run._store, int(run.id), dead=run.status == "dead")
+        for step in rows.of_steps(run, run.status)
     ]
 
 
-def states(tasks: Mapping[str, int]) -> str:
-    """How many tasks have which status, in words."""
-    return ", ".join(f"{count} {status}" for status, count in tasks.items())
-
-
-def task_rows(tasks: Iterable[Task]) -> Rows:
-    """A row a task, in the order of their ids."""
-    return [_task_row(task) for task in sorted(tasks, key=lambda task: int(task.id))]
-
-
-def _task_row(task: Task) -> dict[str, Any]:
-    row = task._row()
-    started_at, finished_at = (None if at is None else time_of(at) for at in (row["started_at"], row["finished_at"]))
-    return {
-        "task": task.pathspec,
-        "status": task.status if row["status"] == "running" else row["status"],
-        "attempts": row["attempts"],
-        "index": task.index,
-        "created_at": started_at,
-        "duration_s": _seconds(started_at, finished_at),
-        "origin": row["origin_pathspec"],
-    }
+def task_rows(of: Run | Step | Task, *, items: bool = False) -> Rows:
+    """Return a row a task, in the order of their ids; with foreach items if `items`, or where there are any."""
+    known = rows.of_tasks(rows.tasks_of(of))
+    items = items or any(row.item is not None for row in known)
+    return [
+        {
+            "task": row.pathspec,
+            "status": row.status,
+            "attempts": row.attempts,
+            "index": row.index,
+            **({"item": row.item} if items else {}),
+            "created_at": row.created_at,
+            "duration_s": row.duration_s,
+            "origin": row.origin_pathspec,
+        }
+        for row in known
+    ]
 
 
 def artifact_rows(task: Task, *, private: bool = False) -> Rows:
-    """A row an artifact; those that begin with an underscore only if `private`."""
+    """Return a row an artifact; those that begin with an underscore only if `private`."""
     return [
         {
-            "artifact": name,
-            "type": blob.type,
-            "size_bytes": blob.size_bytes,
-            "codec": blob.codec,
-            "preview": blob.preview,
+            "artifact": row.name,
+            "type": row.type,
+            "size_bytes": row.size_bytes,
+            "codec": row.codec,
+            "preview": row.preview,
         }
-        for name, blob in task._blobs().items()
-        if private or not name.startswith("_")
+        for row in rows.of_artifacts(task, private=private)
     ]
-
-
-def _seconds(start: datetime | None, end: datetime | None) -> float | None:
-    return None if start is None or end is None else (end - start).total_seconds()

@@ -14,7 +14,8 @@ from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, with_tags
 from flowstore.client import Flow, Flows, Run
-from flowstore.store import metrics, opening
+from flowstore.client.rows import of_runs, values_of
+from flowstore.store import opening
 from flowstore.store.schema import STATUSES
 from flowstore.store.tags import RESERVED, listing
 from flowstore.text import safe
@@ -106,7 +107,8 @@ def _sorted(runs: Iterable[Run], sort: str) -> list[Run]:
 
 def _with_columns(runs: Sequence[Run], chosen: Sequence[str], *, form: str) -> list[dict[str, Any]]:
     """Return a row a run: what `runs` shows, and the chosen columns after it."""
-    known: list[dict[str, Any]] = [dict(row) for row in output.run_rows(runs)]
+    errors = form != "table" or "error" in chosen
+    known: list[dict[str, Any]] = [dict(row) for row in output.run_rows(runs, errors=errors)]
     if not chosen:
         return known
     left_out = _LEFT_OUT if form == "table" else ()
@@ -119,13 +121,11 @@ def _with_columns(runs: Sequence[Run], chosen: Sequence[str], *, form: str) -> l
 
 def _chosen(runs: Sequence[Run], chosen: Sequence[str]) -> list[dict[str, Any]]:
     """Return the values of these columns, a row a run: a metric, a parameter, or what `runs` shows anyway."""
-    known = [*output.run_rows(runs)] if set(chosen) & set(output.RUN) else [{}] * len(runs)
-    measured = metrics.final(runs[0]._store, [int(run.id) for run in runs]) if runs else {}
-    rows = []
-    for run, row in zip(runs, known, strict=True):
-        values: Mapping[str, Any] = {**measured[int(run.id)], **run._listed_parameters(), **row}
-        rows.append({name: values.get(name) for name in chosen})
-    return rows
+    values = values_of(runs, of_runs(runs))
+    known: Sequence[Mapping[str, Any]] = [{}] * len(runs)
+    if set(chosen) & set(output.RUN):
+        known = output.run_rows(runs, errors="error" in chosen)
+    return [{name: {**value, **row}.get(name) for name in chosen} for value, row in zip(values, known, strict=True)]
 
 
 def _rank(value: Any) -> tuple[int, Any]:

@@ -7,13 +7,14 @@ import click
 from flowstore import context
 from flowstore.cli.app import STORE, STORE_PATH, Setting, completed_by
 
-__all__ = ["FORM", "NAMESPACE", "STORE", "STORE_PATH", "with_raw", "with_tags"]
+__all__ = ["FORM", "NAMESPACE", "STORE", "STORE_PATH", "STORE_UNUSED", "with_raw", "with_tags"]
 
 
 def _narrow(tag: str | None) -> None:
     context.namespace(tag or None)
 
 
+STORE_UNUSED = Setting("store", (click.Option(["--store"], hidden=True),), apply=lambda _path: None)  # scripts pass it
 NAMESPACE = Setting(
     "namespace",
     (

@@ -11,7 +11,7 @@ import click
 
 from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
-from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, with_tags
+from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, STORE_UNUSED, with_tags
 from flowstore.store import opening
 from flowstore.text import counted, safe
 from flowstore.transfer.selection import Selection
@@ -59,9 +59,9 @@ class _Parts:
 def export(out: Path, selection: Selection, parts: _Parts, force: bool, form: str) -> None:
     """Write a new store with the selected runs, or with all.
 
-    PATHSPEC is F for all runs of a flow, or F/5 for one. The new file has an identity of its own and keeps the ids of
-    the runs. Nothing else is in it, no deployments either. A run that is still running is taken as it stands; in the
-    new store it will be shown as dead.
+    PATHSPEC is F for all runs of a flow, or F/5 or F/latest for one. The new file has an identity of its own and
+    keeps the ids of the runs. Nothing else is in it, no deployments either. A run that is still running is taken as
+    it stands; in the new store it will be shown as dead.
 
     Example:
         flowstore export results.db HelloFlow/5 --max-artifact-size 10MB
@@ -114,7 +114,7 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
         click.echo(safe(f"Skipped {pathspec}, which is still running: import again when it has ended."), err=True)
 
 
-@command(FORM)
+@command(STORE_UNUSED, FORM)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--revoke", is_flag=True, help="No longer trust it.")
 def trust(path: Path, revoke: bool, form: str) -> None:

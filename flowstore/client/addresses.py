@@ -23,6 +23,7 @@ from flowstore.sqlite.database import Row, Store
 from flowstore.store import queries
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.store.opening import active_store
+from flowstore.store.tags import find_runs
 from flowstore.text import did_you_mean
 
 LATEST = "latest"
@@ -141,13 +142,13 @@ def with_ids(scope: Scope, parts: Sequence[str]) -> list[str]:
 def _latest_run(scope: Scope, flow: str, *, successful: bool) -> str:
     store, namespace = scope.store, scope.namespace
     tags = [] if namespace is None else [namespace]
-    run_id = next(queries.run_ids(store, flow, tags, successful=successful), None)
+    run_id = next(find_runs(store, flow, tags, successful=successful), None)
     if run_id is not None:
         return str(run_id)
     if not queries.has_run(store, flow, None):
         raise missing(store, [flow])
     kind = "successful run" if successful else "run"
-    if namespace is not None and next(queries.run_ids(store, flow, [], successful=successful), None) is not None:
+    if namespace is not None and next(find_runs(store, flow, [], successful=successful), None) is not None:
         raise scope.mismatch(f"Flow {flow} has no {kind} in", "To see all runs:")
     raise NotFound(f"Flow {flow} has no {kind} in {store.path}.")
 

@@ -11,13 +11,12 @@ from flowstore.client.base import Tagged
 from flowstore.client.code import missing_module, where_code_is
 from flowstore.errors import ArtifactError, InvalidPathspec, NotFound
 from flowstore.sqlite.typed_rows import time_of
-from flowstore.store import blobs, inheritance, queries
+from flowstore.store import blobs, inheritance, tags
 from flowstore.store.blobs import Blob
 from flowstore.text import safe
 
 if TYPE_CHECKING:
     from flowstore.client.task import Task
-    from flowstore.store.tags import Node
 
 
 class DataArtifact(Tagged):
@@ -47,11 +46,9 @@ class DataArtifact(Tagged):
         artifact._task = task
         return artifact
 
-    def _node(self) -> Node:
-        from flowstore.store.tags import Node
-
+    def _node(self) -> tags.Node:
         row = self._task._row()
-        return Node(self.pathspec, row["run_id"], row["step_id"], row["id"], self.id)
+        return tags.Node(self.pathspec, row["run_id"], row["step_id"], row["id"], self.id)
 
     @property
     def parent(self) -> Task:
@@ -61,7 +58,7 @@ class DataArtifact(Tagged):
     def _effective_tags(self) -> tuple[set[str], set[str]]:
         user, system = self._task._effective_tags()
         row = self._task._row()
-        return user | set(queries.node_tags(self._store, row["run_id"], row["step_id"], row["id"], self.id)), system
+        return user | set(tags.node_tags(self._store, row["run_id"], row["step_id"], row["id"], self.id)), system
 
     def _blob(self) -> Blob:
         blob = self._task._blobs(self.id).get(self.id)
@@ -116,7 +113,7 @@ class DataArtifact(Tagged):
 
     @property
     def codec(self) -> str:
-        """How its bytes become a value: 'json', 'bytes', 'npy', 'parquet' or 'pickle'."""
+        """The codec of its bytes, such as 'json' or 'pickle'; see `flowstore.store.codecs`."""
         return self._blob().codec
 
     @property

@@ -17,10 +17,8 @@ from flowstore.context import UNSET, Unset
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.liveness import is_dead
+from flowstore.store import tags
 from flowstore.store.opening import store_at
-
-if TYPE_CHECKING:
-    from flowstore.store.tags import Node
 
 MOST_KEYS = 100  # of what Tab offers
 Item = TypeVar("Item")
@@ -129,7 +127,7 @@ class Object(InStore):
         return self.path_components[-1]
 
     def _effective_tags(self) -> tuple[set[str], set[str]]:
-        """User tags and system tags, own and inherited."""
+        """Return user tags and system tags, own and inherited."""
         raise AssertionError  # each kind of object defines it
 
     @property
@@ -210,7 +208,7 @@ class Container(Object, Generic[Item]):
         raise AssertionError  # each kind of container defines it
 
     def _ipython_key_completions_(self) -> list[str]:
-        """What Tab offers after an opening bracket: the newest ids."""
+        """Return what Tab offers after an opening bracket: the newest ids."""
         return [item.id for item in itertools.islice(cast("Iterable[Any]", self), MOST_KEYS)]
 
 
@@ -224,7 +222,7 @@ class Ending(Object):
 
     @property
     def successful(self) -> bool:
-        """Whether all went well; a failure that was caught is well too."""
+        """Whether it succeeded; a failure that was caught counts as success."""
         return self.status == "successful"
 
     @property
@@ -234,7 +232,7 @@ class Ending(Object):
 
 
 def status_of(run: Row) -> str:
-    """A run's status as it is now: the driver of one that is recorded as running may have died."""
+    """Return a run's status as it is now: the driver of one that is recorded as running may have died."""
     status: str = run["status"]
     return "dead" if status == "running" and is_dead(run) else status
 
@@ -242,8 +240,8 @@ def status_of(run: Row) -> str:
 class Tagged(Object):
     """An object whose tags can be changed. Each call changes all that it says, or nothing."""
 
-    def _node(self) -> Node:
-        """Where its tags are stored."""
+    def _node(self) -> tags.Node:
+        """Return where its tags are stored."""
         raise AssertionError  # each kind of object defines it
 
     def add_tag(self, tag: str) -> None:
@@ -276,6 +274,7 @@ class Tagged(Object):
 
     def replace_tags(self, tags_to_remove: Iterable[str], tags_to_add: Iterable[str]) -> None:
         """Remove tags, then add others."""
-        from flowstore.store import tags  # not before a tag is changed: looking at results needs none of it
+        from flowstore.store.records import record_dead_runs  # not before a tag is changed: it is part of running
 
+        record_dead_runs(self._store)
         tags.change(self._store, self._node(), remove=tags_to_remove, add=tags_to_add)

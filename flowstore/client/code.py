@@ -1,4 +1,4 @@
-"""The source that a run ran."""
+"""The source code that a run ran."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def missing_module(code: Code | None, error: BaseException) -> str | None:
-    """Find the module that a value lacks, if it is in the code that its run kept."""
+    """Return a sentence that names the module that a value needs, if its run kept it in its code; else `None`."""
     cause = error.__cause__
     while cause is not None and cause.__cause__ is not None and not isinstance(cause, ImportError | AttributeError):
         cause = cause.__cause__
     if isinstance(cause, ImportError):
         name, state = cause.name, "can't be imported here"
     elif isinstance(cause, AttributeError):  # from a pickle: "Can't get attribute 'C' on <module 'm' from '…'>"
-        found = re.search(r"on <module '([\w.]+)'", str(cause))
-        name, state = found and found[1], "is another one here"
+        match = re.search(r"on <module '([\w.]+)'", str(cause))
+        name, state = match and match[1], "is another one here"
     else:
         return None
     if code is None or not name:
@@ -39,7 +39,7 @@ def missing_module(code: Code | None, error: BaseException) -> str | None:
 
 
 def where_code_is(run: str) -> str:
-    """How to make the modules of a run's code importable.
+    """Return a sentence that says how to make the modules of a run's code importable.
 
     >>> where_code_is("F/5")
     'Run("F/5").code.extract("F-5") writes the code to a folder; put it on sys.path, or into $PYTHONPATH for a command.'
@@ -90,9 +90,9 @@ class Code(InStore):
     def extract(self, folder: str | Path) -> Path: ...
 
     def extract(self, folder: str | Path | None = None) -> Path | TemporaryDirectory[str]:
-        """Write the files below `folder`, which is made if it is missing; gives it.
+        """Write the files below `folder`, which is created if it is missing, and return it.
 
-        Without one, they are in a temporary folder, which goes with the object that is given.
+        Without one, the files are in a temporary folder, which is removed with the object that is returned.
 
         Raises:
             StoreCorrupt: a path points outside of the folder, which no run of flowstore wrote.
@@ -105,25 +105,25 @@ class Code(InStore):
             self.extract(temporary.name)
             return temporary
         target = Path(folder).resolve()
-        places = {path: self._place(target, path) for path in self._files}
-        for path, place in places.items():
-            content = self._read(path)
+        outputs_by_path = {path: self._output(target, path) for path in self._files}
+        for path, output in outputs_by_path.items():
+            data = self._read(path)
             try:
-                outputs.check(place)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
+                outputs.check(output)
+                output.parent.mkdir(parents=True, exist_ok=True)
+                output.write_bytes(data)
             except OSError as error:
-                raise FlowstoreError(f"{place} can't be written: {error.strerror}. Choose another folder.") from error
+                raise FlowstoreError(f"{output} can't be written: {error.strerror}. Choose another folder.") from error
         return target
 
-    def _place(self, target: Path, path: str) -> Path:
+    def _output(self, target: Path, path: str) -> Path:
         try:
-            place = (target / path).resolve()
+            output = (target / path).resolve()
         except (ValueError, OSError, RuntimeError):  # a null character, a name that is too long, a circle of links
-            place = target
-        if place == target or not place.is_relative_to(target):
+            output = target
+        if output == target or not output.is_relative_to(target):
             raise StoreCorrupt(f"{self._store.path}: the code holds the path {path!r}, which points outside.")
-        return place
+        return output
 
     def _read(self, path: str) -> bytes:
         if path not in self._files:

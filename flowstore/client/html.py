@@ -1,4 +1,4 @@
-"""How objects look in a notebook: tables made of previews, so that looking never loads anything."""
+"""HTML of objects, for notebooks: tables of previews, so that looking never loads anything."""
 
 from __future__ import annotations
 
@@ -7,90 +7,87 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from flowstore.store import overview
+from flowstore.client import rows
+from flowstore.client.rows import StepRow
+from flowstore.store import queries
 
 if TYPE_CHECKING:
     from flowstore.client.artifact import DataArtifact
     from flowstore.client.run import Flow, Run, Step
     from flowstore.client.task import Task
-from flowstore.store.overview import StepState
 
 MOST_ROWS = 20
 
 
-def flow(found: Flow) -> str:
-    """Its newest runs in the active namespace."""
-    return _page(found, {}, _table(("run", "status", "created (UTC)", "tags"), map(_run_cells, found)))
+def flow(item: Flow) -> str:
+    """Return a flow with its newest runs in the active namespace."""
+    newest = rows.of_runs(itertools.islice(item, MOST_ROWS + 1))
+    cells = ((row.run_id, row.status, f"{row.created_at:%Y-%m-%d %H:%M:%S}", ", ".join(row.tags)) for row in newest)
+    return _page(item, {}, _table(("run", "status", "created (UTC)", "tags"), cells))
 
 
-def _run_cells(run: Run) -> Sequence[Any]:
-    return run.id, run.status, f"{run.created_at:%Y-%m-%d %H:%M:%S}", ", ".join(sorted(run.user_tags))
-
-
-def run(found: Run) -> str:
-    """Its status, tags, parameters and steps, drawn and as a table, and what its end has."""
-    status = found.status
-    why = overview.first_failure(found._store, int(found.id)) if status == "failed" else None
-    origin = found.origin_run_id
+def run(item: Run) -> str:
+    """Return a run's status, tags, parameters and steps, drawn and as a table, and the artifacts of its end."""
+    row = rows.of_run(item)
+    known = rows.explanation(item, row)
     facts = {
-        "status": status,
-        "failed in": "" if why is None else str(why),
-        "to go on": "" if status in {"running", "successful"} else overview.resume_command(found._store, int(found.id)),
-        "resumes": "" if origin is None else f"{found.path_components[0]}/{origin}",
-        "created": f"{found.created_at:%Y-%m-%d %H:%M:%S} UTC",
-        "parameters": ", ".join(f"{name}={value!r}" for name, value in found._listed_parameters().items()),
-        "tags": ", ".join(sorted(found.tags)),
+        "status": row.status,
+        "failed in": "" if known.failure is None else str(known.failure),
+        "to go on": known.resume_command,
+        "resumes": known.resumed or "",
+        "created": f"{row.created_at:%Y-%m-%d %H:%M:%S} UTC",
+        "parameters": ", ".join(f"{name}={value!r}" for name, value in row.parameters.items()),
+        "tags": ", ".join(sorted((*row.tags, *row.system_tags))),
     }
-    steps = overview.steps(found._store, int(found.id), dead=facts["status"] == "dead")
-    edges = overview.edges(found._store, int(found.id))
-    rows = ((step.name, _counts(step), _after(step.name, edges), step.duration_s) for step in steps)
-    table = _table(("step", "tasks", "after", "seconds"), rows)
-    end = found.end_task
+    steps = rows.of_steps(item, row.status)
+    edges = queries.edges(item._store, int(item.id))
+    cells = ((step.name, rows.in_words(step.tasks), _after(step.name, edges), step.duration_s) for step in steps)
+    table = _table(("step", "tasks", "after", "seconds"), cells)
+    end = item.end_task
     artifacts = "" if end is None else _artifacts(end)
-    return _page(found, facts, f"<div>{svg(steps, edges)}</div>{table}{artifacts}")
-
-
-def _counts(step: overview.StepState) -> str:
-    return ", ".join(f"{count} {status}" for status, count in step.tasks.items())
+    return _page(item, facts, f"<div>{svg(steps, edges)}</div>{table}{artifacts}")
 
 
 def _after(name: str, edges: Iterable[tuple[str, str]]) -> str:
     return ", ".join(before for before, after in edges if after == name)
 
 
-def step(found: Step) -> str:
-    """Its tasks."""
-    items = overview.items(found._store, int(found.path_components[1]))
-    cells = ((task.id, task.status, task.index, items.get(int(task.id))) for task in found)
-    return _page(found, {}, _table(("task", "status", "index", "item"), cells))
+def step(item: Step) -> str:
+    """Return a step with its newest tasks."""
+    newest = rows.of_tasks(itertools.islice(item, MOST_ROWS + 1))
+    cells = ((row.task_id, row.status, row.index, row.item) for row in newest)
+    return _page(item, {}, _table(("task", "status", "index", "item"), cells))
 
 
-def task(found: Task) -> str:
-    """How it went, and its artifacts."""
-    why = found.exception
-    item = overview.items(found._store, int(found.path_components[1])).get(int(found.id), "")
-    facts = {"status": found.status, "item": item, "exception": "" if why is None else f"{why.type}: {why.message}"}
-    return _page(found, facts, _artifacts(found))
+def task(item: Task) -> str:
+    """Return a task's status, why it failed, and its artifacts."""
+    error = item.exception
+    [row] = rows.of_tasks([item])
+    facts = {
+        "status": item.status,
+        "item": row.item or "",
+        "exception": "" if error is None else f"{error.type}: {error.message}",
+    }
+    return _page(item, facts, _artifacts(item))
 
 
-def _artifacts(found: Task) -> str:
-    public = ((name, blob) for name, blob in found._blobs().items() if not name.startswith("_"))
-    cells = ((name, blob.type, blob.size_bytes, blob.preview) for name, blob in public)
+def _artifacts(item: Task) -> str:
+    cells = ((row.name, row.type, row.size_bytes, row.preview) for row in rows.of_artifacts(item))
     return _table(("artifact", "type", "bytes", "preview"), cells)
 
 
-def artifact(found: DataArtifact) -> str:
-    """What it is."""
-    return _page(found, {"type": found.type, "bytes": found.size, "codec": found.codec, "preview": found.preview}, "")
+def artifact(item: DataArtifact) -> str:
+    """Return an artifact's description."""
+    return _page(item, {"type": item.type, "bytes": item.size, "codec": item.codec, "preview": item.preview}, "")
 
 
-def _page(found: Any, facts: Mapping[str, Any], table: str) -> str:
+def _page(item: Any, facts: Mapping[str, Any], table: str) -> str:
     lines = "".join(f"<br>{escape(name)}: {_cell(value)}" for name, value in facts.items() if value != "")
-    return f"<div><b>{escape(repr(found))}</b>{lines}{table}</div>"
+    return f"<div><b>{escape(repr(item))}</b>{lines}{table}</div>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    shown = list(itertools.islice(rows, MOST_ROWS + 1))
+def _table(head: Sequence[str], cells: Iterable[Sequence[Any]]) -> str:
+    shown = list(itertools.islice(cells, MOST_ROWS + 1))
     body = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in shown[:MOST_ROWS])
     more = "<tr><td>…</td></tr>" if len(shown) > MOST_ROWS else ""
     return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>{body}{more}</table>"
@@ -113,11 +110,11 @@ _BOX, _GAP = (120, 34), (36, 14)
 _MOST_LETTERS = 17
 
 Edges = Sequence[tuple[str, str]]
-Place = tuple[int, int]
+Cell = tuple[int, int]
 
 
-def svg(steps: Sequence[StepState], edges: Edges) -> str:
-    """The diagram, or nothing where it would be too large to be read."""
+def svg(steps: Sequence[StepRow], edges: Edges) -> str:
+    """Return the diagram, or nothing where it would be too large to be read."""
     if not 0 < len(steps) <= MOST_STEPS:
         return ""
     places = _places([step.name for step in steps], edges)
@@ -131,15 +128,15 @@ def svg(steps: Sequence[StepState], edges: Edges) -> str:
     )
 
 
-def _places(names: Sequence[str], edges: Edges) -> Mapping[str, Place]:
-    """The column and row of each step; the steps are in the order in which they began."""
+def _places(names: Sequence[str], edges: Edges) -> Mapping[str, Cell]:
+    """Return the column and row of each step; the steps are in the order in which they began."""
     order = {name: n for n, name in enumerate(names)}
     columns = dict.fromkeys(names, 0)
     for name in names:
         before = [one for one, other in edges if other == name and order.get(one, len(names)) < order[name]]
         columns[name] = max((columns[one] + 1 for one in before), default=0)
     filled: dict[int, int] = {}
-    places: dict[str, Place] = {}
+    places: dict[str, Cell] = {}
     for name in names:
         column = columns[name]
         places[name] = (column, filled.get(column, 0))
@@ -147,20 +144,18 @@ def _places(names: Sequence[str], edges: Edges) -> Mapping[str, Place]:
     return places
 
 
-def _corner(place: Place) -> Place:
-    return place[0] * (_BOX[0] + _GAP[0]) + _GAP[0] // 2, place[1] * (_BOX[1] + _GAP[1]) + _GAP[1] // 2
+def _corner(cell: Cell) -> Cell:
+    return cell[0] * (_BOX[0] + _GAP[0]) + _GAP[0] // 2, cell[1] * (_BOX[1] + _GAP[1]) + _GAP[1] // 2
 
 
-def _box(step: StepState, place: Place) -> str:
-    x, y = _corner(place)
+def _box(step: StepRow, cell: Cell) -> str:
+    x, y = _corner(cell)
     colour = next((_COLOURS[status] for status in _WORST_FIRST if status in step.tasks), "#8b949e")
-    counts = ", ".join(f"{count} {status}" for status, count in step.tasks.items())
     shown = step.name if len(step.name) <= _MOST_LETTERS else step.name[: _MOST_LETTERS - 1] + "…"
-    total = sum(step.tasks.values())
-    times = f" ×{total}" if total > 1 else ""
+    times = f" ×{step.total}" if step.total > 1 else ""
     lasted = "" if step.duration_s is None else f"{step.duration_s:.3g} s"
     return (
-        f"<g><title>{escape(step.name)}: {escape(counts)}</title>"
+        f"<g><title>{escape(step.name)}: {escape(rows.in_words(step.tasks))}</title>"
         f'<rect x="{x}" y="{y}" width="{_BOX[0]}" height="{_BOX[1]}" rx="6" stroke="{colour}" stroke-width="2" '
         f'fill="{colour}" fill-opacity="0.12"/><g fill="currentColor">'
         f'<text x="{x + 8}" y="{y + 14}">{escape(shown)}{times}</text>'
@@ -168,7 +163,7 @@ def _box(step: StepState, place: Place) -> str:
     )
 
 
-def _edge(before: Place, after: Place) -> str:
+def _edge(before: Cell, after: Cell) -> str:
     (x1, y1), (x2, y2) = _corner(before), _corner(after)
     back = after[0] <= before[0]
     x1, y1, y2 = x1 + _BOX[0], y1 + _BOX[1] // 2, y2 + _BOX[1] // 2

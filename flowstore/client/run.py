@@ -1,4 +1,4 @@
-"""Flows, runs and steps: what holds tasks."""
+"""Flows, runs and steps: the containers of tasks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from flowstore.client.task import Task, Visible
 from flowstore.errors import ArtifactError, FlowstoreError, NotFound, UntrustedArtifact
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, time_of
-from flowstore.store import blobs, metrics, queries
+from flowstore.store import blobs, metrics, queries, tags
 from flowstore.store.blobs import Blob
+from flowstore.store.tags import find_runs
 from flowstore.text import safe
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from flowstore.store.tags import Node
 
 
 MAX_NOTE = 10_000  # characters
@@ -99,25 +98,29 @@ class Flow(Container["Run"]):
         return set(), set()
 
     def runs(self, *tags: str) -> Iterator[Run]:
-        """The runs in the active namespace that have all tags, newest first, fetched as they are asked for."""
+        """Return the runs in the namespace that have all tags, newest first, fetched as they are asked for.
+
+        Example:
+            Flow("HelloFlow").runs("checked", "user:anne")
+        """
         return self._runs(tags)
 
     def _runs(self, tags: Sequence[str], *, successful: bool = False) -> Iterator[Run]:
         active = self._scope.namespace
         wanted = [*tags, *([active] if active is not None else [])]
         name = self.id
-        for run_id in queries.run_ids(self._store, name, wanted, successful=successful):
+        for run_id in find_runs(self._store, name, wanted, successful=successful):
             yield Run._at(self._scope, f"{name}/{run_id}")
 
     def to_dataframe(self, *tags: str) -> pd.DataFrame:
-        """The runs that `runs(*tags)` gives as a table: a row a run.
+        """Return a data frame of the runs that `runs(*tags)` returns: a row a run.
 
-        Its columns are what is known of the run, its parameters, and the small artifacts of its end task.
+        Its columns are what is known of the run, its parameters, small artifacts of its end task, and its metrics.
 
         Raises:
             FlowstoreError: pandas is not installed.
         """
-        from flowstore.client.frame import frame_of
+        from flowstore.client.rows import frame_of
 
         return frame_of(self.runs(*tags))
 
@@ -176,13 +179,11 @@ class Run(Tagged, Container["Step"], Ending):
         return self._row() if self._kept is None else self._kept
 
     def _effective_tags(self) -> tuple[set[str], set[str]]:
-        rows = queries.run_tags(self._store, int(self.id))
+        rows = tags.run_tags(self._store, int(self.id))
         return {row["tag"] for row in rows if not row["system"]}, {row["tag"] for row in rows if row["system"]}
 
-    def _node(self) -> Node:
-        from flowstore.store.tags import Node
-
-        return Node(self.pathspec, int(self.id))
+    def _node(self) -> tags.Node:
+        return tags.Node(self.pathspec, int(self.id))
 
     @property
     def parent(self) -> Flow:
@@ -208,8 +209,8 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def origin_run_id(self) -> str | None:
         """The run that it resumed, or `None`."""
-        found: str | None = self._facts()["origin_run_id"]
-        return found
+        run_id: str | None = self._facts()["origin_run_id"]
+        return run_id
 
     @property
     def imported_from(self) -> str | None:
@@ -251,8 +252,8 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def note(self) -> str | None:
         """A note on the run, as text; set it to `None` to remove it."""
-        found: str | None = self._store.value("select note from run_summary where run_id = ?", (int(self.id),))
-        return found
+        text: str | None = self._store.value("select note from run_summary where run_id = ?", (int(self.id),))
+        return text
 
     @note.setter
     def note(self, text: str | None) -> None:
@@ -270,7 +271,7 @@ class Run(Tagged, Container["Step"], Ending):
         return None if code_id is None else Code(self._scope, code_id)
 
     def steps(self, *tags: str) -> Iterator[Step]:
-        """The steps that have begun and have all tags, the latest first."""
+        """Yield the steps that have begun and have all tags, the latest first."""
         for row in queries.steps(self._store, int(self.id), self._lacking(tags)):
             yield Step._at(self._scope, f"{self.pathspec}/{row['name']}")
 
@@ -324,11 +325,9 @@ class Step(Tagged, Container[Task]):
             raise NotFound(f"Step {self.pathspec} was deleted from {self._store.path}.")
         return self._kept
 
-    def _node(self) -> Node:
-        from flowstore.store.tags import Node
-
+    def _node(self) -> tags.Node:
         row = self._row()
-        return Node(self.pathspec, row["run_id"], row["id"])
+        return tags.Node(self.pathspec, row["run_id"], row["id"])
 
     @property
     def parent(self) -> Run:
@@ -339,7 +338,7 @@ class Step(Tagged, Container[Task]):
     def _effective_tags(self) -> tuple[set[str], set[str]]:
         user, system = self.parent._effective_tags()
         row = self._row()
-        return user | set(queries.node_tags(self._store, row["run_id"], row["id"], 0, "")), system
+        return user | set(tags.node_tags(self._store, row["run_id"], row["id"], 0, "")), system
 
     @property
     def created_at(self) -> datetime:
@@ -361,7 +360,7 @@ class Step(Tagged, Container[Task]):
         return None if first is None else Task._of(self._scope, self.path_components[0], first)
 
     def tasks(self, *tags: str) -> Iterator[Task]:
-        """The tasks that have all tags, the latest first."""
+        """Yield the tasks that have all tags, the latest first."""
         row = self._row()
         for page in queries.tasks(self._store, row["run_id"], row["id"], self._lacking(tags)):
             visible = Visible.of_final(self._store, page)

@@ -10,7 +10,7 @@ from flowstore import context
 from flowstore.client import addresses
 from flowstore.client.addresses import Scope, active_scope
 from flowstore.client.artifact import DataArtifact
-from flowstore.client.base import Object, kinds
+from flowstore.client.base import InStore, Object, kinds
 from flowstore.client.run import Flow, Flows, Run, Step
 from flowstore.client.task import Task
 from flowstore.context import UNSET, Unset
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound=Object)
 
 
-class Store:
+class Store(InStore):
     """An open store and a namespace of it, as `open_store` returns it.
 
     What is reached from it looks into this file and this namespace, whichever are active in the process. Any number of

@@ -1,4 +1,4 @@
-"""Tasks: how one went, what it printed, and its artifacts."""
+"""Tasks: their status, their output, and their artifacts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from flowstore.client.base import Ending, Tagged
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, place_of, time_of
-from flowstore.store import queries
+from flowstore.store import queries, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
     from flowstore.client.run import Run, Step
-    from flowstore.store.tags import Node
 
 _STREAMS = ("stdout", "stderr")
 
@@ -50,7 +49,9 @@ class Metadata:
 
 @attrs.frozen
 class ExceptionInfo:
-    """Why an attempt failed: what `@catch` stores, and `Task.exception` gives.
+    """Why an attempt failed: what `@catch` stores, and `Task.exception` returns.
+
+    Stored pickles name it `flowstore.client.task.ExceptionInfo`, so this path is part of the file format.
 
     Attributes:
         type: the exception's class.
@@ -100,7 +101,7 @@ def is_final(row: Row) -> bool:
 
 
 class Task(Tagged, Ending):
-    """One task: its artifacts, what it printed, how it went.
+    """One task: its artifacts, its output, its status.
 
     Args:
         pathspec: `FlowName/run_id/step/task_id`.
@@ -124,6 +125,10 @@ class Task(Tagged, Ending):
         task._attempt = attempt
         task._look_up(lambda: scope, pathspec)
         return task
+
+    def _as_of(self, attempt: int) -> Task:
+        """Return this task as an attempt of it was; raise as the constructor does."""
+        return self._at_attempt(self._scope, self.pathspec, attempt)
 
     def _check_exists(self) -> None:
         task_id = addresses.number("task", self.id)
@@ -170,11 +175,9 @@ class Task(Tagged, Ending):
             raise NotFound(f"Task {self.pathspec} has no attempt {number}.")
         return attempt
 
-    def _node(self) -> Node:
-        from flowstore.store.tags import Node
-
+    def _node(self) -> tags.Node:
         row = self._row()
-        return Node(self.pathspec, row["run_id"], row["step_id"], row["id"])
+        return tags.Node(self.pathspec, row["run_id"], row["step_id"], row["id"])
 
     @property
     def _run(self) -> Run:
@@ -190,7 +193,7 @@ class Task(Tagged, Ending):
     def _effective_tags(self) -> tuple[set[str], set[str]]:
         user, system = self._run._effective_tags()
         row = self._row()
-        return user | set(queries.node_tags(self._store, row["run_id"], row["step_id"], row["id"], "")), system
+        return user | set(tags.node_tags(self._store, row["run_id"], row["step_id"], row["id"], "")), system
 
     @property
     def status(self) -> str:
@@ -217,15 +220,15 @@ class Task(Tagged, Ending):
 
     @property
     def index(self) -> int | None:
-        """Its place in the innermost foreach; `None` outside one."""
+        """Its position in the innermost foreach; `None` outside one."""
         path = self._row()["foreach_path"]
         return None if path is None else place_of(path)[-1]
 
     @property
     def origin_pathspec(self) -> str | None:
         """The task that this one stands for, in a resumed run that took it over; else `None`."""
-        found: str | None = self._row()["origin_pathspec"]
-        return found
+        pathspec: str | None = self._row()["origin_pathspec"]
+        return pathspec
 
     @property
     def exception(self) -> ExceptionInfo | None:
@@ -237,19 +240,19 @@ class Task(Tagged, Ending):
 
     @property
     def stdout(self) -> str:
-        """What it printed."""
+        """The text that it printed."""
         return self._text("stdout")
 
     @property
     def stderr(self) -> str:
-        """What it printed on stderr, tracebacks too."""
+        """The text that it printed on stderr, tracebacks too."""
         return self._text("stderr")
 
     def _text(self, stream: str) -> str:
         return "".join(row["text"] for row in queries.log(self._store, self._attempt_row()["log_id"], stream))
 
     def loglines(self, *streams: str) -> Iterator[tuple[datetime, str]]:
-        """The lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read."""
+        """Yield the lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read."""
         for stream in streams:
             if stream not in _STREAMS:
                 raise ValueError(f"There is no stream {stream!r}; there are stdout and stderr.")
@@ -265,15 +268,15 @@ class Task(Tagged, Ending):
 
     @property
     def metadata(self) -> list[Metadata]:
-        """What is known about the attempt beside its artifacts."""
+        """The facts that are recorded of the attempt beside its artifacts."""
         at = self.created_at
         return [Metadata(name, value, at, self) for name, value in self.metadata_dict.items()]
 
     @property
     def metadata_dict(self) -> dict[str, str]:
-        """The same, by name; all values are text."""
+        """The facts that are recorded of the attempt, by name; all values are text."""
         attempt, run = self._attempt_row(), self._run._row()
-        found: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "attempt": attempt["number"],
             "attempt_ok": attempt["status"] == "successful",
             "pid": attempt["pid"],
@@ -283,7 +286,7 @@ class Task(Tagged, Ending):
             "origin-run-id": run["origin_run_id"],
             **json_of(attempt["metadata"] or "{}", dict),
         }
-        as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+        as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
         return {name: text for name, text in as_text.items() if text != "null"}
 
     @property

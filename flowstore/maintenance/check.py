@@ -16,19 +16,16 @@ from typing import Any
 import attrs
 
 from flowstore.errors import FlowstoreError
-from flowstore.maintenance import islands
-from flowstore.maintenance.problems import REPAIR, UNREADABLE, Problem, content, place_of
-from flowstore.maintenance.rules import PAIRS, REFERENCES, ROWS, Rule
-from flowstore.maintenance.vacuum import UNUSED
 from flowstore.sqlite.database import Store
-from flowstore.store import codecs, schema, snapshots
+from flowstore.store import codecs, invariants, schema, snapshots, tables
 from flowstore.store.blobs import CHUNK_BYTES
-from flowstore.store.migrations import MIGRATIONS
-from flowstore.store.plain import describe
+from flowstore.store.invariants import Rule
+from flowstore.store.problems import REPAIR, UNREADABLE, Problem, blob_location, location
 from flowstore.store.staging import ORPHANED
 from flowstore.text import counted
 
 _TYPES = {"INTEGER": "integer", "TEXT": "text", "BLOB": "blob", "REAL": "real"}
+_UNUSED = tables.unused("blob", "b.id")
 _INDEX = re.compile(r"row \d+ missing from index|wrong # of entries in index|non-unique entry in index")
 _VALUE = re.compile(r"value in \w+\.\w+|CHECK constraint failed in")
 
@@ -70,8 +67,9 @@ def _found(db: sqlite3.Connection, *, deep: bool) -> Iterator[Problem]:
     if deep:
         for table in tables:
             yield from _values(db, table)
-    for rule in (*REFERENCES, *ROWS, *([PAIRS] if deep else [])):
-        yield from _broken(db, rule)
+    for rule in _rules(db):
+        if deep or not rule.deep:
+            yield from _broken(db, rule)
     yield from _codes(db)
     yield from _rubbish(db)
     if deep:
@@ -173,12 +171,7 @@ def _said(db: sqlite3.Connection, pragma: str) -> list[str]:
 def _tables(db: sqlite3.Connection) -> list[str]:
     """Our tables, as far as this version of the store has them."""
     found, _ = _asked(db, "select name from sqlite_master where type = 'table'")
-    return [row[0] for row in found if row[0] in OURS]
-
-
-OURS = frozenset(
-    re.findall(r"^create table (\w+)", "\n".join(migration.sql for migration in MIGRATIONS), re.MULTILINE)
-)  # what people add is theirs to check
+    return [row[0] for row in found if row[0] in tables.BY_NAME]
 
 
 def _identity(db: sqlite3.Connection) -> Iterator[Problem]:
@@ -193,13 +186,21 @@ def _identity(db: sqlite3.Connection) -> Iterator[Problem]:
 # --- rows
 
 
+def _rules(db: sqlite3.Connection) -> list[Rule]:
+    try:
+        references = [*invariants.references(db)]
+    except UNREADABLE:  # the definition of a table, which is reported as a page
+        references = []
+    return [*references, *invariants.ROWS, invariants.PAIRS]
+
+
 def _broken(db: sqlite3.Connection, rule: Rule) -> Iterator[Problem]:
     found, error = _asked(db, rule.find)
     if error is not None:
         yield _unreadable(rule.table, error)
     for row in found:
         values = {key: row[key] for key in row.keys()}  # noqa: SIM118  # a row iterates over its values
-        where = place_of(db, row, rule.table)
+        where = location(db, row, rule.table)
         yield Problem.mended(
             rule.kind, where, rule.problem.format(**values), rule.repair,
             mend=[(statement, values) for statement in rule.mend],
@@ -213,6 +214,7 @@ def _values(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
     keys = [column["name"] for column in columns if column["pk"]]
     has_rowid = _asked(db, f"select rowid from {table} limit 0")[1] is None
     identity = ["rowid"] if has_rowid else [f"cast({key} as blob)" for key in keys]
+    kind_of = tables.BY_NAME[table].refers.get("id")
     for column in columns:
         name, kind = column["name"], _TYPES[column["type"]]
         kinds = f"('{kind}')" if column["notnull"] or column["pk"] else f"('{kind}', 'null')"
@@ -224,7 +226,7 @@ def _values(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
         if error is not None:
             yield _unreadable(table, error)
         for *ids, value in found:
-            where = place_of(db, {_NAMED[table]: ids[0]}, table) if table in _NAMED else table
+            where = location(db, {f"{kind_of}_id": ids[0]}, table) if kind_of else table
             same = " and ".join(f"{key} is ?" for key in identity)
             text = _text(bytes(value or b""))
             drop = f"delete from {table} where {same}"
@@ -238,9 +240,6 @@ def _values(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
                 ]
                 done = "keeps of it what can be read"
             yield Problem.mended("value", where, f"its {name} is not {kind} ({text[:60]!r})", done, mend)
-
-
-_NAMED = {"runs": "run_id", "tasks": "task_id", "steps": "step_id", "attempts": "attempt_id", "blobs": "blob_id"}
 
 
 def _is_text(data: bytes | None) -> bool:
@@ -268,7 +267,7 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
         if sha == row["sha"]:
             continue
         run_id = db.execute("select min(id) from runs where code_id = ?", (row["id"],)).fetchone()[0]
-        where = place_of(db, {"run_id": run_id}, f"code {row['id']}")
+        where = location(db, {"run_id": run_id}, f"code {row['id']}")
         whole = any(path == row["script_name"] for path, _ in files)
         ids = {"id": row["id"], "sha": sha}
         if whole and not _asked(db, "select 1 from codes where sha = ?", (sha,))[0]:
@@ -292,12 +291,12 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
 
 def _contents(db: sqlite3.Connection) -> Iterator[Problem]:
     lost: list[str] = []
-    for row in islands.rows(db, "blobs", "id", "id, sha, size_bytes, data", lost):
+    for row in from_both_ends(db, "select id, sha, size_bytes, data from blobs order by id", lost):
         if row["sha"] is None:
             continue
         wrong = _wrong_content(db, row)
         if wrong == _LEFT_OUT:
-            where = content(db, row["id"])
+            where = blob_location(db, row["id"])
             yield Problem(
                 "left out", where,
                 f"its content ({counted(row['size_bytes'], 'byte')}) was left out when the file was exported",
@@ -305,8 +304,25 @@ def _contents(db: sqlite3.Connection) -> Iterator[Problem]:
             )  # fmt: skip
         elif wrong is not None:
             yield _bad_content(db, row["id"], wrong)
-    for error in lost:
+    for error in dict.fromkeys(lost):
         yield _unreadable("blobs", error)
+
+
+def from_both_ends(db: sqlite3.Connection, query: str, lost: list[str]) -> Iterator[Any]:
+    """Yield the rows of a query in its order up to an unreadable page, and then from the other end up to one.
+
+    Args:
+        db: what to read from.
+        query: it ends with an `order by` of columns that identify a row, the first of those that it selects.
+        lost: takes SQLite's messages if rows between the two ends can't be read.
+    """
+    for direction in ("", " desc"):
+        try:
+            yield from db.execute(query + direction)
+        except UNREADABLE as error:
+            lost.append(str(error))
+        else:
+            return
 
 
 _LEFT_OUT = "left out"
@@ -348,55 +364,38 @@ def _wrong_content(db: sqlite3.Connection, row: Any) -> str | None:
 
 def _bad_content(db: sqlite3.Connection, blob_id: int, wrong: str) -> Problem:
     used = sum(
-        db.execute(f"select count(*) from {table} where blob_id = ?", (blob_id,)).fetchone()[0]
-        for table in ("artifacts", "run_artifacts", "code_files", "deployment_parameters")
+        db.execute(f"select count(*) from {table} where {column} = ?", (blob_id,)).fetchone()[0]
+        for table, column in tables.keepers("blob")
+        if table != "leases" and tables.has(db, table)
     )
     others = f"; so is that of {used - 1} more" if used > 1 else ""
     return Problem(
-        "content", content(db, blob_id), f"{wrong}{others}", f"restore a copy, or: {REPAIR} drops it",
+        "content", blob_location(db, blob_id), f"{wrong}{others}", f"restore a copy, or: {REPAIR} drops it",
         repair="drops it",
-        mend=[(statement, (blob_id,)) for statement in DROP_CONTENT],
+        mend=[(statement, {"blob_id": blob_id}) for statement in invariants.without_blob()],
     )  # fmt: skip
-
-
-DROP_CONTENT = (
-    "update artifacts set blob_id = null where blob_id = ?",  # as if deleted, so that no older value shows instead
-    "update deployment_parameters set blob_id = null where blob_id = ?",
-    *(
-        f"delete from {table} where blob_id = ?"
-        for table in (
-            "run_artifacts",
-            "code_files",
-            "signatures",
-            "unverified",
-            "leases",
-            "chunks",
-            "blob_values",
-            "pictures",
-        )
-    ),
-    "delete from blobs where id = ?",
-)
 
 
 def _descriptions(db: sqlite3.Connection) -> Iterator[Problem]:
     """Values as plain JSON that are not those of their bytes, where these can be read without running code."""
+    marks = ", ".join("?" * len(codecs.WITH_JSON_BESIDE))
     found, error = _asked(
         db,
-        """select v.blob_id, v.value, b.codec, b.size_bytes, b.data from blob_values v join blobs b on b.id = v.blob_id
-           where b.codec in ('typed-json', 'npy') and v.value is not null and typeof(b.data) = 'blob'""",
+        f"""select v.blob_id, v.value, b.codec, b.size_bytes, b.data from blob_values v join blobs b on b.id = v.blob_id
+           where b.codec in ({marks}) and v.value is not null and typeof(b.data) = 'blob'""",
+        codecs.WITH_JSON_BESIDE,
     )
     if error is not None:
         yield _unreadable("blob_values", error)
     for row in found:
         try:
-            told = describe(codecs.decode(row["codec"], iter([row["data"]]), row["size_bytes"]))
+            told = codecs.plain_of(row["codec"], codecs.decode(row["codec"], iter([row["data"]]), row["size_bytes"]))
         except FlowstoreError:  # its bytes are damaged, which is told elsewhere, or need a package that is not here
             continue
         if told.value != row["value"]:
             values = {"blob_id": row["blob_id"], "value": told.value, "exact": int(told.exact), "number": told.number}
             yield Problem.mended(
-                "value", content(db, row["blob_id"]), "its value as plain JSON is not that of its bytes",
+                "value", blob_location(db, row["blob_id"]), "its value as plain JSON is not that of its bytes",
                 "writes it anew",
                 mend=[(
                     """update blob_values set value = :value, exact = :exact, magnitude = :number
@@ -411,7 +410,7 @@ def _rubbish(db: sqlite3.Connection) -> Iterator[Problem]:
     found, _ = _asked(
         db,
         f"""select count(*), cast(total(size_bytes) as integer) from blobs b
-            where case when sha is null then {ORPHANED} else {UNUSED} end""",
+            where case when sha is null then {ORPHANED} else {_UNUSED} end""",
     )
     for count, size in found:
         if count:

@@ -1,8 +1,8 @@
-"""Mending a store: what can't be read is dropped, and each thing that is dropped is told; all else stays.
+"""Repairs a store: what can't be read is dropped and reported; all else stays.
 
-An index is made anew from its table. Rows are mended by the statements that came with each problem. Where a page
-itself can't be read, what can be is saved into a new file. Dropping one thing may show another, as a run's tasks when
-the run could not be read, so the store is checked again until nothing is wrong.
+An index is built again from its table. Rows are repaired by the statements that come with each problem. If a page can't
+be read, the rest is saved into a new file (`salvage`). Dropping one thing may show another, as a run's tasks if the run
+could not be read, so the store is checked again until nothing is wrong.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import attrs
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.maintenance import check as checking
-from flowstore.maintenance import salvage as saving
 from flowstore.maintenance import vacuum
-from flowstore.maintenance.problems import Problem
+from flowstore.maintenance.check import check
+from flowstore.maintenance.salvage import salvage
 from flowstore.sqlite.database import Store
+from flowstore.store.problems import Problem
 
 _ROUNDS = 20
 
@@ -39,7 +39,7 @@ class Repaired:
 
 
 def repair(store: Store) -> Repaired:
-    """Mend all that a deep check finds.
+    """Repair all that a deep check finds.
 
     Raises:
         FlowstoreError: the store can't be written, or another process uses a file that has to be replaced.
@@ -47,15 +47,15 @@ def repair(store: Store) -> Repaired:
     if not store.writable:
         raise FlowstoreError(f"{store.path} can't be written, so it can't be repaired. Copy it to where it can be.")
     done = Repaired()
-    made_anew = False
+    reindexed = False
     for _ in range(_ROUNDS):
-        done.left = checking.check(store, deep=True).problems
+        done.left = check(store, deep=True).problems
         if not done.left:
             break
         kinds = {problem.kind for problem in done.left}
         mendable = _first(problem for problem in done.left if problem.mend)
-        if "page" not in kinds and "index" in kinds and not made_anew:
-            made_anew = _reindex(store, done)
+        if "page" not in kinds and "index" in kinds and not reindexed:
+            reindexed = _reindex(store, done)
         elif ("page" in kinds or not mendable) and done.damaged is None:
             store.close(tidy=False)
             save(store.path, done)
@@ -65,17 +65,17 @@ def repair(store: Store) -> Repaired:
 
 
 def _first(problems: Iterable[Problem]) -> list[Problem]:
-    """Those to mend now: a rule speaks of values of the right type, and of rows that are there."""
-    found = list(problems)
+    """Return the problems to fix first: types, then references, because the other rules rely on both."""
+    all_of_them = list(problems)
     for kind in ("value", "reference"):
-        if some := [problem for problem in found if problem.kind == kind]:
-            return some
-    return found
+        if of_kind := [problem for problem in all_of_them if problem.kind == kind]:
+            return of_kind
+    return all_of_them
 
 
 def save(path: Path, done: Repaired) -> None:
-    """Put what can be read of a file in its place; no connection to it may be open here."""
-    saved = saving.salvage(path)
+    """Replace a file by what can be read of it; no connection to it may be open here."""
+    saved = salvage(path)
     done.damaged = saved.damaged
     done.problems += [
         Problem("page", line.partition(":")[0], line.partition(": ")[2], "", repair="drops what can't be read")
@@ -94,7 +94,7 @@ def _reindex(store: Store, done: Repaired) -> bool:
 
 
 def _mend(store: Store, problems: Sequence[Problem], done: Repaired) -> bool:
-    """Run what mends these problems, in one transaction; false where a page turns out to be damaged."""
+    """Run the repairs of these problems in one transaction; return False if a page turns out to be damaged again."""
     try:
         with vacuum.unlinked(store), store.write() as db:
             for problem in problems:

@@ -1,40 +1,35 @@
-"""Saving what can be read of a file with damaged pages: a new store takes its place, the old one stays beside it.
+"""Copies what can be read of a file with damaged pages into a new store, which takes its place.
 
-Rows are copied table by table, around what can't be read, into a store of the newest schema that is made next to the
-file. Nobody may write meanwhile. The damaged file is then given the name FILE.damaged, never overwritten, before the
-new one takes its old name, so that a process that dies in between leaves no place empty; what no longer fits together
-in the new one is for `repair` to mend.
+Each table is read from both ends towards the damage. `sqlite3 FILE .recover`, which works on pages, may find more. The
+damaged file keeps the name FILE.damaged. It gets that before the new store takes its old name, so that a process that
+dies in between leaves both. Rows that no longer fit together are for `repair` to fix.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import attrs
 
 from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.maintenance import islands
-from flowstore.maintenance.check import OURS
-from flowstore.maintenance.problems import UNREADABLE
+from flowstore.maintenance.check import from_both_ends
 from flowstore.sqlite import files, journal, side_files
-from flowstore.store import schema
+from flowstore.store import schema, tables
+from flowstore.store.problems import UNREADABLE
 from flowstore.text import counted
 
-_SIDES = ("-wal", "-journal", "-shm")
 _PATIENCE_S = 5.0
 
 
 @attrs.frozen
 class Saved:
-    """What came of it.
+    """The result of a salvage.
 
     Attributes:
         damaged: where the damaged file is now.
@@ -42,274 +37,156 @@ class Saved:
     """
 
     damaged: Path
-    lost: Sequence[str]
+    lost: list[str]
 
 
 def salvage(path: Path) -> Saved:
-    """Put a new store with what can be read in the place of a damaged one; no connection of ours may be open.
+    """Replace a damaged store by a new one with all that can be read; no connection of ours may be open.
 
     Raises:
         FlowstoreError: another process uses the file, or the new one can't be written.
-        StoreCorrupt: nothing can be read.
+        StoreCorrupt: the list of its tables can't be read.
     """
     files.remove_abandoned(path)
     try:
-        with files.temporary_file(path, 0o600) as draft:
-            draft.chmod(path.stat().st_mode & 0o777)
-            with _old(path) as old, contextlib.closing(_new(draft)) as new:
-                lost = [*_copied(old, new)]
-            damaged = _replace(path, draft)
+        with files.temporary_file(path, 0o600) as temporary:
+            temporary.chmod(path.stat().st_mode & 0o777)
+            with _opened(path) as old, contextlib.closing(_new(temporary)) as new:
+                lost = [*_copied(old, new, path)]
+            with side_files.exclusively(path) as alone:
+                if not alone:
+                    raise _in_use(path)
+                damaged = _rename(path)
+                side_files.install(temporary, path, replace=True)
     except OSError as error:
-        raise FlowstoreError(f"{path} can't be repaired: {error}. It is as it was.") from error
+        raise FlowstoreError(f"{path} can't be repaired: {error}. It is unchanged.") from error
     return Saved(damaged, lost)
-
-
-def _replace(path: Path, draft: Path) -> Path:
-    """Give the new store the damaged one's name; returns the name that the damaged one has now."""
-    with side_files.exclusively(path) as alone:
-        if not alone:
-            raise _in_use(path)
-        damaged = _kept(path)
-        side_files.install(draft, path, replace=True)
-    return damaged
 
 
 def _in_use(path: Path) -> FlowstoreError:
     return FlowstoreError(f"{path} is in use by another process, and can't be replaced under it. End that one first.")
 
 
-def _kept(path: Path) -> Path:
-    """A second name of the damaged file; its log, which must not be taken for one of the new file, has no other."""
-    damaged = _free_name(path)
-    _name_too(path, damaged)
-    for suffix in _SIDES:
+def _rename(path: Path) -> Path:
+    """Give the damaged file a second name, and its log, which would be taken for one of the new file, another."""
+    names = (path.with_name(f"{path.name}.damaged{n}") for n in ("", *(f"-{n}" for n in range(2, 1000))))
+    damaged = next(name for name in names if not name.exists())
+    try:
+        os.link(path, damaged)
+    except OSError:  # a file system without hard links: there is no file at the path until the new one is installed
+        path.rename(damaged)
+    for suffix in side_files.SIDES:
         side = path.with_name(path.name + suffix)
         if side.exists():
             side.rename(damaged.with_name(damaged.name + suffix))
     return damaged
 
 
-def _name_too(path: Path, other: Path) -> None:
-    try:
-        os.link(path, other)
-    except OSError:  # a file system without hard links: the place is empty until the next line but one
-        path.rename(other)
-
-
-def _free_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.damaged{n}") for n in ("", *(f"-{n}" for n in range(2, 1000))))
-    return next(name for name in names if not name.exists())
-
-
 @contextlib.contextmanager
-def _old(path: Path) -> Iterator[sqlite3.Connection]:
-    """The damaged file, locked against others as far as it lets itself be; a copy of it where its schema is damaged."""
-    with contextlib.ExitStack() as stack:
-        old = stack.enter_context(contextlib.closing(_opened(path)))
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the damaged file, locked against others."""
+    uri = f"file:{quote(os.fsencode(path))}?mode=rw"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_PATIENCE_S)) as old:
+        old.text_factory = lambda data: data.decode("utf-8", "replace")
+        # writable_schema: else SQLite reads nothing of a file whose end is missing
+        for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0", "writable_schema = on"):
+            old.execute(f"pragma {pragma}")
         try:
             old.execute("begin exclusive")
-        except sqlite3.OperationalError as error:
-            if journal.is_busy(error):
-                raise _in_use(path) from error
-            # else the schema can't be read, and then nobody else can use the file either
         except UNREADABLE as error:
-            raise _nothing(path, error) from error
-        try:
-            whole = _definitions(old) >= _definitions(stack.enter_context(contextlib.closing(_empty())))
-        except UNREADABLE:
-            whole = False
-        yield old if whole or _is_older(old) else stack.enter_context(_redefined(path))
+            if isinstance(error, sqlite3.OperationalError) and journal.is_busy(error):
+                raise _in_use(path) from error
+            # else the list of tables can't be read, which the next statement reports
+        yield old
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"file:{quote(os.fsencode(path))}?mode=rw", uri=True, isolation_level=None, timeout=_PATIENCE_S
-    )
-    connection.text_factory = lambda data: data.decode("utf-8", "replace")
-    # writable_schema: else nothing is read of a file whose end is missing, or with one definition that is damaged
-    for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0", "writable_schema = on"):
-        connection.execute(f"pragma {pragma}")
-    return connection
+def _tables(old: sqlite3.Connection, path: Path) -> set[str]:
+    """Return the names of the file's tables.
 
-
-def _nothing(path: Path, error: Exception) -> StoreCorrupt:
-    return StoreCorrupt(f"Nothing of {path} can be read ({error}), so nothing can be saved. Restore a copy.")
-
-
-def _empty() -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    schema.create(connection, __version__)
-    return connection
-
-
-def _definitions(db: sqlite3.Connection) -> set[tuple[str, str]]:
-    rows = db.execute("select name, sql from sqlite_master where sql is not null and name not like '%sqlite_%'")
-    return set(rows.fetchall())
-
-
-def _is_older(old: sqlite3.Connection) -> bool:
-    """Whether the file is of an older schema, which is read as it is."""
-    try:
-        return bool(old.execute("pragma user_version").fetchone()[0] < schema.SCHEMA_VERSION)
-    except UNREADABLE:
-        return False
-
-
-@contextlib.contextmanager
-def _redefined(path: Path) -> Iterator[sqlite3.Connection]:
-    """A copy of the file in which our definitions stand instead of the damaged ones."""
-    copy = path.with_name(f".{path.name}.{files.temporary_name()}")
-    try:
-        for suffix in ("", "-wal", "-journal"):
-            side = path.with_name(path.name + suffix)
-            if side.exists():
-                shutil.copyfile(side, copy.with_name(copy.name + suffix))
-        with contextlib.closing(_opened(copy)) as old, contextlib.closing(_empty()) as ours:
-            _redefine(old, ours)
-        with contextlib.closing(_opened(copy)) as old:
-            old.execute("select count(*) from sqlite_master").fetchone()
-            yield old
-    except UNREADABLE as error:
-        raise _nothing(path, error) from error
-    finally:
-        for suffix in ("", *_SIDES):
-            copy.with_name(copy.name + suffix).unlink(missing_ok=True)
-
-
-def _redefine(old: sqlite3.Connection, ours: sqlite3.Connection) -> None:
-    """Write our definitions over those that are there: by name, or by their place where the name is damaged.
-
-    What only helps to search is left out of the copy; the indexes that go with a table's definition stay.
+    Raises:
+        StoreCorrupt: the list can't be read, or lacks some of ours.
     """
-    rows = ours.execute("select rowid, type, name, tbl_name, sql from sqlite_master where sql is not null").fetchall()
-    tables = [row for row in rows if row[1] == "table" and "sqlite_" not in row[2]]
-    names = {name for (name,) in old.execute("select name from sqlite_master").fetchall()}
-    for rowid, kind, name, table, sql in tables:
-        place = ("name = ?", name) if name in names else ("rowid = ?", rowid)
-        old.execute(
-            f"update sqlite_master set type = ?, name = ?, tbl_name = ?, sql = ? where {place[0]}",
-            (kind, name, table, sql, place[1]),
-        )
-    keep = [row[2] for row in tables]
-    marks = ", ".join("?" * len(keep))
-    old.execute(
-        f"""delete from sqlite_master where sql is not null and name not like 'sqlite_%' and name not in ({marks})""",
-        keep,
+    try:
+        present = {name for (name,) in old.execute("select name from sqlite_master where type = 'table'").fetchall()}
+        version = old.execute("pragma user_version").fetchone()[0]
+    except UNREADABLE as error:
+        raise _unreadable(path, str(error)) from error
+    lacking = [name for name in schema.definitions(version) if name in tables.BY_NAME and name not in present]
+    if lacking:
+        raise _unreadable(path, f"{lacking[0]} is missing")
+    return present
+
+
+def _unreadable(path: Path, problem: str) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"{path} can't be repaired: the list of its tables is damaged ({problem}). It is unchanged. Restore a copy, or "
+        f"see what SQLite itself recovers: sqlite3 {path.name} .recover"
     )
 
 
-def _new(draft: Path) -> sqlite3.Connection:
-    """An empty store."""
-    connection = sqlite3.connect(draft, isolation_level=None)
+def _new(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
     schema.create(connection, __version__)
     for pragma in ("foreign_keys = off", "ignore_check_constraints = on"):  # `repair` looks at these
         connection.execute(f"pragma {pragma}")
     return connection
 
 
-def _copied(old: sqlite3.Connection, new: sqlite3.Connection) -> Iterator[str]:
-    """Copy all tables; gives what is lost."""
+def _copied(old: sqlite3.Connection, new: sqlite3.Connection, path: Path) -> Iterator[str]:
+    """Copy all tables; yield what is lost."""
+    present = _tables(old, path)
     new.execute("begin")
     new.execute("delete from store")
-    there = {name for (name,) in old.execute("select name from sqlite_master where type = 'table'").fetchall()}
-    for table in sorted(OURS & there):
-        yield from _copy_table(old, new, table)
-    with contextlib.suppress(*UNREADABLE):  # then the highest id that was saved has to do
+    for table in tables.TABLES:
+        if table.name in present:
+            yield from _copy_table(old, new, table.name)
+    with contextlib.suppress(*UNREADABLE):  # then ids go on after the highest one that was saved
         for name, last in old.execute("select name, seq from sqlite_sequence").fetchall():
-            new.execute("update sqlite_sequence set seq = max(seq, ?) where name = ?", (last, name))
-            new.execute(
-                """insert into sqlite_sequence (name, seq) select :name, :last
-                   where :name in ('runs', 'tasks', 'attempts', 'deployments')
-                     and not exists (select 1 from sqlite_sequence where name = :name)""",
-                {"name": name, "last": last},
-            )
-    yield from _copy_own(old, new)
+            if name in tables.NUMBERED:
+                new.execute("delete from sqlite_sequence where name = ? and seq < ?", (name, last))
+                new.execute(
+                    """insert into sqlite_sequence (name, seq) select ?1, ?2
+                       where not exists (select 1 from sqlite_sequence where name = ?1)""",
+                    (name, last),
+                )
+    yield from _copy_extras(old, new)
     new.execute("commit")
 
 
 def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> Iterator[str]:
-    columns = new.execute(f"pragma table_info({table})").fetchall()
-    names = ", ".join(name for _, name, *_ in columns)
-    kinds = [kind for _, _, kind, *_ in columns]
-    insert = f"insert or ignore into {table} ({names}) values ({', '.join('?' * len(columns))})"
+    """Copy the rows of one of our tables, each value converted to the type of its column."""
+    there = {row[1] for row in old.execute(f"pragma table_info({table})").fetchall()}
+    columns = [row for row in new.execute(f"pragma table_info({table})").fetchall() if row[1] in there]
+    names = ", ".join(row[1] for row in columns)
+    values = ", ".join(f"cast(? as {row[2]})" for row in columns)
+    key = next((row[1] for row in columns if row[5] == 1), "rowid")  # how the table is stored: its key, or else rowid
     lost: list[str] = []
-    unfit = 0
-    for values in _readable(old, new, table, names, lost):
-        unfit += not _inserted(new, insert, values, kinds)
-    yield from (f"{table}: rows can't be read ({error})" for error in lost)
-    if unfit:
+    read = 0
+    for row in from_both_ends(old, f"select {names} from {table} order by {key}", lost):
+        read += 1
+        new.execute(f"insert or ignore into {table} ({names}) values ({values})", row)
+    yield from (f"{table}: rows can't be read ({error})" for error in dict.fromkeys(lost))
+    unfit = read - new.execute(f"select count(*) from {table}").fetchone()[0]
+    if unfit > 0 and not lost:
         yield f"{table}: {counted(unfit, 'row')} {'does' if unfit == 1 else 'do'} not fit the schema"
 
 
-def _readable(
-    old: sqlite3.Connection, new: sqlite3.Connection, table: str, names: str, lost: list[str]
-) -> Iterator[tuple[Any, ...]]:
-    key = _integer_key(new, table)
-    if key is not None:
-        for row in islands.rows(old, table, key, f"{key}, {names}", lost):
-            yield row[1:]
-        return
-    for order in ("", "desc"):  # what both ends reach
-        try:
-            first = names.split(", ", maxsplit=1)[0]
-            yield from old.execute(f"select {names} from {table} order by {first} {order}")
-        except UNREADABLE as error:
-            lost.append(str(error))
-        else:
-            return
+def _copy_extras(old: sqlite3.Connection, new: sqlite3.Connection) -> Iterator[str]:
+    """Copy the tables, views and indexes that users added to their store."""
+    from sqlite_utils import Database
 
-
-def _integer_key(db: sqlite3.Connection, table: str) -> str | None:
-    """What orders a table as it is stored: the row's id, else the first column of its key if that is a number."""
-    with contextlib.suppress(sqlite3.OperationalError):
-        db.execute(f"select rowid from {table} limit 0")
-        return "rowid"
-    first = next(row for row in db.execute(f"pragma table_info({table})").fetchall() if row[5] == 1)
-    return first[1] if first[2] == "INTEGER" else None
-
-
-def _inserted(new: sqlite3.Connection, insert: str, values: Sequence[Any], kinds: Sequence[str]) -> bool:
-    """Insert a row, its values turned into what their columns hold where they have to be."""
-    try:
-        new.execute(insert, values)
-    except sqlite3.IntegrityError:
-        try:
-            new.execute(insert, [_turned(value, kind) for value, kind in zip(values, kinds, strict=True)])
-        except sqlite3.IntegrityError:
-            return False
-    return True
-
-
-def _turned(value: Any, kind: str) -> Any:
-    if value is None:
-        return None
-    if kind == "INTEGER":
-        try:
-            return int(value)
-        except (ValueError, OverflowError):
-            return 0
-    if kind == "REAL":
-        return float(value) if isinstance(value, int) else None
-    if kind == "TEXT":
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return value if isinstance(value, bytes) else str(value).encode()
-
-
-def _copy_own(old: sqlite3.Connection, new: sqlite3.Connection) -> Iterator[str]:
-    """Copy the tables, views and indexes that people added for their questions."""
-    made = {name for (name,) in new.execute("select name from sqlite_master").fetchall()}
+    ours = {name for (name,) in new.execute("select name from sqlite_master").fetchall()}
     rows = old.execute(
         """select type, name, sql from sqlite_master where type in ('table', 'view', 'index') and sql is not null
            and name not like 'sqlite_%' order by type = 'view', type = 'index'"""
     ).fetchall()
+    source, target = (Database(connection, execute_plugins=False) for connection in (old, new))
     for kind, name, sql in rows:
-        if name in made or not sql.lower().startswith(("create table", "create view", "create index", "create unique")):
+        if name in ours or not sql.lower().startswith(("create table", "create view", "create index", "create unique")):
             continue
         try:
-            new.execute(sql)
+            target.execute(sql)
             if kind == "table":
-                quoted = '"' + name.replace('"', '""') + '"'
-                for values in old.execute(f"select * from {quoted}"):
-                    new.execute(f"insert into {quoted} values ({', '.join('?' * len(values))})", values)
+                target.table(name).insert_all(source.table(name).rows)
         except UNREADABLE as error:
             yield f"{kind} {name}: not all of it can be read ({error})"

@@ -17,24 +17,17 @@ from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
 from flowstore.sqlite import journal
 from flowstore.sqlite.database import BUSY_TIMEOUT_S, Store
-from flowstore.store import backlog, blobs, records, staging
+from flowstore.store import backlog, blobs, records, staging, tables
 
 PAGES_AT_A_TIME = 2048  # 16 MiB
 ROWS_AT_A_TIME = 2000
 PATIENCE_S = 2.0  # for others who read or write: longer than any one transaction of a run
 
-# What nothing refers to: contents b, code snapshots c, pieces of logs c, tags g, flows f.
-UNUSED = """not exists (select 1 from artifacts u where u.blob_id = b.id)
-  and not exists (select 1 from run_artifacts u where u.blob_id = b.id)
-  and not exists (select 1 from code_files u where u.blob_id = b.id)
-  and not exists (select 1 from deployment_parameters u where u.blob_id = b.id)
-  and not exists (select 1 from leases u where u.blob_id = b.id)"""
-UNUSED_CODE = """not exists (select 1 from runs u where u.code_id = c.id)
-  and not exists (select 1 from deployments u where u.code_id = c.id)"""
-UNUSED_LOG = "not exists (select 1 from attempts u where u.log_id = c.log_id)"
-UNUSED_TAG = """not exists (select 1 from run_tags u where u.tag_id = g.id)
-  and not exists (select 1 from node_tags u where u.tag_id = g.id)"""
-UNUSED_FLOW = "not exists (select 1 from runs u where u.flow_id = f.id)"
+_UNUSED_BLOB = tables.unused("blob", "b.id")
+_UNUSED_CODE = tables.unused("code", "c.id")
+_UNUSED_LOG = tables.unused("log", "c.log_id")
+_UNUSED_TAG = tables.unused("tag", "g.id")
+_UNUSED_FLOW = tables.unused("flow", "f.id")
 
 
 @attrs.frozen
@@ -75,7 +68,7 @@ def vacuum(store: Store) -> Vacuumed:
 def _describe(store: Store) -> None:
     """Describe all that an older flowstore stored, as far as it can be read here."""
     with Progress("Describing old artifacts", backlog.size(store), items=True) as progress:
-        backlog.work_off(store, told=progress.add)
+        backlog.work_off(store, progress=progress.add)
     backlog.load_pickles(store)
 
 
@@ -142,16 +135,16 @@ def _drop_unused(store: Store) -> None:
     """Drop what nothing refers to, a range of rows at a time."""
     for some in _ranges(store, "codes", "id"):
         with store.write() as db:
-            unused = f"select c.id from codes c where c.id between ? and ? and {UNUSED_CODE}"
+            unused = f"select c.id from codes c where c.id between ? and ? and {_UNUSED_CODE}"
             drop_codes(db, [row[0] for row in db.execute(unused, some).fetchall()])
     for some in _ranges(store, "blobs", "id"):
-        unused = f"select b.id from blobs b where b.id between ? and ? and b.sha is not null and {UNUSED}"
+        unused = f"select b.id from blobs b where b.id between ? and ? and b.sha is not null and {_UNUSED_BLOB}"
         if ids := [row[0] for row in store.rows(unused, some)]:
             with store.write() as db:
                 put_aside(db, ids)
     staging.drop_orphans(store)
     for some in _ranges(store, "log_chunks", "log_id"):
-        unused = f"select distinct c.log_id from log_chunks c where c.log_id between ? and ? and {UNUSED_LOG}"
+        unused = f"select distinct c.log_id from log_chunks c where c.log_id between ? and ? and {_UNUSED_LOG}"
         if ids := [row[0] for row in store.rows(unused, some)]:
             with store.write() as db:
                 drop_logs(db, ids)
@@ -171,19 +164,16 @@ def _ranges(store: Store, table: str, key: str) -> Iterator[tuple[int, int]]:
         last = end
 
 
-def drop_codes(db: sqlite3.Connection, ids: Iterable[int]) -> list[int]:
-    """Remove those of these snapshots that nothing uses; gives the contents that they used."""
-    contents: list[int] = []
+def drop_codes(db: sqlite3.Connection, ids: Iterable[int]) -> None:
+    """Remove those of these code snapshots that nothing uses."""
     for code_id in ids:
-        if db.execute(f"delete from codes as c where c.id = ? and {UNUSED_CODE}", (code_id,)).rowcount:
-            rows = db.execute("delete from code_files where code_id = ? returning blob_id", (code_id,)).fetchall()
-            contents += [row[0] for row in rows]
-    return contents
+        if db.execute(f"delete from codes as c where c.id = ? and {_UNUSED_CODE}", (code_id,)).rowcount:
+            db.execute("delete from code_files where code_id = ?", (code_id,))
 
 
 def drop_logs(db: sqlite3.Connection, ids: Iterable[int]) -> None:
     """Remove those of these logs that no attempt shows."""
-    db.executemany(f"delete from log_chunks as c where c.log_id = ? and {UNUSED_LOG}", [(each,) for each in ids])
+    db.executemany(f"delete from log_chunks as c where c.log_id = ? and {_UNUSED_LOG}", [(each,) for each in ids])
 
 
 def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
@@ -195,7 +185,7 @@ def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
     freed = 0
     for blob_id in ids:
         row = db.execute(
-            f"select b.size_bytes, b.data is null from blobs b where b.id = ? and b.sha is not null and {UNUSED}",
+            f"select b.size_bytes, b.data is null from blobs b where b.id = ? and b.sha is not null and {_UNUSED_BLOB}",
             (blob_id,),
         ).fetchone()
         if row is None:
@@ -208,8 +198,8 @@ def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
 def drop_names(store: Store) -> None:
     """Forget tags and flows that nothing has any more, with the pairs that name them: their ids may be used again."""
     with store.write() as db:
-        tags = db.execute(f"select g.id from tags g where {UNUSED_TAG}").fetchall()
-        flows = db.execute(f"select f.id from flows f where {UNUSED_FLOW}").fetchall()
+        tags = db.execute(f"select g.id from tags g where {_UNUSED_TAG}").fetchall()
+        flows = db.execute(f"select f.id from flows f where {_UNUSED_FLOW}").fetchall()
         forget(db, [row[0] for row in tags], [row[0] for row in flows])
 
 
@@ -217,9 +207,9 @@ def forget(db: sqlite3.Connection, tag_ids: Sequence[int], flow_ids: Sequence[in
     """Remove those of these tags and flows that nothing has."""
     removed = 0
     for tag_id in tag_ids:
-        removed += db.execute(f"delete from tags as g where g.id = ? and {UNUSED_TAG}", (tag_id,)).rowcount
+        removed += db.execute(f"delete from tags as g where g.id = ? and {_UNUSED_TAG}", (tag_id,)).rowcount
     for flow_id in flow_ids:
-        gone = db.execute(f"delete from flows as f where f.id = ? and {UNUSED_FLOW}", (flow_id,)).rowcount
+        gone = db.execute(f"delete from flows as f where f.id = ? and {_UNUSED_FLOW}", (flow_id,)).rowcount
         if gone:
             db.execute("delete from tag_pairs where flow_id = ?", (flow_id,))
     db.execute("delete from backlog where not exists (select 1 from tasks t where t.id <= last_task_id)")

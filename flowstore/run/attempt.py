@@ -28,7 +28,7 @@ from flowstore.run.local.ending import Ending
 from flowstore.run.orders import Failure, Inline, Order, Report
 from flowstore.run.plan import Outcome
 from flowstore.store.blobs import INLINE_BYTES
-from flowstore.store.codecs import Encoded, encode
+from flowstore.store.codecs import INDEXABLE, Encoded, encode
 from flowstore.store.description import NewBlob
 from flowstore.store.opening import close_beside
 from flowstore.store.plain import MAX_METRICS
@@ -37,7 +37,6 @@ from flowstore.text import counted
 
 INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
 INLINE_ITEMS_BYTES = 64 << 20
-_INDEXABLE = frozenset({"list", "tuple", "range", "numpy.ndarray"})
 _OWN_FOLDERS = frozenset({Path(__file__).parent, Path(__file__).parent / "local", Path(init.__file__).parent})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
 
@@ -314,7 +313,7 @@ def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any]
         raise GraphError(f"Step {link.step}: the foreach list {name!r} is not set.") from None
     try:
         len(value)
-        items = value if type_name(value) in _INDEXABLE else list(value)
+        items = value if type_name(value) in INDEXABLE else list(value)
     except TypeError:
         raise GraphError(
             f"Step {link.step}: foreach needs something with a length, but {name!r} is of type {type_name(value)}. "

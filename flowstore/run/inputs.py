@@ -18,11 +18,11 @@ from flowstore.flow import spec
 from flowstore.flow.spec import Inputs, Transition
 from flowstore.run.orders import OpenSplit, Order
 from flowstore.sqlite.database import Store
+from flowstore.sqlite.typed_rows import PAGE
 from flowstore.store import blobs, codecs, queries
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.store.opening import store_at
-from flowstore.store.preview import preview
 
 FOREACH_ITEMS = "_foreach_items"  # holds the items of a foreach over something that can't be indexed
 
@@ -93,7 +93,7 @@ class StoreSource(Source):
     def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob]]:
         """Return the artifacts of the first tasks of many, inherited ones included, by task and name."""
         with self._store().read() as db:
-            return visible_artifacts(db, dict.fromkeys(task_ids[: queries.PAGE]), name)
+            return visible_artifacts(db, dict.fromkeys(task_ids[:PAGE]), name)
 
     def load(self, blob: Blob, name: str) -> Any:
         """Return the value of a blob of the run."""
@@ -268,13 +268,12 @@ class TaskLink:
 
 
 MAX_ITEM = 200  # characters of an item's preview
-_READ = frozenset({"json", "typed-json", "npy"})  # codecs that run no code and decode to something with an index
 _MAX_BYTES = 4 << 20
 
 
 def item_preview(item: object) -> str:
     """Return a preview of a foreach item."""
-    return preview(item)[:MAX_ITEM]
+    return codecs.preview(item)[:MAX_ITEM]
 
 
 def later(
@@ -321,10 +320,15 @@ def previews_of(db: sqlite3.Connection, opener_id: int, items_from: str, count: 
 def _stored(db: sqlite3.Connection, opener_id: int, items_from: str) -> Sequence[object] | None:
     """Return the list of items as the store has it; `None` where that is large, or a pickle."""
     blob = visible_artifacts(db, {opener_id: None}, items_from)[opener_id].get(items_from)
-    if blob is None or blob.codec not in _READ or blob.size_bytes > _MAX_BYTES:
+    if blob is None or not _is_read(blob):
         return None
     try:
         items = codecs.decode(blob.codec, iter([b"".join(blobs.read(db, blob))]), blob.size_bytes)
         return items if hasattr(items, "__len__") and hasattr(items, "__getitem__") else None
     except FlowstoreError:  # it is damaged, as a task that needs it will report
         return None
+
+
+def _is_read(blob: Blob) -> bool:
+    """Return whether a list of items is read for the previews: it is small, and reading it executes no code."""
+    return codecs.is_safe(blob.codec) and bool(codecs.entry_of(blob.codec).indexable) and blob.size_bytes <= _MAX_BYTES

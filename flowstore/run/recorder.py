@@ -12,7 +12,7 @@ from flowstore.run.orders import Report
 from flowstore.run.plan import Outcome, PlannedTask
 from flowstore.run.results import StoredResults
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import metrics, queries, records
+from flowstore.store import metrics, records, tags
 
 
 class Recorder:
@@ -117,7 +117,7 @@ class Recorder:
         now = (db, db.execute("pragma data_version").fetchone()[0])
         if now != self._tags_read:
             self._tags_read = now
-            self.tags = [row["tag"] for row in queries.run_tags(self._store, self._run.run_id)]
+            self.tags = [row["tag"] for row in tags.run_tags(self._store, self._run.run_id)]
 
     def finish_run(self, db: sqlite3.Connection, status: str) -> None:
         """Record how the run ended."""

@@ -22,8 +22,9 @@ from flowstore.run.inputs import FOREACH_ITEMS
 from flowstore.run.plan import Outcome, PlannedTask
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of
-from flowstore.store import blobs, queries, trust
+from flowstore.store import blobs, trust
 from flowstore.store.blobs import Blob
+from flowstore.store.tags import find_runs
 
 
 class Origin:
@@ -146,7 +147,7 @@ def nothing_to_take(store: Store, flow: str, origin: Origin, *, named: bool) -> 
     if origin.takes_over:
         return
     sentence = f"Run {flow}/{origin.run_id} has nothing to take over, so everything runs."
-    mine = [] if named else queries.run_ids(store, flow, [f"user:{context.username()}"])
+    mine = [] if named else find_runs(store, flow, [f"user:{context.username()}"])
     better = next((run_id for run_id in mine if _has_finished_tasks(store, run_id)), None)
     if better is not None:
         command = f"{context.called_as()} resume --origin-run-id {better}"

@@ -219,9 +219,9 @@ def _create(
     constants = {name: _encode("Constant", name, value) for name, value in spec.constants_of(session.flow).items()}
     artifacts = [(name, "parameter", blob_id) for name, blob_id in parameters.blobs.items()]
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
-    system_tags = [*who.system_tags, *records.runtime_tags(__version__, session.executor.name)]
+    system_tags = [*who.system_tags, *tags.runtime_tags(__version__, session.executor.name)]
     user_tags = [tag for tag in tags.checked([*options.tags, *_environment_tags()]) if tag not in system_tags]
-    tags.check_not_reserved(user_tags)
+    tags.check_settable(user_tags)
     run = records.NewRun(
         flow=session.flow.__name__,
         user=who.user,
@@ -259,11 +259,16 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
 def _origin_id(store: Store, flow: str, origin_run_id: str | None) -> int:
     if origin_run_id is None:
         user = context.username()
-        run_id = next(queries.run_ids(store, flow, [f"user:{user}"]), None)
+        run_id = next(tags.find_runs(store, flow, [f"user:{user}"]), None)
         if run_id is None:
             raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
-    else:
+    elif origin_run_id.isdecimal():
         run_id = queries.parse_id("run", origin_run_id)
+    else:
+        from flowstore.client import addresses  # the Client is no part of a plain run
+
+        pathspec = addresses.with_ids(addresses.Scope(store), [flow, origin_run_id.removeprefix(f"{flow}/")])
+        run_id = addresses.number("run", pathspec[1])
     row = queries.find_run(store, flow, run_id)
     if row is None:
         raise NotFound(f"There is no run {flow}/{run_id} in {store.path} to resume.")

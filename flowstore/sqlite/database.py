@@ -19,7 +19,7 @@ import sqlite3
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,12 +54,14 @@ class Layout:
     """What the tables of a store are, as far as opening and writing the file must know it.
 
     Attributes:
+        types: the types that a column of a name may have when a row is read.
         prepare: called with each new connection, for what an older file needs to be read.
         migrate: called in a write transaction; brings an older file to the newest schema, and returns whether it was
             of the newest before.
         after_first_write: called once, after the first transaction that this process has committed.
     """
 
+    types: Mapping[str, frozenset[type]]
     prepare: Callable[[sqlite3.Connection], None]
     migrate: Callable[[sqlite3.Connection], bool]
     after_first_write: Callable[[Store], None]
@@ -184,7 +186,7 @@ class Store:
 
     def _connect_in_place(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
         """Connect to the file that is at the path now, and say which: it may be replaced at any moment."""
-        connect = functools.partial(_connect, alone=True) if self._alone else _connect
+        connect = functools.partial(_connect, types=self._layout.types, alone=self._alone)
         while True:
             before = files.identity(self.path)
             with side_files.one_thread():  # which no thread can be that looks at the file's header
@@ -275,7 +277,9 @@ class Store:
             if tidy:
                 files.remove_abandoned(self.path)
             if not left and not is_open_here(self.path):
-                journal.leave_one_file_later(self.path, functools.partial(_connect, self.path, writable=True))
+                journal.leave_one_file_later(
+                    self.path, functools.partial(_connect, self.path, types=self._layout.types, writable=True)
+                )
 
     def __del__(self) -> None:
         if getattr(self, "_connection", None) is not None:  # else it failed to open, or was closed
@@ -306,7 +310,9 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def _connect(path: Path, *, writable: bool, alone: bool = False) -> sqlite3.Connection:
+def _connect(
+    path: Path, *, types: Mapping[str, frozenset[type]], writable: bool, alone: bool = False
+) -> sqlite3.Connection:
     # An own store is opened read-write even to read: the last closer of a `mode=ro` connection leaves side files.
     mode = "mode=rw" if writable else "mode=ro"
     if alone or (not writable and journal.is_wal(path) and not files.has_side_file(path, "-wal")):
@@ -315,7 +321,7 @@ def _connect(path: Path, *, writable: bool, alone: bool = False) -> sqlite3.Conn
     connection = sqlite3.connect(
         uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
-    connection.row_factory = typed_rows.Checked(path)
+    connection.row_factory = typed_rows.Checked(path, types)
     try:
         _harden(connection)
         for pragma in _PRAGMAS:

@@ -1,47 +1,39 @@
-"""Rows as they are read: each value is of a type that its column declares, or the file is damaged.
+"""Checks that the values of rows have the types that their columns declare; else the file is damaged.
 
 SQLite checks the types of a strict table when it writes, not when it reads. One flipped bit turns a number into
-text, and a stranger writes what he likes. Whatever reads rows relies on their types, so they are compared here,
-at the one place that all rows come through, and by the column's name, which means the same in every table. (The
-views show times as text: they are for people, and `readonly` reads them.)
+text, and the author of an untrusted file writes anything. All code that reads rows relies on their types, so they are
+compared here, in the one place that all rows pass, and by the column's name, which means the same in every table. (The
+views show times as text: they are for people, and `user_sql` reads them.)
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flowstore.errors import StoreCorrupt
 
-_NONE = type(None)
-_NAMES: dict[str, frozenset[type]] = {
-    "id run_id parent_id task_id tag_id attempts runs number log_id system generation final last_task_id": frozenset(
-        {int}
-    ),
-    "flow_id step_id pid code_id attempt_id base_id blob_id size_bytes is_flag exact": frozenset({int, _NONE}),
-    "created_at started_at last_seen_at written_at deployed_at newest_at": frozenset({int}),
-    "finished_at due_at begun": frozenset({int, _NONE}),
-    "flow user host boot pid_started uuid parameters name kind tag stream text path": frozenset({str}),
-    "script_name scope token created_by deployed_by option": frozenset({str}),
-    "step artifact status run_status codec type preview foreach_path transition": frozenset({str, _NONE}),
-    "origin_pathspec origin_run_id": frozenset({str, _NONE}),
-    "metadata error_type error_message traceback schedule namespace project branch": frozenset({str, _NONE}),
-    "note item ran_on module value": frozenset({str, _NONE}),
-    "magnitude": frozenset({float, _NONE}),
-    "sha data key_id mac png": frozenset({bytes, _NONE}),
-}
-_ALLOWED = {name: kinds for names, kinds in _NAMES.items() for name in names.split()}
 Value = TypeVar("Value")
+PAGE = 256  # rows of a listing that are fetched at once
+LATER = 2**62  # than any time, or id
+Key = TypeVar("Key", int, tuple[int, int])
 
 
 class Checked:
-    """Makes a connection's rows; remembers the combinations of types that it has seen, so it costs little."""
+    """Makes a connection's rows; remembers the combinations of types that it has seen, so it costs little.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file, for messages.
+        types: the types that a column of a name may have; columns of other names may have any.
+    """
+
+    def __init__(self, path: Path, types: Mapping[str, frozenset[type]]) -> None:
         self._path = path
+        self._types = types
         self._description: Any = None
         self._sound: set[tuple[type, ...]] = set()
         self._seen: dict[Any, set[tuple[type, ...]]] = {}  # by the description of a statement's columns
@@ -58,7 +50,7 @@ class Checked:
 
     def _check(self, cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> None:
         for (name, *_), value in zip(cursor.description, values, strict=True):
-            if name in _ALLOWED and type(value) not in _ALLOWED[name]:
+            if name in self._types and type(value) not in self._types[name]:
                 self.half_read.append(cursor)
                 raise StoreCorrupt.damaged(f"{name} is {type(value).__name__}", self._path)
 
@@ -68,6 +60,22 @@ def release(connection: sqlite3.Connection) -> None:
     if isinstance(checked := connection.row_factory, Checked):
         while checked.half_read:
             checked.half_read.pop().close()
+
+
+def onward(path: Path, last: Key, row: Key) -> Key:
+    """Return where the next page of a listing begins: at the key of the last row of this one.
+
+    Args:
+        path: the file, for the message.
+        last: the key that this page began below.
+        row: the key of its last row; the rows are in falling order.
+
+    Raises:
+        StoreCorrupt: the rows are out of order, so an index is damaged and would be read round and round.
+    """
+    if not row < last:
+        raise StoreCorrupt.damaged("rows are out of order", path)
+    return row
 
 
 def time_of(at_ms: int) -> datetime:

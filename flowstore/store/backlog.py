@@ -19,7 +19,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, codecs, metrics
 from flowstore.store.blobs import COLUMNS, Blob
-from flowstore.store.plain import NOTHING, Numbers, Plain, describe, describe_json, full_name, numbers_in
+from flowstore.store.plain import NOTHING, Numbers, Plain, describe, full_name, numbers_in
 
 DOSE_S = 1.0  # of each writer's time
 _BATCH_S = 0.1  # of a transaction
@@ -33,13 +33,13 @@ _PLAIN_MODULES = ("numpy.", "datetime.", "fractions.", "uuid.", "pathlib.")
 Load = Callable[[int, Blob], Any]  # the value of a pickle, as part of a run
 
 
-def work_off(store: Store, seconds: float | None = None, told: Callable[[int], None] | None = None) -> None:
+def work_off(store: Store, seconds: float | None = None, progress: Callable[[int], None] | None = None) -> None:
     """Describe what the tasks of an older flowstore set.
 
     Args:
         store: where they are.
         seconds: for how long at most; `None`: until all is done.
-        told: is called with the number of tasks that were described, after each transaction.
+        progress: is called with the number of tasks that were described, after each transaction.
     """
     until = None if seconds is None else time.monotonic() + seconds
     while until is None or time.monotonic() < until:
@@ -47,8 +47,8 @@ def work_off(store: Store, seconds: float | None = None, told: Callable[[int], N
             done = _batch(db)
         if done is None:
             return
-        if told is not None:
-            told(done)
+        if progress is not None:
+            progress(done)
 
 
 def size(store: Store) -> int:
@@ -80,7 +80,7 @@ def _batch(db: sqlite3.Connection) -> int | None:
 
 
 def describe_runs(db: sqlite3.Connection, run_ids: Iterable[int]) -> None:
-    """Find out the metrics of runs anew from the values of their artifacts, in the caller's transaction."""
+    """Compute the metrics of runs from the values of their artifacts, in the caller's transaction."""
     for run_id in run_ids:
         db.execute("delete from numbers where run_id = ?", (run_id,))
         for (task_id,) in db.execute("select id from tasks where run_id = ? order by id", (run_id,)).fetchall():
@@ -111,22 +111,23 @@ def _insert(db: sqlite3.Connection, run_id: int, task_id: int, artifact: str, nu
     if not artifact.startswith("_"):
         db.executemany(
             "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 0)",
-            [(run_id, task_id, artifact, *each) for each in numbers],
+            [(run_id, task_id, artifact, *number) for number in numbers],
         )
 
 
 def _plain(db: sqlite3.Connection, run_id: int, blob: Blob, load: Load | None = None) -> Plain | None:
     """Return what plain JSON tells of a blob; `None` where it can't be read here and now."""
-    if blob.codec in codecs.WITHOUT_JSON or blob.size_bytes > _MAX_BYTES:
-        return None
     try:
-        if blob.codec == "pickle":
+        entry = codecs.entry_of(blob.codec)
+        if not entry.has_json or blob.size_bytes > _MAX_BYTES:
+            return None
+        if entry.runs_code:
             if load is None or blob.data is None or not _is_plain_type(blob.type):
                 return None
             return describe(load(run_id, blob))
         value = codecs.decode(blob.codec, iter([b"".join(blobs.read(db, blob))]), blob.size_bytes)
-        return describe_json(value) if blob.codec == "json" else describe(value)
-    except FlowstoreError:  # it was left out, is damaged, or needs a package that is not here
+        return codecs.plain_of(blob.codec, value)
+    except FlowstoreError:  # its codec is unknown, it was left out, is damaged, or needs a package that is not here
         return None
 
 
@@ -145,11 +146,11 @@ def load_pickles(store: Store) -> None:
            and exists (select 1 from artifacts a where a.blob_id = b.id)
            and not exists (select 1 from blob_values v where v.blob_id = b.id)"""
     )
-    for row in pickles:
+    for pickle in pickles:
         with store.write() as db:
-            found = db.execute(f"select {COLUMNS} from blobs b where b.id = ?", (row["blob_id"],)).fetchone()
-            if found is not None and _is_plain_type(found["type"]):
-                _describe_everywhere(db, Blob.of(found), load)
+            row = db.execute(f"select {COLUMNS} from blobs b where b.id = ?", (pickle["blob_id"],)).fetchone()
+            if row is not None and _is_plain_type(row["type"]):
+                _describe_everywhere(db, Blob.of(row), load)
     parameters = store.rows(
         f"""select p.run_id, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id
             where b.codec = 'pickle' and not exists (select 1 from blob_values v where v.blob_id = b.id)"""
@@ -168,8 +169,8 @@ def _describe_everywhere(db: sqlite3.Connection, blob: Blob, load: Load) -> None
            where a.blob_id = ? and a.merged = 0 order by t.id""",
         (blob.id,),
     ).fetchall()
-    found = (_plain(db, run_id, blob, load) for run_id in dict.fromkeys(task["run_id"] for task in tasks))
-    plain = next((each for each in found if each is not None), None)
+    plains = (_plain(db, run_id, blob, load) for run_id in dict.fromkeys(task["run_id"] for task in tasks))
+    plain = next((known for known in plains if known is not None), None)
     if plain is None:
         return
     blobs.describe(db, blob.id, attrs.evolve(blob.description, plain=plain))

@@ -1,15 +1,13 @@
-"""Bytes <-> content-addressed rows: each content once, whoever writes it, of any size.
+"""Blobs: the bytes of artifacts, addressed by their hash, so that equal bytes are stored once, whoever writes them.
 
-Small contents stand in their `blobs` row. Large ones are in `chunks` of 1 MiB, written a few at a time
-under a row without a hash, which nobody else sees; the transaction that finishes the task gives the row
-its hash, or drops it where the same content was already there. A row without a hash whose run is over is
-rubbish from a crash, and so is one that an import leased whose process is gone.
+The bytes of a small blob are in its row. Those of a large one are in `chunks` of 1 MiB. A row without a hash is a blob
+that somebody is still writing, or an orphan that a crash left (see `staging`). Nobody else sees either.
 
-A row with a hash, without `data`, and with the empty chunk number -1 stands for bytes that an export left out: its
+A row with a hash, without `data`, and with an empty chunk of number -1 stands for bytes that an export left out: its
 description is all there is of it. Whoever brings the bytes fills it.
 
-Every read compares the content with its hash. Pickles are compared before they are loaded, and loaded only
-if `trust` allows it.
+Every read compares the bytes with the hash. A pickle is compared before it is loaded, and is loaded only if `trust`
+allows it. This module makes every write to `blobs`, `chunks`, `blob_values` and `pictures`, but for repairs.
 """
 
 from __future__ import annotations
@@ -24,8 +22,8 @@ import attrs
 
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import codecs, trust
-from flowstore.store.codecs import WITHOUT_JSON, Encoded, Piece
+from flowstore.store import codecs, tables, trust
+from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.description import Described, Description
 from flowstore.store.preview import MAX_PREVIEW, in_line
 from flowstore.text import counted
@@ -35,9 +33,9 @@ CHUNK_BYTES = 1 << 20
 BATCH_BYTES = 16 << 20  # a transaction: fast, and no other writer waits longer than 0.3 s
 THREAD_BYTES = 16 << 20  # to hash so many is worth a thread
 
-_SEE = "The file is damaged: restore a copy."
+_SEE = "The file is damaged. Restore a copy."
 
-COLUMNS = (  # texts as long as flowstore makes them: those of a stranger's file may be as long as memory
+COLUMNS = (  # no longer than flowstore writes them: texts of an untrusted file may be as long as memory
     "b.id as blob_id, b.sha, b.codec, b.size_bytes, substr(b.type, 1, 1000) as type, "
     f"substr(b.preview, 1, {MAX_PREVIEW}) as preview, b.data"
 )
@@ -59,7 +57,7 @@ class Blob(Described):
 
     @classmethod
     def of(cls, row: Row) -> Blob:
-        """From a row with `COLUMNS`; StoreCorrupt where it is not described."""
+        """Return the blob of a row with `COLUMNS`; raise StoreCorrupt where it is not described."""
         if None in (row["sha"], row["codec"], row["size_bytes"], row["type"], row["preview"]):
             raise StoreCorrupt.damaged(f"blob {row['blob_id']} is not described")
         description = Description(row["codec"], row["size_bytes"], row["type"], row["preview"])
@@ -71,13 +69,13 @@ LEFT_OUT = "exists (select 1 from chunks c where c.blob_id = b.id and c.n = -1)"
 
 
 def find(db: sqlite3.Connection, sha: bytes, codec: str) -> int | None:
-    """The row that holds this content, if it is there, bytes and all."""
+    """Return the row of a blob whose bytes are here; `None` where there is none."""
     blob_id, whole = find_described(db, sha, codec)
     return blob_id if whole else None
 
 
 def find_described(db: sqlite3.Connection, sha: bytes, codec: str) -> tuple[int | None, bool]:
-    """The row that describes this content, if there is one, and whether its bytes are there too."""
+    """Return the row that describes a blob, if there is one, and whether its bytes are here, too."""
     row = db.execute(
         f"select b.id, not {LEFT_OUT} as whole from blobs b where b.sha = ? and b.codec = ?",
         (sha, codec),
@@ -86,7 +84,7 @@ def find_described(db: sqlite3.Connection, sha: bytes, codec: str) -> tuple[int 
 
 
 def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
-    """Store a content in the caller's transaction, unless it is there; gives its row."""
+    """Store a blob in the caller's transaction, unless it is here; return its row."""
     sha = encoded.sha
     blob_id, whole = find_described(db, sha, encoded.codec)
     if blob_id is None or not whole:
@@ -104,13 +102,26 @@ def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
 
 
 def describe(db: sqlite3.Connection, blob_id: int, description: Description) -> None:
-    """Store the plain JSON and the picture of a blob; the bytes of a blob of codec `json` are its JSON."""
-    if description.codec != "json" and description.codec not in WITHOUT_JSON:
+    """Store the plain JSON and the picture of a blob, unless its bytes are that JSON."""
+    entry = codecs.entry_of(description.codec)
+    if entry.has_json and not entry.is_json:
         plain = description.plain
         exact = None if plain.value is None else int(plain.exact)
-        db.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (blob_id, plain.value, exact, plain.number))
+        insert_value(db, blob_id, plain.value, exact, plain.number)
     if description.picture is not None:
-        db.execute("insert or ignore into pictures values (?, ?)", (blob_id, description.picture))
+        insert_picture(db, blob_id, description.picture)
+
+
+def insert_value(
+    db: sqlite3.Connection, blob_id: int, value: str | None, exact: int | None, number: float | None
+) -> None:
+    """Insert the plain JSON of a blob, unless it is there."""
+    db.execute("insert or ignore into blob_values values (?, ?, ?, ?)", (blob_id, value, exact, number))
+
+
+def insert_picture(db: sqlite3.Connection, blob_id: int, png: bytes) -> None:
+    """Insert the picture of a blob, unless it is there."""
+    db.execute("insert or ignore into pictures values (?, ?)", (blob_id, png))
 
 
 def leave_out(db: sqlite3.Connection, blob_id: int) -> None:
@@ -119,7 +130,7 @@ def leave_out(db: sqlite3.Connection, blob_id: int) -> None:
 
 
 def _take_in(db: sqlite3.Connection, blob_id: int, data: bytes | None) -> None:
-    """Undo that: the bytes have come, `data` where they are few, else as chunks."""
+    """Record that bytes which were left out have come: as `data` where they are few, else as chunks."""
     db.execute("delete from chunks where blob_id = ? and n = -1", (blob_id,))
     db.execute("update blobs set data = ? where id = ?", (data, blob_id))
 
@@ -130,19 +141,20 @@ def insert(
     *,
     sha: bytes | None = None,
     data: bytes | None = None,
+    row: int | None = None,
 ) -> int:
-    """Insert one row of `blobs`; return its id."""
+    """Insert one row of `blobs`, of an id of its own or a new one; return its id."""
     values = description.codec, description.size_bytes, description.type, description.preview
     cursor = db.execute(
-        "insert into blobs (sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?)",
-        (sha, *values, data),
+        "insert into blobs (id, sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?, ?)",
+        (row, sha, *values, data),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
 
 
 def chunks_of(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """A content in chunks of exactly `CHUNK_BYTES`, but for the last one; what is large is not copied."""
+    """Yield bytes in chunks of exactly `CHUNK_BYTES`, except for the last one; large pieces are not copied."""
     pending = bytearray()
     for piece in pieces:
         view = memoryview(piece).cast("B")
@@ -163,7 +175,7 @@ def chunks_of(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def publish(db: sqlite3.Connection, staged_id: int, sha: bytes, codec: str) -> int:
-    """Make a staged content visible in the caller's transaction, or drop it where it is there; gives its row."""
+    """Give a staged row its hash in the caller's transaction, or drop it where the blob is here; return the row."""
     blob_id, whole = find_described(db, sha, codec)
     if blob_id is None:
         db.execute("update blobs set sha = ?, staged_by = null where id = ?", (sha, staged_id))
@@ -192,8 +204,9 @@ def discard(db: sqlite3.Connection, blob_id: int, *, is_large: bool) -> None:
 
     A large blob loses its hash and so becomes an orphan: deleting all of its chunks here would keep others waiting.
     """
-    for table in ("signatures", "unverified", "blob_values", "pictures"):
-        db.execute(f"delete from {table} where blob_id = ?", (blob_id,))
+    for table in tables.with_blob():
+        if table.name != "chunks":
+            db.execute(f"delete from {table.name} where blob_id = ?", (blob_id,))
     if is_large:
         db.execute("update blobs set sha = null, staged_by = null where id = ?", (blob_id,))
     else:
@@ -206,11 +219,11 @@ def delete_staged(db: sqlite3.Connection, blob_id: int) -> None:
 
 
 def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> Any:
-    """The value of a content.
+    """Return the value of a blob.
 
     Args:
         store: where it is.
-        blob: its row.
+        blob: the blob.
         name: what to call it in messages: an artifact's name or pathspec.
         run_id: the run as a part of which it is loaded; `None` for what is part of no run.
 
@@ -219,7 +232,7 @@ def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> A
         UntrustedArtifact: it is a pickle that this user neither wrote nor trusts.
         ArtifactError: it can't be rebuilt here, or was left out of this file.
     """
-    if blob.data is not None and blob.codec != "pickle":
+    if blob.data is not None and codecs.is_safe(blob.codec):
         return _value(None, store, blob, name)
     with store.read() as db:
         check_trust(store, blob, name, run_id)
@@ -227,9 +240,9 @@ def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> A
 
 
 def _value(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> Any:
-    """What a content's bytes mean; without a connection, of one that was fetched with all of them."""
+    """Return the value of a blob; without a connection, of one that was fetched with all of its bytes."""
     pieces = verified(db, store, blob, name)
-    if blob.codec == "pickle":  # its code must not run before all of it was compared
+    if not codecs.is_safe(blob.codec):  # its code must not run before all of it was compared
         _exhaust(pieces)
         pieces = read(db, blob)
     try:
@@ -251,7 +264,7 @@ def check_trust(store: Store, blob: Blob, name: str, run_id: int | None) -> None
 
 
 def fetched(db: sqlite3.Connection | None, blob: Blob) -> Blob:
-    """With its bytes, where they are small but were not fetched with the rest."""
+    """Return a blob with its bytes, if they are few; they may not have been fetched with the rest."""
     if blob.data is not None or blob.size_bytes > INLINE_BYTES:
         return blob
     assert db is not None
@@ -278,15 +291,15 @@ def _check_size(db: sqlite3.Connection | None, store: Store, blob: Blob, name: s
 
 
 def copy(store: Store, blob: Blob, file: BinaryIO, name: str) -> None:
-    """Write a content's bytes to a file; raises like `verified`."""
+    """Write a blob's bytes to a file; raise like `verified`."""
     with store.read() as db:
         file.writelines(verified(db, store, blob, name))
 
 
 def read(db: sqlite3.Connection | None, blob: Blob) -> Iterator[bytes]:
-    """A content's bytes, piece by piece; each is a query of its own, so that no cursor stays open.
+    """Yield a blob's bytes, piece by piece; each is a query of its own, so that no cursor stays open.
 
-    What was fetched with all its bytes needs no connection, here and below.
+    A blob that was fetched with all of its bytes needs no connection, here and below.
     """
     if blob.data is not None:
         yield blob.data
@@ -300,7 +313,7 @@ def read(db: sqlite3.Connection | None, blob: Blob) -> Iterator[bytes]:
 
 
 def verified(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> Iterator[bytes]:
-    """A content's bytes, piece by piece, compared with its hash at the end.
+    """Yield a blob's bytes, piece by piece, and compare them with its hash at the end.
 
     Raises:
         StoreCorrupt: they don't match.
@@ -312,7 +325,7 @@ def verified(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str)
     hashed = _hashed_meanwhile if blob.size_bytes > THREAD_BYTES else _hashed
     yield from hashed(read(db, blob), digest)
     if digest.digest() != blob.sha:
-        raise StoreCorrupt(f"{store.path}: the bytes of {name} don't match their hash. {_SEE}")
+        raise StoreCorrupt(f"{store.path}: the bytes of {name} do not match their hash. {_SEE}")
 
 
 def _hashed(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
@@ -322,7 +335,7 @@ def _hashed(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
 
 
 def _hashed_meanwhile(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
-    """The same, each while the caller takes it and the next one is read."""
+    """Yield the pieces; each is hashed while the caller takes it and the next one is read."""
     with contextlib.closing(Background()) as background:
         for piece in pieces:
             background.run(digest.update, piece)
@@ -335,7 +348,7 @@ def _exhaust(pieces: Iterator[bytes]) -> None:
 
 
 class Background:
-    """Runs calls in the order in which they come. Where there is no thread to be had, each runs at once."""
+    """Runs calls in a thread, one after the other. Where no thread can be started, each call runs at once."""
 
     def __init__(self) -> None:
         try:
@@ -347,7 +360,7 @@ class Background:
             self._thread = self._last = None
 
     def run(self, call: Callable[..., object], *arguments: Any) -> None:
-        """Run a call once the one before is done, so that no more than one waits; raises what that one raised."""
+        """Run a call once the one before is done, so that no more than one waits; raise what that one raised."""
         self.wait()
         try:
             self._last = self._thread and self._thread.submit(call, *arguments)
@@ -357,7 +370,7 @@ class Background:
             call(*arguments)
 
     def wait(self) -> None:
-        """Wait until the last call is done; raises what it raised."""
+        """Wait until the last call is done; raise what it raised."""
         if self._last is not None:
             self._last.result()
 

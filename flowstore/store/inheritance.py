@@ -1,7 +1,7 @@
-"""What tasks have: what they set, and what flows into them from the tasks before; for many tasks at once.
+"""Resolves the artifacts of tasks: those that they set, and those that they inherit. Works on many tasks per query.
 
 No row says what a task inherits: `tasks.base_id` points to the task whose artifacts it starts from, and so on up
-to the start. Tasks that run side by side mostly share that way, so it is walked once for all of them.
+to the start. Tasks that run side by side mostly share that chain, so it is walked once for all of them.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from flowstore.sqlite.database import Store
 from flowstore.store.blobs import COLUMNS, Blob
 
-FETCHED_BYTES = 4096  # contents of at most this size are fetched with the rest, larger ones when they are loaded
+FETCHED_BYTES = 4096  # blobs of at most this size are fetched with the rest, larger ones when they are loaded
 _BATCH = 500  # values in one query
+_RUN = 0  # stands for the run among its tasks, whose ids begin at 1: it has the parameters
 
-Names = dict[str, int | None]  # by name, a content; none where it was deleted
+Names = dict[str, int | None]  # by name, a blob; none where the artifact was deleted
 
 
 def visible_artifacts(
     db: sqlite3.Connection, tasks: Mapping[int, int | None], name: str | None = None
 ) -> dict[int, dict[str, Blob]]:
-    """What tasks of one run have after an attempt: what it set, what they inherit, and the run's parameters.
+    """Return what tasks of one run have after an attempt: what it set, what they inherit, and the run's parameters.
 
     Args:
         db: of an open transaction.
@@ -29,10 +30,10 @@ def visible_artifacts(
         name: only this artifact.
 
     Returns:
-        By task, the content of each artifact, in the order of the names.
+        By task, the blob of each artifact, in the order of the names.
     """
     own, bases = _walked(db, tasks, name)
-    fixed = _fixed(db, tasks, name)
+    fixed = own.pop(_RUN, {})
     inherited: dict[int | None, Names] = {}
     had: dict[int, Names] = {}
     for task in tasks:
@@ -40,7 +41,7 @@ def visible_artifacts(
         if base not in inherited:
             inherited[base] = _nearest(base, own, bases)
         had[task] = {**fixed, **inherited[base], **own.get(task, {})}
-    blobs = _contents(db, {blob for names in had.values() for blob in names.values() if blob is not None})
+    blobs = _blobs(db, {blob for names in had.values() for blob in names.values() if blob is not None})
     return {
         task: {name: blobs[blob] for name, blob in sorted(names.items()) if blob in blobs}
         for task, names in had.items()
@@ -50,7 +51,7 @@ def visible_artifacts(
 def _walked(
     db: sqlite3.Connection, tasks: Mapping[int, int | None], name: str | None
 ) -> tuple[dict[int, Names], dict[int, int | None]]:
-    """What each of the tasks, and of those that flow into them, has set; and which one flows into which."""
+    """Return what the run, each of the tasks, and each that they inherit from has set; and the base of each."""
     own: dict[int, Names] = {}
     bases: dict[int, int | None] = {}
     for batch in _batches(tasks):
@@ -63,8 +64,11 @@ def _walked(
                   select t.id, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
                 )
                 select c.id, c.base_id, a.name as artifact, a.blob_id from chain c
-                left join artifacts a on a.attempt_id = c.attempt_id and (? is null or a.name = ?)""",
-            [*(value for task in batch for value in (task, tasks[task])), name, name],
+                left join artifacts a on a.attempt_id = c.attempt_id and (? is null or a.name = ?)
+                union all
+                select ?, null, p.name, p.blob_id from run_artifacts p
+                where p.run_id = (select run_id from tasks where id = ?) and (? is null or p.name = ?)""",
+            [*(value for task in batch for value in (task, tasks[task])), name, name, _RUN, batch[0], name, name],
         ).fetchall()
         for row in rows:
             bases[row["id"]] = row["base_id"]
@@ -75,33 +79,24 @@ def _walked(
 
 
 def _nearest(task: int | None, own: Mapping[int, Names], bases: Mapping[int, int | None]) -> Names:
-    """What a task has set or inherits; a circle, as in a file that was tampered with, is walked once."""
-    found: Names = {}
+    """Return what a task has set or inherits; a circle, as in a file that was tampered with, is walked once."""
+    names: Names = {}
     walked: set[int] = set()
     while task is not None and task in own and task not in walked:
         walked.add(task)
-        found = {**own[task], **found}
+        names = {**own[task], **names}
         task = bases[task]
-    return found
+    return names
 
 
-def _fixed(db: sqlite3.Connection, tasks: Iterable[int], name: str | None) -> Names:
-    rows = db.execute(
-        """select p.name, p.blob_id from run_artifacts p join tasks t on t.run_id = p.run_id
-           where t.id = ? and (? is null or p.name = ?)""",
-        (next(iter(tasks), None), name, name),
-    ).fetchall()
-    return {row["name"]: row["blob_id"] for row in rows}
-
-
-def _contents(db: sqlite3.Connection, blobs: Iterable[int]) -> dict[int, Blob]:
-    found: dict[int, Blob] = {}
+def _blobs(db: sqlite3.Connection, blob_ids: Iterable[int]) -> dict[int, Blob]:
+    by_id: dict[int, Blob] = {}
     columns = COLUMNS.replace("b.data", f"iif(b.size_bytes <= {FETCHED_BYTES}, b.data, null) as data")
-    for batch in _batches(blobs):
+    for batch in _batches(blob_ids):
         marks = ", ".join("?" * len(batch))
         rows = db.execute(f"select {columns} from blobs b where b.id in ({marks})", batch).fetchall()
-        found.update((row["blob_id"], Blob.of(row)) for row in rows)
-    return found
+        by_id.update((row["blob_id"], Blob.of(row)) for row in rows)
+    return by_id
 
 
 def _batches(values: Iterable[int]) -> Iterator[list[int]]:
@@ -110,12 +105,12 @@ def _batches(values: Iterable[int]) -> Iterator[list[int]]:
 
 
 def artifact_created_at(store: Store, task_id: int, attempt_id: int, name: str) -> int | None:
-    """When the task, or the one that it inherits from, finished the attempt that set an artifact.
+    """Return when the task, or the one that it inherits from, finished the attempt that set an artifact.
 
     In a file that was tampered with tasks may flow into each other in a circle, so the walk ends after as many
     steps as there can be tasks; the nearest are right all the same.
     """
-    found: int | None = store.value(
+    at: int | None = store.value(
         """with recursive chain (depth, attempt_id, base_id) as (
              select 0, :attempt_id, t.base_id from tasks t where t.id = :task_id
              union all
@@ -127,4 +122,4 @@ def artifact_created_at(store: Store, task_id: int, attempt_id: int, name: str) 
            join attempts at on at.id = c.attempt_id order by c.depth limit 1""",
         {"attempt_id": attempt_id, "task_id": task_id, "name": name},
     )
-    return found
+    return at

@@ -2,7 +2,7 @@
 
 A row is `final` where the run's end task sees the artifact as it was set there. Until a run has an end task, the value
 that was set last counts. Whoever adds rows keeps this up by itself, since a run may be killed at any time; `settle`
-finds it out anew from what the tasks of a run have set.
+computes it from what the tasks of a run have set.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class RunMetrics:
         self._setters: dict[str, list[int]] = {}  # by artifact, in the order in which they set it
 
     def record(
-        self, db: sqlite3.Connection, task_id: int, found: Mapping[str, Numbers], named: Iterable[str]
+        self, db: sqlite3.Connection, task_id: int, measured: Mapping[str, Numbers], named: Iterable[str]
     ) -> Collection[str]:
         """Add the metrics of an attempt, which are the last of their artifacts now.
 
         Args:
             db: of an open transaction.
             task_id: the attempt's task.
-            found: the numbers in each artifact.
+            measured: the numbers in each artifact.
             named: all artifacts that the attempt has set or deleted.
 
         Returns:
             The artifacts to hand to `drop` if the task is tried again.
         """
-        changed = {*found, *(self._setters.keys() & named)}
+        changed = {*measured, *(self._setters.keys() & named)}
         if not changed:
             return ()
         db.executemany(
@@ -53,7 +53,7 @@ class RunMetrics:
             "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 1)",
             [
                 (self._run_id, task_id, artifact, full_name(artifact, name), number)
-                for artifact, numbers in found.items()
+                for artifact, numbers in measured.items()
                 for name, number in numbers
             ],
         )
@@ -100,7 +100,7 @@ class RunMetrics:
 
 
 def settle(db: sqlite3.Connection, run_id: int) -> None:
-    """Find out which metrics of a run are final from what its tasks have set."""
+    """Compute which metrics of a run are final from what its tasks have set."""
     rows = db.execute("select distinct artifact from numbers where run_id = ?", (run_id,)).fetchall()
     if not rows:
         return
@@ -123,7 +123,7 @@ def _setter(db: sqlite3.Connection, task_id: int, artifact: str) -> int | None:
     pending, looked_at = [task_id], {task_id}
     blob_id = None
     while pending:
-        found = db.execute(
+        setter = db.execute(
             """with recursive chain (id, attempt_id, base_id) as (
                  select t.id, t.attempt_id, t.base_id from tasks t where t.id = ?
                  union
@@ -133,13 +133,13 @@ def _setter(db: sqlite3.Connection, task_id: int, artifact: str) -> int | None:
                join artifacts a on a.attempt_id = c.attempt_id and a.name = ? limit 1""",
             (pending.pop(), artifact),
         ).fetchone()
-        if found is None or found["blob_id"] is None or blob_id not in (None, found["blob_id"]):
+        if setter is None or setter["blob_id"] is None or blob_id not in (None, setter["blob_id"]):
             continue
-        if not found["merged"]:
-            return int(found["task_id"])
-        blob_id = found["blob_id"]
+        if not setter["merged"]:
+            return int(setter["task_id"])
+        blob_id = setter["blob_id"]
         parents = db.execute(
-            "select parent_id from task_parents where task_id = ? order by parent_id desc", (found["task_id"],)
+            "select parent_id from task_parents where task_id = ? order by parent_id desc", (setter["task_id"],)
         ).fetchall()
         pending += [parent for (parent,) in parents if parent not in looked_at]
         looked_at.update(pending)
@@ -148,18 +148,18 @@ def _setter(db: sqlite3.Connection, task_id: int, artifact: str) -> int | None:
 
 def _set_last(db: sqlite3.Connection, run_id: int, artifact: str) -> int | None:
     """Return the task of a run that set an artifact last."""
-    found = db.execute(
+    row = db.execute(
         """select t.id as task_id from tasks t cross join artifacts a on a.attempt_id = t.attempt_id and a.name = ?
            where t.run_id = ? and a.merged = 0 order by t.finished_at desc, t.attempt_id desc limit 1""",
         (artifact, run_id),
     ).fetchone()
-    return None if found is None else int(found["task_id"])
+    return None if row is None else int(row["task_id"])
 
 
 def final(store: Store, run_ids: Collection[int]) -> dict[int, dict[str, float]]:
     """Return the final metrics of runs, by run and name."""
-    found: dict[int, dict[str, float]] = {run_id: {} for run_id in run_ids}
-    ids: Sequence[int] = [*found]
+    by_run: dict[int, dict[str, float]] = {run_id: {} for run_id in run_ids}
+    ids: Sequence[int] = [*by_run]
     for at in range(0, len(ids), _BATCH):
         rows = store.rows(
             """select m.run_id, m.name as metric, m.number as magnitude from json_each(?) j
@@ -167,5 +167,5 @@ def final(store: Store, run_ids: Collection[int]) -> dict[int, dict[str, float]]
             (json.dumps(ids[at : at + _BATCH]),),
         )
         for row in rows:
-            found[row["run_id"]].setdefault(row["metric"], row["magnitude"])
-    return found
+            by_run[row["run_id"]].setdefault(row["metric"], row["magnitude"])
+    return by_run

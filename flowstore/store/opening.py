@@ -20,7 +20,7 @@ from flowstore.context import state
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
 from flowstore.sqlite import database, files, side_files
 from flowstore.sqlite.database import Layout, Store
-from flowstore.store import schema, untrusted
+from flowstore.store import schema, tables, untrusted
 
 MINIMUM_SQLITE = (3, 38, 0)
 FILENAME = "flowstore.db"
@@ -53,7 +53,7 @@ def _work_off_backlog(store: Store) -> None:
         backlog.work_off(store, backlog.DOSE_S)
 
 
-LAYOUT = Layout(_prepare, _migrate, _work_off_backlog)
+LAYOUT = Layout(tables.TYPES, _prepare, _migrate, _work_off_backlog)
 
 
 def candidates() -> list[Path]:

@@ -4,6 +4,9 @@ Classes of the flow file need care. cloudpickle writes classes of `__main__` by 
 of one run would each rebuild a class of their own, and `isinstance`, `==` and enums would fail between them.
 Here such a class is written as a name *and* a by-value copy. A process that runs the same flow resolves the
 name, to its own class; any other rebuilds the copy, once for all artifacts that hold the same copy.
+
+The names `flowstore.store.pickling._flow_class` and `flowstore.store.pickling._lru_cached` are part of the file format:
+stored pickles name them. This module must stay importable under this name, and these two functions in it.
 """
 
 from __future__ import annotations
@@ -119,15 +122,15 @@ def _is_by_value(module: str | None) -> bool:
 
 
 def _lru_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:  # of pickles
-    """Called by a pickle: a function with an empty cache; part of the file format."""
+    """Return a function with an empty cache. Pickles call this by its path, which is part of the file format."""
     return functools.lru_cache(maxsize, typed)(function)
 
 
 def _find(module: ModuleType, qualname: str) -> Any:
-    found: Any = module
+    value: Any = module
     for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found
+        value = getattr(value, part, None)
+    return value
 
 
 def _copy_of(cls: type, module: ModuleType) -> bytes | None:
@@ -142,7 +145,7 @@ def _copy_of(cls: type, module: ModuleType) -> bytes | None:
             _copies[cls] = None
             print(
                 f"Objects of the class {cls.__qualname__} can be loaded by this flow only: the class, or a global that "
-                f"it uses, can't be pickled ({type(error).__name__}: {error}). Create that inside a method.",
+                f"it uses, cannot be pickled ({type(error).__name__}: {error}). Create that inside a method.",
                 file=sys.stderr,
             )
         else:
@@ -151,7 +154,7 @@ def _copy_of(cls: type, module: ModuleType) -> bytes | None:
 
 
 def _track(cls: type, module: ModuleType) -> None:
-    """Give the class cloudpickle's identity mark, the same in every run of this source.
+    """Set the class's identity mark for cloudpickle, the same in every run of this source.
 
     Without it cloudpickle draws a random one in each process: equal values would get different bytes, and
     two artifacts loaded elsewhere would have two classes.
@@ -172,7 +175,10 @@ def _members(cls: type) -> str:
 
 
 def _flow_class(qualname: str, copy: bytes | None) -> Any:
-    """Called by a pickle: this process's own class of that name if it runs the flow, else the copy."""
+    """Return this process's own class of that name if it runs the flow, else the copy.
+
+    Pickles call this by its path, which is part of the file format: it must stay importable for ever.
+    """
     if state.flow_module is not None and isinstance(own := _find(state.flow_module, qualname), type):
         return own
     if copy is None:

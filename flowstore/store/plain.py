@@ -219,7 +219,7 @@ def _numbers(value: Any) -> Iterator[tuple[str, float]]:
         if opened.number is not None:
             yield "", opened.number
         return
-    found, looked_at = 0, 0
+    count, looked_at = 0, 0
     levels = [("", opened)]
     while levels:
         inner: list[tuple[str, Object | List]] = []
@@ -235,8 +235,8 @@ def _numbers(value: Any) -> Iterator[tuple[str, float]]:
                 if not isinstance(part, Leaf):
                     inner.append((f"{name}.", part))
                 elif part.number is not None:
-                    found += 1
-                    if found > MAX_METRICS:
+                    count += 1
+                    if count > MAX_METRICS:
                         raise _TooMany
                     yield name, part.number
         levels = inner

@@ -1,18 +1,17 @@
-"""What a value is, in a word and in a few: made when it is written, so that anybody can see it without loading it."""
+"""A value's type name and a short preview, computed when it is stored, so that nobody has to load it to see it."""
 
 from __future__ import annotations
 
 import itertools
 import reprlib
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flowstore.text import counted
 
 MAX_PREVIEW = 400  # characters
-_CELL = 20  # characters of a cell in the head of a table
-_ROWS, _COLUMNS, _ITEMS = 4, 8, 6  # how much of a table or an array is shown
+CELL = 20  # characters of a cell in the head of a table
+ROWS, COLUMNS, ITEMS = 4, 8, 6  # how much of a table or an array is shown
 _MOST_SORTED = 1000  # items of a set
 
 
@@ -44,7 +43,7 @@ class _Repr(reprlib.Repr):
         return super().repr_frozenset(x if len(x) <= _MOST_SORTED else frozenset(self._some(x)), level)
 
     def _some(self, x: Iterable[Any]) -> set[Any]:
-        return set(itertools.islice(x, self.maxset + 1))  # one more than are shown, so that the rest is told
+        return set(itertools.islice(x, self.maxset + 1))  # one more than are shown: then there is an ellipsis
 
 
 _repr = _Repr()
@@ -58,7 +57,7 @@ _SHORT = frozenset({int, float, bool, type(None)})
 
 
 def type_name(value: Any) -> str:
-    """The type's full name, without `builtins` and `__main__`.
+    """Return the type's full name, without `builtins` and `__main__`.
 
     >>> type_name({}), type_name(reprlib.Repr())
     ('dict', 'reprlib.Repr')
@@ -69,7 +68,7 @@ def type_name(value: Any) -> str:
 
 
 def in_line(text: str) -> str:
-    r"""A stored text within a message: without line breaks, so that none of its lines passes for the message's own.
+    r"""Return a stored text for a message: without line breaks, so that none of its lines passes for the message's own.
 
     >>> in_line("2 rows\n   x")
     '2 rows ⏎    x'
@@ -77,8 +76,8 @@ def in_line(text: str) -> str:
     return " ⏎ ".join(text.splitlines())
 
 
-def preview(value: Any) -> str:
-    """A short text: the shape and first values of arrays and frames, the length of collections, else the repr.
+def preview(value: Any, ask: Callable[[Any], str | None] = lambda _: None) -> str:
+    """Return a short text: the length of collections, what `ask` says of a library's types, else the repr.
 
     >>> preview({"accuracy": 0.5})
     "{'accuracy': 0.5}"
@@ -86,82 +85,43 @@ def preview(value: Any) -> str:
     '[0, 1, 2, 3, 4, 5, 6, 7, ...] (100 items)'
     """
     try:
-        text = _preview(value)
+        text = _of_builtin(value) or ask(value) or _repr.repr(value)
     except Exception as error:  # a user's __repr__ may raise anything, and must not fail the task
         text = f"<no preview: {type(error).__name__}>"
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_PREVIEW else text[: MAX_PREVIEW - 1] + "…"
 
 
-def _preview(value: Any) -> str:
+def _of_builtin(value: Any) -> str | None:
     if type(value) in _SHORT:
         return repr(value)
-    if type(value) in {list, tuple, dict, set, frozenset} and len(value) > 8:
-        return f"{_repr.repr(value)} ({counted(len(value), 'item')})"
+    if type(value) in {list, tuple, dict, set, frozenset}:
+        return f"{_repr.repr(value)} ({counted(len(value), 'item')})" if len(value) > 8 else _repr.repr(value)
     if type(value) in {str, bytes, bytearray}:
         short, what = repr(value[:160]), "character" if type(value) is str else "byte"
         return short if len(value) <= 160 else f"{short}… ({counted(len(value), what)})"
-    for module, describe in _TABLES.items():
-        imported = sys.modules.get(module)
-        if imported is not None and (text := describe(value, imported)) is not None:
-            return text
-    return _repr.repr(value)
-
-
-def _of_numpy(value: Any, numpy: Any) -> str | None:
-    if not isinstance(value, numpy.ndarray):
-        return None
-    if value.dtype.kind == "O":
-        return f"{value.dtype}{list(value.shape)} [{'…' if value.size else ''}]"
-    return f"{value.dtype}{list(value.shape)} [{_first(value.flat, value.size)}]"
-
-
-def _of_pandas(value: Any, pandas: Any) -> str | None:
-    if isinstance(value, pandas.DataFrame):
-        rows, columns = value.shape
-        return f"{_shape(rows, columns)}\n{value.iloc[:_ROWS, :_COLUMNS].to_string(max_colwidth=_CELL)}"
-    if isinstance(value, pandas.Series):
-        return f"{counted(len(value), 'value')}, {value.dtype}\n{value.iloc[:_ROWS].to_string()}"
-    if isinstance(value, pandas.Index):
-        return f"{counted(len(value), 'value')}, {value.dtype} [{_first(value[:_ITEMS], len(value))}]"
     return None
 
 
-def _of_polars(value: Any, polars: Any) -> str | None:
-    if isinstance(value, polars.DataFrame):
-        names, rows = value.columns[:_COLUMNS], value.head(_ROWS).rows()
-        return f"{_shape(value.height, value.width)}\n{_table(names, rows)}".rstrip()
-    if isinstance(value, polars.Series):
-        return f"{counted(len(value), 'value')}, {value.dtype} [{_first(value.head(_ITEMS).to_list(), len(value))}]"
-    return None
+# --- what codecs build the previews of tables and arrays from
 
 
-def _of_pyarrow(value: Any, pyarrow: Any) -> str | None:
-    if not hasattr(pyarrow, "RecordBatch") or not isinstance(value, (pyarrow.Table, pyarrow.RecordBatch)):
-        return None
-    columns = [value.column(n).slice(0, _ROWS).to_pylist() for n in range(min(_COLUMNS, value.num_columns))]
-    head = _table(value.schema.names[:_COLUMNS], list(zip(*columns, strict=True)))
-    return f"{_shape(value.num_rows, value.num_columns)}\n{head}".rstrip()
-
-
-_TABLES = {"numpy": _of_numpy, "pandas": _of_pandas, "polars": _of_polars, "pyarrow": _of_pyarrow}
-
-
-def _shape(rows: int, columns: int) -> str:
+def shape_of(rows: int, columns: int) -> str:
+    """Return the shape of a table in words."""
     return f"{counted(rows, 'row')} × {counted(columns, 'column')}"
 
 
-def _first(items: Iterable[Any], count: int) -> str:
+def first_of(items: Iterable[Any], count: int) -> str:
     """Return the first items of so many; those of NumPy, since its times print as dates, not as integers."""
-    return ", ".join([*map(str, itertools.islice(items, _ITEMS)), *(["…"] if count > _ITEMS else [])])
+    return ", ".join([*map(str, itertools.islice(items, ITEMS)), *(["…"] if count > ITEMS else [])])
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def head_of(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return the head of a table as text: cells are aligned to the right, and cut."""
-    lines = [[_cut(str(cell)) for cell in line[:_COLUMNS]] for line in (names, *rows)]
+    lines = [[_cut(str(cell)) for cell in line[:COLUMNS]] for line in (names, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"

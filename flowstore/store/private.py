@@ -14,7 +14,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def read(path: Path, what: str, *, secret: bool = False) -> bytes | None:
-    """Return the content of a file, `None` where there is none.
+    """Return the bytes of a file, `None` where there is none.
 
     Args:
         path: the file, directly below its folder.
@@ -26,15 +26,15 @@ def read(path: Path, what: str, *, secret: bool = False) -> bytes | None:
         FlowstoreError: it is not a regular file, or others can write it or its folder.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, for ever
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, for ever
         raise FlowstoreError(f"Your {what} {path} is not a regular file. Remove it.")
     if sys.platform != "win32":
         check_folder(path.parent)
-        _check(path, found, f"Your {what} {path}")
-        if secret and found.st_mode & _OTHERS:
+        _check(path, status, f"Your {what} {path}")
+        if secret and status.st_mode & _OTHERS:
             _make_private(path, what)
     return path.read_bytes()
 
@@ -50,15 +50,15 @@ def check_folder(folder: Path) -> None:
             _check(folder, folder.stat(), f"The folder {folder}")
 
 
-def _check(path: Path, found: os.stat_result, what: str) -> None:
-    """Refuse what another account owns, or may write; a group of the user's own counts as the user."""
-    if found.st_uid not in _owners():
+def _check(path: Path, status: os.stat_result, what: str) -> None:
+    """Raise FlowstoreError where another account owns a file, or may write it; the user's own group may."""
+    if status.st_uid not in _owners():
         raise FlowstoreError(
-            f"{what} belongs to another account (number {found.st_uid}), so it is not used. "
+            f"{what} belongs to another account (number {status.st_uid}), so it is not used. "
             "Set $FLOWSTORE_HOME to a folder of your own."
         )
-    own_group = found.st_gid == os.getegid()
-    if found.st_mode & (stat.S_IWOTH if own_group else stat.S_IWOTH | stat.S_IWGRP):
+    own_group = status.st_gid == os.getegid()
+    if status.st_mode & (stat.S_IWOTH if own_group else stat.S_IWOTH | stat.S_IWGRP):
         raise FlowstoreError(
             f"{what} can be written by other accounts, so it is not used. If you know that nobody has changed it, "
             f"make it your own: chmod go-w {path}"
@@ -74,7 +74,7 @@ def _owners() -> set[int]:
 
 
 def _make_private(path: Path, what: str) -> None:
-    with contextlib.suppress(OSError):  # of a medium that can't be written: then it is said again next time
+    with contextlib.suppress(OSError):  # of a medium that can't be written: then the message comes again next time
         path.chmod(0o600)
     print(
         f"Your {what} {path} could be read by other accounts; it is private now. If somebody may have copied it, "

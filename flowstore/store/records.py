@@ -7,12 +7,10 @@ visible together. Times are milliseconds since 1970, UTC.
 from __future__ import annotations
 
 import json
-import platform
 import sqlite3
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -24,23 +22,14 @@ from flowstore.store import metrics, staging
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode
 from flowstore.store.json_levels import MAX_VALUE_BYTES
+from flowstore.store.tags import date_tag, ensure_tag, pair_tags
 
 SMALL_PARAMETER_BYTES = 4096
-CROWD = 32  # tags of one run; the pairs of more are not worth their rows (as in the migration that made `tag_pairs`)
 
 
 def now_ms() -> int:
-    """The time, in milliseconds since 1970, UTC."""
+    """Return the time, in milliseconds since 1970, UTC."""
     return time.time_ns() // 1_000_000
-
-
-def date_tag(at_ms: int) -> str:
-    """The system tag of a day.
-
-    >>> date_tag(0)
-    'date:1970-01-01'
-    """
-    return f"date:{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -67,7 +56,7 @@ class NewRun:
 
 
 def shown(parameter: Encoded | Blob) -> Any:
-    """A parameter's value as `run_summary` shows it: JSON where it is small, else the preview."""
+    """Return a parameter's value as `run_summary` shows it: JSON where it is small, else the preview."""
     data = parameter.content if isinstance(parameter, Encoded) else parameter.data
     small = parameter.codec == "json" and data is not None and parameter.size_bytes <= SMALL_PARAMETER_BYTES
     return decode("json", iter([data or b""]), parameter.size_bytes) if small else parameter.preview
@@ -84,13 +73,8 @@ def parameter_json(db: sqlite3.Connection, parameter: Encoded | Blob) -> str:
     return "null" if row is None or row["value"] is None else str(row["value"])
 
 
-def runtime_tags(version: str, executor: str = "local") -> list[str]:
-    """Return the system tags that say what a run ran with."""
-    return [f"runtime:{executor}", f"python_version:{platform.python_version()}", f"flowstore_version:{version}"]
-
-
 def create_run(db: sqlite3.Connection, run: NewRun) -> int:
-    """Insert a run with its tags, parameters and constants; gives its id."""
+    """Insert a run with its tags, parameters and constants, and return its id."""
     db.execute("insert or ignore into flows (name) values (?)", (run.flow,))
     flow_id = db.execute("select id from flows where name = ?", (run.flow,)).fetchone()[0]
     newest = "select max(m) from (select (select max(created_at) from runs r where r.flow_id = f.id) m from flows f)"
@@ -111,12 +95,12 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
         [(run_id, *artifact) for artifact in run.artifacts],
     )
     system = dict.fromkeys([*run.system_tags, date_tag(created_at)])
-    tags = {tag: ensure_tag(db, tag) for tag in dict.fromkeys([*system, *run.tags])}
+    tag_ids = {tag: ensure_tag(db, tag) for tag in dict.fromkeys([*system, *run.tags])}
     db.executemany(
         "insert into run_tags (tag_id, flow_id, created_at, run_id, system) values (?, ?, ?, ?, ?)",
-        [(tag_id, flow_id, created_at, run_id, int(tag in system)) for tag, tag_id in tags.items()],
+        [(tag_id, flow_id, created_at, run_id, int(tag in system)) for tag, tag_id in tag_ids.items()],
     )
-    pair_tags(db, flow_id, created_at, [*tags.values()])
+    pair_tags(db, flow_id, created_at, [*tag_ids.values()])
     return run_id
 
 
@@ -125,48 +109,8 @@ def _object(members: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {text}" for name, text in members.items()) + "}"
 
 
-def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
-    """The row of a tag's text."""
-    row = db.execute("select id from tags where tag = ?", (tag,)).fetchone()
-    if row is None:
-        row = db.execute(
-            "insert into tags (tag, json) values (?, ?) returning id", (tag, json.dumps(tag, ensure_ascii=False))
-        ).fetchone()
-    return int(row[0])
-
-
-def pair_tags(
-    db: sqlite3.Connection,
-    flow_id: int,
-    created_at: int,
-    tag_ids: Collection[int],
-    fresh: Collection[int] | None = None,
-) -> None:
-    """Record which tags met on a run, so that those that never did are not searched for.
-
-    Args:
-        db: of an open transaction.
-        flow_id: the run's flow.
-        created_at: when the run was created.
-        tag_ids: all tags of the run.
-        fresh: those of them that it did not have before; default: all.
-    """
-    fresh = tag_ids if fresh is None else fresh
-    pairs = {(tag, tag) for tag in fresh}
-    if len(tag_ids) <= CROWD:
-        pairs |= {(min(tag, other), max(tag, other)) for tag in fresh for other in tag_ids}
-    else:
-        crowded_before = len(tag_ids) - len(fresh) > CROWD
-        pairs |= {(0, tag) for tag in (fresh if crowded_before else tag_ids)}
-    db.executemany(
-        """insert into tag_pairs values (?, ?, ?, ?, 1)
-           on conflict do update set newest_at = max(newest_at, excluded.newest_at), runs = runs + 1""",
-        [(flow_id, *pair, created_at) for pair in pairs],
-    )
-
-
 def ensure_step(db: sqlite3.Connection, run_id: int, name: str) -> int:
-    """The row of a run's step."""
+    """Return the id of a run's step, which is inserted if it is missing."""
     row = db.execute("select id from steps where run_id = ? and name = ?", (run_id, name)).fetchone()
     if row is None:
         row = db.execute(
@@ -296,7 +240,7 @@ def finish_attempt(db: sqlite3.Connection, task_id: int, attempt_id: int, end: A
 def reuse_task(
     db: sqlite3.Connection, run_id: int, step_id: int, origin_id: int, parents: Sequence[int], base_id: int | None
 ) -> int:
-    """Insert a task of a resumed run that points at what an earlier run's task made; gives its id."""
+    """Insert a task of a resumed run that points at the results of an earlier run's task, and return its id."""
     cursor = db.execute(
         """insert into tasks (run_id, step_id, status, started_at, finished_at, attempts, foreach_path, item, base_id,
              transition, origin_pathspec)
@@ -375,7 +319,7 @@ def touch_run(db: sqlite3.Connection, run_id: int) -> None:
 
 
 def record_dead_runs(store: Store) -> None:
-    """Mark the runs whose driver died, and remove what they had begun to write; whoever writes to a store does this."""
+    """Mark the runs whose driver died, and remove what they had begun to write. Whoever writes to a store does this."""
     running = store.rows(f"select id, last_seen_at, {Process.columns()} from runs where status = 'running'")
     dead = [row for row in running if liveness.is_dead(row)]
     if dead:
@@ -388,7 +332,7 @@ def record_dead_runs(store: Store) -> None:
 
 
 def record_death(db: sqlite3.Connection, run_id: int, last_seen_at: int) -> None:
-    """Record that a run's driver died, which is known to have."""
+    """Mark a run as dead; the caller has established that its driver is gone."""
     db.execute(
         "update runs set status = 'dead', finished_at = last_seen_at where id = ? and status = 'running'", (run_id,)
     )

@@ -131,7 +131,7 @@ class _Comparison:
             return self._same_objects(one, two)
         if one.dtype.hasobject and one.dtype.names is None:
             return self._same_items(one.ravel(), two.ravel())
-        if one.dtype.names is not None:  # between whose fields there may be rubbish
+        if one.dtype.names is not None:  # between whose fields any bytes may be
             return all(self._same_arrays(one[name], two[name]) for name in one.dtype.names)
         if not self._strict and one.dtype.kind in "fcmM":
             return bool(np.array_equal(one, two, equal_nan=True))

@@ -1,24 +1,37 @@
-"""Which tags are allowed, and changing them: all or nothing.
+"""Tags: the rules, editing them, and finding runs by them.
 
-A run's tags are rows of `run_tags`, those of a step, task or artifact rows of `node_tags`. What is set on an
-object is inherited by all below it, by the queries and not by copies, so a tag that is added later holds for
-everything at once. Nothing here touches a run's time or order.
+A run's tags are rows of `run_tags`, those of a step, task or artifact rows of `node_tags`. What is set on an object is
+inherited by all below it, by the queries and not by copies, so a tag that is added later holds for everything at once.
+A namespace is a tag. Nothing here touches a run's time or order.
+
+A search by tags walks `run_tags` from the newest run of the rarest tag, where all tags last met in pairs (`tag_pairs`),
+and checks the others for each run. Three tags that all meet in pairs and never together are the worst case: 40 ms where
+a flow has 100,000 runs and each tag is on two of three.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
+import platform
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import attrs
 
 from flowstore.context import is_text
 from flowstore.errors import NotFound, TaggingError
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import records
+from flowstore.sqlite.typed_rows import LATER, PAGE, onward
 
 MAX_LENGTH = 500
 RESERVED = ("user:", "production:")
+CROWD = 32  # tags of one run; the pairs of more are not worth their rows (as in the migration that made `tag_pairs`)
+_FEW = 8  # tags of which each pair is looked up
+_PAIRS_SINCE = 4  # the schema version; an older file that can't be written is read without
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -41,7 +54,7 @@ class Node:
 
 
 def checked(tags: Iterable[str]) -> list[str]:
-    """The tags, each once, if all of them are of a form that can be stored.
+    """Return the tags, each once, if all of them are of a form that can be stored.
 
     Raises:
         TaggingError: one is empty, not text, too long or not UTF-8.
@@ -80,6 +93,18 @@ def check_not_reserved(tags: Iterable[str]) -> None:
             )
 
 
+def check_settable(tags: Iterable[str]) -> None:
+    """Check the rules for tags that somebody sets now.
+
+    A new rule belongs here. `checked` and `check_not_reserved` are asked of imported files, too: a rule that becomes
+    stricter there would make older stores impossible to import.
+
+    Raises:
+        TaggingError: a tag breaks one of them.
+    """
+    check_not_reserved(tags)
+
+
 def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterable[str] = ()) -> None:
     """Remove tags from an object, then add others, in one transaction.
 
@@ -91,18 +116,17 @@ def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterabl
         NotFound: the object was deleted meanwhile.
     """
     removed, added = checked(remove), checked(add)
-    records.record_dead_runs(store)
     with store.write() as db:
         set_on = _tags_above(db, node)
         for tag in removed:
             _check_removable(node, tag, set_on.get(tag, []))
         effective = set_on.keys() - set(removed)
         fresh = [tag for tag in added if tag not in effective]
-        check_not_reserved(fresh)
+        check_settable(fresh)
         for tag in removed:
             if tag in set_on:
                 _delete(db, node, tag)
-        _insert(db, node, [records.ensure_tag(db, tag) for tag in fresh])
+        _insert(db, node, [ensure_tag(db, tag) for tag in fresh])
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -115,8 +139,8 @@ class _SetOn:
 
 
 def _tags_above(db: sqlite3.Connection, node: Node) -> dict[str, list[_SetOn]]:
-    """An object's tags, each with the objects, from the run down to itself, that it is set on."""
-    found: dict[str, list[_SetOn]] = {}
+    """Return an object's tags, each with the objects, from the run down to itself, that it is set on."""
+    by_tag: dict[str, list[_SetOn]] = {}
     parts = node.pathspec.split("/", 4)  # an old artifact's name may hold more slashes
     if db.execute("select 1 from runs where id = ?", (node.run_id,)).fetchone() is None:
         raise NotFound(f"{node.pathspec} was deleted.")
@@ -130,30 +154,24 @@ def _tags_above(db: sqlite3.Connection, node: Node) -> dict[str, list[_SetOn]]:
         attrs.asdict(node),
     ).fetchall()
     for row in rows:
-        place = _SetOn("/".join(parts[: row["depth"]]), bool(row["system"]), row["depth"] == len(parts))
-        found.setdefault(row["tag"], []).append(place)
-    return found
+        carrier = _SetOn("/".join(parts[: row["depth"]]), bool(row["system"]), row["depth"] == len(parts))
+        by_tag.setdefault(row["tag"], []).append(carrier)
+    return by_tag
 
 
-def _check_removable(node: Node, tag: str, places: Sequence[_SetOn]) -> None:
-    for place in places:
-        if place.system:
-            raise TaggingError(f"{tag!r} is a system tag of {place.pathspec} and can't be removed.")
-        if not place.own:
-            raise TaggingError(f"{node.pathspec} inherits {tag!r}: it is set on {place.pathspec}; remove it there.")
+def _check_removable(node: Node, tag: str, carriers: Sequence[_SetOn]) -> None:
+    for carrier in carriers:
+        if carrier.system:
+            raise TaggingError(f"{tag!r} is a system tag of {carrier.pathspec} and can't be removed.")
+        if not carrier.own:
+            raise TaggingError(f"{node.pathspec} inherits {tag!r}: it is set on {carrier.pathspec}; remove it there.")
 
 
 def _delete(db: sqlite3.Connection, node: Node, tag: str) -> None:
-    if node.step_id == 0:
-        db.execute(
-            "delete from run_tags where run_id = ? and tag_id = (select id from tags where tag = ?)", (node.run_id, tag)
-        )
-    else:
-        db.execute(
-            """delete from node_tags where run_id = ? and step_id = ? and task_id = ? and artifact = ?
-               and tag_id = (select id from tags where tag = ?)""",
-            (node.run_id, node.step_id, node.task_id, node.artifact, tag),
-        )
+    of_run = "run_id = :run_id and tag_id = (select id from tags where tag = :tag)"
+    of_node = f"{of_run} and step_id = :step_id and task_id = :task_id and artifact = :artifact"
+    rows = f"run_tags where {of_run}" if node.step_id == 0 else f"node_tags where {of_node}"
+    db.execute(f"delete from {rows}", {**attrs.asdict(node), "tag": tag})
 
 
 def _insert(db: sqlite3.Connection, node: Node, fresh: Sequence[int]) -> None:
@@ -169,11 +187,237 @@ def _insert(db: sqlite3.Connection, node: Node, fresh: Sequence[int]) -> None:
             [(tag_id, node.run_id) for tag_id in fresh],
         )
         rows = db.execute("select tag_id, flow_id, created_at from run_tags where run_id = ?", [node.run_id]).fetchall()
-        records.pair_tags(db, rows[0]["flow_id"], rows[0]["created_at"], [row["tag_id"] for row in rows], fresh)
+        pair_tags(db, rows[0]["flow_id"], rows[0]["created_at"], [row["tag_id"] for row in rows], fresh)
+
+
+def pair_tags(
+    db: sqlite3.Connection,
+    flow_id: int,
+    created_at: int,
+    tag_ids: Collection[int],
+    fresh: Collection[int] | None = None,
+) -> None:
+    """Record which tags met on a run, so that those that never did are not searched for.
+
+    Args:
+        db: of an open transaction.
+        flow_id: the run's flow.
+        created_at: when the run was created.
+        tag_ids: all tags of the run.
+        fresh: those of them that it did not have before; default: all.
+    """
+    fresh = tag_ids if fresh is None else fresh
+    pairs = {(tag, tag) for tag in fresh}
+    if len(tag_ids) <= CROWD:
+        pairs |= {(min(tag, other), max(tag, other)) for tag in fresh for other in tag_ids}
+    else:
+        crowded_before = len(tag_ids) - len(fresh) > CROWD
+        pairs |= {(0, tag) for tag in (fresh if crowded_before else tag_ids)}
+    db.executemany(
+        """insert into tag_pairs values (?, ?, ?, ?, 1)
+           on conflict do update set newest_at = max(newest_at, excluded.newest_at), runs = runs + 1""",
+        [(flow_id, *pair, created_at) for pair in pairs],
+    )
+
+
+def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
+    """Return the id of a tag, which is inserted if it is missing."""
+    row = db.execute("select id from tags where tag = ?", (tag,)).fetchone()
+    if row is None:
+        row = db.execute(
+            "insert into tags (tag, json) values (?, ?) returning id", (tag, json.dumps(tag, ensure_ascii=False))
+        ).fetchone()
+    return int(row[0])
+
+
+def date_tag(at_ms: int) -> str:
+    """Return the system tag of a day.
+
+    >>> date_tag(0)
+    'date:1970-01-01'
+    """
+    return f"date:{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
+
+
+def runtime_tags(version: str, executor: str = "local") -> list[str]:
+    """Return the system tags that say what a run ran with."""
+    return [f"runtime:{executor}", f"python_version:{platform.python_version()}", f"flowstore_version:{version}"]
+
+
+def run_tags(store: Store, run_id: int) -> list[Row]:
+    """Return the rows of a run's tags: `tag`, `system`."""
+    return store.rows(
+        "select g.tag, rt.system from run_tags rt join tags g on g.id = rt.tag_id where rt.run_id = ?", (run_id,)
+    )
+
+
+def tags_of_runs(store: Store, run_ids: Sequence[int]) -> dict[int, list[Row]]:
+    """Return the rows of several runs' tags, `tag` and `system`, by run."""
+    rows = store.rows(
+        """select rt.run_id, g.tag, rt.system from json_each(?) j cross join run_tags rt on rt.run_id = j.value
+           join tags g on g.id = rt.tag_id""",
+        (json.dumps([*run_ids]),),
+    )
+    by_run: dict[int, list[Row]] = {run_id: [] for run_id in run_ids}
+    for row in rows:
+        by_run[row["run_id"]].append(row)
+    return by_run
+
+
+def node_tags(store: Store, run_id: int, step_id: int, task_id: int, artifact: str) -> list[str]:
+    """Return the tags set on a step, task or artifact and on the step and task above it."""
+    rows = store.rows(
+        """select g.tag from node_tags n join tags g on g.id = n.tag_id
+           where n.run_id = ? and n.step_id = ? and n.task_id in (0, ?) and n.artifact in ('', ?)""",
+        (run_id, step_id, task_id, artifact),
+    )
+    return [row[0] for row in rows]
+
+
+def find_runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False) -> Iterator[int]:
+    """Yield a flow's runs that have all tags, newest first; fetched as they are asked for, one at first, then more."""
+    wanted: list[Any] = list(dict.fromkeys(tags))
+    if not _are_texts(wanted):
+        return
+    last = (LATER, LATER)
+    if len(wanted) > 1:
+        newest_at, wanted = _met(store, flow, wanted)
+        last = (newest_at, LATER)
+        if newest_at < 0:
+            return
+    page = 1
+    while True:
+        rows = _page(store, flow, wanted, successful, last, page)
+        for row in rows:
+            yield row["id"]
+        if len(rows) < page:
+            return
+        last = onward(store.path, last, (rows[-1]["created_at"], rows[-1]["id"]))
+        page = min(page * 25, PAGE)
+
+
+def _page(
+    store: Store, flow: str, tags: Sequence[Any], successful: bool, last: tuple[int, int], page: int
+) -> list[Row]:
+    """Return the next runs below `last`; a single tag is given as text, several as ids."""
+    flow_id = "(select id from flows where name = ?)"
+    if not tags:
+        where = "and r.status = 'successful'" if successful else ""
+        return store.rows(
+            f"""select r.id, r.created_at from runs r where r.flow_id = {flow_id} and (r.created_at, r.id) < (?, ?)
+                {where} order by r.created_at desc, r.id desc limit ?""",
+            (flow, *last, page),
+        )
+    first, *others = tags
+    tag_id = "(select id from tags where tag = ?)" if isinstance(first, str) else "?"
+    checks, wanted = all_of(
+        "run_tags o where o.flow_id = w.flow_id and o.created_at = w.created_at and o.run_id = w.run_id", others
+    )
+    where = "and w.successful = 1" if successful else ""
+    return store.rows(
+        f"""select w.run_id as id, w.created_at from run_tags w
+            where w.tag_id = {tag_id} and w.flow_id = {flow_id} and (w.created_at, w.run_id) < (?, ?) {where} {checks}
+            order by w.created_at desc, w.run_id desc limit ?""",
+        (first, flow, *last, *wanted, page),
+    )
+
+
+def all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
+    """Return an SQL condition that an object has all tags, and its parameters; `tags` are the object's rows, as `o`.
+
+    A tag after the other is looked for, so that the first one that is missing ends it. SQLite takes no thousand of such
+    conditions, so those beyond the first few are counted at once.
+    """
+    few, more = tag_ids[:_FEW], tag_ids[_FEW:]
+    checks = f" and exists (select 1 from {tags} and o.tag_id = ?)" * len(few)
+    if not more:
+        return checks, [*few]
+    counted = f"(select count(*) from {tags} and o.tag_id in (select value from json_each(?)))"
+    return f"{checks} and {counted} = ?", [*few, json.dumps(more), len(more)]
+
+
+def _met(store: Store, flow: str, tags: Sequence[str]) -> tuple[int, list[int]]:
+    """Return (newest possible time at which one run carries all tags, or -1; the tags' ids, rarest first)."""
+    paired = store.version >= _PAIRS_SINCE
+    if len(tags) <= _FEW:
+        return _ask_met(store, _meeting(len(tags), "tag", paired=paired), (flow, *tags))
+    tag_ids = tag_ids_of(store, tags)
+    if tag_ids is None:
+        return -1, []
+    if not paired:
+        return LATER, tag_ids
+    tag_ids = _rarest_first(store, flow, tag_ids)  # pairs of those say enough: of all there are as many as the square
+    newest_at, few = _ask_met(store, _meeting(_FEW, "id", paired=True), (flow, *tag_ids[:_FEW]))
+    return newest_at, [*few, *tag_ids[_FEW:]]
+
+
+def _ask_met(store: Store, question: str, parameters: Sequence[Any]) -> tuple[int, list[int]]:
+    row = store.row(question, parameters)
+    if row is None:  # no flow or tag of that name
+        return -1, []
+    newest_at, *columns = row
+    return newest_at, [tag_id for _, tag_id in sorted(zip(columns[1::2], columns[::2], strict=True))]
+
+
+@functools.cache
+def _meeting(count: int, column: str, *, paired: bool) -> str:
+    """Return SQL that selects, for `count` tags of one flow, a bound on when they last met, their ids and run counts.
+
+    The `column` says whether they are given as text or as ids. Where no pairs are recorded, there is no bound.
+    """
+    tags = [f"t{n}" for n in range(count)]
+    bounds = (
+        f"max({_of_pair('newest_at', f'min({a}.id, {b}.id)', f'max({a}.id, {b}.id)')}, "
+        f"min({_of_pair('newest_at', '0', f'{a}.id')}, {_of_pair('newest_at', '0', f'{b}.id')}))"
+        for a, b in itertools.combinations(tags, 2)
+    )
+    newest_at = f"min({', '.join(bounds)}, {LATER})" if paired else LATER
+    columns = (f"{tag}.id, {_of_pair('runs', f'{tag}.id', f'{tag}.id') if paired else 0} as runs" for tag in tags)
+    return f"""select {newest_at} as newest_at, {", ".join(columns)}
+               from flows f cross join {" cross join ".join(f"tags {tag}" for tag in tags)}
+               where f.name = ? and {" and ".join(f"{tag}.{column} = ?" for tag in tags)}"""
+
+
+def _of_pair(column: str, a: str, b: str) -> str:
+    """Return the SQL of what is recorded of a pair; -1 if nothing is."""
+    return f"ifnull((select {column} from tag_pairs where flow_id = f.id and a = {a} and b = {b}), -1)"
+
+
+def _rarest_first(store: Store, flow: str, tag_ids: Sequence[int]) -> list[int]:
+    """Sort tags by an upper bound of their run count in the flow.
+
+    It says `cross join` since SQLite would else go through all pairs of the flow, and all tags for each.
+    """
+    rows = store.rows(
+        """select p.a, p.runs from json_each(?) j
+           cross join tag_pairs p on p.flow_id = (select id from flows where name = ?)
+           and p.a = j.value and p.b = j.value""",
+        (json.dumps(tag_ids), flow),
+    )
+    runs = {row["a"]: row["runs"] for row in rows}
+    return sorted(tag_ids, key=lambda tag: runs.get(tag, 0))
+
+
+def tag_ids_of(store: Store, tags: Iterable[str]) -> list[int] | None:
+    """Return the ids of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
+    wanted = list(dict.fromkeys(tags))
+    if not _are_texts(wanted):
+        return None
+    ids: list[int] = []
+    for at in range(0, len(wanted), PAGE):  # SQLite allows a limited number of parameters
+        part = wanted[at : at + PAGE]
+        rows = store.rows(f"select id from tags where tag in ({', '.join('?' * len(part))})", part)
+        ids += [row["id"] for row in rows]
+    return ids if len(ids) == len(wanted) else None
+
+
+def _are_texts(tags: Iterable[str]) -> bool:
+    """Return whether all of them can be tags."""
+    return all(isinstance(tag, str) and is_text(tag) for tag in tags)
 
 
 def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None = None) -> list[Row]:
-    """Every tag: how many runs have it or something with it, whether flowstore set it, when the last was created.
+    """Return every tag: how many runs have it or something with it, whether flowstore set it, when it was last used.
 
     Args:
         store: where to look.
@@ -184,15 +428,16 @@ def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None
                         where n.tag = :namespace and o.run_id = u.run_id)"""
     globs = {f"prefix{n}": f"{prefix}*" for n, prefix in enumerate(prefixes)}
     named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"
-    asked = " and ".join([within if namespace else "true", named if globs else "true"])
+    conditions = " and ".join([within if namespace else "true", named if globs else "true"])
     return store.rows(
         f"""with uses (tag_id, runs, system, newest_at) as (
-              select tag_id, count(*), max(system), max(created_at) from run_tags u where {asked}
+              select tag_id, count(*), max(system), max(created_at) from run_tags u where {conditions}
               group by tag_id  -- as the rows lie: one pass, without sorting them
               union all
               select u.tag_id, count(distinct u.run_id), 0, max(r.created_at)
               from node_tags u join runs r on r.id = u.run_id
-              where not exists (select 1 from run_tags o where o.run_id = u.run_id and o.tag_id = u.tag_id) and {asked}
+              where not exists (select 1 from run_tags o where o.run_id = u.run_id and o.tag_id = u.tag_id)
+                and {conditions}
               group by u.tag_id
             )
             select g.tag, sum(u.runs) as runs, max(u.system) as system,

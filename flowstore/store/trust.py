@@ -1,11 +1,11 @@
-"""Whose pickles may be loaded: those that this user's runs wrote on this machine, and those that he trusts.
+"""Trust: a pickle is loaded if this user's runs wrote it on this machine, or if the user trusts its file.
 
 A pickle is code. Each one that a run writes is signed with the user's key, which never leaves
-`$FLOWSTORE_HOME`: HMAC-SHA256 over the store's identity, the content's hash and the codec. A file that
-somebody mails carries no such signature, so its pickles are not loaded until the user trusts the file.
+`$FLOWSTORE_HOME`: HMAC-SHA256 over the store's identity, the blob's hash and the codec. A file that
+somebody mails has no such signature, so its pickles are not loaded until the user trusts the file.
 
-Contents are shared between runs, but what came with an imported run stays strange as part of that run, whoever
-else wrote the same bytes: a row of `unverified` says so, and goes along when the run is resumed.
+Blobs are shared between runs, but a pickle that came with an imported run stays untrusted as part of that run, even if
+one of the user's own runs wrote the same bytes: a row of `unverified` says so, and is copied when the run is resumed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from flowstore.sqlite.database import Store
 from flowstore.store import private
 
 _keys: dict[Path, bytes] = {}
-_DEPLOYMENT = "deployment"  # no codec has this name, so no artifact's signature passes for a deployment's
+_DEPLOYMENT = "deployment"  # no codec has this name, so that no artifact's signature can pass for a deployment's
 _OWNER = "owner"  # nor this one
+_UNVERIFIED_SINCE = 5  # the schema version
 
 
 def user_key() -> bytes:
@@ -41,21 +42,21 @@ def user_key() -> bytes:
             _keys[path] = _read_key(path) or _make_key(path)
         except OSError as error:
             raise FlowstoreError(
-                f"Your key {path} can't be read or made: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
+                f"Your key {path} cannot be read or made: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
             ) from error
     return _keys[path]
 
 
 def _read_key(path: Path) -> bytes | None:
-    found = private.read(path, "key", secret=True)
-    if found is None:
+    digits = private.read(path, "key", secret=True)
+    if digits is None:
         return None
     try:
-        key = bytes.fromhex(found.decode("ascii").strip())
+        key = bytes.fromhex(digits.decode("ascii").strip())
     except ValueError:
         key = b""
     if len(key) != 32:
-        raise FlowstoreError(f"{path} does not hold a key of 64 hex digits. Restore it, or remove it to start anew.")
+        raise FlowstoreError(f"{path} does not hold a key of 64 hex digits. Restore it, or remove it to get a new one.")
     return key
 
 
@@ -65,17 +66,17 @@ def _make_key(path: Path) -> bytes:
     private.check_folder(path.parent)
     files.remove_abandoned(path)
     key = os.urandom(32)  # as `secrets`, whose import takes 2 ms, has it
-    with files.temporary_file(path, 0o600) as draft:
-        draft.write_text(key.hex() + "\n", "ascii")
+    with files.temporary_file(path, 0o600) as temporary:
+        temporary.write_text(key.hex() + "\n", "ascii")
         try:
-            files.move_to(draft, path, replace=False)
+            files.move_to(temporary, path, replace=False)
         except FileExistsError:
             return _read_key(path) or key
     return key
 
 
 def key_id(key: bytes) -> bytes:
-    """What a signature says of the key that made it, without giving the key away."""
+    """Return what a signature says of the key that made it, without giving the key away."""
     return hashlib.sha256(b"flowstore key id" + key).digest()[:8]
 
 
@@ -84,7 +85,7 @@ def _mac(key: bytes, store_uuid: str, sha: bytes, codec: str) -> bytes:
 
 
 def sign(db: sqlite3.Connection, store_uuid: str, blob_id: int, sha: bytes, codec: str) -> None:
-    """Record that this user's run wrote this content, where that matters: loading only a pickle runs code."""
+    """Record that this user's run wrote a blob, if it is a pickle: only loading pickles executes code."""
     if codec != "pickle":
         return
     key = user_key()
@@ -94,18 +95,24 @@ def sign(db: sqlite3.Connection, store_uuid: str, blob_id: int, sha: bytes, code
 
 
 def may_load(store: Store, run_id: int | None, blob_id: int, sha: bytes, codec: str) -> bool:
-    """Whether this content's code may run in this process, as part of a run or, for `None`, of none."""
-    if store.trusted or is_trusted(store.path, store.uuid):
+    """Return whether a blob's code may run in this process, as part of a run or, for `None`, of none."""
+    if store.trusted or (_place(store.path).exists() and is_trusted(store.path, store.uuid)):
         return True
-    if not (home() / "key").exists() or (run_id is not None and is_unverified(store, run_id, blob_id)):
+    if not (home() / "key").exists():
         return False
     key = user_key()
-    row = store.row("select mac from signatures where blob_id = ? and key_id = ?", (blob_id, key_id(key)))
-    return row is not None and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, sha, codec))
+    row = store.row(
+        f"""select (select mac from signatures where blob_id = :blob_id and key_id = :key_id) as mac,
+                   (select uuid from store) as uuid, {_unverified(store)} as is_flag""",
+        {"blob_id": blob_id, "key_id": key_id(key), "run_id": run_id},
+    )
+    if row is None or row["mac"] is None or row["is_flag"]:
+        return False
+    return hmac.compare_digest(bytes(row["mac"]), _mac(key, row["uuid"], sha, codec))
 
 
 def signed_by_user(store: Store, blob_ids: Iterable[int]) -> set[int]:
-    """Those of these contents that this user's key vouches for."""
+    """Return those of these blobs that this user's key vouches for."""
     if not (home() / "key").exists():
         return set()
     key = user_key()
@@ -122,20 +129,20 @@ def signed_by_user(store: Store, blob_ids: Iterable[int]) -> set[int]:
     }
 
 
-def is_unverified(store: Store, run_id: int, blob_id: int) -> bool:
-    """Whether a content came with an imported run, without this user's signature."""
-    if not store.value("select 1 from sqlite_master where name = 'unverified'"):  # an older store is read as it is
-        return False
-    return bool(store.value("select 1 from unverified where run_id = ? and blob_id = ?", (run_id, blob_id)))
+def _unverified(store: Store) -> str:
+    """Return the SQL of whether a blob came with an imported run, without this user's signature."""
+    if store.version < _UNVERIFIED_SINCE:  # an older store is read as it is
+        return "0"
+    return "exists (select 1 from unverified where run_id = :run_id and blob_id = :blob_id)"
 
 
 def mark_unverified(db: sqlite3.Connection, run_id: int, blob_ids: Iterable[int]) -> None:
-    """Record that contents came with a run, and that this user vouches for none of them."""
+    """Record that blobs came with a run, and that this user vouches for none of them."""
     db.executemany("insert or ignore into unverified values (?, ?)", [(run_id, blob_id) for blob_id in blob_ids])
 
 
 def inherit_unverified(db: sqlite3.Connection, run_id: int, origin_id: int, blob_ids: Iterable[int]) -> None:
-    """Record the same of what a resumed run takes over from its origin."""
+    """Record which blobs that a resumed run takes over from its origin are unverified there."""
     db.executemany(
         "insert or ignore into unverified select ?, blob_id from unverified where run_id = ? and blob_id = ?",
         [(run_id, origin_id, blob_id) for blob_id in blob_ids],
@@ -164,31 +171,31 @@ def signed_deployment(store: Store, digest: bytes, signed_by: bytes, mac: bytes)
 
 
 def is_trusted(path: Path, store_uuid: str) -> bool:
-    """Whether the user trusts the store at `path`, which must still be the same store."""
-    place = _place(path)
+    """Return whether the user trusts the store at `path`, which must still be the same store."""
+    record = _place(path)
     try:
-        return private.read(place, "record of trust") == _entry(path, store_uuid)
+        return private.read(record, "record of trust") == _entry(path, store_uuid)
     except OSError as error:
-        raise FlowstoreError(f"{place} can't be read: {error}. Removing it trusts {path} no longer.") from error
+        raise FlowstoreError(f"{record} cannot be read: {error}. Removing it trusts {path} no longer.") from error
 
 
 def trust(path: Path, store_uuid: str) -> None:
     """Remember that the pickles of the store at `path` may be loaded."""
-    place = _place(path)
+    record = _place(path)
     try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.remove_abandoned(place)
-        with files.temporary_file(place, 0o600) as draft:
-            draft.write_bytes(_entry(path, store_uuid))
-            files.move_to(draft, place, replace=True)
+        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.remove_abandoned(record)
+        with files.temporary_file(record, 0o600) as temporary:
+            temporary.write_bytes(_entry(path, store_uuid))
+            files.move_to(temporary, record, replace=True)
     except OSError as error:
         raise FlowstoreError(
-            f"{place} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
+            f"{record} cannot be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
         ) from error
 
 
 def revoke(path: Path) -> bool:
-    """Forget that; gives whether it was trusted."""
+    """Trust the store at `path` no longer; return whether it was trusted."""
     try:
         _place(path).unlink()
     except FileNotFoundError:
@@ -197,17 +204,17 @@ def revoke(path: Path) -> bool:
 
 
 def _place(path: Path) -> Path:
-    """A file for each trusted store, so that two processes that trust at once don't undo each other."""
+    """Return the file that records trust in a store: one for each, so that two processes don't undo each other."""
     return home() / "trusted" / hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _entry(path: Path, store_uuid: str) -> bytes:
-    """What that file holds: the store's path, which need not be text, and its identity."""
+    """Return what that file holds: the store's path, which need not be text, and its identity."""
     return os.fsencode(f"{path.resolve()}\n{store_uuid}\n")
 
 
 def command(path: Path) -> str:
-    """The command line that trusts the store at `path`."""
+    """Return the command line that trusts the store at `path`."""
     import shlex
 
     return f"flowstore trust {shlex.quote(str(path))}"
@@ -220,7 +227,7 @@ def claim(db: sqlite3.Connection, store_uuid: str) -> None:
 
 
 def is_foreign(store: Store) -> bool:
-    """Whether a store is a stranger's: no run of this user's is in it, and he does not trust it."""
+    """Return whether a store is untrusted: no run of this user's is in it, and they have not trusted it."""
     if store.trusted or is_trusted(store.path, store.uuid):
         return False
     if not (home() / "key").exists():

@@ -1,10 +1,10 @@
-"""Files that somebody else made: what lies beside them, and their schema, are looked at before anything is asked.
+"""Untrusted files: the files beside a store, and its schema, are checked before anything else is read.
 
 *Beside the file.* A process that was killed leaves `-journal` or `-wal`, and the next one to open the store
-recovers what was committed. Whose they are can't be told before that: the row that says whose a store is may
-itself stand in the log, and somebody who shares a store recovers it for its owner. So they are used, also where
-a stranger sent them. Their content is no more than what he could have written into the file, and the schema is
-compared after it was taken in. What remains is what SQLite does to *other* files on their word, and that is
+recovers what was committed. Nobody can say who wrote them before that: the row that names a store's owner may
+itself be in the log, and somebody who shares a store recovers it for its owner. So they are used, also where
+a stranger sent them. They hold no more than what a stranger could have written into the file, and the schema is
+compared after they have been read. What remains is what SQLite does to *other* files on their word, and that is
 refused: a journal may name a super-journal, which SQLite deletes after playing the journal back, whatever file
 that is (sqlite.org/atomiccommit, 5.5; flowstore writes to one file at a time, so never makes one), and a link in
 place of a side file would be written through. A `-shm` needs no look: the first to open a store empties it.
@@ -12,8 +12,8 @@ place of a side file would be written through. A `-shm` needs no look: the first
 *The schema.* A trigger runs when we write, a virtual table runs code of its module, a view in place of ours
 answers what its author likes: none of these is in a store that flowstore wrote. SQLite goes by the text of a
 definition and not by the type beside it, so the same is done here. What people add to their own store for their
-questions is fine, since nothing here reads it; in a stranger's it can only be meant for us, as an index whose
-expression is evaluated when we write is.
+questions is fine, since nothing here reads it; in a stranger's file it can only be aimed at
+us, as an index is whose expression is evaluated when we write.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal that n
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no regular file: a pipe would be waited for, for ever.
+    """Raise NotAStore for what is not a regular file: opening a pipe would wait for ever.
 
     Raises:
         NotAStore: it is a folder, a pipe or a device.
@@ -91,28 +91,28 @@ def _names_a_super_journal(journal: Path) -> bool:
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
-    """Compare a store's schema with what our migrations make; gives what is there beyond it.
+    """Compare a store's schema with what our migrations make; return the names of what is there beyond it.
 
     Raises:
         StoreCorrupt: names the trigger, the virtual table, or the definition that was changed or is missing.
     """
     version = connection.execute("pragma user_version").fetchone()[0]
-    found: dict[str, str] = {}
+    present: dict[str, str] = {}
     for kind, name, sql in connection.execute("select type, name, sql from sqlite_master where sql is not null"):
         if not isinstance(sql, str) or not re.match(_ALLOWED, sql):
             what = kind if kind == "trigger" else "definition"
             raise StoreCorrupt(f"{path} holds the {what} {name!r}, which flowstore never makes; it is not opened.")
-        if name in found:
+        if name in present:
             raise StoreCorrupt(f"{path} holds two definitions of {name!r}; it is not opened.")
         if not re.fullmatch(_SQLITE_S_OWN, sql):
-            found[name] = _normal(sql)
+            present[name] = _normal(sql)
     expected = _as_written(version)
-    if _wrong(found, expected):  # another SQLite may write an altered table in another way
+    if _wrong(present, expected):  # another SQLite may write an altered table in another way
         expected = _as_made(version)
-    for name in _wrong(found, expected):
-        what = "was changed" if name in found else "is missing"
+    for name in _wrong(present, expected):
+        what = "was changed" if name in present else "is missing"
         raise StoreCorrupt(f"{path}: the definition of {name!r} {what}; it is not opened.")
-    return [name for name, sql in found.items() if name not in expected and _bookkeeping().get(name) != _bare(sql)]
+    return [name for name, sql in present.items() if name not in expected and _bookkeeping().get(name) != _bare(sql)]
 
 
 def check_extras(store: Store, extras: Sequence[str]) -> None:
@@ -130,10 +130,10 @@ def check_extras(store: Store, extras: Sequence[str]) -> None:
         )
 
 
-def _wrong(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+def _wrong(present: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
     """Return the names of our definitions that a file lacks, or has with other statements than ours."""
-    differing = [name for name, sql in expected.items() if found.get(name) != sql]
-    return [name for name in differing if without_comments(found.get(name, "")) != without_comments(expected[name])]
+    differing = [name for name, sql in expected.items() if present.get(name) != sql]
+    return [name for name in differing if without_comments(present.get(name, "")) != without_comments(expected[name])]
 
 
 def without_comments(sql: str) -> str:
@@ -157,7 +157,7 @@ def _as_written(version: int) -> Mapping[str, str]:
 
 @functools.cache
 def _as_made(version: int) -> Mapping[str, str]:
-    """Our definitions as SQLite has them after the migrations of a version."""
+    """Return our definitions as SQLite has them after the migrations of a version."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         for step in range(1, version + 1):
             connection.executescript("\n".join(schema.script(step)))
@@ -166,7 +166,7 @@ def _as_made(version: int) -> Mapping[str, str]:
 
 
 def _normal(sql: str) -> str:
-    """A definition as SQLite keeps it: it writes the first words its own way."""
+    """Return a definition as SQLite keeps it: it writes the first words its own way."""
     return re.sub(
         schema.CREATE,
         lambda match: f"{match[1] or ''}{match[2]} {match[3]}".lower(),
@@ -176,12 +176,12 @@ def _normal(sql: str) -> str:
 
 
 def _bare(sql: str) -> str:
-    """A definition without white space, quotes and case, in which versions of sqlite-utils may differ."""
+    """Return a definition without white space, quotes and case, in which versions of sqlite-utils may differ."""
     return re.sub(r'[\s"]', "", _normal(sql)).lower()
 
 
 @functools.cache
 def _bookkeeping() -> dict[str, str]:
-    """The tables in which sqlite-utils keeps which migrations a store has."""
-    found = schema.statements(schema.BOOKKEEPING)
-    return {match[3]: _bare(each) for each in found if (match := re.match(schema.CREATE, each))}
+    """Return the tables in which sqlite-utils records which migrations a store has."""
+    definitions = schema.statements(schema.BOOKKEEPING)
+    return {match[3]: _bare(sql) for sql in definitions if (match := re.match(schema.CREATE, sql))}

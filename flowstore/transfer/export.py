@@ -15,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -25,10 +26,10 @@ from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
 from flowstore.progress import LARGE_BYTES, Progress
 from flowstore.sqlite import files, side_files
 from flowstore.sqlite.database import Store
-from flowstore.store import backlog, blobs, records, schema, trust
+from flowstore.store import backlog, blobs, schema, tables, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
-from flowstore.transfer import descriptions, tables
+from flowstore.transfer import run_blobs
 from flowstore.transfer.selection import Selection, run_ids
 
 
@@ -136,19 +137,12 @@ def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[i
         db.execute("pragma synchronous = off")
         db.execute("begin")
         uuid = db.execute("select uuid from store").fetchone()["uuid"]
-        _copy(source, db, "flows", f"id in ({tables.FLOWS})", ids)
-        _copy(source, db, "codes", f"id in ({tables.CODES})", ids)
-        left_out = _copy_contents(source, db, store, ids, wish.max_artifact_bytes)
-        _copy(source, db, "code_files", f"code_id in ({tables.CODES})", ids)
-        _copy(source, db, "tags", f"id in ({tables.TAGS})", ids)
-        for table in tables.of_runs(source):
+        left_out = _copy_blobs(source, db, store, ids, wish.max_artifact_bytes)
+        for table in tables.travelling(source, tables.OUT, tables.BOTH):
             if wish.logs or table.name != "log_chunks":
-                _copy(source, db, table.name, table.where, ids)
-        for name in ("origins", "unverified"):
-            if tables.has(source, name):
-                used = f" and blob_id in ({tables.BLOBS})" if name == "unverified" else ""
-                _copy(source, db, name, f"run_id in ({tables.RUNS}){used}", ids)
-        _describe(source, db, ids)
+                _copy_rows(source, db, table, ids)
+        if not run_blobs.are_described(source):
+            backlog.describe_runs(db, ids)
         _pair_tags(db)
         _carry_numbers(source, db)
         _sign(source, db, store, uuid, ids)
@@ -159,9 +153,18 @@ def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[i
     return left_out
 
 
-def _copy(source: sqlite3.Connection, db: sqlite3.Connection, table: str, where: str, ids: Collection[int]) -> None:
-    with contextlib.closing(source.execute(f"select * from {table} where {where}", tables.of(ids))) as found:
-        tables.insert(db, table, [column[0] for column in found.description], map(tuple, found))
+def _copy_rows(
+    source: sqlite3.Connection, db: sqlite3.Connection, table: tables.Table, run_ids: Collection[int]
+) -> None:
+    query = f"select * from {table.name} where {tables.where(table)}"
+    with contextlib.closing(source.execute(query, tables.bound(run_ids))) as rows:
+        insert_rows(db, table.name, [column[0] for column in rows.description], map(tuple, rows))
+
+
+def insert_rows(db: sqlite3.Connection, table: str, columns: Collection[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Insert rows of the same columns."""
+    marks = ", ".join("?" * len(columns))
+    db.executemany(f"insert into {table} ({', '.join(columns)}) values ({marks})", rows)
 
 
 def _check_bases(source: sqlite3.Connection, path: Path, ids: Collection[int]) -> None:
@@ -169,54 +172,35 @@ def _check_bases(source: sqlite3.Connection, path: Path, ids: Collection[int]) -
     wrong = source.execute(
         f"""select t.id from tasks t left join tasks b on b.id = t.base_id
             where t.run_id in ({tables.RUNS}) and t.base_id is not null and b.run_id is not t.run_id""",
-        tables.of(ids),
+        tables.bound(ids),
     ).fetchone()
     if wrong is not None:
         raise StoreCorrupt(f"{path}: task {wrong['id']} starts from a task of another run, which no run ever wrote.")
 
 
-def _copy_contents(
+def _copy_blobs(
     source: sqlite3.Connection, db: sqlite3.Connection, store: Store, ids: Collection[int], largest: int | None
 ) -> int:
     left_out = 0
-    total = source.execute(
-        f"select total(size_bytes) from blobs where id in ({tables.BLOBS})",  # `sum` may overflow
-        tables.of(ids),
-    ).fetchone()
+    query = f"select total(size_bytes) from blobs where {tables.where(tables.BY_NAME['blobs'])}"  # `sum` may overflow
+    total = source.execute(query, tables.bound(ids)).fetchone()
     with Progress("Exporting", int(total[0])) as progress:
-        for row in tables.contents(source, ids):
+        for row in run_blobs.used(source, ids):
             blob = Blob.of(row)
             too_large = largest is not None and blob.size_bytes > largest and not row["is_code"]
             if row["left_out"] or too_large:
-                _insert_blob(db, attrs.evolve(blob, data=None))
+                blobs.insert(db, blob.description, sha=blob.sha, row=blob.id)
                 blobs.leave_out(db, blob.id)
                 left_out += 1
                 continue
-            pieces = blobs.chunks_of(blobs.verified(source, store, blob, row["place"]))
+            pieces = blobs.chunks_of(blobs.verified(source, store, blob, row["named"]))
             if blob.data is not None:
-                _insert_blob(db, attrs.evolve(blob, data=b"".join(pieces)))
+                blobs.insert(db, blob.description, sha=blob.sha, data=b"".join(pieces), row=blob.id)
             else:
-                _insert_blob(db, blob)
-                chunks = ((blob.id, n, chunk) for n, chunk in enumerate(pieces))
-                db.executemany("insert into chunks values (?, ?, ?)", chunks)
+                blobs.insert(db, blob.description, sha=blob.sha, row=blob.id)
+                blobs.insert_chunks(db, ((blob.id, n, chunk) for n, chunk in enumerate(pieces)))
             progress.add(blob.size_bytes)
     return left_out
-
-
-def _insert_blob(db: sqlite3.Connection, blob: Blob) -> None:
-    db.execute(
-        "insert into blobs (id, sha, codec, size_bytes, type, preview, data) values (?, ?, ?, ?, ?, ?, ?)",
-        (blob.id, blob.sha, blob.codec, blob.size_bytes, blob.type, blob.preview, blob.data),
-    )
-
-
-def _describe(source: sqlite3.Connection, db: sqlite3.Connection, ids: Collection[int]) -> None:
-    """Copy what values and pictures were made of contents; of an older store, find out its metrics."""
-    for table in tables.OF_BLOBS:
-        if tables.has(source, table):
-            _copy(source, db, table, f"blob_id in ({tables.BLOBS})", ids)
-    if not descriptions.complete(source):
-        backlog.describe_runs(db, ids)
 
 
 def _pair_tags(db: sqlite3.Connection) -> None:
@@ -224,12 +208,12 @@ def _pair_tags(db: sqlite3.Connection) -> None:
     for row in db.execute("select run_id, flow_id, created_at, tag_id from run_tags"):
         tagged.setdefault((row["run_id"], row["flow_id"], row["created_at"]), []).append(row["tag_id"])
     for (_, flow_id, created_at), tag_ids in tagged.items():
-        records.pair_tags(db, flow_id, created_at, tag_ids)
+        tags.pair_tags(db, flow_id, created_at, tag_ids)
 
 
 def _carry_numbers(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
     """Let ids go on where the source's are: an id that was used there names nothing else here."""
-    for table in tables.NUMBERED:
+    for table in [name for name in tables.NUMBERED if tables.BY_NAME[name].travels]:
         found = source.execute("select seq from sqlite_sequence where name = ?", (table,)).fetchone()
         if found is not None:
             db.execute("delete from sqlite_sequence where name = ?", (table,))
@@ -237,6 +221,6 @@ def _carry_numbers(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
 
 
 def _sign(source: sqlite3.Connection, db: sqlite3.Connection, store: Store, uuid: str, ids: Collection[int]) -> None:
-    shas = {blob_id: sha for _, blob_id, sha, doubted in tables.pickles(source, ids) if not doubted}
+    shas = {blob_id: sha for _, blob_id, sha, doubted in run_blobs.pickles(source, ids) if not doubted}
     for blob_id in trust.signed_by_user(store, shas):
         trust.sign(db, uuid, blob_id, shas[blob_id], "pickle")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flowstore.errors import StoreCorrupt
 from flowstore.sqlite.database import Row
-from flowstore.transfer import tables
+from flowstore.store import tables
 
 LARGEST_KEPT = 2**53  # where JSON's numbers end; a larger one would leave no room for the ids that follow it
 
@@ -44,7 +44,7 @@ class NewIds(Ids):
 
 
 class Numbering:
-    """The ids of everything that one file brings, by kind (see `tables.Table.refers`).
+    """The ids of everything that one file brings, by kind (as in `tables.Table.refers`).
 
     Args:
         path: the file, for messages.
@@ -54,14 +54,13 @@ class Numbering:
         self._path = path
         kinds = ("run", "task", "attempt", "log", "flow", "tag", "code", "blob")
         self._ids = {kind: Ids(path, kind) for kind in kinds}
-        self.last_run = 0  # the last id that a run of this store had before
 
     def __getitem__(self, kind: str) -> Ids:
         return self._ids[kind]
 
     def number(self, there: sqlite3.Connection, here: sqlite3.Connection, run_ids: Collection[int]) -> None:
         """Find ids for the runs and all that is theirs."""
-        asked = tables.of(run_ids)
+        asked = tables.bound(run_ids)
         tasks = there.execute(
             f"select run_id, id from tasks where run_id in ({tables.RUNS}) order by id",
             asked,
@@ -71,19 +70,20 @@ class Numbering:
                 where t.run_id in ({tables.RUNS}) order by a.id""",
             asked,
         )
-        self.last_run = _assign(self["run"], here, "runs", [[run_id] for run_id in run_ids])
+        _assign(self["run"], here, "runs", [[run_id] for run_id in run_ids])
         _assign(self["task"], here, "tasks", _by_run(tasks))
         _assign(self["attempt"], here, "attempts", _by_run(attempts))
         self["task"][0] = 0  # in node_tags: no task
-        for kind, table in (("step", "steps"), ("log chunk", "log_chunks"), ("number", "numbers")):
-            last = here.execute(f"select max(id) from {table}").fetchone()[0]
-            self._ids[kind] = NewIds(self._path, kind, last or 0)
+        for table in tables.travelling(here, tables.BOTH):
+            if "id" in table.refers and table.name not in tables.NUMBERED:
+                last = here.execute(f"select max(id) from {table.name}").fetchone()[0]
+                self._ids[table.refers["id"]] = NewIds(self._path, table.refers["id"], last or 0)
         self._number_logs(there, asked)
 
     def _number_logs(self, there: sqlite3.Connection, asked: dict[str, str]) -> None:
         """A log has the id of the attempt that wrote it or, where that one doesn't come, of the first that has it."""
         rows = there.execute(
-            f"""select log_id, min(id) as attempt_id from attempts where task_id in ({tables.TASKS})
+            f"""select log_id, min(id) as attempt_id from attempts where task_id in ({tables.ids("task")})
                 group by log_id""",
             asked,
         )
@@ -143,15 +143,13 @@ class Tracing:
         self._uuids = uuids
         self._runs: dict[int, int | None] = {}
         self._tasks: dict[int, dict[int, int]] = {}
-        self._last_run = 0
 
     def translate(self, run_ids: Collection[int], new: Numbering) -> None:
         """Change the names that these runs and their tasks give."""
-        self._last_run = new.last_run
         runs = self._there.execute(
             f"""select r.id, f.name as flow, r.origin_run_id from runs r join flows f on f.id = r.flow_id
                 where r.id in ({tables.RUNS}) and r.origin_run_id is not null""",
-            tables.of(run_ids),
+            tables.bound(run_ids),
         )
         self._here.executemany(
             "update runs set origin_run_id = ? where id = ?",
@@ -159,7 +157,7 @@ class Tracing:
         )
         tasks = self._there.execute(
             f"select id, origin_pathspec from tasks where run_id in ({tables.RUNS}) and origin_pathspec is not null",
-            tables.of(run_ids),
+            tables.bound(run_ids),
         )
         self._here.executemany(
             "update tasks set origin_pathspec = ? where id = ?",
@@ -172,7 +170,7 @@ class Tracing:
         found = self._run_here(int(text))
         if found is not None:
             return str(found)
-        return f"{self._uuid}/{flow}/{text}" if self._is_taken(int(text)) else text
+        return f"{self._uuid}/{flow}/{text}"
 
     def _task(self, pathspec: str) -> str:
         match = _TASK.fullmatch(pathspec)
@@ -182,7 +180,7 @@ class Tracing:
         found = self._run_here(run)
         if found is not None and (task_here := self._tasks_here(run, found).get(task)) is not None:
             return f"{flow}/{found}/{step}/{task_here}"
-        return f"{self._uuid}/{pathspec}" if self._is_taken(run) else pathspec
+        return f"{self._uuid}/{pathspec}"
 
     def _run_here(self, there: int) -> int | None:
         """The id here of a run of the file; `None` where it isn't in the file, or isn't here."""
@@ -201,9 +199,3 @@ class Tracing:
             )
             self._tasks[there] = {one["id"]: other["id"] for one, other in pairs if one["name"] == other["name"]}
         return self._tasks[there]
-
-    def _is_taken(self, run_id: int) -> bool:
-        """Whether the id is or was that of a run of this store."""
-        if run_id <= self._last_run:
-            return True
-        return self._here.execute("select 1 from runs where id = ?", (run_id,)).fetchone() is not None

@@ -31,11 +31,12 @@ from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.liveness import Process, is_dead
-from flowstore.store import backlog, blobs, records, snapshots, tags, trust
+from flowstore.store import backlog, blobs, records, snapshots, tables, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
 from flowstore.store.staging import Incoming, Staging
-from flowstore.transfer import descriptions, soundness, tables
+from flowstore.transfer import run_blobs, soundness
+from flowstore.transfer.export import insert_rows
 from flowstore.transfer.import_ids import Numbering, Tracing
 
 _RUNS = f"""select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code_id, r.status, r.last_seen_at,
@@ -104,7 +105,7 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Source]]:
             runs = db.execute(_RUNS).fetchall()
             running = {row["id"] for row in runs if row["status"] == "running" and not is_dead(row)}
             trusted, foreign = trust.is_trusted(store.path, store.uuid), trust.is_foreign(store)
-            measured = descriptions.complete(db) and not foreign
+            measured = run_blobs.are_described(db) and not foreign
             sources.append(Source(store, db, trusted, runs, running, measured, foreign))
         yield sources
 
@@ -183,15 +184,15 @@ def _stage(store: Store, sources: Sequence[Source], intake: _Intake) -> None:
     """Copy the contents that are not here."""
     with store.read() as db:
         wanted = [(source, [row["id"] for row in _fresh(db, source)]) for source in sources]
-    total = sum(row["size_bytes"] for source, ids in wanted for row in tables.contents(source.db, ids))
+    total = sum(row["size_bytes"] for source, ids in wanted for row in run_blobs.used(source.db, ids))
     with Progress("Importing", total) as progress:
         for source, ids in wanted:
-            for row in tables.contents(source.db, ids):
+            for row in run_blobs.used(source.db, ids):
                 blob = Blob.of(row)
                 if row["is_code"] and blob.codec != "bytes":
-                    raise StoreCorrupt(f"{source.store.path}: {row['place']} is no file's. Nothing was imported.")
+                    raise StoreCorrupt(f"{source.store.path}: {row['named']} is no file's. Nothing was imported.")
                 if not row["left_out"] and intake.lacks(blob):
-                    intake.take(source, blob, row["place"])
+                    intake.take(source, blob, row["named"])
                     progress.add(blob.size_bytes)
         intake.staging.wait()
 
@@ -248,7 +249,7 @@ class _Arrival:
             return []
         self._share()
         self._new.number(self._source.db, self._db, self._ids)
-        for table in tables.of_runs(self._source.db):
+        for table in tables.travelling(self._source.db, tables.BOTH):
             if table.name != "numbers" or self._source.measured:
                 self._copy(table)
         self._bury()
@@ -264,23 +265,24 @@ class _Arrival:
         """Find or insert what is shared between runs: contents, snapshots, flows and tags."""
         there, new = self._source.db, self._new
         shas: dict[int, bytes] = {}
-        for row in tables.contents(there, self._ids):
+        for row in run_blobs.used(there, self._ids):
             blob = Blob.of(row)
             shas[blob.id] = blob.sha
             new["blob"][blob.id] = self._content(blob, left_out=bool(row["left_out"]))
-        descriptions.copy(there, self._db, self._source.measured, new["blob"])
-        for row in there.execute(f"select id, name from flows where id in ({tables.FLOWS})", tables.of(self._ids)):
+        run_blobs.copy_descriptions(there, self._db, self._source.measured, new["blob"])
+        for row in self._used("flows"):
             self._db.execute("insert or ignore into flows (name) values (?)", (row["name"],))
             found = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
             new["flow"][row["id"]] = found["id"]
-        for row in there.execute(f"select id, tag from tags where id in ({tables.TAGS})", tables.of(self._ids)):
-            new["tag"][row["id"]] = records.ensure_tag(self._db, self._tag(row["tag"]))
-        snapshots = there.execute(
-            f"select * from codes where id in ({tables.CODES})",
-            tables.of(self._ids),
-        )
-        for row in snapshots.fetchall():
+        for row in self._used("tags"):
+            new["tag"][row["id"]] = tags.ensure_tag(self._db, self._tag(row["tag"]))
+        for row in self._used("codes"):
             new["code"][row["id"]] = self._snapshot(row, shas)
+
+    def _used(self, table: str) -> list[Row]:
+        """Return the rows of a shared table that the runs use, as they are there."""
+        query = f"select * from {table} where {tables.where(tables.BY_NAME[table])}"
+        return self._source.db.execute(query, tables.bound(self._ids)).fetchall()
 
     def _tag(self, tag: str) -> str:
         """Return the tag to have here: a stranger's does not put its run into a namespace of this user or store."""
@@ -321,7 +323,9 @@ class _Arrival:
         return snapshots.insert(self._db, sha, code["script_name"], module, blob_ids)
 
     def _copy(self, table: tables.Table) -> None:
-        with contextlib.closing(tables.select(self._source.db, table, self._ids)) as found:
+        order = "id" if "id" in table.refers else "1, 2"  # new ids are in the order of the old ones
+        query = f"select * from {table.name} where {tables.where(table)} order by {order}"
+        with contextlib.closing(self._source.db.execute(query, tables.bound(self._ids))) as found:
             names = [column[0] for column in found.description]
             maps = [self._mapping(table, name) for name in names]
             renumbered = (
@@ -331,7 +335,7 @@ class _Arrival:
                 )
                 for row in found
             )
-            tables.insert(self._db, table.name, names, renumbered)
+            insert_rows(self._db, table.name, names, renumbered)
 
     def _mapping(self, table: tables.Table, column: str) -> Callable[[int], int] | None:
         """Return what makes a column's values those that they are here; `None` where they stay."""
@@ -349,10 +353,10 @@ class _Arrival:
         for row in self._fresh:
             run_id, flow_id = self._new["run"][row["id"]], self._new["flow"][row["flow_id"]]
             rows = self._db.execute("select tag_id from run_tags where run_id = ?", (run_id,)).fetchall()
-            records.pair_tags(self._db, flow_id, self._time(row["created_at"]), [each["tag_id"] for each in rows])
+            tags.pair_tags(self._db, flow_id, self._time(row["created_at"]), [each["tag_id"] for each in rows])
 
     def _vouch(self) -> None:
-        found = [*tables.pickles(self._source.db, self._ids)]
+        found = [*run_blobs.pickles(self._source.db, self._ids)]
         mine = trust.signed_by_user(self._source.store, {blob_id for _, blob_id, *_ in found})
         for run_id, blob_id, sha, doubted in found:
             here = self._new["blob"][blob_id]

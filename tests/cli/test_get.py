@@ -55,7 +55,7 @@ def test_arrays_and_frames_are_written_as_files_of_their_own(look, tmp_path):
 @pytest.mark.parametrize(
     ("name", "file", "words"),
     [
-        ("xs", "x.txt", "can't be written as .txt"),
+        ("xs", "x.txt", "cannot be written as .txt"),
         ("text", "x.csv", "it is no table"),
         ("raw", "x.json", "has no form in JSON"),
         ("xs", "x.pkl", "safer form"),

@@ -9,13 +9,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from flowstore.text import columns_of
-from support.cli import IN_ONE_PROCESS, on_terminal
+from support.cli import on_terminal
 from support.looks import LONG, TASK
 from support.processes import AS_NOBODY, python, told
 
@@ -44,11 +42,11 @@ def test_a_flow_s_commands_name_the_option_too(story, words):
 
 
 KEYS = {
-    "runs": "run status user created_at duration_s parameters tags",
-    "show F": "run status user created_at duration_s parameters tags",
-    "show F/1": "run status user created_at duration_s parameters tags finished_at origin_run_id system_tags "
+    "runs": "run status user created_at duration_s parameters tags error",
+    "show F": "run status user created_at duration_s parameters tags error",
+    "show F/1": "run status user created_at duration_s parameters tags error finished_at origin_run_id system_tags "
     "script_name code_files steps",
-    "show F/1/body": "task status attempts index created_at duration_s origin",
+    "show F/1/body": "task status attempts index item created_at duration_s origin",
     f"show {TASK}": "artifact type size_bytes codec preview",
     f"show {TASK}/xs": "artifact type size_bytes codec preview",
     f"get {TASK}/xs": "artifact type size_bytes codec sha preview value",
@@ -73,11 +71,7 @@ def test_the_keys_of_every_command(printed, args):
 def printed(story):
     """What each command of `KEYS` prints with --json and with --csv."""
     calls = [f"{args} {form}" for args in KEYS for form in ("--json", "--csv")]
-    ran = subprocess.run(
-        [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(calls)], cwd=story.folder, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
-    return dict(zip(calls, ran.stdout.split("\0\n"), strict=False))
+    return {call: story.flowstore(*call.split()).stdout for call in calls}
 
 
 def test_nothing_found_has_a_head_too(story):
@@ -162,7 +156,7 @@ def test_a_narrow_terminal_gets_a_line_for_each_cell(story):
     """What does not fit as a table is a block for each row."""
     [lines] = on_terminal(story, 40, "runs")
     assert lines.count("") == 2
-    assert [line.split()[0] for line in lines[: lines.index("")]] == KEYS["runs"].split()
+    assert [line.split()[0] for line in lines[: lines.index("")]] == KEYS["runs"].removesuffix(" error").split()
 
 
 def test_times_and_ids_are_kept_longest(story):
@@ -214,3 +208,32 @@ look_at(sys.argv[2])  # so that all modules are there, which nobody may not be a
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
     assert [each.name for each in folder.iterdir()] == ["flowstore.db"]
     folder.chmod(0o755)
+
+
+# --- what JSON says beside the table
+
+
+def rows_of(story, *words):
+    """The rows that a command prints as JSON."""
+    return json.loads(story.flowstore(*words, "--json").stdout)
+
+
+def test_json_says_why_a_run_failed(story):
+    """`error` of a run is what the view `run_summary` has; a table shows it where it is asked for."""
+    errors = [{"run": f"F/{run_id}", "error": error} for run_id, error in
+              story.sql("select run_id, error from run_summary order by run_id desc")]  # fmt: skip
+    assert errors[0] == {"run": "F/3", "error": "AssertionError: too much"}
+    for words in (["runs"], ["show", "F"], ["show", "F/3"]):
+        shown = [{key: row[key] for key in ("run", "error")} for row in rows_of(story, *words)]
+        assert shown == (errors if len(shown) > 1 else errors[:1])
+    assert story.flowstore("runs", "--csv").stdout.splitlines()[0].endswith(",tags,error")
+    assert "error" not in story.flowstore("runs").stdout.splitlines()[0]
+    assert "too much" in story.flowstore("runs", "--columns", "error").stdout
+
+
+def test_json_says_which_item_a_task_has(story):
+    """`item` of a task is what the view `task_summary` has."""
+    items = story.sql("select item from task_summary where run_id = 1 and step = 'body' order by task_id")
+    assert items == ["1", "2", "3"]
+    assert [row["item"] for row in rows_of(story, "show", "F/1/body")] == items
+    assert [row["item"] for row in rows_of(story, "show", "F/1/start")] == [None]

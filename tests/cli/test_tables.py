@@ -13,7 +13,7 @@ import time
 import pytest
 
 from flowstore.cli import output
-from flowstore.store.preview import preview
+from flowstore.store.codecs import preview
 from support.cli import on_terminal
 from support.flows import LINEAR, flow_source
 

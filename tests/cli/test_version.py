@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import flowstore
 from flowstore import _version
 
@@ -57,6 +59,7 @@ def test_both_command_lines_print_the_versions(tmp_path):
         assert printed(*words, "--version", folder=tmp_path) == (line, "")
 
 
+@pytest.mark.untraced
 def test_printing_the_versions_is_light(tmp_path):
     """It loads none of the packages that only some commands need."""
     _, imported = printed("-X", "importtime", "-m", "flowstore", "--version", folder=tmp_path)

@@ -109,8 +109,9 @@ def test_pickled_objects_keep_their_store_and_namespace(two, everyone):
     """In another process they look into the file and the namespace that they came from."""
     use_store(two[0])
     with open_store(everyone.path, namespace="user:will") as store:
-        pickled = pickle.dumps([store.flows(), store.flow("F"), store.run("F/2")])
-    flows, flow, run = pickle.loads(pickled)
+        pickled = pickle.dumps([store.flows(), store.flow("F"), store.run("F/2"), store])
+    flows, flow, run, store = pickle.loads(pickled)
+    assert store.run("F/2") == run
     assert (ids(flows), ids(flow), run.data.x) == (["F"], ["2"], 2)
     assert ids(pickle.loads(pickle.dumps(flow))) == ["2"]
     assert flow.latest_run == run

@@ -12,9 +12,12 @@ from collections import Counter
 
 import pytest
 
-from flowstore import Flow, Run
+from flowstore import DataArtifact, Flow, Run
+from flowstore.client.rows import of_runs
 from flowstore.store.opening import active_store
 from support.flows import FOREACH, MIDDLE, flow_source
+
+pytestmark = pytest.mark.untraced
 
 TRACE = """\
 import os, sqlite3
@@ -154,6 +157,46 @@ def test_iterating_over_a_run(wide):
         values = [artifact.data for step in Run("F/1") for task in step for artifact in task if artifact.id != "xs"]
     assert len(values) > 300
     assert len(asked) <= 80, Counter(asked.statements).most_common(5)
+
+
+VALUES = {"small": "1", "inline": "list(range(9000))", "a pickle": "lambda: 42"}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_the_first_artifact_of_a_run(flow, value):
+    """`run.data.x` costs 4 queries at most, the further artifacts of that task one each, and their facts none."""
+    script = flow(flow_source(MIDDLE, start=f"self.x = {value}; self.y = {value}; self.z = 3"))
+    script("run")
+    run = script.client()
+    with Asked() as asked:
+        assert run.data.x is not None
+    assert len(asked) <= 4, asked.statements
+    with Asked() as asked:
+        assert run.data.y is not None
+    assert len(asked) <= 1, asked.statements
+    with Asked() as asked:
+        assert run.data.z == 3
+    assert len(asked) == 0, asked.statements
+
+
+def test_the_facts_of_an_artifact(wide):
+    """What cannot change is asked once, when it is looked up: for the task, for what it has, for the namespace."""
+    run = wide.client()
+    end = run.end_task.pathspec
+    with Asked() as asked:
+        artifact = DataArtifact(f"{end}/t")
+    assert len(asked) <= 6, asked.statements
+    with Asked() as asked:
+        assert [artifact.sha, artifact.size, artifact.type, artifact.codec, artifact.preview, artifact.data][2] == "int"
+    assert len(asked) == 0, asked.statements
+
+
+def test_a_table_of_runs(wide):
+    """Rows of many runs are two queries."""
+    runs = [wide.client()] * 3
+    with Asked() as asked:
+        assert [row.status for row in of_runs(runs)] == ["successful"] * 3
+    assert len(asked) == 2, asked.statements
 
 
 def test_finding_runs(wide):

@@ -339,7 +339,7 @@ def test_output_that_nobody_can_write(flow):
             stderr=subprocess.PIPE,
             text=True,
         )
-    assert (shown.returncode, shown.stderr) == (1, "Error: The output can't be written: No space left on device.\n")
+    assert (shown.returncode, shown.stderr) == (1, "Error: The output cannot be written: No space left on device.\n")
 
 
 def test_a_failed_run_whose_reader_went_away_has_failed(flow):

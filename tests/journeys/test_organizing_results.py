@@ -36,6 +36,7 @@ from flowstore import (
 )
 from flowstore.store import records
 from flowstore.store.opening import ensure_store
+from flowstore.store.tags import runtime_tags
 from support.cli import Result, Script
 from support.flows import flow_source
 
@@ -141,7 +142,7 @@ class Project(Script):
         store = ensure_store(self.db)
         with store.write() as db:
             for flow, user in runs:
-                tags = [f"user:{user}", *records.runtime_tags("0")]
+                tags = [f"user:{user}", *runtime_tags("0")]
                 run_id = records.create_run(db, records.NewRun(flow, user, {}, [], None, tags, []))
                 records.finish_run(db, run_id, "successful")
         store.close()

@@ -7,7 +7,7 @@ import json
 import os
 
 from flowstore.maintenance import vacuum
-from flowstore.store import blobs, codecs, records, snapshots
+from flowstore.store import blobs, codecs, records, snapshots, tags
 from flowstore.store.opening import open_store
 from support.cli import command
 from support.recording import store_with
@@ -21,7 +21,7 @@ def test_vacuum_drops_what_a_crash_left(path):
         blobs.put(connection, store, codecs.encode(os.urandom((3 << 20) + 65536)))
         snapshots.ensure(connection, store, "flow.py", {"flow.py": b"lost"})
         records.append_log(connection, [(99, "stdout", 0, "of nobody")])
-        records.ensure_tag(connection, "of nobody")
+        tags.ensure_tag(connection, "of nobody")
         connection.execute("insert into flows (name) values ('Nobody')")
     before = path.stat().st_size
     [told_] = json.loads(command("vacuum", "--json").stdout)

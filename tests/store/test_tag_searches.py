@@ -26,7 +26,7 @@ from flowstore import (
 )
 from flowstore.client.addresses import active_scope
 from flowstore.maintenance.delete import candidates, delete
-from flowstore.store import queries, records, tags
+from flowstore.store import records, tags
 from flowstore.store.opening import active_store, ensure_store
 from flowstore.store.tags import Node
 from support.cli import Script
@@ -109,7 +109,7 @@ class History:
             run_id = add_run(db, self.store, flow=flow, user=user, given=sorted(given), status=status)
         newest = max((run.created_at for run in self.runs), default=0)
         made = Thing(f"{flow}/{run_id}", flow=flow, status=status, own=set(given), created_at=max(self.clock, newest))
-        made.system = frozenset({f"user:{user}", *SYSTEM, records.date_tag(made.created_at)})
+        made.system = frozenset({f"user:{user}", *SYSTEM, tags.date_tag(made.created_at)})
         for name, count in (("start", 2), ("end", 1)):
             step = made.child(name)
             for _ in range(count):
@@ -250,7 +250,7 @@ def test_every_question_has_the_models_answer(tmp_path_factory, events):
     script.db = script.folder / "flowstore.db"
     ensure_store(script.db).close()
     with flowstore.use_store(script.db), context.within(None), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queries, "FEW", 8 if len(events) % 2 else 2)  # a few tags are asked for as many are
+        patch.setattr(tags, "_FEW", 8 if len(events) % 2 else 2)  # a few tags are asked for as many are
         store = active_store()
         store.connection().execute("pragma synchronous = off")
         history = History(store)

@@ -21,7 +21,7 @@ import flowstore
 from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite import user_sql
-from flowstore.store import blobs, codecs, opening, records, schema, snapshots, trust
+from flowstore.store import blobs, codecs, opening, records, schema, snapshots, tags, trust
 from support.cli import command
 
 MEMORY_BYTES = 3 << 30
@@ -71,7 +71,7 @@ def _record_run(connection, store, number, values):
         for index in range(2 if "raw" in put else 1)
     ]
     _record_task(connection, run_id, steps[2], middle, middle[0], None, {"model": put["model"]})
-    tag_id = records.ensure_tag(connection, "on a task")
+    tag_id = tags.ensure_tag(connection, "on a task")
     connection.execute("insert into node_tags values (?, ?, ?, '', ?)", (run_id, steps[0], first, tag_id))
     records.finish_run(connection, run_id, "failed" if failure else "successful")
 

@@ -139,16 +139,16 @@ def test_an_origin_that_was_here_already(source, target, out):
 
 
 def test_an_origin_that_is_nowhere(source, target, out):
-    """It keeps its name where nothing here is or was called so; else it is named with its store."""
+    """It is named with the store that it comes from, whether or not an own run has its id."""
     command("export", out, "F/4", "--store", source)
     command("import", out, "--store", target)
-    assert sql(target, "select origin_run_id from runs where id = 4") == ["3"]
+    uuid = sql(out, "select uuid from store")[0]
+    assert sql(target, "select origin_run_id from runs where id = 4") == [f"{uuid}/F/3"]
     store = open_store(target)
     sql(target, "delete from runs where id = 4")
     add_run(store, width=2)
     store.close()
     command("import", out, "--store", target)
-    uuid = sql(out, "select uuid from store")[0]
     assert sql(target, "select origin_run_id from runs where origin_run_id is not null") == [f"{uuid}/F/3"]
     task = sql(target, "select max(origin_pathspec) from tasks where run_id > 5 and origin_pathspec like '%/start/%'")
     assert task[0].startswith(f"{uuid}/F/3/start/")

@@ -92,14 +92,14 @@ def _called(options: Mapping[str, Any]) -> str:
 
 
 def _echo_created(created: Created, called: str) -> None:
-    made = created.deployment
-    seen = made.production_namespace
-    where = f" in {made.project}/{made.branch}" if made.project else ""
-    click.echo(f"Deployed {made.flow}{where}, version {made.version}.")
-    click.echo(f"Production token:      {made.token}{' (new)' if created.new_token else ''}")
+    deployment = created.deployment
+    seen = deployment.production_namespace
+    where = f" in {deployment.project}/{deployment.branch}" if deployment.project else ""
+    click.echo(f"Deployed {deployment.flow}{where}, version {deployment.version}.")
+    click.echo(f"Production token:      {deployment.token}{' (new)' if created.new_token else ''}")
     click.echo(f"Production namespace:  {seen}")
-    if made.schedule:
-        click.echo(f"Schedule:              {_schedule(made)}; started by: flowstore scheduler")
+    if deployment.schedule:
+        click.echo(f"Schedule:              {_schedule(deployment)}; started by: flowstore scheduler")
     if created.moved:
         click.echo("The new token also moved:")
         for other in created.moved:
@@ -108,7 +108,7 @@ def _echo_created(created: Created, called: str) -> None:
         f'\nTo run it now:\n  {called} deploy trigger\nTo look at its results, in Python:\n  namespace("{seen}")'
     )
     click.echo(f"To let somebody else deploy, hand on the token; it is needed once:\n  {called} deploy create "
-               f"--authorize {made.token}")  # fmt: skip
+               f"--authorize {deployment.token}")  # fmt: skip
 
 
 @command(STORE, BRANCH, PRODUCTION)
@@ -167,10 +167,9 @@ def _values(parameters: Sequence[DeployedParameter], arguments: Sequence[str]) -
         option = text.removeprefix("--").replace("_", "-")
         if not text.startswith("--") or option not in known:
             names = [f"--{name}" for name in known]
-            near = did_you_mean(text, names)
-            raise click.UsageError(
-                f"{text!r} is not a parameter of what is deployed.{near} Its parameters: {', '.join(names) or 'none'}."
-            )
+            near = did_you_mean(option, known, "--{}".format) if text.startswith("--") else ""
+            there = ", ".join(names) or "none"
+            raise click.UsageError(f"{text!r} is not a parameter of what is deployed; those are: {there}.{near}")
         if known[option].is_flag and not equals:
             value = "true"
         elif not equals:
@@ -194,36 +193,39 @@ def show(this: FlowFile, **_chosen: Any) -> None:
     from flowstore.store import snapshots
     from flowstore.store.deployments import parameters_of
 
-    store, made = _find(this)
-    at = time_of(made.deployed_at)
-    sees = made.production_namespace if isinstance(made.namespace, context.Unset) else made.namespace
+    store, deployment = _find(this)
+    at = time_of(deployment.deployed_at)
+    sees = deployment.production_namespace if isinstance(deployment.namespace, context.Unset) else deployment.namespace
     facts: list[tuple[str, Any]] = [
-        ("flow", made.flow),
-        ("version", str(made.version)),
-        *([("project", made.project), ("branch", made.branch)] if made.project else []),
-        ("deployed by", made.deployed_by),
+        ("flow", deployment.flow),
+        ("version", str(deployment.version)),
+        *([("project", deployment.project), ("branch", deployment.branch)] if deployment.project else []),
+        ("deployed by", deployment.deployed_by),
         ("deployed at", f"{at:%Y-%m-%d %H:%M:%S} UTC"),
-        ("namespace", made.production_namespace),
+        ("namespace", deployment.production_namespace),
         ("its runs see", sees or "everything"),
-        ("schedule", _schedule(made)),
-        *([("tags", ", ".join(made.tags))] if made.tags else []),
-        *([("with", ", ".join(made.with_))] if made.with_ else []),
-        *((f"parameter {item.name}", _value(item, made.parameters)) for item in parameters_of(store, made.id)),
-        ("script", made.script_name),
-        *([("module", made.module)] if made.module else []),
+        ("schedule", _schedule(deployment)),
+        *([("tags", ", ".join(deployment.tags))] if deployment.tags else []),
+        *([("with", ", ".join(deployment.with_))] if deployment.with_ else []),
+        *(
+            (f"parameter {item.name}", _value(item, deployment.parameters))
+            for item in parameters_of(store, deployment.id)
+        ),
+        ("script", deployment.script_name),
+        *([("module", deployment.module)] if deployment.module else []),
     ]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         click.echo(safe(f"{name.ljust(width)}  {value}"))
     click.echo()
-    files = snapshots.files(store, made.code_id)
+    files = snapshots.files(store, deployment.code_id)
     output.echo_table([{"file": path, "size_bytes": blob.size_bytes} for path, blob in files.items()])
 
 
-def _schedule(made: Deployment) -> str:
-    if made.schedule is None:
+def _schedule(deployment: Deployment) -> str:
+    if deployment.schedule is None:
         return "none"
-    return f"{made.schedule['cron']} ({made.schedule['timezone'] or 'UTC'})"
+    return f"{deployment.schedule['cron']} ({deployment.schedule['timezone'] or 'UTC'})"
 
 
 def _value(parameter: DeployedParameter, shown: Mapping[str, Any]) -> str:
@@ -239,12 +241,15 @@ def list_runs(this: FlowFile, **_chosen: Any) -> None:
     """
     from flowstore.client import Flow, Flows
 
-    _, made = _find(this)
-    with context.within(made.production_namespace):
-        if made.flow in Flows():
-            output.echo_table(output.run_rows(Flow(made.flow)))
+    _, deployment = _find(this)
+    with context.within(deployment.production_namespace):
+        if deployment.flow in Flows():
+            output.echo_table(output.run_rows(Flow(deployment.flow)))
         else:
-            click.echo(f"No run of {made.flow} in {made.production_namespace} yet. Start one: deploy trigger", err=True)
+            click.echo(
+                f"No run of {deployment.flow} in {deployment.production_namespace} yet. Start one: deploy trigger",
+                err=True,
+            )
 
 
 deploy = Group(
@@ -268,10 +273,10 @@ def _elsewhere(name: str) -> click.Command:
         raise click.UsageError(f"There is no {name}: flowstore deploys into its own file, with: deploy create")
 
     arguments = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-    made = command(name=name)(arguments(refuse))
-    made.add_help_option = False
-    made.context_settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-    return made
+    refusal = command(name=name)(arguments(refuse))
+    refusal.add_help_option = False
+    refusal.context_settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+    return refusal
 
 
 step_functions = _elsewhere("step-functions")

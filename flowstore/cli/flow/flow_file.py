@@ -11,7 +11,7 @@ import click
 
 from flowstore import context
 from flowstore.cli.app import STORE, Command, Setting
-from flowstore.errors import FlowstoreError
+from flowstore.errors import FlowstoreError, InvalidPathspec
 from flowstore.flow import init
 from flowstore.flow.graph import Graph, graph_of
 from flowstore.flow.parameters import check_names, parameters_of
@@ -129,6 +129,28 @@ class FlowFile:
         check(graph)
         init.check(self.type)
         return graph
+
+    def find(self, address: str, *kinds: type[Any], everywhere: bool = False) -> Any:
+        """Return what an address stands for.
+
+        Args:
+            address: a run's id or `latest`, and what is below it; the flow's name may come first.
+            kinds: the classes of the Client that it may address.
+            everywhere: whether it may be outside the active namespace; `latest` always looks there.
+
+        Raises:
+            click.UsageError: it has another form.
+            NotFound: there is no such object.
+            NamespaceMismatch: it is outside the active namespace.
+        """
+        from flowstore.client import addresses
+        from flowstore.client.store import seen
+
+        text = address if address == self.name else f"{self.name}/{address.removeprefix(f'{self.name}/')}"
+        scope = addresses.active_scope()
+        with wrong_usage(InvalidPathspec):
+            pathspec = addresses.resolve(scope, text, [kind._DEPTH for kind in kinds])
+        return seen(scope.store, None if everywhere else context.UNSET).find(pathspec, *kinds)
 
 
 @contextlib.contextmanager

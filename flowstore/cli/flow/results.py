@@ -15,20 +15,9 @@ from flowstore.cli import output
 from flowstore.cli.app import STORE, Group, command, gather
 from flowstore.cli.flow.flow_file import NAMESPACE, FlowFile
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
+from flowstore.client.rows import tasks_of
 from flowstore.errors import ArtifactError, NotFound, UntrustedArtifact
 from flowstore.text import counted, safe
-
-
-def _object(this: FlowFile, pathspec: str) -> Run | Step | Task:
-    """Return what RUN, RUN/STEP or RUN/STEP/TASK addresses, in whichever namespace."""
-    parts = pathspec.removeprefix(f"{this.name}/").split("/")
-    if len(parts) > 3:
-        raise click.UsageError(f"{pathspec!r} is not of the form RUN, RUN/STEP or RUN/STEP/TASK.")
-    kind: Any = (Run, Step, Task)[len(parts) - 1]
-    with context.within(None):
-        of: Run | Step | Task = kind("/".join([this.name, *parts]))
-        return of
-
 
 # --- dump
 
@@ -70,15 +59,13 @@ class _Choice:
 def dump(this: FlowFile, pathspec: str, choice: _Choice, max_value_size: int, file: Path | None) -> None:
     """Show the artifacts of a step's tasks, or of one task.
 
-    RUN is a run's id, such as 5; TASK a task's, such as 17.
+    RUN is 5, latest or latest-successful; TASK is 17 or latest.
 
     Example:
         python flow.py dump 5/train/17 --include model,accuracy
     """
-    if "/" not in pathspec.removeprefix(f"{this.name}/"):
-        raise click.UsageError(f"{pathspec!r} is not of the form RUN/STEP or RUN/STEP/TASK.")
-    with context.within(None):
-        chosen = {task.pathspec: choice.of(task) for task in log.tasks_of(_object(this, pathspec))}
+    of = this.find(pathspec, Step, Task, everywhere=True)
+    chosen = {task.pathspec: choice.of(task) for task in tasks_of(of)}
     missing = choice.names - {name for artifacts in chosen.values() for name in artifacts}
     if missing:
         raise NotFound(f"{pathspec} has no artifact {', '.join(sorted(missing))}.")
@@ -123,17 +110,16 @@ def _dump_to_file(chosen: Mapping[str, Mapping[str, DataArtifact]], file: Path) 
 def show_logs(this: FlowFile, pathspec: str, wish: log.Wish, follow: bool) -> None:
     """Show what the tasks of a run, step or task printed.
 
-    The word `show` may be left out. RUN is a run's id, such as 5; TASK a task's, such as 17.
+    The word `show` may be left out. RUN is 5, latest or latest-successful; TASK is 17 or latest.
 
     Example:
         python flow.py logs show 5/train --timestamps
     """
-    of, bare = _object(this, pathspec), attrs.evolve(wish, bare=True)
-    with context.within(None):
-        if follow:
-            log.show_as_it_comes(of, bare)
-        else:
-            log.show(log.tasks_of(of), bare)
+    of, bare = this.find(pathspec, Run, Step, Task, everywhere=True), attrs.evolve(wish, bare=True)
+    if follow:
+        log.show_as_it_comes(of, bare)
+    else:
+        log.show(tasks_of(of), bare)
 
 
 class _Logs(Group):
@@ -146,7 +132,7 @@ class _Logs(Group):
 logs = _Logs(
     "logs",
     [show_logs],
-    help="Show what tasks printed.\n\nRUN is a run's id, such as 5; TASK a task's, such as 17.",
+    help="Show what tasks printed.\n\nRUN is 5, latest or latest-successful; TASK is 17 or latest.",
     example="python flow.py logs 5/train",
 )
 
@@ -162,8 +148,7 @@ def list_runs(this: FlowFile) -> None:
         python flow.py list runs
     """
     if this.name in Flows():
-        runs = [*Flow(this.name)]
-        output.echo_table(output.with_errors(runs, output.run_rows(runs)))
+        output.echo_table(output.runs_with_errors([*Flow(this.name)]))
     else:
         click.echo(_nothing(this), err=True)
 
@@ -173,7 +158,7 @@ def list_runs(this: FlowFile) -> None:
 def list_steps(this: FlowFile, run: str | None) -> None:
     """List the steps of the latest run, or of RUN.
 
-    RUN is a run's id, such as 5.
+    RUN is 5, latest or latest-successful.
 
     Example:
         python flow.py list steps 5
@@ -186,13 +171,12 @@ def list_steps(this: FlowFile, run: str | None) -> None:
 def list_tasks(this: FlowFile, run: str | None) -> None:
     """List the tasks of the latest run, or of RUN.
 
-    RUN is a run's id, such as 5.
+    RUN is 5, latest or latest-successful.
 
     Example:
         python flow.py list tasks 5
     """
-    of = _one_run(this, run)
-    output.echo_table(output.with_items(of, output.task_rows(log.tasks_of(of))))
+    output.echo_table(output.task_rows(_one_run(this, run)))
 
 
 _LISTS: Sequence[click.Command] = (list_runs, list_steps, list_tasks)
@@ -214,7 +198,7 @@ def _nothing(this: FlowFile) -> str:
 
 def _one_run(this: FlowFile, run: str | None) -> Any:
     if run is not None:
-        return Run(f"{this.name}/{run.removeprefix(this.name + '/')}")
+        return this.find(run, Run)
     if this.name not in Flows():
         raise NotFound(_nothing(this))
     return Flow(this.name).latest_run

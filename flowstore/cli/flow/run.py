@@ -146,7 +146,7 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     """Run again what did not succeed.
 
     A new run takes over the tasks that succeeded, with the parameters of the run that is resumed. If STEP is given,
-    that step and all steps after it run again, too. RUN is a run's id, such as 5.
+    that step and all steps after it run again, too. RUN is 5, latest or latest-successful.
 
     Example:
         python flow.py resume --origin-run-id 5

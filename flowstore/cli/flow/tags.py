@@ -10,12 +10,10 @@ import click
 
 from flowstore import context
 from flowstore.cli.app import STORE, Group, command, gather
-from flowstore.cli.flow.flow_file import NAMESPACE, FlowFile, wrong_usage
+from flowstore.cli.flow.flow_file import NAMESPACE, FlowFile
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
-from flowstore.errors import InvalidPathspec, NotFound
+from flowstore.errors import NotFound
 from flowstore.text import one_line
-
-_KINDS = (Run, Step, Task, DataArtifact)
 
 
 @attrs.frozen
@@ -33,19 +31,20 @@ class _Target:
         """Return the object; changing tags needs one."""
         if (self.run_id is None) == (self.pathspec is None):
             raise click.UsageError("Say which object: --run-id ID or --pathspec RUN/step[/task[/artifact]].")
-        parts = (self.run_id or self.pathspec or "").removeprefix(f"{this.name}/").split("/", 3)
-        if self.run_id is not None and len(parts) > 1:
-            raise click.UsageError(f"{self.run_id!r} is not of the form RUN/step[/task[/artifact]].")
-        with wrong_usage(InvalidPathspec):
-            return _KINDS[len(parts) - 1]("/".join([this.name, *parts]))
+        if self.run_id is not None:
+            return this.find(self.run_id, Run)
+        return this.find(self.pathspec or "", Run, Step, Task, DataArtifact)
 
 
 def _of_an_object(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that name an object, as one `target`."""
-    pathspec = click.option("--pathspec", metavar="RUN/step[/task[/artifact]]", help="The run, step, task or artifact.")
-    return click.option("--run-id", metavar="RUN", help="The run, such as 5.")(
-        pathspec(gather(target=_Target)(function))
+    run = click.option("--run-id", metavar="RUN", help="The run: 5, latest or latest-successful.")
+    pathspec = click.option(
+        "--pathspec",
+        metavar="RUN/step[/task[/artifact]]",
+        help="What is in a run, such as 5/train, latest/train/latest or 5/metrics.",
     )
+    return run(pathspec(gather(target=_Target)(function)))
 
 
 @command(STORE, NAMESPACE)
@@ -91,7 +90,7 @@ def replace(this: FlowFile, change: _Change, target: _Target) -> None:
     """Replace one tag by another, or some by others.
 
     Example:
-        python flow.py tag replace draft checked --run-id 5
+        python flow.py tag replace new checked --run-id 5
     """
     pair, others = change.tags, change.remove or change.add
     if pair and (others or len(pair) != 2):

@@ -8,7 +8,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,8 @@ from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Setup
 from flowstore.run.local import messages, server
 from flowstore.run.local.processes import Processes, Start, Starting, TaskServer, Worker, died
-from flowstore.run.local.worker import LAZY, PARQUET
 from flowstore.run.snapshot import Sources
+from flowstore.store.codecs import SLOW, likely_slow
 
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)  # for one more process
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one way to end a process
@@ -52,8 +51,7 @@ class Pool:
         self.servers: dict[_Key, TaskServer | None] = {(): main}  # None: tasks with these variables are spawned
         if main is not None:
             self._listen(main)
-            if "pyarrow" in sys.modules:  # pandas imports it, so that there may be frames to store
-                self.warm_up(main, [LAZY.index(PARQUET)])
+            self.warm_up(main, [SLOW.index(module) for module in likely_slow()])
             self.keep_ready(main)
 
     def _listen(self, server: TaskServer) -> None:
@@ -140,7 +138,7 @@ class Pool:
                 self._ready[server] = self._start_on(server)
 
     def warm_up(self, server_: TaskServer | None, modules: Sequence[int]) -> None:
-        """Have what a task had to import (indexes of `worker.LAZY`) ready for those that start from now on."""
+        """Have what a task had to import (indexes of `codecs.SLOW`) ready for those that start from now on."""
         for module in modules:
             if server_ is not None and module not in server_.warm:
                 server_.warm.add(module)

@@ -55,7 +55,7 @@ class TaskServer:
     Attributes:
         importing: whether it has not yet said that it is ready.
         starting: what waits for that.
-        warm: the indexes in `worker.LAZY` of what it has imported.
+        warm: the indexes in `codecs.SLOW` of what it has imported.
     """
 
     def __init__(

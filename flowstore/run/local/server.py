@@ -6,7 +6,7 @@ it answers with the child's pid, and later with how the child ended. When the dr
 and all children, each with whatever process group it leads.
 
 Messages are 9 bytes: a letter, the child's number, a number. To the server: `F` fork, `K` kill (signal),
-`W` warm up (which of `worker.LAZY`). From it: `S` started (pid), `X` ended (wait status), or instead of both
+`W` warm up (which of `codecs.SLOW`). From it: `S` started (pid), `X` ended (wait status), or instead of both
 `R` refused (errno), where the system had no process to give. A server in an interpreter of its own begins with `Y`,
 ready, or with `U`, where the import has left threads that a forked task would miss.
 
@@ -44,6 +44,7 @@ from flowstore.run.local.worker import deliver
 from flowstore.run.orders import Inline, OpenSplit, Order, RunFacts, decode_order, encode_order
 from flowstore.run.randomness import Generators
 from flowstore.sqlite import database
+from flowstore.store.codecs import SLOW, entry_of
 
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
@@ -164,7 +165,7 @@ class _Server:
         """Import what a child had to, or may have to, and do once what each that uses it would do."""
         with contextlib.suppress(Exception):  # a package is broken: the task that needs it says so
             importlib.import_module(module)
-        if module == worker.PICKLING:
+        if module == entry_of("pickle").slow:
             from flowstore.store import pickling
 
             pickling.register_classes(sys.modules[self._flow.__module__])
@@ -180,7 +181,7 @@ class _Server:
         if order == FORK:
             self._fork(number, descriptors)
         elif order == WARM_UP:
-            self._warm_up(worker.LAZY[argument])
+            self._warm_up(SLOW[argument])
         else:
             for pid, child in self._children.items():
                 if child == number:

@@ -25,11 +25,7 @@ from flowstore.run.local.ending import Ending, flush_output
 from flowstore.run.orders import decode_order, encode_report
 from flowstore.run.randomness import Generators
 from flowstore.store.blobs import chunks_of
-
-PICKLING = "flowstore.store.pickling"
-PARQUET = "flowstore.store.codecs.parquet"
-TYPED_JSON = "flowstore.store.codecs.typed_json"
-LAZY = (PICKLING, PARQUET, TYPED_JSON)  # imported by a task that needs it, unless its server has
+from flowstore.store.codecs import SLOW
 
 
 def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators, ending: Ending) -> None:
@@ -107,7 +103,7 @@ def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
             return
         for index in answer["send"]:
             messages.send_data(channel, chunks_of(product.large[index].pieces))
-    used = [n for n, module in enumerate(LAZY) if module in sys.modules]
+    used = [n for n, module in enumerate(SLOW) if module in sys.modules]
     messages.send(channel, {"kind": "report", "report": encode_report(report), "used": used, "ended": ended})
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from flowstore.store.codecs import parquet
 from flowstore.store.codecs.pandas_equality import same_columns, same_index
+from flowstore.store.codecs.plain_json import PlainJson
 
 KEY = b"flowstore"
 _LARGE_BYTES = 16 << 20
@@ -25,7 +26,7 @@ _MARKS = {"polars": b"polars.DataFrame", "pyarrow": b"pyarrow.Table"}
 
 
 def dump(value: Any, library: str) -> list[bytearray] | None:
-    """The Parquet of a table, in pieces; `None` where it would not come back identical.
+    """Return the Parquet of a table, in pieces; `None` where it would not come back identical.
 
     Args:
         value: the table.
@@ -35,7 +36,7 @@ def dump(value: Any, library: str) -> list[bytearray] | None:
 
 
 def load(pieces: Iterator[bytes], size: int) -> Any:
-    """The table of a content.
+    """Return the table that these bytes hold.
 
     Args:
         pieces: its bytes, in order.
@@ -53,13 +54,13 @@ def load(pieces: Iterator[bytes], size: int) -> Any:
 
         parquet.check(file, nested=True)
         table = _without_mark(parquet.load(file))
-        del file  # its bytes are let go before the values are made, here and below
+        del file  # its bytes are freed before the values are built, here and below
         return _to_polars(table)
     if mark == _MARKS["pyarrow"]:
         parquet.check(file, nested=True)
         return _without_mark(parquet.load(file))
     if mark is not None:
-        raise ValueError(f"it is a table of {mark!r}, which this flowstore doesn't know; a newer version may")
+        raise ValueError(f"it is a table of {mark!r}, which this flowstore does not know; a newer version may")
     parquet.check(file, nested=False)
     table = parquet.load(file)
     del file
@@ -67,20 +68,20 @@ def load(pieces: Iterator[bytes], size: int) -> Any:
 
 
 def _joined(pieces: Iterator[bytes], size: int) -> bytes | mmap.mmap:
-    """All bytes; many of them in memory of their own, which goes back to the system when it is let go."""
+    """Return all bytes; many of them in memory of their own, which goes back to the system at the end."""
     if size < _LARGE_BYTES:
         return b"".join(pieces)
-    content = mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size)
     for piece in pieces:
-        content.write(piece)
-    return content
+        memory.write(piece)
+    return memory
 
 
 # --- pandas
 
 
 def _open(pieces: list[Any]) -> parquet.File:
-    """A file of any process, read alike in all of them: pandas' types are known to pyarrow before it is opened."""
+    """Open a file so that all processes read it alike: pandas' types are known to pyarrow before."""
     file = parquet.File(pieces)
     if any((field.metadata or {}).get(b"ARROW:extension:name") == b"pandas.period" for field in file.schema):
         import pandas as pd
@@ -91,7 +92,7 @@ def _open(pieces: list[Any]) -> parquet.File:
 
 
 def _to_pandas(table: Any) -> Any:
-    """A table as a frame, independent of the options that this process has set; the table is used up."""
+    """Return a table as a frame, independent of the options that this process has set; the table is used up."""
     import pandas as pd
 
     with contextlib.ExitStack() as stack:
@@ -103,7 +104,7 @@ def _to_pandas(table: Any) -> Any:
 
 
 def _with_usual_utc(frame: Any) -> Any:
-    """A frame in whose columns and labels UTC is what pandas itself takes for it, which pyarrow does not."""
+    """Return a frame with the object for UTC that pandas itself uses, and pyarrow does not."""
     import pandas as pd
 
     def is_other(dtype: Any) -> bool:
@@ -142,11 +143,9 @@ def _dump_pandas(frame: Any) -> list[bytearray] | None:
 
 
 def _json_of(attrs: dict[Any, Any]) -> bytes | None:
-    """A frame's own attributes, if they are plain JSON."""
-    from flowstore.store.codecs import encode
-
-    encoded = encode(attrs, described=False)
-    return encoded.content if encoded.codec == "json" else None
+    """Return the JSON of a frame's own attributes; `None` where they are not plain."""
+    encoded = PlainJson().encode(attrs)
+    return None if encoded is None else b"".join(encoded.pieces)
 
 
 def _comes_back_to_pandas(frame: Any, pieces: list[bytearray]) -> bool:
@@ -179,12 +178,12 @@ def _is_range(index: Any) -> bool:
 
 def _same_range(schema: Any, index: Any) -> bool:
     """Return whether an index that no column holds is what the metadata says."""
-    told = {"kind": "range", "name": index.name, "start": index.start, "stop": index.stop, "step": index.step}
-    return bool(schema.pandas_metadata["index_columns"] == [told])
+    stated = {"kind": "range", "name": index.name, "start": index.start, "stop": index.stop, "step": index.step}
+    return bool(schema.pandas_metadata["index_columns"] == [stated])
 
 
 def _whole_columns(frame: Any, file: parquet.File) -> list[str]:
-    """The columns that are compared at once: those of the index, and categories, which groups of rows may share."""
+    """Return the columns to compare at once: those of the index, and categories, which groups of rows may share."""
     labels = [name for name in file.schema.names if name not in frame.columns]
     named = [name for name in frame.index.names if name in file.schema.names and name not in labels]
     categories = [field.name for field in file.schema if pa.types.is_dictionary(field.type)]
@@ -204,14 +203,14 @@ def _to_polars(table: Any) -> Any:
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # which is no Exception
             raise
-        raise ValueError(f"polars can't read it: {error}") from None
+        raise ValueError(f"polars cannot read it: {error}") from None
     if not isinstance(frame, pl.DataFrame):
-        raise ValueError("it holds no columns")  # noqa: TRY004  # of a content, not of an argument
+        raise ValueError("it holds no columns")  # noqa: TRY004  # of bytes, not of an argument
     return frame
 
 
 def _check_texts(field: Any) -> None:
-    """Raise UnicodeDecodeError where what describes a column is no text: polars would panic, and tell so on stderr."""
+    """Raise UnicodeDecodeError where the metadata of a column is not text: polars would panic, and print so."""
     for text in (*(field.metadata or {}).keys(), *(field.metadata or {}).values()):
         text.decode()
     for n in range(field.type.num_fields):

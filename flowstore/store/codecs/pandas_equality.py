@@ -59,7 +59,7 @@ def _same_missing(one: Any, two: Any) -> bool:
     import pyarrow.compute as pc
 
     arrays = [
-        pa.chunked_array(pa.array(each)) if not isinstance(each, pa.ChunkedArray) else each for each in (one, two)
+        pa.chunked_array(pa.array(side)) if not isinstance(side, pa.ChunkedArray) else side for side in (one, two)
     ]
     return bool(pc.is_null(arrays[0]).equals(pc.is_null(arrays[1])))
 
@@ -70,7 +70,7 @@ def _same_cell(one: Any, two: Any) -> bool:
 
 
 def _same_dtype(one: Any, two: Any) -> bool:
-    """Whether two dtypes are the same, and are NumPy's or pandas' own: another library's is not known everywhere."""
+    """Return whether two dtypes are the same, and NumPy's or pandas' own: others are not known everywhere."""
     if type(one) is not type(two) or one != two:
         return False
     if not hasattr(two, "na_value"):  # one of NumPy's

@@ -43,7 +43,7 @@ Rows = Callable[[slice], Any]  # the rows of a frame as an Arrow table
 
 
 def dump(rows: Rows, count: int, schema: Any) -> list[bytearray]:
-    """Parquet of a frame, in pieces.
+    """Return the Parquet of a frame, in pieces.
 
     Args:
         rows: returns some of its rows; called with a step to take a sample.
@@ -60,7 +60,7 @@ def dump(rows: Rows, count: int, schema: Any) -> list[bytearray]:
 
 
 def _group_rows(sample: Any, count: int) -> int:
-    """How many rows are written at once."""
+    """Return how many rows are written at once."""
     row_bytes = sample.nbytes / max(1, len(sample))
     return min(max(1024, int(GROUP_BYTES / max(1, row_bytes))), max(1, count))
 
@@ -68,7 +68,7 @@ def _group_rows(sample: Any, count: int) -> int:
 def _written(
     rows: Rows, count: int, step: int, schema: Any, encodings: dict[str, str], compression: str | dict[str, str]
 ) -> list[bytearray]:
-    """A frame's bytes; texts and numbers without an encoding get dictionaries, and parts of structures do not."""
+    """Return a frame's bytes; texts and numbers without an encoding get dictionaries, parts of structures do not."""
     sink = _Sink()
     numbered = [field.name for field in schema if _may_repeat(field.type) and field.name not in encodings]
     options = {"compression": compression, "use_dictionary": numbered, "column_encoding": encodings}
@@ -79,7 +79,7 @@ def _written(
 
 
 def _may_repeat(kind: Any) -> bool:
-    """Return whether a column may refer to a dictionary; of others it could not be told what that takes."""
+    """Return whether a column may refer to a dictionary; of others nobody could say how much memory that takes."""
     odd = (pa.types.is_nested, pa.types.is_string_view, pa.types.is_binary_view)
     return not any(test(kind) for test in odd)
 
@@ -104,23 +104,23 @@ class _Sink:
 
 
 def _encodings(rows: Rows, count: int) -> tuple[dict[str, str], Any]:
-    """How columns of numbers and times are written that hardly repeat, by a sample; and the sample.
+    """Return how columns of numbers and times are written that hardly repeat, by a sample; and the sample.
 
     It makes them smaller than plain, and is as fast. A dictionary would cost time for nothing.
     """
     sample = rows(slice(0, count, max(1, count // _SAMPLE_ROWS)))
-    found = {}
+    encodings = {}
     for name, column in zip(sample.column_names, sample.columns, strict=True):
         kind = column.type
         is_float = kind in (pa.float32(), pa.float64())
         is_number = is_float or pa.types.is_integer(kind) or pa.types.is_temporal(kind)
         if is_number and pc.count_distinct(column).as_py() > 0.9 * len(sample):
-            found[name] = "BYTE_STREAM_SPLIT" if is_float else "DELTA_BINARY_PACKED"
-    return found, sample
+            encodings[name] = "BYTE_STREAM_SPLIT" if is_float else "DELTA_BINARY_PACKED"
+    return encodings, sample
 
 
 def _compression(rows: Rows, count: int, encodings: dict[str, str]) -> str | dict[str, str]:
-    """How each column is compressed: not at all where it has an encoding, and a sample is not made smaller by a fifth.
+    """Return how each column is compressed: not at all if it has an encoding and a sample hardly shrinks.
 
     Less is not worth the time that it costs whoever writes or reads the frame.
     """
@@ -177,16 +177,16 @@ class File:
         return self._ends[-1] if self._ends else 0
 
     def read(self, at: int, count: int) -> bytes:
-        """The bytes at an offset, as many as there are."""
-        found = []
+        """Return the bytes at an offset, as many as there are."""
+        parts = []
         n = bisect.bisect_right(self._ends, at)
         while count > 0 and n < len(self.pieces):
             start = at - (self._ends[n] - len(self.pieces[n]))
-            found.append(memoryview(self.pieces[n])[start : start + count])
-            at += len(found[-1])
-            count -= len(found[-1])
+            parts.append(memoryview(self.pieces[n])[start : start + count])
+            at += len(parts[-1])
+            count -= len(parts[-1])
             n += 1
-        return bytes(found[0]) if len(found) == 1 else b"".join(found)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
 
 class _Source:
@@ -214,7 +214,7 @@ class _Source:
 
 
 def load(file: File, groups: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> Any:
-    """The Arrow table of a file that was checked, or of some of its groups of rows and columns.
+    """Return the Arrow table of a file that was checked, or of some of its groups of rows and columns.
 
     Raises:
         ValueError: it is larger than its bytes give reason for.
@@ -234,7 +234,7 @@ def load(file: File, groups: Sequence[int] | None = None, columns: Sequence[str]
 
 
 def _with_texts(batch: Any, schema: Any) -> Any:
-    """A batch with its texts as such, not as dictionaries."""
+    """Return a batch with its texts as such, not as dictionaries."""
     columns = [
         column.cast(field.type) if _is_text(field.type) else column
         for column, field in zip(batch.columns, schema, strict=True)
@@ -275,7 +275,7 @@ def _check_names(field: Any) -> None:
 
 
 def _expected(file: File) -> int:
-    """How much memory the rows of a file take at most, without what its texts take that dictionaries hold."""
+    """Return how much memory the rows of a file take at most, without what its texts take that dictionaries hold."""
     columns = [file.columns.column(n) for n in range(len(file.columns))]
     costs = [_cost(file, column) for column in columns]
     size = 0
@@ -286,7 +286,7 @@ def _expected(file: File) -> int:
 
 
 def _column_bytes(file: File, chunk: Chunk, column: Any, cost: int) -> int:
-    """How much memory one column of one group of rows takes, by the headers of its pages."""
+    """Return how much memory one column of one group of rows takes, by the headers of its pages."""
     kind = _flat_type(file, column)
     values = size = 0
     for page in pages(file.read, chunk.start, chunk.length):
@@ -305,7 +305,7 @@ def _column_bytes(file: File, chunk: Chunk, column: Any, cost: int) -> int:
 
 
 def _flat_type(file: File, column: Any) -> Any:
-    """The type of a column that is one of the table's; `None` for a part of lists or structures."""
+    """Return the type of a column that is one of the table's; `None` for a part of lists or structures."""
     index = file.schema.get_field_index(column.path)
     kind = file.schema.field(index).type if index >= 0 else None
     return None if kind is None or pa.types.is_nested(kind) else kind
@@ -316,14 +316,14 @@ def _is_bytes(column: Any) -> bool:
 
 
 def _cost(file: File, column: Any) -> int:
-    """The memory that a value of a column takes, as an item of an array or as a Python object."""
+    """Return the memory that a value of a column takes, as an item of an array or as a Python object."""
     kind = _flat_type(file, column)
     in_array = max(8, column.length) * (1 + column.max_repetition_level)
     return int(max(in_array, 8 if kind is None else _object_bytes(kind)))
 
 
 def _object_bytes(kind: Any) -> int:
-    """The memory of a Python object and the reference to it; 8 where pandas has arrays of such values."""
+    """Return the memory of a Python object and the reference to it; 8 where pandas has arrays of such values."""
     if pa.types.is_date(kind) or pa.types.is_time(kind):
         return 56
     if pa.types.is_decimal(kind):
@@ -334,13 +334,13 @@ def _object_bytes(kind: Any) -> int:
 
 
 def _text_bytes(column: Any) -> int:
-    """How many bytes a column takes as an array of texts, which refers to a dictionary now."""
+    """Return how many bytes a column takes as an array of texts, which refers to a dictionary now."""
     lengths = pc.binary_length(column.dictionary).take(column.indices)
     return int(pc.sum(lengths).as_py() or 0)
 
 
 def _most_bytes(pieces: Iterable[Any]) -> int:
-    """How much memory a frame of these bytes may take."""
+    """Return how much memory a frame of these bytes may take."""
     return max(SMALL_BYTES, MOST_EXPANDED * sum(map(len, pieces)))
 
 
@@ -351,11 +351,11 @@ def _check_size(size: int, most: int) -> None:
 
 def _is_text(kind: Any) -> bool:
     test = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return any(each(kind) for each in test)
+    return any(check(kind) for check in test)
 
 
 def groups(file: File) -> Iterator[tuple[int, slice]]:
-    """The groups of rows: each group's number, and its rows."""
+    """Yield the groups of rows: each group's number, and its rows."""
     start = 0
     for number in range(file.metadata.num_row_groups):
         count = file.metadata.row_group(number).num_rows

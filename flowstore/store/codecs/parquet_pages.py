@@ -67,19 +67,19 @@ def chunks(footer: bytes) -> Iterator[list[Chunk]]:
 
 
 def _chunk(described: Any, rows: Any) -> Chunk:
-    """A column by its `ColumnMetaData`: it begins at its dictionary, if it has one."""
-    [told] = _dicts([described])
-    offsets = [at for at in (told.get(9), told.get(11)) if type(at) is int and at > 0]
-    length = told.get(7)
+    """Return a column by its `ColumnMetaData`: it begins at its dictionary, if it has one."""
+    [metadata] = _dicts([described])
+    offsets = [at for at in (metadata.get(9), metadata.get(11)) if type(at) is int and at > 0]
+    length = metadata.get(7)
     if not offsets or type(length) is not int or length < 0 or type(rows) is not int:
         raise ValueError("the footer is damaged")
     return Chunk(rows, min(offsets), length)
 
 
-def _dicts(found: Any) -> list[dict[int, Any]]:
-    if type(found) is not list or not all(type(each) is dict for each in found):
+def _dicts(values: Any) -> list[dict[int, Any]]:
+    if type(values) is not list or not all(type(value) is dict for value in values):
         raise ValueError("the footer is damaged")
-    return found
+    return values
 
 
 def pages(read: Callable[[int, int], bytes], start: int, length: int) -> Iterator[Page]:
@@ -112,7 +112,7 @@ def pages(read: Callable[[int, int], bytes], start: int, length: int) -> Iterato
 
 
 def _header(read: Callable[[int, int], bytes], start: int, most: int) -> tuple[dict[int, Any], int]:
-    """The header at an offset, and its length."""
+    """Return the header at an offset, and its length."""
     window = min(_WINDOW, most)
     while True:
         data = read(start, window)
@@ -125,10 +125,10 @@ def _header(read: Callable[[int, int], bytes], start: int, most: int) -> tuple[d
 
 
 def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """The fields of a structure, by number, and where it ends."""
+    """Return the fields of a structure, by number, and where it ends."""
     if depth > _MAX_DEPTH:
         raise ValueError("the header of a page is too deep")
-    found: dict[int, Any] = {}
+    fields: dict[int, Any] = {}
     field = 0
     while (first := data[at]) != 0:
         at += 1
@@ -137,8 +137,8 @@ def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
             field += first >> 4
         else:
             field, at = _zigzag(data, at)
-        found[field], at = _value(data, at, kind, depth)
-    return found, at + 1
+        fields[field], at = _value(data, at, kind, depth)
+    return fields, at + 1
 
 
 def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
@@ -155,7 +155,7 @@ def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
         return None, _within(data, at + (1 if kind == _BYTE else 8))
     if kind in {_LIST, _SET}:
         return _list(data, at, depth + 1)
-    raise ValueError("a header holds what has no place there")  # maps
+    raise ValueError("a header holds a field of an unexpected type")  # maps
 
 
 def _list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
@@ -165,14 +165,14 @@ def _list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
         count, at = _varint(data, at)
     if count > len(data) - at:  # each takes a byte at least
         raise IndexError
-    found = []
+    values = []
     for _ in range(count):
         if kind in {_TRUE, _FALSE}:  # which are a byte each in lists
             at = _within(data, at + 1)
             continue
         value, at = _value(data, at, kind, depth)
-        found.append(value)
-    return found, at
+        values.append(value)
+    return values, at
 
 
 def _within(data: bytes, at: int) -> int:

@@ -19,10 +19,12 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from flowstore.context import is_text
+from flowstore.errors import ArtifactError
+from flowstore.store.codecs.contract import Codec, Pieces
 from flowstore.store.codecs.typed_scalars import BY_MARK, Unwritable, scalar_of
 
 MAX_DEPTH = 100  # of containers
@@ -33,8 +35,24 @@ _SMALL = 16  # members of a tuple that may stand in several places
 Tree = Any  # what the JSON encoder takes
 
 
+class TypedJson(Codec):
+    """Values of builtins that plain JSON lacks, in a notation that a person can read."""
+
+    def encode(self, value: Any) -> Pieces | None:
+        """Return the value in the notation, if it has one."""
+        text = dump(value)
+        return None if text is None else Pieces([text])
+
+    def decode(self, pieces: Iterator[bytes], size_bytes: int) -> Any:  # noqa: ARG002
+        """Return the value of a notation that `encode` can have written."""
+        try:
+            return load(b"".join(pieces))
+        except ValueError as error:
+            raise ArtifactError(f"Its bytes are not typed JSON: {error}") from error
+
+
 def dump(value: Any) -> bytes | None:
-    """The value's bytes, or `None` where it has no notation."""
+    """Return the value's bytes, or `None` where it has no notation."""
     try:
         _check(value)
         return _ENCODER.encode(_tree(value)).encode()
@@ -42,20 +60,20 @@ def dump(value: Any) -> bytes | None:
         return None
 
 
-def load(content: bytes) -> Any:
-    """The value of these bytes.
+def load(notation: bytes) -> Any:
+    """Return the value of these bytes.
 
     Raises:
         ValueError: `dump` can't have written them.
     """
     try:
-        text = content.decode()
+        text = notation.decode()
         value, end = _DECODER.raw_decode(text)
         if end != len(text):
             raise ValueError(f"it goes on after character {end}")
         _check(value)
     except Unwritable:
-        raise ValueError("a number, a text or the depth has no place there") from None
+        raise ValueError("a number or a text is not one that is written so, or it is nested too deeply") from None
     except (TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     return value
@@ -114,7 +132,7 @@ def _is_constant(part: Collection[Any]) -> bool:
 
 
 def _children(kind: type, group: list[Any]) -> Iterable[Any]:
-    """All parts of containers of one type, with those keys of dicts that are no text."""
+    """Return all parts of containers of one type, with those keys of dicts that are no text."""
     if kind is dict:
         for part in group:
             if set(map(type, part)) <= {str}:
@@ -140,7 +158,7 @@ def _check_hashes(values: Collection[Any]) -> None:
 
 
 def _tree(value: Any) -> Tree:
-    """The value as the JSON encoder takes it; what is plain JSON is not copied."""
+    """Return the value as the JSON encoder takes it; what is plain JSON is not copied."""
     kind = type(value)
     if kind is list:
         return _trees(value)
@@ -179,7 +197,7 @@ def _dict_tree(value: dict[Any, Any]) -> Tree:
 
 
 def _in_order(members: Collection[Tree]) -> list[Tree]:
-    """A set's members in an order of their own: that of numbers or texts, else that of their notation."""
+    """Return a set's members in an order of their own: that of numbers or texts, else that of their notation."""
     kinds = set(map(type, members))
     return sorted(members) if kinds in ({str}, {int}, {float}) else sorted(members, key=_ENCODER.encode)
 
@@ -196,58 +214,58 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 def _read_object(pairs: list[tuple[str, Any]]) -> Any:
     """Called for each JSON object, the inner ones first."""
     if len(pairs) == 1 and pairs[0][0].startswith("$"):
-        mark, content = pairs[0]
+        mark, notation = pairs[0]
         container = _READERS.get(mark)
-        return _read_scalar(mark, content) if container is None else container(content)
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
+        return _read_scalar(mark, notation) if container is None else container(notation)
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return members
 
 
-def _read_scalar(mark: str, content: Any) -> Any:
+def _read_scalar(mark: str, notation: Any) -> Any:
     scalar = BY_MARK.get(mark[1:])
     if scalar is None:
         raise ValueError(f"the mark {mark[:40]!r} is unknown to this flowstore; a newer version may know it")
-    value = scalar.read(content)
-    if scalar.write(value) != content:
+    value = scalar.read(notation)
+    if scalar.write(value) != notation:
         raise ValueError(f"a {mark[1:]} is not written as this flowstore writes it")
     return value
 
 
-def _read_dict(content: Any) -> dict[Any, Any]:
-    pairs = _list(content)
+def _read_dict(notation: Any) -> dict[Any, Any]:
+    pairs = _list(notation)
     for pair in pairs:
         if type(pair) is not list or len(pair) != 2:
             raise ValueError("a $dict is a list of pairs")
-    return dict(zip(*_distinct([[key for key, _ in pairs], [each for _, each in pairs]]), strict=True))
+    return dict(zip(*_distinct([[key for key, _ in pairs], [value for _, value in pairs]]), strict=True))
 
 
-def _read_tuple(content: Any) -> tuple[Any, ...]:
-    return tuple(_list(content))
+def _read_tuple(notation: Any) -> tuple[Any, ...]:
+    return tuple(_list(notation))
 
 
-def _read_set(content: Any) -> set[Any]:
-    return set(*_distinct([_list(content)]))
+def _read_set(notation: Any) -> set[Any]:
+    return set(*_distinct([_list(notation)]))
 
 
-def _read_frozenset(content: Any) -> frozenset[Any]:
-    return frozenset(*_distinct([_list(content)]))
+def _read_frozenset(notation: Any) -> frozenset[Any]:
+    return frozenset(*_distinct([_list(notation)]))
 
 
 def _distinct(columns: list[list[Any]]) -> list[list[Any]]:
-    """The columns, if the first one's members are distinct, and their hashes too, as far as those of a value are."""
+    """Return the columns, if the first one's members are distinct, and so are most of their hashes."""
     members = columns[0]
     _check_hashes(members)
     if len(set(members)) != len(members):
-        raise ValueError("a member or key stands twice")
+        raise ValueError("a member or key occurs twice")
     return columns
 
 
-def _list(content: Any) -> list[Any]:
-    if type(content) is not list:
-        raise ValueError(f"a list belongs there, not a {type(content).__name__}")
-    return content
+def _list(notation: Any) -> list[Any]:
+    if type(notation) is not list:
+        raise ValueError(f"a list belongs there, not a {type(notation).__name__}")
+    return notation
 
 
 def _refuse(constant: str) -> Any:

@@ -5,7 +5,7 @@ Each kind of scalar has a mark, and two functions: `write` turns a value into JS
 time; the caller compares what it returns with what `write` makes of it, so that each value has one notation.
 For that reason the notation of a kind must never change: add a new mark instead.
 
-A kind is found by the exact type of a value. No module is imported because of a value, nor by a name in a content.
+A kind is found by the exact type of a value. No module is imported because of a value, nor by a name in a notation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Scalar(NamedTuple):
 
 
 def number_of(value: float) -> float | str:
-    """A float as JSON: NaN and infinities as text.
+    """Return a float as JSON: NaN and infinities as text.
 
     >>> number_of(0.5), number_of(math.inf), number_of(math.nan)
     (0.5, 'inf', 'nan')
@@ -56,14 +56,14 @@ def number_of(value: float) -> float | str:
     return value if math.isfinite(value) else repr(value)
 
 
-def _float(content: Any) -> float:
-    if type(content) is float or content in {"nan", "inf", "-inf"}:
-        return float(content)
-    raise ValueError(f"{_short(content)} is no float")
+def _float(notation: Any) -> float:
+    if type(notation) is float or notation in {"nan", "inf", "-inf"}:
+        return float(notation)
+    raise ValueError(f"{_short(notation)} is no float")
 
 
 def _write_int(value: int) -> str:
-    """An int that JSON's readers would change, such as 2**64."""
+    """Return the text of an int that JSON's readers would change, such as 2**64."""
     if value.bit_length() <= _DECIMAL_BITS:
         return str(value)
     if value.bit_length() > _MAX_HEX * 4:
@@ -71,8 +71,8 @@ def _write_int(value: int) -> str:
     return hex(value)
 
 
-def _read_int(content: Any) -> int:
-    text = _matched(re.compile(rf"-?(\d{{1,620}}|0x[0-9a-f]{{1,{_MAX_HEX}}})"), content)[0]
+def _read_int(notation: Any) -> int:
+    text = _matched(re.compile(rf"-?(\d{{1,620}}|0x[0-9a-f]{{1,{_MAX_HEX}}})"), notation)[0]
     return int(text, 16 if "x" in text else 10)
 
 
@@ -80,8 +80,8 @@ def _write_complex(value: complex) -> list[float | str]:
     return [number_of(value.real), number_of(value.imag)]
 
 
-def _read_complex(content: Any) -> complex:
-    real, imag = _list_of(content, 2)
+def _read_complex(notation: Any) -> complex:
+    real, imag = _list_of(notation, 2)
     return complex(_float(real), _float(imag))
 
 
@@ -92,10 +92,10 @@ def _write_decimal(value: Any) -> str:
     return text
 
 
-def _read_decimal(content: Any) -> Any:
+def _read_decimal(notation: Any) -> Any:
     from decimal import Decimal
 
-    return Decimal(_matched(re.compile(rf"[-+.0-9A-Za-z]{{1,{_MAX_DECIMAL}}}"), content)[0])
+    return Decimal(_matched(re.compile(rf"[-+.0-9A-Za-z]{{1,{_MAX_DECIMAL}}}"), notation)[0])
 
 
 def _write_fraction(value: Any) -> str:
@@ -104,10 +104,10 @@ def _write_fraction(value: Any) -> str:
     return f"{value.numerator}/{value.denominator}"
 
 
-def _read_fraction(content: Any) -> Any:
+def _read_fraction(notation: Any) -> Any:
     from fractions import Fraction
 
-    match = _matched(re.compile(r"(-?\d{1,620})/(\d{1,620})"), content)
+    match = _matched(re.compile(r"(-?\d{1,620})/(\d{1,620})"), notation)
     return Fraction(int(match[1]), int(match[2]))
 
 
@@ -125,7 +125,7 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 
 def _write_moment(value: Any) -> str:
-    """A datetime or a time: ISO's text, then the zone if there is one, and `fold=1` where it is the second of two.
+    """Return a datetime or a time as ISO's text, then its zone, if any, and `fold=1` where it is the second of two.
 
     >>> _write_moment(dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc))
     '2020-01-01T00:00:00+00:00'
@@ -134,20 +134,20 @@ def _write_moment(value: Any) -> str:
     return f"{value.replace(tzinfo=None, fold=0).isoformat()}{zone}{' fold=1' if value.fold else ''}"
 
 
-def _read_datetime(content: Any) -> dt.datetime:
-    match = _matched(_DATETIME_TEXT, content)
+def _read_datetime(notation: Any) -> dt.datetime:
+    match = _matched(_DATETIME_TEXT, notation)
     zone = _read_zone(match[2]) if match[2] else None
     return dt.datetime.fromisoformat(match[1]).replace(tzinfo=zone, fold=1 if match[3] else 0)
 
 
-def _read_time(content: Any) -> dt.time:
-    match = _matched(_TIME_TEXT, content)
+def _read_time(notation: Any) -> dt.time:
+    match = _matched(_TIME_TEXT, notation)
     zone = _read_zone(match[2]) if match[2] else None
     return dt.time.fromisoformat(match[1]).replace(tzinfo=zone, fold=1 if match[3] else 0)
 
 
 def _write_zone(zone: Any) -> str:
-    """A zone: `+02:00`, `+02:00(CEST)` with a name of its own, or `[Europe/Berlin]`.
+    """Return a zone: `+02:00`, `+02:00(CEST)` with a name of its own, or `[Europe/Berlin]`.
 
     >>> _write_zone(dt.timezone(dt.timedelta(hours=2), "CEST"))
     '+02:00(CEST)'
@@ -175,8 +175,8 @@ def _offset_text(offset: dt.timedelta) -> str:
     return ("-" if offset < dt.timedelta(0) else "+") + clock
 
 
-def _read_zone(content: Any) -> dt.tzinfo:
-    text = _matched(_ZONE_TEXT, content)[0]
+def _read_zone(notation: Any) -> dt.tzinfo:
+    text = _matched(_ZONE_TEXT, notation)[0]
     if text.startswith("["):
         return _read_zoneinfo(text[1:-1])
     offset, _, name = text.rstrip(")").partition("(")
@@ -195,7 +195,7 @@ def _read_zoneinfo(key: str) -> dt.tzinfo:
 
 
 def _write_timedelta(value: dt.timedelta) -> str:
-    """A duration in seconds, as ISO 8601 writes it.
+    """Return a duration in seconds, as ISO 8601 writes it.
 
     >>> _write_timedelta(dt.timedelta(days=-1, microseconds=500_000))
     '-PT86399.5S'
@@ -205,8 +205,8 @@ def _write_timedelta(value: dt.timedelta) -> str:
     return f"{sign}PT{seconds}{f'.{rest:06}'.rstrip('0') if rest else ''}S"
 
 
-def _read_timedelta(content: Any) -> dt.timedelta:
-    match = _matched(_TIMEDELTA_TEXT, content)
+def _read_timedelta(notation: Any) -> dt.timedelta:
+    match = _matched(_TIMEDELTA_TEXT, notation)
     size = int(match[2]) * 1_000_000 + int((match[3] or "").ljust(6, "0"))
     return _MICROSECOND * (-size if match[1] else size)
 
@@ -215,7 +215,7 @@ def _read_timedelta(content: Any) -> dt.timedelta:
 
 
 def _write_bytes(value: bytes | bytearray) -> str:
-    r"""Bytes as a text whose characters are their numbers, so that ASCII can be read.
+    r"""Return bytes as a text whose characters are their numbers, so that ASCII can be read.
 
     >>> _write_bytes(b"GIF\xff")
     'GIFÿ'
@@ -225,12 +225,12 @@ def _write_bytes(value: bytes | bytearray) -> str:
     return value.decode("latin-1")
 
 
-def _read_bytes(content: Any) -> bytes:
-    return _text_of(content).encode("latin-1")
+def _read_bytes(notation: Any) -> bytes:
+    return _text_of(notation).encode("latin-1")
 
 
-def _read_bytearray(content: Any) -> bytearray:
-    return bytearray(_read_bytes(content))
+def _read_bytearray(notation: Any) -> bytearray:
+    return bytearray(_read_bytes(notation))
 
 
 def _write_uuid(value: Any) -> str:
@@ -241,10 +241,10 @@ def _write_uuid(value: Any) -> str:
     return str(value)
 
 
-def _read_uuid(content: Any) -> Any:
+def _read_uuid(notation: Any) -> Any:
     from uuid import UUID
 
-    return UUID(_matched(re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), content)[0])
+    return UUID(_matched(re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), notation)[0])
 
 
 def _write_path(value: Any) -> str:
@@ -255,15 +255,15 @@ def _write_path(value: Any) -> str:
 
 
 def _path(name: str) -> Scalar:
-    """A path; one of another system's files comes back in its pure form."""
+    """Return the kind of a path; one of another system's files comes back in its pure form."""
 
-    def read(content: Any) -> Any:
+    def read(notation: Any) -> Any:
         import os
         import pathlib
 
         other = "PosixPath" if os.name == "nt" else "WindowsPath"  # it can't be made here: its pure form is
         cls = getattr(pathlib, f"Pure{name}" if name == other else name)
-        return cls(_text_of(content))
+        return cls(_text_of(notation))
 
     return Scalar(name, _write_path, read)
 
@@ -272,7 +272,7 @@ def _path(name: str) -> Scalar:
 
 
 def _numpy_number(name: str, kind: str) -> Scalar:
-    """A NumPy scalar of a fixed width: as the Python number that it equals, and complex ones as a pair."""
+    """Return a kind of NumPy scalars of a fixed width: written as Python numbers, and complex ones as a pair."""
 
     def write(value: Any) -> Any:
         plain = value.item()
@@ -282,20 +282,20 @@ def _numpy_number(name: str, kind: str) -> Scalar:
             return number_of(plain)
         return plain if kind == "b" or -(2**63) <= plain < 2**63 else str(plain)
 
-    def read(content: Any) -> Any:
+    def read(notation: Any) -> Any:
         import numpy as np
 
         make = getattr(np, name)
         if kind in "cf":
             with np.errstate(over="ignore"):  # the caller finds the difference
-                return make(_read_complex(content) if kind == "c" else _float(content))
-        if type(content) is str:
-            content = int(_matched(re.compile(r"\d{19,20}"), content)[0])
-        if type(content) is not (bool if kind == "b" else int):
-            raise ValueError(f"{_short(content)} is no {name}")
-        if kind != "b" and not np.iinfo(make).min <= content <= np.iinfo(make).max:
+                return make(_read_complex(notation) if kind == "c" else _float(notation))
+        if type(notation) is str:
+            notation = int(_matched(re.compile(r"\d{19,20}"), notation)[0])
+        if type(notation) is not (bool if kind == "b" else int):
+            raise ValueError(f"{_short(notation)} is no {name}")
+        if kind != "b" and not np.iinfo(make).min <= notation <= np.iinfo(make).max:
             raise ValueError(f"a number is beyond {name}")
-        return make(content)
+        return make(notation)
 
     return Scalar(f"numpy.{name}", write, read)
 
@@ -307,16 +307,16 @@ def _write_numpy_text(value: Any) -> str:
     return plain
 
 
-def _read_numpy_text(content: Any) -> Any:
+def _read_numpy_text(notation: Any) -> Any:
     import numpy as np
 
-    return np.str_(_text_of(content))
+    return np.str_(_text_of(notation))
 
 
-def _read_numpy_bytes(content: Any) -> Any:
+def _read_numpy_bytes(notation: Any) -> Any:
     import numpy as np
 
-    return np.bytes_(_read_bytes(content))
+    return np.bytes_(_read_bytes(notation))
 
 
 _UNIT = re.compile(r"(?:\d{1,9})?(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)", re.ASCII)
@@ -324,12 +324,12 @@ _NUMPY_TIME = re.compile(r"-?\d{4,6}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d(\.\d{1,18})?)
 
 
 def _unit_of(value: Any) -> str:
-    """The unit of a NumPy time, such as `ns` or `25s`; empty where it has none."""
+    """Return the unit of a NumPy time, such as `ns` or `25s`; empty where it has none."""
     return str(value.dtype.str.partition("[")[2].rstrip("]"))
 
 
 def _write_numpy_time(value: Any) -> list[Any]:
-    """A NumPy time: its ISO text, or its count where NumPy does not read that text; and its unit."""
+    """Return a NumPy time: its ISO text, or its count where NumPy does not read that text; and its unit."""
     import numpy as np
 
     unit = _unit_of(value)
@@ -354,10 +354,10 @@ def _write_numpy_duration(value: Any) -> list[Any]:
 
 
 def _numpy_time(name: str) -> Callable[[Any], Any]:
-    def read(content: Any) -> Any:
+    def read(notation: Any) -> Any:
         import numpy as np
 
-        count, unit = _list_of(content, 2)
+        count, unit = _list_of(notation, 2)
         if unit != "":
             _matched(_UNIT, unit)
         if type(count) is not int:
@@ -373,26 +373,26 @@ _read_numpy_time = _numpy_time("datetime64")
 # --- the table
 
 
-def _matched(pattern: re.Pattern[str], content: Any) -> re.Match[str]:
-    if type(content) is str and (match := pattern.fullmatch(content)):
+def _matched(pattern: re.Pattern[str], notation: Any) -> re.Match[str]:
+    if type(notation) is str and (match := pattern.fullmatch(notation)):
         return match
-    raise ValueError(f"{_short(content)} is not of its form")
+    raise ValueError(f"{_short(notation)} is not of its form")
 
 
-def _list_of(content: Any, count: int) -> list[Any]:
-    if type(content) is list and len(content) == count:
-        return content
-    raise ValueError(f"{_short(content)} is not of its form")
+def _list_of(notation: Any, count: int) -> list[Any]:
+    if type(notation) is list and len(notation) == count:
+        return notation
+    raise ValueError(f"{_short(notation)} is not of its form")
 
 
-def _text_of(content: Any) -> str:
-    if type(content) is str:
-        return content
-    raise ValueError(f"{_short(content)} is no text")
+def _text_of(notation: Any) -> str:
+    if type(notation) is str:
+        return notation
+    raise ValueError(f"{_short(notation)} is no text")
 
 
-def _short(content: Any) -> str:
-    return repr(content)[:40] if type(content) in {str, float, bool, type(None)} else f"a {type(content).__name__}"
+def _short(notation: Any) -> str:
+    return repr(notation)[:40] if type(notation) in {str, float, bool, type(None)} else f"a {type(notation).__name__}"
 
 
 _NUMPY_NUMBERS = {
@@ -435,7 +435,7 @@ _by_type: dict[type, Scalar] = {}
 
 
 def scalar_of(kind: type) -> Scalar | None:
-    """The scalar that values of exactly this type are, or `None`."""
+    """Return the kind of scalar that values of exactly this type are, or `None`."""
     if kind in _by_type:
         return _by_type[kind]
     module = kind.__module__

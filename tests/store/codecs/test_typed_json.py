@@ -332,9 +332,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_contents_that_no_value_has_are_refused(name):
+def test_notations_that_no_value_has_are_refused(name):
     """What this version would not have written is one ArtifactError."""
-    assert load(WRONG[name]).startswith("Its content is not typed JSON: ")
+    assert load(WRONG[name]).startswith("Its bytes are not typed JSON: ")
 
 
 def colliding(count):

@@ -1,16 +1,22 @@
-"""What holds between the rows of a store, as queries that find what breaks it, each with what mends it.
+"""The invariants of a store: what holds between its rows, each with a query for what breaks it, and with its repair.
 
-A query names what it is about by columns (`run_id`, `task_id`, `attempt_id`, `name`, …): the message and the mending
-statements take their values from there. Mending drops what can't be read, or says less than what was wrong did; it
-never guesses a value. An artifact that is gone is one that its task deleted, so that no older value of the same name
-shows instead. A lost name is replaced, for the sake of the rows below it.
+`check` names what breaks them, `repair` runs the repairs, and `import` refuses a file that breaks one. A query names
+what a row is about by columns (`run_id`, `task_id`, `attempt_id`, `name`, …); messages and repairs take their values
+from there. A repair drops what can't be read, or says less than the broken row did; it never guesses a value. A lost
+artifact is recorded as one that its task deleted, so that no older value of the same name shows instead. A lost name is
+replaced, for the sake of the rows below it.
 """
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+
 import attrs
 
+from flowstore.store import tables
 from flowstore.store.pictures import MAX_PICTURE_BYTES
+from flowstore.store.tables import Table
 
 _SANE = "between 0 and 253402300799999"  # until the year 9999, in milliseconds
 _STATUSES = "('running', 'successful', 'failed', 'stopped', 'dead')"
@@ -18,7 +24,7 @@ _STATUSES = "('running', 'successful', 'failed', 'stopped', 'dead')"
 
 @attrs.frozen
 class Rule:
-    """One thing that holds.
+    """One invariant.
 
     Attributes:
         kind: the problem's kind.
@@ -26,7 +32,9 @@ class Rule:
         find: a query for what breaks it.
         problem: what is wrong, with the row's columns in braces.
         mend: statements with the row's columns as named parameters.
-        repair: what mending does, for people.
+        repair: what they do, for people.
+        deep: whether it reads so much that only a deep check, and import, ask for it.
+        tolerated: whether an import takes a file that breaks it, because it writes such rows itself.
     """
 
     kind: str
@@ -35,123 +43,90 @@ class Rule:
     problem: str
     mend: tuple[str, ...]
     repair: str
+    deep: bool = False
+    tolerated: bool = False
 
 
-# --- references: column -> parent's key; what to do with a row whose parent is gone
+# --- references: each row's parent is there
 
-DROP_ARTIFACT = "update artifacts set blob_id = null where attempt_id = :attempt_id and name = :name"
-DROP_TASK = (
-    "delete from artifacts where attempt_id in (select id from attempts where task_id = :task_id)",
-    "delete from attempts where task_id = :task_id",
-    "delete from task_parents where task_id = :task_id or parent_id = :task_id",
-    "delete from node_tags where task_id = :task_id",
-    "delete from tasks where id = :task_id",
-)
+_REPAIRS = {  # of columns whose row is neither dropped, nor just left without a parent
+    ("runs", "flow_id"): (
+        "insert or ignore into flows (id, name) values (:missing, 'lost_flow_' || :missing)",
+        "names the flow lost_flow_N",
+    ),
+    ("tasks", "step_id"): (
+        """insert or ignore into steps (id, run_id, name, created_at)
+           select :missing, run_id, 'lost_step_' || :missing, started_at from tasks where id = :task_id""",
+        "names the step lost_step_N",
+    ),
+}
+_WITHOUT = {  # what it means that a column is emptied
+    ("runs", "code_id"): "leaves the run without code",
+    ("tasks", "base_id"): "leaves the task without what it inherits",
+    ("artifacts", "blob_id"): "drops the artifact",
+    ("deployment_parameters", "blob_id"): "leaves the parameter without a default",
+    ("blobs", "staged_by"): "forgets who wrote it",
+}
 
 
-def _lost(table: str, keys: str, column: str, parent: str, mend: tuple[str, ...], done: str) -> Rule:
-    """Rows that refer to a row that isn't there; `keys` are the columns that name them."""
+def references(db: sqlite3.Connection) -> Iterator[Rule]:
+    """Yield the rule of each column of a store that refers to another row, as SQLite's own constraints name them."""
+    for table in tables.TABLES:
+        for constraint in db.execute(f"pragma foreign_key_list({table.name})").fetchall():
+            yield _reference(db, table, constraint["from"], constraint["table"], constraint["to"] or "id")
+    yield _reference(db, tables.BY_NAME["tasks"], "base_id", "tasks", "id")  # has no constraint, to be written first
+
+
+def _reference(db: sqlite3.Connection, table: Table, column: str, parent: str, key: str) -> Rule:
+    columns = db.execute(f"pragma table_info({table.name})").fetchall()
+    keys = {row["name"]: _named(table, row["name"]) for row in columns if row["pk"]} or {"rowid": "row_id"}
+    is_row = " and ".join(f"{name} = :{named}" for name, named in keys.items())
+    if (table.name, column) in _REPAIRS:
+        mend, repair = _REPAIRS[table.name, column]
+    elif (table.name, column) in _WITHOUT:
+        mend, repair = f"update {table.name} set {column} = null where {is_row}", _WITHOUT[table.name, column]
+    else:
+        mend, repair = f"delete from {table.name} where {is_row}", f"drops the {table.row}"
+    names = ", ".join(f"x.{name} as {named}" for name, named in keys.items())
     return Rule(
         "reference",
-        table,
-        f"""select {keys}, x.{column} as missing from {table} x where x.{column} is not null
-            and not exists (select 1 from {parent} p where p.{_key(parent)} = x.{column})""",
-        f"its row in {table} refers to a row of {parent} that is not there ({{missing}})",
-        mend,
-        done,
+        table.name,
+        f"""select {names}, x.{column} as missing from {table.name} x where x.{column} is not null
+            and not exists (select 1 from {parent} p where p.{key} = x.{column})""",
+        f"its row in {table.name} refers to a row of {parent} that is not there ({{missing}})",
+        (mend,),
+        repair,
     )
 
 
-def _key(parent: str) -> str:
-    return "scope" if parent == "production_tokens" else "id"
+def _named(table: Table, column: str) -> str:
+    """Return what a query calls a column: an id is that of a run, a task and so on."""
+    return f"{table.refers['id'].replace(' ', '_')}_id" if column == "id" and "id" in table.refers else column
+
+
+def without_blob() -> Iterator[str]:
+    """Yield the statements that drop the blob `:blob_id`, with what refers to it: artifacts as if they were deleted."""
+    for table in tables.TABLES:
+        for column in (column for column, kind in table.refers.items() if kind == "blob" and column != "id"):
+            if (table.name, column) in _WITHOUT:
+                yield f"update {table.name} set {column} = null where {column} = :blob_id"
+            else:
+                yield f"delete from {table.name} where {column} = :blob_id"
+    yield "delete from blobs where id = :blob_id"
 
 
 def _drop(table: str, *keys: str) -> tuple[str]:
     return (f"delete from {table} where {' and '.join(f'{key} = :{key}' for key in keys)}",)
 
 
-REFERENCES = (
-    _lost("runs", "x.id as run_id", "flow_id", "flows",
-          ("insert or ignore into flows (id, name) values (:missing, 'lost_flow_' || :missing)",),
-          "names the flow lost_flow_N"),
-    _lost("runs", "x.id as run_id", "code_id", "codes", ("update runs set code_id = null where id = :run_id",),
-          "leaves the run without code"),
-    _lost("steps", "x.id as step_id", "run_id", "runs", ("delete from steps where id = :step_id",), "drops the step"),
-    _lost("tasks", "x.id as task_id", "run_id", "runs", DROP_TASK, "drops the task"),
-    _lost("tasks", "x.id as task_id, x.run_id, x.started_at", "step_id", "steps",
-          ("""insert or ignore into steps (id, run_id, name, created_at)
-              values (:missing, :run_id, 'lost_step_' || :missing, :started_at)""",),
-          "names the step lost_step_N"),
-    _lost("tasks", "x.id as task_id", "base_id", "tasks", ("update tasks set base_id = null where id = :task_id",),
-          "leaves the task without what it inherits"),
-    _lost("task_parents", "x.task_id, x.parent_id", "task_id", "tasks",
-          _drop("task_parents", "task_id", "parent_id"), "drops the link"),
-    _lost("task_parents", "x.task_id, x.parent_id", "parent_id", "tasks",
-          _drop("task_parents", "task_id", "parent_id"), "drops the link"),
-    _lost("attempts", "x.id as attempt_id", "task_id", "tasks",
-          ("delete from artifacts where attempt_id = :attempt_id", "delete from attempts where id = :attempt_id"),
-          "drops the attempt"),
-    _lost("artifacts", "x.attempt_id, x.name", "attempt_id", "attempts", _drop("artifacts", "attempt_id", "name"),
-          "drops the artifact"),
-    _lost("artifacts", "x.attempt_id, x.name", "blob_id", "blobs", (DROP_ARTIFACT,), "drops the artifact"),
-    _lost("run_artifacts", "x.run_id, x.name", "run_id", "runs", _drop("run_artifacts", "run_id", "name"),
-          "drops the parameter"),
-    _lost("run_artifacts", "x.run_id, x.name", "blob_id", "blobs", _drop("run_artifacts", "run_id", "name"),
-          "drops the parameter"),
-    _lost("code_files", "x.code_id, x.path", "code_id", "codes", _drop("code_files", "code_id", "path"),
-          "drops the file"),
-    _lost("code_files", "x.code_id, x.path", "blob_id", "blobs", _drop("code_files", "code_id", "path"),
-          "drops the file"),
-    _lost("chunks", "x.blob_id, x.n", "blob_id", "blobs", _drop("chunks", "blob_id", "n"), "drops the piece"),
-    _lost("signatures", "x.blob_id, x.key_id", "blob_id", "blobs", _drop("signatures", "blob_id", "key_id"),
-          "drops the signature"),
-    _lost("run_tags", "x.run_id, x.tag_id", "run_id", "runs",
-          ("delete from run_tags where run_id = :run_id and tag_id = :tag_id",), "drops the tag"),
-    _lost("run_tags", "x.run_id, x.tag_id", "tag_id", "tags",
-          ("delete from run_tags where run_id = :run_id and tag_id = :tag_id",), "drops the tag"),
-    *(_lost("node_tags", "x.run_id, x.step_id, x.task_id, x.artifact, x.tag_id", column, parent,
-            _drop("node_tags", "run_id", "step_id", "task_id", "artifact", "tag_id"), "drops the tag")
-      for column, parent in (("run_id", "runs"), ("step_id", "steps"), ("tag_id", "tags"))),
-    _lost("deployments", "x.id as deployment_id", "scope", "production_tokens",
-          ("delete from deployment_parameters where deployment_id = :deployment_id",
-           "delete from deployments where id = :deployment_id"), "drops the deployment"),
-    _lost("deployments", "x.id as deployment_id", "code_id", "codes",
-          ("delete from deployment_parameters where deployment_id = :deployment_id",
-           "delete from deployments where id = :deployment_id"), "drops the deployment"),
-    _lost("deployment_parameters", "x.deployment_id, x.name as parameter", "deployment_id", "deployments",
-          ("delete from deployment_parameters where deployment_id = :deployment_id and name = :parameter",),
-          "drops the parameter"),
-    _lost("deployment_parameters", "x.deployment_id, x.name as parameter", "blob_id", "blobs",
-          ("""update deployment_parameters set blob_id = null
-              where deployment_id = :deployment_id and name = :parameter""",),
-          "leaves the parameter without a default"),
-    _lost("due_marks", "x.deployment_id", "deployment_id", "deployments", _drop("due_marks", "deployment_id"),
-          "drops the mark"),
-    _lost("origins", "x.run_id", "run_id", "runs", _drop("origins", "run_id"), "drops the note"),
-    _lost("unverified", "x.run_id, x.blob_id", "run_id", "runs", _drop("unverified", "run_id", "blob_id"),
-          "drops the note"),
-    _lost("unverified", "x.run_id, x.blob_id", "blob_id", "blobs", _drop("unverified", "run_id", "blob_id"),
-          "drops the note"),
-    _lost("leases", "x.blob_id", "blob_id", "blobs", _drop("leases", "blob_id"), "drops the lease"),
-    _lost("blob_values", "x.blob_id", "blob_id", "blobs", _drop("blob_values", "blob_id"), "drops the value"),
-    _lost("pictures", "x.blob_id", "blob_id", "blobs", _drop("pictures", "blob_id"), "drops the picture"),
-    _lost("numbers", "x.id as number_id, x.name", "run_id", "runs", ("delete from numbers where id = :number_id",),
-          "drops the metric"),
-    _lost("numbers", "x.id as number_id, x.name", "task_id", "tasks", ("delete from numbers where id = :number_id",),
-          "drops the metric"),
-    _lost("blobs", "x.id as blob_id", "staged_by", "runs",
-          ("update blobs set staged_by = null where id = :blob_id",), "forgets who wrote it"),
-)  # fmt: skip
-
-
-# --- what the rows say
+# --- what rows say
 
 
 def _status(table: str, key: str, instead: str) -> Rule:
     return Rule(
         "status", table,
         f"select id as {key}, status from {table} where status not in {_STATUSES}",
-        "its status is {status!r}, which is none",
+        "its status is {status!r}, which does not exist",
         (f"update {table} set status = {instead} where id = :{key}",),
         "records it as dead",
     )  # fmt: skip
@@ -191,6 +166,35 @@ def _length(table: str, keys: tuple[str, ...], columns: dict[str, int], mend: tu
     )  # fmt: skip
 
 
+def _id(table: str) -> Rule:
+    named = _named(tables.BY_NAME[table], "id")
+    return Rule(
+        "name", table, f"select id as {named} from {table} where id < 1", f"the id of a row in {table} is below 1",
+        (f"delete from {table} where id = :{named}",), f"drops the {tables.BY_NAME[table].row}",
+    )  # fmt: skip
+
+
+def _name(table: str, column: str) -> Rule:
+    named = _named(tables.BY_NAME[table], "id")
+    slash = f"or instr({column}, '/')" if column == "name" else ""
+    return Rule(
+        "name", table,
+        f"""select id as {named}, {column} as wrong from {table}
+            where {column} = '' or instr({column}, char(0)) {slash}""",
+        f"a {tables.BY_NAME[table].row} is named {{wrong!r}}",
+        (f"update {table} set {column} = 'lost_{table}_' || id where id = :{named}",), "gives it another name",
+    )  # fmt: skip
+
+
+def _incomplete(table: str) -> Rule:
+    keys = {"artifacts": "u.attempt_id, u.name, ", "run_artifacts": "u.run_id, u.name, "}.get(table, "")
+    return Rule(
+        "content", table,
+        f"select {keys}u.blob_id from {table} u join blobs b on b.id = u.blob_id where b.sha is null",
+        "its bytes were never completely written", tuple(without_blob()), "drops it",
+    )  # fmt: skip
+
+
 ROWS = (
     _status("runs", "run_id", "'dead'"),
     _status("tasks", "task_id", "'dead'"),
@@ -199,13 +203,13 @@ ROWS = (
         "status", "log_chunks",
         """select id as log_chunk, stream, (select min(a.id) from attempts a where a.log_id = c.log_id) as attempt_id
            from log_chunks c where stream not in ('stdout', 'stderr')""",
-        "a line of its log is of the stream {stream!r}, which is none",
+        "a line of its log is of the stream {stream!r}, which does not exist",
         ("update log_chunks set stream = 'stdout' where id = :log_chunk",), "shows it as stdout",
     ),
     Rule(
         "status", "run_artifacts",
         "select run_id, name, kind from run_artifacts where kind not in ('parameter', 'constant')",
-        "it is a {kind!r}, which is none",
+        "it is a {kind!r}, which does not exist",
         ("update run_artifacts set kind = 'constant' where run_id = :run_id and name = :name",), "makes it a constant",
     ),
     Rule("status", "store", "select id from store where id <> 1", "its number is not 1",
@@ -246,6 +250,24 @@ ROWS = (
         ("update log_chunks set written_at = 0 where id = :log_chunk",),
         "sets it to 1970",
     ),
+    *(_id(table) for table in ("runs", "tasks", "attempts")),
+    Rule(
+        "name", "attempts", "select id as attempt_id, log_id from attempts where log_id < 1",
+        "the id of its log is {log_id}", ("update attempts set log_id = id where id = :attempt_id",),
+        "leaves it without a log",
+    ),
+    *(_name(table, column) for table, column in (("flows", "name"), ("steps", "name"), ("codes", "script_name"))),
+    Rule(
+        "name", "code_files", "select code_id, path from code_files where path = '' or instr(path, char(0))",
+        "a file of the code is named {path!r}", _drop("code_files", "code_id", "path"), "drops the file",
+    ),
+    *(_incomplete(table) for table in ("artifacts", "run_artifacts", "code_files", "deployment_parameters")),
+    Rule(
+        "content", "blobs",
+        """select id as blob_id from blobs
+           where codec = 'json' and data is not null and not json_valid(cast(data as text))""",
+        "its bytes are not JSON", tuple(without_blob()), "drops it", deep=True,
+    ),
     _object("runs", "run_id", "parameters", "object", "'{}'"),
     _object("tasks", "task_id", "transition", "object", "null"),
     _object("attempts", "attempt_id", "metadata", "object", "null"),
@@ -257,7 +279,7 @@ ROWS = (
         """select id as tag_id, tag from tags
            where case when json_valid(json) then json_extract(json, '$') is not tag else 1 end""",
         "the JSON text of the tag {tag!r} is not the tag",
-        ("update tags set json = json_quote(tag) where id = :tag_id",), "writes it anew",
+        ("update tags set json = json_quote(tag) where id = :tag_id",), "writes it again",
     ),
     Rule(
         "attempt", "tasks",
@@ -268,14 +290,14 @@ ROWS = (
                select id, 0, status, started_at, finished_at, 0 from tasks where id = :task_id""",
             "update attempts set log_id = id where task_id = :task_id",
         ),
-        "records one of which the task says all that is known",
+        "records one with what the task says",
     ),
     Rule(
         "attempt", "tasks",
-        """select t.id as task_id, t.attempts as told, max(a.number) + 1 as attempts
+        """select t.id as task_id, t.attempts as recorded, max(a.number) + 1 as attempts
            from tasks t join attempts a on a.task_id = t.id group by t.id having max(a.number) + 1 <> t.attempts""",
-        "its count of attempts is {told}, and it has had {attempts}",
-        ("update tasks set attempts = :attempts where id = :task_id",), "counts them anew",
+        "its count of attempts is {recorded}, and it has had {attempts}",
+        ("update tasks set attempts = :attempts where id = :task_id",), "counts them again",
     ),
     Rule(
         "attempt", "tasks",
@@ -301,20 +323,28 @@ ROWS = (
         ("update tasks set base_id = null where id = :task_id",), "leaves it without what it inherits",
     ),
     Rule(
-        "lineage", "tasks",  # a circle has a task whose base is not older
-        """select t.id as task_id from tasks t where t.base_id >= t.id and t.id in (
-             with recursive above (id) as (
-               select t.base_id union select b.base_id from above a join tasks b on b.id = a.id
-               where b.base_id is not null)
-             select id from above)""",
-        "it inherits from itself",
+        "lineage", "tasks",  # so that nothing inherits from itself
+        "select id as task_id, base_id from tasks where base_id >= id",
+        "it inherits from a task ({base_id}) that did not run before it",
         ("update tasks set base_id = null where id = :task_id",), "leaves it without what it inherits",
+    ),
+    Rule(
+        "lineage", "task_parents", "select task_id, parent_id from task_parents where parent_id >= task_id",
+        "a task that did not run before it ({parent_id}) is recorded as one before it",
+        _drop("task_parents", "task_id", "parent_id"), "drops the link",
+    ),
+    Rule(
+        "lineage", "tasks",
+        """select id as task_id, foreach_path as path from tasks where foreach_path glob '*[^0-9/]*'
+             or foreach_path glob '*//*' or foreach_path like '/%' or foreach_path like '%/' or foreach_path = ''""",
+        "its position in a foreach is malformed ({path!r})",
+        ("update tasks set foreach_path = null where id = :task_id",), "leaves it without one",
     ),
     Rule(
         "lineage", "task_parents",
         """select p.task_id, p.parent_id from task_parents p join tasks t on t.id = p.task_id
            join tasks o on o.id = p.parent_id where o.run_id <> t.run_id""",
-        "a task of another run ({parent_id}) is said to be before it",
+        "a task of another run ({parent_id}) is recorded as one before it",
         _drop("task_parents", "task_id", "parent_id"), "drops the link",
     ),
     Rule(
@@ -363,19 +393,24 @@ ROWS = (
         "puts it into the run of its task",
     ),
     Rule(
-        "json", "blob_values",
-        """select blob_id from blob_values where value is not null
-           and (length(cast(value as blob)) > 65536 or not json_valid(value))""",
-        "its value as plain JSON is no JSON of at most 64 KiB",
+        "value", "blob_values",
+        """select blob_id from blob_values where length(cast(value as blob)) > 65536 or exact not in (0, 1)""",
+        "its value as plain JSON is too long, or malformed",
         ("update blob_values set value = null, exact = null, magnitude = null where blob_id = :blob_id",),
         "leaves it without one",
     ),
     Rule(
+        "json", "blob_values", "select blob_id from blob_values where value is not null and not json_valid(value)",
+        "its value as plain JSON is not JSON",
+        ("update blob_values set value = null, exact = null, magnitude = null where blob_id = :blob_id",),
+        "leaves it without one", tolerated=True,
+    ),
+    Rule(
         "value", "blob_values",
-        """select blob_id from blob_values where exact not in (0, 1) or (magnitude is not null
-           and case when json_valid(value) then json_type(value) not in ('integer', 'real') else 0 end)""",
-        "what is said about its value as plain JSON can't be",
-        ("update blob_values set exact = exact = 1, magnitude = null where blob_id = :blob_id",), "says less",
+        """select blob_id from blob_values where magnitude is not null
+           and case when json_valid(value) then json_type(value) not in ('integer', 'real') else 0 end""",
+        "its number is not its value as plain JSON",
+        ("update blob_values set magnitude = null where blob_id = :blob_id",), "leaves it without one", tolerated=True,
     ),
     Rule(
         "value", "pictures",
@@ -410,5 +445,6 @@ PAIRS = Rule(
     "tags {a} and {b} met on more or newer runs than is noted, so a search for both may miss some",
     ("""insert into tag_pairs (flow_id, a, b, newest_at, runs) values (:flow_id, :a, :b, :newest_at, :runs)
         on conflict do update set newest_at = max(newest_at, excluded.newest_at), runs = max(runs, excluded.runs)""",),
-    "counts them anew",
+    "counts them again",
+    deep=True,
 )  # fmt: skip

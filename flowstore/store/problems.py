@@ -1,4 +1,4 @@
-"""What can be wrong with a store's rows: a problem, and how to say where it is."""
+"""Problems of a store's rows, and the pathspecs that say where they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 REPAIR = "flowstore check --repair"
-UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter, where SQLite's own message quotes the damage
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter if SQLite's message quotes what it can't decode
 Values = Mapping[str, Any] | Sequence[Any]
 
 
@@ -39,17 +39,17 @@ class Problem:
     def mended(
         cls, kind: str, where: str, problem: str, repair: str, mend: Sequence[tuple[str, Values]] = ()
     ) -> Problem:
-        """One that `repair` does something about."""
+        """Return one that `repair` does something about."""
         return cls(kind, where, problem, f"{REPAIR} {repair}", repair=repair, mend=mend)
 
 
-def place_of(db: sqlite3.Connection, row: Mapping[str, Any], otherwise: str) -> str:
-    """The pathspec of what a row is about, as far as the rows above it are there."""
+def location(db: sqlite3.Connection, row: Mapping[str, Any], otherwise: str) -> str:
+    """Return the pathspec of what a row is about, as far as the rows above it are there."""
     keys = row.keys()
     name = f"/{row['name']}" if "name" in keys and row["name"] is not None else ""
     if "attempt_id" in keys and row["attempt_id"] is not None:
-        found = _value(db, "select task_id from attempts where id = ?", row["attempt_id"])
-        return (f"attempt {row['attempt_id']}" if found is None else _task(db, found)) + name
+        task_id = _value(db, "select task_id from attempts where id = ?", row["attempt_id"])
+        return (f"attempt {row['attempt_id']}" if task_id is None else _task(db, task_id)) + name
     if "task_id" in keys and row["task_id"]:
         return _task(db, row["task_id"]) + name
     if "step_id" in keys and row["step_id"]:
@@ -57,18 +57,18 @@ def place_of(db: sqlite3.Connection, row: Mapping[str, Any], otherwise: str) -> 
     if "run_id" in keys and row["run_id"] is not None:
         return _run(db, row["run_id"]) + name
     if "blob_id" in keys and row["blob_id"] is not None:
-        return content(db, row["blob_id"])
+        return blob_location(db, row["blob_id"])
     return otherwise
 
 
-def content(db: sqlite3.Connection, blob_id: int) -> str:
-    """The first of the artifacts, parameters or files that have a content."""
+def blob_location(db: sqlite3.Connection, blob_id: int) -> str:
+    """Return the first of the artifacts, parameters or files that have a blob."""
     row = _row(db, "select attempt_id, name from artifacts where blob_id = ? order by attempt_id limit 1", blob_id)
     if row is not None:
-        return place_of(db, row, "")
+        return location(db, row, "")
     row = _row(db, "select run_id, name from run_artifacts where blob_id = ? order by run_id limit 1", blob_id)
     if row is not None:
-        return place_of(db, row, "")
+        return location(db, row, "")
     row = _row(db, "select code_id, path from code_files where blob_id = ? limit 1", blob_id)
     if row is not None:
         run_id = _value(db, "select min(id) from runs where code_id = ?", row["code_id"])
@@ -76,7 +76,7 @@ def content(db: sqlite3.Connection, blob_id: int) -> str:
     row = _row(db, "select deployment_id, name from deployment_parameters where blob_id = ? limit 1", blob_id)
     if row is not None:
         return f"deployment {row['deployment_id']}, {row['name']}"
-    return f"content {blob_id}"
+    return f"blob {blob_id}"
 
 
 def _task(db: sqlite3.Connection, task_id: int) -> str:
@@ -98,7 +98,7 @@ def _row(db: sqlite3.Connection, sql: str, value: Any) -> Any:
     try:
         return db.execute(sql, (value,)).fetchone()
     except UNREADABLE:
-        return None  # it stands on a page that can't be read: the place is told less exactly
+        return None  # it is on an unreadable page: the location is less precise
 
 
 def _value(db: sqlite3.Connection, sql: str, value: Any) -> Any:
