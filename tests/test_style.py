@@ -22,6 +22,7 @@ PLAIN = (
     "context",
     "flow",
     "production",
+    *(f"run/{name}" for name in ("__", "a", "c", "d", "e", "i", "l", "o", "p", "r", "signals", "start")),  # no snapshot
     "progress",
     "store/deployments",
     "store/inheritance",

@@ -71,8 +71,9 @@ class _Consent:
 def delete(selection: Selection, consent: _Consent, form: str) -> int:
     """Delete runs, and the bytes that nothing else uses.
 
-    PATHSPEC is F for all runs of a flow, or F/5 for one. A run that is running is never deleted, nor one that a
-    running run resumes. The newest successful run of a production namespace stays unless --force is given.
+    PATHSPEC is F for all runs of a flow, or F/5 or F/latest for one. A run that is running is never deleted, nor
+    one that a running run resumes. The newest successful run of a production namespace stays unless --force is
+    given.
 
     Example:
         flowstore delete HelloFlow --older-than 30d --keep-latest 3 --dry-run
@@ -189,7 +190,7 @@ def check(deep: bool, repair: bool, store: str | None, form: str) -> int:
     if report.problems or form != "table":
         _echo_problems(report.problems, form)
     if form == "table" and not report.problems:
-        click.echo(f"{counted(report.runs, 'run')}, {counted(report.contents, 'content')}: nothing wrong")
+        click.echo(f"{counted(report.runs, 'run')}, {counted(report.blobs, 'stored value')}: nothing wrong")
     return int(bool(report.problems))
 
 

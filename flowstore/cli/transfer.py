@@ -59,9 +59,9 @@ class _Parts:
 def export(out: Path, selection: Selection, parts: _Parts, force: bool, form: str) -> None:
     """Write a new store with the selected runs, or with all.
 
-    PATHSPEC is F for all runs of a flow, or F/5 for one. The new file has an identity of its own and keeps the ids of
-    the runs. Nothing else is in it, no deployments either. A run that is still running is taken as it stands; in the
-    new store it will be shown as dead.
+    PATHSPEC is F for all runs of a flow, or F/5 or F/latest for one. The new file has an identity of its own and
+    keeps the ids of the runs. Nothing else is in it, no deployments either. A run that is still running is taken as
+    it stands; in the new store it will be shown as dead.
 
     Example:
         flowstore export results.db HelloFlow/5 --max-artifact-size 10MB

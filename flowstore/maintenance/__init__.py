@@ -1,1 +1,1 @@
-"""A store that stays small and sound: deleting, vacuuming, checking, repairing."""
+"""Keeps a store small and sound: delete, vacuum, check, repair."""

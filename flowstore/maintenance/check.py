@@ -1,7 +1,7 @@
-"""Is a store sound? Its pages, the references between its rows, and, when asked deeply, every byte of every content.
+"""Checks a store: its pages, the invariants of its rows and, in a deep check, every byte of every blob.
 
-Everything is looked at in one read snapshot, so others may write meanwhile; nothing is written. What can't be read is
-told and passed over, so that one damaged page doesn't hide what else is wrong. `repair` mends what is found.
+Everything is read in one snapshot, so others may write meanwhile; nothing is written. What can't be read is reported
+and skipped, so that one damaged page doesn't hide other problems. `repair` fixes them.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _VALUE = re.compile(r"value in \w+\.\w+|CHECK constraint failed in")
 
 @attrs.frozen
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         problems: what is wrong.
         notes: what is worth knowing.
-        runs, contents: how many there are.
+        runs, blobs: how many there are.
     """
 
     problems: list[Problem]
     notes: list[Problem]
     runs: int
-    contents: int
+    blobs: int
 
 
 def check(store: Store, *, deep: bool = False) -> Report:
@@ -51,16 +51,16 @@ def check(store: Store, *, deep: bool = False) -> Report:
 
     Args:
         store: an open one; it is only read.
-        deep: compare every content with its hash, and every value with its type.
+        deep: compare every blob with its hash, and every value with its type.
     """
     with _plainly(store) as db:
-        found = [*_found(db, deep=deep)]
+        items = [*_problems(db, deep=deep)]
         counts = [_count(db, table) for table in ("runs", "blobs where sha is not null")]
-    found += library()
-    return Report([item for item in found if not item.note], [item for item in found if item.note], *counts)
+    items += library()
+    return Report([item for item in items if not item.note], [item for item in items if item.note], *counts)
 
 
-def _found(db: sqlite3.Connection, *, deep: bool) -> Iterator[Problem]:
+def _problems(db: sqlite3.Connection, *, deep: bool) -> Iterator[Problem]:
     yield from _pages(db, deep=deep)
     tables = _tables(db)
     yield from _identity(db)
@@ -71,15 +71,15 @@ def _found(db: sqlite3.Connection, *, deep: bool) -> Iterator[Problem]:
         if deep or not rule.deep:
             yield from _broken(db, rule)
     yield from _codes(db)
-    yield from _rubbish(db)
+    yield from _orphans(db)
     if deep:
-        yield from _contents(db)
+        yield from _blobs(db)
         yield from _descriptions(db)
 
 
 @contextlib.contextmanager
 def _plainly(store: Store) -> Iterator[sqlite3.Connection]:
-    """A snapshot whose rows come as they are: of whatever type, text with � where it is none."""
+    """Read a snapshot without type checks; undecodable text is shown with U+FFFD."""
     with store.read() as db:
         factories = db.row_factory, db.text_factory
         db.row_factory, db.text_factory = sqlite3.Row, _text
@@ -100,8 +100,8 @@ def _count(db: sqlite3.Connection, what: str) -> int:
         return 0
 
 
-def _asked(db: sqlite3.Connection, sql: str, values: Any = ()) -> tuple[list[Any], str | None]:
-    """A query's rows; none, and SQLite's message, where it meets a page that can't be read."""
+def _rows(db: sqlite3.Connection, sql: str, values: Any = ()) -> tuple[list[Any], str | None]:
+    """Return a query's rows, or none and SQLite's message if it meets an unreadable page."""
     try:
         return db.execute(sql, values).fetchall(), None
     except UNREADABLE as error:
@@ -118,7 +118,7 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def library(version: tuple[int, int, int] = sqlite3.sqlite_version_info[:3]) -> Iterator[Problem]:
-    """A note where SQLite itself has a bug that can lose commits (sqlite.org/wal: the WAL-reset bug).
+    """Yield a note if SQLite itself has a bug that can lose commits (sqlite.org/wal: the WAL-reset bug).
 
     >>> [note.where for note in library((3, 50, 6))], list(library((3, 51, 3))), list(library((3, 44, 6)))
     (['SQLite 3.50.6'], [], [])
@@ -135,20 +135,20 @@ def library(version: tuple[int, int, int] = sqlite3.sqlite_version_info[:3]) -> 
 
 
 def unopened(error: str) -> Problem:
-    """The problem of a file that can't even be opened."""
+    """Return the problem of a file that can't even be opened."""
     return Problem("file", "the file", error, f"{REPAIR} saves what can be read", repair="saves the rest")
 
 
 def _pages(db: sqlite3.Connection, *, deep: bool) -> Iterator[Problem]:
     pragma = "integrity_check" if deep else "quick_check"
-    said = _said(db, pragma)
-    if not said:
+    messages = _messages(db, pragma)
+    if not messages:
         return
-    named = {message: table for table in _tables(db) for message in _said(db, f"{pragma}({table})")}
-    for message in dict.fromkeys([*said, *named]):
+    named = {message: table for table in _tables(db) for message in _messages(db, f"{pragma}({table})")}
+    for message in dict.fromkeys([*messages, *named]):
         where = named.get(message, "the file")
         if _INDEX.search(message):
-            yield Problem.mended("index", where, message, "makes the index anew; nothing is lost")
+            yield Problem.repairable("index", where, message, "builds the index again; nothing is lost")
         elif _VALUE.search(message):
             yield Problem("value", where, message, "flowstore check --deep names the rows")
         else:
@@ -161,25 +161,25 @@ def _unreadable(where: str, error: str) -> Problem:
     )
 
 
-def _said(db: sqlite3.Connection, pragma: str) -> list[str]:
-    """What SQLite's own check complains of."""
-    found, error = _asked(db, f"pragma {pragma}")
-    messages = [str(row[0]).removeprefix("*** in database main ***\n") for row in found] + ([error] if error else [])
+def _messages(db: sqlite3.Connection, pragma: str) -> list[str]:
+    """Return the messages of SQLite's own check."""
+    rows, error = _rows(db, f"pragma {pragma}")
+    messages = [str(row[0]).removeprefix("*** in database main ***\n") for row in rows] + ([error] if error else [])
     return [line for message in messages for line in message.split("\n") if line != "ok"]
 
 
 def _tables(db: sqlite3.Connection) -> list[str]:
-    """Our tables, as far as this version of the store has them."""
-    found, _ = _asked(db, "select name from sqlite_master where type = 'table'")
-    return [row[0] for row in found if row[0] in tables.BY_NAME]
+    """Return our tables that the store has; people look after those that they add."""
+    rows, _ = _rows(db, "select name from sqlite_master where type = 'table'")
+    return [row[0] for row in rows if row[0] in tables.BY_NAME]
 
 
 def _identity(db: sqlite3.Connection) -> Iterator[Problem]:
-    found, error = _asked(db, "select uuid from store")
-    if error is None and len(found) != 1:
-        yield Problem.mended(
+    rows, error = _rows(db, "select uuid from store")
+    if error is None and len(rows) != 1:
+        yield Problem.repairable(
             "identity", "store", "the row that says who this store is has been lost", "gives it a new identity",
-            mend=[("insert or ignore into store values (1, lower(hex(randomblob(16))), 0, '')", ())],
+            statements=[("insert or ignore into store values (1, lower(hex(randomblob(16))), 0, '')", ())],
         )  # fmt: skip
 
 
@@ -195,24 +195,24 @@ def _rules(db: sqlite3.Connection) -> list[Rule]:
 
 
 def _broken(db: sqlite3.Connection, rule: Rule) -> Iterator[Problem]:
-    found, error = _asked(db, rule.find)
+    rows, error = _rows(db, rule.find)
     if error is not None:
         yield _unreadable(rule.table, error)
-    for row in found:
+    for row in rows:
         values = {key: row[key] for key in row.keys()}  # noqa: SIM118  # a row iterates over its values
         where = location(db, row, rule.table)
-        yield Problem.mended(
+        yield Problem.repairable(
             rule.kind, where, rule.problem.format(**values), rule.repair,
-            mend=[(statement, values) for statement in rule.mend],
+            statements=[(statement, values) for statement in rule.statements],
         )  # fmt: skip
 
 
 def _values(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
-    """Values of another type than their column's, and text that is none."""
+    """Yield the values of another type than their column's, and text that is not UTF-8."""
     db.create_function("is_text", 1, _is_text, deterministic=True)
-    columns, _ = _asked(db, f"pragma table_info({table})")
+    columns, _ = _rows(db, f"pragma table_info({table})")
     keys = [column["name"] for column in columns if column["pk"]]
-    has_rowid = _asked(db, f"select rowid from {table} limit 0")[1] is None
+    has_rowid = _rows(db, f"select rowid from {table} limit 0")[1] is None
     identity = ["rowid"] if has_rowid else [f"cast({key} as blob)" for key in keys]
     kind_of = tables.BY_NAME[table].refers.get("id")
     for column in columns:
@@ -222,24 +222,24 @@ def _values(db: sqlite3.Connection, table: str) -> Iterator[Problem]:
         if kind == "text":
             wrong += f" or not is_text(cast({name} as blob))"
         sql = f"select {', '.join(identity)}, cast({name} as blob) from {table} where {wrong}"
-        found, error = _asked(db, sql)
+        rows, error = _rows(db, sql)
         if error is not None:
             yield _unreadable(table, error)
-        for *ids, value in found:
+        for *ids, value in rows:
             where = location(db, {f"{kind_of}_id": ids[0]}, table) if kind_of else table
             same = " and ".join(f"{key} is ?" for key in identity)
             text = _text(bytes(value or b""))
             drop = f"delete from {table} where {same}"
             if name in keys or value is None:
-                mend, done = [(drop, ids)], "drops the row"
+                statements, done = [(drop, ids)], "drops the row"
             else:
                 update = f"update or ignore {table} set {name} = cast(? as {kind}) where {same}"
-                mend = [
+                statements = [
                     (update, [text if kind == "text" else value, *ids]),
                     (f"{drop} and cast({name} as blob) = ? and ? <> ?", [*ids, value, value, text.encode()]),
                 ]
                 done = "keeps of it what can be read"
-            yield Problem.mended("value", where, f"its {name} is not {kind} ({text[:60]!r})", done, mend)
+            yield Problem.repairable("value", where, f"its {name} is not {kind} ({text[:60]!r})", done, statements)
 
 
 def _is_text(data: bytes | None) -> bool:
@@ -251,12 +251,12 @@ def _is_text(data: bytes | None) -> bool:
 
 
 def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
-    """Snapshots of source whose files are not those that were taken; names that are no text are told elsewhere."""
-    found, error = _asked(db, "select * from codes where typeof(script_name) = 'text'")
+    """Yield code snapshots that differ from their hash; names that are not text are reported by `_values`."""
+    rows, error = _rows(db, "select * from codes where typeof(script_name) = 'text'")
     if error is not None:
         yield _unreadable("codes", error)
-    for row in found:
-        files, _ = _asked(
+    for row in rows:
+        files, _ = _rows(
             db,
             """select c.path, b.sha from code_files c join blobs b on b.id = c.blob_id
                where c.code_id = ? and typeof(c.path) = 'text'""",
@@ -270,11 +270,11 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
         where = location(db, {"run_id": run_id}, f"code {row['id']}")
         whole = any(path == row["script_name"] for path, _ in files)
         ids = {"id": row["id"], "sha": sha}
-        if whole and not _asked(db, "select 1 from codes where sha = ?", (sha,))[0]:
-            mend: list[tuple[str, Mapping[str, Any]]] = [("update codes set sha = :sha where id = :id", ids)]
+        if whole and not _rows(db, "select 1 from codes where sha = ?", (sha,))[0]:
+            statements: list[tuple[str, Mapping[str, Any]]] = [("update codes set sha = :sha where id = :id", ids)]
             done = "keeps the files that are there"
         else:
-            statements = (
+            drops = (
                 "update runs set code_id = null where code_id = :id",
                 """delete from deployment_parameters
                    where deployment_id in (select id from deployments where code_id = :id)""",
@@ -282,28 +282,28 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
                 "delete from code_files where code_id = :id",
                 "delete from codes where id = :id",
             )
-            mend, done = [(statement, ids) for statement in statements], "drops the snapshot"
-        yield Problem.mended("code", where, "its code snapshot is not complete", done, mend)
+            statements, done = [(statement, ids) for statement in drops], "drops the snapshot"
+        yield Problem.repairable("code", where, "its code snapshot is not complete", done, statements)
 
 
-# --- contents
+# --- blobs
 
 
-def _contents(db: sqlite3.Connection) -> Iterator[Problem]:
+def _blobs(db: sqlite3.Connection) -> Iterator[Problem]:
     lost: list[str] = []
     for row in from_both_ends(db, "select id, sha, size_bytes, data from blobs order by id", lost):
         if row["sha"] is None:
             continue
-        wrong = _wrong_content(db, row)
+        wrong = _wrong_bytes(db, row)
         if wrong == _LEFT_OUT:
             where = blob_location(db, row["id"])
             yield Problem(
                 "left out", where,
-                f"its content ({counted(row['size_bytes'], 'byte')}) was left out when the file was exported",
+                f"its value ({counted(row['size_bytes'], 'byte')}) was left out when the file was exported",
                 "flowstore import FILE, of a file that has them", note=True,
             )  # fmt: skip
         elif wrong is not None:
-            yield _bad_content(db, row["id"], wrong)
+            yield _bad_bytes(db, row["id"], wrong)
     for error in dict.fromkeys(lost):
         yield _unreadable("blobs", error)
 
@@ -328,41 +328,41 @@ def from_both_ends(db: sqlite3.Connection, query: str, lost: list[str]) -> Itera
 _LEFT_OUT = "left out"
 
 
-def _wrong_content(db: sqlite3.Connection, row: Any) -> str | None:
-    """What is wrong with a content's bytes, if anything."""
+def _wrong_bytes(db: sqlite3.Connection, row: Any) -> str | None:
+    """Return what is wrong with a blob's bytes, or `None`."""
     if not isinstance(row["size_bytes"], int) or not isinstance(row["sha"], bytes) or len(row["sha"]) != 32:
         return "its size or hash is malformed"
     digest = hashlib.sha256()
     size, n = 0, -1
     if row["data"] is not None:
         if not isinstance(row["data"], bytes):
-            return "its bytes are none"
+            return "its data is not a blob"
         size = len(row["data"])
         digest.update(row["data"])
     while True:
-        found, error = _asked(
+        rows, error = _rows(
             db, "select n, data from chunks where blob_id = ? and n >= ? order by n limit 1", (row["id"], n)
         )
         if error is not None:
             return f"its bytes can't be read ({error})"
-        if not found:
+        if not rows:
             break
-        if found[0]["n"] == -1:
+        if rows[0]["n"] == -1:
             return _LEFT_OUT if row["data"] is None else "it has bytes, and is said to have been left out"
         expected = max(n, 0)
-        if row["data"] is not None or found[0]["n"] != expected or not isinstance(found[0]["data"], bytes):
+        if row["data"] is not None or rows[0]["n"] != expected or not isinstance(rows[0]["data"], bytes):
             return f"its bytes are not complete: piece {expected} is missing or out of place"
         if size != expected * CHUNK_BYTES:
             return f"its bytes are not complete: the piece before {expected} is too short"
-        size += len(found[0]["data"])
-        digest.update(found[0]["data"])
+        size += len(rows[0]["data"])
+        digest.update(rows[0]["data"])
         n = expected + 1
     if size != row["size_bytes"]:
         return f"it has {counted(size, 'byte')} instead of {row['size_bytes']}"
     return None if digest.digest() == row["sha"] else "its bytes don't match their hash"
 
 
-def _bad_content(db: sqlite3.Connection, blob_id: int, wrong: str) -> Problem:
+def _bad_bytes(db: sqlite3.Connection, blob_id: int, wrong: str) -> Problem:
     used = sum(
         db.execute(f"select count(*) from {table} where {column} = ?", (blob_id,)).fetchone()[0]
         for table, column in tables.keepers("blob")
@@ -372,14 +372,14 @@ def _bad_content(db: sqlite3.Connection, blob_id: int, wrong: str) -> Problem:
     return Problem(
         "content", blob_location(db, blob_id), f"{wrong}{others}", f"restore a copy, or: {REPAIR} drops it",
         repair="drops it",
-        mend=[(statement, {"blob_id": blob_id}) for statement in invariants.without_blob()],
+        statements=[(statement, {"blob_id": blob_id}) for statement in invariants.without_blob()],
     )  # fmt: skip
 
 
 def _descriptions(db: sqlite3.Connection) -> Iterator[Problem]:
-    """Values as plain JSON that are not those of their bytes, where these can be read without running code."""
+    """Yield values as plain JSON that are not those of their bytes, if these can be read without running code."""
     marks = ", ".join("?" * len(codecs.WITH_JSON_BESIDE))
-    found, error = _asked(
+    rows, error = _rows(
         db,
         f"""select v.blob_id, v.value, b.codec, b.size_bytes, b.data from blob_values v join blobs b on b.id = v.blob_id
            where b.codec in ({marks}) and v.value is not null and typeof(b.data) = 'blob'""",
@@ -387,17 +387,22 @@ def _descriptions(db: sqlite3.Connection) -> Iterator[Problem]:
     )
     if error is not None:
         yield _unreadable("blob_values", error)
-    for row in found:
+    for row in rows:
         try:
-            told = codecs.plain_of(row["codec"], codecs.decode(row["codec"], iter([row["data"]]), row["size_bytes"]))
-        except FlowstoreError:  # its bytes are damaged, which is told elsewhere, or need a package that is not here
+            plain = codecs.plain_of(row["codec"], codecs.decode(row["codec"], iter([row["data"]]), row["size_bytes"]))
+        except FlowstoreError:  # its bytes are damaged, which is reported elsewhere, or need a package that is not here
             continue
-        if told.value != row["value"]:
-            values = {"blob_id": row["blob_id"], "value": told.value, "exact": int(told.exact), "number": told.number}
-            yield Problem.mended(
+        if plain.value != row["value"]:
+            values = {
+                "blob_id": row["blob_id"],
+                "value": plain.value,
+                "exact": int(plain.exact),
+                "number": plain.number,
+            }
+            yield Problem.repairable(
                 "value", blob_location(db, row["blob_id"]), "its value as plain JSON is not that of its bytes",
-                "writes it anew",
-                mend=[(
+                "writes it again",
+                statements=[(
                     """update blob_values set value = :value, exact = :exact, magnitude = :number
                        where blob_id = :blob_id""",
                     values,
@@ -405,16 +410,16 @@ def _descriptions(db: sqlite3.Connection) -> Iterator[Problem]:
             )  # fmt: skip
 
 
-def _rubbish(db: sqlite3.Connection) -> Iterator[Problem]:
-    """What a crash left: no error, since nobody sees it and `vacuum` removes it."""
-    found, _ = _asked(
+def _orphans(db: sqlite3.Connection) -> Iterator[Problem]:
+    """Yield a note about what a crash left: nobody sees it, and `vacuum` removes it."""
+    rows, _ = _rows(
         db,
         f"""select count(*), cast(total(size_bytes) as integer) from blobs b
             where case when sha is null then {ORPHANED} else {_UNUSED} end""",
     )
-    for count, size in found:
+    for count, size in rows:
         if count:
             yield Problem(
-                "rubbish", "contents", f"{count} of {size} bytes are not used, as after a crash", "flowstore vacuum",
+                "orphans", "blobs", f"{count} of {size} bytes are not used, as after a crash", "flowstore vacuum",
                 note=True,
             )  # fmt: skip

@@ -1,10 +1,10 @@
-"""Deleting runs, and the bytes that nothing else uses.
+"""Deletes runs, and the bytes that nothing else uses.
 
-A run vanishes whole: its rows and its small contents in one transaction, which it shares with others so that many
+A run vanishes completely: its rows and its small blobs in one transaction, which it shares with others so that many
 runs take few transactions, but none of them long enough to stall another writer. Only what the deleted runs used is
-looked at: contents, code snapshots, logs, tags, each kept as long as one row elsewhere refers to it. A log goes with
-the last attempt that shows it, which may be a resumed run's. Large contents lose their hash with their last run, and
-their bytes in short transactions thereafter; whatever a crash leaves of them, the next run or `vacuum` removes.
+looked at: blobs, code snapshots, logs, tags, each kept as long as a row elsewhere refers to it. A log goes with the
+last attempt that shows it, which may be a resumed run's. Large blobs lose their hash with their last run, and their
+bytes in short transactions thereafter; whatever a crash leaves of them, the next run or `vacuum` removes.
 
 Nothing of what was deleted can be read from the file afterwards: pages that become free leave the file
 (`vacuum.shrink`), and `secure_delete = fast`, which `db` sets for everything that writes, overwrites what was on pages
@@ -37,14 +37,14 @@ _ATTEMPTS = f"{_TASKS} cross join attempts n on n.task_id = t.id"
 
 @attrs.frozen
 class Candidate:
-    """A run that is meant.
+    """A run matched by the selection.
 
     Attributes:
         id: its row.
         pathspec, status, user: as the Client has them.
         created_at: milliseconds since 1970, UTC.
         tasks: how many it has.
-        bytes: what deleting all candidates that are not kept would free by this one: contents and logs that
+        bytes: what deleting all candidates that are not kept would free by this one: blobs and logs that
             several of them share count for the first.
         kept_because: why it stays, or `None`.
     """
@@ -61,7 +61,7 @@ class Candidate:
 
 @attrs.frozen
 class Deleted:
-    """What a delete did.
+    """The result of a delete.
 
     Attributes:
         runs: the ids of the runs that are gone.
@@ -74,7 +74,7 @@ class Deleted:
 
 
 def candidates(store: Store, run_ids: Iterable[int], *, force: bool = False) -> list[Candidate]:
-    """What deleting these runs would do; nothing is changed.
+    """Return what deleting these runs would do; nothing is changed.
 
     Args:
         store: where they are.
@@ -156,7 +156,7 @@ def _mark(db: sqlite3.Connection, run_ids: Iterable[int]) -> None:
 
 
 def _kept(db: sqlite3.Connection, run_ids: Sequence[int], *, force: bool) -> dict[int, str]:
-    """Why some of these runs can't be deleted now."""
+    """Return the reasons why some of these runs can't be deleted now."""
     wanted = set(run_ids)
     kept = {} if force else _in_production(db, wanted)
     for run_id, why in _in_use(db).items():
@@ -166,21 +166,21 @@ def _kept(db: sqlite3.Connection, run_ids: Sequence[int], *, force: bool) -> dic
 
 
 def _in_use(db: sqlite3.Connection) -> dict[int, str]:
-    """The runs that are alive, and those that one of them takes tasks over from."""
-    found: dict[int, str] = {}
+    """Return why runs are in use: they are alive, or one that is takes over their tasks."""
+    reasons: dict[int, str] = {}
     running = db.execute(
         f"select id, {Process.columns()}, last_seen_at, origin_run_id from runs where status = 'running'"
     ).fetchall()
     for row in running:
         if not liveness.is_dead(row):
-            found[row["id"]] = f"it is running (process {row['pid']} on {row['host']})"
+            reasons[row["id"]] = f"it is running (process {row['pid']} on {row['host']})"
             if row["origin_run_id"] is not None and str(row["origin_run_id"]).isdecimal():
-                found.setdefault(int(row["origin_run_id"]), f"run {row['id']}, which is running, resumes it")
-    return found
+                reasons.setdefault(int(row["origin_run_id"]), f"run {row['id']}, which is running, resumes it")
+    return reasons
 
 
 def _in_production(db: sqlite3.Connection, wanted: set[int]) -> dict[int, str]:
-    """The newest successful run of each flow in each production namespace, as far as it is wanted."""
+    """Return the wanted runs that are a flow's newest successful one in a production namespace, and why they stay."""
     rows = db.execute(
         """with places as (
              select g.tag, g.id as tag_id, f.id as flow_id from tags g cross join flows f

@@ -53,13 +53,13 @@ def repair(store: Store) -> Repaired:
         if not done.left:
             break
         kinds = {problem.kind for problem in done.left}
-        mendable = _first(problem for problem in done.left if problem.mend)
+        repairable = _first(problem for problem in done.left if problem.statements)
         if "page" not in kinds and "index" in kinds and not reindexed:
             reindexed = _reindex(store, done)
-        elif ("page" in kinds or not mendable) and done.damaged is None:
+        elif ("page" in kinds or not repairable) and done.damaged is None:
             store.close(tidy=False)
             save(store.path, done)
-        elif not mendable or not _mend(store, mendable, done):
+        elif not repairable or not _run(store, repairable, done):
             break
     return done
 
@@ -93,12 +93,12 @@ def _reindex(store: Store, done: Repaired) -> bool:
     return True
 
 
-def _mend(store: Store, problems: Sequence[Problem], done: Repaired) -> bool:
+def _run(store: Store, problems: Sequence[Problem], done: Repaired) -> bool:
     """Run the repairs of these problems in one transaction; return False if a page turns out to be damaged again."""
     try:
         with vacuum.unlinked(store), store.write() as db:
             for problem in problems:
-                for statement, values in problem.mend:
+                for statement, values in problem.statements:
                     db.execute(statement, values)
     except StoreCorrupt:
         if done.damaged is not None:

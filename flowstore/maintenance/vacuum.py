@@ -1,7 +1,7 @@
-"""Giving space back: what a crash left behind is dropped, and free pages leave the file.
+"""Gives space back: what a crash left behind is dropped, and free pages leave the file.
 
-A store is made with `auto_vacuum = incremental`: pages that become free stay in the file until they are asked
-for, a few at a time, each time in a short transaction. Alone with the file, `VACUUM` writes it anew, which also
+A store is created with `auto_vacuum = incremental`: pages that become free stay in the file until they are asked
+for, a few at a time, each time in a short transaction. Alone with the file, `VACUUM` rewrites it, which also
 closes the gaps inside pages. It stalls everybody else for as long as it takes, so it is for `flowstore vacuum`.
 """
 
@@ -32,11 +32,11 @@ _UNUSED_FLOW = tables.unused("flow", "f.id")
 
 @attrs.frozen
 class Vacuumed:
-    """What a vacuum did.
+    """The result of a vacuum.
 
     Attributes:
         before_bytes, after_bytes: the sizes of the file, its log included.
-        why_partly: what kept it from writing the file anew, or `None`.
+        why_partly: what kept it from rewriting the file, or `None`.
     """
 
     before_bytes: int
@@ -73,16 +73,16 @@ def _describe(store: Store) -> None:
 
 
 def size_bytes(store: Store) -> int:
-    """The size of the file and of the log beside it."""
+    """Return the size of the file and of the log beside it."""
     log = store.path.with_name(f"{store.path.name}-wal")
     return store.path.stat().st_size + (log.stat().st_size if log.exists() else 0)
 
 
 @contextlib.contextmanager
 def unlinked(store: Store) -> Iterator[None]:
-    """Rows that go together are removed by one who knows them all.
+    """Let rows that go together be removed by code that knows them all.
 
-    SQLite, following the foreign keys, would scan all contents for each run (who is writing it?) and all tags of
+    SQLite, following the foreign keys, would scan all blobs for each run (who is writing it?) and all tags of
     nodes for each step, for want of indexes that nothing else needs.
     """
     store.rows("pragma foreign_keys = off")
@@ -116,7 +116,7 @@ def _patience(store: Store) -> Iterator[None]:
 
 
 def _rewrite(store: Store) -> str | None:
-    """Write the file anew; gives what was in the way, if anything."""
+    """Rewrite the file; return what was in the way, or `None`."""
     with _patience(store):
         try:
             if store.rows("pragma journal_mode = delete")[0][0] != "delete":
@@ -125,7 +125,7 @@ def _rewrite(store: Store) -> str | None:
         except sqlite3.OperationalError as error:
             if journal.is_busy(error):
                 return "another process uses the store"
-            return f"the file could not be written anew ({error})"
+            return f"the file could not be rewritten ({error})"
         except FlowstoreError:
             return "another process uses the store"
     return None
@@ -152,7 +152,7 @@ def _drop_unused(store: Store) -> None:
 
 
 def _ranges(store: Store, table: str, key: str) -> Iterator[tuple[int, int]]:
-    """Ranges of a key, each with some of a table's rows, however far apart their keys are."""
+    """Yield ranges of a key, each with some of a table's rows, however far apart their keys are."""
     some = f"select max(k) from (select {key} as k from {table} where {key} > ? order by 1 limit {ROWS_AT_A_TIME})"
     last = -1
     while (end := store.value(some, (last,))) is not None:
@@ -173,7 +173,7 @@ def drop_codes(db: sqlite3.Connection, ids: Iterable[int]) -> None:
 
 def drop_logs(db: sqlite3.Connection, ids: Iterable[int]) -> None:
     """Remove those of these logs that no attempt shows."""
-    db.executemany(f"delete from log_chunks as c where c.log_id = ? and {_UNUSED_LOG}", [(each,) for each in ids])
+    db.executemany(f"delete from log_chunks as c where c.log_id = ? and {_UNUSED_LOG}", [(log_id,) for log_id in ids])
 
 
 def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:

@@ -129,7 +129,7 @@ def _leave_if_forked(process: int, error: BaseException | None, ending: Ending) 
 
 
 class _Fallback(TaskFailed):
-    """Stands for a failure of an earlier attempt whose process died, so that `@catch` can handle it here."""
+    """Stands for the death of an earlier attempt's process, so that `@catch` can handle it here."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -306,7 +306,7 @@ def _choose(instance: FlowSpec, step: str, transition: Transition) -> str:
 
 
 def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any], str]:
-    """The items of a foreach, and the artifact from which a task can take them by index."""
+    """Return the items of a foreach, and the artifact from which a task can take them by index."""
     try:
         value = getattr(instance, name)
     except AttributeError:
@@ -392,7 +392,7 @@ def _check_name(instance: FlowSpec, link: TaskLink, name: str) -> None:
 
 
 def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
-    """The content of what was set; `None` for what was only read, and is as it was."""
+    """Return what was set, encoded; `None` for what was only read, and is as it was."""
     blob, loaded = link.loaded.get(name, (None, None))
     if blob is None or loaded is not value:
         return encode(value)

@@ -23,7 +23,7 @@ OVERSTAYED = (
 
 @attrs.define(eq=False, repr=False)
 class RunningTask:
-    """A task whose orders have been handed to the executor, through all of its attempts.
+    """A task that has been handed to the executor, through all of its attempts.
 
     Attributes:
         planned: its place in the plan.
@@ -37,7 +37,7 @@ class RunningTask:
         deadline: when it is killed.
         timed_out, stopped, reported: whether it was killed for its deadline, or with its gang, or is over.
         fallback: why the process of the last attempt died, where `@catch` is to handle that.
-        measured: the artifacts whose metrics the last attempt changed.
+        measured: the artifacts that have metrics from the last attempt.
         streams: what it prints.
         last_lines: the last lines that it printed.
     """

@@ -43,7 +43,7 @@ def check_schedule(flow: type) -> None:
     """Check the cron line and the time zone of `@schedule`.
 
     Raises:
-        GraphError: no time can be told from them.
+        GraphError: they don't name a time.
     """
     for decorator in getattr(flow, "flow_decorators", ()):
         if isinstance(decorator, decorators.schedule):

@@ -24,7 +24,7 @@ _SLOWER, _SLOWEST_S = 1.5, 30.0  # where each state is a line of its own
 _MANY_TASKS = 10  # are counted on a terminal
 _BAR_COLUMNS = 30
 
-Line = tuple[int, str, str]  # when, whose, and what
+Line = tuple[int, str, str]  # time, label and text
 
 
 @attrs.define(eq=False, repr=False)
@@ -32,7 +32,7 @@ class _Changing:
     """The lines of one stream of a task that may still change.
 
     Attributes:
-        label: whose they are.
+        label: the task's name in front of its lines.
         lines: as they are now.
         ended: those above them that will not change, but are not printed yet.
         printed: as they were printed, where there is no terminal.
@@ -54,7 +54,7 @@ class _Changing:
 
 
 class Console:
-    """Where a run's lines go.
+    """The place where a run's lines go.
 
     Args:
         quiet: no banner, no progress, and no lines about tasks that start and succeed.
@@ -73,7 +73,7 @@ class Console:
         self._stale = False  # something has changed since
 
     def event(self, at_ms: int, label: str, text: str, *, routine: bool) -> None:
-        """Show an event; of a task that starts or succeeds, not where that is not wanted, or tasks are counted."""
+        """Show an event; leave routine ones out if the run is quiet, or tasks are counted."""
         if not (routine and (self.quiet or self._counts is not None)):
             self.lines([(at_ms, label, text)])
 
@@ -92,7 +92,7 @@ class Console:
 
         Args:
             key: of the stream.
-            label: whose it is.
+            label: the task's name in front of its lines.
             lines: as they are now.
             ended: those above them that will not change, but are not printed yet.
         """
@@ -145,8 +145,8 @@ class Console:
 
         columns, rows = shutil.get_terminal_size()
         at = clock(_now_ms())
-        found = [(line.label, text) for line in self._changing.values() for text in (*line.ended, *line.lines)]
-        bottom = [self._fitted(at, label, text, columns - 1) for label, text in found[-max(rows // 2 - 1, 1) :]]
+        changing = [(line.label, text) for line in self._changing.values() for text in (*line.ended, *line.lines)]
+        bottom = [self._fitted(at, label, text, columns - 1) for label, text in changing[-max(rows // 2 - 1, 1) :]]
         return [*bottom, *([] if self._counts is None else [self._counted(*self._counts, columns - 1)])]
 
     def _fitted(self, at: str, label: str, text: str, columns: int) -> str:
@@ -189,16 +189,16 @@ class Console:
                 self.say(f"The output can't be written ({error.strerror}), so the run goes on without it.")
 
     def banner(self, text: str) -> None:
-        """Tell about the run, unless that is not wanted."""
+        """Show a line about the run, unless it is quiet."""
         if not self.quiet:
             self.say(text)
 
     def say(self, text: str) -> None:
-        """Tell about the run in any case: warnings and errors."""
+        """Show a line about the run in any case: a warning or an error."""
         bottom = self._drawn
         if bottom:
             self._write("", [])
-        with contextlib.suppress(OSError, ValueError):  # nobody is there to be told
+        with contextlib.suppress(OSError, ValueError):  # nobody is there to read it
             print(text, file=sys.stderr, flush=True)
         if bottom:
             self._write("", bottom)
@@ -227,7 +227,7 @@ def _now_ms() -> int:
 
 
 def clock(at_ms: int) -> str:
-    """A time as event lines show it, local, in milliseconds."""
+    """Return a time as event lines show it, local, in milliseconds."""
     return f"{_second(at_ms // 1000)}.{at_ms % 1000:03d}"
 
 
@@ -237,7 +237,7 @@ def _second(at_s: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span for people.
+    """Return a time span for people.
 
     >>> duration(0.25), duration(75), duration(7260)
     ('0.2 s', '1 min 15 s', '2 h 1 min')

@@ -18,7 +18,6 @@ from flowstore.run.attempts import END_S, OVERSTAYED, Waiting
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
-from flowstore.run.contents import Contents
 from flowstore.run.executor import Died, Ended, Event, Executor, Printed, Reported, Returned, Services, Started
 from flowstore.run.inputs import StoreSource, later
 from flowstore.run.order_writer import FinishedTask, OrderWriter, RunPlan
@@ -27,6 +26,7 @@ from flowstore.run.output import Output
 from flowstore.run.plan import Plan, PlannedTask
 from flowstore.run.policies import StepPolicy
 from flowstore.run.recorder import Recorder
+from flowstore.run.results import StoredResults
 from flowstore.run.signals import Stop
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.liveness import HEARTBEAT_S
@@ -60,14 +60,14 @@ class Driver:
         self._waiting = Waiting()
         self._running: dict[int, _Task] = {}
         self._finished: list[_Finished] = []  # not yet in the store
-        self._ending: dict[int, _Finished] = {}  # by number, those whose process has not ended
+        self._ending: dict[int, _Finished] = {}  # by number, those with a process that has not ended
         self._followed = False  # something has followed since the last commit
         self._kept: dict[int, _Task] = {}  # by pid, the last tasks of processes that wait for the next one
         self._begun: list[_Task] = []  # orders taken ahead that have begun, not yet in the store
         self._begun_due = 0.0  # when these have to be there
         self._orders = OrderWriter(run)
-        self._contents = Contents(store, run)
-        self._recorder = Recorder(store, run, self._orders, self._contents)
+        self._results = StoredResults(store, run)
+        self._recorder = Recorder(store, run, self._orders, self._results)
         self._output = Output(console, run.run_id)
         self._seen = time.monotonic()
         self._counts = {"done": 0, "failed": 0, "reused": 0}
@@ -80,14 +80,14 @@ class Driver:
             The run's status: 'successful', 'failed' or 'stopped'.
         """
         source = StoreSource(lambda: self._store, self._run.run_id)
-        self._executor.connect(Services(waker=self._stop.waker, results=self._contents, source=source))
+        self._executor.connect(Services(waker=self._stop.waker, results=self._results, source=source))
         self._waiting.ready.append(self._plan.start())
         try:
             status = self._loop()
             self._end_kept(END_S if self._stop.signal is None else KILL_GRACE_S)
             return status
         finally:
-            self._contents.close()
+            self._results.close()
 
     def _loop(self) -> str:
         status = None
@@ -172,7 +172,7 @@ class Driver:
         self._begun.append(task)
 
     def _take_back(self, task: _Task) -> None:
-        """Put a task whose order was returned back to those that are to start."""
+        """Have a task start later, since its order was returned."""
         del self._running[task.number]
         task.attempt -= 1
         self._waiting.try_again(task, 0.0)
@@ -194,7 +194,7 @@ class Driver:
         return Report(status="failed", died=True, failure=Failure(kind, text, text))
 
     def _end_attempt(self, task: _Task, report: Report) -> None:
-        self._contents.finish()
+        self._results.finish()
         now = time.monotonic()
         task.reported, task.deadline = True, now + END_S
         self._ending[task.number] = item = _Finished(task, report, now + _REPORT_S)
@@ -217,7 +217,7 @@ class Driver:
                 self._follow(item)
 
     def _follow(self, item: _Finished) -> None:
-        """Start what follows from an attempt that is in the store and whose process has ended."""
+        """Start what follows from an attempt, once it is in the store and its process has ended."""
         item.follow()
         self._followed = True
 

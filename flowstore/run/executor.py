@@ -154,7 +154,7 @@ class Results(Protocol):
     """Takes the large blobs of attempts on their way into the store.
 
     An artifact of more than `blobs.INLINE_BYTES` is not in its report. The executor asks which of these blobs the store
-    lacks, hands them over chunk by chunk, and then passes the report on. An executor whose tasks can't wait for an
+    lacks, hands them over chunk by chunk, and then passes the report on. An executor with tasks that can't wait for an
     answer lets them send everything, and drops what the store has already.
     """
 
@@ -290,8 +290,8 @@ class Executor(abc.ABC):
     def kill(self, number: int, how: signal.Signals) -> None:
         """Send a signal to an attempt's process and to all processes that it has started.
 
-        `Died` or `Ended` follows if that ends it. An attempt that has not begun is `Returned`. An attempt whose last
-        event `wait` has not returned yet may be gone already, which is not an error.
+        `Died` or `Ended` follows if that ends it. An attempt that has not begun is `Returned`. An attempt may be
+        gone already, with a last event that `wait` has not returned yet; that is not an error.
         """
 
     def withdraw(self, number: int) -> None:  # noqa: B027  # optional

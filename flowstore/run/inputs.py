@@ -135,7 +135,7 @@ class TaskLink:
         source: answers for what is not in the order.
         step: the step's name; for an input of a join, the input's.
         inherited: the artifacts to start from, by task; default: those of the task `task_id` alone.
-        task_id: the task whose artifacts are inherited; `None` for the run's first task.
+        task_id: the task that the artifacts are inherited from; `None` for the run's first task.
         index: the position of an input of a join in the foreach that is joined.
         is_join: whether the step joins.
     """
@@ -204,7 +204,7 @@ class TaskLink:
         return self.load_blob(self.visible()[name], name) if inline is None else inline.load()
 
     def merge(self, own: dict[str, Any], inputs: Inputs, include: Sequence[str], exclude: Sequence[str]) -> None:
-        """Carry artifacts of joined tasks over; those whose bytes are the same are not loaded."""
+        """Carry artifacts of joined tasks over; those that have the same bytes are not loaded."""
         if not self.is_join:
             raise ArtifactError("merge_artifacts works in a join only, a step that takes inputs.")
         fixed = set(self._order.run.parameters) | set(self._order.run.constants)
@@ -229,7 +229,7 @@ class TaskLink:
         self.merged.update({name: blob for name, [blob, *_] in ((n, list(v.values())) for n, v in candidates.items())})
 
     def _agree(self, name: str, versions: Sequence[Blob]) -> bool:
-        """Return whether blobs whose bytes differ hold equal values."""
+        """Return whether blobs with different bytes hold equal values."""
         from flowstore.store.sameness import is_equal
 
         if len({blob.type for blob in versions}) > 1:
@@ -325,7 +325,7 @@ def _stored(db: sqlite3.Connection, opener_id: int, items_from: str) -> Sequence
     try:
         items = codecs.decode(blob.codec, iter([b"".join(blobs.read(db, blob))]), blob.size_bytes)
         return items if hasattr(items, "__len__") and hasattr(items, "__getitem__") else None
-    except FlowstoreError:  # it is damaged, which a task that needs it will tell
+    except FlowstoreError:  # it is damaged, as a task that needs it will report
         return None
 
 

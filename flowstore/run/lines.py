@@ -194,7 +194,7 @@ class Lines:
         return self._rows[self._cursor]
 
     def _up(self, count: int, now: float) -> None:
-        above = min(max(count - self._cursor, 0), _MOST_ABOVE)  # these are in the log already: they begin anew
+        above = min(max(count - self._cursor, 0), _MOST_ABOVE)  # these are in the log already: they begin again
         self._rows[:0] = [_Row(changed_at=now, updated=True, ended=True) for _ in range(above)]
         self._cursor = max(self._cursor + above - count, 0)
         self._rows[self._cursor].restart()

@@ -50,7 +50,7 @@ class FinishedTask:
 
     Attributes:
         id: its row.
-        base_id: the task whose artifacts the next ones start from.
+        base_id: the task with the artifacts that the next ones start from.
         outcome: what it asked for.
         items: the items of the foreach that it opened, where all are small.
         previews: returns a preview of each of these items, of whatever size.
@@ -82,7 +82,7 @@ class OrderWriter:
         return [self._finished[parent][0] for parent in planned.parents]
 
     def base(self, planned: PlannedTask) -> int | None:
-        """Return the row of the task whose artifacts a planned one starts from."""
+        """Return the row of the task with the artifacts that a planned one starts from."""
         if self._run.graph[planned.step].is_join or not planned.parents:
             return None
         return self._finished[planned.parents[0]][2]

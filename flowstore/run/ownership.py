@@ -1,4 +1,4 @@
-"""Whose a run is: a user's own, or a deployment's.
+"""The owner of a run: a user, or a deployment.
 
 That decides the tag that says which namespace it is in, the project's branch, and what the Client sees inside.
 """
@@ -27,10 +27,10 @@ from flowstore.run.local.worker import die_with_parent
 
 @attrs.frozen(eq=False, repr=False)
 class Identity:
-    """Whose a run is.
+    """The owner of a run.
 
     Attributes:
-        user: the name, of who deployed it for a deployment's run.
+        user: the user's name; for a deployment's run, the name of the user who deployed it.
         tag: `user:NAME` or `production:TOKEN`.
         project: what `current` says of the project.
         deployment: of a production run.
@@ -43,24 +43,24 @@ class Identity:
 
     @property
     def system_tags(self) -> list[str]:
-        """The tags that say so."""
+        """The tags that name the owner."""
         if self.project.get("project_name") is None:
             return [self.tag]
         branch = self.project["branch_name"]
         return [self.tag, f"project:{self.project['project_name']}", f"project_branch:{branch}"]
 
-    def sees(self, asked: str | context.Unset | None) -> str | None:
-        """The namespace inside its tasks: the one asked for, else that of the deployment, else its own."""
-        if isinstance(asked, context.Unset) and self.deployment is not None:
-            asked = self.deployment.namespace
-        return self.tag if isinstance(asked, context.Unset) else asked
+    def sees(self, namespace: str | context.Unset | None) -> str | None:
+        """Return the namespace inside the run's tasks: the given one, else the deployment's, else its own."""
+        if isinstance(namespace, context.Unset) and self.deployment is not None:
+            namespace = self.deployment.namespace
+        return self.tag if isinstance(namespace, context.Unset) else namespace
 
 
 def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identity:
-    """This user's."""
+    """Return this user as the owner of a run."""
     user = context.username()
-    found = Identity(user, f"user:{user}", project_of(flow, branch, production=production))
-    longest = max(found.system_tags, key=len)
+    identity = Identity(user, f"user:{user}", project_of(flow, branch, production=production))
+    longest = max(identity.system_tags, key=len)
     if len(longest) > MAX_LENGTH:
         fits = len(user) - (len(longest) - MAX_LENGTH)
         name = (
@@ -69,10 +69,10 @@ def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identi
             else "Shorten the project's name."
         )
         raise FlowstoreError(f"The tag {longest[:40]!r}… of the run has more than {MAX_LENGTH} characters. {name}")
-    return found
+    return identity
 
 
-def deployed(store: Store, told: str) -> Identity:
+def deployed(store: Store, assigned: str) -> Identity:
     """Return the deployment that this process is to run, from `ID:PARENT:DIGEST:TOKEN`.
 
     Raises:
@@ -81,7 +81,7 @@ def deployed(store: Store, told: str) -> Identity:
     """
     from flowstore.store import deployments
 
-    number, _, digest, token = told.split(":", 3)
+    number, _, digest, token = assigned.split(":", 3)
     deployment = deployments.get(store, int(number))
     if token != deployment.token:
         raise TokenError(
@@ -97,9 +97,9 @@ def deployed(store: Store, told: str) -> Identity:
 
 
 def project_of(flow: type[FlowSpec], branch: str | None, *, production: bool) -> dict[str, Any]:
-    """What `current` says of the flow's project; empty without one."""
-    found = [item for item in flow.flow_decorators if isinstance(item, decorators.project)]
-    if not found:
+    """Return what `current` says of the flow's project; empty without one."""
+    projects = [item for item in flow.flow_decorators if isinstance(item, decorators.project)]
+    if not projects:
         if branch or production:
             raise FlowstoreError("--branch and --production need a flow with @project(name=…).")
         return {}
@@ -111,11 +111,11 @@ def project_of(flow: type[FlowSpec], branch: str | None, *, production: bool) ->
         name = f"prod.{branch}" if branch else "prod"
     else:
         name = f"test.{branch}" if branch else f"user.{context.username()}"
-    return _project(flow.__name__, found[0].project_name, name)
+    return _project(flow.__name__, projects[0].project_name, name)
 
 
 def is_production(branch: str) -> bool:
-    """Whether a branch was made with `--production`."""
+    """Return whether a branch was made with `--production`."""
     return branch == "prod" or branch.startswith("prod.")
 
 
@@ -131,13 +131,16 @@ def _project(flow: str, project: str, branch: str) -> dict[str, Any]:
 VARIABLE = "FLOWSTORE_DEPLOYMENT"  # holds ID:PARENT:DIGEST:TOKEN
 
 
-def told_deployment() -> str | None:
-    """Which deployment this process was told to run, if any; forgets it, and lives no longer than who told."""
-    told = os.environ.pop(VARIABLE, None)
-    if told is None:
+def assigned_deployment() -> str | None:
+    """Return the deployment assigned through the environment, if any, and remove it there.
+
+    This process then ends with the process that assigned it.
+    """
+    assigned = os.environ.pop(VARIABLE, None)
+    if assigned is None:
         return None
-    parts = told.split(":", 3)
+    parts = assigned.split(":", 3)
     if len(parts) < 4 or not (parts[0].isdecimal() and parts[1].isdecimal()):
         raise FlowstoreError(f"${VARIABLE} is set by deploy trigger, and by nobody else. Unset it.")
     die_with_parent(int(parts[1]))
-    return told
+    return assigned

@@ -64,7 +64,7 @@ class PlannedTask:
 
 @attrs.frozen(eq=False, repr=False)
 class Outcome:
-    """What a finished task asked for.
+    """The next steps, as a finished task asked for them.
 
     Attributes:
         targets: the steps that come next; for a switch the chosen one.
@@ -101,11 +101,11 @@ class Plan:
         self.done = False
 
     def start(self) -> PlannedTask:
-        """The first task."""
+        """Return the first task."""
         return self._new("start", (), ())
 
     def finish(self, task: PlannedTask, outcome: Outcome) -> list[PlannedTask]:
-        """The tasks that become ready because `task` finished with `outcome`."""
+        """Return the tasks that become ready because `task` finished with `outcome`."""
         if not outcome.targets:
             self.done = True
             return []

@@ -39,7 +39,7 @@ def policies_of(
     """Return the policy of each step.
 
     Args:
-        flow: the flow's class, whose steps have decorators.
+        flow: the flow's class; its steps have decorators.
         graph: its steps.
         with_: the decorators of `--with`, which the step's own override.
         say: tells the user which of these is left out.

@@ -80,7 +80,7 @@ def _hash(*parts: bytes) -> bytes:
 
 
 def _global() -> Iterator[Any]:
-    """The generators of libraries, as far as these have been imported."""
+    """Yield the generators of libraries, as far as these have been imported."""
     homes = {"random": "_inst", "numpy.random.mtrand": "_rand", "torch": "default_generator"}
     for library, name in homes.items():
         if (value := getattr(sys.modules.get(library), name, None)) is not None:
@@ -88,7 +88,7 @@ def _global() -> Iterator[Any]:
 
 
 def _held(module: ModuleType) -> Iterator[Any]:
-    """The generators that the flow's modules hold."""
+    """Yield the generators that the flow's modules hold."""
     modules = [module, *(other for other in list(sys.modules.values()) if _is_users(other))]
     names = {other.__name__ for other in modules}
     waiting: list[Any] = [dict(vars(other)) for other in modules]
@@ -116,7 +116,7 @@ def _is_users(module: Any) -> bool:
 @functools.cache
 def _is_installed(folder: Path) -> bool:
     """Return whether an installer has put things into a folder, or a folder below it."""
-    return any(next(place.glob("*.dist-info"), None) is not None for place in (folder, folder.parent))
+    return any(next(parent.glob("*.dist-info"), None) is not None for parent in (folder, folder.parent))
 
 
 def _parts(value: Any, names: Collection[str]) -> Iterable[Any]:
@@ -151,7 +151,7 @@ def _is_generator(value: Any) -> bool:
 
 
 def _kinds() -> Iterator[type]:
-    """The classes of generators, of libraries that are imported."""
+    """Yield the classes of generators, of libraries that are imported."""
     for library, names in _CLASSES.items():
         if (module := sys.modules.get(library)) is not None:
             yield from (getattr(module, name) for name in names if hasattr(module, name))
@@ -161,7 +161,7 @@ def _kinds() -> Iterator[type]:
 
 
 def _kept(value: Any) -> _Generator | None:
-    """A generator with its present state; `None` for the system's, which has none."""
+    """Return a generator with its present state; `None` for the system's, which has none."""
     if "random" in sys.modules and issubclass(type(value), sys.modules["random"].SystemRandom):
         return None
     return _Generator(_hash(_canonical(_state(value))), _resetting(value))
@@ -176,7 +176,7 @@ def _state(value: Any) -> Any:
 
 
 def _canonical(state: Any) -> bytes:
-    """The bytes of a state, which is nested of numbers, texts and arrays."""
+    """Return the bytes of a state, which is nested of numbers, texts and arrays."""
     if isinstance(state, dict):
         state = [part for key in sorted(state) for part in (key, state[key])]
     if isinstance(state, (list, tuple)) and not _ATOMIC.issuperset(map(type, state)):
@@ -196,7 +196,7 @@ def _resetting(value: Any) -> Callable[[bytes], None]:
 
 
 def _reset_bits(bits: Any, seed: bytes) -> None:
-    """Give a bit generator of NumPy the state of a new one, and its sequence of seeds, from which it spawns others."""
+    """Set a bit generator of NumPy, and its sequence of seeds, from which it spawns others, to those of a new one."""
     new = type(bits)(int.from_bytes(seed))
     bits.__setstate__(new.__getstate__())
 

@@ -7,10 +7,10 @@ import sqlite3
 from typing import Any
 
 from flowstore.run.attempts import RunningTask
-from flowstore.run.contents import Contents
 from flowstore.run.order_writer import OrderWriter, RunPlan
 from flowstore.run.orders import Report
 from flowstore.run.plan import Outcome, PlannedTask
+from flowstore.run.results import StoredResults
 from flowstore.sqlite.database import Row, Store
 from flowstore.store import metrics, records, tags
 
@@ -22,17 +22,17 @@ class Recorder:
         store: the run's.
         run: the run.
         orders: knows the tasks that have finished.
-        contents: takes what attempts have set.
+        results: takes what attempts have set.
 
     Attributes:
         tags: the run's, as `read_tags` has last read them.
     """
 
-    def __init__(self, store: Store, run: RunPlan, orders: OrderWriter, contents: Contents) -> None:
+    def __init__(self, store: Store, run: RunPlan, orders: OrderWriter, results: StoredResults) -> None:
         self._store = store
         self._run = run
         self._orders = orders
-        self._contents = contents
+        self._results = results
         self._step_ids: dict[str, int] = {}
         self._taken: list[tuple[int, int]] = []  # reused tasks, each with its origin
         self._metrics = metrics.RunMetrics(run.run_id)
@@ -76,7 +76,7 @@ class Recorder:
 
     def end(self, db: sqlite3.Connection, task: RunningTask, report: Report) -> bool:
         """Record how an attempt ended, and what it set; return whether it set anything."""
-        artifacts = [*self._contents.rows(db, task.number, report)]
+        artifacts = [*self._results.rows(db, task.number, report)]
         self._measure(db, task, report)
         failure = report.failure
         metadata = self._run.policies[task.planned.step].metadata

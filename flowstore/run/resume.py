@@ -34,7 +34,7 @@ class Origin:
         store: where it is.
         run_id: its id.
         graph: the flow's steps, as they are now.
-        from_step: a step whose tasks run again, whatever came of them, and so all that follows those.
+        from_step: a step that runs again, with all that follows it, whatever came of its tasks.
     """
 
     def __init__(self, store: Store, run_id: int, graph: Graph, from_step: str | None) -> None:
@@ -91,7 +91,7 @@ class Origin:
         return row, outcome
 
     def _whole_gang(self, task: PlannedTask, parents: tuple[int, ...]) -> bool:
-        """A gang works together: it is taken over as a whole, or runs again as a whole."""
+        """Return whether all members of a gang can be taken over: it works together, so it runs again as a whole."""
         if task.gang is None or task.foreach_path is None:
             return True
         outer = task.foreach_path.rpartition("/")[0]
@@ -109,7 +109,7 @@ class Origin:
                where p.run_id = :run_id and p.kind = 'parameter' and b.codec = 'pickle'""",
             {"run_id": self.run_id},
         )
-        visible = {0, *task_ids}  # 0 stands for the run itself, whose parameters are taken over in any case
+        visible = {0, *task_ids}  # 0 stands for the run's parameters, which are taken over in any case
         taken = {row["id"]: row for row in rows if row["task_id"] in visible}
         for row in taken.values():
             if not trust.may_load(store, self.run_id, row["id"], row["sha"], row["codec"]):
@@ -120,7 +120,7 @@ class Origin:
 
 
 def _fitting(node: Node, transition: Mapping[str, Any]) -> Outcome | None:
-    """What a task taken over asks for in the flow as it is now; `None` if that can't be told without running it."""
+    """Return what a task taken over asks for in the flow as it is now; `None` if only running it can tell."""
     targets, count, gang = transition.get("targets", ()), transition.get("count"), bool(transition.get("gang"))
     if not isinstance(targets, (list, tuple)) or not isinstance(count, (int, NoneType)):
         return None
@@ -135,19 +135,19 @@ def _fitting(node: Node, transition: Mapping[str, Any]) -> Outcome | None:
     return Outcome(tuple(node.targets), count, gang, transition.get("items_from"))
 
 
-def nothing_to_take(store: Store, flow: str, origin: Origin, *, asked: bool) -> Iterator[str]:
+def nothing_to_take(store: Store, flow: str, origin: Origin, *, named: bool) -> Iterator[str]:
     """Yield a sentence where a resumed run starts from the beginning: which run would have spared that.
 
     Args:
         store: where the runs are.
         flow: the flow's name.
         origin: the run that is resumed.
-        asked: whether the user named it.
+        named: whether the user named it.
     """
     if origin.takes_over:
         return
     sentence = f"Run {flow}/{origin.run_id} has nothing to take over, so everything runs."
-    mine = [] if asked else find_runs(store, flow, [f"user:{context.username()}"])
+    mine = [] if named else find_runs(store, flow, [f"user:{context.username()}"])
     better = next((run_id for run_id in mine if _has_finished_tasks(store, run_id)), None)
     if better is not None:
         command = f"{context.called_as()} resume --origin-run-id {better}"
@@ -162,7 +162,7 @@ def _has_finished_tasks(store: Store, run_id: int) -> bool:
 
 
 def names_of(parameters: Iterable[Row], kind: str) -> dict[str, Row]:
-    """A run's parameters or constants, by name."""
+    """Return a run's parameters or constants, by name."""
     return {row["name"]: row for row in parameters if row["kind"] == kind}
 
 

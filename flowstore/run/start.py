@@ -65,7 +65,7 @@ class Options:
     max_num_splits: int = 10_000
     run_id_file: str | None = None
     sources: Sources = attrs.field(factory=Sources)
-    deployment: str | None = None  # not an option: what `assignment.told_deployment` gave
+    deployment: str | None = None  # not an option: what `ownership.assigned_deployment` returned
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -138,7 +138,7 @@ def resume_flow(
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
         kept = parameters_from(store, flow, origin_id, old)
         encoded = {name: _encode("Parameter", name, value) for name, value in kept.values.items()}
-        for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, asked=origin_run_id is not None)):
+        for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, named=origin_run_id is not None)):
             session.console.say(note)
         with store.write() as db:
             parameters = _put_parameters(db, store, kept.blobs, encoded)
@@ -150,7 +150,7 @@ def resume_flow(
 def _put_parameters(
     db: sqlite3.Connection, store: Store, known: Mapping[str, Blob], encoded: Mapping[str, Encoded]
 ) -> _Parameters:
-    """Return a run's parameters: those whose blobs are known, and new values, which are stored."""
+    """Return a run's parameters: those that have a blob already, and new values, which are stored."""
     ids = {name: blob.id for name, blob in known.items()}
     ids |= {name: blobs.put(db, store, item) for name, item in encoded.items()}
     shown = {name: records.parameter_json(db, blob) for name, blob in known.items()}
@@ -159,7 +159,7 @@ def _put_parameters(
 
 
 def _identity(store: Store, flow: type[FlowSpec], options: Options) -> tuple[Identity, Options]:
-    """Whose the run is, and the options together with what the deployment adds to them."""
+    """Return the run's owner, and the options together with what the deployment adds to them."""
     if options.deployment is None:
         return ownership.own(flow, options.branch, production=options.production), options
     who = ownership.deployed(store, options.deployment)
@@ -170,15 +170,15 @@ def _identity(store: Store, flow: type[FlowSpec], options: Options) -> tuple[Ide
 
 
 def _deployed_values(store: Store, deployment: Deployment, given: Container[str]) -> dict[str, Blob]:
-    """The deployed defaults of the parameters that were not given."""
+    """Return the deployed defaults of the parameters that were not given."""
     from flowstore.store.deployments import parameters_of as deployed_parameters
 
-    found = deployed_parameters(store, deployment.id)
-    return {item.name: item.blob for item in found if item.blob is not None and item.name not in given}
+    deployed = deployed_parameters(store, deployment.id)
+    return {item.name: item.blob for item in deployed if item.blob is not None and item.name not in given}
 
 
 def _defaults(flow: type[FlowSpec], given: Container[str]) -> dict[str, Any]:
-    """The defaults of the other parameters, as they are now."""
+    """Return the defaults of the other parameters, as they are now."""
     return {
         name: parameter.default_value(flow.__name__, context.username())
         for name, parameter in parameters_of(flow).items()
@@ -256,23 +256,23 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
         raise ArtifactError(f"{kind} {name!r} can't be stored: {error}.{hint}") from None
 
 
-def _origin_id(store: Store, flow: str, asked: str | None) -> int:
-    if asked is None:
+def _origin_id(store: Store, flow: str, origin_run_id: str | None) -> int:
+    if origin_run_id is None:
         user = context.username()
         run_id = next(tags.find_runs(store, flow, [f"user:{user}"]), None)
         if run_id is None:
             raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
-    elif asked.isdecimal():
-        run_id = queries.parse_id("run", asked)
+    elif origin_run_id.isdecimal():
+        run_id = queries.parse_id("run", origin_run_id)
     else:
         from flowstore.client import addresses  # the Client is no part of a plain run
 
-        pathspec = addresses.with_ids(addresses.Scope(store), [flow, asked.removeprefix(f"{flow}/")])
+        pathspec = addresses.with_ids(addresses.Scope(store), [flow, origin_run_id.removeprefix(f"{flow}/")])
         run_id = addresses.number("run", pathspec[1])
-    found = queries.find_run(store, flow, run_id)
-    if found is None:
+    row = queries.find_run(store, flow, run_id)
+    if row is None:
         raise NotFound(f"There is no run {flow}/{run_id} in {store.path} to resume.")
-    if found["status"] == "running" and not is_dead(found):
+    if row["status"] == "running" and not is_dead(row):
         raise FlowstoreError(f"Run {flow}/{run_id} is still running; stop it, or wait, before resuming it.")
     return run_id
 
@@ -318,32 +318,32 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
 
 
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
-    """The command that goes on with a run."""
+    """Return the command that goes on with a run."""
     deployed = who.deployment  # runs from a temporary copy, which nobody can resume
     script = context.called_as() if deployed is None else deployed.called_as
     return f"{script}{options} resume --origin-run-id {run_id}"
 
 
 def _end_early(store: Store, who: Identity, flow: str, run_id: int, error: FlowstoreError | OSError) -> str:
-    """The driver itself can't go on, for want of disk space, say; gives what to tell: what is kept, and what to do."""
-    told = f"{_told(error)} Run {flow}/{run_id} ended there"
+    """End a run that can't go on, for want of disk space, say; return a message that says what is kept."""
+    message = f"{_sentence(error)} Run {flow}/{run_id} ended there"
     if store.in_place:
         _record_failure(store, run_id)
         go_on = _resume(who, run_id)
-        return f"{told}. What had finished is kept; to go on, once that is mended: {go_on}"
+        return f"{message}. What had finished is kept; to go on, once that is repaired: {go_on}"
     import shlex
 
     rescued = store.path.with_name(f"{store.path.name}.rescued-{run_id}")
     try:
         store.rescue(rescued)
     except FlowstoreError as second:
-        return f"{told}, and is lost: {second}"
+        return f"{message}, and is lost: {second}"
     go_on = _resume(who, run_id, f" --store {shlex.quote(str(rescued))}")
-    return f"{told}. What had finished is kept in {rescued}; to go on: {go_on}"
+    return f"{message}. What had finished is kept in {rescued}; to go on: {go_on}"
 
 
-def _told(error: FlowstoreError | OSError) -> str:
-    """A sentence: what went wrong, and with which file."""
+def _sentence(error: FlowstoreError | OSError) -> str:
+    """Return a sentence that says what went wrong, and with which file."""
     if isinstance(error, FlowstoreError):
         return str(error)
     return f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror or error}."

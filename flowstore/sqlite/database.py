@@ -1,4 +1,4 @@
-"""Opening a store, and the only two ways to use it: `read()` and `write()`.
+"""An open store, and the only two ways to use it: `read()` and `write()`.
 
 Invariants: a write is one `begin immediate … commit`, because a deferred transaction that reads first and
 writes later fails with "database is locked" whatever the timeout. No cursor outlives its transaction,
@@ -116,7 +116,7 @@ class Store:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """One snapshot: all statements see the same state of the file."""
+        """Open a snapshot: all statements see the same state of the file."""
         with self._lock, self._clearly:
             connection = self.connection()
             if connection.in_transaction:
@@ -132,7 +132,7 @@ class Store:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: everything inside becomes visible together, or not at all."""
+        """Open a transaction: everything inside becomes visible together, or not at all."""
         if not self.writable:
             raise FlowstoreError(f"{self.path} can't be written: the file, its folder or its medium is read-only.")
         with self._lock, self._clearly:
@@ -152,7 +152,7 @@ class Store:
                 raise
 
     def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
-        """All rows of one query."""
+        """Return all rows of a query."""
         with self._lock, self._clearly:
             cursor = self.connection().execute(sql, parameters)
             try:
@@ -162,17 +162,17 @@ class Store:
                 raise
 
     def row(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
-        """The first row of one query, if there is any."""
-        found = self.rows(sql, parameters)
-        return found[0] if found else None
+        """Return the first row of a query, or `None`."""
+        rows = self.rows(sql, parameters)
+        return rows[0] if rows else None
 
     def value(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Any:
-        """The first column of the first row, or `None`."""
+        """Return the first column of the first row, or `None`."""
         row = self.row(sql, parameters)
         return row[0] if row else None
 
     def connection(self) -> sqlite3.Connection:
-        """The open connection, for those that hold the lock of `read` or `write`."""
+        """Return the open connection, for those that hold the lock of `read` or `write`."""
         if self._connection is None:
             with self._clearly:
                 self._connection, self._opened = self._connect_in_place()
@@ -254,9 +254,9 @@ class Store:
         """
         with self._lock, clearly(copy):
             try:
-                with files.temporary_file(copy) as draft:
-                    self.connection().execute("vacuum into cast(? as text)", (os.fsencode(draft),))
-                    side_files.install(draft, copy, replace=False)
+                with files.temporary_file(copy) as temporary:
+                    self.connection().execute("vacuum into cast(? as text)", (os.fsencode(temporary),))
+                    side_files.install(temporary, copy, replace=False)
             except OSError as error:
                 raise FlowstoreError(f"{copy} can't be written: {error.strerror}.") from error
             if self._log is not None:
@@ -290,7 +290,7 @@ class Store:
 
 
 def is_open_here(path: Path) -> bool:
-    """Whether this process has the file open: then nothing but SQLite may open it too.
+    """Return whether this process has the file open: then nothing but SQLite may open it too.
 
     Closing any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's as well
     (sqlite.org/howtocorrupt.html, 2.2).
@@ -376,7 +376,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """A connection that was in use can't be closed in time: the child leaves it alone, and only reads that store."""
+    """Leave connections alone that were in use, and so can't be closed in time: the child only reads their stores."""
     side_files.reset_after_fork()
     for store in list(_open_stores) if len(_open_stores) else ():
         store._lock = threading.RLock()

@@ -18,21 +18,21 @@ from flowstore.sqlite import liveness
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """What tells the file at a path from any other, or `None` where there is none."""
+    """Return what tells the file at a path from any other, or `None` if there is none."""
     try:
-        found = os.stat(path)  # noqa: PTH116  # with each commit, so as fast as can be
+        status = os.stat(path)  # noqa: PTH116  # with each commit, so as fast as can be
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def side_file(path: Path, suffix: str) -> Path:
-    """A side file: SQLite follows a link to the store before it names them."""
+    """Return the path of a side file: SQLite follows a link to the store before it names them."""
     return Path(os.path.realpath(path) + suffix)
 
 
 def has_side_file(path: Path, suffix: str) -> bool:
-    """Whether there is such a side file, with something in it."""
+    """Return whether there is such a side file, with something in it."""
     try:
         return side_file(path, suffix).stat().st_size > 0
     except FileNotFoundError:  # others remove it at any moment
@@ -40,19 +40,19 @@ def has_side_file(path: Path, suffix: str) -> bool:
 
 
 _OWNER = r"([0-9a-f]{8})-([0-9]+)-([0-9a-f]{8})-[0-9a-f]{8}"  # machine, process, when it started, chance
-_ABANDONED_AFTER_S = 86_400.0  # a draft of another machine, or of another boot, that nobody has written to for so long
+_ABANDONED_AFTER_S = 86_400.0  # of a temporary file of another machine or boot that nobody writes to
 
 
 def temporary_name() -> str:
-    """A name of this process's own, which tells others when it is gone."""
+    """Return a name by which others recognise when this process is gone."""
     me = liveness.this_process()
     return f"{_machine(me)}-{me.pid}-{_hash(me.started)}-{os.urandom(4).hex()}"
 
 
 @contextlib.contextmanager
-def temporary_file(place: Path, mode: int = 0o666) -> Iterator[Path]:
-    """An empty file beside `place`, which is gone at the end of the block unless it was put in place."""
-    path = place.with_name(f".{place.name}.{temporary_name()}")
+def temporary_file(final: Path, mode: int = 0o666) -> Iterator[Path]:
+    """Create an empty file beside `final`, which is removed at the end of the block unless it was moved there."""
+    path = final.with_name(f".{final.name}.{temporary_name()}")
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode))
     try:
         yield path
@@ -61,14 +61,14 @@ def temporary_file(place: Path, mode: int = 0o666) -> Iterator[Path]:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def move_to(path: Path, place: Path, *, replace: bool, synced: bool = False) -> None:
-    """Give a draft its name, for good; no connection to it may be open here.
+def move_to(path: Path, final: Path, *, replace: bool, synced: bool = False) -> None:
+    """Give a temporary file its final name; no connection to it may be open here.
 
     Args:
-        path: the draft.
-        place: its name.
+        path: the temporary file.
+        final: its name.
         replace: whether a file that is there gives way.
-        synced: whether its content is on the disk already.
+        synced: whether its bytes are on the disk already.
 
     Raises:
         FileExistsError: something is there, and is not to be replaced.
@@ -76,25 +76,25 @@ def move_to(path: Path, place: Path, *, replace: bool, synced: bool = False) -> 
     if not synced:
         sync(path)
     if replace:
-        path.replace(place)
+        path.replace(final)
     else:
-        _link(path, place)
-    sync_folder(place.parent)
+        _link(path, final)
+    sync_folder(final.parent)
 
 
-def _link(path: Path, place: Path) -> None:
+def _link(path: Path, final: Path) -> None:
     try:
-        os.link(path, place)
+        os.link(path, final)
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links: the window is between these two lines
-        if place.exists():
-            raise FileExistsError(place) from None
-        path.replace(place)
+        if final.exists():
+            raise FileExistsError(final) from None
+        path.replace(final)
 
 
 def sync(path: Path) -> None:
-    """Write a file's content to the disk."""
+    """Write a file's bytes to the disk."""
     _sync(path, os.O_RDWR)
 
 
@@ -112,21 +112,21 @@ def _sync(path: Path, how: int) -> None:
         os.close(descriptor)
 
 
-# --- rubbish
+# --- abandoned files
 
 
-def temporary_files_of(place: Path, *, abandoned: bool = False) -> list[Path]:
-    """The drafts of a place; where `abandoned`, only those whose process is gone."""
-    pattern = re.compile(rf"\.{re.escape(place.name)}\.{_OWNER}(-journal)?")
-    with contextlib.suppress(OSError), os.scandir(place.parent) as entries:  # it may not be read, or is gone
-        found = [(entry, named) for entry in entries if (named := pattern.fullmatch(entry.name))]
-        return [Path(entry) for entry, named in found if not abandoned or _is_abandoned(named, entry)]
+def temporary_files_of(final: Path, *, abandoned: bool = False) -> list[Path]:
+    """Return the temporary files of a path; where `abandoned`, only those whose process is gone."""
+    pattern = re.compile(rf"\.{re.escape(final.name)}\.{_OWNER}(-journal)?")
+    with contextlib.suppress(OSError), os.scandir(final.parent) as entries:  # it may not be read, or is gone
+        matches = [(entry, named) for entry in entries if (named := pattern.fullmatch(entry.name))]
+        return [Path(entry) for entry, named in matches if not abandoned or _is_abandoned(named, entry)]
     return []
 
 
-def remove_abandoned(place: Path) -> None:
-    """Remove the drafts of a place whose process is gone."""
-    for path in temporary_files_of(place, abandoned=True):
+def remove_abandoned(final: Path) -> None:
+    """Remove the temporary files of a path whose process is gone."""
+    for path in temporary_files_of(final, abandoned=True):
         with contextlib.suppress(OSError):  # somebody else's, or somebody else was faster
             path.unlink()
 
@@ -138,8 +138,8 @@ def remove_abandoned_folders(parent: Path, prefix: str) -> None:
     pattern = re.compile(rf"{re.escape(prefix)}{_OWNER}-.*")
     with contextlib.suppress(OSError):
         with os.scandir(parent) as entries:
-            found = [(entry, named) for entry in entries if (named := pattern.fullmatch(entry.name))]
-        for entry, named in found:
+            matches = [(entry, named) for entry in entries if (named := pattern.fullmatch(entry.name))]
+        for entry, named in matches:
             if entry.is_dir(follow_symlinks=False) and _is_abandoned(named, entry):
                 shutil.rmtree(entry.path, ignore_errors=True)  # others' can't be removed
 

@@ -22,7 +22,7 @@ _NETWORK_FILESYSTEMS = frozenset(
 
 
 def try_wal(connection: sqlite3.Connection, timeout_s: float) -> str | None:
-    """Switch to a write-ahead log and prove that it works; gives what failed, or `None`."""
+    """Switch to a write-ahead log and prove that it works; return what failed, or `None`."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -40,7 +40,7 @@ def try_wal(connection: sqlite3.Connection, timeout_s: float) -> str | None:
 
 
 def on_network(path: Path) -> bool:
-    """Whether the file system is one where a shared-memory log is unsafe (known on Linux only)."""
+    """Return whether the file system is one where a shared-memory log is unsafe (known on Linux only)."""
     try:
         lines = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
     except OSError:
@@ -55,7 +55,7 @@ def on_network(path: Path) -> bool:
 
 
 def back_to_rollback_journal(path: Path) -> None:
-    """Undo a switch that the file system can't serve: alone with the file, SQLite needs no shared memory for it."""
+    """Return to a rollback journal if a log can't be served: alone with the file, SQLite shares no memory for it."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("pragma locking_mode = exclusive")
         connection.execute("pragma journal_mode = delete")
@@ -63,7 +63,7 @@ def back_to_rollback_journal(path: Path) -> None:
 
 
 def is_wal(path: Path) -> bool:
-    """Whether the header says that there is a log (bytes 18 and 19: sqlite.org/fileformat)."""
+    """Return whether the header says that there is a log (bytes 18 and 19: sqlite.org/fileformat)."""
     with path.open("rb") as file:
         return file.read(20)[18:20] == b"\x02\x02"
 
@@ -76,13 +76,13 @@ def leave_one_file(connection: sqlite3.Connection, path: Path) -> bool:
             connection.execute("pragma journal_mode = delete")
         elif os.path.exists(f"{path}-journal"):  # noqa: PTH110
             # A process that died before it changed a page leaves a journal that nobody has to play back, and that
-            # SQLite therefore leaves alone. It removes one, with the right lock, where it was told to keep journals.
+            # SQLite therefore leaves alone. It removes one, with the right lock, where it was set to keep journals.
             connection.execute("pragma journal_mode = persist")
             connection.execute("pragma journal_mode = delete")
     except sqlite3.OperationalError as error:
         return not is_busy(error)  # a full disk, say: the log stays, and the next one to open it recovers
     except sqlite3.DatabaseError:
-        return True  # damaged: the next reader is told, and closing must not hide what went wrong before
+        return True  # damaged: the next reader reports it, and closing must not hide what went wrong before
     return True
 
 
@@ -97,14 +97,14 @@ def leave_one_file_later(path: Path, connect: Callable[[], sqlite3.Connection]) 
                 if leave_one_file(connection, path):
                     return
         except (sqlite3.Error, FlowstoreError, OSError):
-            return  # removed or replaced meanwhile, or damaged, which the next one to open it is told
+            return  # removed or replaced meanwhile, or damaged, which the next one to open it reports
 
 
 def _jitter_s() -> float:
-    """A few milliseconds, other ones in each process."""
+    """Return a few milliseconds, a different number in each process."""
     return 0.001 + int.from_bytes(os.urandom(2), "big") / 65536 * 0.011
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether the file is in use by others, by error code rather than by message text."""
+    """Return whether the file is in use by others, by error code rather than by message text."""
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))

@@ -1,4 +1,4 @@
-"""Whether a run's driver still lives.
+"""Tells whether a run's driver still lives.
 
 A driver is known by host, boot and process: the process id alone may be another's by now, so its start time
 counts too, and a machine that was started again has a boot of its own. Where these can't be compared (another
@@ -31,7 +31,7 @@ _COLUMNS = ("host", "boot", "pid", "pid_started")
 
 @attrs.frozen(eq=False, repr=False)
 class Process:
-    """A process, told apart from all others that ever ran.
+    """A process, distinguished from all others that ever ran.
 
     Attributes:
         host: the machine's name.
@@ -67,23 +67,22 @@ class Process:
 
 
 def this_process() -> Process:
-    """The identity of the process that asks."""
+    """Return the identity of this process."""
     return Process(platform.node(), _boot(), os.getpid(), started(os.getpid()) or "")
 
 
 def is_dead(run: Row) -> bool:
-    """Whether the driver of a run that is recorded as running is gone."""
+    """Return whether the driver of a run that is recorded as running is gone."""
     silent = time.time() - time_of(run["last_seen_at"]).timestamp() > SILENCE_S
     if run["host"] != platform.node() or not run["boot"] or not run["pid_started"]:
         return silent
     if run["boot"] != _boot():
         boot, _, namespace = run["boot"].partition(" ")
         own_boot, _, own_namespace = _boot().partition(" ")
-        return (
-            bool(boot != own_boot) if namespace == own_namespace else silent
-        )  # another container can't be looked into
-    found = started(run["pid"])
-    return silent if found == "" else bool(found != run["pid_started"])
+        # Processes of another container can't be seen from here.
+        return bool(boot != own_boot) if namespace == own_namespace else silent
+    since = started(run["pid"])
+    return silent if since == "" else bool(since != run["pid_started"])
 
 
 @functools.cache
@@ -96,7 +95,7 @@ def _boot() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When a process started; `None` where there is no such process, empty where it is another user's and hidden."""
+    """Return when a process started: `None` if there is no such process, empty if it is another user's and hidden."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -121,5 +120,5 @@ def _hidden(pid: int) -> str | None:
 def _started_by_ps(pid: int) -> str | None:
     import subprocess
 
-    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return told.stdout.strip() or None
+    listing = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return listing.stdout.strip() or None

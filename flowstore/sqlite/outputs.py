@@ -35,7 +35,7 @@ def check(path: Path, *, store: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, whose content is at `path` at the end of the block; a pipe or device is that itself.
+    """Yield a path to write to, whose bytes are at `path` at the end of the block; a pipe or device is that itself.
 
     Raises:
         FlowstoreError: a store is there.
@@ -44,9 +44,9 @@ def replaced(path: Path) -> Iterator[Path]:
     if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
         yield path
         return
-    with files.temporary_file(path) as draft:
-        yield draft
-        files.move_to(draft, path, replace=True)
+    with files.temporary_file(path) as temporary:
+        yield temporary
+        files.move_to(temporary, path, replace=True)
 
 
 def _is_database(path: Path) -> bool:

@@ -96,13 +96,13 @@ def exclusively(path: Path) -> Iterator[bool]:
 # --- putting a store in place
 
 
-def install(draft: Path, path: Path, *, replace: bool) -> None:
+def install(temporary: Path, path: Path, *, replace: bool) -> None:
     """Give a finished store its name, and set aside what another store left beside that name.
 
     The new file is locked until that is done: whoever finds it under its name waits.
 
     Args:
-        draft: the new file, which this process does not have open.
+        temporary: the new file, which this process does not have open.
         path: its name, which is no link.
         replace: whether a store that is there gives way.
 
@@ -111,11 +111,11 @@ def install(draft: Path, path: Path, *, replace: bool) -> None:
         FlowstoreError: another process uses what is there, or a side file's name is taken by a database.
     """
     check_name(path)
-    files.sync(draft)
-    with exclusively(draft), contextlib.ExitStack() as stack:
+    files.sync(temporary)
+    with exclusively(temporary), contextlib.ExitStack() as stack:
         if replace and path.exists() and not stack.enter_context(exclusively(path)):
             raise FlowstoreError(f"{path} is in use by another process, so it is not replaced.")
-        files.move_to(draft, path, replace=replace, synced=True)  # to sync it would drop the lock
+        files.move_to(temporary, path, replace=replace, synced=True)  # to sync it would drop the lock
         for suffix in SIDES:
             set_aside(path, suffix)
 
@@ -143,7 +143,7 @@ def set_aside(path: Path, suffix: str) -> None:
     side = files.side_file(path, suffix)
     if not os.path.lexists(side):
         return
-    if suffix == "-shm" or (side.is_file() and side.stat().st_size == 0):  # an index of the log, made anew as needed
+    if suffix == "-shm" or (side.is_file() and side.stat().st_size == 0):  # an index of the log, remade as needed
         side.unlink(missing_ok=True)
         return
     names = (side.with_name(f"{side.name}.stale-{n}") for n in range(1, 100_000))

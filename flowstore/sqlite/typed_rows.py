@@ -79,7 +79,7 @@ def onward(path: Path, last: Key, row: Key) -> Key:
 
 
 def time_of(at_ms: int) -> datetime:
-    """A stored time, in UTC; StoreCorrupt if no clock can have shown it."""
+    """Return a stored time, in UTC; raise StoreCorrupt if no clock can have shown it."""
     try:
         return datetime.fromtimestamp(at_ms / 1000, UTC)
     except (TypeError, ValueError, OverflowError, OSError) as error:
@@ -87,7 +87,7 @@ def time_of(at_ms: int) -> datetime:
 
 
 def place_of(foreach_path: str) -> tuple[int, ...]:
-    """The index in each enclosing foreach; StoreCorrupt if it is no such path.
+    """Return the index in each enclosing foreach; raise StoreCorrupt if the path is malformed.
 
     >>> place_of("3/0")
     (3, 0)
@@ -99,21 +99,21 @@ def place_of(foreach_path: str) -> tuple[int, ...]:
 
 
 def texts_of(text: str) -> list[str]:
-    """What a column holds that is a JSON list of texts; StoreCorrupt if it holds anything else."""
-    found = json_of(text, list)
-    if not all(isinstance(item, str) for item in found):
+    """Return a column's JSON list of texts; raise StoreCorrupt if it is anything else."""
+    value = json_of(text, list)
+    if not all(isinstance(item, str) for item in value):
         raise StoreCorrupt.damaged(f"{text[:60]!r} is not a list of texts")
-    return found
+    return value
 
 
 def json_of(text: str, kind: type[Value]) -> Value:
-    """What a column of JSON holds, an object (`dict`) or a list; StoreCorrupt if it holds anything else."""
+    """Return a column's JSON object (`dict`) or list; raise StoreCorrupt if it is anything else."""
     try:
-        found: Any = json.loads(text)
+        value: Any = json.loads(text)
         if "\\u" in text:  # half a character, perhaps, which nobody can print
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreCorrupt.damaged(f"{text[:60]!r} is not JSON: {error}") from error
-    if type(found) is not kind:
+    if type(value) is not kind:
         raise StoreCorrupt.damaged(f"{text[:60]!r} is not a JSON {kind.__name__}")
-    return found
+    return value

@@ -1,8 +1,8 @@
 """SQL that a user types: it can read the store's tables and views, and nothing else.
 
 An authorizer refuses everything but reading, since even a connection that is opened read-only could attach
-other files or call functions that give away more than rows. A stranger's rows can make a harmless question
-endless, so there is a deadline for those.
+other files or call functions that give away more than rows. The rows of an untrusted file can make a harmless
+question endless, so there is a deadline for those.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.sqlite.database import Store
 
 DEADLINE_S = 30.0
-HEAP_BYTES = 256 << 20  # of SQLite, for a query to a stranger's file
+HEAP_BYTES = 256 << 20  # of SQLite, for a query to an untrusted file
 RESULT_BYTES = 128 << 20  # of the rows of such a query, as Python has them
 _UNTRUSTED_LIMITS = {  # a row has at most 400 MB: SQLite shares the values of equal columns, and Python copies each
     sqlite3.SQLITE_LIMIT_LENGTH: 4 << 20,
@@ -64,7 +64,7 @@ def ask(store: Store, query: str, *, untrusted: bool) -> list[dict[str, Any]]:
             return _bounded(rows) if untrusted else list(rows)
         except (sqlite3.DatabaseError, sqlite3.ProgrammingError, ValueError, OverflowError, MemoryError) as error:
             # without its traceback, which holds a cursor that is half read and so would keep the file locked
-            raise _told(error.with_traceback(None), query) from None
+            raise _translated(error.with_traceback(None), query) from None
         finally:
             connection.set_authorizer(None)
             connection.execute("pragma query_only = off")
@@ -86,21 +86,21 @@ def _bounded(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         FlowstoreError: there are too many, or they are too large.
     """
-    found: list[dict[str, Any]] = []
+    collected: list[dict[str, Any]] = []
     room = RESULT_BYTES
     with contextlib.closing(rows):  # type: ignore[type-var]  # a generator, whose cursor would keep the file locked
         for row in rows:
             room -= sys.getsizeof(row) + sum(map(sys.getsizeof, row.values()))
             if room < 0:
                 raise FlowstoreError(
-                    f"The result takes more than {RESULT_BYTES >> 20} MiB, all that a stranger's file is given. "
+                    f"The result takes more than {RESULT_BYTES >> 20} MiB, all that an untrusted file is given. "
                     "Ask for less, with a limit, or trust the file: flowstore trust PATH"
                 )
-            found.append(row)
-    return found
+            collected.append(row)
+    return collected
 
 
-def _told(error: Exception, query: str) -> FlowstoreError:
+def _translated(error: Exception, query: str) -> FlowstoreError:
     if isinstance(error, MemoryError):
         return FlowstoreError(
             "The query needs more memory than it can have. Ask for less, with a limit or fewer columns."
@@ -109,7 +109,7 @@ def _told(error: Exception, query: str) -> FlowstoreError:
         return FlowstoreError(f"Only reading is allowed here, so this was not run: {query}")
     if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
         return FlowstoreError(
-            f"The query took more than {DEADLINE_S:.0f} s, which is all that a stranger's file is given. "
+            f"The query took more than {DEADLINE_S:.0f} s, which is all that an untrusted file is given. "
             "Ask for less, or trust the file: flowstore trust PATH"
         )
     return FlowstoreError(f"SQLite says: {error}\nThe views that can be asked: flowstore schema")

@@ -31,7 +31,7 @@ class Rule:
         table: what to name where there is no pathspec.
         find: a query for what breaks it.
         problem: what is wrong, with the row's columns in braces.
-        mend: statements with the row's columns as named parameters.
+        statements: statements with the row's columns as named parameters.
         repair: what they do, for people.
         deep: whether it reads so much that only a deep check, and import, ask for it.
         tolerated: whether an import takes a file that breaks it, because it writes such rows itself.
@@ -41,7 +41,7 @@ class Rule:
     table: str
     find: str
     problem: str
-    mend: tuple[str, ...]
+    statements: tuple[str, ...]
     repair: str
     deep: bool = False
     tolerated: bool = False
@@ -82,11 +82,11 @@ def _reference(db: sqlite3.Connection, table: Table, column: str, parent: str, k
     keys = {row["name"]: _named(table, row["name"]) for row in columns if row["pk"]} or {"rowid": "row_id"}
     is_row = " and ".join(f"{name} = :{named}" for name, named in keys.items())
     if (table.name, column) in _REPAIRS:
-        mend, repair = _REPAIRS[table.name, column]
+        statement, repair = _REPAIRS[table.name, column]
     elif (table.name, column) in _WITHOUT:
-        mend, repair = f"update {table.name} set {column} = null where {is_row}", _WITHOUT[table.name, column]
+        statement, repair = f"update {table.name} set {column} = null where {is_row}", _WITHOUT[table.name, column]
     else:
-        mend, repair = f"delete from {table.name} where {is_row}", f"drops the {table.row}"
+        statement, repair = f"delete from {table.name} where {is_row}", f"drops the {table.row}"
     names = ", ".join(f"x.{name} as {named}" for name, named in keys.items())
     return Rule(
         "reference",
@@ -94,7 +94,7 @@ def _reference(db: sqlite3.Connection, table: Table, column: str, parent: str, k
         f"""select {names}, x.{column} as missing from {table.name} x where x.{column} is not null
             and not exists (select 1 from {parent} p where p.{key} = x.{column})""",
         f"its row in {table.name} refers to a row of {parent} that is not there ({{missing}})",
-        (mend,),
+        (statement,),
         repair,
     )
 
@@ -158,11 +158,11 @@ def _object(table: str, key: str, column: str, kind: str, instead: str) -> Rule:
     )  # fmt: skip
 
 
-def _length(table: str, keys: tuple[str, ...], columns: dict[str, int], mend: tuple[str, ...], done: str) -> Rule:
+def _length(table: str, keys: tuple[str, ...], columns: dict[str, int], statements: tuple[str, ...], done: str) -> Rule:
     wrong = " or ".join(f"length({column}) <> {size}" for column, size in columns.items())
     return Rule(
         "signature", table, f"select {', '.join(keys)} from {table} where {wrong}",
-        f"its row in {table} is malformed: {' and '.join(columns)} have another length", mend, done,
+        f"its row in {table} is malformed: {' and '.join(columns)} have another length", statements, done,
     )  # fmt: skip
 
 

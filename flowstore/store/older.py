@@ -1,4 +1,4 @@
-"""The views of a store of an older schema that nobody has written to since: temporary ones, with the newest columns.
+"""Temporary views for a store of an older schema, which nobody has written to since, with the newest columns.
 
 Such a file is read as it is, and often can't be written at all. Its connection gets the views of the newest schema in
 SQLite's temporary database, so that a question in SQL means the same everywhere: columns for which the file has no
@@ -79,6 +79,6 @@ def drop_views(connection: sqlite3.Connection) -> None:
 
 
 def _numbers(artifact: str, value: str | None) -> str:
-    """The metrics of a value, as a JSON list of pairs."""
-    found = [] if value is None else numbers_in(artifact, value)
-    return f"[{', '.join(f'[{json.dumps(name)}, {number_text(number)}]' for name, number in found)}]"
+    """Return the metrics of a value, as a JSON list of pairs."""
+    numbers = [] if value is None else numbers_in(artifact, value)
+    return f"[{', '.join(f'[{json.dumps(name)}, {number_text(number)}]' for name, number in numbers)}]"

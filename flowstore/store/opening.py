@@ -1,4 +1,4 @@
-"""Opening a store, and choosing it: `--store`, `$FLOWSTORE_STORE`, else the nearest `flowstore.db`.
+"""Chooses and opens a store: `--store`, `$FLOWSTORE_STORE`, else the nearest `flowstore.db`.
 
 One store is active in a process at a time; `use_store` switches it. Before SQLite touches a file its header is checked,
 so that not one byte of a wrong file is written.
@@ -57,7 +57,7 @@ LAYOUT = Layout(tables.TYPES, _prepare, _migrate, _work_off_backlog)
 
 
 def candidates() -> list[Path]:
-    """The places where a store is looked for, first one first."""
+    """Return the paths where a store is looked for, first one first."""
     if chosen := os.environ.get("FLOWSTORE_STORE"):
         return [Path(chosen).absolute()]
     here = Path.cwd()
@@ -65,7 +65,7 @@ def candidates() -> list[Path]:
 
 
 def find_path() -> Path | None:
-    """The store that is there, if any; says so on stderr when it is in a parent folder."""
+    """Return the path of the store that is there, or `None`; say so on stderr if it is in a parent folder."""
     for path in candidates():
         if os.path.exists(path):  # noqa: PTH110  # answers in a folder that is forbidden, too
             if path.name == FILENAME and path.parent != Path.cwd() and not os.environ.get("FLOWSTORE_STORE"):
@@ -75,10 +75,10 @@ def find_path() -> Path | None:
 
 
 def active_store() -> Store:
-    """The store of this process, opened at first use.
+    """Return the store of this process, opened at first use.
 
     Raises:
-        StoreNotFound: there is none; names the places looked at.
+        StoreNotFound: there is none; names the paths looked at.
     """
     if state.store is None and state.task_store is not None:
         file, trusted = state.task_store  # the driver has looked at it, and holds it open
@@ -96,7 +96,7 @@ def active_store() -> Store:
 
 
 def ensure_active_store(path: str | os.PathLike[str] | None = None) -> Store:
-    """The store to write to: the one chosen, else the nearest, else a new one in the current folder."""
+    """Open the store to write to: the one chosen, else the nearest, else a new one in the current folder."""
     if path is None:
         path = find_path() or candidates()[0]
     return activate(ensure_store(path))
@@ -182,7 +182,7 @@ class use_store:  # noqa: N801  # reads as a function, like `open`
 
 
 def get_store() -> Path:
-    """The path of this process's store.
+    """Return the path of this process's store.
 
     Raises:
         StoreNotFound: there is none.
@@ -239,19 +239,19 @@ def ensure_store(path: str | os.PathLike[str]) -> Store:
 
 
 def _create(path: Path) -> None:
-    """Make a whole store under another name, then link it into place: nobody sees half a store."""
+    """Create a complete store under another name, then link it to its own: nobody sees half a store."""
     from flowstore._version import __version__
 
     if not path.parent.is_dir():
         raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")
     side_files.check_name(path)
     try:
-        with files.temporary_file(path) as draft:  # made by us, because SQLite would ignore a generous umask
-            with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+        with files.temporary_file(path) as temporary:  # created by us, because SQLite would ignore a generous umask
+            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
                 connection.execute("pragma synchronous = off")  # one fsync at the end instead of several
                 schema.create(connection, __version__)
             with contextlib.suppress(FileExistsError):  # somebody was faster, which is as good
-                side_files.install(draft, path, replace=False)
+                side_files.install(temporary, path, replace=False)
     except (OSError, sqlite3.Error) as error:
         raise FlowstoreError(f"{path} can't be created: {error}. Choose another with --store.") from error
 
@@ -271,7 +271,7 @@ def _may_write(path: Path) -> bool:
 
 
 def _check_header(path: Path) -> None:
-    """Tell wrong files apart by their first 100 bytes, before SQLite touches them (format: sqlite.org/fileformat)."""
+    """Recognise wrong files by their first 100 bytes, before SQLite touches them (format: sqlite.org/fileformat)."""
     try:
         with path.open("rb") as file:
             header = file.read(100)
@@ -329,7 +329,7 @@ def _check_identity(path: Path, application: int, version: int, encoding: str) -
     if encoding != "UTF-8":
         raise StoreCorrupt(
             f"{path} keeps its text as {encoding}, where flowstore writes UTF-8; it is not opened. "
-            "Another program has written the file anew: restore a copy."
+            "Another program has rewritten the file: restore a copy."
         )
 
 

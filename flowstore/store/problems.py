@@ -24,7 +24,7 @@ class Problem:
         remedy: what can be done.
         note: whether it is only worth knowing.
         repair: what repairing does about it.
-        mend: the statements that do so, each with its values; empty where rows can't.
+        statements: the statements that do so, each with its values; empty where rows can't.
     """
 
     kind: str
@@ -33,14 +33,14 @@ class Problem:
     remedy: str
     note: bool = False
     repair: str = ""
-    mend: Sequence[tuple[str, Values]] = attrs.field(default=(), repr=False)
+    statements: Sequence[tuple[str, Values]] = attrs.field(default=(), repr=False)
 
     @classmethod
-    def mended(
-        cls, kind: str, where: str, problem: str, repair: str, mend: Sequence[tuple[str, Values]] = ()
+    def repairable(
+        cls, kind: str, where: str, problem: str, repair: str, statements: Sequence[tuple[str, Values]] = ()
     ) -> Problem:
         """Return one that `repair` does something about."""
-        return cls(kind, where, problem, f"{REPAIR} {repair}", repair=repair, mend=mend)
+        return cls(kind, where, problem, f"{REPAIR} {repair}", repair=repair, statements=statements)
 
 
 def location(db: sqlite3.Connection, row: Mapping[str, Any], otherwise: str) -> str:

@@ -72,7 +72,7 @@ _END_OF_COLUMNS = r",(?=\s+unique \()|\)(?=[^)]*$)"  # where SQLite puts a colum
 def definitions(version: int) -> dict[str, str]:
     """Return what a version of the schema defines, by name, with altered tables in SQLite's own text."""
     defined: dict[str, str] = {}
-    for statement in (each for migration in MIGRATIONS[:version] for each in statements(migration.sql)):
+    for statement in (sql for migration in MIGRATIONS[:version] for sql in statements(migration.sql)):
         if match := re.match(CREATE, statement):
             defined[match[3]] = statement
         elif match := re.match(_ALTER, statement):

@@ -4,10 +4,9 @@ A run's tags are rows of `run_tags`, those of a step, task or artifact rows of `
 inherited by all below it, by the queries and not by copies, so a tag that is added later holds for everything at once.
 A namespace is a tag. Nothing here touches a run's time or order.
 
-A search by tags walks `run_tags` from the newest run of the rarest tag and checks the others for each run, all through
-indexes. It begins where all the tags have last met in pairs (`tag_pairs`), which ends it at once for tags that never
-do. What is left is a search for three tags that all meet in pairs and never together: it walks the rarest one, which
-takes 40 ms where a flow has 100,000 runs and each tag is on two of three.
+A search by tags walks `run_tags` from the newest run of the rarest tag, where all tags last met in pairs (`tag_pairs`),
+and checks the others for each run. Three tags that all meet in pairs and never together are the worst case: 40 ms where
+a flow has 100,000 runs and each tag is on two of three.
 """
 
 from __future__ import annotations
@@ -169,16 +168,10 @@ def _check_removable(node: Node, tag: str, carriers: Sequence[_SetOn]) -> None:
 
 
 def _delete(db: sqlite3.Connection, node: Node, tag: str) -> None:
-    if node.step_id == 0:
-        db.execute(
-            "delete from run_tags where run_id = ? and tag_id = (select id from tags where tag = ?)", (node.run_id, tag)
-        )
-    else:
-        db.execute(
-            """delete from node_tags where run_id = ? and step_id = ? and task_id = ? and artifact = ?
-               and tag_id = (select id from tags where tag = ?)""",
-            (node.run_id, node.step_id, node.task_id, node.artifact, tag),
-        )
+    of_run = "run_id = :run_id and tag_id = (select id from tags where tag = :tag)"
+    of_node = f"{of_run} and step_id = :step_id and task_id = :task_id and artifact = :artifact"
+    rows = f"run_tags where {of_run}" if node.step_id == 0 else f"node_tags where {of_node}"
+    db.execute(f"delete from {rows}", {**attrs.asdict(node), "tag": tag})
 
 
 def _insert(db: sqlite3.Connection, node: Node, fresh: Sequence[int]) -> None:
@@ -225,9 +218,6 @@ def pair_tags(
            on conflict do update set newest_at = max(newest_at, excluded.newest_at), runs = runs + 1""",
         [(flow_id, *pair, created_at) for pair in pairs],
     )
-
-
-# --- what a run and what is in it are tagged with
 
 
 def ensure_tag(db: sqlite3.Connection, tag: str) -> int:
@@ -282,9 +272,6 @@ def node_tags(store: Store, run_id: int, step_id: int, task_id: int, artifact: s
         (run_id, step_id, task_id, artifact),
     )
     return [row[0] for row in rows]
-
-
-# --- search
 
 
 def find_runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False) -> Iterator[int]:

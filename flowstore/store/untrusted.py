@@ -12,7 +12,7 @@ place of a side file would be written through. A `-shm` needs no look: the first
 *The schema.* A trigger runs when we write, a virtual table runs code of its module, a view in place of ours
 answers what its author likes: none of these is in a store that flowstore wrote. SQLite goes by the text of a
 definition and not by the type beside it, so the same is done here. What people add to their own store for their
-questions is fine, since nothing here reads it; in a stranger's file it can only be aimed at
+questions is fine, since nothing here reads it; in an untrusted file it can only be aimed at
 us, as an index is whose expression is evaluated when we write.
 """
 
@@ -48,7 +48,7 @@ def check_file(path: Path) -> None:
     Raises:
         NotAStore: it is a folder, a pipe or a device.
     """
-    with contextlib.suppress(OSError):  # missing or forbidden, which reading it tells
+    with contextlib.suppress(OSError):  # missing or forbidden, which reading it reports
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise NotAStore(f"{path} is a folder, not a store.")

@@ -1,1 +1,1 @@
-"""Runs on their way out of a store, into it, and away: selecting, exporting, importing, deleting, checking."""
+"""Runs on their way between stores: selecting, exporting and importing."""

@@ -1,11 +1,11 @@
-"""A new store with some of another's runs, built row by row: what isn't selected was never in it.
+"""Exports some runs of a store to a new one, row by row: what isn't selected was never in it.
 
-Ids stay as they are, and go on where the source's are. Each content is compared with its hash as it is copied.
-The file is written under another name beside its place and put there in one step, in rollback-journal mode, so
-that any medium can serve it.
+Ids stay as they are, and continue after the source's. Each blob is compared with its hash as it is copied. The file is
+written under another name beside its path and moved there in one step, in rollback-journal mode, so that any medium can
+serve it.
 
-Contents larger than asked for are left out: their rows stay, with size, hash and preview, and `blobs` says so when
-one is loaded. An import of the bytes later completes them.
+Blobs larger than asked for are left out: their rows stay, with size, hash and preview, and loading one says so. An
+import of the bytes later completes them.
 
 A pickle is signed for the new store only if this user's key vouches for it as part of a run that is exported.
 """
@@ -35,7 +35,7 @@ from flowstore.transfer.selection import Selection, run_ids
 
 @attrs.frozen(kw_only=True)
 class Wish:
-    """What is to be exported.
+    """A request for an export.
 
     Attributes:
         selection: which runs.
@@ -50,7 +50,7 @@ class Wish:
 
 @attrs.frozen
 class Exported:
-    """What was written: the file, its size, how many runs, and how many contents were left out."""
+    """The result: the file, its size, how many runs it has, and how many blobs were left out."""
 
     path: Path
     size_bytes: int
@@ -68,49 +68,52 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
         force: replace a store that is there.
 
     Raises:
-        FlowstoreError: the place is taken, or can't be written.
+        FlowstoreError: something is there, or can't be written.
         NotFound: nothing is selected.
         StoreCorrupt: the source is damaged; names the artifact.
     """
-    place = Path(os.path.realpath(out))
-    _check_place(store, place, force=force)
+    target = Path(os.path.realpath(out))
+    _check_target(store, target, force=force)
     if store.writable and store.path.stat().st_size > LARGE_BYTES:
         store.use_wal()  # so that nobody who writes has to wait until all of it was read
     with store.read() as source:
         ids = run_ids(store, wish.selection)
         if not ids:
             raise NotFound("No run is selected, so nothing was exported.")
-        files.remove_abandoned(place)
-        with _told_clearly(out), files.temporary_file(place) as draft:  # SQLite itself would ignore a generous umask
-            left_out = _fill(draft, store, source, ids, wish)
+        files.remove_abandoned(target)
+        with (
+            _clear_errors(out),
+            files.temporary_file(target) as temporary,
+        ):  # SQLite itself would ignore a generous umask
+            left_out = _fill(temporary, store, source, ids, wish)
             try:
-                side_files.install(draft, place, replace=force)
+                side_files.install(temporary, target, replace=force)
             except FileExistsError:
                 raise FlowstoreError(f"{out} appeared meanwhile. Choose another file.") from None
-    return Exported(out, place.stat().st_size, len(ids), left_out)
+    return Exported(out, target.stat().st_size, len(ids), left_out)
 
 
 # --- the file
 
 
-def _check_place(store: Store, place: Path, *, force: bool) -> None:
-    if not place.parent.is_dir():
-        raise FlowstoreError(f"{place} can't be written: there is no folder {place.parent}.")
-    side_files.check_name(place)
-    if not os.path.lexists(place):
+def _check_target(store: Store, target: Path, *, force: bool) -> None:
+    if not target.parent.is_dir():
+        raise FlowstoreError(f"{target} can't be written: there is no folder {target.parent}.")
+    side_files.check_name(target)
+    if not os.path.lexists(target):
         return
-    if place.exists() and place.samefile(store.path):
-        raise FlowstoreError(f"{place} is the store that is exported. Choose another file.")
+    if target.exists() and target.samefile(store.path):
+        raise FlowstoreError(f"{target} is the store that is exported. Choose another file.")
     if not force:
-        raise FlowstoreError(f"{place} is there already. Choose another file, or replace that store with --force.")
-    open_store(place).close()  # nothing but a store is replaced, and what a crash left beside it is dealt with
-    if any(place.with_name(place.name + suffix).exists() for suffix in ("-wal", "-shm", "-journal")):
-        raise FlowstoreError(f"{place} is in use by another process, so it is not replaced.")
+        raise FlowstoreError(f"{target} is there already. Choose another file, or replace that store with --force.")
+    open_store(target).close()  # nothing but a store is replaced, and what a crash left beside it is dealt with
+    if any(target.with_name(target.name + suffix).exists() for suffix in ("-wal", "-shm", "-journal")):
+        raise FlowstoreError(f"{target} is in use by another process, so it is not replaced.")
 
 
 @contextlib.contextmanager
-def _told_clearly(out: Path) -> Iterator[None]:
-    """Tell apart what is wrong with the new file from what is wrong with the source."""
+def _clear_errors(out: Path) -> Iterator[None]:
+    """Raise errors that say whether the new file or the source is at fault."""
     try:
         yield
     except OSError as error:
@@ -128,7 +131,7 @@ def _told_clearly(out: Path) -> Iterator[None]:
 
 
 def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[int], wish: Wish) -> int:
-    """Make a store of the new file; gives how many contents were left out."""
+    """Fill the new file; return how many blobs were left out."""
     _check_bases(source, store.path, ids)
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.row_factory = sqlite3.Row
@@ -168,7 +171,7 @@ def insert_rows(db: sqlite3.Connection, table: str, columns: Collection[str], ro
 
 
 def _check_bases(source: sqlite3.Connection, path: Path, ids: Collection[int]) -> None:
-    """A task starts from what an earlier one of its own run had: nothing of it is in a run that isn't selected."""
+    """Check that tasks start from tasks of their own run: else they would need a run that isn't selected."""
     wrong = source.execute(
         f"""select t.id from tasks t left join tasks b on b.id = t.base_id
             where t.run_id in ({tables.RUNS}) and t.base_id is not null and b.run_id is not t.run_id""",
@@ -214,10 +217,10 @@ def _pair_tags(db: sqlite3.Connection) -> None:
 def _carry_numbers(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
     """Let ids go on where the source's are: an id that was used there names nothing else here."""
     for table in [name for name in tables.NUMBERED if tables.BY_NAME[name].travels]:
-        found = source.execute("select seq from sqlite_sequence where name = ?", (table,)).fetchone()
-        if found is not None:
+        row = source.execute("select seq from sqlite_sequence where name = ?", (table,)).fetchone()
+        if row is not None:
             db.execute("delete from sqlite_sequence where name = ?", (table,))
-            db.execute("insert into sqlite_sequence (name, seq) values (?, ?)", (table, found["seq"]))
+            db.execute("insert into sqlite_sequence (name, seq) values (?, ?)", (table, row["seq"]))
 
 
 def _sign(source: sqlite3.Connection, db: sqlite3.Connection, store: Store, uuid: str, ids: Collection[int]) -> None:

@@ -1,4 +1,4 @@
-"""Which id each imported row gets here: its own where that was never used, else a new one.
+"""Chooses the id of each imported row: its own if that was never used here, else a new one.
 
 Ids that were deleted count as used: `sqlite_sequence` remembers the last one. All tasks of a run keep their ids or
 none does, and likewise its attempts, so that they stay in order.
@@ -59,16 +59,16 @@ class Numbering:
         return self._ids[kind]
 
     def number(self, there: sqlite3.Connection, here: sqlite3.Connection, run_ids: Collection[int]) -> None:
-        """Find ids for the runs and all that is theirs."""
-        asked = tables.bound(run_ids)
+        """Choose ids for the runs and all of their rows."""
+        bound = tables.bound(run_ids)
         tasks = there.execute(
             f"select run_id, id from tasks where run_id in ({tables.RUNS}) order by id",
-            asked,
+            bound,
         )
         attempts = there.execute(
             f"""select t.run_id, a.id from attempts a join tasks t on t.id = a.task_id
                 where t.run_id in ({tables.RUNS}) order by a.id""",
-            asked,
+            bound,
         )
         _assign(self["run"], here, "runs", [[run_id] for run_id in run_ids])
         _assign(self["task"], here, "tasks", _by_run(tasks))
@@ -78,24 +78,24 @@ class Numbering:
             if "id" in table.refers and table.name not in tables.NUMBERED:
                 last = here.execute(f"select max(id) from {table.name}").fetchone()[0]
                 self._ids[table.refers["id"]] = NewIds(self._path, table.refers["id"], last or 0)
-        self._number_logs(there, asked)
+        self._number_logs(there, bound)
 
-    def _number_logs(self, there: sqlite3.Connection, asked: dict[str, str]) -> None:
-        """A log has the id of the attempt that wrote it or, where that one doesn't come, of the first that has it."""
+    def _number_logs(self, there: sqlite3.Connection, bound: dict[str, str]) -> None:
+        """Number the logs: by the attempt that wrote each or, if that one isn't imported, the first that shows it."""
         rows = there.execute(
             f"""select log_id, min(id) as attempt_id from attempts where task_id in ({tables.ids("task")})
                 group by log_id""",
-            asked,
+            bound,
         )
         for log_id, attempt_id in rows:
             self["log"][log_id] = self["attempt"][log_id if log_id in self["attempt"] else attempt_id]
 
 
 def _by_run(rows: Iterable[Row]) -> list[list[int]]:
-    found: dict[int, list[int]] = {}
+    by_run: dict[int, list[int]] = {}
     for row in rows:
-        found.setdefault(row["run_id"], []).append(row["id"])
-    return [*found.values()]
+        by_run.setdefault(row["run_id"], []).append(row["id"])
+    return [*by_run.values()]
 
 
 def _assign(ids: Ids, here: sqlite3.Connection, table: str, groups: Sequence[Sequence[int]]) -> int:
@@ -167,9 +167,9 @@ class Tracing:
     def _run(self, flow: str, text: str) -> str:
         if not (text.isascii() and text.isdecimal() and len(text) < 19):
             return text  # named with its store by an earlier import
-        found = self._run_here(int(text))
-        if found is not None:
-            return str(found)
+        run_here = self._run_here(int(text))
+        if run_here is not None:
+            return str(run_here)
         return f"{self._uuid}/{flow}/{text}"
 
     def _task(self, pathspec: str) -> str:
@@ -177,20 +177,20 @@ class Tracing:
         if match is None:
             return pathspec
         flow, run, step, task = match[1], int(match[2]), match[3], int(match[4])
-        found = self._run_here(run)
-        if found is not None and (task_here := self._tasks_here(run, found).get(task)) is not None:
-            return f"{flow}/{found}/{step}/{task_here}"
+        run_here = self._run_here(run)
+        if run_here is not None and (task_here := self._tasks_here(run, run_here).get(task)) is not None:
+            return f"{flow}/{run_here}/{step}/{task_here}"
         return f"{self._uuid}/{pathspec}"
 
     def _run_here(self, there: int) -> int | None:
-        """The id here of a run of the file; `None` where it isn't in the file, or isn't here."""
+        """Return the id here of a run of the file, or `None` if it isn't in the file, or isn't here."""
         if there not in self._runs:
             row = self._here.execute("select id from runs where uuid = ?", (self._uuids.get(there, ""),)).fetchone()
             self._runs[there] = None if row is None else row["id"]
         return self._runs[there]
 
     def _tasks_here(self, there: int, here: int) -> dict[int, int]:
-        """The tasks of a run, which are in the same order in every store."""
+        """Return the ids here of a run's tasks, which are in the same order in every store."""
         if there not in self._tasks:
             pairs = zip(
                 self._there.execute(_BY_ID, (there,)).fetchall(),

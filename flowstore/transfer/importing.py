@@ -1,4 +1,4 @@
-"""The runs of other stores, added to this one: all of the files that are named, or nothing.
+"""Imports the runs of other stores: of all files that are named, or nothing.
 
 A run is recognised by its uuid, so importing twice is importing once. The ids of runs, tasks and attempts stay as
 they are where none of them was ever used here; else they get new ones, a run's tasks all together so that they
@@ -175,7 +175,7 @@ class _Intake:
 
 
 def _fresh(db: sqlite3.Connection, source: Source) -> list[Row]:
-    """The runs of a source that are to be added to what is here."""
+    """Return the runs of a source that are neither here nor still going on."""
     known = {row["uuid"] for row in db.execute("select uuid from runs")}
     return [row for row in source.runs if row["uuid"] not in known and row["id"] not in source.running]
 
@@ -244,7 +244,7 @@ class _Arrival:
         self.kept_apart: dict[str, str] = {}
 
     def add(self) -> list[tuple[str, str, str]]:
-        """Insert them; gives store, pathspec there and pathspec here of each run."""
+        """Insert them; return store, pathspec there and pathspec here of each run."""
         if not self._fresh:
             return []
         self._share()
@@ -252,7 +252,7 @@ class _Arrival:
         for table in tables.travelling(self._source.db, tables.BOTH):
             if table.name != "numbers" or self._source.measured:
                 self._copy(table)
-        self._bury()
+        self._record_deaths()
         if not self._source.measured:
             backlog.describe_runs(self._db, [self._new["run"][run_id] for run_id in self._ids])
         self._pair_tags()
@@ -272,8 +272,8 @@ class _Arrival:
         run_blobs.copy_descriptions(there, self._db, self._source.measured, new["blob"])
         for row in self._used("flows"):
             self._db.execute("insert or ignore into flows (name) values (?)", (row["name"],))
-            found = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
-            new["flow"][row["id"]] = found["id"]
+            flow = self._db.execute("select id from flows where name = ?", (row["name"],)).fetchone()
+            new["flow"][row["id"]] = flow["id"]
         for row in self._used("tags"):
             new["tag"][row["id"]] = tags.ensure_tag(self._db, self._tag(row["tag"]))
         for row in self._used("codes"):
@@ -285,20 +285,20 @@ class _Arrival:
         return self._source.db.execute(query, tables.bound(self._ids)).fetchall()
 
     def _tag(self, tag: str) -> str:
-        """Return the tag to have here: a stranger's does not put its run into a namespace of this user or store."""
+        """Return the tag to have here: an untrusted one does not put its run into a namespace of this user or store."""
         if not (self._source.foreign and is_ours(self._db, tag)):
             return tag
         self.kept_apart[tag] = kept_apart(tag, self._source.store.uuid)
         return self.kept_apart[tag]
 
     def _time(self, at_ms: int) -> int:
-        """Return a time as it is here: a stranger's run is not from the future, else no run of ours would be newer."""
+        """Return a time as it is here: an untrusted run is not from the future, else no run of ours would be newer."""
         return at_ms if self._latest_ms is None else min(at_ms, self._latest_ms)
 
     def _content(self, blob: Blob, *, left_out: bool) -> int:
-        found = self._intake.publish(self._db, blob)
-        if found is not None:
-            return found
+        blob_id = self._intake.publish(self._db, blob)
+        if blob_id is not None:
+            return blob_id
         if not left_out:
             raise _Vanished
         blob_id, _ = blobs.find_described(self._db, blob.sha, blob.codec)
@@ -325,15 +325,15 @@ class _Arrival:
     def _copy(self, table: tables.Table) -> None:
         order = "id" if "id" in table.refers else "1, 2"  # new ids are in the order of the old ones
         query = f"select * from {table.name} where {tables.where(table)} order by {order}"
-        with contextlib.closing(self._source.db.execute(query, tables.bound(self._ids))) as found:
-            names = [column[0] for column in found.description]
+        with contextlib.closing(self._source.db.execute(query, tables.bound(self._ids))) as rows:
+            names = [column[0] for column in rows.description]
             maps = [self._mapping(table, name) for name in names]
             renumbered = (
                 tuple(
                     value if mapped is None or value is None else mapped(value)
                     for mapped, value in zip(maps, row, strict=True)
                 )
-                for row in found
+                for row in rows
             )
             insert_rows(self._db, table.name, names, renumbered)
 
@@ -343,7 +343,7 @@ class _Arrival:
             return self._new[table.refers[column]].__getitem__
         return self._time if column in _TIMES and self._source.foreign else None
 
-    def _bury(self) -> None:
+    def _record_deaths(self) -> None:
         """Record the death of runs whose driver is gone; nobody else could tell from here."""
         for row in self._fresh:
             if row["status"] == "running":
@@ -353,12 +353,12 @@ class _Arrival:
         for row in self._fresh:
             run_id, flow_id = self._new["run"][row["id"]], self._new["flow"][row["flow_id"]]
             rows = self._db.execute("select tag_id from run_tags where run_id = ?", (run_id,)).fetchall()
-            tags.pair_tags(self._db, flow_id, self._time(row["created_at"]), [each["tag_id"] for each in rows])
+            tags.pair_tags(self._db, flow_id, self._time(row["created_at"]), [tag["tag_id"] for tag in rows])
 
     def _vouch(self) -> None:
-        found = [*run_blobs.pickles(self._source.db, self._ids)]
-        mine = trust.signed_by_user(self._source.store, {blob_id for _, blob_id, *_ in found})
-        for run_id, blob_id, sha, doubted in found:
+        pickles = [*run_blobs.pickles(self._source.db, self._ids)]
+        mine = trust.signed_by_user(self._source.store, {blob_id for _, blob_id, *_ in pickles})
+        for run_id, blob_id, sha, doubted in pickles:
             here = self._new["blob"][blob_id]
             if self._source.trusted or (blob_id in mine and not doubted):
                 trust.sign(self._db, self._store.uuid, here, sha, "pickle")

@@ -1,4 +1,4 @@
-"""Which runs are meant: what `export` takes along, and `delete` removes.
+"""Selects runs, for `export` and `delete`.
 
 Pathspecs and a flow name the runs to look at, all of the store's where nothing is named. The other conditions
 narrow that down, and so does the active namespace. Counting the newest runs of a flow counts those with all
@@ -20,7 +20,7 @@ from flowstore.sqlite.database import Row, Store
 
 @attrs.frozen(kw_only=True)
 class Selection:
-    """What a user said of the runs that are meant.
+    """A user's choice of runs.
 
     Attributes:
         pathspecs: `Flow` or `Flow/run` each.
@@ -40,7 +40,7 @@ class Selection:
 
 
 def run_ids(store: Store, selection: Selection) -> list[int]:
-    """The runs that are meant, in the order in which they were created.
+    """Return the selected runs, in the order in which they were created.
 
     Raises:
         InvalidPathspec: a pathspec addresses neither a flow nor a run.
@@ -58,7 +58,7 @@ def run_ids(store: Store, selection: Selection) -> list[int]:
 
 
 def _candidates(store: Store, selection: Selection) -> list[Row]:
-    """The named runs that have all tags, oldest first."""
+    """Return the named runs that have all tags, oldest first."""
     flows, ids = _named(store, selection)
     conditions, values = ["true"], {"flows": json.dumps(flows), "ids": json.dumps(ids)}
     if flows or ids:
@@ -81,7 +81,7 @@ def _candidates(store: Store, selection: Selection) -> list[Row]:
 
 
 def _named(store: Store, selection: Selection) -> tuple[list[str], list[int]]:
-    """The flows and the runs that are named; each is there, in the active namespace."""
+    """Return the names of flows and the ids of runs that are named; each exists, in the active namespace."""
     flows, ids = [], []
     results = seen(store)
     for pathspec in selection.pathspecs:
@@ -96,7 +96,7 @@ def _named(store: Store, selection: Selection) -> tuple[list[str], list[int]]:
 
 
 def _counted(rows: Sequence[Row], selection: Selection) -> Sequence[Row]:
-    """Those of a flow's runs, oldest first, that counting them leaves."""
+    """Return the runs of a flow, oldest first, that `latest` and `keep_latest` leave."""
     if selection.latest is not None:
         rows = rows[max(len(rows) - selection.latest, 0) :]
     if selection.keep_latest is not None:

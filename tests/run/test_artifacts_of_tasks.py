@@ -373,3 +373,16 @@ self.merge_artifacts(inputs, exclude=["left_out", "differs"])
     assert script.sql("select count(*) from artifact_values where name = 'large'") == [1]
     stored = script.sql("select name from artifact_values where step = 'join' order by name")
     assert stored == ["both", "message", "missing", "own"]
+
+
+def test_inputs_come_from_the_own_store_of_a_task(flow):
+    """A step that looks into another store still reads its own artifacts, not those of that store's tasks."""
+    middle = """
+    if os.environ["VALUE"] == "mine": use_store("other.db")
+    self.read = self.value, self.large[:5]
+    """
+    start = "self.value, self.large = os.environ['VALUE'], os.environ['VALUE'] * 30_000"
+    script = flow(flow_source(MIDDLE, start=start, middle=middle))
+    script("run", "--store", "other.db", VALUE="other")
+    script("run", VALUE="mine")
+    assert script.client()["middle"].task.data.read == ("mine", "minem")

@@ -112,12 +112,10 @@ def test_every_field_is_tried():
             assert parts(getattr(example, field.name)) != parts(default), field.name
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [{}, {"status": "failed"}, encode_report(REPORT) | {"artifacts": [1]}, encode_report(REPORT) | {"more": 1}],
-    ids=["empty", "short", "artifacts", "more"],
-)
+@pytest.mark.parametrize("damage", [{}, ["failed"], "artifacts", "more", 7], ids=str)
 def test_what_is_not_a_report(damage):
     """A message of another form is refused with one kind of error."""
+    plain = encode_report(REPORT)
+    plain = {"artifacts": [*plain[:4], [1], *plain[5:]], "more": [*plain, 1]}.get(str(damage), damage)
     with pytest.raises(ValueError, match="this is not a report"):
-        decode_report(damage)
+        decode_report(plain)

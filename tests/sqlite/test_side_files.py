@@ -13,7 +13,6 @@ import pytest
 
 import flowstore
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreTooNew
-from flowstore.sqlite import database
 from flowstore.store import opening, schema
 from support.cli import command
 from support.flows import LINEAR, flow_source
@@ -256,7 +255,7 @@ def test_a_copy_that_can_only_be_read_is_read_as_it_is(flow, left, monkeypatch):
     leave, names = LEFT[left]
     leave(script)
     shutil.copyfile(make_store(script.folder / "copied.db", runs=3), script.db)
-    monkeypatch.setattr(database, "_may_write", lambda path: False)
+    monkeypatch.setattr(opening, "_may_write", lambda path: False)
     flowstore.namespace(None)
     with untouched(script.folder), flowstore.use_store(script.db):
         assert len([*flowstore.Flow("F")]) == 3

@@ -101,7 +101,7 @@ def assert_sound(path):
     with contextlib.closing(open_store(path)) as store:
         report = check.check(store, deep=True)
         assert report.problems == []
-        assert [note for note in report.notes if note.kind == "rubbish"] == []
+        assert [note for note in report.notes if note.kind == "orphans"] == []
         assert store.rows("pragma integrity_check")[0][0] == "ok"
         assert store.rows("pragma foreign_key_check") == []
 

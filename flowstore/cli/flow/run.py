@@ -101,11 +101,11 @@ def run(this: FlowFile, **given: Any) -> int:
         python flow.py run --tag baseline --max-workers 4
     """
     from flowstore.run import import_start
-    from flowstore.run.ownership import told_deployment
+    from flowstore.run.ownership import assigned_deployment
 
     generators = _generators(this)
     graph = this.graph
-    deployment = told_deployment()
+    deployment = assigned_deployment()
     texts = {name: given[f"parameter_{name}"] for name in this.parameters}
     if deployment is not None:  # which knows the defaults as they were when it was made
         texts = {name: text for name, text in texts.items() if text is not None}

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
-_FILE: type = io.IOBase.__mro__[1]  # whose subclasses are found without the caches that `abc` keeps, and a fork copies
+_FILE: type = io.IOBase.__mro__[1]  # its subclasses are known without the caches that `abc` keeps, and a fork copies
 
 
 class Ending:
@@ -129,14 +129,14 @@ def flush_output() -> None:
 
 @functools.cache
 def flush_from_c() -> Any:
-    """C's `fflush`."""
+    """Return C's `fflush`."""
     import ctypes
 
     return ctypes.CDLL(None).fflush
 
 
 def _layers(stream: Any) -> Iterator[Any]:
-    """A text stream, and what it writes to or reads from."""
+    """Yield a text stream, and what it writes to or reads from."""
     with contextlib.suppress(ValueError):  # it was detached
         while isinstance(stream, io.IOBase):
             yield stream
@@ -154,7 +154,7 @@ def _holds_nothing(file: Any) -> bool:
 
 
 def _handlers() -> Iterator[Any]:
-    """The log handlers that may hold something back."""
+    """Yield the log handlers that may hold something back."""
     logging = sys.modules.get("logging")
     for reference in list(getattr(logging, "_handlerList", ())):
         handler = reference()
@@ -164,7 +164,7 @@ def _handlers() -> Iterator[Any]:
 
 
 def _of(objects: list[Any], wanted: Callable[[type], bool]) -> list[Any]:
-    """Those of many objects whose classes are wanted."""
+    """Return the objects that have a wanted class."""
     kinds = {kind for kind in set(map(type, objects)) if wanted(kind)}
     return [value for value in objects if type(value) in kinds] if kinds else []
 

@@ -1,4 +1,4 @@
-"""Tasks on this machine: an executor whose attempts are processes.
+"""Tasks on this machine: an executor that runs attempts as processes.
 
 Each is forked by the task server, or is a fresh interpreter where there is no `fork`.
 """
@@ -72,7 +72,7 @@ class LocalExecutor(Executor):
             self._pool.kill(worker, how)
 
     def finish(self) -> list[int]:
-        """Let the processes end that wait for attempts; return the last attempt of each, whose `Ended` follows."""
+        """Let the processes end that wait for attempts; return the last attempt of each; its `Ended` follows."""
         waiting = self._pool.finish()
         for worker in waiting:
             worker.number, worker.reported = worker.last, True
@@ -181,7 +181,7 @@ class LocalExecutor(Executor):
         return events
 
     def _release(self, worker: Worker) -> None:
-        """Keep a worker whose attempt is over for the next one of its step, or let it end."""
+        """Keep a worker, now that its attempt is over, for the next one of its step, or let it end."""
         if self._reuse and worker.number is not None:
             del self._running[worker.number]
             self._pool.keep(worker)
@@ -194,7 +194,7 @@ class LocalExecutor(Executor):
         self._pool.discard(worker)
 
     def _end(self, worker: Worker, code: int) -> list[Event]:
-        """Return what a worker whose process is gone had still sent, which may be the report, and how it ended."""
+        """Return what a worker that is gone had still sent, which may be the report, and how it ended."""
         pool = self._pool
         events: list[Event] = []
         while worker.number is not None and worker.ident in pool.workers:

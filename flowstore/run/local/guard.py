@@ -1,4 +1,4 @@
-"""A program that outlives a driver for a moment, to kill the process groups that it was told of.
+"""A program that outlives a driver for a moment, to kill the process groups that were reported to it.
 
 It reads a line for each group: its number when it begins, and the same with a minus when its leader has ended. It
 imports nothing of flowstore, so that it costs little.

@@ -52,17 +52,17 @@ def show_lines(sources: Sources) -> None:
         if isinstance(file, str):
             for folder, prefix in aliases.items():
                 if file.startswith(folder):
-                    content = sources.files.get(prefix + file[len(folder) + 1 :].replace(os.sep, "/"))
-                    if content is not None:
-                        _remember(file, content)
+                    source = sources.files.get(prefix + file[len(folder) + 1 :].replace(os.sep, "/"))
+                    if source is not None:
+                        _remember(file, source)
 
 
 def compiled_main(sources: Sources) -> CodeType:
-    """The program's file, compiled."""
+    """Return the program's file, compiled."""
     assert sources.main_file is not None
-    content = sources.files[sources.script]
-    _remember(sources.main_file, content)
-    return compile(content, sources.main_file, "exec", dont_inherit=True)
+    source = sources.files[sources.script]
+    _remember(sources.main_file, source)
+    return compile(source, sources.main_file, "exec", dont_inherit=True)
 
 
 def remember_text(name: str, text: str) -> None:
@@ -71,10 +71,10 @@ def remember_text(name: str, text: str) -> None:
     linecache.cache[name] = (len(text), None, lines, name)  # without a time, it is never compared with the file
 
 
-def _remember(path: str, content: bytes) -> None:
+def _remember(path: str, source: bytes) -> None:
     try:
-        remember_text(path, importlib.util.decode_source(content))
-    except (SyntaxError, UnicodeDecodeError):  # which compiling it tells
+        remember_text(path, importlib.util.decode_source(source))
+    except (SyntaxError, UnicodeDecodeError):  # which compiling it reports
         return
 
 
@@ -140,7 +140,7 @@ class _Finder(machinery.FileFinder):
                 return importlib.util.spec_from_file_location(
                     fullname, path, loader=loader, submodule_search_locations=places
                 )
-        if on_disk is None and inner in self._folders:  # a package without `__init__.py`, whose folder is gone
+        if on_disk is None and inner in self._folders:  # a package without `__init__.py`; its folder is gone
             on_disk = machinery.ModuleSpec(fullname, None, is_package=True)
             on_disk.submodule_search_locations = [folder]
         return on_disk
@@ -168,11 +168,11 @@ class _Loader(machinery.SourceFileLoader):
         self._source = source
 
     def path_stats(self, path: str) -> dict[str, Any]:  # noqa: ARG002  # there is one path
-        """Size and time of the source: the time means nothing, since cached code is found by a hash."""
+        """Return the size and time of the source: the time means nothing, since cached code is found by a hash."""
         return {"mtime": 0, "size": len(self._source)}
 
     def get_data(self, path: str) -> bytes:
-        """The snapshot's source; of cached code, only what was compiled from that; other files as they are."""
+        """Return the snapshot's source; of cached code, only what was compiled from that; other files as they are."""
         if path == self.path:
             return self._source
         data = super().get_data(path)

@@ -108,12 +108,12 @@ class Interpreters:
         )
         if windows:
             assert process.stdin is not None
-            content = self._pack()
-            process.stdin.write(len(content).to_bytes(8) + content)
+            packed = self._pack()
+            process.stdin.write(len(packed).to_bytes(8) + packed)
         return process
 
     def close(self) -> None:
-        """Give the snapshot's file back."""
+        """Close the snapshot's file."""
         if self._file is not None:
             self._file.close()
 
@@ -128,11 +128,11 @@ class Interpreters:
 
     def _pack(self) -> bytes:
         """Everything that the program is made of."""
-        files = {path: content for path, content in self._sources.files.items() if path.endswith(".py")}
+        files = {path: source for path, source in self._sources.files.items() if path.endswith(".py")}
         head = {
             "argv": sys.argv,
             "sources": snapshot.described(self._sources),
-            "sizes": {path: len(content) for path, content in files.items()},
+            "sizes": {path: len(source) for path, source in files.items()},
         }
         encoded = json.dumps(head).encode()
         return b"".join([len(encoded).to_bytes(8), encoded, *files.values()])
@@ -218,18 +218,18 @@ class Spawner:
                 self._guard.stdin.write(f"{number}\n".encode())
 
 
-def _nameless_file(content: bytes) -> IO[bytes]:
+def _nameless_file(data: bytes) -> IO[bytes]:
     if hasattr(os, "memfd_create"):  # which needs no room in a folder for temporary files
         file: IO[bytes] = open(os.memfd_create("flowstore"), "w+b")  # noqa: PTH123, SIM115
     else:
         file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as interpreters may start
-    file.write(content)
+    file.write(data)
     file.flush()
     return file
 
 
 def _flags() -> list[str]:
-    """The options of this interpreter, such as `-O` and `-X utf8`."""
+    """Return the options of this interpreter, such as `-O` and `-X utf8`."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return flags
 
@@ -309,13 +309,13 @@ def _run_program(sources: Sources, names: dict[str, Any]) -> None:
 
 
 def _flow(message: Mapping[str, Any], sources: Sources) -> type[FlowSpec]:
-    """The flow's class, which its program did not make an instance of."""
+    """Return the flow's class, which its program did not make an instance of."""
     module, name = message["flow"]
     flow: Any = importlib.import_module(module)
     for part in name.split("."):
         flow = getattr(flow, part, None)
     if not (isinstance(flow, type) and issubclass(flow, FlowSpec)):
-        raise FlowstoreError(f"{sources.flow_file or module} defines no flow {name} when it is imported anew.")
+        raise FlowstoreError(f"{sources.flow_file or module} defines no flow {name} when it is imported again.")
     return flow
 
 

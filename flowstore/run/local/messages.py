@@ -49,7 +49,7 @@ def receive(channel: socket.socket) -> dict[str, Any] | None:
 
 
 def decode_message(body: bytes | bytearray | memoryview) -> dict[str, Any]:
-    """A message from its bytes."""
+    """Return a message from its bytes."""
     message: dict[str, Any] = marshal.loads(body)  # noqa: S302  # see above
     return message
 
@@ -71,7 +71,7 @@ class Reader:
         self._buffer = bytearray()
 
     def feed(self, received: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Take what was received; gives the kind and body of each frame that is now whole."""
+        """Take what was received; yield the kind and body of each frame that is now complete."""
         self._buffer += received
         while len(self._buffer) >= _HEADER.size:
             kind, length = _HEADER.unpack_from(self._buffer)

@@ -34,8 +34,8 @@ class Pool:
     Attributes:
         notice: what to tell the user about how tasks start, if there is something.
         workers: all that have not ended, by their numbers.
-        started: those whose process has started since the executor last looked.
-        ended: those whose process has ended since then, each with its exit code; 0 where there was no process.
+        started: the workers that have started since the executor last looked.
+        ended: the workers that have ended since then, each with its exit code; 0 where there was no process.
     """
 
     def __init__(self, setup: Setup, sources: Sources) -> None:
@@ -195,7 +195,7 @@ class Pool:
         worker.pid = worker.process.pid
 
     def _connected(self, start: Start) -> Worker:
-        """Return a worker that `start` has started, and whose connections are listened to."""
+        """Return a worker that `start` has started; its connections are listened to."""
         self._idents += 1
         worker = Worker(self._idents)
         try:
@@ -219,11 +219,11 @@ class Pool:
 
     @property
     def spawns(self) -> bool:
-        """Whether there may be processes whose end nobody reports."""
+        """Whether there may be processes that nobody reports the end of."""
         return self._processes.spawns
 
     def look(self) -> None:
-        """Look which processes have ended whose end nobody reports."""
+        """Note which of these processes have ended."""
         if self.spawns:
             gone = [worker for worker in self.workers.values() if worker.process and worker.process.poll() is not None]
             self.ended += [(worker, worker.process.returncode) for worker in gone if worker.process]

@@ -53,7 +53,7 @@ REHEARSED_FORK = 12  # a run with so many tasks is likely to have many more: a r
 
 
 def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[socket.socket, int]:
-    """Fork the server; gives the socket to talk to it, and its pid."""
+    """Fork the server; return the socket to talk to it, and its pid."""
     ours, theirs = socket.socketpair()
     pid = _fork(theirs, flow, graph, generators, [ours])
     theirs.close()
@@ -61,7 +61,7 @@ def start(flow: type[FlowSpec], graph: Graph, generators: Generators) -> tuple[s
 
 
 def imported(flow: type[FlowSpec], graph: Graph, argument: Mapping[str, Any]) -> None:
-    """The life of a fresh interpreter that has imported the flow with a step's variables; see `servers.start`.
+    """Serve from a fresh interpreter that has imported the flow with a step's variables; see `servers.start`.
 
     The server is a fork of it. This process waits for the server's end, and then ends like a script, for what the
     import has made.
@@ -132,7 +132,7 @@ class _Server:
         self._ending.leave_streams()
         spec.fixed_names(self._flow)
         gc.freeze()  # what is here stays shared with the children
-        with contextlib.suppress(ConnectionError):  # the driver died before it had read all that it was told
+        with contextlib.suppress(ConnectionError):  # the driver died before it had read everything
             self._loop(wakeup)
         for pid in self._children:
             _kill_group(pid, signal.SIGKILL)
@@ -146,7 +146,7 @@ class _Server:
             if wakeup in ready:
                 os.read(wakeup, 4096)
                 self._reap()
-            if self._control.fileno() in ready and not self._obey():
+            if self._control.fileno() in ready and not self._take_message():
                 return
 
     def _prepare_signals(self) -> None:
@@ -171,7 +171,7 @@ class _Server:
             pickling.register_classes(sys.modules[self._flow.__module__])
         gc.freeze()
 
-    def _obey(self) -> bool:
+    def _take_message(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE.size, 3)
         while message and len(message) < MESSAGE.size:
             message += self._control.recv(MESSAGE.size - len(message))
@@ -201,7 +201,7 @@ class _Server:
         try:
             pid = os.fork()
         except OSError as error:
-            self._tell(REFUSED, number, error.errno or 0)
+            self._report(REFUSED, number, error.errno or 0)
         else:
             if pid == 0:
                 status = 1
@@ -211,7 +211,7 @@ class _Server:
                 finally:
                     os._exit(status)
             self._children[pid] = number
-            self._tell(STARTED, number, pid)
+            self._report(STARTED, number, pid)
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -237,9 +237,9 @@ class _Server:
                 return
             number = self._children.pop(pid, None)
             if number is not None:
-                self._tell(ENDED, number, status)
+                self._report(ENDED, number, status)
 
-    def _tell(self, what: bytes, number: int, argument: int) -> None:
+    def _report(self, what: bytes, number: int, argument: int) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionError):  # the driver is gone: the next read says so
             self._control.sendall(MESSAGE.pack(what, number, argument))
 

@@ -40,15 +40,15 @@ class _Mappings:
 
     starts: list[int]
     ends: list[int]
-    files: list[str]  # empty for what is no code of a file
+    files: list[str]  # empty for code that is in no file
 
     def file_at(self, address: int) -> str:
-        """The file whose code is at an address; empty where there is none."""
+        """Return the file that has its code at an address; empty where there is none."""
         at = bisect.bisect_right(self.starts, address) - 1
         return self.files[at] if at >= 0 and address < self.ends[at] else ""
 
     def end_after(self, address: int) -> int:
-        """The end of the mapping that holds an address."""
+        """Return the end of the mapping that holds an address."""
         at = bisect.bisect_right(self.starts, address) - 1
         return self.ends[at] if at >= 0 and address < self.ends[at] else address
 
@@ -82,7 +82,7 @@ def notice(missed: Sequence[str], *, forked: bool) -> str:
 
 
 def _kinds() -> Counter[str]:
-    """How many threads of which kind would be missed."""
+    """Return how many threads of each kind would be missed."""
     idents = [ident for ident in (int(task.name) for task in _TASKS.iterdir()) if ident != os.getpid()]
     if not idents:
         return Counter()
@@ -93,7 +93,7 @@ def _kinds() -> Counter[str]:
 
 
 def _python_kind(thread: threading.Thread) -> str | None:
-    """The name of a thread of Python's, but for those without which a child is well."""
+    """Return the name of a thread of Python's; `None` for one that a child does not miss."""
     return None if type(thread).__module__ in _DISPENSABLE_MODULES else thread.name
 
 
@@ -123,13 +123,13 @@ def _label(files: Sequence[str]) -> str:
 
 
 def _package(file: str) -> str:
-    """The installed package that a library belongs to: `polars` for `…/site-packages/_polars_runtime_32/….so`."""
+    """Return the installed package of a library: `polars` for `…/site-packages/_polars_runtime_32/….so`."""
     *_, below = re.split(r"/(?:site|dist)-packages/", file) if re.search(_INSTALLED, file) else [""]
     return re.sub(r"\.libs$|\.cpython.*|\.abi3.*|_runtime.*", "", below.split("/")[0]).strip("_")
 
 
 def _files_on_stack(ident: int, mappings: _Mappings) -> list[str]:
-    """The files that the code belongs to through which a waiting thread was called; empty for one that runs."""
+    """Return the files of the code that called a waiting thread; none for one that runs."""
     try:
         fields = (_TASKS / str(ident) / "syscall").read_text("ascii").split()
         pointer = int(fields[-2], 16)  # fails for "running"

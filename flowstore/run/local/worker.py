@@ -41,20 +41,20 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
         flush_output()
         reused = message["reuse"]
         ended = not (ending.is_flush_due() if reused else ending.is_due())
-        _say(deliver, channel, product, ended)
+        _send(deliver, channel, product, ended)
         del product
         if not ended:
             end = ending.flush if reused else ending.finish
             end()
-            _say(messages.send, channel, {"kind": "ended"})
+            _send(messages.send, channel, {"kind": "ended"})
         if not reused:
             return
     if reused:
         ending.finish()
-        _say(messages.send, channel, {"kind": "ended"})
+        _send(messages.send, channel, {"kind": "ended"})
 
 
-def _say(send: Callable[..., None], *what: Any) -> None:
+def _send(send: Callable[..., None], *what: Any) -> None:
     try:
         send(*what)
     except OSError:  # the step closed what is not its own, or the driver is gone
@@ -68,7 +68,7 @@ def fresh_streams() -> None:
     """Have Python's output streams pass each line on at once, whatever the terminal's encoding.
 
     Python's own are kept, since the flow's modules may hold them; those that are closed,
-    replaced or unbuffered are made anew.
+    replaced or unbuffered are made again.
     """
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, f"__{name}__")
@@ -108,7 +108,7 @@ def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
 
 
 def spawned(flow: type[FlowSpec], graph: Graph, argument: Mapping[str, Any]) -> None:
-    """The life of a fresh interpreter that runs tasks; see `interpreter.Interpreters`."""
+    """Run orders in a fresh interpreter; see `interpreter.Interpreters`."""
     generators = Generators(sys.modules[flow.__module__])
     if sys.platform == "win32":
         channel = socket.fromshare(sys.stdin.buffer.read())

@@ -33,7 +33,7 @@ class _Arriving:
     awaited: list[Incoming] = attrs.field(factory=list)
 
 
-class Contents:
+class StoredResults:
     """Takes the blobs of one run's attempts; see `executor.Results`.
 
     Args:
