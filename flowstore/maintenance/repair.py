@@ -7,18 +7,24 @@ could not be read, so the store is checked again until nothing is wrong.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import attrs
 
+from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.maintenance import vacuum
-from flowstore.maintenance.check import check
-from flowstore.maintenance.salvage import salvage
+from flowstore.maintenance.check import check, from_both_ends
+from flowstore.sqlite import files, journal, side_files
 from flowstore.sqlite.database import Store
-from flowstore.store.problems import Problem
+from flowstore.store import schema, tables
+from flowstore.store.problems import UNREADABLE, Problem
+from flowstore.text import counted
 
 _ROUNDS = 20
 
@@ -108,3 +114,171 @@ def _run(store: Store, problems: Sequence[Problem], done: Repaired) -> bool:
         return True
     done.problems += problems
     return True
+
+
+_PATIENCE_S = 5.0
+
+
+@attrs.frozen
+class Saved:
+    """The result of a salvage.
+
+    Attributes:
+        damaged: where the damaged file is now.
+        lost: what could not be read, a line for each.
+    """
+
+    damaged: Path
+    lost: list[str]
+
+
+def salvage(path: Path) -> Saved:
+    """Replace a damaged store by a new one with all that can be read; no connection of ours may be open.
+
+    Raises:
+        FlowstoreError: another process uses the file, or the new one can't be written.
+        StoreCorrupt: the list of its tables can't be read.
+    """
+    files.remove_abandoned(path)
+    try:
+        with files.temporary_file(path, 0o600) as temporary:
+            temporary.chmod(path.stat().st_mode & 0o777)
+            with _opened(path) as old, contextlib.closing(_new(temporary)) as new:
+                lost = [*_copied(old, new, path)]
+            with side_files.exclusively(path) as alone:
+                if not alone:
+                    raise _in_use(path)
+                damaged = _rename(path)
+                side_files.install(temporary, path, replace=True)
+    except OSError as error:
+        raise FlowstoreError(f"{path} can't be repaired: {error}. It is unchanged.") from error
+    return Saved(damaged, lost)
+
+
+def _in_use(path: Path) -> FlowstoreError:
+    return FlowstoreError(f"{path} is in use by another process, and can't be replaced under it. End that one first.")
+
+
+def _rename(path: Path) -> Path:
+    """Give the damaged file a second name, and its log, which would be taken for one of the new file, another."""
+    names = (path.with_name(f"{path.name}.damaged{n}") for n in ("", *(f"-{n}" for n in range(2, 1000))))
+    damaged = next(name for name in names if not name.exists())
+    try:
+        os.link(path, damaged)
+    except OSError:  # a file system without hard links: there is no file at the path until the new one is installed
+        path.rename(damaged)
+    for suffix in side_files.SIDES:
+        side = path.with_name(path.name + suffix)
+        if side.exists():
+            side.rename(damaged.with_name(damaged.name + suffix))
+    return damaged
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the damaged file, locked against others."""
+    uri = f"file:{quote(os.fsencode(path))}?mode=rw"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_PATIENCE_S)) as old:
+        old.text_factory = lambda data: data.decode("utf-8", "replace")
+        # writable_schema: else SQLite reads nothing of a file whose end is missing
+        for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0", "writable_schema = on"):
+            old.execute(f"pragma {pragma}")
+        try:
+            old.execute("begin exclusive")
+        except UNREADABLE as error:
+            if isinstance(error, sqlite3.OperationalError) and journal.is_busy(error):
+                raise _in_use(path) from error
+            # else the list of tables can't be read, which the next statement reports
+        yield old
+
+
+def _tables(old: sqlite3.Connection, path: Path) -> set[str]:
+    """Return the names of the file's tables.
+
+    Raises:
+        StoreCorrupt: the list can't be read, or lacks some of ours.
+    """
+    try:
+        present = {name for (name,) in old.execute("select name from sqlite_master where type = 'table'").fetchall()}
+        version = old.execute("pragma user_version").fetchone()[0]
+    except UNREADABLE as error:
+        raise _unreadable(path, str(error)) from error
+    lacking = [name for name in schema.definitions(version) if name in tables.BY_NAME and name not in present]
+    if lacking:
+        raise _unreadable(path, f"{lacking[0]} is missing")
+    return present
+
+
+def _unreadable(path: Path, problem: str) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"{path} can't be repaired: the list of its tables is damaged ({problem}). It is unchanged. Restore a copy, or "
+        f"see what SQLite itself recovers: sqlite3 {path.name} .recover"
+    )
+
+
+def _new(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    schema.create(connection, __version__)
+    for pragma in ("foreign_keys = off", "ignore_check_constraints = on"):  # `repair` looks at these
+        connection.execute(f"pragma {pragma}")
+    return connection
+
+
+def _copied(old: sqlite3.Connection, new: sqlite3.Connection, path: Path) -> Iterator[str]:
+    """Copy all tables; yield what is lost."""
+    present = _tables(old, path)
+    new.execute("begin")
+    new.execute("delete from store")
+    for table in tables.TABLES:
+        if table.name in present:
+            yield from _copy_table(old, new, table.name)
+    with contextlib.suppress(*UNREADABLE):  # then ids go on after the highest one that was saved
+        for name, last in old.execute("select name, seq from sqlite_sequence").fetchall():
+            if name in tables.NUMBERED:
+                new.execute("delete from sqlite_sequence where name = ? and seq < ?", (name, last))
+                new.execute(
+                    """insert into sqlite_sequence (name, seq) select ?1, ?2
+                       where not exists (select 1 from sqlite_sequence where name = ?1)""",
+                    (name, last),
+                )
+    yield from _copy_extras(old, new)
+    new.execute("commit")
+
+
+def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> Iterator[str]:
+    """Copy the rows of one of our tables, each value converted to the type of its column."""
+    there = {row[1] for row in old.execute(f"pragma table_info({table})").fetchall()}
+    columns = [row for row in new.execute(f"pragma table_info({table})").fetchall() if row[1] in there]
+    names = ", ".join(row[1] for row in columns)
+    values = ", ".join(f"cast(? as {row[2]})" for row in columns)
+    key = next((row[1] for row in columns if row[5] == 1), "rowid")  # how the table is stored: its key, or else rowid
+    lost: list[str] = []
+    read = 0
+    for row in from_both_ends(old, f"select {names} from {table} order by {key}", lost):
+        read += 1
+        new.execute(f"insert or ignore into {table} ({names}) values ({values})", row)
+    yield from (f"{table}: rows can't be read ({error})" for error in dict.fromkeys(lost))
+    unfit = read - new.execute(f"select count(*) from {table}").fetchone()[0]
+    if unfit > 0 and not lost:
+        yield f"{table}: {counted(unfit, 'row')} {'does' if unfit == 1 else 'do'} not fit the schema"
+
+
+def _copy_extras(old: sqlite3.Connection, new: sqlite3.Connection) -> Iterator[str]:
+    """Copy the tables, views and indexes that users added to their store."""
+    from sqlite_utils import Database
+
+    ours = {name for (name,) in new.execute("select name from sqlite_master").fetchall()}
+    rows = old.execute(
+        """select type, name, sql from sqlite_master where type in ('table', 'view', 'index') and sql is not null
+           and name not like 'sqlite_%' order by type = 'view', type = 'index'"""
+    ).fetchall()
+    source, target = (Database(connection, execute_plugins=False) for connection in (old, new))
+    for kind, name, sql in rows:
+        if name in ours or not sql.lower().startswith(("create table", "create view", "create index", "create unique")):
+            continue
+        try:
+            target.execute(sql)
+            if kind == "table":
+                target.table(name).insert_all(source.table(name).rows)
+        except UNREADABLE as error:
+            yield f"{kind} {name}: not all of it can be read ({error})"

@@ -248,6 +248,9 @@ class Gang:
     control_task_id: str
 
 
+Gang.__module__ = "flowstore.run.task"  # as stored pickles name it
+
+
 def _gang(order: Order) -> Gang | None:
     if order.node_index is None:
         return None

@@ -22,10 +22,9 @@ from flowstore.run.executor import Died, Ended, Event, Executor, Printed, Report
 from flowstore.run.inputs import StoreSource, later
 from flowstore.run.order_writer import FinishedTask, OrderWriter, RunPlan
 from flowstore.run.orders import Failure, Report
-from flowstore.run.output import Output
 from flowstore.run.plan import Plan, PlannedTask
 from flowstore.run.policies import StepPolicy
-from flowstore.run.recorder import Recorder
+from flowstore.run.recorder import Output, Recorder
 from flowstore.run.results import StoredResults
 from flowstore.run.signals import Stop
 from flowstore.sqlite.database import Store

@@ -29,18 +29,14 @@ FILENAME = "flowstore.db"
 def _prepare(connection: sqlite3.Connection) -> None:
     """Make the newest views for a connection to an older file."""
     if connection.execute("pragma user_version").fetchone()[0] < schema.VIEWS_SINCE:
-        from flowstore.store import older
-
-        older.create_views(connection)
+        schema.create_views(connection)
 
 
 def _migrate(connection: sqlite3.Connection) -> bool:
     """Bring an older file to the newest schema; return whether it was of the newest before."""
     if connection.execute("pragma user_version").fetchone()[0] >= schema.SCHEMA_VERSION:
         return True
-    from flowstore.store import older
-
-    older.drop_views(connection)
+    schema.drop_views(connection)
     schema.migrate(connection)
     return False
 

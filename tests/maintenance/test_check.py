@@ -13,7 +13,7 @@ import pytest
 
 import flowstore
 from flowstore.errors import FlowstoreError
-from flowstore.maintenance import check, repair, salvage
+from flowstore.maintenance import check, repair
 from flowstore.store import invariants, schema
 from flowstore.store.opening import open_store
 from support.canaries import full_store, without_types
@@ -293,7 +293,7 @@ sys.stdin.read()
 
 def test_a_file_that_is_in_use_is_not_replaced(path, monkeypatch):
     """One clear error, and no change: the other process would go on with a file that nobody sees."""
-    monkeypatch.setattr(salvage, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(repair, "_PATIENCE_S", 0.1)
     content = damage_a_page(path)
     other = [sys.executable, "-c", BUSY, str(path)]
     with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import pickle
 import re
 import shutil
 import sqlite3
@@ -322,3 +323,17 @@ def test_a_flow_of_0_1_0_is_resumed_and_its_deployment_shown(kinds, tmp_path):
     script("resume", "end", "--origin-run-id", "1")
     assert script.sql("select number from metrics where run_id = 3 and name = 'sum'") == [3.0]
     script.check()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flowstore.store.pickling _flow_class",
+        "flowstore.store.pickling _lru_cached",
+        "flowstore.client.task ExceptionInfo",
+        "flowstore.run.task Gang",
+    ],
+)
+def test_names_in_stored_pickles_can_be_imported(name):
+    """They are part of the file format: pickles that earlier versions wrote hold them."""
+    assert pickle.loads(b"c%s\n%s\n." % tuple(map(str.encode, name.split())))

@@ -88,35 +88,59 @@ class Entry:
 
 
 _codecs: dict[str, Codec] = {}
-_HERE = "flowstore.store.codecs"
 
 REGISTRY = (
     Entry(
-        name="json", path=f"{_HERE}.plain_json:PlainJson", is_json=True, is_notation=True, suffix=".json",
+        name="json",
+        path="flowstore.store.codecs.plain_json:PlainJson",
+        is_json=True,
+        is_notation=True,
+        suffix=".json",
         indexable=("list",),
     ),
-    Entry(name="bytes", path=f"{_HERE}.raw_bytes:RawBytes", has_json=False),
+    Entry(name="bytes", path="flowstore.store.codecs.raw_bytes:RawBytes", has_json=False),
     Entry(
-        name="typed-json", path=f"{_HERE}.typed_json:TypedJson", slow=f"{_HERE}.typed_json", is_notation=True,
+        name="typed-json",
+        path="flowstore.store.codecs.typed_json:TypedJson",
+        slow="flowstore.store.codecs.typed_json",
+        is_notation=True,
         indexable=("tuple",),
     ),
     Entry(
-        name="npy", path=f"{_HERE}.arrays:Npy", libraries=("numpy",), needs="numpy", suffix=".npy",
+        name="npy",
+        path="flowstore.store.codecs.arrays:Npy",
+        libraries=("numpy",),
+        needs="numpy",
+        suffix=".npy",
         indexable=("numpy.ndarray",),
     ),
     Entry(
-        name="parquet", path=f"{_HERE}.tables:Tables", libraries=("pandas", "polars", "pyarrow"), needs="pyarrow",
-        slow=f"{_HERE}.parquet", has_json=False, suffix=".parquet",
+        name="parquet",
+        path="flowstore.store.codecs.tables:Tables",
+        libraries=("pandas", "polars", "pyarrow"),
+        needs="pyarrow",
+        slow="flowstore.store.codecs.parquet",
+        has_json=False,
+        suffix=".parquet",
     ),
     Entry(
-        name="xarray", path=f"{_HERE}.datasets:Datasets", libraries=("xarray",), needs="xarray", install="xarray",
-        slow=f"{_HERE}.datasets", has_json=False,
+        name="xarray",
+        path="flowstore.store.codecs.datasets:Datasets",
+        libraries=("xarray",),
+        needs="xarray",
+        install="xarray",
+        slow="flowstore.store.codecs.datasets",
+        has_json=False,
     ),
     Entry(
-        name="pickle", path=f"{_HERE}.pickled:Pickled", slow="flowstore.store.pickling", runs_code=True, suffix=".pkl",
+        name="pickle",
+        path="flowstore.store.codecs.pickled:Pickled",
+        slow="flowstore.store.pickling",
+        runs_code=True,
+        suffix=".pkl",
         indexable=("range",),
     ),
-)  # fmt: skip
+)
 _BY_NAME = {entry.name: entry for entry in REGISTRY}
 INDEXABLE = frozenset(name for entry in REGISTRY for name in entry.indexable)
 NOTATIONS = frozenset(entry.name for entry in REGISTRY if entry.is_notation)
