@@ -103,7 +103,7 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
     user = context.username()
     project = project_of(flow, options.branch, production=options.production)
     user_tags = tags.checked(options.tags)
-    tags.check_settable(user_tags)
+    tags.check_not_reserved(user_tags)
     check_with(flow, options.with_)
     schedule = _schedule(flow)
     values = _defaults(flow, user, scheduled=schedule is not None)

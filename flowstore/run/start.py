@@ -221,7 +221,7 @@ def _create(
     artifacts += [(name, "constant", blobs.put(db, store, item)) for name, item in constants.items()]
     system_tags = [*who.system_tags, *tags.runtime_tags(__version__, session.executor.name)]
     user_tags = [tag for tag in tags.checked([*options.tags, *_environment_tags()]) if tag not in system_tags]
-    tags.check_settable(user_tags)
+    tags.check_not_reserved(user_tags)
     run = records.NewRun(
         flow=session.flow.__name__,
         user=who.user,

@@ -93,18 +93,6 @@ def check_not_reserved(tags: Iterable[str]) -> None:
             )
 
 
-def check_settable(tags: Iterable[str]) -> None:
-    """Check the rules for tags that somebody sets now.
-
-    A new rule belongs here. `checked` and `check_not_reserved` are asked of imported files, too: a rule that becomes
-    stricter there would make older stores impossible to import.
-
-    Raises:
-        TaggingError: a tag breaks one of them.
-    """
-    check_not_reserved(tags)
-
-
 def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterable[str] = ()) -> None:
     """Remove tags from an object, then add others, in one transaction.
 
@@ -122,7 +110,7 @@ def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterabl
             _check_removable(node, tag, set_on.get(tag, []))
         effective = set_on.keys() - set(removed)
         fresh = [tag for tag in added if tag not in effective]
-        check_settable(fresh)
+        check_not_reserved(fresh)
         for tag in removed:
             if tag in set_on:
                 _delete(db, node, tag)

@@ -87,8 +87,9 @@ QUESTIONS = {
     "tasks": "select run_id, step, foreach_index, status, attempts, origin_pathspec is null from task_summary",
     "artifacts": """select run_id, step, name, type, codec, value, sha, substr(preview, 1, 100) from artifact_values
                     where codec not in ('pickle', 'typed-json')""",
-    "pickled once": """select run_id, step, name, type from artifact_values
-                       where codec in ('pickle', 'typed-json')""",  # what was pickled may have a safer form now
+    "pickled once": """select run_id, step, name, replace(type, 'flowstore.client.task.', 'flowstore.')
+                       from artifact_values
+                       where codec in ('pickle', 'typed-json')""",  # it may have a safer form and another name now
     "tags": "select kind, run_id, step, artifact, tag, own from object_tags where not system",
     "whose": "select run_id, tag from object_tags where kind = 'run' and system and tag like 'user:%'",
     "logs": "select run_id, step, group_concat(text, '') from task_logs where stream = 'stdout' group by run_id, step",

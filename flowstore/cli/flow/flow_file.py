@@ -150,7 +150,7 @@ class FlowFile:
         scope = addresses.active_scope()
         with wrong_usage(InvalidPathspec):
             pathspec = addresses.resolve(scope, text, [kind._DEPTH for kind in kinds])
-        return seen(scope.store, None if everywhere else context.UNSET).find(pathspec, *kinds)
+            return seen(scope.store, None if everywhere else context.UNSET).find(pathspec, *kinds)
 
 
 @contextlib.contextmanager
