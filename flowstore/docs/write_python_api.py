@@ -190,17 +190,17 @@ def _section(title: str, body: str) -> list[str]:
 
 def _items(body: str) -> list[str]:
     """Return a bullet for each `name: text`, with the lines that go on in it; a text without a name stays a text."""
-    found: list[str] = []
+    items: list[str] = []
     for line in body.splitlines():
         match = _ITEM.match(line)
         if match:
             names = ", ".join(f"`{name.strip()}`" for name in match[1].split(","))
-            found.append(f"- {names}: {match[2]}")
-        elif found:
-            found[-1] += f" {line.strip()}"
+            items.append(f"- {names}: {match[2]}")
+        elif items:
+            items[-1] += f" {line.strip()}"
         else:
-            found.append(line)
-    return found
+            items.append(line)
+    return items
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def take(flow: type, suffixes: Sequence[str] = (), *, whole: bool = False) -> So
 
 
 def _program(flow: type) -> _Program | None:
-    """The program of this process, or where that has no file, as with `python -c`, the module of the flow."""
+    """Return the program of this process, or where that has no file, as with `python -c`, the module of the flow."""
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", None)
     file = getattr(main, "__file__", None)
@@ -132,7 +132,7 @@ def _program(flow: type) -> _Program | None:
 
 
 def _file_of_steps(flow: type) -> str | None:
-    """The file of the flow's own steps, if it is one."""
+    """Return the file of the flow's own steps, if it is one."""
     for value in vars(flow).values():
         if getattr(value, "is_step", False):
             file = getattr(getattr(value, "__code__", None), "co_filename", "")
@@ -145,7 +145,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _place(program: _Program) -> tuple[str, str]:
-    """The root of a program's imports, and the path of its file below that."""
+    """Return the root of a program's imports, and the path of its file below that."""
     if program.archive is not None:
         return os.path.realpath(program.archive), _slashed(os.path.relpath(program.file, program.archive))
     if program.module is None:
@@ -158,7 +158,7 @@ def _place(program: _Program) -> tuple[str, str]:
 
 
 def _flow_file(flow: type, root: str, files: Mapping[str, bytes]) -> str | None:
-    """The path of the file that holds the flow's class, if it is among the files."""
+    """Return the path of the file that holds the flow's class, if it is among the files."""
     file = getattr(sys.modules.get(flow.__module__), "__file__", None)
     if file is None or flow.__module__ == "__main__":
         return None
@@ -179,7 +179,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _imported(root: str) -> Iterator[tuple[str, ModuleType]]:
-    """The modules below the root that have been imported, with their paths, without those that are installed."""
+    """Yield the modules below the root that have been imported, with their paths, without those that are installed."""
     aliases = aliases_of(root)
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
@@ -225,7 +225,7 @@ def _is_made_from(module: ModuleType, source: bytes) -> bool:
 
 
 def aliases_of(root: str) -> dict[str, str]:
-    """The folders through which modules below the root are found, with their paths below it: links may lead there."""
+    """Return the folders where modules below the root are found, with their paths: links may lead there."""
     return _aliases(root, tuple(sys.path), os.getcwd())  # noqa: PTH109
 
 
@@ -270,15 +270,15 @@ class _Reader:
         packages = dict.fromkeys([package, *(path.split("/")[0] for path in imported if "/" in path)])
         try:
             trees = [*packages] if package else [] if alone else [""]
-            found = [path for tree in trees for path in self._walk(tree, most)]
+            paths = [path for tree in trees for path in self._walk(tree, most)]
         except _TooMany:
-            found = [] if package else self._beside(most or 0)
+            paths = [] if package else self._beside(most or 0)
             for tree in filter(None, packages):
                 try:
-                    found += [*self._walk(tree, most)]
+                    paths += [*self._walk(tree, most)]
                 except _TooMany:
                     continue
-        for path in found:
+        for path in paths:
             self.read(path)
 
     def read(self, path: str) -> None:
@@ -292,12 +292,12 @@ class _Reader:
         full = f"{self._root}/{path}"  # much less than what `Path` does, for each of many files
         try:
             with open(full, "rb", buffering=0) as file:  # noqa: PTH123
-                content = file.readall()
+                data = file.readall()
         except OSError as error:
             if self.files and not self._strict:
                 return
             raise FlowstoreError(f"{full} can't be read: {error.strerror}. Nothing was started.") from error
-        self._size_bytes += len(content)
+        self._size_bytes += len(data)
         if self._size_bytes > LARGEST_BYTES:
             if self.files and not self._strict:
                 return
@@ -305,7 +305,7 @@ class _Reader:
                 f"The source files below {self._root} are more than {LARGEST_BYTES >> 20} MiB. "
                 "Put the flow and its modules into a folder of their own; nothing was started."
             )
-        self.files[path] = content
+        self.files[path] = data
 
     def _walk(self, folder: str, most: int | None) -> Iterator[str]:
         """Yield the paths of the files to keep below a folder, in order."""
@@ -326,7 +326,7 @@ class _Reader:
                     yield prefix + entry.name
 
     def _beside(self, most: int) -> list[str]:
-        """The files directly in the root, unless there are too many."""
+        """Return the files directly in the root, unless there are too many."""
         entries = self._entries("")
         return [] if len(entries) > most else [entry.name for entry in entries if self._is_kept(entry)]
 
@@ -352,7 +352,7 @@ def _is_left_out(folder: os.DirEntry[str]) -> bool:
 
 
 def _from_archive(archive: str, suffixes: Sequence[str]) -> dict[str, bytes]:
-    """The source files in a zip file."""
+    """Return the source files in a zip file."""
     import zipfile
 
     kept = (".py", *suffixes)
@@ -364,7 +364,7 @@ def _from_archive(archive: str, suffixes: Sequence[str]) -> dict[str, bytes]:
 
 
 def checked_suffixes(given: Sequence[str]) -> tuple[str, ...]:
-    """The suffixes in texts such as `.sql,.yaml`.
+    """Return the suffixes in texts such as `.sql,.yaml`.
 
     >>> checked_suffixes([".sql, yaml", ".txt"])
     ('.sql', '.yaml', '.txt')

@@ -157,10 +157,10 @@ def drop_log(path: Path, log: tuple[int, int]) -> None:
     import glob
 
     side = files.side_file(path, "-wal")
-    for found in (side, *side.parent.glob(f"{glob.escape(side.name)}.stale-*")):
-        if files.identity(found) == log:
-            found.unlink(missing_ok=True)
-            if found == side:
+    for path_of_log in (side, *side.parent.glob(f"{glob.escape(side.name)}.stale-*")):
+        if files.identity(path_of_log) == log:
+            path_of_log.unlink(missing_ok=True)
+            if path_of_log == side:
                 files.side_file(path, "-shm").unlink(missing_ok=True)
 
 
@@ -222,21 +222,21 @@ class _State:
 
 
 def _facts(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _stale(path: Path) -> dict[str, _State]:
     """Find the side files that belong to another store, each with the state in which that is so."""
-    found = {}
+    states = {}
     with _threads:  # no other thread has a lock that reading the file would drop
         for suffix, belongs in (("-wal", _log_belongs), ("-journal", _journal_belongs)):
             if not files.has_side_file(path, suffix):
                 continue
             before = _State.of(path, suffix)
             if before is not None and not belongs(path, files.side_file(path, suffix)):
-                found[suffix] = before
-    return found
+                states[suffix] = before
+    return states
 
 
 def _log_belongs(path: Path, log: Path) -> bool:
@@ -257,10 +257,10 @@ def _is_in_use(path: Path) -> bool:
     until = time.monotonic() + PATIENCE_S
     with path.open("rb", buffering=0) as file:
         while True:
-            asked = _flock(fcntl.F_WRLCK)
-            found = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))[_FLOCK_TYPE]
-            if found != fcntl.F_WRLCK or time.monotonic() > until:
-                return bool(found != fcntl.F_UNLCK)
+            request = _flock(fcntl.F_WRLCK)
+            lock_type = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, request))[_FLOCK_TYPE]
+            if lock_type != fcntl.F_WRLCK or time.monotonic() > until:
+                return bool(lock_type != fcntl.F_UNLCK)
             time.sleep(0.005)
 
 
@@ -311,10 +311,10 @@ class _Facts:
             connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)  # it may be a stranger's file
             for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0"):
                 connection.execute(f"pragma {pragma}")
-            found = connection.execute("select 0, uuid from store").fetchall()
-            found += connection.execute("select id, uuid from runs order by id desc limit 500").fetchall()
+            rows = connection.execute("select 0, uuid from store").fetchall()
+            rows += connection.execute("select id, uuid from runs order by id desc limit 500").fetchall()
             if not checked or connection.execute("pragma integrity_check(1)").fetchone() == ("ok",):
-                return cls(dict(found))
+                return cls(dict(rows))
         return None
 
 

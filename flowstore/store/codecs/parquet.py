@@ -161,7 +161,7 @@ class File:
             self.columns = file.schema
 
     def open(self, dictionaries: Sequence[str] = ()) -> Any:
-        """A reader of it, in which the named columns are read as dictionaries."""
+        """Return a reader of it, in which the named columns are read as dictionaries."""
         source = pa.BufferReader(self.pieces[0]) if len(self.pieces) == 1 else pa.PythonFile(_Source(self), mode="r")
         return pq.ParquetFile(source, read_dictionary=list(dictionaries))
 
