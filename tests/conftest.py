@@ -15,6 +15,8 @@ from support.cli import Script
 from support.flows import flow_source
 from support.looks import BODIES, LONG, MEMBERS, SHAPE
 
+RUN_FLOWS = {"flow"}  # the fixtures of tests that run one or more flows in each case
+
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on each machine, however slow
 settings.load_profile("steady")
 
@@ -36,9 +38,16 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
 def pytest_collection_modifyitems(items):
-    """Of a test that names its quick cases, let the others be of the long group."""
+    """Choose the long group: cases that a test does not call quick, and all but the first of a test that runs flows."""
+    first = {}
     for item in items:
-        if (quick := item.get_closest_marker("quick")) is not None and item.callspec.id not in quick.args:
+        if not hasattr(item, "callspec"):
+            continue
+        if (quick := item.get_closest_marker("quick")) is not None:
+            is_long = item.callspec.id not in quick.args
+        else:
+            is_long = not RUN_FLOWS.isdisjoint(item.fixturenames) and first.setdefault(item.function, item) is not item
+        if is_long:
             item.add_marker("long")
 
 
