@@ -19,7 +19,7 @@ import flowstore
 from flowstore import context
 from flowstore.errors import ArtifactError, FlowstoreError, NotAStore, StoreCorrupt
 from flowstore.sqlite import user_sql
-from flowstore.store import codecs, inheritance, schema
+from flowstore.store import codecs, inheritance, schema, trust
 from support.canaries import without_types
 from support.cli import command
 from support.damage import make_original, read_all
@@ -223,10 +223,10 @@ def test_an_endless_question_to_a_stranger_s_file_ends(path, stranger, monkeypat
     stranger()
     store = flowstore.use_store(path) and context.state.store
     with pytest.raises(FlowstoreError, match="took more than"):
-        user_sql.ask(store, ENDLESS)
+        user_sql.ask(store, ENDLESS, untrusted=True)
     with pytest.raises(FlowstoreError, match="too big"):
-        user_sql.ask(store, "select hex(zeroblob(100000000))")
-    assert user_sql.ask(store, "select count(*) as n from runs") == [{"n": 1}]
+        user_sql.ask(store, "select hex(zeroblob(100000000))", untrusted=True)
+    assert user_sql.ask(store, "select count(*) as n from runs", untrusted=True) == [{"n": 1}]
 
 
 READS = (
@@ -252,10 +252,10 @@ def test_sql_reads_and_does_nothing_else(path, stranger, own):
     with untouched(path.parent):
         flowstore.use_store(path)
         for query in READS:
-            assert user_sql.ask(context.state.store, query), query
+            assert user_sql.ask(context.state.store, query, untrusted=trust.is_foreign(context.state.store)), query
         for query in WRITES:
             with pytest.raises(FlowstoreError, match=r"Only reading is allowed|no such function"):
-                user_sql.ask(context.state.store, query)
+                user_sql.ask(context.state.store, query, untrusted=trust.is_foreign(context.state.store))
         context.state.store.close()
 
 
@@ -464,7 +464,7 @@ def test_messages_and_reprs_play_no_tricks(tmp_path, stranger):
 RESUMED = {
     "a canary": (("update blobs set data = ?, sha = ?, size_bytes = ? where codec = 'pickle'",
                   CANARY, hashlib.sha256(CANARY).digest(), len(CANARY)), "flowstore trust"),
-    "a transition that is none": (("update tasks set transition = '[1]'",), "no JSON dict"),
+    "a transition that is none": (("update tasks set transition = '[1]'",), "not a JSON dict"),
     "a transition to nowhere": (("""update tasks set transition = '{"targets": 5, "count": "x"}'""",), None),
     "a circle": (("update tasks set base_id = id",), None),
     "a place that is none": (("update tasks set foreach_path = 'a/b'",), None),

@@ -30,8 +30,8 @@ LIMIT = """
 from flowstore.sqlite import database as db
 _connect = db._connect
 
-def limited(path, *, writable):
-    connection = _connect(path, writable=writable)
+def limited(path, **options):
+    connection = _connect(path, **options)
     if Path("room").exists():
         connection.execute(f"pragma max_page_count = {Path('room').read_text()}")
     return connection

@@ -162,7 +162,7 @@ def test_wrong_parameters_are_wrong_usage(anne_and_will):
     anne.script.rewrite(FACTS)
     for given, said in {
         ("--must", "x"): "'x' is not an int",
-        ("--alpha", "1"): "'--alpha' is not a parameter of what is deployed. Its parameters: --must",
+        ("--alpha", "1"): "'--alpha' is not a parameter of what is deployed; those are: --must",
         ("--must",): "needs a value",
         ("must",): "is not a parameter",
         (): "Missing option '--must'",

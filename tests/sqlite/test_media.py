@@ -92,7 +92,7 @@ def test_no_store_is_made_in_a_read_only_folder(open_folder):
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o000, 0o666)])
 def test_the_file_mode_follows_the_umask(path, umask, mode):
     """A new store's mode is what the umask leaves, so that a group can share it."""
-    told(python(f"{CREATE_RUN}\ndb.ensure_store(sys.argv[1]).close()", path, umask=umask))
+    told(python(f"{CREATE_RUN}\nopening.ensure_store(sys.argv[1]).close()", path, umask=umask))
     assert oct(path.stat().st_mode & 0o777) == oct(mode)
 
 
