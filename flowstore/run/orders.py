@@ -8,7 +8,9 @@ process thirty more copied pages for each order.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -182,15 +184,14 @@ def _names_of(kind: type) -> list[str]:
 _RUN, _ORDER, _SPLIT = _names_of(RunFacts), _names_of(Order), _names_of(OpenSplit)
 _PARAMETERS, _ITEM = _RUN.index("parameters"), _SPLIT.index("item")
 _SPLITS, _JOINED = _ORDER.index("splits"), _ORDER.index("joined")
+_values_of_run, _values_of_order, _values_of_split = attrgetter(*_RUN), attrgetter(*_ORDER), attrgetter(*_SPLIT)
 _CATCH, _FALLBACK = _ORDER.index("catch"), _ORDER.index("fallback")
 
 
 def encode_order(order: Order) -> list[Any]:
     """Return an order as plain values."""
-    facts = [getattr(order.run, name) for name in _RUN]
-    facts[_PARAMETERS] = {name: _pair(value) for name, value in order.run.parameters.items()}
-    values = [getattr(order, name) for name in _ORDER]
-    values[0] = facts
+    values = [*_values_of_order(order)]
+    values[0] = _encode_facts(order.run)
     values[_SPLITS] = [_encode_split(split) for split in order.splits]
     values[_JOINED] = None if order.joined is None else _encode_split(order.joined)
     values[_CATCH] = None if order.catch is None else (order.catch.var, order.catch.print_exception)
@@ -198,11 +199,18 @@ def encode_order(order: Order) -> list[Any]:
     return values
 
 
+@functools.lru_cache(maxsize=1)  # all orders of a run share them
+def _encode_facts(run: RunFacts) -> list[Any]:
+    facts = [*_values_of_run(run)]
+    facts[_PARAMETERS] = {name: _pair(value) for name, value in run.parameters.items()}
+    return facts
+
+
 def decode_order(plain: Sequence[Any]) -> Order:
     """Return the order that `encode_order` has encoded."""
     facts, values = [*plain[0]], [*plain]
-    for name, pair in facts[_PARAMETERS].items():
-        facts[_PARAMETERS][name] = None if pair is None else Inline(*pair)
+    inline = {name: None if pair is None else Inline(*pair) for name, pair in facts[_PARAMETERS].items()}
+    facts[_PARAMETERS] = inline
     values[0] = RunFacts(*facts)
     values[_SPLITS] = [*map(_decode_split, values[_SPLITS])]
     if values[_JOINED] is not None:
@@ -216,7 +224,7 @@ def decode_order(plain: Sequence[Any]) -> Order:
 
 
 def _encode_split(split: OpenSplit) -> list[Any]:
-    values = [getattr(split, name) for name in _SPLIT]
+    values = [*_values_of_split(split)]
     values[_ITEM] = _pair(split.item)
     return values
 
