@@ -15,8 +15,6 @@ from support.cli import Script
 from support.flows import flow_source
 from support.looks import BODIES, LONG, MEMBERS, SHAPE
 
-RUN_FLOWS = {"flow"}  # the fixtures of tests that run one or more flows in each case
-
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on each machine, however slow
 settings.load_profile("steady")
 
@@ -38,17 +36,21 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
 def pytest_collection_modifyitems(items):
-    """Choose the long group: cases that a test does not call quick, and all but the first of a test that runs flows."""
+    """Choose the long group: tests in long.txt, cases that are not quick, all but the first case of running a flow."""
+    slow = set((Path(__file__).parent / "long.txt").read_text("utf-8").splitlines())
     first = {}
     for item in items:
-        if not hasattr(item, "callspec"):
-            continue
-        if (quick := item.get_closest_marker("quick")) is not None:
-            is_long = item.callspec.id not in quick.args
-        else:
-            is_long = not RUN_FLOWS.isdisjoint(item.fixturenames) and first.setdefault(item.function, item) is not item
-        if is_long:
+        in_list = item.nodeid.partition("[")[0].removeprefix("tests/") in slow
+        if in_list or (hasattr(item, "callspec") and _is_spared(item, first)):
             item.add_marker("long")
+
+
+def _is_spared(item, first):
+    """Return whether a case of a test need not run each time; `first` collects the first case of each test."""
+    quick = item.get_closest_marker("quick")
+    if quick is not None:
+        return item.callspec.id not in quick.args
+    return "flow" in item.fixturenames and first.setdefault(item.function, item) is not item
 
 
 @pytest.fixture(autouse=True)
