@@ -330,7 +330,7 @@ def find_executor(where: str) -> type[Executor]:
         >>> find_executor("locl")
         Traceback (most recent call last):
         ...
-        flowstore.errors.FlowstoreError: There is no executor 'locl'. There are: local. Did you mean 'local'?
+        flowstore.errors.FlowstoreError: There is no executor 'locl'. There are: local... Did you mean 'local'?
     """
     import importlib
 
