@@ -87,6 +87,7 @@ def test_a_task_that_does_not_finish_has_failed(ending, told, flow):
     assert len(result.stderr.splitlines()) == 2  # the banner, and the line that says how to resume
 
 
+@pytest.mark.untraced
 def test_tasks_that_die_at_once_do_not_hang_the_run(flow):
     """Many processes that die while others are being started are all noticed."""
     script = flow(
