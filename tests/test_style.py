@@ -64,6 +64,15 @@ def test_summaries_are_commands(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_classes_and_modules_are_nouns(name):
+    """The docstring of a module, a class or a property names it, and begins with no relative clause."""
+    nouns = [node for node in ast.walk(tree_of(name)) if isinstance(node, ast.Module | ast.ClassDef)]
+    nouns += [node for node in ast.walk(tree_of(name)) if isinstance(node, ast.FunctionDef) and is_property(node)]
+    first = [text.split()[0].lower() for node in nouns if (text := ast.get_docstring(node))]
+    assert [word for word in first if word in {"what", "whose", "which", "that", "those", "these"}] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_private_vocabulary(name):
     """Comments, docstrings and messages use the field's words: orphan, temporary file, untrusted, repair."""
     assert [(line, word) for line, text in prose(name) for word in RETIRED_WORD.findall(text)] == []

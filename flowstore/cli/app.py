@@ -1,4 +1,4 @@
-"""What both command lines share: how commands are declared and found, and how they end.
+"""The frame of both command lines: how commands are declared and found, and how they end.
 
 `flowstore …` (`cli.main`) and `python flow.py …` (`cli.flow`) are trees of commands. A `Group` knows its commands by
 name and by the module that has them, and imports that module when the command is asked for. A command is a function:

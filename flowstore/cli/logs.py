@@ -1,4 +1,4 @@
-"""What tasks printed: all of it at once, or line by line as it comes."""
+"""Logs of tasks: all of them at once, or line by line as they come."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _OPTIONS = (
 
 @attrs.frozen(kw_only=True)
 class Wish:
-    """Which lines are wanted, and how they are shown.
+    """The lines that are wanted, and how they are shown.
 
     Attributes:
         stdout: of this stream; of both where neither is chosen.

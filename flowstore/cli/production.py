@@ -1,4 +1,4 @@
-"""What is deployed, and the scheduler that starts it."""
+"""Deployments, and the scheduler that starts them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _LEFT_OUT = ("parameters", "tags")  # of a table in which columns were chosen
 
 @attrs.frozen
 class _Wanted:
-    """Which runs are listed: of all flows or of one, with all of these tags, none of those, and one of the statuses."""
+    """The runs to list: of all flows or of one, with all of these tags, none of those, and one of the statuses."""
 
     flow: str | None
     tags: tuple[str, ...]

@@ -34,7 +34,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's new
 
 @attrs.frozen
 class _Parts:
-    """Which parts of the runs are exported: with their logs or without, and artifacts of which size."""
+    """The parts of runs to export: with or without their logs, and artifacts up to a size."""
 
     no_logs: bool
     largest: int | None

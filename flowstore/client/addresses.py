@@ -47,7 +47,7 @@ _MOST_NAMES = 1000  # that a mistyped one is compared with
 
 @attrs.frozen(eq=False)
 class Scope:
-    """What an object looks at: a store, and a namespace of it.
+    """The view of an object: a store, and a namespace of it.
 
     Attributes:
         store: the open file.

@@ -1,4 +1,4 @@
-"""What all objects have in common: an address, a parent, tags, and the scope that they look at.
+"""The base of all Client objects: an address, a parent, tags, and a scope.
 
 An object is no more than its pathspec and its scope: a store, and the namespace that is seen of it. What is reached
 from an object has the same scope. Each question is a query. The kinds know each other by their depth in the pathspec,
@@ -66,7 +66,7 @@ class InStore:
 
 
 class Object(InStore):
-    """What all objects have in common: an address, a parent, tags."""
+    """The base of all Client objects: an address, a parent, tags."""
 
     _PICKLED: ClassVar[tuple[str, ...]] = ("pathspec",)
 

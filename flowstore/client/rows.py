@@ -107,7 +107,7 @@ def _run_row(pathspec: str, row: Row, tagged: Sequence[Row]) -> RunRow:
 
 @attrs.frozen
 class Explanation:
-    """What there is to say of a run beside its row.
+    """Facts about a run that are not in its row.
 
     Attributes:
         failure: its first failure, of a run that failed.

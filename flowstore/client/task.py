@@ -68,7 +68,7 @@ class ExceptionInfo:
 
 
 class Visible:
-    """What tasks have, fetched for all of them at once by the first that is asked: it stays as it is.
+    """Artifacts of several tasks, fetched for all of them at first use. They cannot change.
 
     Args:
         store: where they are.

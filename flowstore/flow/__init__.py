@@ -1,1 +1,1 @@
-"""What a user writes: flows, steps, parameters, decorators. Knows neither SQLite nor processes."""
+"""The classes from which users write flows: steps, parameters, decorators. Knows neither SQLite nor processes."""

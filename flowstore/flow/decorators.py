@@ -26,7 +26,7 @@ def step(function: F) -> F:
 
 
 class StepDecorator:
-    """What all step decorators have: a name, and adding themselves to a function."""
+    """The base of step decorators, which have a name and add themselves to a function."""
 
     name: ClassVar[str]
 
@@ -113,7 +113,7 @@ class Environment(StepDecorator):
 
 
 class Resources(StepDecorator):
-    """What the step would like to have; recorded in the task's metadata, not enforced on one machine."""
+    """Resources that the step asks for: recorded in the task's metadata, not enforced on one machine."""
 
     name: ClassVar[str] = "resources"
 
@@ -251,7 +251,7 @@ def _pairs(text: str) -> list[str]:
 
 
 class FlowDecorator:
-    """What flow decorators have: adding themselves to a class."""
+    """The base of flow decorators, which add themselves to a class."""
 
     name: ClassVar[str]
 

@@ -191,7 +191,7 @@ def _substatements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 class _TailError(ValueError):
-    """What is wrong with a step by itself; it ends up as the node's `problem`."""
+    """A mistake of a single step, which becomes the node's `problem`."""
 
 
 def _node(name: str, func: FunctionType, tree: _Step, sources: _Sources) -> Node:

@@ -29,7 +29,7 @@ JSONType: Final = _JSONType()
 
 
 class DeployTimeContext:
-    """What a callable default that takes an argument is given.
+    """The argument of a callable default that takes one.
 
     Attributes:
         flow_name, user_name, parameter_name: text.

@@ -36,7 +36,7 @@ class Frame:
 
 @attrs.frozen(eq=False, repr=False)
 class Transition:
-    """What a step asked for with `self.next`.
+    """A request of a step, made with `self.next`.
 
     Attributes:
         targets: the steps that come next.
@@ -56,7 +56,7 @@ class Transition:
 
 
 class Link(Protocol):
-    """What connects a flow's instance to the task that it runs in."""
+    """The connection of a flow's instance to the task that it runs in."""
 
     step: str
     is_join: bool

@@ -31,7 +31,7 @@ _ROUNDS = 20
 
 @attrs.define
 class Repaired:
-    """What a repair did.
+    """The result of a repair.
 
     Attributes:
         problems: what was wrong, each with what was done in its `repair`.

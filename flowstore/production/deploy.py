@@ -56,7 +56,7 @@ class Options:
 
 @attrs.frozen
 class Created:
-    """What `create` did.
+    """The result of `create`.
 
     Attributes:
         deployment: the version that is now in force.

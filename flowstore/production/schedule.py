@@ -1,4 +1,4 @@
-"""Which deployment falls due when: what the scheduler goes by, and `flowstore deployments` shows."""
+"""Due times of deployments, for the scheduler and for `flowstore deployments`."""
 
 from __future__ import annotations
 

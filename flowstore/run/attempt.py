@@ -47,7 +47,7 @@ class TimeoutExpired(TaskFailed):
 
 @attrs.frozen(eq=False, repr=False)
 class Product:
-    """What an attempt leaves.
+    """The product of an attempt.
 
     Attributes:
         report: for the driver.

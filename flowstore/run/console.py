@@ -1,4 +1,4 @@
-"""What a run shows: event lines and the tasks' own on stdout, everything about the run on stderr.
+"""Output of a run: event lines and the tasks' own on stdout, everything about the run on stderr.
 
 A line is `time [run/step/task (pid N)] text`, in local time. At the bottom of a terminal stand the lines that progress
 bars still change, and where there are many tasks, a line that counts them; they are drawn at most twice a second.

@@ -174,7 +174,7 @@ class Results(Protocol):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Services:
-    """What a driver offers to its executor.
+    """Services of a driver for its executor.
 
     Attributes:
         waker: `wait` returns as soon as this socket can be read.
@@ -189,7 +189,7 @@ class Services:
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Setup:
-    """What an executor is made from.
+    """The arguments from which an executor is made.
 
     Attributes:
         flow: the flow's class, as this process imported it.

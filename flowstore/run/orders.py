@@ -1,4 +1,4 @@
-"""What the driver and a task's process exchange: an order goes out, a report comes back.
+"""Orders and reports: the driver sends an order to a task's process, and a report comes back.
 
 Both are frozen values with one encoder and one decoder each. Encoded, they consist of texts, numbers, bytes, lists,
 tuples and dicts with text keys, so that any message format can carry them. The decoders accept lists in place of

@@ -1,4 +1,4 @@
-"""What is ready after what finished. Pure: no clock, no process, no store.
+"""The plan of a run: the tasks that become ready as others finish. Pure: no clock, no process, no store.
 
 A task carries a stack of frames, one for each split (branch, foreach, gang) that is still open around it.
 A join waits until as many tasks have arrived as the innermost frame counts, and closes it. Since a frame

@@ -1,4 +1,4 @@
-"""What the decorators of a step ask of the driver: retries, a time limit, `@catch`, variables."""
+"""Policies of steps, from their decorators: retries, a time limit, `@catch`, variables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowstore.flow.spec import FlowSpec
 
 @attrs.frozen(eq=False, repr=False)
 class StepPolicy:
-    """What the decorators of a step ask of the driver.
+    """The policy of a step, from its decorators.
 
     Attributes:
         retries: how many more attempts may follow one that failed.

@@ -1,4 +1,4 @@
-"""What of an earlier run a resumed one can take over.
+"""Resuming: the tasks and parameters of an earlier run that a new one takes over.
 
 A task is taken over when it succeeded, when everything before it was taken over, and when its step is not
 to be run again. It is found by what it followed: the same step, after the same tasks, at the same place in

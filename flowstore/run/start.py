@@ -51,7 +51,7 @@ EXIT_CODES = {"successful": 0, "failed": 1}
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Options:
-    """What `run` and `resume` were asked for; each is an option of the command line of that name."""
+    """The options of `run` and `resume`; each attribute is an option of the command line of that name."""
 
     store: str | None = None
     quiet: bool = False
@@ -70,7 +70,7 @@ class Options:
 
 @attrs.frozen(eq=False, repr=False)
 class _Session:
-    """What a run works with, from its beginning to its end."""
+    """The objects that a run works with, from its beginning to its end."""
 
     flow: type[FlowSpec]
     graph: Graph

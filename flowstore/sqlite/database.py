@@ -51,7 +51,7 @@ _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 @attrs.frozen
 class Layout:
-    """What the tables of a store are, as far as opening and writing the file must know it.
+    """The schema of a store, as far as opening and writing the file must know it.
 
     Attributes:
         types: the types that a column of a name may have when a row is read.

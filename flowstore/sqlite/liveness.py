@@ -62,7 +62,7 @@ class Process:
 
     @property
     def values(self) -> tuple[str, str, int, str]:
-        """What the columns hold of this process."""
+        """The values of the columns for this process."""
         return self.host, self.boot, self.pid, self.started
 
 

@@ -71,7 +71,7 @@ class Deployment:
 
     @property
     def scope(self) -> str:
-        """What its token is for."""
+        """The scope of its token."""
         return scope_of(self.flow, self.project, self.branch)
 
     @property
@@ -92,7 +92,7 @@ class DeployedParameter:
 
 @attrs.frozen(kw_only=True)
 class NewDeployment:
-    """What is known of a version before it is in force; see `Deployment`.
+    """A version before it is in force; see `Deployment`.
 
     Attributes:
         parameters: name, option, whether it is a flag, and the blob of the default, of each.

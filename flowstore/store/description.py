@@ -15,7 +15,7 @@ from flowstore.store.plain import NOTHING, Plain
 
 @attrs.frozen(eq=False, repr=False)
 class Description:
-    """What is known of a value without loading it.
+    """A description of a value that can be read without loading it.
 
     Attributes:
         codec: the name of the codec that turns the bytes into the value again.

@@ -12,7 +12,7 @@ import attrs
 
 @attrs.frozen
 class Migration:
-    """What brings a store to the next version.
+    """A step that brings a store to the next version.
 
     Attributes:
         name: a name that sqlite-utils keeps in the file, with the time at which the migration was applied.

@@ -34,7 +34,7 @@ def now_ms() -> int:
 
 @attrs.frozen(eq=False, repr=False)
 class NewRun:
-    """What is known of a run before it starts.
+    """A run before it starts.
 
     Attributes:
         flow, user: names.

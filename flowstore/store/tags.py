@@ -36,7 +36,7 @@ _PAIRS_SINCE = 4  # the schema version; an older file that can't be written is r
 
 @attrs.frozen(eq=False, repr=False)
 class Node:
-    """What carries tags: a run or, with more of the fields set, a step, task or artifact of it.
+    """An object with tags: a run or, with more of the fields set, a step, task or artifact of it.
 
     Attributes:
         pathspec: for messages.

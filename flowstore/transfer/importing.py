@@ -71,7 +71,7 @@ class Source:
 
 @attrs.define
 class Imported:
-    """What was done.
+    """The result of an import.
 
     Attributes:
         runs: the store's uuid and pathspec there, and the pathspec here, of each run that was added.

@@ -1,4 +1,4 @@
-"""Which penguin is it? A first flow: compare a few classifiers, keep the best.
+"""A first flow: compare a few classifiers of penguins, and keep the best.
 
     python -m flowstore.tutorials.penguins run
     python -m flowstore.tutorials.penguins run --folds 10 --seed 7

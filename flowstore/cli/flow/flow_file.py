@@ -1,4 +1,4 @@
-"""What the commands of a flow's command line share: the flow that they are about, settings and options."""
+"""The flow that a flow's command line is about, and the settings and options that its commands share."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from flowstore.text import counted, safe
 
 @attrs.frozen
 class _Choice:
-    """Which artifacts are shown: those that are named, or all; and those that begin with an underscore, too."""
+    """A choice of artifacts: those that are named, or all, with or without those that begin with an underscore."""
 
     include: str | None
     private: bool

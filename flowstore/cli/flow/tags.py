@@ -18,7 +18,7 @@ from flowstore.text import one_line
 
 @attrs.frozen
 class _Target:
-    """What --run-id or --pathspec names."""
+    """The object that --run-id or --pathspec names."""
 
     run_id: str | None
     pathspec: str | None
@@ -105,7 +105,7 @@ def replace(this: FlowFile, change: _Change, target: _Target) -> None:
 
 @attrs.frozen
 class _Runs:
-    """Whose runs are listed, where no object is named: the latest one, all, or the user's own."""
+    """The runs to list where no object is named: the latest one, all, or the user's own."""
 
     all: bool
     my_runs: bool

@@ -1,4 +1,4 @@
-"""What driver and tasks say to each other: messages, and chunks of large artifacts, over a socket.
+"""The channel between driver and tasks: messages, and chunks of large artifacts, over a socket.
 
 A frame is a kind byte (`M` message, `D` data), a length in 8 bytes, and that many bytes. A message is a dict of
 texts, numbers, bytes, lists, tuples and dicts, written by `marshal`: nothing is pickled, so that the driver never runs
