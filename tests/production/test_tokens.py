@@ -155,6 +155,7 @@ except FlowstoreError as error:
 """
 
 
+@pytest.mark.untraced
 def test_a_token_file_that_may_not_be_read_is_told(open_folder):
     """Not taken for one that is not there."""
     file = open_folder / "tokens.json"

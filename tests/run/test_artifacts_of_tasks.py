@@ -289,6 +289,7 @@ def test_a_large_artifact_through_ten_steps_is_stored_once(flow, body):
 # --- isolation
 
 
+@pytest.mark.untraced
 def test_tasks_do_not_share_state(flow):
     """What a task does to modules, globals, the environment or signal handlers is unknown to the next one."""
     script = flow(
