@@ -256,6 +256,8 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
     if error is not None:
         yield _unreadable("codes", error)
     for row in rows:
+        if not isinstance(snapshots.module_of(row), str | None):
+            continue
         files, _ = _rows(
             db,
             """select c.path, b.sha from code_files c join blobs b on b.id = c.blob_id
