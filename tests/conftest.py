@@ -27,8 +27,9 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_addoption(parser):
-    """Let every command have an interpreter of its own, which takes several times as long."""
+    """Let every command have an interpreter of its own, which takes several times as long; keep pictures of pages."""
     parser.addoption("--fresh", action="store_true", help="run each command in an interpreter of its own")
+    parser.addoption("--screenshots", metavar="FOLDER", help="keep pictures of the pages that browser tests look at")
 
 
 def pytest_configure(config):
