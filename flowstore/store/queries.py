@@ -122,7 +122,7 @@ def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> 
 
 @attrs.frozen(kw_only=True)
 class TaskQuery:
-    """Which tasks of a run, of those that did not succeed first.
+    """A choice of a run's tasks, those first that did not succeed.
 
     Attributes:
         steps: of one of these steps; of any where there are none.
@@ -245,34 +245,6 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
 
 
 # --- a run as a whole: all of its steps, edges and artifacts, in a query each, however many tasks there are
-
-
-def step_states(store: Store, run_id: int) -> list[Row]:
-    """Return the tasks of a run's steps by their statuses, in the order in which the steps began.
-
-    A row has a step's `name` and `created_at`, a `status`, and of the tasks with it whether they were `reused`, how
-    many they are, when the first of them had `begun` and the last one ended, and whether one is `unfinished`.
-    """
-    return store.rows(
-        """select s.name, s.created_at, t.status, count(t.id) as tasks, max(t.finished_at) as finished_at,
-                  count(t.id) > count(t.finished_at) as unfinished, min(t.started_at) as begun,
-                  t.origin_pathspec is not null as reused
-           from steps s left join tasks t on t.run_id = s.run_id and t.step_id = s.id
-           where s.run_id = ? group by s.id, t.status, reused order by s.id, t.status""",
-        (run_id,),
-    )
-
-
-def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
-    """Return pairs of steps: a task of the first ran directly before one of the second."""
-    rows = store.rows(
-        """select distinct b.name as before, s.name as after
-           from tasks t join task_parents p on p.task_id = t.id join tasks o on o.id = p.parent_id
-           join steps b on b.id = o.step_id join steps s on s.id = t.step_id
-           where t.run_id = ? order by b.id, s.id""",
-        (run_id,),
-    )
-    return [(row["before"], row["after"]) for row in rows]
 
 
 def items(store: Store, run_id: int) -> dict[int, str]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from flowstore import drawing, text
-from flowstore.text import counted, safe
+from flowstore import drawing
+from flowstore.text import counted, duration, safe, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -59,18 +59,23 @@ def environment() -> Environment:
     templates.filters |= {
         "ago": ago,
         "count": count,
-        "duration": _or_nothing(text.duration),
+        "duration": _unless_none(duration),
         "moment": moment,
         "number": number,
         "pathspec": pathspec,
         "since": since,
-        "size": _or_nothing(text.size),
+        "size": _unless_none(size),
         "state": state,
         "value": value,
     }
     templates.globals |= {"static": _address, "shapes": drawing.SHAPES}
     templates.tests["number"] = is_number
     return templates
+
+
+def _unless_none(filter_: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return a filter that writes nothing for what is not known."""
+    return lambda item: "" if item is None else filter_(item)
 
 
 def _shown(item: Any) -> Any:
@@ -80,18 +85,14 @@ def _shown(item: Any) -> Any:
     return safe(item) if type(item) is str else item  # markup is of a class of its own
 
 
-def _or_nothing(filter_: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda item: "" if item is None else filter_(item)
-
-
 def state(status: str) -> Markup:
     """Return a status as its shape, its word and its colour."""
     from markupsafe import Markup
 
     if status not in drawing.SHAPES:
         return Markup('<span class="state muted">{}</span>').format(safe(status))  # escaped by format
-    html = '<span class="state {}"><span aria-hidden="true">{}</span> {}</span>'
-    return Markup(html).format(status, drawing.SHAPES[status], status)  # noqa: S704
+    text = '<span class="state {}"><span aria-hidden="true">{}</span> {}</span>'
+    return Markup(text).format(status, drawing.SHAPES[status], status)  # noqa: S704
 
 
 def ago(at: datetime | None, now: datetime | None = None) -> str:
@@ -124,8 +125,8 @@ def moment(at: datetime | None) -> Markup:
     if at is None:
         return Markup("")
     exact = f"{at:%Y-%m-%d %H:%M:%S} UTC"
-    html = '<time datetime="{}" title="{}">{}</time>'
-    return Markup(html).format(f"{at:%Y-%m-%dT%H:%M:%S}Z", exact, ago(at))  # noqa: S704  # escaped by format
+    text = '<time datetime="{}" title="{}">{}</time>'
+    return Markup(text).format(f"{at:%Y-%m-%dT%H:%M:%S}Z", exact, ago(at))  # noqa: S704  # escaped by format
 
 
 def count(many: int, what: str = "") -> str:
