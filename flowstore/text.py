@@ -132,3 +132,37 @@ def did_you_mean(name: str, known: Iterable[str], shown: Callable[[str], object]
 
     near = difflib.get_close_matches(name, known, n=2)
     return f" Did you mean {' or '.join(repr(shown(match)) for match in near)}?" if near else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people, with three significant digits or in two units.
+
+    >>> duration(0.01234), duration(3.14159), duration(184), duration(7380), duration(200000)
+    ('12.3 ms', '3.14 s', '3 min 04 s', '2 h 03 min', '2 d 7 h')
+    """
+    seconds = max(seconds, 0.0)
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 99.95:
+        return f"{seconds:.3g} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400:,} d {whole % 86400 // 3600} h"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes, for people.
+
+    >>> size(999), size(1500), size(2_500_000_000)
+    ('999 bytes', '1.5 kB', '2.5 GB')
+    """
+    if count < 1000:
+        return counted(count, "byte")
+    amount, unit = count / 1e3, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if amount >= 999.95:
+            amount, unit = amount / 1e3, larger
+    return f"{amount:.1f} {unit}"

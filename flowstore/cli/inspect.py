@@ -118,8 +118,8 @@ def get(pathspec: str, file: Path | None, raw: bool, form: str) -> None:
 
     artifact = active_store().artifact(pathspec)
     if file is not None:
-        formats.write(artifact, file)
-        click.echo(f"Wrote {artifact.pathspec} to {file}.", err=True)
+        instead = formats.write(artifact, file)
+        click.echo(safe(f"Wrote {artifact.pathspec} to {file}.\n{instead}".rstrip()), err=True)
     if form != "table":
         output.echo([formats.row(artifact)], form, raw=raw)
     elif file is None:

@@ -12,7 +12,7 @@ from support.cli import Script, command
 from support.flows import LINEAR, flow_source
 from support.hostile import TRICKS, UNSAFE, changed
 
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + (4).to_bytes(4) + (3).to_bytes(4) + bytes(9)
 HEAD = """
 import dataclasses
 
