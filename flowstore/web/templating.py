@@ -63,6 +63,7 @@ def environment() -> Environment:
         "moment": moment,
         "number": number,
         "pathspec": pathspec,
+        "since": since,
         "size": _unless_none(size),
         "state": state,
         "value": value,
@@ -110,6 +111,11 @@ def ago(at: datetime | None, now: datetime | None = None) -> str:
         if seconds >= size_s:
             return f"{counted(int(seconds // size_s), unit)} ago"
     return f"{int(seconds // 60)} min ago" if seconds >= 60 else f"{int(seconds)} s ago"
+
+
+def since(at: datetime) -> float:
+    """Return how many seconds ago a time was."""
+    return max(0.0, (datetime.now(UTC) - at).total_seconds())
 
 
 def moment(at: datetime | None) -> Markup:
