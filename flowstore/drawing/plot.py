@@ -35,7 +35,7 @@ class Point:
         x: where it stands: a number, a time, or a text, which is a category.
         y: the number that is plotted.
         series: the name of the series that it belongs to.
-        title: what is said of it on hovering, besides its values.
+        title: what is spoken of it on hovering, besides its values.
         href: the address that it leads to.
     """
 
@@ -315,10 +315,10 @@ def _said(amount: Amount) -> str:
 
 def _amount_name(amount: Amount) -> str:
     name = escape(one_line(amount.name))
-    said = f"{name}: {_said(amount)}"
+    spoken = f"{name}: {_said(amount)}"
     if amount.href is None:
-        return f'<li title="{said}">{name}</li>'
-    return f'<li title="{said}"><a href="{escape(amount.href)}" aria-label="{said}">{name}</a></li>'
+        return f'<li title="{spoken}">{name}</li>'
+    return f'<li title="{spoken}"><a href="{escape(amount.href)}" aria-label="{spoken}">{name}</a></li>'
 
 
 def _amount(amount: Amount, row: int, low: float, scale: tuple[float, float]) -> str:
