@@ -19,6 +19,7 @@ COMMANDS = {
     "get": "flowstore.cli.inspect",
     "schema": "flowstore.cli.inspect",
     "sql": "flowstore.cli.inspect",
+    "ui": "flowstore.cli.ui",
     "export": "flowstore.cli.transfer",
     "import": "flowstore.cli.transfer",
     "trust": "flowstore.cli.transfer",

@@ -116,6 +116,16 @@ class Code(InStore):
                 raise FlowstoreError(f"{output} can't be written: {error.strerror}. Choose another folder.") from error
         return target
 
+    def source(self, path: str, most_bytes: int) -> str | None:
+        """Return a file as text; `None` where it is missing, larger, or not stored as bytes.
+
+        Whatever the store says of it, nothing is unpickled.
+        """
+        blob = self._files.get(path)
+        if blob is None or blob.codec != "bytes" or blob.size_bytes > most_bytes:
+            return None
+        return self._read(path).decode("utf-8", "replace")
+
     def _output(self, target: Path, path: str) -> Path:
         try:
             output = (target / path).resolve()

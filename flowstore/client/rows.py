@@ -15,7 +15,7 @@ from flowstore.client.base import status_of
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, place_of, time_of
-from flowstore.store import blobs, codecs, metrics, queries, tags
+from flowstore.store import blobs, codecs, metrics, queries, steps, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.queries import Failure
 
@@ -185,7 +185,7 @@ def of_steps(run: Run, status: str) -> list[StepRow]:
         status: its status. Where it is dead, what is recorded as running is dead too.
     """
     by_step: dict[str, list[Row]] = {}
-    for row in queries.step_states(run._store, int(run.id)):
+    for row in steps.states(run._store, int(run.id)):
         by_step.setdefault(row["name"], []).append(row)
     return [_step_row(f"{run.pathspec}/{name}", rows, dead=status == "dead") for name, rows in by_step.items()]
 

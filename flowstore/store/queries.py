@@ -191,34 +191,6 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
 # --- a run as a whole: all of its steps, edges and artifacts, in a query each, however many tasks there are
 
 
-def step_states(store: Store, run_id: int) -> list[Row]:
-    """Return the tasks of a run's steps by their statuses, in the order in which the steps began.
-
-    A row has a step's `name` and `created_at`, a `status`, and of the tasks with it whether they were `reused`, how
-    many they are, when the first of them had `begun` and the last one ended, and whether one is `unfinished`.
-    """
-    return store.rows(
-        """select s.name, s.created_at, t.status, count(t.id) as tasks, max(t.finished_at) as finished_at,
-                  count(t.id) > count(t.finished_at) as unfinished, min(t.started_at) as begun,
-                  t.origin_pathspec is not null as reused
-           from steps s left join tasks t on t.run_id = s.run_id and t.step_id = s.id
-           where s.run_id = ? group by s.id, t.status, reused order by s.id, t.status""",
-        (run_id,),
-    )
-
-
-def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
-    """Return pairs of steps: a task of the first ran directly before one of the second."""
-    rows = store.rows(
-        """select distinct b.name as before, s.name as after
-           from tasks t join task_parents p on p.task_id = t.id join tasks o on o.id = p.parent_id
-           join steps b on b.id = o.step_id join steps s on s.id = t.step_id
-           where t.run_id = ? order by b.id, s.id""",
-        (run_id,),
-    )
-    return [(row["before"], row["after"]) for row in rows]
-
-
 def items(store: Store, run_id: int) -> dict[int, str]:
     """Return the previews of the foreach items of a run's tasks, by the task's id."""
     rows = store.rows(

@@ -29,6 +29,7 @@ def test_demo_says_what_works(tmp_path, activated):
 
 
 @pytest.mark.parametrize("name", ["penguins", "digits"])
+@pytest.mark.quick("penguins")
 def test_tutorials(tmp_path, name):
     """The tutorials run, and their metrics can be asked for in SQL."""
     if name == "digits":

@@ -11,10 +11,6 @@ import attrs
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from flowstore.store.codecs import decode, encode
 from flowstore.store.sameness import is_equal, is_unchanged
@@ -72,11 +68,17 @@ def circle(x):
 
 
 def forest(seed=0):
+    from sklearn.ensemble import RandomForestClassifier  # slow to import, so not where tests are collected
+
     x = np.random.RandomState(seed).rand(40, 3)
     return RandomForestClassifier(n_estimators=3, random_state=0).fit(x, x[:, 0] > 0.5)
 
 
 def pipeline():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     x = np.random.RandomState(0).rand(40, 3)
     return make_pipeline(StandardScaler(), LogisticRegression()).fit(x, x[:, 0] > 0.5)
 
