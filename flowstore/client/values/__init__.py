@@ -33,7 +33,7 @@ MAX_JSON_BYTES = 4 << 20  # of a tree; more is shown as text
 
 
 @attrs.frozen
-class View:
+class Window:
     """The part of a value that is looked at.
 
     Attributes:
@@ -184,7 +184,7 @@ LOOKS = {
 
 @attrs.frozen
 class Value:
-    """What a page shows of an artifact beside its description.
+    """A part of an artifact, as a page shows it beside the description.
 
     Attributes:
         look: a part of the value; `None` where there is only the preview.
@@ -197,7 +197,7 @@ class Value:
     has_picture: bool
 
 
-def look_at(artifact: DataArtifact, view: View) -> Value:
+def look_at(artifact: DataArtifact, window: Window) -> Value:
     """Return a part of an artifact's value as it is shown, without loading a pickle.
 
     Raises:
@@ -208,10 +208,10 @@ def look_at(artifact: DataArtifact, view: View) -> Value:
     try:
         if blob.codec in LOOKS:
             return Value(
-                _function(LOOKS[blob.codec])(Part(artifact._store, blob, artifact.pathspec), view), "", has_picture
+                _function(LOOKS[blob.codec])(Part(artifact._store, blob, artifact.pathspec), window), "", has_picture
             )
         text = plain.find_kept(artifact._store, blob.id)
-        look = None if text is None else _function("flowstore.client.values.trees:of_text")(text, view)
+        look = None if text is None else _function("flowstore.client.values.trees:of_text")(text, window)
         return Value(look, "", has_picture)
     except FlowstoreError as error:
         return Value(None, " ".join(str(error).split("\n")), has_picture)

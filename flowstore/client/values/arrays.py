@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any
 
-from flowstore.client.values import Column, Table, View, tables
+from flowstore.client.values import Column, Table, Window, tables
 from flowstore.errors import ArtifactError
 from flowstore.store.blob_parts import Part
 from flowstore.store.codecs.arrays import MOST_HEADER_BYTES, header_of
@@ -15,9 +15,9 @@ _TEXT_ITEM_BYTES = 1024  # of a longer text only so many are read for a page; a 
 _BLOCK_BYTES = 1 << 20
 
 
-def look(part: Part, view: View) -> Table:
+def look(part: Part, window: Window) -> Table:
     """Return a page of an array; of more than two dimensions, of the last two at one position in the others."""
-    return tables.page(ArrayRows(part, view.index), view)
+    return tables.page(ArrayRows(part, window.index), window)
 
 
 class ArrayRows(tables.Rows):

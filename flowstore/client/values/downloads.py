@@ -45,7 +45,7 @@ class Download:
 
     @property
     def media_type(self) -> str:
-        """The type that a browser is told."""
+        """The media type of the response."""
         return _TYPES.get(self.suffix, "application/octet-stream")
 
 
@@ -106,8 +106,9 @@ def _table(artifact: DataArtifact, blob: Blob) -> tables.Rows | None:
         from flowstore.client.values.arrays import ArrayRows
 
         array = _safely(lambda: ArrayRows(Part(artifact._store, blob, artifact.pathspec)))
-        fits = array is not None and len(array.shape) in {1, 2}
-        return array if fits and (array.is_by_row or blob.size_bytes <= tables.MOST_CSV_BYTES) else None
+        if array is None or len(array.shape) not in {1, 2}:
+            return None
+        return array if array.is_by_row or blob.size_bytes <= tables.MOST_CSV_BYTES else None
     if blob.codec == "parquet" and importlib.util.find_spec("pyarrow"):
         from flowstore.client.values.frames import FrameRows
 

@@ -10,21 +10,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from flowstore.client.values import Column, Table, View, tables
+from flowstore.client.values import Column, Table, Window, tables
 from flowstore.store.blob_parts import Part
 from flowstore.store.codecs import parquet
 from flowstore.text import size
 
 MOST_BYTES = 128 << 20  # of memory for what is shown at once
 _KEY = b"flowstore"
-_NESTED_CHARACTERS = 2000
+_MOST_ITEMS, _MOST_DEPTH = 10, 4  # of lists in a cell
 _PLAIN = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
 _TEXTS = (pa.types.is_string, pa.types.is_large_string)
 
 
-def look(part: Part, view: View) -> Table:
+def look(part: Part, window: Window) -> Table:
     """Return a page of a frame."""
-    return tables.page(FrameRows(part), view)
+    return tables.page(FrameRows(part), window)
 
 
 class FrameRows(tables.Rows):
@@ -123,18 +123,33 @@ def _scalar_text(scalar: Any) -> str | None:
         return None
     if pa.types.is_nested(scalar.type):
         return _nested_text(scalar)
+    return _leaf_text(scalar)
+
+
+def _leaf_text(scalar: Any) -> str:
     try:
         return str(scalar.as_py())
     except (ValueError, OverflowError, ImportError):  # a time that Python has no type for
         return str(scalar)
 
 
-def _nested_text(scalar: Any) -> str:
-    """Return the beginning of a list or structure."""
-    values = getattr(scalar, "values", None)
-    if values is not None and len(values) > 20:
-        return f"[{', '.join(str(item) for item in values[:20])}, …] ({len(values)})"
-    return str(scalar.as_py())[:_NESTED_CHARACTERS]
+def _nested_text(scalar: Any, depth: int = _MOST_DEPTH) -> str:
+    """Return the beginning of a list or structure, as Python shows such values."""
+    if not scalar.is_valid:
+        return "None"
+    if isinstance(scalar, pa.ListScalar):
+        if not depth:
+            return "[…]"
+        items = [_nested_text(item, depth - 1) for item in scalar.values[:_MOST_ITEMS]]
+        return f"[{', '.join([*items, *(['…'] if len(scalar.values) > _MOST_ITEMS else [])])}]"
+    if isinstance(scalar, pa.StructScalar):
+        if not depth:
+            return "{…}"
+        names = [field.name for field in scalar.type][: _MOST_ITEMS + 1]
+        members = [f"{name!r}: {_nested_text(scalar[n], depth - 1)}" for n, name in enumerate(names[:_MOST_ITEMS])]
+        return f"{{{', '.join([*members, *(['…'] if len(names) > _MOST_ITEMS else [])])}}}"
+    text = _leaf_text(scalar)
+    return repr(text) if any(test(scalar.type) for test in _TEXTS) else text
 
 
 def _extension_texts(column: Any) -> list[str | None]:

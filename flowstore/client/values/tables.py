@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from flowstore.client.values import Column, Pages, Table, View
+from flowstore.client.values import Column, Pages, Table, Window
 from flowstore.text import no_formula, shorten, visible
 
 PAGE_ROWS = 50
@@ -50,10 +50,10 @@ class Rows(abc.ABC):
         """
 
 
-def page(table: Rows, view: View) -> Table:
+def page(table: Rows, window: Window) -> Table:
     """Return a page of a table."""
-    row_pages = Pages.of(view.page, table.row_count, PAGE_ROWS)
-    column_pages = Pages.of(view.columns, table.column_count, PAGE_COLUMNS)
+    row_pages = Pages.of(window.page, table.row_count, PAGE_ROWS)
+    column_pages = Pages.of(window.columns, table.column_count, PAGE_COLUMNS)
     rows = range(row_pages.first, min(row_pages.first + PAGE_ROWS, table.row_count))
     columns = range(column_pages.first, min(column_pages.first + PAGE_COLUMNS, table.column_count))
     cells = table.cells(rows, columns, _CELL_CHARACTERS) if rows else []

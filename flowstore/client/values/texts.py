@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from flowstore.client.values import Node, Pages, Text, View
+from flowstore.client.values import Node, Pages, Text, Window
 from flowstore.store.blob_parts import Part
 from flowstore.text import visible
 
@@ -16,9 +16,9 @@ _PIECE_BYTES = 1 << 20
 _FAR = 4096  # bytes that are looked at before a cut: more backslashes in a row are no text that somebody reads
 
 
-def of_bytes(part: Part, view: View) -> Text:
+def of_bytes(part: Part, window: Window) -> Text:
     """Return a page of bytes, 16 in a line, with what they are as text."""
-    pages = Pages.of(view.page, part.size_bytes, _HEX_BYTES)
+    pages = Pages.of(window.page, part.size_bytes, _HEX_BYTES)
     data = part.read(pages.first, _HEX_BYTES)
     lines = [
         _hex_line(pages.first + at, data[at : at + _HEX_LINE], len(f"{part.size_bytes:x}"))
@@ -32,23 +32,23 @@ def _hex_line(at: int, data: bytes, digits: int) -> str:
     return f"{at:0{max(4, digits)}x}  {data[:8].hex(' '):<23}  {data[8:].hex(' '):<23}  {shown}"
 
 
-def of_text_bytes(part: Part, view: View) -> Text:
+def of_text_bytes(part: Part, window: Window) -> Text:
     """Return a page of a text that is stored as JSON."""
-    pages = Pages.of(view.page, part.size_bytes, TEXT_BYTES)
+    pages = Pages.of(window.page, part.size_bytes, TEXT_BYTES)
     start, end = (_cut(part, at) for at in (pages.first, pages.first + TEXT_BYTES))
     return Text(visible(_unescaped(part.read(start, end - start))), "text", pages)
 
 
-def of_json_bytes(part: Part, view: View) -> Text:
+def of_json_bytes(part: Part, window: Window) -> Text:
     """Return a page of JSON as it is stored."""
-    pages = Pages.of(view.page, part.size_bytes, TEXT_BYTES)
+    pages = Pages.of(window.page, part.size_bytes, TEXT_BYTES)
     start, end = (_whole_character(part, at) for at in (pages.first, pages.first + TEXT_BYTES))
     return Text(visible(part.read(start, end - start).decode("utf-8", "replace")), "JSON", pages)
 
 
-def of_leaf(text: str, above: tuple[Node, ...], view: View) -> Text:
+def of_leaf(text: str, above: tuple[Node, ...], window: Window) -> Text:
     """Return a page of a text in a tree."""
-    pages = Pages.of(view.page, len(text), TEXT_BYTES)
+    pages = Pages.of(window.page, len(text), TEXT_BYTES)
     return Text(visible(text[pages.first : pages.first + TEXT_BYTES]), "text", pages, above)
 
 

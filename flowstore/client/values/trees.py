@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from flowstore.client.values import MAX_JSON_BYTES, Node, Pages, Text, Tree, View, texts
+from flowstore.client.values import MAX_JSON_BYTES, Node, Pages, Text, Tree, Window, texts
 from flowstore.store.blob_parts import Part
 from flowstore.text import shorten, visible
 
@@ -19,25 +19,25 @@ _SUMMARY_CHARACTERS = 80
 _KEY_CHARACTERS = 200
 
 
-def of_json(part: Part, view: View) -> Tree | Text:
+def of_json(part: Part, window: Window) -> Tree | Text:
     """Return plain JSON as a tree; a text, and what is too large for a tree, as text."""
     if part.read(0, 1) == b'"':
-        return texts.of_text_bytes(part, view)
-    return _of_bytes(part, view, typed=False)
+        return texts.of_text_bytes(part, window)
+    return _of_bytes(part, window, typed=False)
 
 
-def of_typed_json(part: Part, view: View) -> Tree | Text:
+def of_typed_json(part: Part, window: Window) -> Tree | Text:
     """Return typed JSON as a tree; what is too large for one, as text."""
-    return _of_bytes(part, view, typed=True)
+    return _of_bytes(part, window, typed=True)
 
 
-def _of_bytes(part: Part, view: View, *, typed: bool) -> Tree | Text:
+def _of_bytes(part: Part, window: Window, *, typed: bool) -> Tree | Text:
     if part.size_bytes > MAX_JSON_BYTES:
-        return texts.of_json_bytes(part, view)
-    return of_text(part.read(0, part.size_bytes).decode(), view, typed=typed)
+        return texts.of_json_bytes(part, window)
+    return of_text(part.read(0, part.size_bytes).decode(), window, typed=typed)
 
 
-def of_text(text: str, view: View, *, typed: bool = False) -> Tree | Text:
+def of_text(text: str, window: Window, *, typed: bool = False) -> Tree | Text:
     """Return the part of a JSON text that is looked at as a tree; a leaf that is text, as text.
 
     Raises:
@@ -49,7 +49,7 @@ def of_text(text: str, view: View, *, typed: bool = False) -> Tree | Text:
     above: list[Node] = []
     key: str | None = None
     at: tuple[int, ...] = ()
-    for position in view.at:
+    for position in window.at:
         members = reader.members(value)
         if members is None or not 0 <= position < len(members):
             break
@@ -57,8 +57,8 @@ def of_text(text: str, view: View, *, typed: bool = False) -> Tree | Text:
         key, value = reader.member(members, position)
         at = (*at, position)
     if type(value) is str and at:
-        return texts.of_leaf(value, (*above, reader.node(value, key, at, 0, 0)), view)
-    return reader.tree(value, key, at, tuple(above), view)
+        return texts.of_leaf(value, (*above, reader.node(value, key, at, 0, 0)), window)
+    return reader.tree(value, key, at, tuple(above), window)
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -85,10 +85,10 @@ class _Reader:
     def __init__(self, *, typed: bool) -> None:
         self._typed = typed
 
-    def tree(self, value: Any, key: str | None, at: tuple[int, ...], above: tuple[Node, ...], view: View) -> Tree:
+    def tree(self, value: Any, key: str | None, at: tuple[int, ...], above: tuple[Node, ...], window: Window) -> Tree:
         """Return a part with those of its children that are on a page."""
         members = self.members(value) or ()
-        pages = Pages.of(view.page, len(members), MOST_CHILDREN)
+        pages = Pages.of(window.page, len(members), MOST_CHILDREN)
         count = min(MOST_CHILDREN, len(members) - pages.first)
         shown = range(pages.first, pages.first + count)
         children = self._children(members, shown, at, _MOST_NODES, _MOST_DEPTH)
