@@ -112,9 +112,13 @@ def _axis(length: float, height: int) -> str:
 
 def _clock(seconds: float) -> str:
     """Return a round time without the parts that are zero."""
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1000:g} ms"
     if seconds < 60:
-        return f"{seconds:g} s" if seconds >= 0.1 or not seconds else f"{seconds * 1000:g} ms"
-    return duration(seconds).replace(" 00 s", "").replace(" 00 min", "").replace(" 00 h", "")
+        return f"{seconds:g} s"
+    if seconds < 100:
+        return f"1 min {seconds - 60:g} s".removesuffix(" 0 s")
+    return duration(seconds).replace(" 00 s", "").replace(" 00 min", "").replace(" 0 h", "")
 
 
 def _percent(value: float, length: float) -> str:
