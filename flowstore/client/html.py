@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowstore.client import rows
 from flowstore.client.rows import StepRow
-from flowstore.store import queries
+from flowstore.store import steps
 
 if TYPE_CHECKING:
     from flowstore.client.artifact import DataArtifact
@@ -39,13 +39,13 @@ def run(item: Run) -> str:
         "parameters": ", ".join(f"{name}={value!r}" for name, value in row.parameters.items()),
         "tags": ", ".join(sorted((*row.tags, *row.system_tags))),
     }
-    steps = rows.of_steps(item, row.status)
-    edges = queries.edges(item._store, int(item.id))
-    cells = ((step.name, rows.in_words(step.tasks), _after(step.name, edges), step.duration_s) for step in steps)
+    begun = rows.of_steps(item, row.status)
+    edges = steps.edges(item._store, int(item.id))
+    cells = ((step.name, rows.in_words(step.tasks), _after(step.name, edges), step.duration_s) for step in begun)
     table = _table(("step", "tasks", "after", "seconds"), cells)
     end = item.end_task
     artifacts = "" if end is None else _artifacts(end)
-    return _page(item, facts, f"<div>{svg(steps, edges)}</div>{table}{artifacts}")
+    return _page(item, facts, f"<div>{svg(begun, edges)}</div>{table}{artifacts}")
 
 
 def _after(name: str, edges: Iterable[tuple[str, str]]) -> str:

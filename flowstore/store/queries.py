@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -120,6 +120,62 @@ def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> 
         last = onward(store.path, last, rows[-1]["id"])
 
 
+@attrs.frozen(kw_only=True)
+class TaskQuery:
+    """A choice of a run's tasks, those first that did not succeed.
+
+    Attributes:
+        steps: of one of these steps; of any where there are none.
+        statuses: recorded with one of these statuses; with any where there are none.
+        after: the key of the task that a page begins after.
+        limit: how many tasks a page has at most.
+    """
+
+    steps: tuple[str, ...] = ()
+    statuses: tuple[str, ...] = ()
+    after: tuple[int, int] = (-1, -1)
+    limit: int = 100
+
+
+def task_page(store: Store, run_id: int, query: TaskQuery) -> list[Row]:
+    """Return a page of a run's tasks: failed, running and stopped ones, then the rest; each by its id.
+
+    Besides what all rows of tasks have, a row has the task's foreach `item`, the `error_type` and `error_message` of
+    its last attempt, and its key: `rank` and `id`.
+    """
+    rank = "case t.status when 'failed' then 0 when 'running' then 1 when 'stopped' then 2 else 3 end"
+    where = "".join(
+        f" and {column} in (select value from json_each(:{name}))"
+        for name, column, values in (("steps", "s.name", query.steps), ("statuses", "t.status", query.statuses))
+        if values
+    )
+    rows = store.rows(
+        f"""select t.id, {rank} as rank from tasks t join steps s on s.id = t.step_id
+            where t.run_id = :run_id {where} and ({rank}, t.id) > (:rank, :id) order by rank, t.id limit :limit""",
+        {
+            "run_id": run_id,
+            "steps": json.dumps(query.steps),
+            "statuses": json.dumps(query.statuses),
+            "rank": query.after[0],
+            "id": query.after[1],
+            "limit": query.limit,
+        },
+    )
+    by_id = _tasks_with_errors(store, [row["id"] for row in rows])
+    return [by_id[row["id"]] for row in rows]
+
+
+def _tasks_with_errors(store: Store, task_ids: Sequence[int]) -> dict[int, Row]:
+    columns = f"{item_column(store)} as item, substr(a.error_type, 1, 200) as error_type,"
+    select = TASK.replace("select ", f"select {columns} substr(a.error_message, 1, 1000) as error_message, ", 1)
+    rows = store.rows(
+        f"""{select} left join attempts a on a.id = t.attempt_id
+            where t.id in (select value from json_each(?))""",
+        (json.dumps(task_ids),),
+    )
+    return {row["id"]: row for row in rows}
+
+
 def first_task(store: Store, run_id: int, step_id: int) -> Row | None:
     """Return the task of a step that began first."""
     return store.row(f"{TASK} where t.run_id = ? and t.step_id = ? order by t.id limit 1", (run_id, step_id))
@@ -189,34 +245,6 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
 
 
 # --- a run as a whole: all of its steps, edges and artifacts, in a query each, however many tasks there are
-
-
-def step_states(store: Store, run_id: int) -> list[Row]:
-    """Return the tasks of a run's steps by their statuses, in the order in which the steps began.
-
-    A row has a step's `name` and `created_at`, a `status`, and of the tasks with it whether they were `reused`, how
-    many they are, when the first of them had `begun` and the last one ended, and whether one is `unfinished`.
-    """
-    return store.rows(
-        """select s.name, s.created_at, t.status, count(t.id) as tasks, max(t.finished_at) as finished_at,
-                  count(t.id) > count(t.finished_at) as unfinished, min(t.started_at) as begun,
-                  t.origin_pathspec is not null as reused
-           from steps s left join tasks t on t.run_id = s.run_id and t.step_id = s.id
-           where s.run_id = ? group by s.id, t.status, reused order by s.id, t.status""",
-        (run_id,),
-    )
-
-
-def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
-    """Return pairs of steps: a task of the first ran directly before one of the second."""
-    rows = store.rows(
-        """select distinct b.name as before, s.name as after
-           from tasks t join task_parents p on p.task_id = t.id join tasks o on o.id = p.parent_id
-           join steps b on b.id = o.step_id join steps s on s.id = t.step_id
-           where t.run_id = ? order by b.id, s.id""",
-        (run_id,),
-    )
-    return [(row["before"], row["after"]) for row in rows]
 
 
 def items(store: Store, run_id: int) -> dict[int, str]:

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import hashlib
 import importlib
-import os
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -75,28 +74,21 @@ Answer = Page | Redirect | Download
 Function = Callable[..., Answer]
 
 
-def create_app(
-    path: str | os.PathLike[str],
-    *,
-    access: Access | None = None,
-    read_only: bool = False,
-) -> Starlette:
+def create_app(stores: Stores, access: Access) -> Starlette:
     """Return the application that shows a store.
 
     Args:
-        path: the store's file.
-        access: who may ask; by default whoever has a new token, as `app.state.access.token`.
-        read_only: change nothing in the store, whoever owns it.
+        stores: the connections to it.
+        access: who may ask.
 
     Example:
         from starlette.testclient import TestClient
 
-        app = create_app("flowstore.db")
-        with TestClient(app, base_url="http://127.0.0.1") as client:
-            client.get("/", params={"token": app.state.access.token})
+        stores = Stores("flowstore.db")
+        access = Access.to(stores.path, 8765)
+        with TestClient(create_app(stores, access), base_url="http://127.0.0.1") as client:
+            client.get("/", params={"token": access.token})
     """
-    stores = Stores(path, read_only=read_only)
-    access = access or Access.to(stores.path, 0)
     answering = _Answering(stores)
     routes = [Route("/static/{name}", _static)]
     for route, functions in _by_path().items():
@@ -104,14 +96,12 @@ def create_app(
         routes.append(Route(route, endpoint, methods=[*functions]))
         if "{" not in route and route != "/":  # elsewhere a stored name may end so
             routes.append(Route(route + JSON, endpoint, methods=["GET"]))
-    app = Starlette(
+    return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, access=access)],
         exception_handlers={HTTPException: answering.failure, Exception: answering.failure},
         lifespan=functools.partial(_lifespan, stores),
     )
-    app.state.access, app.state.stores = access, stores
-    return app
 
 
 def _by_path() -> dict[str, dict[str, str]]:

@@ -54,6 +54,7 @@ def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
 
         from flowstore.web.app import create_app
         from flowstore.web.security import Access
+        from flowstore.web.stores import Stores
     except ImportError as error:
         raise FlowstoreError(
             f"flowstore ui needs starlette, jinja2 and uvicorn, and {error.name} is missing: pip install starlette "
@@ -63,10 +64,10 @@ def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
         port = listening.getsockname()[1]
         hosts = [*options.allow_host, *([] if options.host in _ANY else [options.host])]
         access = Access.to(path, port, hosts)
-        app = create_app(path, access=access, read_only=options.read_only)
+        stores = Stores(path, read_only=options.read_only)
         url = f"http://{_name(options.host)}:{port}/?token={quote(access.token, safe='')}"
         config = uvicorn.Config(
-            app,
+            create_app(stores, access),
             log_level="error",
             access_log=False,
             server_header=False,
@@ -74,7 +75,10 @@ def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
             ws="none",
             timeout_graceful_shutdown=1,
         )
-        return _run(uvicorn.Server(config), listening, lambda: _announce(url, say, browser=not options.no_browser))
+        try:
+            return _run(uvicorn.Server(config), listening, lambda: _announce(url, say, browser=not options.no_browser))
+        finally:
+            stores.close()  # where a second signal ended it, the application has not
 
 
 def _run(server: uvicorn.Server, listening: socket.socket, announce: Callable[[], None]) -> int:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flowstore import drawing
-from flowstore.text import counted, safe
+from flowstore.text import counted, duration, safe, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -59,17 +59,23 @@ def environment() -> Environment:
     templates.filters |= {
         "ago": ago,
         "count": count,
-        "duration": duration,
+        "duration": _unless_none(duration),
         "moment": moment,
         "number": number,
         "pathspec": pathspec,
-        "size": size,
+        "since": since,
+        "size": _unless_none(size),
         "state": state,
         "value": value,
     }
     templates.globals |= {"static": _address, "shapes": drawing.SHAPES}
     templates.tests["number"] = is_number
     return templates
+
+
+def _unless_none(filter_: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return a filter that writes nothing for what is not known."""
+    return lambda item: "" if item is None else filter_(item)
 
 
 def _shown(item: Any) -> Any:
@@ -107,6 +113,11 @@ def ago(at: datetime | None, now: datetime | None = None) -> str:
     return f"{int(seconds // 60)} min ago" if seconds >= 60 else f"{int(seconds)} s ago"
 
 
+def since(at: datetime) -> float:
+    """Return how many seconds ago a time was."""
+    return max(0.0, (datetime.now(UTC) - at).total_seconds())
+
+
 def moment(at: datetime | None) -> Markup:
     """Return a time as how long ago it was, with the exact time in UTC for whoever points at it, and for scripts."""
     from markupsafe import Markup
@@ -116,44 +127,6 @@ def moment(at: datetime | None) -> Markup:
     exact = f"{at:%Y-%m-%d %H:%M:%S} UTC"
     text = '<time datetime="{}" title="{}">{}</time>'
     return Markup(text).format(f"{at:%Y-%m-%dT%H:%M:%S}Z", exact, ago(at))  # noqa: S704  # escaped by format
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration with three significant digits.
-
-    >>> duration(0.01234), duration(3.14159), duration(184), duration(7380), duration(200000)
-    ('12.3 ms', '3.14 s', '3 min 04 s', '2 h 03 min', '2 d 7 h')
-    """
-    if seconds is None:
-        return ""
-    seconds = max(seconds, 0.0)
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 99.95:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400:,} d {whole % 86400 // 3600} h"
-
-
-def size(size_bytes: int | None) -> str:
-    """Return a size in bytes, kB, MB or more, with three significant digits.
-
-    >>> size(999), size(1234), size(2_500_000_000)
-    ('999 B', '1.23 kB', '2.5 GB')
-    """
-    if size_bytes is None:
-        return ""
-    if size_bytes < 1000:
-        return f"{size_bytes} B"
-    amount, unit = size_bytes / 1e3, "kB"
-    for larger in ("MB", "GB", "TB"):
-        if amount >= 999.5:
-            amount, unit = amount / 1e3, larger
-    return f"{amount:.3g} {unit}"
 
 
 def count(many: int, what: str = "") -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 
 from flowstore.web.app import create_app
+from flowstore.web.security import Access
+from flowstore.web.stores import Stores
 
 with warnings.catch_warnings():  # the newest Starlette prefers the successor of httpx, which older ones do not know
     warnings.simplefilter("ignore")
@@ -18,11 +20,12 @@ class Browser:
 
     def __init__(self, path, **options):
         self.path = path
-        self.app = create_app(path, **options)
-        self.stranger = TestClient(self.app, base_url=HOST, follow_redirects=False)
+        self.stores = Stores(path, **options)
+        self.access = Access.to(self.stores.path, 8765, ["flows.example"])
+        self.stranger = TestClient(create_app(self.stores, self.access), base_url=HOST, follow_redirects=False)
         self.stranger.__enter__()
-        self.token = self.app.state.access.token
-        self._headers = {"cookie": f"{self.app.state.access.cookie}={self.token}"}
+        self.token = self.access.token
+        self._headers = {"cookie": f"{self.access.cookie}={self.token}"}
 
     def ask(self, url, code=200, **headers):
         """The answer to a GET, which must have that code."""

@@ -31,6 +31,9 @@ ROUTES = (
     ("/", "GET", "flowstore.web.pages.runs:runs"),
     ("/runs", "GET", "flowstore.web.pages.runs:runs"),
     ("/run/{flow}/{run_id}", "GET", "flowstore.web.pages.run:run"),
+    ("/run/{flow}/{run_id}/tags", "POST", "flowstore.web.pages.run:change_tags"),
+    ("/run/{flow}/{run_id}/note", "POST", "flowstore.web.pages.run:change_note"),
+    ("/code/{flow}/{run_id}", "GET", "flowstore.web.pages.run:code"),
 )
 
 

@@ -91,3 +91,6 @@ document.addEventListener("click", async (event) => {
 document.addEventListener("visibilitychange", () => schedule(0));
 ready(document);
 schedule(EACH_MS);
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+});

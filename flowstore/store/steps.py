@@ -1,0 +1,107 @@
+"""Steps of a run, however many tasks they have: states, edges and times, in answers of bounded length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+
+from flowstore.sqlite.database import Row, Store
+from flowstore.store.queries import item_column
+
+
+def states(store: Store, run_id: int) -> list[Row]:
+    """Return the tasks of a run's steps by their statuses, in the order in which the steps began.
+
+    A row has a step's `name` and `created_at`, a `status`, and of the tasks with it whether they were `reused`, how
+    many they are, when the first of them had `begun` and the last one ended, and whether one is `unfinished`.
+    """
+    return store.rows(
+        """select s.name, s.created_at, t.status, count(t.id) as tasks, max(t.finished_at) as finished_at,
+                  count(t.id) > count(t.finished_at) as unfinished, min(t.started_at) as begun,
+                  t.origin_pathspec is not null as reused
+           from steps s left join tasks t on t.run_id = s.run_id and t.step_id = s.id
+           where s.run_id = ? group by s.id, t.status, reused order by s.id, t.status""",
+        (run_id,),
+    )
+
+
+def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
+    """Return pairs of steps: a task of the first ran directly before one of the second."""
+    rows = store.rows(
+        """select distinct b.name as before, s.name as after
+           from tasks t join task_parents p on p.task_id = t.id join tasks o on o.id = p.parent_id
+           join steps b on b.id = o.step_id join steps s on s.id = t.step_id
+           where t.run_id = ? order by b.id, s.id""",
+        (run_id,),
+    )
+    return [(row["before"], row["after"]) for row in rows]
+
+
+def announced(store: Store, run_id: int, names: Iterable[str]) -> dict[str, int]:
+    """Return how many items the tasks of steps have handed to a foreach or gang, by the step's name."""
+    rows = store.rows(
+        """select s.name as step, total(case when json_valid(t.transition) then t.transition ->> '$.count' end) as items
+           from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id
+           where s.run_id = ? and s.name in (select value from json_each(?)) group by s.id""",
+        (run_id, json.dumps([*names])),
+    )
+    return {row["step"]: int(max(0, min(row["items"], 1e12))) for row in rows}
+
+
+def unsuccessful_tasks(store: Store, run_id: int, limit: int) -> list[Row]:
+    """Return a run's tasks that failed, then those that run, then those that were stopped: a row as `tasks_of`."""
+    return store.rows(
+        f"""{_task(store)} where t.run_id = ? and t.status <> 'successful'
+            order by case t.status when 'failed' then 0 when 'running' then 1 else 2 end, t.id limit ?""",
+        (run_id, limit),
+    )
+
+
+def tasks_of(store: Store, run_id: int, steps: Collection[str], limit: int) -> list[Row]:
+    """Return the first tasks of some steps of a run, step by step in the order in which these began."""
+    return store.rows(
+        f"""{_task(store)} where t.run_id = ? and s.name in (select value from json_each(?))
+            order by t.step_id, t.id limit ?""",
+        (run_id, json.dumps([*steps]), limit),
+    )
+
+
+def _task(store: Store) -> str:
+    return f"""select t.id, s.name as step, t.status, t.started_at, t.finished_at, t.attempts, t.foreach_path,
+                      t.origin_pathspec, {item_column(store)} as item
+               from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id"""
+
+
+def attempts_of(store: Store, task_ids: Iterable[int], limit: int) -> list[Row]:
+    """Return the attempts of tasks, in order: `task_id`, `number`, `status`, `started_at`, `finished_at`."""
+    return store.rows(
+        """select a.task_id, a.number, a.status, a.started_at, a.finished_at from attempts a
+           where a.task_id in (select value from json_each(?)) order by a.task_id, a.number limit ?""",
+        (json.dumps([*task_ids]), limit),
+    )
+
+
+def changes(store: Store, run_id: int, steps: Collection[str], begin: int, length: int, bins: int) -> list[Row]:
+    """Return how many tasks of some steps started and ended in each part of a time span: `step`, `bin`, `by`.
+
+    Tasks that were taken over from another run are left out.
+
+    Args:
+        store: the store.
+        run_id: the run.
+        steps: names of steps.
+        begin: the start of the span, in milliseconds.
+        length: its length, in milliseconds.
+        bins: how many parts of equal length it has.
+    """
+    binned = "max(0, min(:bins - 1, cast((t.{} - :begin) * 1.0 * :bins / :length as integer)))"
+    counts = """select s.name as step, {at} as bin, {sign} * count(*) as by
+                from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id
+                where s.run_id = :run and s.name in (select value from json_each(:steps))
+                  and t.origin_pathspec is null and t.{column} is not null group by s.id, bin"""
+    begun = counts.format(at=binned.format("started_at"), sign="+1", column="started_at")
+    ended = counts.format(at=f"1 + {binned.format('finished_at')}", sign="-1", column="finished_at")
+    return store.rows(
+        f"{begun} union all {ended}",
+        {"run": run_id, "steps": json.dumps([*steps]), "begin": begin, "length": max(1, length), "bins": bins},
+    )
