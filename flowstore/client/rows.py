@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from flowstore.client.base import status_of
+from flowstore.client.addresses import Scope
+from flowstore.client.base import kinds, status_of
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, place_of, time_of
 from flowstore.store import blobs, codecs, metrics, queries, steps, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.queries import Failure
+from flowstore.store.run_pages import RunQuery, find_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +85,40 @@ def of_runs(runs: Iterable[Run]) -> list[RunRow]:
         if run_id not in rows:
             raise NotFound(f"Run {run.pathspec} was deleted from {store.path}.")
     return [_run_row(run.pathspec, rows[run_id], tagged[run_id]) for run, run_id in zip(listed, ids, strict=True)]
+
+
+@attrs.frozen
+class RunTable:
+    """A page of runs that were searched for.
+
+    Attributes:
+        runs: the runs, in order.
+        rows: their rows.
+        values: of each run the final metrics and the parameters, by name; a parameter hides a metric of its name.
+        after: where the next page begins, for `RunQuery.after`; `None` where no run follows.
+    """
+
+    runs: list[Run]
+    rows: list[RunRow]
+    values: list[dict[str, Any]]
+    after: str | None
+
+
+def table_of_runs(scope: Scope, query: RunQuery) -> RunTable:
+    """Return the page of runs that a query finds.
+
+    Args:
+        scope: the store; its namespace does not count, but the query's own.
+        query: which runs, in which order.
+
+    Raises:
+        FlowstoreError: the query cannot be answered: see `find_page`.
+    """
+    with scope.store.read():
+        page = find_page(scope.store, query)
+        runs: list[Run] = [kinds[2]._at(scope, f"{match.flow}/{match.run_id}") for match in page.matches]
+        rows = of_runs(runs)
+        return RunTable(runs, rows, values_of(runs, rows), page.after)
 
 
 def of_run(run: Run) -> RunRow:
