@@ -70,6 +70,20 @@ def _escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
+_PICTURES = {code: 0x2400 + code for code in range(32) if code not in {9, 10}}
+
+
+def visible(text: str) -> str:
+    r"""Return text with signs for what nobody sees, tabs and ends of lines excepted: nothing is dropped.
+
+    >>> visible("a\x1b[31m\u202e")
+    'a␛[31m\\u202e'
+    """
+    if text.isprintable():
+        return text
+    return escaped(text.encode("utf-8", "replace").decode()).translate(_PICTURES)
+
+
 def one_line(text: str) -> str:
     r"""Return safe text in one line, for lists in which a line is an item.
 
@@ -77,6 +91,15 @@ def one_line(text: str) -> str:
     'a\\nb'
     """
     return safe(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def no_formula(text: str) -> str:
+    """Return a cell of CSV that no spreadsheet takes for a formula.
+
+    >>> no_formula("=1+1"), no_formula("1+1")
+    ("'=1+1", '1+1')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def columns_of(text: str) -> int:

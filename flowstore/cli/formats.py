@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flowstore.cli import json_form
-from flowstore.cli.output import no_formula, say
+from flowstore.cli.output import say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
 from flowstore.sqlite import outputs
-from flowstore.store import codecs
+from flowstore.store import codecs, plain
 from flowstore.store.pictures import find_picture
-from flowstore.text import counted
+from flowstore.text import counted, no_formula
 
 _STORED_AS = {entry.suffix: entry.name for entry in codecs.REGISTRY if entry.suffix}
 
@@ -70,14 +70,9 @@ def _plain_value(artifact: DataArtifact, blob_id: int) -> Any:
         with contextlib.suppress(ValueError):
             return json.loads(json_form.compact(artifact.data))
         return None
-    store = artifact._store
-    if store.value("select 1 from pragma_table_info('blob_values')") is None:  # in a file that an older version wrote
-        return None
-    text = store.value("select value from blob_values where blob_id = ?", (blob_id,))
-    if text is None:
-        return None
+    text = plain.find_kept(artifact._store, blob_id)
     try:
-        return json.loads(text)
+        return None if text is None else json.loads(text)
     except (ValueError, RecursionError):  # another program's, or a stranger's
         return None
 
