@@ -132,21 +132,21 @@ def _listed(table: RunTable) -> list[Listed]:
 
 
 def _query(view: View, flow: str | None) -> RunQuery:
-    asked = view.query
-    columns = [name.strip() for text in asked.all("columns") for name in text.split(",") if name.strip()]
+    given = view.query
+    columns = [name.strip() for text in given.all("columns") for name in text.split(",") if name.strip()]
     return RunQuery(
         flow=flow,
-        tags=tuple(dict.fromkeys(asked.all("tag"))),
-        without=tuple(dict.fromkeys(asked.all("without"))),
-        namespace=asked.get("namespace") or None,
-        statuses=tuple(status for status in asked.all("status") if status in STATUSES),
-        user=asked.get("user") or None,
-        since_ms=_since_ms(asked.get("since")),
-        text=asked.get("q") or None,
+        tags=tuple(dict.fromkeys(given.all("tag"))),
+        without=tuple(dict.fromkeys(given.all("without"))),
+        namespace=given.get("namespace") or None,
+        statuses=tuple(status for status in given.all("status") if status in STATUSES),
+        user=given.get("user") or None,
+        since_ms=_since_ms(given.get("since")),
+        text=given.get("q") or None,
         columns=tuple(dict.fromkeys(columns))[:MOST_COLUMNS],
-        sort=asked.get("sort") or None,
-        after=asked.get("after") or None,
-        limit=max(1, asked.whole("limit", AT_ONCE, MOST_AT_ONCE)),
+        sort=given.get("sort") or None,
+        after=given.get("after") or None,
+        limit=max(1, given.whole("limit", AT_ONCE, MOST_AT_ONCE)),
     )
 
 
