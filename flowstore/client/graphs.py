@@ -108,7 +108,7 @@ def of_flow(flow: Flow) -> list[GraphStep]:
     run = flow.latest_run
     if run is None:
         return []
-    return [attrs.evolve(step, row=None, run_status="") for step in of_run(run, rows.of_run(run))]
+    return [attrs.evolve(step, row=None, expected=None, run_status="") for step in of_run(run, rows.of_run(run))]
 
 
 def draw(graph_steps: Sequence[GraphStep], link: Callable[[GraphStep], str | None] | None = None, *, label: str) -> str:

