@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import re
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
