@@ -81,8 +81,8 @@ self.first = key
 LAST = "self.last = key\n"
 
 
-# A result waits for its process to end, so that what follows is in the same transaction, but not for long. Here it waits
-# however slow the machine or a tracer is, so that `HALF_VISIBLE` holds at each moment.
+# A result waits for its process to end, so that what follows is in the same transaction, but not for long. Here it
+# waits however slow the machine or a tracer is, so that `HALF_VISIBLE` holds at each moment.
 PATIENT = "import flowstore.run.driver\nflowstore.run.driver._REPORT_S = 30.0"
 
 
