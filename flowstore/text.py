@@ -160,14 +160,14 @@ def did_you_mean(name: str, known: Iterable[str], shown: Callable[[str], object]
 def duration(seconds: float) -> str:
     """Return a time span for people, with three significant digits or in two units.
 
-    >>> duration(0.01234), duration(3.14159), duration(184), duration(7380), duration(200000)
-    ('12.3 ms', '3.14 s', '3 min 04 s', '2 h 03 min', '2 d 7 h')
+    >>> duration(0.01234), duration(5.2), duration(184), duration(7380), duration(200000)
+    ('12.3 ms', '5.20 s', '3 min 04 s', '2 h 03 min', '2 d 7 h')
     """
     seconds = max(seconds, 0.0)
     if seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms"
+        return f"{seconds * 1000:#.3g}".rstrip(".") + " ms"
     if seconds < 99.95:
-        return f"{seconds:.3g} s"
+        return f"{seconds:#.3g} s"
     whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"

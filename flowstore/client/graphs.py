@@ -14,19 +14,22 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import attrs
 
 from flowstore.client import rows
-from flowstore.client.code import Code
 from flowstore.client.rows import RunRow, StepRow
-from flowstore.client.run import Flow, Run
 from flowstore.drawing import SHAPES
 from flowstore.drawing.graph import Arrow, Box, graph
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import SPLITS, Node, read_step
 from flowstore.store import steps
 from flowstore.text import counted, duration, shorten
+
+if TYPE_CHECKING:
+    from flowstore.client.code import Code
+    from flowstore.client.run import Flow, Run
 
 MOST_SOURCE_BYTES = 1_000_000  # of a file that is parsed
 _WORST_FIRST = ("failed", "dead", "stopped", "running", "successful")
@@ -108,7 +111,7 @@ def of_flow(flow: Flow) -> list[GraphStep]:
     run = flow.latest_run
     if run is None:
         return []
-    return [attrs.evolve(step, row=None, run_status="") for step in of_run(run, rows.of_run(run))]
+    return [attrs.evolve(step, row=None, expected=None, run_status="") for step in of_run(run, rows.of_run(run))]
 
 
 def draw(graph_steps: Sequence[GraphStep], link: Callable[[GraphStep], str | None] | None = None, *, label: str) -> str:

@@ -12,16 +12,19 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
-from flowstore.client.rows import RunRow
-from flowstore.client.run import Run
 from flowstore.drawing.timeline import LEVELS, MOST_BARS, Bar, Line, timeline
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import place_of
 from flowstore.store import steps
 from flowstore.text import counted, duration
+
+if TYPE_CHECKING:
+    from flowstore.client.rows import RunRow
+    from flowstore.client.run import Run
 
 MOST_ROWS = 1000  # of tasks that are neither failed nor running
 MOST_UNSUCCESSFUL = 100  # rows at the top

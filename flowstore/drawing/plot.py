@@ -19,12 +19,12 @@ import attrs
 from flowstore.text import counted, one_line, shorten
 
 MOST_POINTS = 2000
-MOST_SERIES = 7  # colours that can be told apart; further series share the last
+MOST_SERIES = 7  # colours that people can distinguish; further series share the last
 MOST_LABELS = 8  # below the horizontal axis
 _HEIGHT, _ROW = 220, 20
 _NEAREST = 14  # pixels between two labels
 
-Place = float | str | datetime
+Position = float | str | datetime
 
 
 @attrs.frozen
@@ -35,11 +35,11 @@ class Point:
         x: where it stands: a number, a time, or a text, which is a category.
         y: the number that is plotted.
         series: the name of the series that it belongs to.
-        title: what is said of it on hovering, besides its values.
+        title: what is spoken of it on hovering, besides its values.
         href: the address that it leads to.
     """
 
-    x: Place | None
+    x: Position | None
     y: float | None
     series: str = ""
     title: str = ""
@@ -59,7 +59,7 @@ def plot(points: Sequence[Point], *, x_label: str, y_label: str, joined: bool = 
     Returns:
         HTML; a sentence where no point can be drawn, and below the plot one that counts those that were left out.
     """
-    finite = [point for point in points if _is_finite(point.y) and _is_place(point.x)]
+    finite = [point for point in points if _is_finite(point.y) and _is_position(point.x)]
     drawn = _thinned(finite)
     name = label or f"{y_label} over {x_label}, {counted(len(finite), 'point')}"
     left_out = _left_out(len(points) - len(finite), len(finite) - len(drawn))
@@ -84,8 +84,8 @@ def _is_finite(value: float | None) -> bool:
         return False
 
 
-def _is_place(place: Place | None) -> bool:
-    return isinstance(place, str | datetime) or _is_finite(place)
+def _is_position(position: Position | None) -> bool:
+    return isinstance(position, str | datetime) or _is_finite(position)
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:
@@ -111,10 +111,10 @@ class _Numbers:
         self._low, self._high = first * step, last * step
         self._ticks = [n * step for n in range(first, last + 1)]
 
-    def share(self, place: Place | Decimal) -> float:
-        """Return how far along the axis a place is, from 0 to 1."""
-        assert not isinstance(place, str | datetime)
-        return float((Decimal(str(place)) - self._low) / (self._high - self._low))
+    def share(self, position: Position | Decimal) -> float:
+        """Return how far along the axis a position is, from 0 to 1."""
+        assert not isinstance(position, str | datetime)
+        return float((Decimal(str(position)) - self._low) / (self._high - self._low))
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return where the axis has a label, and which."""
@@ -140,9 +140,9 @@ class _Times(_Numbers):
         self._begin = min(times).timestamp()
         self._length = max(max(times).timestamp() - self._begin, 1.0)
 
-    def share(self, place: Place | Decimal) -> float:
-        assert isinstance(place, datetime)
-        return (place.timestamp() - self._begin) / self._length
+    def share(self, position: Position | Decimal) -> float:
+        assert isinstance(position, datetime)
+        return (position.timestamp() - self._begin) / self._length
 
     def ticks(self) -> list[tuple[float, str]]:
         form = (
@@ -162,23 +162,23 @@ class _Times(_Numbers):
 class _Texts(_Numbers):
     """An axis of categories, in the order in which they come."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
-        self._at = {text: n for n, text in enumerate(dict.fromkeys(map(str, places)))}
+    def __init__(self, positions: Sequence[Position]) -> None:
+        self._at = {text: n for n, text in enumerate(dict.fromkeys(map(str, positions)))}
 
-    def share(self, place: Place | Decimal) -> float:
-        return (self._at[str(place)] + 0.5) / len(self._at)
+    def share(self, position: Position | Decimal) -> float:
+        return (self._at[str(position)] + 0.5) / len(self._at)
 
     def ticks(self) -> list[tuple[float, str]]:
         every = -(-len(self._at) // MOST_LABELS)
         return [(self.share(text), shorten(one_line(text), 16)) for text in list(self._at)[::every]]
 
 
-def _axis_of(places: Sequence[Place]) -> _Numbers:
-    numbers = [place for place in places if not isinstance(place, str | datetime)]
-    times = [place for place in places if isinstance(place, datetime)]
-    if len(numbers) == len(places):
+def _axis_of(positions: Sequence[Position]) -> _Numbers:
+    numbers = [position for position in positions if not isinstance(position, str | datetime)]
+    times = [position for position in positions if isinstance(position, datetime)]
+    if len(numbers) == len(positions):
         return _Numbers([float(number) for number in numbers])
-    return _Times(times) if len(times) == len(places) else _Texts(places)
+    return _Times(times) if len(times) == len(positions) else _Texts(positions)
 
 
 def _round_step(rough: Decimal) -> Decimal:
@@ -257,10 +257,10 @@ def _names(ends: Iterable[tuple[float, float, int]], series: Sequence[str]) -> I
         below += _NEAREST
 
 
-def _spoken(place: Place | None) -> str:
-    if isinstance(place, datetime):
-        return f"{place:%Y-%m-%d %H:%M:%S} UTC"
-    return place if isinstance(place, str) else number(place or 0.0)
+def _spoken(position: Position | None) -> str:
+    if isinstance(position, datetime):
+        return f"{position:%Y-%m-%d %H:%M:%S} UTC"
+    return position if isinstance(position, str) else number(position or 0.0)
 
 
 def _point(point: Point, x: float, y: float, colour: str) -> str:
@@ -315,10 +315,10 @@ def _said(amount: Amount) -> str:
 
 def _amount_name(amount: Amount) -> str:
     name = escape(one_line(amount.name))
-    said = f"{name}: {_said(amount)}"
+    spoken = f"{name}: {_said(amount)}"
     if amount.href is None:
-        return f'<li title="{said}">{name}</li>'
-    return f'<li title="{said}"><a href="{escape(amount.href)}" aria-label="{said}">{name}</a></li>'
+        return f'<li title="{spoken}">{name}</li>'
+    return f'<li title="{spoken}"><a href="{escape(amount.href)}" aria-label="{spoken}">{name}</a></li>'
 
 
 def _amount(amount: Amount, row: int, low: float, scale: tuple[float, float]) -> str:

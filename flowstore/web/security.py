@@ -79,8 +79,8 @@ def _name_of(host: str) -> str:
     ('localhost', '::1', '', '')
     """
     if host.startswith("["):
-        name, _, port = host[1:].partition("]")
-        port = port.removeprefix(":")
+        name, _, port = host[1:].partition("]:") if "]:" in host else (host[1:].removesuffix("]"), "", "")
+        name = name if "]" in host else ""
     else:
         name, _, port = host.partition(":")
     return name.lower() if not port or (port.isascii() and port.isdecimal()) else ""

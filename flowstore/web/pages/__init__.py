@@ -30,9 +30,12 @@ from flowstore.errors import FlowstoreError
 ROUTES = (
     ("/", "GET", "flowstore.web.pages.runs:runs"),
     ("/runs", "GET", "flowstore.web.pages.runs:runs"),
+    ("/flows", "GET", "flowstore.web.pages.runs:flows"),
+    ("/flow/{name}", "GET", "flowstore.web.pages.runs:flow"),
     ("/run/{flow}/{run_id}", "GET", "flowstore.web.pages.run:run"),
     ("/run/{flow}/{run_id}/tags", "POST", "flowstore.web.pages.run:change_tags"),
     ("/run/{flow}/{run_id}/note", "POST", "flowstore.web.pages.run:change_note"),
+    ("/artifact/{flow}/{run_id}/{step}/{task_id}/{name:path}", "GET", "flowstore.web.pages.artifact:artifact"),
     ("/code/{flow}/{run_id}", "GET", "flowstore.web.pages.run:code"),
 )
 

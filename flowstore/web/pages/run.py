@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from flowstore.client import Run, rows
+from flowstore.client import Run, graphs, rows, timelines
 from flowstore.client.code import Code, Frame, last_frame
 from flowstore.client.listings import TaskTable, table_of_tasks
 from flowstore.client.rows import ArtifactRow, RunRow, StepRow, TaskRow
@@ -89,6 +89,7 @@ def run(view: View, flow: str, run_id: str) -> Page:
 
     data = {
         "run": row,
+        **_drawn(view, item, row, steps),
         "why": why,
         "trouble": trouble,
         "note": note,
@@ -142,6 +143,29 @@ def _artifacts(item: Run) -> tuple[list[ArtifactRow], str | None]:
         if task is not None and task.successful:
             return rows.of_artifacts(task), task.pathspec
     return [], None
+
+
+def _drawn(view: View, item: Run, row: RunRow, steps: Sequence[StepRow]) -> dict[str, Any]:
+    """Return the graph and the timeline of a run; a step leads to its tasks, and a folded one is opened."""
+    from markupsafe import Markup
+
+    expanded = view.query.all("expand")
+    graph_steps = graphs.of_run(item, row, steps)
+    timed = timelines.of_run(item, row, expanded)
+
+    def to_step(step: graphs.GraphStep) -> str | None:
+        return None if step.row is None else pathspec(step.row.pathspec)
+
+    def to_row(shown: timelines.TimelineRow) -> str:
+        if shown.tasks == 1:
+            return pathspec(shown.pathspec)
+        return f"{view.query.with_(expand=[*expanded, shown.step])}#timeline"
+
+    return {
+        "graph_steps": graph_steps,
+        "graph": Markup(graphs.draw(graph_steps, to_step, label=f"Steps of {item.pathspec}")),  # noqa: S704
+        "timeline": Markup(timelines.draw(timed, to_row, label=f"Timeline of {item.pathspec}")),  # noqa: S704
+    }
 
 
 # --- tasks
