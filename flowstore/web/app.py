@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import re
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -94,6 +95,7 @@ def create_app(stores: Stores, access: Access) -> Starlette:
     for route, functions in _by_path().items():
         endpoint = functools.partial(answering.answer, functions)
         routes.append(Route(route, endpoint, methods=[*functions]))
+        routes[-1].path_regex = re.compile(routes[-1].path_regex.pattern, re.DOTALL)  # a name may hold ends of lines
         if "{" not in route and route != "/":  # elsewhere a stored name may end so
             routes.append(Route(route + JSON, endpoint, methods=["GET"]))
     return Starlette(

@@ -73,8 +73,8 @@ def test_typed_json_is_a_tree_of_its_types(look):
     assert outline(tree.root) == (None, "object", [
         ("t", "tuple", [("0", "number", "1"), ("1", "set", [("0", "number", "2")])]),
         ("d", "dict", [("1", "text", '"x"'), ("(1, 2)", "text", '"y"')]),
-        ("day", "date", '"2024-02-29"'),
-        ("big", "int", f'"{2**70}"'),
+        ("day", "date", "2024-02-29"),
+        ("big", "int", str(2**70)),
     ])  # fmt: skip
     assert outline(look({"$tuple": [1]}).root) == (None, "object", [("$tuple", "list", [("0", "number", "1")])])
 

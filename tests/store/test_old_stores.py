@@ -33,6 +33,7 @@ SOURCE = (STORES / "flow.py").read_text("utf-8")
 
 READING = (
     ["runs"], ["runs", "--tag", "blue", "--json"], ["runs", "--status", "failed"], ["tags"], ["namespaces"],
+    ["search", "blue"], ["note", "Old/1"],
     ["show", "Old/1"], ["show", "Old/1/start/1"], ["logs", "Old/1"], ["get", "Old/1/start/1/metrics"],
     ["get", "Old/1/start/1/large"], ["sql", "select * from object_tags"], ["schema"], ["deployments"],
     ["diff", "Old/1", "Old/3"], ["check", "--deep"], ["delete", "Old/1", "--dry-run"], ["export", "out.db", "--force"],

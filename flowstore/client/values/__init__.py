@@ -57,12 +57,14 @@ class Pages:
         page: its number, from 1.
         pages: how many there are.
         first: the number of its first item, from 0.
+        size: how many items each page has, but for the last.
         total: how many items there are in all.
     """
 
     page: int
     pages: int
     first: int
+    size: int
     total: int
 
     @classmethod
@@ -70,11 +72,11 @@ class Pages:
         """Return the page of a number, or the nearest that there is, where each has so many items.
 
         >>> Pages.of(9, total=250, size=100)
-        Pages(page=3, pages=3, first=200, total=250)
+        Pages(page=3, pages=3, first=200, size=100, total=250)
         """
         pages = max(1, -(-total // size))
         page = min(max(1, page), pages)
-        return cls(page, pages, (page - 1) * size, total)
+        return cls(page, pages, (page - 1) * size, size, total)
 
 
 @attrs.frozen
@@ -153,7 +155,8 @@ class Table:
     """A frame, or an array.
 
     Attributes:
-        type: the dtype of an array; the library of a frame.
+        type: 'array'; else the type of the frame.
+        dtype: of an array; empty for a frame.
         shape: its length in each dimension.
         index: the position in each dimension but the last two, of an array of more.
         columns: those of this page.
@@ -162,6 +165,7 @@ class Table:
     """
 
     type: str
+    dtype: str
     shape: tuple[int, ...]
     index: tuple[int, ...]
     columns: tuple[Column, ...]

@@ -36,6 +36,7 @@ class ArrayRows(tables.Rows):
     def __init__(self, part: Part, index: tuple[int, ...] = ()) -> None:
         self._part = part
         self._header = header_of(part.read(0, MOST_HEADER_BYTES), part.size_bytes)
+        self.dtype = str(self._header.dtype)
         self.shape = self._header.shape
         outer = self.shape[:-2]
         given = (*index, *(0,) * len(outer))
@@ -69,11 +70,6 @@ class ArrayRows(tables.Rows):
         """Return its columns, which are named by their number."""
         is_number = self._header.dtype.kind in "biufcm"
         return [Column(str(n) if len(self.shape) > 1 else "value", "", is_number) for n in shown]
-
-    @property
-    def dtype(self) -> str:
-        """The name of its items' type."""
-        return str(self._header.dtype)
 
     def cells(self, rows: range, columns: range, most: int | None) -> tables.Cells:
         """Return items as text."""

@@ -53,7 +53,7 @@ def downloads(artifact: DataArtifact) -> list[Download]:
     """Return the forms in which an artifact can be downloaded, its natural one first."""
     blob = artifact._blob()
     png = find_picture(artifact._store, blob.id)
-    forms = [] if png is None else [Download(".png", "the small picture that was kept", len(png))]
+    forms = [] if png is None else [Download(".png", "the picture that was kept", len(png))]
     if _is_text(artifact, blob):
         forms.append(Download(".txt"))
     suffix, about = _stored_as(blob)
@@ -89,7 +89,7 @@ def _stored_as(blob: Blob) -> tuple[str, str]:
     if blob.codec == "typed-json":
         return ".json", "with the types of its values"
     if blob.codec == "pickle":
-        return ".pickle", "code that loading it runs: only for who trusts its author"
+        return ".pickle", "which runs its author's code when it is loaded"
     try:
         return codecs.entry_of(blob.codec).suffix or ".bin", ""
     except ArtifactError:  # a newer version's

@@ -114,8 +114,16 @@ def _texts(column: Any, most: int | None) -> list[str | None]:
         return [None if value is None else str(value) for value in column.to_pylist()]
     if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
         with contextlib.suppress(pa.ArrowException):
-            return list(column.cast(pa.string()).to_pylist())
+            return _without_zeros(column.cast(pa.string()).to_pylist())
     return [_scalar_text(scalar) for scalar in column]
+
+
+def _without_zeros(times: list[str | None]) -> list[str | None]:
+    """Return times without the fractions of a second, and without the time of day, where all of them are zero."""
+    for zeros in (".000000000", ".000000", ".000", " 00:00:00"):
+        if all(time is None or time.endswith(zeros) for time in times):
+            times = [None if time is None else time.removesuffix(zeros) for time in times]
+    return times
 
 
 def _scalar_text(scalar: Any) -> str | None:

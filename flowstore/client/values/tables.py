@@ -23,7 +23,8 @@ class Rows(abc.ABC):
     """A table that can be read here and there.
 
     Attributes:
-        type: what it is, in a word or two.
+        type: 'array', or the type of the frame.
+        dtype: of an array; empty for a frame.
         shape: its length in each dimension.
         index: the position in each dimension but the last two.
         row_count, column_count: of the rows and columns that are seen of it.
@@ -31,6 +32,7 @@ class Rows(abc.ABC):
     """
 
     type: str
+    dtype: str = ""
     shape: tuple[int, ...]
     index: tuple[int, ...] = ()
     row_count: int
@@ -59,6 +61,7 @@ def page(table: Rows, window: Window) -> Table:
     cells = table.cells(rows, columns, _CELL_CHARACTERS) if rows else []
     return Table(
         type=table.type,
+        dtype=table.dtype,
         shape=table.shape,
         index=table.index,
         columns=tuple(_shown(column) for column in table.columns(columns)),

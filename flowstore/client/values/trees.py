@@ -114,7 +114,7 @@ class _Reader:
         members = self.members(value)
         key = None if key is None else shorten(visible(key), _KEY_CHARACTERS)
         if members is None:
-            text = _leaf_text(inner)
+            text = _leaf_text(inner, bare=bool(mark))
             cut = shorten(text, _LEAF_CHARACTERS)
             return Node(key, at, mark or _LEAVES.get(type(inner), "object"), cut, is_cut=cut != text)
         kind = _LISTS.get(mark, mark) if mark else "object" if type(value) is _Pairs else "list"
@@ -139,7 +139,7 @@ class _Reader:
     def _key(self, value: Any) -> str:
         """Return a key that is no text in one line."""
         members = self.members(value)
-        return _leaf_text(self._mark_of(value)[1], 60) if members is None else f"({self._summary(members)})"
+        return self._gist(value) if members is None else f"({self._summary(members)})"
 
     def member(self, members: Sequence[Any], position: int) -> tuple[str, Any]:
         """Return the key and the value of a member."""
@@ -148,13 +148,23 @@ class _Reader:
             return member[0], member[1]
         return str(position), member
 
+    def _gist(self, value: Any) -> str:
+        """Return a member in a summary: a leaf, or the first names of what contains more."""
+        mark, inner = self._mark_of(value)
+        members = self.members(value)
+        if members is None:
+            return _leaf_text(inner, _SUMMARY_CHARACTERS, bare=bool(mark))
+        if type(members) is not _Pairs:
+            return "[…]" if members else "[]"
+        names = [shorten(visible(name), 20) for name, _ in members[:3]]
+        return f"{{{', '.join(names + ['…'] * (len(members) > 3))}}}"
+
     def _summary(self, members: Sequence[Any]) -> str:
         """Return the first of the leaves in some members, in one short line."""
         parts: list[str] = []
         length = 0
         for key, value in (self.member(members, position) for position in range(min(8, len(members)))):
-            inner = self._mark_of(value)[1]
-            text = "…" if self.members(value) is not None else _leaf_text(inner, _SUMMARY_CHARACTERS)
+            text = self._gist(value)
             parts.append(f"{shorten(visible(key), 30)}: {text}" if type(members) is _Pairs else text)
             length += len(parts[-1])
             if length > _SUMMARY_CHARACTERS:
@@ -172,10 +182,10 @@ def _size_of(node: Node) -> int:
     return sum(1 + _size_of(child) for child in node.children)
 
 
-def _leaf_text(value: Any, most: int = _LEAF_CHARACTERS) -> str:
-    """Return a leaf as JSON, of at most a few more characters than `most`."""
-    if type(value) is _Number:
-        return str(value)[: most + 1]
+def _leaf_text(value: Any, most: int = _LEAF_CHARACTERS, *, bare: bool = False) -> str:
+    """Return a leaf as JSON, of at most a few more characters than `most`; `bare`: a text without quotes."""
+    if type(value) is _Number or (bare and isinstance(value, str)):
+        return visible(str(value)[: most + 1])
     if isinstance(value, str):
         return visible(json.dumps(value[: most + 1], ensure_ascii=False))
     return visible(json.dumps(_plain(value))[: most + 1])
