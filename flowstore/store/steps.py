@@ -104,9 +104,9 @@ def changes(store: Store, run_id: int, steps: Collection[str], begin: int, lengt
     """
     # What is asked of each task is whole numbers alone: it is half of the time that a large run's page takes.
     counts = """select t.step_id, (t.{column} - :begin) * :bins / :length as bin, {ended} as ended, count(*) as tasks
-                from steps s cross join tasks t where s.run_id = :run and s.name in (select value from json_each(:steps))
-                  and t.run_id = s.run_id and t.step_id = s.id and t.origin_pathspec is null and t.{column} is not null
-                group by t.step_id, bin"""
+                from steps s cross join tasks t on t.run_id = s.run_id and t.step_id = s.id
+                where s.run_id = :run and s.name in (select value from json_each(:steps))
+                  and t.origin_pathspec is null and t.{column} is not null group by t.step_id, bin"""
     begun, ended = (counts.format(column=name, ended=n) for n, name in enumerate(("started_at", "finished_at")))
     return store.rows(
         f"""select s.name as step, max(0, min(:bins - 1, cast(c.bin as integer))) + c.ended as bin,
