@@ -43,7 +43,7 @@ def _time_before(_ctx: click.Context, _param: click.Parameter, value: str | None
     return now_ms() - int(match[1]) * _UNITS_S[match[2]] * 1000
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Consent:
     """How far a deletion may go: only be shown, without a question, also to what production needs."""
 

@@ -23,7 +23,7 @@ from flowstore.text import safe
 _LEFT_OUT = ("parameters", "tags")  # of a table in which columns were chosen
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Wanted:
     """The runs to list: of all flows or of one, with all of these tags, none of those, and one of the statuses."""
 

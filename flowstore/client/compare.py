@@ -19,7 +19,6 @@ A value is a dict of type, codec, size_bytes, sha, preview and value. What is no
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -37,7 +36,7 @@ MOST_TEXT_BYTES = 1 << 20  # and files up to here as text
 MOST_LINES = 4000  # a file made for it takes time by the square of this
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Difference:
     """One thing that differs.
 
@@ -91,6 +90,8 @@ def text_diff(difference: Difference) -> Iterator[str]:
         return
     before, after = old.splitlines(), new.splitlines()
     if max(len(before), len(after)) <= MOST_LINES:
+        import difflib
+
         name = difference.name
         yield from difflib.unified_diff(before, after, f"a/{name}", f"b/{name}", lineterm="")
 

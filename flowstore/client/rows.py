@@ -30,7 +30,7 @@ def _seconds(start: datetime, end: datetime | None) -> float | None:
     return None if end is None else (end - start).total_seconds()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RunRow:
     """A run.
 
@@ -105,7 +105,7 @@ def _run_row(pathspec: str, row: Row, tagged: Sequence[Row]) -> RunRow:
     )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Explanation:
     """Facts about a run that are not in its row.
 
@@ -145,7 +145,7 @@ def failures(runs: Sequence[Run], rows: Sequence[RunRow]) -> list[Failure | None
     ]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class StepRow:
     """A step of a run.
 
@@ -213,7 +213,7 @@ def in_words(tasks: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in tasks.items())
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class TaskRow:
     """A task.
 
@@ -277,7 +277,7 @@ def tasks_of(of: Run | Step | Task) -> list[Task]:
     return sorted((task for step in steps for task in step), key=lambda task: int(task.id))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ArtifactRow:
     """An artifact of a task.
 

@@ -227,7 +227,7 @@ def _identity(order: Order, link: TaskLink) -> dict[str, Any]:
         "retry_count": order.attempt,
         "tags": frozenset(order.tags),
         "parameters": context.Parameters(run.parameters, link.load_parameter),
-        "parallel": _gang(order),
+        "parallel": None if order.node_index is None else _gang(order, order.node_index),
     }
 
 
@@ -251,10 +251,8 @@ class Gang:
 Gang.__module__ = "flowstore.run.task"  # as stored pickles name it
 
 
-def _gang(order: Order) -> Gang | None:
-    if order.node_index is None:
-        return None
-    return Gang(order.main_ip, order.num_nodes, order.node_index, str(order.first_node_id))
+def _gang(order: Order, index: int) -> Gang:
+    return Gang(order.main_ip, order.num_nodes, index, str(order.first_node_id))
 
 
 def _outcome(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order) -> _Result:
@@ -277,7 +275,8 @@ def _outcome(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order) -> 
         outcome = Outcome(transition.targets, len(items), items_from=items_from)
     elif transition.num_parallel is not None or node.kind == "parallel":
         outcome = Outcome(transition.targets, _num_parallel(link.step, transition), gang=True)
-    _check_count(link.step, outcome.count, order.run.max_num_splits)
+    if outcome.count is not None:
+        _check_count(link.step, outcome.count, order.run.max_num_splits)
     return _Result("successful", outcome, items)
 
 
@@ -288,8 +287,8 @@ def _num_parallel(step: str, transition: Transition) -> int:
     return count
 
 
-def _check_count(step: str, count: int | None, limit: int) -> None:
-    if count is not None and count > limit:
+def _check_count(step: str, count: int, limit: int) -> None:
+    if count > limit:
         raise GraphError(
             f"Step {step} asks for {counted(count, 'task')}, more than the limit of {limit}. "
             f"Raise it with --max-num-splits {count}."
@@ -343,7 +342,9 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
     lenient = lenient or result.status == "failed"  # a failed attempt keeps what it can
     artifacts: dict[str, NewBlob] = {}
     large: list[Encoded] = []
-    values = {**_unread_first_values(link, order), **spec.artifacts_set_on(instance)}
+    values = spec.artifacts_set_on(instance)
+    if link.first_values:
+        values = {**_unread_first_values(link, order), **values}
     for name, value in values.items():
         try:
             _check_name(instance, link, name)
@@ -362,7 +363,7 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
         status=result.status,
         outcome=result.outcome,
         artifacts=artifacts,
-        items=_inline_items(result.items),
+        items=None if result.items is None else _inline_items(result.items),
         shown=None if result.items is None else [item_preview(item) for item in result.items],
         merged=merged,
         deleted=sorted({*link.forgotten} - artifacts.keys() - merged.keys()),
@@ -372,14 +373,14 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
 
 
 def _new_blob(encoded: Encoded) -> NewBlob:
-    if encoded.size_bytes <= INLINE_BYTES:
+    if encoded.description.size_bytes <= INLINE_BYTES:
         return NewBlob(encoded.description, data=encoded.content)
     return NewBlob(encoded.description, encoded.sha)
 
 
 def _unread_first_values(link: TaskLink, order: Order) -> dict[str, Any]:
     """Return what the flow's `__init__` set, in a task that inherits nothing; later tasks inherit it from there."""
-    if not link.first_values or order.base_id is not None:
+    if order.base_id is not None:
         return {}
     return {name: value for name, value in link.first_values.items() if name not in link.merged}
 
@@ -413,10 +414,8 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     return encoded
 
 
-def _inline_items(items: Sequence[Any] | None) -> list[Inline] | None:
+def _inline_items(items: Sequence[Any]) -> list[Inline] | None:
     """Return the items of a foreach where all are small: each task then gets its own without loading the list."""
-    if items is None:
-        return None
     inline: list[Inline] = []
     total = 0
     for item in items:

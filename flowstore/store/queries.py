@@ -283,7 +283,7 @@ def with_bytes(store: Store, blob_ids: Collection[int]) -> dict[int, Blob]:
 _LONGEST_ERROR = 300
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Failure:
     """Why a run failed: its first task that failed for good.
 

@@ -355,7 +355,7 @@ def work(flow: type[FlowSpec], graph, argument):
     while True:
         number, order = process.next()
         _send(connection, kind="began", number=number, at_ms=time.time_ns() // 1_000_000)
-        generators.derive(order.step, order.indexes)
+        generators.derive(order)
         product = run_attempt(flow, graph, order, ChannelSource(process.ask), ending)
         ending.flush()
         flush_output()
