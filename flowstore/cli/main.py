@@ -13,6 +13,8 @@ COMMANDS = {
     "runs": "flowstore.cli.runs",
     "show": "flowstore.cli.inspect",
     "diff": "flowstore.cli.diff",
+    "search": "flowstore.cli.runs",
+    "note": "flowstore.cli.inspect",
     "tags": "flowstore.cli.runs",
     "namespaces": "flowstore.cli.runs",
     "logs": "flowstore.cli.inspect",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -13,13 +14,17 @@ from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, time_before, with_tags
 from flowstore.client.addresses import active_scope
-from flowstore.client.rows import RunTable, table_of_runs
+from flowstore.client.rows import RunTable, match_of, of_runs, runs_of, table_of_runs
 from flowstore.client.store import active_store
+from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import opening
 from flowstore.store.run_pages import RunQuery
 from flowstore.store.schema import STATUSES
 from flowstore.store.tags import RESERVED, listing
-from flowstore.text import safe
+from flowstore.text import counted, safe
+
+if TYPE_CHECKING:
+    from flowstore.store.search import Search, Wanted
 
 _LEFT_OUT = ("parameters", "tags")  # of a table in which columns were chosen
 
@@ -93,6 +98,81 @@ def _with_columns(table: RunTable, chosen: Sequence[str], *, form: str) -> list[
         | {name: values.get(name) for name in chosen if name not in row}
         for row, values in zip(known, table.values, strict=True)
     ]
+
+
+@command(STORE, NAMESPACE, FORM)
+@click.argument("text")
+@click.argument("flow", required=False, shell_complete=completed_by("flows"))
+@with_tags
+@click.option("--before", metavar="RUN", shell_complete=completed_by("runs"), help="Only runs older than this one.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10**9), default=20, show_default=True, metavar="N", help="List at most N runs."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0, 10**9), default=10, show_default=True, metavar="S", help="Look for S seconds."
+)
+def search(
+    text: str, flow: str | None, tags: tuple[str, ...], before: str | None, limit: int, seconds: float, form: str
+) -> None:
+    """Find runs by a text in their name, tags, note, parameters, errors or logs.
+
+    Upper and lower case are the same. Runs are looked at from the newest on, and where there are too many of them or
+    their logs are too long, the command says how far it looked, and how to go on.
+
+    Example:
+        flowstore search "out of memory" HelloFlow
+    """
+    from flowstore.store.search import Wanted
+    from flowstore.store.search import search as look
+
+    if not text:
+        raise click.UsageError("Give a text to look for.")
+    store, namespace = active_store(), context.get_namespace()
+    if flow is not None:
+        store.flow(flow)
+    wanted = Wanted(
+        text=text,
+        flow=flow,
+        tags=(*tags, *([] if namespace is None else [namespace])),
+        before=None if before is None else match_of(store.run(before)),
+        limit=limit,
+        deadline_s=seconds,
+    )
+    result = look(active_scope().store, wanted)
+    output.echo(_hit_rows(result), form, columns=_HIT)
+    for line in _how_far(result, wanted):
+        click.echo(safe(line), err=True)
+
+
+_HIT = ("run", "status", "created_at", "where", "task", "excerpt")
+
+
+def _hit_rows(result: Search) -> output.Rows:
+    """Return a row a run that was found."""
+    runs = runs_of(active_scope(), [hit.run for hit in result.hits])
+    return [
+        {
+            "run": row.pathspec,
+            "status": row.status,
+            "created_at": row.created_at,
+            "where": hit.where,
+            "task": hit.task,
+            "excerpt": hit.excerpt,
+        }
+        for row, hit in zip(of_runs(runs), result.hits, strict=True)
+    ]
+
+
+def _how_far(result: Search, wanted: Wanted) -> Iterator[str]:
+    """Yield sentences on what was not looked at, and on how to go on."""
+    for run in result.unread:
+        more = f"--seconds {max(10 * wanted.deadline_s, 60):.0f}"
+        yield f"The log of {run.pathspec} is too long to be read in {wanted.deadline_s:g} s. To read more of it: {more}"
+    if not result.complete and result.last is not None:
+        since = f"{time_of(result.last.created_at):%Y-%m-%d %H:%M}"
+        looked = f"Looked at {counted(result.looked_at, 'run')}, back to {result.last.pathspec} of {since} UTC."
+        words = [wanted.text, *([] if wanted.flow is None else [wanted.flow]), "--before", result.last.pathspec]
+        yield f"{looked} To go on: flowstore search {shlex.join(words)}"
 
 
 @command(STORE, NAMESPACE, FORM)

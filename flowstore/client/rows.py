@@ -20,6 +20,7 @@ from flowstore.store import blobs, codecs, metrics, queries, steps, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.queries import Failure
 from flowstore.store.run_pages import RunQuery, find_page
+from flowstore.store.runs import Match
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,9 +117,20 @@ def table_of_runs(scope: Scope, query: RunQuery) -> RunTable:
     """
     with scope.store.read():
         page = find_page(scope.store, query)
-        runs: list[Run] = [kinds[2]._at(scope, f"{match.flow}/{match.run_id}") for match in page.matches]
+        runs = runs_of(scope, page.matches)
         rows = of_runs(runs)
         return RunTable(runs, rows, values_of(runs, rows), page.after)
+
+
+def runs_of(scope: Scope, matches: Iterable[Match]) -> list[Run]:
+    """Return runs that were found, as objects."""
+    return [kinds[2]._at(scope, match.pathspec) for match in matches]
+
+
+def match_of(run: Run) -> Match:
+    """Return a run as what a search goes on behind."""
+    flow, run_id = run.path_components
+    return Match(flow, int(run_id), run._facts()["created_at"])
 
 
 def of_run(run: Run) -> RunRow:

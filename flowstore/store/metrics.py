@@ -161,9 +161,9 @@ def final(store: Store, run_ids: Collection[int]) -> dict[int, dict[str, float]]
     by_run: dict[int, dict[str, float]] = {run_id: {} for run_id in run_ids}
     ids: Sequence[int] = [*by_run]
     for at in range(0, len(ids), _BATCH):
-        rows = store.rows(
+        rows = store.rows(  # every artifact has a name: asking for that, too, lets SQLite take the index of final ones
             """select m.run_id, m.name as metric, m.number as magnitude from json_each(?) j
-               cross join metrics m on m.run_id = j.value where m.final = 1""",
+               cross join metrics m on m.run_id = j.value where m.final = 1 and m.artifact > ''""",
             (json.dumps(ids[at : at + _BATCH]),),
         )
         for row in rows:

@@ -33,6 +33,11 @@ class Match:
     created_at: int
 
     @property
+    def pathspec(self) -> str:
+        """Its pathspec."""
+        return f"{self.flow}/{self.run_id}"
+
+    @property
     def moment(self) -> tuple[int, int]:
         """Its position among all runs, by time."""
         return self.created_at, self.run_id
