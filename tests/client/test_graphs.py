@@ -158,6 +158,7 @@ def test_a_run_without_source_has_the_steps_that_began(tmp_path):
     assert graphs.note_of(graph_of("F/1")["join"]).startswith("failed · ")
 
 
+@pytest.mark.long
 def test_ten_thousand_tasks_are_few_rows(tmp_path):
     """A folded step is one row; an unfolded one has at most a thousand, and one for the others."""
     store = opening.ensure_store(tmp_path / "flowstore.db")
