@@ -81,12 +81,34 @@ def _task(store: Store) -> str:
 
 
 def attempts_of(store: Store, task_ids: Iterable[int], limit: int) -> list[Row]:
-    """Return the attempts of tasks, in order: `task_id`, `number`, `status`, `started_at`, `finished_at`."""
+    """Return the attempts of tasks, in order, without what is in their errors but the traceback."""
     return store.rows(
-        """select a.task_id, a.number, a.status, a.started_at, a.finished_at from attempts a
+        """select a.id, a.task_id, a.number, a.status, a.started_at, a.finished_at, a.log_id,
+                  substr(a.traceback, -20000) as traceback from attempts a
            where a.task_id in (select value from json_each(?)) order by a.task_id, a.number limit ?""",
         (json.dumps([*task_ids]), limit),
     )
+
+
+def artifacts_of(store: Store, attempt_ids: Iterable[int]) -> list[Row]:
+    """Return what attempts set, by the attempt and the name, without the bytes, and without private names."""
+    return store.rows(
+        """select a.attempt_id, a.name, b.id as blob_id, b.type, b.size_bytes, b.preview
+           from artifacts a join blobs b on b.id = a.blob_id
+           where a.attempt_id in (select value from json_each(?)) and substr(a.name, 1, 1) <> '_'
+           order by a.attempt_id, a.name""",
+        (json.dumps([*attempt_ids]),),
+    )
+
+
+def setter_of(store: Store, run_id: int, name: str, blob_id: int) -> int | None:
+    """Return the first task of a run that set an artifact to a value; `None` for parameters and constants."""
+    task_id: int | None = store.value(
+        """select min(t.id) as first from tasks t join artifacts a on a.attempt_id = t.attempt_id and a.name = ?
+           where t.run_id = ? and a.blob_id = ? and a.merged = 0""",
+        (name, run_id, blob_id),
+    )
+    return task_id
 
 
 def changes(store: Store, run_id: int, steps: Collection[str], begin: int, length: int, bins: int) -> list[Row]:
