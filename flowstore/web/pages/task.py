@@ -9,7 +9,7 @@ import attrs
 
 from flowstore.client import Task, logs, rows
 from flowstore.client.code import Code, Frame, last_frame
-from flowstore.client.logs import Line, LogPage, Matches, Place
+from flowstore.client.logs import Line, LogPage, Matches, Position
 from flowstore.client.rows import AttemptRow
 from flowstore.errors import NotFound
 from flowstore.sqlite.typed_rows import place_of
@@ -62,8 +62,8 @@ class Log:
     """
 
     lines: Sequence[Line]
-    earlier: Place | None
-    later: Place | None
+    earlier: Position | None
+    later: Position | None
     query: str
     is_all: bool
     around: int | None
@@ -164,9 +164,9 @@ def _trouble(item: Task) -> Trouble | None:
 
 def _near(item: Task, *, children: bool) -> Near:
     flow, run_id = item.path_components[:2]
-    part = queries.relatives(item._store, int(item.id), children=children, limit=_MOST_NEAR + 1)
-    tasks = [f"{flow}/{run_id}/{row['step']}/{row['id']}" for row in part[:_MOST_NEAR]]
-    return Near(tasks, len(part) > _MOST_NEAR)
+    near = queries.relatives(item._store, int(item.id), children=children, limit=_MOST_NEAR + 1)
+    tasks = [f"{flow}/{run_id}/{row['step']}/{row['id']}" for row in near[:_MOST_NEAR]]
+    return Near(tasks, len(near) > _MOST_NEAR)
 
 
 def _pictures(item: Task) -> list[str]:
@@ -183,7 +183,7 @@ def _log(view: View, item: Task, stream: str) -> Log:
         return Log.of(logs.search(item, only, text[:1000]), text)
     if number := query.whole("line", 0, _LARGEST):
         return Log.of(logs.lines_around(item, only, number), around=number)
-    if (start := Place.of(query.get("after"))) is not None:
+    if (start := Position.of(query.get("after"))) is not None:
         return Log.of(logs.page_after(item, only, start))
-    end = Place.of(query.get("before"))
+    end = Position.of(query.get("before"))
     return Log.of(logs.page_before(item, only, end), at_end=end is None)
