@@ -132,3 +132,35 @@ def did_you_mean(name: str, known: Iterable[str], shown: Callable[[str], object]
 
     near = difflib.get_close_matches(name, known, n=2)
     return f" Did you mean {' or '.join(repr(shown(match)) for match in near)}?" if near else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people, in at most three digits or two units.
+
+    >>> duration(0.004), duration(0.25), duration(41), duration(75), duration(7260), duration(200_000)
+    ('4 ms', '0.2 s', '41.0 s', '1 min 15 s', '2 h 01 min', '2 d 07 h')
+    """
+    if seconds < 0.1:
+        return f"{max(0.0, seconds) * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60:02} min" if hours < 48 else f"{hours // 24} d {hours % 24:02} h"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes, for people.
+
+    >>> size(999), size(1500), size(2_500_000_000)
+    ('999 bytes', '1.5 kB', '2.5 GB')
+    """
+    if count < 1000:
+        return counted(count, "byte")
+    amount, unit = count / 1e3, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if amount >= 999.95:
+            amount, unit = amount / 1e3, larger
+    return f"{amount:.1f} {unit}"

@@ -17,7 +17,7 @@ from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, with_tags
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import opening
-from flowstore.text import counted, safe
+from flowstore.text import counted, safe, size
 from flowstore.transfer.selection import Selection, run_ids
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def delete(selection: Selection, consent: _Consent, form: str) -> int:
     done = deletion.delete(store, deletable, force=consent.force)
     if form != "table":
         _echo_candidates(candidates, form, done.runs)
-    sizes = f"{output.size(done.after_bytes)} after {output.size(done.before_bytes)}"
+    sizes = f"{size(done.after_bytes)} after {size(done.before_bytes)}"
     click.echo(f"Deleted {counted(len(done.runs), 'run')}. {store.path.name} has {sizes}.", err=True)
     return 0
 
@@ -108,7 +108,7 @@ def _confirmed(candidates: Sequence[Candidate], deletable: Sequence[Candidate], 
     for run in candidates:
         if run.kept_because is not None:
             click.echo(safe(f"{run.pathspec} is not deleted: {run.kept_because}."), err=True)
-    amount = f"{counted(len(deletable), 'run')}, {output.size(sum(run.bytes for run in deletable))}"
+    amount = f"{counted(len(deletable), 'run')}, {size(sum(run.bytes for run in deletable))}"
     if consent.dry_run or not deletable:
         click.echo(f"Would delete {amount}." if deletable else "There is nothing to delete.", err=True)
         return False
@@ -127,7 +127,7 @@ def _echo_candidates(candidates: Sequence[Candidate], form: str, deleted: Sequen
             "user": run.user,
             "created_at": time_of(run.created_at),
             "tasks": run.tasks,
-            "bytes": output.size(run.bytes) if form == "table" else run.bytes,
+            "bytes": size(run.bytes) if form == "table" else run.bytes,
             "kept_because": run.kept_because,
             **({} if form == "table" else {"deleted": run.id in ids}),
         }
@@ -155,7 +155,7 @@ def vacuum(form: str) -> None:
     if done.why_partly is not None:
         click.echo(f"The file was not rewritten, only its free pages were given back: {done.why_partly}.", err=True)
     if form == "table":
-        click.echo(f"{store.path.name}: {output.size(done.before_bytes)} before, {output.size(done.after_bytes)} now.")
+        click.echo(f"{store.path.name}: {size(done.before_bytes)} before, {size(done.after_bytes)} now.")
     else:
         row = {"before_bytes": done.before_bytes, "after_bytes": done.after_bytes, "why_partly": done.why_partly}
         output.echo([row], form)

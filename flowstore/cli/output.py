@@ -141,21 +141,6 @@ def no_formula(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def size(count: int) -> str:
-    """Return a number of bytes, for people.
-
-    >>> size(999), size(1500), size(2_500_000_000)
-    ('999 bytes', '1.5 kB', '2.5 GB')
-    """
-    if count < 1000:
-        return counted(count, "byte")
-    amount, unit = count / 1e3, "kB"
-    for larger in ("MB", "GB", "TB"):
-        if amount >= 999.95:
-            amount, unit = amount / 1e3, larger
-    return f"{amount:.1f} {unit}"
-
-
 # --- tables
 
 

@@ -13,7 +13,7 @@ from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, STORE_UNUSED, with_tags
 from flowstore.store import opening
-from flowstore.text import counted, safe
+from flowstore.text import counted, safe, size
 from flowstore.transfer.selection import Selection
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -75,7 +75,7 @@ def export(out: Path, selection: Selection, parts: _Parts, force: bool, form: st
         output.echo([row], form)
         return
     without = f", without the bytes of {counted(done.left_out, 'artifact')}" if done.left_out else ""
-    click.echo(safe(f"Exported {counted(done.runs, 'run')} ({output.size(done.size_bytes)}{without}) to {out}."))
+    click.echo(safe(f"Exported {counted(done.runs, 'run')} ({size(done.size_bytes)}{without}) to {out}."))
 
 
 @command(STORE_PATH, FORM)
@@ -104,7 +104,7 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
             row["kept_apart"] = done.kept_apart
         output.echo([row], form)
         return
-    summary = f"Imported {counted(len(done.runs), 'run')} ({output.size(done.copied_bytes)}) into {target.path}."
+    summary = f"Imported {counted(len(done.runs), 'run')} ({size(done.copied_bytes)}) into {target.path}."
     if known := len(done.known):
         summary += f" {known} of {known + len(done.runs)} {'was' if known == 1 else 'were'} here already."
     click.echo(safe(summary))

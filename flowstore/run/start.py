@@ -24,7 +24,7 @@ from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import ownership, snapshot
-from flowstore.run.console import Console, duration
+from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
 from flowstore.run.order_writer import RunPlan
@@ -41,7 +41,7 @@ from flowstore.store import blobs, queries, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.opening import ensure_active_store
-from flowstore.text import counted
+from flowstore.text import counted, duration
 
 if TYPE_CHECKING:
     from flowstore.store.deployments import Deployment
