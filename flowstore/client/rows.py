@@ -15,7 +15,7 @@ from flowstore.client.base import status_of
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, place_of, time_of
-from flowstore.store import blobs, codecs, metrics, queries, tags
+from flowstore.store import blobs, cards, codecs, metrics, queries, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.queries import Failure
 
@@ -302,6 +302,61 @@ def of_artifacts(task: Task, *, private: bool = False) -> list[ArtifactRow]:
         for name, blob in task._blobs().items()
         if private or not name.startswith("_")
     ]
+
+
+@attrs.frozen
+class CardRow:
+    """A card of a task, without its HTML.
+
+    Attributes:
+        n: its number among the cards of the attempt, from 0.
+        type: of which kind it is.
+        id: the id that `@card` has, if it has one.
+        attempt: the number of the attempt.
+        blob: the HTML's; `card_html` loads it.
+        updated_at: when it was rendered, in UTC.
+        data: JSON that its `refresh` returned.
+    """
+
+    n: int
+    type: str
+    id: str | None
+    attempt: int
+    blob: Blob = attrs.field(repr=False)
+    updated_at: datetime
+    data: bytes | None = attrs.field(default=None, repr=False)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the HTML."""
+        return self.blob.sha.hex()
+
+
+def of_cards(task: Task) -> list[CardRow]:
+    """Return the rows of a task's cards, those of its last attempt or of the one that is looked at."""
+    attempt = task._attempt_row()
+    return [
+        CardRow(
+            n=row["n"],
+            type=row["type"] or "",
+            id=row["card_id"],
+            attempt=attempt["number"],
+            blob=Blob.of(row),
+            updated_at=time_of(row["updated_at"]),
+            data=row["refreshed"] if isinstance(row["refreshed"], bytes) else None,
+        )
+        for row in cards.of_attempt(task._store, attempt["id"])
+    ]
+
+
+def card_html(task: Task, row: CardRow) -> str:
+    """Return the HTML of a card, which is hostile: show it in a frame without an origin only.
+
+    Raises:
+        StoreCorrupt: its bytes do not match their hash, or are no card's.
+        ArtifactError: it was left out of this file.
+    """
+    return cards.html(task._store, row.blob, f"card {row.n} of {task.pathspec}")
 
 
 # --- columns of the user's choice

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
@@ -15,41 +16,58 @@ from flowstore.errors import StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.store import blobs, tables
 from flowstore.store.blobs import COLUMNS, Blob
+from flowstore.store.description import NewBlob
 
 CODEC = "html"
 
 
-@attrs.frozen
-class NewCard:
-    """A card on its way into the store.
+@attrs.frozen(eq=False, repr=False)
+class RenderedCard:
+    """A card as an attempt hands it to the driver.
 
     Attributes:
         n: its number in the attempt.
         type: of which kind it is.
         card_id: the id that `@card` has.
-        blob_id: the HTML.
-        data: JSON that the card's `refresh` returned.
+        blob: the HTML.
+        data: JSON that the card's `refresh` returned; `None` to keep what is there.
     """
 
     n: int
     type: str
     card_id: str | None
-    blob_id: int
+    blob: NewBlob
     data: bytes | None = None
 
+    @property
+    def packed(self) -> tuple[Any, ...]:
+        """The card as a tuple of plain values, for a message."""
+        return self.n, self.type, self.card_id, self.blob.packed, self.data
 
-def put(db: sqlite3.Connection, attempt_id: int, card: NewCard, at_ms: int) -> None:
-    """Store a card of an attempt, in place of what it was before."""
-    row = db.execute(
-        "select blob_id, data from cards where attempt_id = ? and n = ?", (attempt_id, card.n)
-    ).fetchone()
+    @classmethod
+    def unpacked(cls, packed: tuple[Any, ...]) -> RenderedCard:
+        """Return the card that `packed` was made of.
+
+        Raises:
+            ValueError: these are not the values of a card.
+        """
+        try:
+            n, kind, card_id, blob, data = packed
+            return cls(n, kind, card_id, NewBlob.unpacked(blob), data)
+        except TypeError as error:
+            raise ValueError(f"this is not a card: {error}") from error
+
+
+def put(db: sqlite3.Connection, attempt_id: int, card: RenderedCard, blob_id: int, at_ms: int) -> None:
+    """Store a card of an attempt, with its HTML, in place of what it was before."""
+    row = db.execute("select blob_id, data from cards where attempt_id = ? and n = ?", (attempt_id, card.n)).fetchone()
     data = card.data if card.data is not None or row is None else row["data"]
     db.execute(
         """insert or replace into cards (attempt_id, n, type, card_id, blob_id, data, updated_at)
            values (?, ?, ?, ?, ?, ?, ?)""",
-        (attempt_id, card.n, card.type, card.card_id, card.blob_id, data, at_ms),
+        (attempt_id, card.n, card.type, card.card_id, blob_id, data, at_ms),
     )
-    if row is not None and row["blob_id"] != card.blob_id:
+    if row is not None and row["blob_id"] != blob_id:
         _discard_unused(db, row["blob_id"])
 
 

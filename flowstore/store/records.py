@@ -269,6 +269,7 @@ def reuse_task(
            where t.id = ?""",
         (attempt_id, origin_id),
     )
+    assert attempt_id is not None
     cards.take_over(db, attempt_id, origin_id)
     db.execute(
         """insert or ignore into unverified

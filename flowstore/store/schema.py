@@ -188,7 +188,8 @@ create temp view metrics as
 def create_views(connection: sqlite3.Connection) -> None:
     """Give a connection to an older store the views of the newest schema."""
     version = connection.execute("pragma user_version").fetchone()[0]
-    newest = {name: view.sql.replace("create view", "create temp view", 1) for name, view in views.of_version(SCHEMA_VERSION).items()}
+    views_now = views.of_version(SCHEMA_VERSION).items()
+    newest = {name: view.sql.replace("create view", "create temp view", 1) for name, view in views_now}
     if version < 7:
         connection.create_function("flowstore_numbers", 2, _numbers, deterministic=True)
         for name in _OLDER_THAN_7:

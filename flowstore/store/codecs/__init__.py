@@ -137,6 +137,7 @@ REGISTRY = (
         name="html",
         path="flowstore.store.codecs.hypertext:Hypertext",
         libraries=("flowstore.store.codecs.hypertext",),
+        slow="flowstore.cards.markdown",  # which the cards that it is for often need
         has_json=False,
         suffix=".html",
     ),
