@@ -70,6 +70,20 @@ def _escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
+_PICTURES = {code: 0x2400 + code for code in range(32) if code not in {9, 10}}
+
+
+def visible(text: str) -> str:
+    r"""Return text with signs for what nobody sees, tabs and ends of lines excepted: nothing is dropped.
+
+    >>> visible("a\x1b[31m\u202e")
+    'a␛[31m\\u202e'
+    """
+    if text.isprintable():
+        return text
+    return escaped(text.encode("utf-8", "replace").decode()).translate(_PICTURES)
+
+
 def one_line(text: str) -> str:
     r"""Return safe text in one line, for lists in which a line is an item.
 
@@ -77,6 +91,15 @@ def one_line(text: str) -> str:
     'a\\nb'
     """
     return safe(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def no_formula(text: str) -> str:
+    """Return a cell of CSV that no spreadsheet takes for a formula.
+
+    >>> no_formula("=1+1"), no_formula("1+1")
+    ("'=1+1", '1+1')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def columns_of(text: str) -> int:
@@ -135,20 +158,22 @@ def did_you_mean(name: str, known: Iterable[str], shown: Callable[[str], object]
 
 
 def duration(seconds: float) -> str:
-    """Return a time span for people, in at most three digits or two units.
+    """Return a time span for people, with three significant digits or in two units.
 
-    >>> duration(0.004), duration(0.25), duration(41), duration(75), duration(7260), duration(200_000)
-    ('4 ms', '0.2 s', '41.0 s', '1 min 15 s', '2 h 01 min', '2 d 07 h')
+    >>> duration(0.01234), duration(5.2), duration(184), duration(7380), duration(200000)
+    ('12.3 ms', '5.20 s', '3 min 04 s', '2 h 03 min', '2 d 7 h')
     """
-    if seconds < 0.1:
-        return f"{max(0.0, seconds) * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours = minutes // 60
-    return f"{hours} h {minutes % 60:02} min" if hours < 48 else f"{hours // 24} d {hours % 24:02} h"
+    seconds = max(seconds, 0.0)
+    if seconds < 0.9995:
+        return f"{seconds * 1000:#.3g}".rstrip(".") + " ms"
+    if seconds < 99.95:
+        return f"{seconds:#.3g} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400:,} d {whole % 86400 // 3600} h"
 
 
 def size(count: int) -> str:

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from flowstore.client import Task, rows
-from flowstore.client.rows import CardRow
+from flowstore.client import Task, cards
+from flowstore.client.cards import CardRow
 
 
 class Card:
@@ -42,7 +42,7 @@ class Card:
         Raises:
             StoreCorrupt: its bytes do not match their hash.
         """
-        return rows.card_html(self._task, self._row)
+        return cards.card_html(self._task, self._row)
 
     def get_data(self) -> Any:
         """Return what a type of card that is drawn while the task runs has last said: a dict with `data`, or `None`."""
@@ -113,5 +113,5 @@ def get_cards(task: str | Task, id: str | None = None, type: str | None = None, 
     of = Task(task) if isinstance(task, str) else task
     if not follow_resumed and of.origin_pathspec is not None:
         return Cards([])
-    cards = [Card(of, row) for row in rows.of_cards(of)]
-    return Cards([card for card in cards if id in (None, card.id) and type in (None, card.type)])
+    listed = [Card(of, row) for row in cards.of_cards(of)]
+    return Cards([card for card in listed if id in (None, card.id) and type in (None, card.type)])

@@ -74,6 +74,29 @@ def _show_task(task: Task, form: str, *, raw: bool) -> None:
 
 
 @command(STORE, NAMESPACE, FORM)
+@click.argument("run", shell_complete=completed_by("runs"))
+@click.argument("text", required=False)
+@with_raw
+def note(run: str, text: str | None, raw: bool, form: str) -> None:
+    """Show the note on a run, or write one.
+
+    RUN is F/5, or F/latest for the newest. Without TEXT the note is shown; an empty TEXT removes it.
+
+    Example:
+        flowstore note HelloFlow/5 "Trained on the March data."
+    """
+    noted = active_store().run(run)
+    if text is not None:
+        noted.note = text
+    if form != "table":
+        output.echo([{"run": noted.pathspec, "note": noted.note}], form, raw=raw)
+    elif text is None:
+        output.say(noted.note or f"{noted.pathspec} has no note.", raw=raw)
+    else:
+        click.echo(f"{'Noted on' if text else 'Removed the note on'} {noted.pathspec}.", err=True)
+
+
+@command(STORE, NAMESPACE, FORM)
 @click.argument("pathspec", shell_complete=completed_by("pathspecs"))
 @with_options
 @gather(wish=Wish)
@@ -118,8 +141,8 @@ def get(pathspec: str, file: Path | None, raw: bool, form: str) -> None:
 
     artifact = active_store().artifact(pathspec)
     if file is not None:
-        formats.write(artifact, file)
-        click.echo(f"Wrote {artifact.pathspec} to {file}.", err=True)
+        instead = formats.write(artifact, file)
+        click.echo(safe(f"Wrote {artifact.pathspec} to {file}.\n{instead}".rstrip()), err=True)
     if form != "table":
         output.echo([formats.row(artifact)], form, raw=raw)
     elif file is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 
 from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
-from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, with_tags
+from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, time_before, with_tags
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import opening
@@ -25,22 +24,7 @@ if TYPE_CHECKING:
     from flowstore.sqlite.database import Store
     from flowstore.store.problems import Problem
 
-_UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
 # --- delete
-
-
-def _time_before(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-    """Return the time that was 45m, 12h, 30d or 2w ago, in milliseconds since 1970."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a duration: give a number and m, h, d or w, as in 45m, 12h, 30d.")
-    from flowstore.store.records import now_ms
-
-    return now_ms() - int(match[1]) * _UNITS_S[match[2]] * 1000
 
 
 @attrs.frozen
@@ -57,7 +41,7 @@ class _Consent:
 @click.option(
     "--older-than",
     "older_than_ms",
-    callback=_time_before,
+    callback=time_before,
     metavar="30d",
     help="Created longer ago than this: m, h, d or w.",
 )

@@ -21,7 +21,7 @@ import click
 
 from flowstore.cli import json_form
 from flowstore.client import Run, Step, Task, rows
-from flowstore.text import NARROW, columns_of, counted, escaped, safe, shorten
+from flowstore.text import NARROW, columns_of, counted, escaped, no_formula, safe, shorten
 
 Rows = Sequence[Mapping[str, Any]]
 Line = Sequence[str]
@@ -130,15 +130,6 @@ def _csv_cell(value: Any, *, raw: bool) -> Any:
         value = json.dumps(value, ensure_ascii=False, default=_plain)
     text: str = value if isinstance(value, str) else _plain(value)
     return no_formula(text if raw else safe(text))
-
-
-def no_formula(text: str) -> str:
-    """Return a cell of CSV that no spreadsheet takes for a formula.
-
-    >>> no_formula("=1+1"), no_formula("1+1")
-    ("'=1+1", '1+1')
-    """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 # --- tables

@@ -29,8 +29,9 @@ from flowstore.run.plan import Outcome
 from flowstore.store.blobs import INLINE_BYTES
 from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import INDEXABLE, Encoded, encode
-from flowstore.store.description import NewBlob
+from flowstore.store.description import Description, NewBlob
 from flowstore.store.opening import close_beside
+from flowstore.store.pictures import Pictures
 from flowstore.store.plain import MAX_METRICS
 from flowstore.store.preview import type_name
 from flowstore.text import counted
@@ -368,6 +369,7 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
     lenient = lenient or result.status == "failed"  # a failed attempt keeps what it can
     artifacts: dict[str, NewBlob] = {}
     large: list[Encoded] = []
+    pictures = Pictures(_complain)
     values = {**_unread_first_values(link, order), **spec.artifacts_set_on(instance)}
     for name, value in values.items():
         try:
@@ -378,7 +380,7 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
                 continue
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
-            artifacts[name] = _new_blob(encoded)
+            artifacts[name] = _new_blob(encoded, pictures.added_to(encoded.description, name, value))
             large += [encoded] if artifacts[name].data is None else []
             if encoded.description.plain.too_many:
                 _complain(f"{name} holds more than {MAX_METRICS} numbers, so none of them is a metric.\n")
@@ -396,10 +398,10 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
     return Product(report, large)
 
 
-def _new_blob(encoded: Encoded) -> NewBlob:
+def _new_blob(encoded: Encoded, description: Description) -> NewBlob:
     if encoded.size_bytes <= INLINE_BYTES:
-        return NewBlob(encoded.description, data=encoded.content)
-    return NewBlob(encoded.description, encoded.sha)
+        return NewBlob(description, data=encoded.content)
+    return NewBlob(description, encoded.sha)
 
 
 def _unread_first_values(link: TaskLink, order: Order) -> dict[str, Any]:

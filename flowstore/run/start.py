@@ -258,8 +258,10 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
 
 def _origin_id(store: Store, flow: str, origin_run_id: str | None) -> int:
     if origin_run_id is None:
+        from flowstore.store.runs import find_runs  # which a plain run does not need
+
         user = context.username()
-        run_id = next(tags.find_runs(store, flow, [f"user:{user}"]), None)
+        run_id = next(find_runs(store, flow, [f"user:{user}"]), None)
         if run_id is None:
             raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
     elif origin_run_id.isdecimal():

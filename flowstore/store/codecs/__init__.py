@@ -200,8 +200,7 @@ def encode(value: Any, *, described: bool = True) -> Encoded:
     if not described:
         description = Description(entry.name, pieces.size_bytes, type_name(value), "")
     else:
-        plain, picture = codec.plain(value), codec.picture(value)
-        description = Description(entry.name, pieces.size_bytes, type_name(value), preview(value), plain, picture)
+        description = Description(entry.name, pieces.size_bytes, type_name(value), preview(value), codec.plain(value))
     return Encoded(description, pieces.pieces, pieces.keep)
 
 
