@@ -1,4 +1,4 @@
-"""Rows of cards, for whatever shows them: lists, pages, commands, notebooks. The HTML is loaded only when it is asked for.
+"""Rows of cards, for whatever shows them: lists, pages, commands, notebooks. The HTML is loaded when it is asked for.
 
 The HTML of a card is whatever its author wrote. It belongs into a frame without an origin, and nowhere else.
 """
