@@ -317,6 +317,46 @@ def _task_row(task: Task, items: Mapping[int, str]) -> TaskRow:
     )
 
 
+@attrs.frozen
+class AttemptRow:
+    """One attempt of a task.
+
+    Attributes:
+        number: from 0.
+        status: as it is now.
+        created_at, finished_at: in UTC; no end while it runs.
+        pid: its process.
+        error: type and message of what failed, in one line.
+    """
+
+    number: int
+    status: str
+    created_at: datetime
+    finished_at: datetime | None
+    pid: int | None
+    error: str | None
+
+    @property
+    def duration_s(self) -> float | None:
+        """How long it took, in seconds; `None` while it runs."""
+        return _seconds(self.created_at, self.finished_at)
+
+
+def of_attempts(task: Task, limit: int = 1000) -> list[AttemptRow]:
+    """Return the rows of a task's attempts, the first ones."""
+    return [
+        AttemptRow(
+            number=row["number"],
+            status="dead" if row["status"] == "running" and task.status == "dead" else row["status"],
+            created_at=time_of(row["started_at"]),
+            finished_at=None if row["finished_at"] is None else time_of(row["finished_at"]),
+            pid=row["pid"],
+            error=None if row["error_type"] is None else queries.error_line(row["error_type"], row["error_message"]),
+        )
+        for row in queries.attempts(task._store, int(task.id), limit)
+    ]
+
+
 def tasks_of(of: Run | Step | Task) -> list[Task]:
     """Return all tasks of a run, a step, or one task, in the order of their ids."""
     if of._DEPTH == 4:

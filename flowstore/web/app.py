@@ -251,6 +251,8 @@ def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, HTTPException):
         texts = {404: "There is no page at this address.", 405: "This address answers no such request."}
         return error.status_code, texts.get(error.status_code, str(error.detail))
+    if isinstance(error, OSError):
+        return 503, f"The store can't be read: {error.strerror or error}."
     traceback.print_exception(error)
     return 500, f"{type(error).__name__}: {error}. The terminal of flowstore ui shows where it happened."
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from flowstore.client.store import Store, open_store
-from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound
+from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreNotFound
 from flowstore.store import trust
 
 MOST = 8  # connections: more requests wait, which is quicker than to share two cores between them
@@ -125,6 +125,11 @@ class Stores:
             return opened
 
     def _open(self) -> _Open:
+        for opened in [one for one in self._idle if not one.store._scope.store.in_place]:  # of a file that was replaced
+            self._idle.remove(opened)
+            opened.close()
+        if not os.path.exists(self.path):  # noqa: PTH110  # answers in a folder that is forbidden, too
+            raise StoreNotFound(f"There is no store at {self.path} any more.")
         store = open_store(self.path, namespace=None)
         inner = store._scope.store
         try:

@@ -171,6 +171,7 @@ def test_an_old_store_is_read_as_it_is(version, old, new):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.quick("1", "5", "7")
 def test_an_old_store_is_migrated_by_the_first_write(version, old, new):
     """One tag brings an old store to the newest schema, the same as a new store's, and changes nothing else."""
     path = old(version)
@@ -216,6 +217,7 @@ def test_all_commands_work_on_an_old_store(version, old, new, tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.quick("1", "5", "7")
 def test_an_old_store_is_imported(version, old, new, tmp_path):
     """The runs of an old file arrive in a new store as they were, without a change to the old one."""
     source = old(version, "source.db")

@@ -17,6 +17,12 @@ lines = pytest.importorskip("matplotlib.lines")
 image = pytest.importorskip("PIL.Image")
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """A busy machine may need longer than a second for any of these; tests that wait for the end choose their own."""
+    monkeypatch.setattr(pictures, "LONGEST_S", 30.0)
+
+
 class Drawn(lines.Line2D):
     """A part of a figure that does something when it is drawn."""
 
@@ -93,13 +99,15 @@ def test_drawing_says_nothing_and_changes_nothing(capfd):
 
 def test_nothing_is_left_of_the_child():
     """No process and no descriptor."""
-    opened = Path("/proc/self/fd")
-    before = len([*opened.glob("*")])
+
+    def held():
+        own = Path("/proc/self")
+        return len([*own.glob("fd/*")]), sorted(file.read_text() for file in own.glob("task/*/children"))
+
+    before = held()
     for _ in range(3):
         picture(image.new("L", (2, 2)))
-    assert len([*opened.glob("*")]) == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert held() == before
 
 
 def test_where_no_child_can_be_made_a_thread_draws(monkeypatch):

@@ -25,11 +25,11 @@ class Browser:
         self.stranger = TestClient(create_app(self.stores, self.access), base_url=HOST, follow_redirects=False)
         self.stranger.__enter__()
         self.token = self.access.token
-        self._headers = {"cookie": f"{self.access.cookie}={self.token}"}
+        self.headers = {"cookie": f"{self.access.cookie}={self.token}"}
 
-    def ask(self, url, code=200, **headers):
+    def ask(self, url, code=200, params=None, **headers):
         """The answer to a GET, which must have that code."""
-        answer = self.stranger.get(url, headers={**self._headers, **headers})
+        answer = self.stranger.get(url, params=params, headers={**self.headers, **headers})
         assert answer.status_code == code, answer.text
         return answer
 
@@ -43,7 +43,7 @@ class Browser:
 
     def send(self, url, code=303, origin=HOST, **fields):
         """The answer to a form that is sent."""
-        headers = {**self._headers, **({} if origin is None else {"origin": origin})}
+        headers = {**self.headers, **({} if origin is None else {"origin": origin})}
         answer = self.stranger.post(url, data=fields, headers=headers)
         assert answer.status_code == code, answer.text
         return answer

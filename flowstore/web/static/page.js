@@ -46,11 +46,12 @@ function replace(text) {
     const raw = after.outerHTML;
     if (part.shownAs === raw) continue;
     const focused = focusIn(part);
-    const scrolled = part.scrollTop, aside = part.scrollLeft;
+    const scrolled = part.scrollTop, aside = part.scrollLeft, height = part.scrollHeight;
     keepOpened(part, after);
     part.replaceWith(after);
     after.shownAs = raw;
-    after.scrollTop = scrolled;
+    // A log counts from its end, where it stays; who reads further up keeps their lines.
+    after.scrollTop = scrolled < 0 ? scrolled - (after.scrollHeight - height) : scrolled;
     after.scrollLeft = aside;
     ready(after);
     if (focused) after.querySelector(focused)?.focus({ preventScroll: true });
