@@ -13,6 +13,7 @@ Times are integers, milliseconds since 1970 in UTC; the views show them as text.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sqlite3
@@ -21,7 +22,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from flowstore.sqlite.database import PAGE_SIZE
+import attrs
+
+from flowstore.sqlite.database import PAGE_SIZE, Store
 from flowstore.store import views
 from flowstore.store.migrations import MIGRATIONS
 
@@ -36,6 +39,33 @@ VIEWS_SINCE = max(view.since for view in views.VIEWS)  # a file of an earlier ve
 PUBLIC_VIEWS = (
     "run_summary", "task_summary", "artifact_values", "metrics", "card_list", "object_tags", "lineage", "task_logs",
 )  # fmt: skip
+
+
+@attrs.frozen
+class PublicView:
+    """A view that answers questions in SQL.
+
+    Attributes:
+        name: its name.
+        about: what it shows, in a few lines.
+        columns: their names.
+    """
+
+    name: str
+    about: str
+    columns: list[str]
+
+
+def public_views(store: Store) -> list[PublicView]:
+    """Return the views that are the public face of a store."""
+    views = []
+    for view in PUBLIC_VIEWS:
+        lines = (line.strip() for line in definitions(SCHEMA_VERSION)[view].strip().splitlines()[1:])
+        about = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
+        columns = [row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,))]
+        views.append(PublicView(view, "\n".join(about), columns))
+    return views
+
 
 # As sqlite-utils creates it, so that its migrations recognise what a new store already has.
 BOOKKEEPING = """
