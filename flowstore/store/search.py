@@ -22,7 +22,7 @@ DEADLINE_S = 10.0
 _BATCH = 25  # runs in one query
 _LOGS = 100  # logs in one query
 _CHUNKS = 64  # of a log, each as much as was read at once
-_BEFORE, _BEHIND = 40, 120  # characters of an excerpt
+_BEFORE, _BEHIND = 80, 120  # characters of an excerpt
 
 
 @attrs.frozen

@@ -38,6 +38,10 @@ ROUTES = (
     ("/task/{flow}/{run_id}/{step}/{task_id}", "GET", "flowstore.web.pages.task:task"),
     ("/artifact/{flow}/{run_id}/{step}/{task_id}/{name:path}", "GET", "flowstore.web.pages.artifact:artifact"),
     ("/code/{flow}/{run_id}", "GET", "flowstore.web.pages.run:code"),
+    ("/compare", "GET", "flowstore.web.pages.compare:compare"),
+    ("/search", "GET", "flowstore.web.pages.search:search"),
+    ("/sql", "GET", "flowstore.web.pages.sql:sql"),
+    ("/deployments", "GET", "flowstore.web.pages.deployments:deployments"),
 )
 
 
