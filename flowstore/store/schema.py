@@ -36,7 +36,9 @@ STATUSES = ("running", "successful", "failed", "stopped", "dead")
 SCHEMA_VERSION = len(MIGRATIONS)
 VIEWS_SINCE = max(view.since for view in views.VIEWS)  # a file of an earlier version is read through `older`
 
-PUBLIC_VIEWS = ("run_summary", "task_summary", "artifact_values", "metrics", "object_tags", "lineage", "task_logs")
+PUBLIC_VIEWS = (
+    "run_summary", "task_summary", "artifact_values", "metrics", "card_list", "object_tags", "lineage", "task_logs",
+)  # fmt: skip
 
 
 @attrs.frozen
@@ -171,7 +173,11 @@ _NEW = {  # what the newest views read that an older file lacks, and what stands
         "left join (select null as blob_id, null as value, null as exact, null as magnitude) v"
     ),
 }
-_VIEWS = ("run_summary", "task_summary", "set_artifacts", "artifact_values", "object_tags")
+_OLDER_THAN_7 = ("run_summary", "task_summary", "set_artifacts", "artifact_values", "object_tags")
+_NO_CARDS = """
+create temp view cards as select cast(null as integer) as attempt_id, 0 as n, '' as type, null as card_id,
+  null as blob_id, null as data, 0 as updated_at where false
+"""
 
 # Of a value that was merged into a join, the first task that set it.
 _METRICS = """
@@ -211,19 +217,24 @@ create temp view metrics as
 
 def create_views(connection: sqlite3.Connection) -> None:
     """Give a connection to an older store the views of the newest schema."""
-    connection.create_function("flowstore_numbers", 2, _numbers, deterministic=True)
-    newest = views.of_version(SCHEMA_VERSION)
-    for name in _VIEWS:
-        sql = newest[name].sql.replace("create view", "create temp view", 1)
-        for missing, instead in _NEW.items():
-            sql = sql.replace(missing, instead)
-        connection.execute(sql)
-    connection.execute(_METRICS)
+    version = connection.execute("pragma user_version").fetchone()[0]
+    views_now = views.of_version(SCHEMA_VERSION).items()
+    newest = {name: view.sql.replace("create view", "create temp view", 1) for name, view in views_now}
+    if version < 7:
+        connection.create_function("flowstore_numbers", 2, _numbers, deterministic=True)
+        for name in _OLDER_THAN_7:
+            sql = newest[name]
+            for missing, instead in _NEW.items():
+                sql = sql.replace(missing, instead)
+            connection.execute(sql)
+        connection.execute(_METRICS)
+    connection.execute(_NO_CARDS)
+    connection.execute(newest["card_list"])
 
 
 def drop_views(connection: sqlite3.Connection) -> None:
     """Remove these views, which stand before the store's own, when the store is migrated."""
-    for name in ("metrics", *reversed(_VIEWS)):
+    for name in ("card_list", "cards", "metrics", *reversed(_OLDER_THAN_7)):
         connection.execute(f"drop view if exists temp.{name}")
 
 
