@@ -58,7 +58,7 @@ class _Parts:
 @click.option("--force", is_flag=True, help="Replace a store, or with --html a file, that is there.")
 @gather(selection=Selection, parts=_Parts)
 def export(out: Path, selection: Selection, parts: _Parts, html: bool, force: bool, form: str) -> None:
-    """Write a new store with the selected runs, or with all; or an HTML file that shows them.
+    """Write selected runs, or all, to a new store or HTML file.
 
     PATHSPEC is F for all runs of a flow, or F/5 or F/latest for one. The new file has an identity of its own and
     keeps the ids of the runs. Nothing else is in it, no deployments either. A run that is still running is taken as

@@ -1,4 +1,4 @@
-"""The log of one attempt in pages of lines: the end of it, what comes before or after a place, and lines that match.
+"""The log of one attempt in pages of lines: the end of it, what comes before or after a position, and lines that match.
 
 A log is in chunks of text, each of one stream. A page reads as many chunks as it shows, from its end backwards, so a
 log of 100 MB takes no longer than a short one. Only a search, and the lines around a number, read it from its start.
@@ -45,8 +45,8 @@ class Line:
 
 
 @attrs.frozen
-class Place:
-    """A place in a log between two lines: a chunk, and how many of its characters are before it.
+class Position:
+    """A position in a log between two lines: a chunk, and how many of its characters are before it.
 
     As text it stands in an address.
     """
@@ -55,10 +55,10 @@ class Place:
     offset: int
 
     @classmethod
-    def of(cls, text: str) -> Place | None:
-        """Return the place that a text stands for; `None` where it stands for none.
+    def of(cls, text: str) -> Position | None:
+        """Return the position that a text stands for; `None` where it stands for none.
 
-        >>> str(Place.of("12.300")), Place.of("x")
+        >>> str(Position.of("12.300")), Position.of("x")
         ('12.300', None)
         """
         parts = text.split(".")
@@ -81,8 +81,8 @@ class LogPage:
     """
 
     lines: tuple[Line, ...]
-    earlier: Place | None
-    later: Place | None
+    earlier: Position | None
+    later: Position | None
 
 
 @attrs.frozen
@@ -107,8 +107,8 @@ class _Piece:
     text: str
 
 
-def page_before(task: Task, stream: str | None = None, end: Place | None = None) -> LogPage:
-    """Return the last lines of a log, or the last before a place.
+def page_before(task: Task, stream: str | None = None, end: Position | None = None) -> LogPage:
+    """Return the last lines of a log, or the last before a position.
 
     Args:
         task: the task, at an attempt.
@@ -122,19 +122,19 @@ def page_before(task: Task, stream: str | None = None, end: Place | None = None)
         text = row["text"][: end.offset] if end is not None and row["id"] == end.chunk else row["text"]
         start = room.take_end(text)
         if start:
-            earlier = Place(row["id"], start)
+            earlier = Position(row["id"], start)
         if start < len(text):
             pieces.append(_Piece(row["stream"], row["written_at"], text[start:]))
         if room.is_full:
-            earlier = earlier or Place(row["id"], 0)
+            earlier = earlier or Position(row["id"], 0)
             break
     if earlier is not None and not earlier.offset and not _has_chunks(task, stream, earlier, newest_first=True):
         earlier = None
     return LogPage(tuple(_lines(reversed(pieces), None if earlier else 1)), earlier, end)
 
 
-def page_after(task: Task, stream: str | None, start: Place) -> LogPage:
-    """Return the lines of a log that follow a place."""
+def page_after(task: Task, stream: str | None, start: Position) -> LogPage:
+    """Return the lines of a log that follow a position."""
     pieces: list[_Piece] = []
     room = _Room()
     later = None
@@ -145,7 +145,7 @@ def page_after(task: Task, stream: str | None, start: Place) -> LogPage:
         if count:
             pieces.append(_Piece(row["stream"], row["written_at"], text[:count]))
         if count < len(text) or room.is_full:
-            later = Place(row["id"], offset + count)
+            later = Position(row["id"], offset + count)
             break
     first = start.chunk == 0
     return LogPage(tuple(_lines(pieces, 1 if first else None)), None if first else start, later)
@@ -216,10 +216,10 @@ class _Room:
         return end
 
 
-def _chunks(task: Task, stream: str | None, place: Place | None, *, newest_first: bool) -> Iterator[Row]:
-    """Yield the chunks of a log from a place on, that of the place first, in either direction."""
+def _chunks(task: Task, stream: str | None, position: Position | None, *, newest_first: bool) -> Iterator[Row]:
+    """Yield the chunks of a log from a position on, that of the position first, in either direction."""
     log_id = task._attempt_row()["log_id"]
-    last = None if place is None else place.chunk
+    last = None if position is None else position.chunk
     own = True
     while rows := queries.log_chunks(
         task._store, log_id, stream, last, with_it=own, newest_first=newest_first, limit=_BATCH
@@ -228,11 +228,11 @@ def _chunks(task: Task, stream: str | None, place: Place | None, *, newest_first
         last, own = rows[-1]["id"], False
 
 
-def _has_chunks(task: Task, stream: str | None, place: Place, *, newest_first: bool) -> bool:
-    """Return whether there are chunks beyond that of a place."""
+def _has_chunks(task: Task, stream: str | None, position: Position, *, newest_first: bool) -> bool:
+    """Return whether there are chunks beyond that of a position."""
     log_id = task._attempt_row()["log_id"]
     rows = queries.log_chunks(
-        task._store, log_id, stream, place.chunk, with_it=False, newest_first=newest_first, limit=1
+        task._store, log_id, stream, position.chunk, with_it=False, newest_first=newest_first, limit=1
     )
     return bool(rows)
 

@@ -247,7 +247,14 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
 
 
 def log_chunks(
-    store: Store, log_id: int, stream: str | None, place: int | None, *, with_it: bool, newest_first: bool, limit: int
+    store: Store,
+    log_id: int,
+    stream: str | None,
+    position: int | None,
+    *,
+    with_it: bool,
+    newest_first: bool,
+    limit: int,
 ) -> list[Row]:
     """Return some chunks of a log, from one of them on, in either direction.
 
@@ -255,13 +262,13 @@ def log_chunks(
         store: the store.
         log_id: the log.
         stream: of this stream; `None`: of both.
-        place: the chunk to begin at; `None`: at the end that comes first.
+        position: the chunk to begin at; `None`: at the end that comes first.
         with_it: whether that chunk itself is wanted.
         newest_first: the direction.
         limit: the most that are wanted.
     """
     beyond, order = ("<", "desc") if newest_first else (">", "asc")
-    begin = (2**63 - 1 if newest_first else 0) if place is None else place
+    begin = (2**63 - 1 if newest_first else 0) if position is None else position
     return store.rows(
         f"""select id, stream, written_at, text from log_chunks
             where log_id = ? and (id {beyond} ? or (? and id = ?)) and (? is null or stream = ?)

@@ -77,7 +77,7 @@ def test_the_end_of_a_log_is_shown_and_the_rest_in_pages(printed):
         end = page.earlier
         assert f"after={end}" in browser.page(f"{TASK}?before={end}")
     assert "".join(f"{line}\n" for line in seen).replace("\n", "") == text.replace("\n", "")
-    seen, start = [], logs.Place(0, 0)
+    seen, start = [], logs.Position(0, 0)
     while start is not None:
         page = logs.page_after(task, None, start)
         seen += [line.text for line in page.lines]
