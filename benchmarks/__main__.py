@@ -24,6 +24,7 @@ from benchmarks import (
     importing,
     iterate,
     metrics,
+    pages,
     passthrough,
     query,
     report,
@@ -39,7 +40,7 @@ from flowstore import __version__
 
 MODULES = (
     importing, hello, fanout, reuse, metrics, wide, artifact, passthrough, query, iterate, resume, crowd,
-    ship, size, anatomy,
+    ship, size, pages, anatomy,
 )  # fmt: skip
 BENCHMARKS: dict[str, Callable[[Settings], Iterable[Line]]] = {
     module.__name__.rpartition(".")[2]: module.measure for module in MODULES

@@ -70,6 +70,20 @@ def _escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
+_PICTURES = {code: 0x2400 + code for code in range(32) if code not in {9, 10}}
+
+
+def visible(text: str) -> str:
+    r"""Return text with signs for what nobody sees, tabs and ends of lines excepted: nothing is dropped.
+
+    >>> visible("a\x1b[31m\u202e")
+    'a␛[31m\\u202e'
+    """
+    if text.isprintable():
+        return text
+    return escaped(text.encode("utf-8", "replace").decode()).translate(_PICTURES)
+
+
 def one_line(text: str) -> str:
     r"""Return safe text in one line, for lists in which a line is an item.
 
@@ -77,6 +91,15 @@ def one_line(text: str) -> str:
     'a\\nb'
     """
     return safe(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def no_formula(text: str) -> str:
+    """Return a cell of CSV that no spreadsheet takes for a formula.
+
+    >>> no_formula("=1+1"), no_formula("1+1")
+    ("'=1+1", '1+1')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def columns_of(text: str) -> int:
@@ -132,3 +155,37 @@ def did_you_mean(name: str, known: Iterable[str], shown: Callable[[str], object]
 
     near = difflib.get_close_matches(name, known, n=2)
     return f" Did you mean {' or '.join(repr(shown(match)) for match in near)}?" if near else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people, with three significant digits or in two units.
+
+    >>> duration(0.01234), duration(5.2), duration(184), duration(7380), duration(200000)
+    ('12.3 ms', '5.20 s', '3 min 04 s', '2 h 03 min', '2 d 7 h')
+    """
+    seconds = max(seconds, 0.0)
+    if seconds < 0.9995:
+        return f"{seconds * 1000:#.3g}".rstrip(".") + " ms"
+    if seconds < 99.95:
+        return f"{seconds:#.3g} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400:,} d {whole % 86400 // 3600} h"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes, for people.
+
+    >>> size(999), size(1500), size(2_500_000_000)
+    ('999 bytes', '1.5 kB', '2.5 GB')
+    """
+    if count < 1000:
+        return counted(count, "byte")
+    amount, unit = count / 1e3, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if amount >= 999.95:
+            amount, unit = amount / 1e3, larger
+    return f"{amount:.1f} {unit}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import os
 import shutil
 import tempfile
@@ -25,13 +27,24 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_addoption(parser):
-    """Let every command have an interpreter of its own, which takes several times as long."""
+    """Let every command have an interpreter of its own, which takes several times as long; keep pictures of pages."""
     parser.addoption("--fresh", action="store_true", help="run each command in an interpreter of its own")
+    parser.addoption("--screenshots", metavar="FOLDER", help="keep pictures of the pages that browser tests look at")
 
 
 def pytest_configure(config):
     """Pass the option on."""
     Script.fresh = config.getoption("fresh")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Look for no cycles among what collecting makes, all of which stays: each look takes longer than the last."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
@@ -109,17 +122,44 @@ def path(tmp_path):
     return tmp_path / "flowstore.db"
 
 
+@pytest.fixture(scope="session")
+def copy_of(tmp_path_factory):
+    """Return a copy of a folder that is built once for all workers: by the first that needs it, while others wait."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def copy(name, build):
+        built = shared / f"built-{name}"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not built.exists():
+                folder = tmp_path_factory.mktemp("build")
+                build(folder)
+                folder.rename(built)
+        return shutil.copytree(built, tmp_path_factory.mktemp(name), dirs_exist_ok=True)
+
+    return copy
+
+
 @pytest.fixture(scope="module")
-def story(tmp_path_factory):
+def story(copy_of):
     """F/1; F/2 by will, with a long note and two tags; F/3 failed in its end."""
     pytest.importorskip("pyarrow")
-    folder = tmp_path_factory.mktemp("look")
-    script = Script(folder, flow_source(SHAPE, members=MEMBERS, **BODIES), FLOWSTORE_HOME=folder / "home")
+    script = _story_in(copy_of("story", _tell_story))
+    yield script
+    script.check()
+
+
+def _story_in(folder):
+    return Script(folder, flow_source(SHAPE, members=MEMBERS, **BODIES), FLOWSTORE_HOME=folder / "home")
+
+
+def _tell_story(folder):
+    script = _story_in(folder)
     script("run", FLOWSTORE_USER="anne")
     script("run", "--note", LONG, "--tag", "👍 good", "--tag", "日本語", FLOWSTORE_USER="will")
     script("run", "--alpha", 2, "--tag", "日本語", expect=1, FLOWSTORE_USER="anne")
-    yield script
-    script.check()
 
 
 @pytest.fixture

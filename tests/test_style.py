@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
 from pathlib import Path
-
-import pytest
 
 import flowstore
 
@@ -23,9 +22,15 @@ VAGUE = {"what", "whose", "which", "that", "those", "these", "whether", "how", "
 ARTICLES = {"the", "a", "an", "all", "every", "each", "one", "some", "no", "any", "its", "our", "same"}
 
 
-def tree_of(name):
-    """The source of a file of the package, parsed."""
-    return ast.parse((PACKAGE / name).read_text("utf-8"))
+@functools.cache
+def nodes_of(name):
+    """All nodes of the source of a file of the package."""
+    return [*ast.walk(ast.parse((PACKAGE / name).read_text("utf-8")))]
+
+
+def wrong(find):
+    """What a rule finds in files, by their names. A test for each file would take longer than the rule itself."""
+    return {name: found for name in NAMES if (found := find(name))}
 
 
 def is_property(function):
@@ -35,56 +40,57 @@ def is_property(function):
 
 def summaries(name):
     """The first words of each function's docstring, with its line; properties and click's commands keep their own."""
-    for node in ast.walk(tree_of(name)):
+    for node in nodes_of(name):
         if isinstance(node, ast.FunctionDef) and not is_property(node) and (text := ast.get_docstring(node)):
             yield node.lineno, node.name, text.split()[0].lower().rstrip(".,:;")
 
 
+@functools.cache
 def prose(name):
     """Comments and strings of a file, with their lines."""
     source = (PACKAGE / name).read_text("utf-8")
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type in {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}:
-            yield token.start[0], token.string
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return [(token.start[0], token.string) for token in tokens if token.type in kinds]
 
 
 def bound_names(name):
     """The names that a file binds: variables, arguments, functions."""
-    for node in ast.walk(tree_of(name)):
+    for node in nodes_of(name):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.id
         elif isinstance(node, ast.arg):
             yield node.lineno, node.arg
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_summaries_are_commands(name):
+def first_words_of_nouns(name):
+    """The first words of the docstrings of a module, its classes and properties."""
+    nouns = [node for node in nodes_of(name) if isinstance(node, ast.Module | ast.ClassDef)]
+    nouns += [node for node in nodes_of(name) if isinstance(node, ast.FunctionDef) and is_property(node)]
+    return [text.split()[0].lower() for node in nouns if (text := ast.get_docstring(node))]
+
+
+def test_summaries_are_commands():
     """A function's docstring begins with a verb: Return, Open, Write, Raise, Yield, Check."""
-    assert [item for item in summaries(name) if item[2] in VAGUE | ARTICLES] == []
+    assert wrong(lambda name: [item for item in summaries(name) if item[2] in VAGUE | ARTICLES]) == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_classes_and_modules_are_nouns(name):
+def test_classes_and_modules_are_nouns():
     """The docstring of a module, a class or a property names it, and begins with no relative clause."""
-    nouns = [node for node in ast.walk(tree_of(name)) if isinstance(node, ast.Module | ast.ClassDef)]
-    nouns += [node for node in ast.walk(tree_of(name)) if isinstance(node, ast.FunctionDef) and is_property(node)]
-    first = [text.split()[0].lower() for node in nouns if (text := ast.get_docstring(node))]
-    assert [word for word in first if word in {"what", "whose", "which", "that", "those", "these"}] == []
+    relative = {"what", "whose", "which", "that", "those", "these"}
+    assert wrong(lambda name: [word for word in first_words_of_nouns(name) if word in relative]) == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_private_vocabulary(name):
+def test_no_private_vocabulary():
     """Comments, docstrings and messages use the field's words: orphan, temporary file, untrusted, repair."""
-    assert [(line, word) for line, text in prose(name) for word in RETIRED_WORD.findall(text)] == []
+    assert wrong(lambda name: [(line, word) for line, text in prose(name) for word in RETIRED_WORD.findall(text)]) == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_returns_rather_than_gives(name):
+def test_returns_rather_than_gives():
     """A docstring says what a function returns."""
-    assert [line for line, text in prose(name) if GIVES.search(text.strip("\"'# "))] == []
+    assert wrong(lambda name: [line for line, text in prose(name) if GIVES.search(text.strip("\"'# "))]) == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_names_say_what_they_hold(name):
+def test_names_say_what_they_hold():
     """No variable is called after the way that its value came about."""
-    assert [item for item in bound_names(name) if item[1] in RETIRED_NAMES] == []
+    assert wrong(lambda name: [item for item in bound_names(name) if item[1] in RETIRED_NAMES]) == {}

@@ -24,6 +24,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 from flowstore import context
 from flowstore.cli.app import settings_of
 from flowstore.client import Flow, Run, Step, Task
+from flowstore.client.addresses import LATEST, LATEST_SUCCESSFUL
 from flowstore.store import opening, queries
 from flowstore.store.tags import RESERVED
 
@@ -71,6 +72,8 @@ def _runs(store: Any, incomplete: str) -> Iterator[str]:
     names = [typed] if slash else [name for name in _flows(store, "") if name.startswith(typed)]
     for name in names:
         newest = Flow(name).runs()
+        if slash:
+            yield from (f"{name}/{word}" for word in (LATEST, LATEST_SUCCESSFUL))
         yield from (run.pathspec for run in (newest if slash else itertools.islice(newest, MOST // len(names) + 1)))
 
 

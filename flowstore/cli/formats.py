@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flowstore.cli import json_form
-from flowstore.cli.output import no_formula, say
+from flowstore.cli.output import say
 from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
 from flowstore.sqlite import outputs
-from flowstore.store import codecs
-from flowstore.text import counted
+from flowstore.store import codecs, plain
+from flowstore.store.pictures import find_picture
+from flowstore.text import counted, no_formula
 
 _STORED_AS = {entry.suffix: entry.name for entry in codecs.REGISTRY if entry.suffix}
 
@@ -68,20 +69,18 @@ def _plain_value(artifact: DataArtifact, blob_id: int) -> Any:
         with contextlib.suppress(ValueError):
             return json.loads(json_form.compact(artifact.data))
         return None
-    store = artifact._store
-    if store.value("select 1 from pragma_table_info('blob_values')") is None:  # in a file that an older version wrote
-        return None
-    text = store.value("select value from blob_values where blob_id = ?", (blob_id,))
-    if text is None:
-        return None
+    text = plain.find_kept(artifact._store, blob_id)
     try:
-        return json.loads(text)
+        return None if text is None else json.loads(text)
     except (ValueError, RecursionError):  # another program's, or a stranger's
         return None
 
 
-def write(artifact: DataArtifact, path: Path) -> None:
+def write(artifact: DataArtifact, path: Path) -> str:
     """Write an artifact to a file, replacing it in one step; to what is no file, such as a pipe, directly.
+
+    Returns:
+        A sentence about what was written instead of the value; empty where the value itself was.
 
     Raises:
         ArtifactError: the value has no such form.
@@ -90,19 +89,35 @@ def write(artifact: DataArtifact, path: Path) -> None:
     """
     try:
         with outputs.replaced(path) as temporary, temporary.open("wb") as file:
-            _write(artifact, path.suffix, file)
+            return _write(artifact, path.suffix, file)
     except UntrustedArtifact:  # a PermissionError by its class, and no fault of the file's
         raise
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _write(artifact: DataArtifact, suffix: str, file: BinaryIO) -> None:
+def _write(artifact: DataArtifact, suffix: str, file: BinaryIO) -> str:
     form = _FORMS.get(suffix)
     if artifact.codec == _STORED_AS.get(suffix, "" if form else "bytes"):
         artifact.copy_to(file)
-        return
-    value = artifact.data
+        return ""
+    try:
+        value = artifact.data
+    except (ArtifactError, UntrustedArtifact) as error:
+        png = find_picture(artifact._store, artifact._blob().id) if suffix == ".png" else None
+        if png is None:
+            raise
+        file.write(png)
+        why = str(error).strip().partition("\n")[0]
+        return (
+            f"This is the small picture that was kept when the value was set. The value itself cannot be loaded: {why}"
+        )
+    _write_value(artifact, value, suffix, file)
+    return ""
+
+
+def _write_value(artifact: DataArtifact, value: Any, suffix: str, file: BinaryIO) -> None:
+    form = _FORMS.get(suffix)
     try:
         (form or _write_text)(value, file)
     except ImportError as error:
@@ -323,8 +338,8 @@ def _write_picture(kind: str) -> Callable[[Any, Any], None]:
         try:
             if kind == "png" and "PIL.Image" in sys.modules and isinstance(value, sys.modules["PIL.Image"].Image):
                 value.save(picture, "PNG")
-            elif "matplotlib.figure" in sys.modules and isinstance(value, sys.modules["matplotlib.figure"].Figure):
-                value.savefig(picture, format=kind)
+            elif (figure := _figure_of(value)) is not None:
+                figure.savefig(picture, format=kind)
             else:
                 raise TypeError("it is no picture of that kind")
         except OSError as error:  # which PIL raises for a mode that PNG lacks
@@ -332,6 +347,14 @@ def _write_picture(kind: str) -> Callable[[Any, Any], None]:
         file.write(picture.getvalue())
 
     return write
+
+
+def _figure_of(value: Any) -> Any:
+    """Return matplotlib's figure that is the value, or that holds the axes which are; `None` for anything else."""
+    for module, name in (("matplotlib.figure", "Figure"), ("matplotlib.axes", "Axes")):
+        if module in sys.modules and isinstance(value, getattr(sys.modules[module], name)):
+            return value if name == "Figure" else value.figure
+    return None
 
 
 def _write_text(value: Any, file: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from flowstore.cli.settings import FORM, NAMESPACE, STORE, with_raw
 from flowstore.client import Flow, Run, Step, Task
 from flowstore.client.rows import of_tasks, tasks_of
 from flowstore.client.store import active_store
-from flowstore.sqlite.database import Store
 from flowstore.store import opening
 from flowstore.text import one_line, safe
 
@@ -74,6 +72,29 @@ def _show_task(task: Task, form: str, *, raw: bool) -> None:
 
 
 @command(STORE, NAMESPACE, FORM)
+@click.argument("run", shell_complete=completed_by("runs"))
+@click.argument("text", required=False)
+@with_raw
+def note(run: str, text: str | None, raw: bool, form: str) -> None:
+    """Show the note on a run, or write one.
+
+    RUN is F/5, or F/latest for the newest. Without TEXT the note is shown; an empty TEXT removes it.
+
+    Example:
+        flowstore note HelloFlow/5 "Trained on the March data."
+    """
+    noted = active_store().run(run)
+    if text is not None:
+        noted.note = text
+    if form != "table":
+        output.echo([{"run": noted.pathspec, "note": noted.note}], form, raw=raw)
+    elif text is None:
+        output.say(noted.note or f"{noted.pathspec} has no note.", raw=raw)
+    else:
+        click.echo(f"{'Noted on' if text else 'Removed the note on'} {noted.pathspec}.", err=True)
+
+
+@command(STORE, NAMESPACE, FORM)
 @click.argument("pathspec", shell_complete=completed_by("pathspecs"))
 @with_options
 @gather(wish=Wish)
@@ -118,8 +139,8 @@ def get(pathspec: str, file: Path | None, raw: bool, form: str) -> None:
 
     artifact = active_store().artifact(pathspec)
     if file is not None:
-        formats.write(artifact, file)
-        click.echo(f"Wrote {artifact.pathspec} to {file}.", err=True)
+        instead = formats.write(artifact, file)
+        click.echo(safe(f"Wrote {artifact.pathspec} to {file}.\n{instead}".rstrip()), err=True)
     if form != "table":
         output.echo([formats.row(artifact)], form, raw=raw)
     elif file is None:
@@ -139,7 +160,9 @@ def schema(sql: bool, form: str) -> None:
         definitions = "select type, name, sql from sqlite_master where sql is not null and name not like 'sqlite_%'"
         rows = [dict(row) for row in store.rows(definitions)]
     else:
-        rows = _views(store)
+        from flowstore.store.schema import public_views
+
+        rows = [{"view": view.name, "about": view.about, "columns": view.columns} for view in public_views(store)]
     if form != "table":
         output.echo(rows, form)
         return
@@ -149,19 +172,6 @@ def schema(sql: bool, form: str) -> None:
         else:
             about = [row["view"], *row["about"].splitlines(), f"columns: {', '.join(row['columns'])}"]
             click.echo(safe("\n  ".join(about) + "\n"))
-
-
-def _views(store: Store) -> list[dict[str, Any]]:
-    """Return the views that are the public face of a store: the name, the explanation and the columns of each."""
-    from flowstore.store.schema import PUBLIC_VIEWS, SCHEMA_VERSION, definitions
-
-    views = []
-    for view in PUBLIC_VIEWS:
-        lines = (line.strip() for line in definitions(SCHEMA_VERSION)[view].strip().splitlines()[1:])
-        about = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
-        columns = [row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,))]
-        views.append({"view": view, "about": "\n".join(about), "columns": columns})
-    return views
 
 
 @command(STORE, FORM)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -109,8 +111,12 @@ def _at_attempt(tasks: Iterable[Task], attempt: int | None) -> Iterator[Task]:
 def show_as_it_comes(of: Run | Step | Task, wish: Wish) -> None:
     """Print what tasks print, until they end; each line says whose it is, unless there is one task."""
     run_id = of.path_components[1]
-    for line in _follow(of, wish):
-        wish.say(line.at, "" if isinstance(of, Task) else f"[{run_id}/{line.task}] ", line.text)
+    try:
+        for line in _follow(of, wish):
+            wish.say(line.at, "" if isinstance(of, Task) else f"[{run_id}/{line.task}] ", line.text)
+            sys.stdout.flush()
+    except KeyboardInterrupt:  # the way to stop looking: nothing was stopped that had to be said
+        raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ import click
 
 from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
-from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, with_tags
+from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, time_before, with_tags
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import opening
-from flowstore.text import counted, safe
+from flowstore.text import counted, safe, size
 from flowstore.transfer.selection import Selection, run_ids
 
 if TYPE_CHECKING:
@@ -25,22 +24,7 @@ if TYPE_CHECKING:
     from flowstore.sqlite.database import Store
     from flowstore.store.problems import Problem
 
-_UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
 # --- delete
-
-
-def _time_before(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-    """Return the time that was 45m, 12h, 30d or 2w ago, in milliseconds since 1970."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a duration: give a number and m, h, d or w, as in 45m, 12h, 30d.")
-    from flowstore.store.records import now_ms
-
-    return now_ms() - int(match[1]) * _UNITS_S[match[2]] * 1000
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -57,7 +41,7 @@ class _Consent:
 @click.option(
     "--older-than",
     "older_than_ms",
-    callback=_time_before,
+    callback=time_before,
     metavar="30d",
     help="Created longer ago than this: m, h, d or w.",
 )
@@ -98,7 +82,7 @@ def delete(selection: Selection, consent: _Consent, form: str) -> int:
     done = deletion.delete(store, deletable, force=consent.force)
     if form != "table":
         _echo_candidates(candidates, form, done.runs)
-    sizes = f"{output.size(done.after_bytes)} after {output.size(done.before_bytes)}"
+    sizes = f"{size(done.after_bytes)} after {size(done.before_bytes)}"
     click.echo(f"Deleted {counted(len(done.runs), 'run')}. {store.path.name} has {sizes}.", err=True)
     return 0
 
@@ -108,7 +92,7 @@ def _confirmed(candidates: Sequence[Candidate], deletable: Sequence[Candidate], 
     for run in candidates:
         if run.kept_because is not None:
             click.echo(safe(f"{run.pathspec} is not deleted: {run.kept_because}."), err=True)
-    amount = f"{counted(len(deletable), 'run')}, {output.size(sum(run.bytes for run in deletable))}"
+    amount = f"{counted(len(deletable), 'run')}, {size(sum(run.bytes for run in deletable))}"
     if consent.dry_run or not deletable:
         click.echo(f"Would delete {amount}." if deletable else "There is nothing to delete.", err=True)
         return False
@@ -127,7 +111,7 @@ def _echo_candidates(candidates: Sequence[Candidate], form: str, deleted: Sequen
             "user": run.user,
             "created_at": time_of(run.created_at),
             "tasks": run.tasks,
-            "bytes": output.size(run.bytes) if form == "table" else run.bytes,
+            "bytes": size(run.bytes) if form == "table" else run.bytes,
             "kept_because": run.kept_because,
             **({} if form == "table" else {"deleted": run.id in ids}),
         }
@@ -155,7 +139,7 @@ def vacuum(form: str) -> None:
     if done.why_partly is not None:
         click.echo(f"The file was not rewritten, only its free pages were given back: {done.why_partly}.", err=True)
     if form == "table":
-        click.echo(f"{store.path.name}: {output.size(done.before_bytes)} before, {output.size(done.after_bytes)} now.")
+        click.echo(f"{store.path.name}: {size(done.before_bytes)} before, {size(done.after_bytes)} now.")
     else:
         row = {"before_bytes": done.before_bytes, "after_bytes": done.after_bytes, "why_partly": done.why_partly}
         output.echo([row], form)

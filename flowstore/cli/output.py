@@ -19,7 +19,7 @@ import click
 
 from flowstore.cli import json_form
 from flowstore.client import Run, Step, Task, rows
-from flowstore.text import NARROW, columns_of, counted, escaped, safe, shorten
+from flowstore.text import NARROW, columns_of, counted, escaped, no_formula, safe, shorten
 
 Rows = Sequence[Mapping[str, Any]]
 Line = Sequence[str]
@@ -130,30 +130,6 @@ def _csv_cell(value: Any, *, raw: bool) -> Any:
         value = json.dumps(value, ensure_ascii=False, default=_plain)
     text: str = value if isinstance(value, str) else _plain(value)
     return no_formula(text if raw else safe(text))
-
-
-def no_formula(text: str) -> str:
-    """Return a cell of CSV that no spreadsheet takes for a formula.
-
-    >>> no_formula("=1+1"), no_formula("1+1")
-    ("'=1+1", '1+1')
-    """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def size(count: int) -> str:
-    """Return a number of bytes, for people.
-
-    >>> size(999), size(1500), size(2_500_000_000)
-    ('999 bytes', '1.5 kB', '2.5 GB')
-    """
-    if count < 1000:
-        return counted(count, "byte")
-    amount, unit = count / 1e3, "kB"
-    for larger in ("MB", "GB", "TB"):
-        if amount >= 999.95:
-            amount, unit = amount / 1e3, larger
-    return f"{amount:.1f} {unit}"
 
 
 # --- tables

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -12,32 +12,21 @@ import click
 from flowstore import context
 from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
-from flowstore.cli.settings import FORM, NAMESPACE, STORE, with_tags
-from flowstore.client import Flow, Flows, Run
-from flowstore.client.rows import of_runs, values_of
+from flowstore.cli.settings import FORM, NAMESPACE, STORE, time_before, with_tags
+from flowstore.client.addresses import active_scope
+from flowstore.client.rows import RunTable, match_of, of_runs, runs_of, table_of_runs
+from flowstore.client.store import active_store
+from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import opening
+from flowstore.store.run_pages import RunQuery
 from flowstore.store.schema import STATUSES
 from flowstore.store.tags import RESERVED, listing
-from flowstore.text import safe
+from flowstore.text import counted, safe
+
+if TYPE_CHECKING:
+    from flowstore.store.search import Search, Wanted
 
 _LEFT_OUT = ("parameters", "tags")  # of a table in which columns were chosen
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Wanted:
-    """The runs to list: of all flows or of one, with all of these tags, none of those, and one of the statuses."""
-
-    flow: str | None
-    tags: tuple[str, ...]
-    without: tuple[str, ...]
-    statuses: tuple[str, ...]
-
-    def runs(self, limit: int | None) -> Iterator[Run]:
-        """Yield at most `limit` runs of each flow, newest first."""
-        for flow in [Flow(self.flow)] if self.flow else Flows():
-            matching = (run for run in flow.runs(*self.tags) if not self.statuses or run.status in self.statuses)
-            matching = (run for run in matching if not self.without or run.tags.isdisjoint(self.without))
-            yield from itertools.islice(matching, limit)
 
 
 def _names(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -61,6 +50,10 @@ def _names(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
     type=click.Choice(STATUSES),
     help="Only runs with this status; may be repeated.",
 )
+@click.option("--user", metavar="NAME", help="Only runs of this user.")
+@click.option(
+    "--since", "since_ms", callback=time_before, metavar="7d", help="Created no longer ago than this: m, h, d or w."
+)
 @click.option(
     "--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, metavar="N", help="List at most N runs."
 )
@@ -73,66 +66,113 @@ def _names(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
 @click.option(
     "--sort", metavar="[-]NAME", help="Sort by this column, -NAME from the largest down; default: newest first."
 )
-@gather(wanted=_Wanted)
-def runs(wanted: _Wanted, limit: int, columns: tuple[str, ...], sort: str | None, form: str) -> None:
+@gather(query=RunQuery)
+def runs(query: RunQuery, form: str) -> None:
     """List runs, newest first.
 
     Example:
         flowstore runs HelloFlow --columns metrics.accuracy,alpha --sort -metrics.accuracy
     """
-    newest = sorted(
-        wanted.runs(None if sort else limit + 1), key=lambda run: (run.created_at, int(run.id)), reverse=True
-    )
-    if sort:
-        newest = _sorted(newest, sort)
-        columns = tuple(dict.fromkeys([*columns, sort.removeprefix("-")]))
-    rows = _with_columns(newest[:limit], columns, form=form)
+    if query.flow is not None:
+        active_store().flow(query.flow)
+    columns = query.columns
+    if query.sort:
+        columns = tuple(dict.fromkeys([*columns, query.sort.removeprefix("-")]))
+    table = table_of_runs(active_scope(), attrs.evolve(query, namespace=context.get_namespace()))
+    rows = _with_columns(table, columns, form=form)
+    if query.sort and rows and all(row.get(columns[-1]) is None for row in rows):
+        click.echo(safe(f"No run here has a {columns[-1]!r} to sort by."), err=True)
     output.echo(rows, form, columns=(*output.RUN, *(name for name in columns if name not in output.RUN)))
-    if len(newest) > limit and form == "table":
-        click.echo(f"There are more than these {limit}; to see them: --limit {10 * limit}", err=True)
+    if table.after is not None and form == "table":
+        click.echo(f"There are more than these {query.limit}; to see them: --limit {10 * query.limit}", err=True)
 
 
-def _sorted(runs: Iterable[Run], sort: str) -> list[Run]:
-    """Return runs by a column, those without it last; `-NAME` begins with the largest."""
-    name = sort.removeprefix("-")
-    unsorted = list(runs)
-    values = [row[name] for row in _chosen(unsorted, [name])]
-    pairs = list(zip(unsorted, values, strict=True))
-    known = [(run, value) for run, value in pairs if value is not None]
-    known.sort(key=lambda pair: _rank(pair[1]), reverse=sort.startswith("-"))
-    if pairs and not known:
-        click.echo(safe(f"No run here has a {name!r} to sort by."), err=True)
-    return [run for run, _ in known] + [run for run, value in pairs if value is None]
-
-
-def _with_columns(runs: Sequence[Run], chosen: Sequence[str], *, form: str) -> list[dict[str, Any]]:
+def _with_columns(table: RunTable, chosen: Sequence[str], *, form: str) -> list[dict[str, Any]]:
     """Return a row a run: what `runs` shows, and the chosen columns after it."""
-    errors = form != "table" or "error" in chosen
-    known: list[dict[str, Any]] = [dict(row) for row in output.run_rows(runs, errors=errors)]
+    known = output.run_rows(table.runs, errors=form != "table" or "error" in chosen)
     if not chosen:
-        return known
+        return [dict(row) for row in known]
     left_out = _LEFT_OUT if form == "table" else ()
     return [
         {name: value for name, value in row.items() if name not in left_out or name in chosen}
-        | {name: value for name, value in extra.items() if name not in row}
-        for row, extra in zip(known, _chosen(runs, chosen), strict=True)
+        | {name: values.get(name) for name in chosen if name not in row}
+        for row, values in zip(known, table.values, strict=True)
     ]
 
 
-def _chosen(runs: Sequence[Run], chosen: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the values of these columns, a row a run: a metric, a parameter, or what `runs` shows anyway."""
-    values = values_of(runs, of_runs(runs))
-    known: Sequence[Mapping[str, Any]] = [{}] * len(runs)
-    if set(chosen) & set(output.RUN):
-        known = output.run_rows(runs, errors="error" in chosen)
-    return [{name: {**value, **row}.get(name) for name in chosen} for value, row in zip(values, known, strict=True)]
+@command(STORE, NAMESPACE, FORM)
+@click.argument("text")
+@click.argument("flow", required=False, shell_complete=completed_by("flows"))
+@with_tags
+@click.option("--before", metavar="RUN", shell_complete=completed_by("runs"), help="Only runs older than this one.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10**9), default=20, show_default=True, metavar="N", help="List at most N runs."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0, 10**9), default=10, show_default=True, metavar="S", help="Look for S seconds."
+)
+def search(
+    text: str, flow: str | None, tags: tuple[str, ...], before: str | None, limit: int, seconds: float, form: str
+) -> None:
+    """Find runs by a text in their name, tags, note, parameters, errors or logs.
+
+    Upper and lower case are the same. Runs are looked at from the newest on, and where there are too many of them or
+    their logs are too long, the command says how far it looked, and how to go on.
+
+    Example:
+        flowstore search "out of memory" HelloFlow
+    """
+    from flowstore.store.search import Wanted
+    from flowstore.store.search import search as look
+
+    if not text:
+        raise click.UsageError("Give a text to look for.")
+    store, namespace = active_store(), context.get_namespace()
+    if flow is not None:
+        store.flow(flow)
+    wanted = Wanted(
+        text=text,
+        flow=flow,
+        tags=(*tags, *([] if namespace is None else [namespace])),
+        before=None if before is None else match_of(store.run(before)),
+        limit=limit,
+        deadline_s=seconds,
+    )
+    result = look(active_scope().store, wanted)
+    output.echo(_hit_rows(result), form, columns=_HIT)
+    for line in _how_far(result, wanted):
+        click.echo(safe(line), err=True)
 
 
-def _rank(value: Any) -> tuple[int, Any]:
-    """Order numbers before everything else, which goes by its text."""
-    if isinstance(value, (int, float)):
-        return 0, value
-    return 1, str(value)
+_HIT = ("run", "status", "created_at", "where", "task", "excerpt")
+
+
+def _hit_rows(result: Search) -> output.Rows:
+    """Return a row a run that was found."""
+    runs = runs_of(active_scope(), [hit.run for hit in result.hits])
+    return [
+        {
+            "run": row.pathspec,
+            "status": row.status,
+            "created_at": row.created_at,
+            "where": hit.where,
+            "task": hit.task,
+            "excerpt": hit.excerpt,
+        }
+        for row, hit in zip(of_runs(runs), result.hits, strict=True)
+    ]
+
+
+def _how_far(result: Search, wanted: Wanted) -> Iterator[str]:
+    """Yield sentences on what was not looked at, and on how to go on."""
+    for run in result.unread:
+        more = f"--seconds {max(10 * wanted.deadline_s, 60):.0f}"
+        yield f"The log of {run.pathspec} is too long to be read in {wanted.deadline_s:g} s. To read more of it: {more}"
+    if not result.complete and result.last is not None:
+        since = f"{time_of(result.last.created_at):%Y-%m-%d %H:%M}"
+        looked = f"Looked at {counted(result.looked_at, 'run')}, back to {result.last.pathspec} of {since} UTC."
+        words = [wanted.text, *([] if wanted.flow is None else [wanted.flow]), "--before", result.last.pathspec]
+        yield f"{looked} To go on: flowstore search {shlex.join(words)}"
 
 
 @command(STORE, NAMESPACE, FORM)

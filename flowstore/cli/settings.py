@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from flowstore import context
 from flowstore.cli.app import STORE, STORE_PATH, Setting, completed_by
 
-__all__ = ["FORM", "NAMESPACE", "STORE", "STORE_PATH", "STORE_UNUSED", "with_raw", "with_tags"]
+__all__ = ["FORM", "NAMESPACE", "STORE", "STORE_PATH", "STORE_UNUSED", "time_before", "with_raw", "with_tags"]
 
 
 def _narrow(tag: str | None) -> None:
@@ -42,3 +44,16 @@ with_tags = click.option(
     help="Only runs with this tag; may be repeated.",
 )
 with_raw = click.option("--raw", is_flag=True, help="Keep control characters.")
+_UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def time_before(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Return the time that was 45m, 12h, 30d or 2w ago, in milliseconds since 1970."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a duration: give a number and m, h, d or w, as in 45m, 12h, 30d.")
+    from flowstore.store.records import now_ms
+
+    return now_ms() - int(match[1]) * _UNITS_S[match[2]] * 1000

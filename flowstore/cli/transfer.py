@@ -13,7 +13,7 @@ from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, STORE_UNUSED, with_tags
 from flowstore.store import opening
-from flowstore.text import counted, safe
+from flowstore.text import counted, safe, size
 from flowstore.transfer.selection import Selection
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -41,7 +41,7 @@ class _Parts:
 
 
 @command(STORE, NAMESPACE, FORM)
-@click.argument("out", metavar="OUT.db", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...", shell_complete=completed_by("pathspecs"))
 @click.option("--flow", metavar="F", shell_complete=completed_by("flows"), help="The runs of this flow.")
 @with_tags
@@ -54,18 +54,25 @@ class _Parts:
     metavar="S",
     help="Leave out the bytes of larger artifacts, as in 10MB; their descriptions stay.",
 )
-@click.option("--force", is_flag=True, help="Replace a store that is there.")
+@click.option("--html", is_flag=True, help="Write one HTML file that shows the runs, instead of a store.")
+@click.option("--force", is_flag=True, help="Replace a store, or with --html a file, that is there.")
 @gather(selection=Selection, parts=_Parts)
-def export(out: Path, selection: Selection, parts: _Parts, force: bool, form: str) -> None:
-    """Write a new store with the selected runs, or with all.
+def export(out: Path, selection: Selection, parts: _Parts, html: bool, force: bool, form: str) -> None:
+    """Write selected runs, or all, to a new store or HTML file.
 
     PATHSPEC is F for all runs of a flow, or F/5 or F/latest for one. The new file has an identity of its own and
     keeps the ids of the runs. Nothing else is in it, no deployments either. A run that is still running is taken as
     it stands; in the new store it will be shown as dead.
 
+    With --html, OUT is one file with the pages of the runs, the logs of all their tasks, pictures, cards and code. It
+    has no script, loads nothing, and needs no flowstore to be read.
+
     Example:
         flowstore export results.db HelloFlow/5 --max-artifact-size 10MB
     """
+    if html:
+        _export_html(out, selection, parts, force=force, form=form)
+        return
     from flowstore.transfer import export as exporting
 
     wish = exporting.Wish(selection=selection, logs=not parts.no_logs, max_artifact_bytes=parts.largest)
@@ -75,7 +82,21 @@ def export(out: Path, selection: Selection, parts: _Parts, force: bool, form: st
         output.echo([row], form)
         return
     without = f", without the bytes of {counted(done.left_out, 'artifact')}" if done.left_out else ""
-    click.echo(safe(f"Exported {counted(done.runs, 'run')} ({output.size(done.size_bytes)}{without}) to {out}."))
+    click.echo(safe(f"Exported {counted(done.runs, 'run')} ({size(done.size_bytes)}{without}) to {out}."))
+
+
+def _export_html(out: Path, selection: Selection, parts: _Parts, *, force: bool, form: str) -> None:
+    from flowstore.web.saved import save
+
+    if parts.largest is not None:
+        raise click.UsageError("--max-artifact-size does not go with --html: an HTML file has no bytes of artifacts.")
+    if selection == Selection():
+        raise click.UsageError("Name the runs that the file is to show, as in: flowstore export --html OUT.html F/5")
+    done = save(opening.active_store(), out, selection, logs=not parts.no_logs, force=force)
+    if form != "table":
+        output.echo([{"path": str(done.path), "runs": done.runs, "size_bytes": done.size_bytes}], form)
+        return
+    click.echo(safe(f"Exported {counted(done.runs, 'run')} ({size(done.size_bytes)}) to {out}."))
 
 
 @command(STORE_PATH, FORM)
@@ -104,7 +125,7 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
             row["kept_apart"] = done.kept_apart
         output.echo([row], form)
         return
-    summary = f"Imported {counted(len(done.runs), 'run')} ({output.size(done.copied_bytes)}) into {target.path}."
+    summary = f"Imported {counted(len(done.runs), 'run')} ({size(done.copied_bytes)}) into {target.path}."
     if known := len(done.known):
         summary += f" {known} of {known + len(done.runs)} {'was' if known == 1 else 'were'} here already."
     click.echo(safe(summary))

@@ -23,7 +23,7 @@ from flowstore.sqlite.database import Row, Store
 from flowstore.store import queries
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.store.opening import active_store
-from flowstore.store.tags import find_runs
+from flowstore.store.runs import find_runs
 from flowstore.text import did_you_mean
 
 LATEST = "latest"

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import attrs
+
 from flowstore.client import addresses
 from flowstore.client.base import Tagged
 from flowstore.client.code import missing_module, where_code_is
@@ -17,6 +19,8 @@ from flowstore.text import safe
 
 if TYPE_CHECKING:
     from flowstore.client.task import Task
+
+_TELLING_BYTES = 64  # that two artifacts of so many are equal says something
 
 
 class DataArtifact(Tagged):
@@ -130,8 +134,36 @@ class DataArtifact(Tagged):
     def created_at(self) -> datetime:
         """When the attempt that set it ended, in UTC."""
         attempt = self._task._attempt_row()
-        at = inheritance.artifact_created_at(self._store, attempt["task_id"], attempt["id"], self.id)
-        return self._task._run.created_at if at is None else time_of(at)
+        setter = inheritance.setter_of(self._store, attempt["task_id"], attempt["id"], self.id)
+        return self._task._run.created_at if setter is None else time_of(setter["at"])
+
+
+@attrs.frozen
+class Provenance:
+    """Where the bytes of an artifact come from, and where else they are.
+
+    Attributes:
+        set_by: the pathspec of the task that set it; `None` for a parameter, which the run has.
+        set_at: when, in UTC.
+        elsewhere: the pathspecs of other artifacts that were set to the same bytes, the latest first, at most ten.
+    """
+
+    set_by: str | None
+    set_at: datetime
+    elsewhere: list[str]
+
+
+def provenance(artifact: DataArtifact) -> Provenance:
+    """Return where an artifact's bytes come from, and where else they are."""
+    attempt, blob, store = artifact._task._attempt_row(), artifact._blob(), artifact._store
+    setter = inheritance.setter_of(store, attempt["task_id"], attempt["id"], artifact.id)
+    if setter is None:
+        return Provenance(None, artifact._task._run.created_at, [])
+    flow = artifact.path_components[0]
+    but = (setter["task_id"], artifact.id)
+    elsewhere = inheritance.same_bytes(store, blob.id, but, 10) if blob.size_bytes >= _TELLING_BYTES else []
+    set_by = f"{flow}/{setter['run_id']}/{setter['step']}/{setter['task_id']}"
+    return Provenance(set_by, time_of(setter["at"]), elsewhere)
 
 
 class Artifacts:

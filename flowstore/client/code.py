@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
+
+import attrs
 
 from flowstore.client.addresses import Scope
 from flowstore.client.base import InStore
@@ -49,6 +52,48 @@ def where_code_is(run: str) -> str:
         f'Run("{run}").code.extract("{folder}") writes the code to a folder; put it on sys.path, or into $PYTHONPATH '
         "for a command."
     )
+
+
+@attrs.frozen
+class Frame:
+    """A line of the source at which something failed.
+
+    Attributes:
+        file: its path in the code of the run; of another library, the path of the file there.
+        line: its number, from 1.
+        function: the function that it is in.
+        text: the line itself, and what Python marks below it.
+        own: whether it is in the code of the run.
+    """
+
+    file: str
+    line: int
+    function: str
+    text: str
+    own: bool
+
+
+_FRAME = re.compile(r'^ *File "(.{1,4000})", line (\d{1,9})(?:, in (.{1,500}))?$')
+
+
+def last_frame(traceback: str, files: Collection[str]) -> Frame | None:
+    r"""Return the last line of a traceback that is in the code of a run; else its last line; `None` if it has none.
+
+    >>> text = 'Traceback …:\n  File "/x/flow.py", line 24, in try_out\n    self.ratio = 1 / 0\nZeroDivisionError: …'
+    >>> last_frame(text, ["flow.py"])
+    Frame(file='flow.py', line=24, function='try_out', text='    self.ratio = 1 / 0', own=True)
+    """
+    frames: list[Frame] = []
+    lines: list[list[str]] = []
+    for line in traceback.splitlines():
+        if match := _FRAME.match(line):
+            file = next((path for path in files if match[1] == path or match[1].endswith(f"/{path}")), None)
+            frames.append(Frame(file or match[1], int(match[2]), match[3] or "", "", file is not None))
+            lines.append([])
+        elif lines and line.startswith("    "):
+            lines[-1].append(line)
+    last = max(range(len(frames)), key=lambda n: (frames[n].own, n), default=None)
+    return None if last is None else attrs.evolve(frames[last], text="\n".join(lines[last]))
 
 
 class Code(InStore):
@@ -115,6 +160,16 @@ class Code(InStore):
             except OSError as error:
                 raise FlowstoreError(f"{output} can't be written: {error.strerror}. Choose another folder.") from error
         return target
+
+    def source(self, path: str, most_bytes: int) -> str | None:
+        """Return a file as text; `None` where it is missing, larger, or not stored as bytes.
+
+        Whatever the store says of it, nothing is unpickled.
+        """
+        blob = self._files.get(path)
+        if blob is None or blob.codec != "bytes" or blob.size_bytes > most_bytes:
+            return None
+        return self._read(path).decode("utf-8", "replace")
 
     def _output(self, target: Path, path: str) -> Path:
         try:

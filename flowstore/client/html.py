@@ -1,15 +1,23 @@
-"""HTML of objects, for notebooks: tables of previews, so that looking never loads anything."""
+"""HTML of objects, for notebooks: graphs and tables of rows and previews, so that looking never loads anything.
+
+Each piece brings its style sheet, whose rules reach no further than the piece and follow the theme of the notebook.
+"""
 
 from __future__ import annotations
 
+import base64
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from flowstore.client import rows
-from flowstore.client.rows import StepRow
-from flowstore.store import queries
+import attrs
+
+from flowstore.client import graphs, rows, timelines
+from flowstore.drawing import SHAPES, scoped_stylesheet
+from flowstore.store.pictures import find_picture
+from flowstore.text import counted, duration, safe, size
 
 if TYPE_CHECKING:
     from flowstore.client.artifact import DataArtifact
@@ -17,157 +25,187 @@ if TYPE_CHECKING:
     from flowstore.client.task import Task
 
 MOST_ROWS = 20
+MOST_PICTURES = 4
+_SHORT, _LONGEST = 30, 200  # letters of a cell that has no line breaks, and of any: all of them are in its title
+
+
+@attrs.frozen
+class _Html:
+    """Text that is HTML already, and the class of its cell."""
+
+    text: str
+    css: str = ""
 
 
 def flow(item: Flow) -> str:
-    """Return a flow with its newest runs in the active namespace."""
+    """Return a flow: its graph, and its newest runs in the active namespace."""
     newest = rows.of_runs(itertools.islice(item, MOST_ROWS + 1))
-    cells = ((row.run_id, row.status, f"{row.created_at:%Y-%m-%d %H:%M:%S}", ", ".join(row.tags)) for row in newest)
-    return _page(item, {}, _table(("run", "status", "created (UTC)", "tags"), cells))
+    cells = (
+        (row.run_id, _state(row.status), row.user, _moment(row.created_at), row.duration_s, _tags(row.tags))
+        for row in newest
+    )
+    drawn = graphs.draw(graphs.of_flow(item), label=f"Steps of {item.id}")
+    return _piece(item.id, None, drawn, _table(("run", "state", "user", "started (UTC)", "took", "tags"), cells))
 
 
 def run(item: Run) -> str:
-    """Return a run's status, tags, parameters and steps, drawn and as a table, and the artifacts of its end."""
+    """Return a run: its state, why it failed and how to go on, its steps and their times, the artifacts of its end."""
     row = rows.of_run(item)
     known = rows.explanation(item, row)
     facts = {
-        "status": row.status,
-        "failed in": "" if known.failure is None else str(known.failure),
-        "to go on": known.resume_command,
+        "by": row.user,
+        "started": _moment(row.created_at),
+        "took": "" if row.duration_s is None else duration(row.duration_s),
         "resumes": known.resumed or "",
-        "created": f"{row.created_at:%Y-%m-%d %H:%M:%S} UTC",
+        "note": item.note or "",
         "parameters": ", ".join(f"{name}={value!r}" for name, value in row.parameters.items()),
-        "tags": ", ".join(sorted((*row.tags, *row.system_tags))),
     }
-    steps = rows.of_steps(item, row.status)
-    edges = queries.edges(item._store, int(item.id))
-    cells = ((step.name, rows.in_words(step.tasks), _after(step.name, edges), step.duration_s) for step in steps)
-    table = _table(("step", "tasks", "after", "seconds"), cells)
+    steps = graphs.of_run(item, row)
+    label = f"of {row.pathspec}"
     end = item.end_task
-    artifacts = "" if end is None else _artifacts(end)
-    return _page(item, facts, f"<div>{svg(steps, edges)}</div>{table}{artifacts}")
+    return _piece(
+        row.pathspec,
+        row.status,
+        _error(str(known.failure)) if known.failure else "",
+        _command(known.resume_command) if known.resume_command else "",
+        _facts(facts),
+        _tags(row.tags, row.system_tags).text,
+        graphs.draw(steps, label=f"Steps {label}"),
+        _steps(steps),
+        timelines.draw(timelines.of_run(item, row), label=f"Timeline {label}"),
+        "" if end is None else _artifacts(end),
+    )
 
 
-def _after(name: str, edges: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(before for before, after in edges if after == name)
+def _steps(steps: Sequence[graphs.GraphStep]) -> str:
+    cells = (
+        (step.name, rows.in_words(step.tasks) or "not started", ", ".join(step.before), step.duration_s)
+        for step in _with_before(steps)
+    )
+    return _table(("step", "tasks", "after", "took"), cells, most=1000)
+
+
+@attrs.frozen
+class _StepLine:
+    """A step in the table beside the graph."""
+
+    name: str
+    tasks: Mapping[str, int]
+    before: Sequence[str]
+    duration_s: float | None
+
+
+def _with_before(steps: Sequence[graphs.GraphStep]) -> Iterable[_StepLine]:
+    for step in steps:
+        before = [other.name for other in steps if step.name in other.targets]
+        tasks = {} if step.row is None else step.row.tasks
+        yield _StepLine(step.name, tasks, before, None if step.row is None else step.row.duration_s)
 
 
 def step(item: Step) -> str:
     """Return a step with its newest tasks."""
     newest = rows.of_tasks(itertools.islice(item, MOST_ROWS + 1))
-    cells = ((row.task_id, row.status, row.index, row.item) for row in newest)
-    return _page(item, {}, _table(("task", "status", "index", "item"), cells))
+    cells = ((row.task_id, _state(row.status), row.index, row.item, row.duration_s) for row in newest)
+    return _piece(item.pathspec, None, _table(("task", "state", "index", "item", "took"), cells))
 
 
 def task(item: Task) -> str:
-    """Return a task's status, why it failed, and its artifacts."""
+    """Return a task: its state, why it failed, its artifacts, and the pictures that were kept of them."""
     error = item.exception
     [row] = rows.of_tasks([item])
     facts = {
-        "status": item.status,
+        "started": _moment(row.created_at),
+        "took": "" if row.duration_s is None else duration(row.duration_s),
+        "attempts": str(row.attempts) if row.attempts > 1 else "",
         "item": row.item or "",
-        "exception": "" if error is None else f"{error.type}: {error.message}",
+        "taken over from": row.origin_pathspec or "",
     }
-    return _page(item, facts, _artifacts(item))
+    why = "" if error is None else _error(f"{error.type}: {error.message}")
+    return _piece(item.pathspec, row.status, why, _facts(facts), _artifacts(item))
 
 
 def _artifacts(item: Task) -> str:
-    cells = ((row.name, row.type, row.size_bytes, row.preview) for row in rows.of_artifacts(item))
-    return _table(("artifact", "type", "bytes", "preview"), cells)
+    listed = rows.of_artifacts(item)
+    cells = ((row.name, row.type, _Html(size(row.size_bytes), "number"), row.preview) for row in listed)
+    pictures = (_picture(item, row.name) for row in itertools.islice(listed, MOST_ROWS))
+    shown = itertools.islice(filter(None, pictures), MOST_PICTURES)
+    return _table(("artifact", "type", "size", "preview"), cells) + "".join(shown)
 
 
 def artifact(item: DataArtifact) -> str:
-    """Return an artifact's description."""
-    return _page(item, {"type": item.type, "bytes": item.size, "codec": item.codec, "preview": item.preview}, "")
+    """Return an artifact's description, its preview, and the picture that was kept of it."""
+    facts = {"type": item.type, "size": size(item.size), "codec": item.codec}
+    preview = f"<pre>{escape(safe(item.preview))}</pre>"
+    return _piece(item.pathspec, None, _facts(facts), preview, _picture(item.parent, item.id))
 
 
-def _page(item: Any, facts: Mapping[str, Any], table: str) -> str:
-    lines = "".join(f"<br>{escape(name)}: {_cell(value)}" for name, value in facts.items() if value != "")
-    return f"<div><b>{escape(repr(item))}</b>{lines}{table}</div>"
+def _picture(task_: Task, name: str) -> str:
+    blob = task_._blobs().get(name)
+    png = None if blob is None else find_picture(task_._store, blob.id)
+    if png is None:
+        return ""
+    data = base64.b64encode(png).decode("ascii")
+    return f'<p><img class="picture" alt="{_text(f"{name}, as a picture")}" src="data:image/png;base64,{data}"></p>'
 
 
-def _table(head: Sequence[str], cells: Iterable[Sequence[Any]]) -> str:
-    shown = list(itertools.islice(cells, MOST_ROWS + 1))
-    body = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in shown[:MOST_ROWS])
-    more = "<tr><td>…</td></tr>" if len(shown) > MOST_ROWS else ""
-    return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>{body}{more}</table>"
+def _piece(name: str, status: str | None, *parts: str) -> str:
+    state = "" if status is None else f" {_state(status).text}"
+    title = f'<div class="title"><b>{_text(name)}</b>{state}</div>'
+    style = f"<style>{scoped_stylesheet()}</style>"
+    return f'<div class="flowstore">{style}<div class="piece">{title}{"".join(parts)}</div></div>'
+
+
+def _state(status: str) -> _Html:
+    shape = SHAPES.get(status, "")
+    return _Html(f'<span class="state {_text(status)}">{shape} {_text(status)}</span>')
+
+
+def _error(text: str) -> str:
+    return f'<div class="error"><b class="failed">{_text(text).replace(chr(10), "<br>")}</b></div>'
+
+
+def _command(text: str) -> str:
+    return f'<div><span class="command">{_text(text)}</span></div>'
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    shown = "".join(f"<span><b>{_text(name)}</b>{_text(text)}</span>" for name, text in facts.items() if text)
+    return f'<div class="facts">{shown}</div>' if shown else ""
+
+
+def _tags(users: Iterable[str], system: Iterable[str] = ()) -> _Html:
+    own = (f'<span class="tag">{_text(tag)}</span>' for tag in users)
+    return _Html("".join([*own, *(f'<span class="tag system">{_text(tag)}</span>' for tag in system)]))
+
+
+def _moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def _table(head: Sequence[str], cells: Iterable[Sequence[Any]], most: int = MOST_ROWS) -> str:
+    shown = list(itertools.islice(cells, most + 1))
+    if not shown:
+        return ""
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in shown[:most])
+    more = f'<tr><td colspan="{len(head)}" class="muted">… more than {counted(most, "row")}</td></tr>'
+    names = "".join(
+        f'<th class="number">{name}</th>' if name in {"took", "size"} else f"<th>{name}</th>" for name in head
+    )
+    body += more if len(shown) > most else ""
+    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else escape(str(value)).replace("\n", "<br>")
+    if isinstance(value, _Html):
+        return f'<td class="{value.css}">{value.text}</td>' if value.css else f"<td>{value.text}</td>"
+    if isinstance(value, float):
+        return f'<td class="number">{duration(value)}</td>'
+    text = "" if value is None else safe(str(value))
+    if len(text) <= _LONGEST:
+        css = ' class="long"' if len(text) > _SHORT else ""
+        return f"<td{css}>{escape(text).replace(chr(10), '<br>')}</td>"
+    return f'<td class="long" title="{escape(text[:5000])}">{escape(text[:_LONGEST])}…</td>'
 
 
-MOST_STEPS = 60
-_COLOURS = {  # strong enough on a light page and on a dark one
-    "running": "#2f81f7",
-    "successful": "#2da44e",
-    "failed": "#e5534b",
-    "stopped": "#c69026",
-    "dead": "#8b949e",
-}
-_WORST_FIRST = ("failed", "dead", "stopped", "running", "successful")
-_BOX, _GAP = (120, 34), (36, 14)
-_MOST_LETTERS = 17
-
-Edges = Sequence[tuple[str, str]]
-Cell = tuple[int, int]
-
-
-def svg(steps: Sequence[StepRow], edges: Edges) -> str:
-    """Return the diagram, or nothing where it would be too large to be read."""
-    if not 0 < len(steps) <= MOST_STEPS:
-        return ""
-    places = _places([step.name for step in steps], edges)
-    width = (max(x for x, _ in places.values()) + 1) * (_BOX[0] + _GAP[0])
-    height = (max(y for _, y in places.values()) + 1) * (_BOX[1] + _GAP[1])
-    parts = [_edge(places[before], places[after]) for before, after in edges if {before, after} <= places.keys()]
-    parts += [_box(step, places[step.name]) for step in steps]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'font-family="sans-serif" font-size="11" fill="none">{"".join(parts)}</svg>'
-    )
-
-
-def _places(names: Sequence[str], edges: Edges) -> Mapping[str, Cell]:
-    """Return the column and row of each step; the steps are in the order in which they began."""
-    order = {name: n for n, name in enumerate(names)}
-    columns = dict.fromkeys(names, 0)
-    for name in names:
-        before = [one for one, other in edges if other == name and order.get(one, len(names)) < order[name]]
-        columns[name] = max((columns[one] + 1 for one in before), default=0)
-    filled: dict[int, int] = {}
-    places: dict[str, Cell] = {}
-    for name in names:
-        column = columns[name]
-        places[name] = (column, filled.get(column, 0))
-        filled[column] = filled.get(column, 0) + 1
-    return places
-
-
-def _corner(cell: Cell) -> Cell:
-    return cell[0] * (_BOX[0] + _GAP[0]) + _GAP[0] // 2, cell[1] * (_BOX[1] + _GAP[1]) + _GAP[1] // 2
-
-
-def _box(step: StepRow, cell: Cell) -> str:
-    x, y = _corner(cell)
-    colour = next((_COLOURS[status] for status in _WORST_FIRST if status in step.tasks), "#8b949e")
-    shown = step.name if len(step.name) <= _MOST_LETTERS else step.name[: _MOST_LETTERS - 1] + "…"
-    times = f" ×{step.total}" if step.total > 1 else ""
-    lasted = "" if step.duration_s is None else f"{step.duration_s:.3g} s"
-    return (
-        f"<g><title>{escape(step.name)}: {escape(rows.in_words(step.tasks))}</title>"
-        f'<rect x="{x}" y="{y}" width="{_BOX[0]}" height="{_BOX[1]}" rx="6" stroke="{colour}" stroke-width="2" '
-        f'fill="{colour}" fill-opacity="0.12"/><g fill="currentColor">'
-        f'<text x="{x + 8}" y="{y + 14}">{escape(shown)}{times}</text>'
-        f'<text x="{x + 8}" y="{y + 28}" fill-opacity="0.7">{lasted}</text></g></g>'
-    )
-
-
-def _edge(before: Cell, after: Cell) -> str:
-    (x1, y1), (x2, y2) = _corner(before), _corner(after)
-    back = after[0] <= before[0]
-    x1, y1, y2 = x1 + _BOX[0], y1 + _BOX[1] // 2, y2 + _BOX[1] // 2
-    bend = _GAP[0] // 2 if not back else _BOX[0] // 2
-    dashed = ' stroke-dasharray="4 3"' if back else ""
-    curve = f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
-    return f'<path d="{curve}" stroke="#8b949e" stroke-width="1.5"{dashed}/>'
+def _text(text: str) -> str:
+    return escape(safe(text))

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from flowstore.client.base import status_of
+from flowstore.client.addresses import Scope
+from flowstore.client.base import kinds, status_of
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, place_of, time_of
-from flowstore.store import blobs, codecs, metrics, queries, tags
+from flowstore.store import blobs, codecs, metrics, queries, steps, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.queries import Failure
+from flowstore.store.run_pages import RunQuery, find_page
+from flowstore.store.runs import Match
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +86,51 @@ def of_runs(runs: Iterable[Run]) -> list[RunRow]:
         if run_id not in rows:
             raise NotFound(f"Run {run.pathspec} was deleted from {store.path}.")
     return [_run_row(run.pathspec, rows[run_id], tagged[run_id]) for run, run_id in zip(listed, ids, strict=True)]
+
+
+@attrs.frozen(eq=False, repr=False)
+class RunTable:
+    """A page of runs that were searched for.
+
+    Attributes:
+        runs: the runs, in order.
+        rows: their rows.
+        values: of each run the final metrics and the parameters, by name; a parameter hides a metric of its name.
+        after: where the next page begins, for `RunQuery.after`; `None` where no run follows.
+    """
+
+    runs: list[Run]
+    rows: list[RunRow]
+    values: list[dict[str, Any]]
+    after: str | None
+
+
+def table_of_runs(scope: Scope, query: RunQuery) -> RunTable:
+    """Return the page of runs that a query finds.
+
+    Args:
+        scope: the store; its namespace does not count, but the query's own.
+        query: which runs, in which order.
+
+    Raises:
+        FlowstoreError: the query cannot be answered: see `find_page`.
+    """
+    with scope.store.read():
+        page = find_page(scope.store, query)
+        runs = runs_of(scope, page.matches)
+        rows = of_runs(runs)
+        return RunTable(runs, rows, values_of(runs, rows), page.after)
+
+
+def runs_of(scope: Scope, matches: Iterable[Match]) -> list[Run]:
+    """Return runs that were found, as objects."""
+    return [kinds[2]._at(scope, match.pathspec) for match in matches]
+
+
+def match_of(run: Run) -> Match:
+    """Return a run as what a search goes on behind."""
+    flow, run_id = run.path_components
+    return Match(flow, int(run_id), run._facts()["created_at"])
 
 
 def of_run(run: Run) -> RunRow:
@@ -185,7 +233,7 @@ def of_steps(run: Run, status: str) -> list[StepRow]:
         status: its status. Where it is dead, what is recorded as running is dead too.
     """
     by_step: dict[str, list[Row]] = {}
-    for row in queries.step_states(run._store, int(run.id)):
+    for row in steps.states(run._store, int(run.id)):
         by_step.setdefault(row["name"], []).append(row)
     return [_step_row(f"{run.pathspec}/{name}", rows, dead=status == "dead") for name, rows in by_step.items()]
 
@@ -267,6 +315,46 @@ def _task_row(task: Task, items: Mapping[int, str]) -> TaskRow:
         finished_at=None if row["finished_at"] is None else time_of(row["finished_at"]),
         origin_pathspec=row["origin_pathspec"],
     )
+
+
+@attrs.frozen(eq=False, repr=False)
+class AttemptRow:
+    """One attempt of a task.
+
+    Attributes:
+        number: from 0.
+        status: as it is now.
+        created_at, finished_at: in UTC; no end while it runs.
+        pid: its process.
+        error: type and message of what failed, in one line.
+    """
+
+    number: int
+    status: str
+    created_at: datetime
+    finished_at: datetime | None
+    pid: int | None
+    error: str | None
+
+    @property
+    def duration_s(self) -> float | None:
+        """How long it took, in seconds; `None` while it runs."""
+        return _seconds(self.created_at, self.finished_at)
+
+
+def of_attempts(task: Task, limit: int = 1000) -> list[AttemptRow]:
+    """Return the rows of a task's attempts, the first ones."""
+    return [
+        AttemptRow(
+            number=row["number"],
+            status="dead" if row["status"] == "running" and task.status == "dead" else row["status"],
+            created_at=time_of(row["started_at"]),
+            finished_at=None if row["finished_at"] is None else time_of(row["finished_at"]),
+            pid=row["pid"],
+            error=None if row["error_type"] is None else queries.error_line(row["error_type"], row["error_message"]),
+        )
+        for row in queries.attempts(task._store, int(task.id), limit)
+    ]
 
 
 def tasks_of(of: Run | Step | Task) -> list[Task]:

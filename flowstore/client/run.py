@@ -18,7 +18,7 @@ from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, time_of
 from flowstore.store import blobs, metrics, queries, tags
 from flowstore.store.blobs import Blob
-from flowstore.store.tags import find_runs
+from flowstore.store.runs import find_runs
 from flowstore.text import safe
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from flowstore.text import coloured, columns_of, safe, shorten
+from flowstore.text import coloured, columns_of, duration, safe, shorten
 
 DRAWN_S = 0.5  # between two states of a line
 _SLOWER, _SLOWEST_S = 1.5, 30.0  # where each state is a line of its own
@@ -234,15 +234,3 @@ def clock(at_ms: int) -> str:
 @functools.lru_cache(maxsize=2)
 def _second(at_s: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
-
-
-def duration(seconds: float) -> str:
-    """Return a time span for people.
-
-    >>> duration(0.25), duration(75), duration(7260)
-    ('0.2 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -24,7 +24,6 @@ from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import blobs, trust
 from flowstore.store.blobs import Blob
-from flowstore.store.tags import find_runs
 
 
 class Origin:
@@ -146,6 +145,8 @@ def nothing_to_take(store: Store, flow: str, origin: Origin, *, named: bool) -> 
     """
     if origin.takes_over:
         return
+    from flowstore.store.runs import find_runs  # which a plain run does not need
+
     sentence = f"Run {flow}/{origin.run_id} has nothing to take over, so everything runs."
     mine = [] if named else find_runs(store, flow, [f"user:{context.username()}"])
     better = next((run_id for run_id in mine if _has_finished_tasks(store, run_id)), None)

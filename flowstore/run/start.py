@@ -19,12 +19,12 @@ import attrs
 from flowstore import context
 from flowstore._version import __version__
 from flowstore.errors import ArtifactError, FlowstoreError, NotFound
-from flowstore.flow import spec
+from flowstore.flow import decorators, spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import ownership, snapshot
-from flowstore.run.console import Console, duration
+from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
 from flowstore.run.order_writer import RunPlan
@@ -41,7 +41,7 @@ from flowstore.store import blobs, queries, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.opening import ensure_active_store
-from flowstore.text import counted
+from flowstore.text import counted, duration
 
 if TYPE_CHECKING:
     from flowstore.store.deployments import Deployment
@@ -258,8 +258,10 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
 
 def _origin_id(store: Store, flow: str, origin_run_id: str | None) -> int:
     if origin_run_id is None:
+        from flowstore.store.runs import find_runs  # which a plain run does not need
+
         user = context.username()
-        run_id = next(tags.find_runs(store, flow, [f"user:{user}"]), None)
+        run_id = next(find_runs(store, flow, [f"user:{user}"]), None)
         if run_id is None:
             raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
     elif origin_run_id.isdecimal():
@@ -380,6 +382,7 @@ def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         parameters={name: _inline(row) for name, row in names_of(artifacts, "parameter").items()},
         constants=sorted(names_of(artifacts, "constant")),
         current=current,
+        cards=[text for text in session.options.with_ if decorators.is_card(text)],
     )
 
 

@@ -33,7 +33,7 @@ CHUNK_BYTES = 1 << 20
 BATCH_BYTES = 16 << 20  # a transaction: fast, and no other writer waits longer than 0.3 s
 THREAD_BYTES = 16 << 20  # to hash so many is worth a thread
 
-_SEE = "The file is damaged. Restore a copy."
+SEE = "The file is damaged. Restore a copy."
 
 COLUMNS = (  # no longer than flowstore writes them: texts of an untrusted file may be as long as memory
     "b.id as blob_id, b.sha, b.codec, b.size_bytes, substr(b.type, 1, 1000) as type, "
@@ -272,7 +272,7 @@ def fetched(db: sqlite3.Connection | None, blob: Blob) -> Blob:
     return blob if row is None else attrs.evolve(blob, data=row["data"])
 
 
-def _check_size(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> None:
+def check_size(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> None:
     """Compare the size that a row claims with what is there, before anybody makes room for it."""
     if blob.data is None:
         assert db is not None
@@ -287,7 +287,7 @@ def _check_size(db: sqlite3.Connection | None, store: Store, blob: Blob, name: s
     else:
         size = len(blob.data)
     if size != blob.size_bytes:
-        raise StoreCorrupt(f"{store.path}: {name} has {counted(size, 'byte')} instead of {blob.size_bytes}. {_SEE}")
+        raise StoreCorrupt(f"{store.path}: {name} has {counted(size, 'byte')} instead of {blob.size_bytes}. {SEE}")
 
 
 def copy(store: Store, blob: Blob, file: BinaryIO, name: str) -> None:
@@ -320,12 +320,12 @@ def verified(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str)
         ArtifactError: they were left out of this file.
     """
     blob = fetched(db, blob)
-    _check_size(db, store, blob, name)
+    check_size(db, store, blob, name)
     digest = hashlib.sha256()
     hashed = _hashed_meanwhile if blob.size_bytes > THREAD_BYTES else _hashed
     yield from hashed(read(db, blob), digest)
     if digest.digest() != blob.sha:
-        raise StoreCorrupt(f"{store.path}: the bytes of {name} do not match their hash. {_SEE}")
+        raise StoreCorrupt(f"{store.path}: the bytes of {name} do not match their hash. {SEE}")
 
 
 def _hashed(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:

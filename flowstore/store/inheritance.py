@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Row, Store
 from flowstore.store.blobs import COLUMNS, Blob
 
 FETCHED_BYTES = 4096  # blobs of at most this size are fetched with the rest, larger ones when they are loaded
@@ -104,22 +104,44 @@ def _batches(values: Iterable[int]) -> Iterator[list[int]]:
     return (every[at : at + _BATCH] for at in range(0, len(every), _BATCH))
 
 
-def artifact_created_at(store: Store, task_id: int, attempt_id: int, name: str) -> int | None:
-    """Return when the task, or the one that it inherits from, finished the attempt that set an artifact.
+def setter_of(store: Store, task_id: int, attempt_id: int, name: str) -> Row | None:
+    """Return the task that set an artifact, this one or the nearest that it inherits from; `None` for a parameter.
+
+    The row has the task's `task_id`, `run_id` and `step`, and `at`, when the attempt that set the artifact finished.
 
     In a file that was tampered with tasks may flow into each other in a circle, so the walk ends after as many
     steps as there can be tasks; the nearest are right all the same.
     """
-    at: int | None = store.value(
-        """with recursive chain (depth, attempt_id, base_id) as (
-             select 0, :attempt_id, t.base_id from tasks t where t.id = :task_id
+    return store.row(
+        """with recursive chain (depth, id, attempt_id, base_id) as (
+             select 0, t.id, :attempt_id, t.base_id from tasks t where t.id = :task_id
              union all
-             select c.depth + 1, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
+             select c.depth + 1, t.id, t.attempt_id, t.base_id from chain c join tasks t on t.id = c.base_id
              limit (select max(1, min(coalesce(max(id), 1), 1000000)) from tasks)
            )
-           select coalesce(at.finished_at, at.started_at) from chain c
-           join artifacts a on a.attempt_id = c.attempt_id and a.name = :name
-           join attempts at on at.id = c.attempt_id order by c.depth limit 1""",
+           select t.id as task_id, t.run_id, s.name as step, coalesce(at.finished_at, at.started_at) as at
+           from chain c join artifacts a on a.attempt_id = c.attempt_id and a.name = :name
+           join attempts at on at.id = c.attempt_id join tasks t on t.id = c.id join steps s on s.id = t.step_id
+           order by c.depth limit 1""",
         {"attempt_id": attempt_id, "task_id": task_id, "name": name},
     )
-    return at
+
+
+def same_bytes(store: Store, blob_id: int, but: tuple[int, str], limit: int) -> list[str]:
+    """Return the pathspecs of other artifacts that tasks have set to the same bytes, the latest first.
+
+    Args:
+        store: the store.
+        blob_id: the bytes.
+        but: the task and the name of the artifact that is looked at.
+        limit: the most that are wanted.
+    """
+    rows = store.rows(
+        """select f.name as flow, t.run_id, s.name as step, t.id, a.name as artifact
+           from artifacts a join attempts at on at.id = a.attempt_id
+           join tasks t on t.id = at.task_id and t.attempt_id = at.id
+           join steps s on s.id = t.step_id join runs r on r.id = t.run_id join flows f on f.id = r.flow_id
+           where a.blob_id = ? and a.merged = 0 and (t.id, a.name) <> (?, ?) order by a.attempt_id desc limit ?""",
+        (blob_id, *but, limit),
+    )
+    return [f"{row['flow']}/{row['run_id']}/{row['step']}/{row['id']}/{row['artifact']}" for row in rows]

@@ -161,11 +161,20 @@ def final(store: Store, run_ids: Collection[int]) -> dict[int, dict[str, float]]
     by_run: dict[int, dict[str, float]] = {run_id: {} for run_id in run_ids}
     ids: Sequence[int] = [*by_run]
     for at in range(0, len(ids), _BATCH):
-        rows = store.rows(
+        rows = store.rows(  # every artifact has a name: asking for that, too, lets SQLite take the index of final ones
             """select m.run_id, m.name as metric, m.number as magnitude from json_each(?) j
-               cross join metrics m on m.run_id = j.value where m.final = 1""",
+               cross join metrics m on m.run_id = j.value where m.final = 1 and m.artifact > ''""",
             (json.dumps(ids[at : at + _BATCH]),),
         )
         for row in rows:
             by_run[row["run_id"]].setdefault(row["metric"], row["magnitude"])
     return by_run
+
+
+def of_task(store: Store, run_id: int, task_id: int, limit: int) -> dict[str, float]:
+    """Return the metrics that a task has set, by name, in the order in which it did; the first ones."""
+    rows = store.rows(
+        "select name as metric, number as magnitude from metrics where run_id = ? and task_id = ? limit ?",
+        (run_id, task_id, limit),
+    )
+    return {row["metric"]: row["magnitude"] for row in rows}

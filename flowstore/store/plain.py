@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -38,6 +38,9 @@ from flowstore.store.json_levels import (
     open_level,
     quoted,
 )
+
+if TYPE_CHECKING:
+    from flowstore.sqlite.database import Store
 
 MAX_DEPTH = 100
 MAX_METRICS = 100
@@ -103,6 +106,16 @@ def describe_json(value: Any) -> Plain:
         return Plain(numbers=[("", float(value))])
     numbers, too_many = _metrics(value)
     return Plain(numbers=numbers, too_many=too_many) if numbers or too_many else NOTHING
+
+
+def find_kept(store: Store, blob_id: int) -> str | None:
+    """Return the plain JSON that was kept beside a blob whose bytes are not that JSON; `None` where there is none."""
+    if store.value("select 1 from pragma_table_info('blob_values')") is None:  # in a file that an older version wrote
+        return None
+    text: str | None = store.value(
+        "select value from blob_values where blob_id = ? and length(value) <= ?", (blob_id, MAX_VALUE_BYTES)
+    )
+    return text
 
 
 def numbers_in(artifact: str, text: str) -> Numbers:

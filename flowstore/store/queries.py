@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -120,6 +120,62 @@ def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> 
         last = onward(store.path, last, rows[-1]["id"])
 
 
+@attrs.frozen(kw_only=True)
+class TaskQuery:
+    """A choice of a run's tasks, those first that did not succeed.
+
+    Attributes:
+        steps: of one of these steps; of any where there are none.
+        statuses: recorded with one of these statuses; with any where there are none.
+        after: the key of the task that a page begins after.
+        limit: how many tasks a page has at most.
+    """
+
+    steps: tuple[str, ...] = ()
+    statuses: tuple[str, ...] = ()
+    after: tuple[int, int] = (-1, -1)
+    limit: int = 100
+
+
+def task_page(store: Store, run_id: int, query: TaskQuery) -> list[Row]:
+    """Return a page of a run's tasks: failed, running and stopped ones, then the rest; each by its id.
+
+    Besides what all rows of tasks have, a row has the task's foreach `item`, the `error_type` and `error_message` of
+    its last attempt, and its key: `rank` and `id`.
+    """
+    rank = "case t.status when 'failed' then 0 when 'running' then 1 when 'stopped' then 2 else 3 end"
+    where = "".join(
+        f" and {column} in (select value from json_each(:{name}))"
+        for name, column, values in (("steps", "s.name", query.steps), ("statuses", "t.status", query.statuses))
+        if values
+    )
+    rows = store.rows(
+        f"""select t.id, {rank} as rank from tasks t join steps s on s.id = t.step_id
+            where t.run_id = :run_id {where} and ({rank}, t.id) > (:rank, :id) order by rank, t.id limit :limit""",
+        {
+            "run_id": run_id,
+            "steps": json.dumps(query.steps),
+            "statuses": json.dumps(query.statuses),
+            "rank": query.after[0],
+            "id": query.after[1],
+            "limit": query.limit,
+        },
+    )
+    by_id = _tasks_with_errors(store, [row["id"] for row in rows])
+    return [by_id[row["id"]] for row in rows]
+
+
+def _tasks_with_errors(store: Store, task_ids: Sequence[int]) -> dict[int, Row]:
+    columns = f"{item_column(store)} as item, substr(a.error_type, 1, 200) as error_type,"
+    select = TASK.replace("select ", f"select {columns} substr(a.error_message, 1, 1000) as error_message, ", 1)
+    rows = store.rows(
+        f"""{select} left join attempts a on a.id = t.attempt_id
+            where t.id in (select value from json_each(?))""",
+        (json.dumps(task_ids),),
+    )
+    return {row["id"]: row for row in rows}
+
+
 def first_task(store: Store, run_id: int, step_id: int) -> Row | None:
     """Return the task of a step that began first."""
     return store.row(f"{TASK} where t.run_id = ? and t.step_id = ? order by t.id limit 1", (run_id, step_id))
@@ -140,10 +196,12 @@ def find_task(store: Store, flow: str, run_id: int, step: str, task_id: int) -> 
     )
 
 
-def relatives(store: Store, task_id: int, *, children: bool) -> list[Row]:
-    """Return the tasks that ran directly before, or after, a task."""
+def relatives(store: Store, task_id: int, *, children: bool, limit: int = -1) -> list[Row]:
+    """Return the tasks that ran directly before, or after, a task; the first ones where there is a limit."""
     near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
-    return store.rows(f"{TASK} join task_parents p on p.{far} = t.id where p.{near} = ? order by t.id", (task_id,))
+    return store.rows(
+        f"{TASK} join task_parents p on p.{far} = t.id where p.{near} = ? order by t.id limit ?", (task_id, limit)
+    )
 
 
 def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
@@ -188,35 +246,60 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
         last = -onward(store.path, -last, -rows[-1]["id"])
 
 
-# --- a run as a whole: all of its steps, edges and artifacts, in a query each, however many tasks there are
+def log_chunks(
+    store: Store,
+    log_id: int,
+    stream: str | None,
+    position: int | None,
+    *,
+    with_it: bool,
+    newest_first: bool,
+    limit: int,
+) -> list[Row]:
+    """Return some chunks of a log, from one of them on, in either direction.
 
-
-def step_states(store: Store, run_id: int) -> list[Row]:
-    """Return the tasks of a run's steps by their statuses, in the order in which the steps began.
-
-    A row has a step's `name` and `created_at`, a `status`, and of the tasks with it whether they were `reused`, how
-    many they are, when the first of them had `begun` and the last one ended, and whether one is `unfinished`.
+    Args:
+        store: the store.
+        log_id: the log.
+        stream: of this stream; `None`: of both.
+        position: the chunk to begin at; `None`: at the end that comes first.
+        with_it: whether that chunk itself is wanted.
+        newest_first: the direction.
+        limit: the most that are wanted.
     """
+    beyond, order = ("<", "desc") if newest_first else (">", "asc")
+    begin = (2**63 - 1 if newest_first else 0) if position is None else position
     return store.rows(
-        """select s.name, s.created_at, t.status, count(t.id) as tasks, max(t.finished_at) as finished_at,
-                  count(t.id) > count(t.finished_at) as unfinished, min(t.started_at) as begun,
-                  t.origin_pathspec is not null as reused
-           from steps s left join tasks t on t.run_id = s.run_id and t.step_id = s.id
-           where s.run_id = ? group by s.id, t.status, reused order by s.id, t.status""",
-        (run_id,),
+        f"""select id, stream, written_at, text from log_chunks
+            where log_id = ? and (id {beyond} ? or (? and id = ?)) and (? is null or stream = ?)
+            order by id {order} limit ?""",
+        (log_id, begin, with_it, begin, stream, stream, limit),
     )
 
 
-def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
-    """Return pairs of steps: a task of the first ran directly before one of the second."""
-    rows = store.rows(
-        """select distinct b.name as before, s.name as after
-           from tasks t join task_parents p on p.task_id = t.id join tasks o on o.id = p.parent_id
-           join steps b on b.id = o.step_id join steps s on s.id = t.step_id
-           where t.run_id = ? order by b.id, s.id""",
-        (run_id,),
+def attempts(store: Store, task_id: int, limit: int) -> list[Row]:
+    """Return the attempts of a task, the first ones, each with why it failed in brief."""
+    return store.rows(
+        """select number, status, started_at, finished_at, pid, substr(error_type, 1, 200) as error_type,
+                  substr(error_message, 1, 1000) as error_message
+           from attempts where task_id = ? order by number limit ?""",
+        (task_id, limit),
     )
-    return [(row["before"], row["after"]) for row in rows]
+
+
+def names_set(store: Store, attempt_id: int) -> set[str]:
+    """Return the names of the artifacts that an attempt has set itself, without those that it merged."""
+    rows = store.rows("select name from artifacts where attempt_id = ? and merged = 0", (attempt_id,))
+    return {row["name"] for row in rows}
+
+
+def item_of(store: Store, task_id: int) -> str | None:
+    """Return the preview of a task's foreach item; `None` outside a foreach."""
+    item: str | None = store.value(f"select {item_column(store)} as item from tasks t where t.id = ?", (task_id,))
+    return item
+
+
+# --- a run as a whole: all of its steps, edges and artifacts, in a query each, however many tasks there are
 
 
 def items(store: Store, run_id: int) -> dict[int, str]:

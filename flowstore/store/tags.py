@@ -1,12 +1,8 @@
-"""Tags: the rules, editing them, and finding runs by them.
+"""Tags: the rules, editing them, and what is known of those that occur together.
 
 A run's tags are rows of `run_tags`, those of a step, task or artifact rows of `node_tags`. What is set on an object is
 inherited by all below it, by the queries and not by copies, so a tag that is added later holds for everything at once.
 A namespace is a tag. Nothing here touches a run's time or order.
-
-A search by tags walks `run_tags` from the newest run of the rarest tag, where all tags last met in pairs (`tag_pairs`),
-and checks the others for each run. Three tags that all meet in pairs and never together are the worst case: 40 ms where
-a flow has 100,000 runs and each tag is on two of three.
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ import itertools
 import json
 import platform
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +21,7 @@ import attrs
 from flowstore.context import is_text
 from flowstore.errors import NotFound, TaggingError
 from flowstore.sqlite.database import Row, Store
-from flowstore.sqlite.typed_rows import LATER, PAGE, onward
+from flowstore.sqlite.typed_rows import LATER, PAGE
 
 MAX_LENGTH = 500
 RESERVED = ("user:", "production:")
@@ -262,54 +258,6 @@ def node_tags(store: Store, run_id: int, step_id: int, task_id: int, artifact: s
     return [row[0] for row in rows]
 
 
-def find_runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False) -> Iterator[int]:
-    """Yield a flow's runs that have all tags, newest first; fetched as they are asked for, one at first, then more."""
-    wanted: list[Any] = list(dict.fromkeys(tags))
-    if not _are_texts(wanted):
-        return
-    last = (LATER, LATER)
-    if len(wanted) > 1:
-        newest_at, wanted = _met(store, flow, wanted)
-        last = (newest_at, LATER)
-        if newest_at < 0:
-            return
-    page = 1
-    while True:
-        rows = _page(store, flow, wanted, successful, last, page)
-        for row in rows:
-            yield row["id"]
-        if len(rows) < page:
-            return
-        last = onward(store.path, last, (rows[-1]["created_at"], rows[-1]["id"]))
-        page = min(page * 25, PAGE)
-
-
-def _page(
-    store: Store, flow: str, tags: Sequence[Any], successful: bool, last: tuple[int, int], page: int
-) -> list[Row]:
-    """Return the next runs below `last`; a single tag is given as text, several as ids."""
-    flow_id = "(select id from flows where name = ?)"
-    if not tags:
-        where = "and r.status = 'successful'" if successful else ""
-        return store.rows(
-            f"""select r.id, r.created_at from runs r where r.flow_id = {flow_id} and (r.created_at, r.id) < (?, ?)
-                {where} order by r.created_at desc, r.id desc limit ?""",
-            (flow, *last, page),
-        )
-    first, *others = tags
-    tag_id = "(select id from tags where tag = ?)" if isinstance(first, str) else "?"
-    checks, wanted = all_of(
-        "run_tags o where o.flow_id = w.flow_id and o.created_at = w.created_at and o.run_id = w.run_id", others
-    )
-    where = "and w.successful = 1" if successful else ""
-    return store.rows(
-        f"""select w.run_id as id, w.created_at from run_tags w
-            where w.tag_id = {tag_id} and w.flow_id = {flow_id} and (w.created_at, w.run_id) < (?, ?) {where} {checks}
-            order by w.created_at desc, w.run_id desc limit ?""",
-        (first, flow, *last, *wanted, page),
-    )
-
-
 def all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
     """Return an SQL condition that an object has all tags, and its parameters; `tags` are the object's rows, as `o`.
 
@@ -324,7 +272,7 @@ def all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
     return f"{checks} and {counted} = ?", [*few, json.dumps(more), len(more)]
 
 
-def _met(store: Store, flow: str, tags: Sequence[str]) -> tuple[int, list[int]]:
+def last_met(store: Store, flow: str, tags: Sequence[str]) -> tuple[int, list[int]]:
     """Return (newest possible time at which one run carries all tags, or -1; the tags' ids, rarest first)."""
     paired = store.version >= _PAIRS_SINCE
     if len(tags) <= _FEW:
@@ -389,7 +337,7 @@ def _rarest_first(store: Store, flow: str, tag_ids: Sequence[int]) -> list[int]:
 def tag_ids_of(store: Store, tags: Iterable[str]) -> list[int] | None:
     """Return the ids of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
     wanted = list(dict.fromkeys(tags))
-    if not _are_texts(wanted):
+    if not are_texts(wanted):
         return None
     ids: list[int] = []
     for at in range(0, len(wanted), PAGE):  # SQLite allows a limited number of parameters
@@ -399,7 +347,7 @@ def tag_ids_of(store: Store, tags: Iterable[str]) -> list[int] | None:
     return ids if len(ids) == len(wanted) else None
 
 
-def _are_texts(tags: Iterable[str]) -> bool:
+def are_texts(tags: Iterable[str]) -> bool:
     """Return whether all of them can be tags."""
     return all(isinstance(tag, str) and is_text(tag) for tag in tags)
 

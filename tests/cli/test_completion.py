@@ -11,6 +11,8 @@ import pytest
 
 from flowstore.store import opening, records
 
+WORDS = ["F/latest", "F/latest-successful"]
+
 
 def complete(line, shell="bash", folder=None):
     """What Tab offers at the end of a line."""
@@ -39,7 +41,7 @@ def complete(line, shell="bash", folder=None):
     ("line", "offered"),
     [
         ("flowstore show ", ["F", "F/3", "F/2", "F/1"]),
-        ("flowstore diff F/1 F/", ["F/3", "F/2", "F/1"]),
+        ("flowstore diff F/1 F/", [*WORDS, "F/3", "F/2", "F/1"]),
         ("flowstore show F/1/", ["F/1/end", "F/1/join", "F/1/body", "F/1/start"]),
         ("flowstore logs F/1/st", ["F/1/start"]),
         ("flowstore get F/1/start/1/x", ["F/1/start/1/xs"]),
@@ -47,8 +49,9 @@ def complete(line, shell="bash", folder=None):
         ("flowstore runs --namespace user:w", ["will"]),  # bash has cut off "user:"
         ("flowstore runs --namespace=user:w", ["will"]),
         ("flowstore --namespace user:will diff ", ["F/2"]),
+        ("flowstore show F/l", WORDS),
         ("flowstore runs --status su", ["successful"]),
-        ("flowstore delete F/", ["F/3", "F/2", "F/1"]),
+        ("flowstore delete F/", [*WORDS, "F/3", "F/2", "F/1"]),
         ("flowstore delete --tag 日", ["日本語"]),
         ("flowstore export out.db --flow ", ["F"]),
         ("sudo /usr/bin/flowstore name", ["namespaces"]),
@@ -65,7 +68,7 @@ def test_tab_completes_what_is_in_the_store(story, line, offered):
 def test_tab_completes_in_other_shells(story, shell):
     """There a colon does not end a word."""
     assert complete("flowstore runs --namespace user:w", shell, story.folder) == ["user:will"]
-    assert complete("flowstore diff F/", shell, story.folder) == ["F/3", "F/2", "F/1"]
+    assert complete("flowstore diff F/", shell, story.folder) == [*WORDS, "F/3", "F/2", "F/1"]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")

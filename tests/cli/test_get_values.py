@@ -14,7 +14,7 @@ import pytest
 
 from flowstore import ArtifactError, DataArtifact, namespace, use_store
 from flowstore.cli import formats
-from flowstore.store import opening
+from flowstore.store import blobs, opening, pictures
 from support import cli
 from support.stores import task_with
 
@@ -221,6 +221,33 @@ def test_pictures(got):
     drawn.add_subplot().plot([1, 2])
     assert got(drawn, "z.png")[:4] == b"\x89PNG"
     assert b"<svg" in got(drawn, "z.svg")
+    assert got(drawn.axes[0], "axes.png")[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_picture_that_cannot_be_loaded_is_the_one_that_was_kept(tmp_path, monkeypatch, kept):
+    """The message says so; without one, and in any other form, loading fails as ever."""
+    image = pytest.importorskip("PIL.Image")
+    store = opening.ensure_store(tmp_path / "flowstore.db")
+    task_with(store, x=image.new("RGB", (8, 9)))
+    monkeypatch.setattr(pictures, "LONGEST_S", 30.0)  # on a busy machine
+    png = pictures.picture(image.new("RGB", (2, 3)))
+    if kept:
+        with store.write() as db:
+            blobs.insert_picture(db, store.value("select blob_id from artifacts where name = 'x'"), png)
+    store.close()
+    own = cli.command("get", "F/1/end/1/x", "-o", "own.png")
+    assert own.stderr == "Wrote F/1/end/1/x to own.png.\n"
+    assert image.open(io.BytesIO((tmp_path / "own.png").read_bytes())).size == (8, 9)
+    monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path / "stranger"))
+    if kept:
+        written = cli.command("get", "F/1/end/1/x", "-o", "kept.png")
+        assert "the small picture that was kept" in written.stderr
+        assert "is a pickle" in written.stderr
+        assert (tmp_path / "kept.png").read_bytes() == png
+    else:
+        assert "flowstore trust" in cli.command("get", "F/1/end/1/x", "-o", "kept.png", expect=1).stderr
+    assert "flowstore trust" in cli.command("get", "F/1/end/1/x", "-o", "x.svg", expect=1).stderr
 
 
 def test_rows_with_other_keys_are_all_in_the_parquet(got):

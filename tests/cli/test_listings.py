@@ -51,6 +51,8 @@ KEYS = {
     f"show {TASK}/xs": "artifact type size_bytes codec preview",
     f"get {TASK}/xs": "artifact type size_bytes codec sha preview value",
     f"logs {TASK}": "task attempt stream written_at text",
+    "search hello F": "run status created_at where task excerpt",
+    "note F/1": "run note",
     "tags": "tag runs system last_used",
     "namespaces": "namespace runs last_used",
 }

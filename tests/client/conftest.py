@@ -21,9 +21,13 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def history(tmp_path_factory):
+def history(copy_of):
     """Made once; each test opens it."""
-    folder = tmp_path_factory.mktemp("history")
+    folder = copy_of("history", _record)
+    return Story(folder, folder / "flowstore.db")
+
+
+def _record(folder):
     source = flow_source(SHAPE, members=MEMBERS, **BODIES)
     script = Script(folder, source)
     anne, will = ({"FLOWSTORE_USER": name, "FLOWSTORE_HOME": str(folder / "home")} for name in ("anne", "will"))
@@ -36,7 +40,6 @@ def history(tmp_path_factory):
     script("run", "--fail", "true", "--tag", "late", expect=1, **anne)
     script.rewrite(source)
     script("resume", **anne)
-    return Story(folder, script.db)
 
 
 @pytest.fixture

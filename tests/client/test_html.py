@@ -9,27 +9,29 @@ import pytest
 import flowstore
 from flowstore import Flow, Flows, Run, namespace, use_store
 from flowstore.store import opening, records
-from support.flows import flow_source
+from support.flows import LINEAR, flow_source
 from support.stores import make_store
 
 
 def test_a_run_shows_its_graph_artifacts_and_timings(look):
     """Steps with their states and seconds, what came after what, and previews, in a few kilobytes, without scripts."""
     html = Run("F/2")._repr_html_()
-    assert "<svg" in html
-    assert len(re.findall("<rect", html)) == 4
-    assert len(re.findall("<path", html)) == 3
+    assert html.count('class="box stroke-successful"') == 4
+    assert html.count('class="edge"') == 3
     assert "body ×3" in html
+    assert 'class="timeline"' in html
     assert "[0.5, 1.0, 1.5]" in html
     assert "日本語" in html
-    assert len(html) < 20_000
+    assert len(html) < 30_000
     failed = Run("F/3")._repr_html_()
     assert "1 failed" in failed
-    assert "#e5534b" in failed
+    assert '<span class="state failed">✕ failed</span>' in failed
+    assert "AssertionError: too much" in failed
+    assert "resume --origin-run-id 3" in failed
 
 
 def test_a_graph_with_a_loop_is_drawn(flow):
-    """An edge that leads back is dashed; a step stands after all that came before it."""
+    """An edge leads back; a step stands after all that came before it."""
     script = flow(
         flow_source(
             {"start": "self.next(self.body)", "body": "self.next({'more': self.body, 'done': self.end}, condition='s')",
@@ -40,8 +42,37 @@ def test_a_graph_with_a_loop_is_drawn(flow):
     )  # fmt: skip
     script("run")
     html = script.client()._repr_html_()
-    assert html.count("stroke-dasharray") == 1
+    assert html.count('class="edge"') == 3
     assert "body ×3" in html
+    assert "switch on s" in Flow("F")._repr_html_()
+
+
+def test_the_rest_of_a_notebook_keeps_its_look(look):
+    """Each rule of the style sheet holds inside of the piece alone; its colours follow the notebook's theme."""
+    html = Run("F/2")._repr_html_()
+    [css] = re.findall("<style>(.*?)</style>", html)
+    selectors = [
+        s.strip() for head in re.findall(r"([^{}@]+)\{", re.sub(r"@media[^{]*\{", "", css)) for s in head.split(",")
+    ]
+    assert len(selectors) > 50
+    assert all(".flowstore.flowstore" in selector for selector in selectors)
+    assert '[data-jp-theme-light="false"] .flowstore.flowstore,.vscode-dark .flowstore.flowstore{' in css
+    assert html.startswith('<div class="flowstore">')
+    assert not re.search(r"<script|style=| id=", html)
+
+
+def test_pictures_are_shown_without_loading_them(flow, monkeypatch, tmp_path):
+    """The PNG that was kept is in the HTML of the artifact and of its task, for a stranger too."""
+    pytest.importorskip("PIL")
+    script = flow(
+        flow_source(LINEAR, start="from PIL import Image\nself.figure = Image.new('RGB', (9, 9))\nself.n = 1")
+    )
+    script("run")
+    task = script.client()["start"].task
+    monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path / "stranger"))
+    for html in (task._repr_html_(), task["figure"]._repr_html_()):
+        assert 'alt="figure, as a picture" src="data:image/png;base64,iVBORw0KGgo' in html
+    assert "<img" not in task["n"]._repr_html_()
 
 
 def test_html_is_escaped(tmp_path):
@@ -57,6 +88,7 @@ def test_html_is_escaped(tmp_path):
     namespace(None)
     html = Run("F/1")._repr_html_()
     assert not re.search(r"<(script|img|b )", html)
+    assert "<script" not in Flow("F")._repr_html_()
     assert "&lt;b oncl" in html
 
 

@@ -12,7 +12,8 @@ import pytest
 
 import flowstore
 from flowstore import DataArtifact, Flow, Flows, NotFound, Run, Step, Task, context, namespace, use_store
-from flowstore.store import opening, tags
+from flowstore.store import opening
+from flowstore.store import runs as store_runs
 from support.flows import flow_source
 from support.history import BODIES, MEMBERS, SHAPE
 from support.stores import make_store, task_with
@@ -58,8 +59,8 @@ def test_runs_are_fetched_as_they_are_asked_for(tmp_path, monkeypatch):
                select 'u' || i, 1, 'u', 'successful', 1000 + i / 3, 1000, '', '', 1, '', '{}' from n"""
         )
     fetched = []
-    page_of = tags._page
-    monkeypatch.setattr(tags, "_page", lambda *args: fetched.append(page_of(*args)) or fetched[-1])
+    page_of = store_runs._page
+    monkeypatch.setattr(store_runs, "_page", lambda *args: fetched.append(page_of(*args)) or fetched[-1])
     namespace(None)
     use_store(path)
     runs = Flow("F").runs()

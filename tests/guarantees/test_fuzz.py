@@ -43,7 +43,7 @@ FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_sc
 LONG = pytest.mark.parametrize(
     "examples",
     [
-        40,
+        15,
         pytest.param(500, marks=pytest.mark.long),
         pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)]),
     ],
@@ -291,6 +291,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("name", FILES, ids=[ascii(name) for name in FILES])
+@pytest.mark.quick("'a?b'", "'a%41b'", "':memory:'", "'-x'")
 def test_a_store_of_any_name(name, store, tmp_path):
     """A store, an export and an artifact's file may have any name that the system permits; nothing else is made."""
     context.state.store.close()

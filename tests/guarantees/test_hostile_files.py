@@ -211,7 +211,7 @@ def test_a_negative_circle_ends(path):
     """Ids below zero are no way round the bound."""
     changed(path, ("update tasks set id = -1, base_id = -1",), ("update attempts set task_id = -1",))
     flowstore.use_store(path)
-    assert inheritance.artifact_created_at(context.state.store, -1, 1, "nothing") is None
+    assert inheritance.setter_of(context.state.store, -1, 1, "nothing") is None
 
 
 ENDLESS = "with recursive c (x) as (select 1 union all select x + 1 from c) select count(*) from c"

@@ -121,13 +121,9 @@ PLACES = {
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.quick(
     "get-the store",
-    "get json-a link to it",
     "export-another name of it",
-    "dump-its log",
     "run-id-file-its journal",
-    "run-id-file-another store",
     "resume-the store",
-    "get-its index",
     "dump-a link to another's journal",
 )
 def test_no_command_overwrites_a_store(flow, writer, place):

@@ -207,7 +207,7 @@ def check_failure(script, graph, step, kind):
 
 
 @graphs
-@pytest.mark.quick("nested branches", "nested foreach", "switch in foreach")
+@pytest.mark.quick("nested branches", "switch in foreach")
 def test_artifacts(graph, flow):
     """What a task sets is its own and that of the tasks after it; it is stored once."""
     script = flow(source(graph, "self.mine = {'task': current.task_id, 'at': [list(f) for f in self.foreach_stack()]}"))
@@ -261,7 +261,7 @@ def test_underscore_and_dash_are_the_same(option, graph, flow):
 
 
 @graphs
-@pytest.mark.quick("nested branches", "nested foreach", "switch in foreach")
+@pytest.mark.quick("nested branches", "switch in foreach")
 def test_parameters(graph, flow):
     """Options, environment and defaults give values that every task sees and every view shows, with the tags."""
     script = flow(source(graph, "self.mine = [self.my_n, self.rate, self.LIMIT]", members=PARAMETERS))
@@ -286,7 +286,7 @@ def test_parameters(graph, flow):
 
 
 @graphs
-@pytest.mark.quick("nested branches", "nested foreach", "switch in foreach")
+@pytest.mark.quick("nested branches", "switch in foreach")
 def test_logs(graph, flow):
     """What a task prints is shown live with its place, and kept, stream by stream."""
     script = flow(
@@ -309,7 +309,7 @@ def test_logs(graph, flow):
 
 
 @graphs
-@pytest.mark.quick("nested branches", "nested foreach", "switch in foreach")
+@pytest.mark.quick("nested branches", "switch in foreach")
 def test_retry(graph, flow):
     """A task that fails once is tried again; both attempts are kept, the second counts."""
     script = flow(
@@ -340,7 +340,7 @@ if current.retry_count == 0: raise RuntimeError("the first time")
 
 
 @graphs
-@pytest.mark.quick("nested branches", "nested foreach", "switch in foreach")
+@pytest.mark.quick("nested branches", "switch in foreach")
 def test_catch(graph, flow):
     """A caught failure lets the run go on, and is there to be looked at."""
     step = graph.caught or graph.target
@@ -365,7 +365,7 @@ def test_catch(graph, flow):
 
 
 @graphs
-@pytest.mark.quick("nested branches", "nested foreach", "switch in foreach")
+@pytest.mark.quick("nested branches", "switch in foreach")
 def test_timeout(graph, flow):
     """A task that takes too long fails, and with it the run."""
     script = flow(source(graph, "@timeout(seconds=0.3)\ntime.sleep(100)"))
@@ -380,7 +380,7 @@ def test_timeout(graph, flow):
 
 
 @graphs
-@pytest.mark.quick("nested branches", "nested foreach", "switch in foreach")
+@pytest.mark.quick("nested branches", "switch in foreach")
 def test_killed_from_inside(graph, flow):
     """A task whose process is killed fails alone, with the signal named; resuming mends it."""
     script = flow(source(graph, "if broken(): os.kill(os.getpid(), signal.SIGKILL)"))
@@ -391,7 +391,7 @@ def test_killed_from_inside(graph, flow):
 
 
 @graphs
-@pytest.mark.quick("nested branches", "nested foreach", "switch in foreach")
+@pytest.mark.quick("nested branches", "switch in foreach")
 def test_resume_after_a_failure(graph, flow):
     """`resume` takes over what succeeded, and runs the rest."""
     script = flow(source(graph, "self.mine = 1\nif broken(): raise RuntimeError('boom')"))
@@ -429,7 +429,7 @@ def check_success_of_resumed(script, graph, run_id):
 
 
 @graphs
-@pytest.mark.quick("nested branches", "nested foreach", "switch in foreach")
+@pytest.mark.quick("nested branches", "switch in foreach")
 def test_resume_from_each_step(graph, flow):
     """`resume STEP` runs that step and all after it again, and reuses the rest."""
     script = flow(source(graph))

@@ -6,11 +6,9 @@ runs are interleaved in one store. Run ids are the page's.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -37,7 +35,7 @@ from flowstore import (
 from flowstore.store import records
 from flowstore.store.opening import ensure_store
 from flowstore.store.tags import runtime_tags
-from support.cli import Result, Script
+from support.cli import Script, ended, started
 from support.flows import flow_source
 
 TUTORIALS = Path(flowstore.__file__).parent / "tutorials"
@@ -124,14 +122,12 @@ class Project(Script):
 
     def command(self, who, *words, expect=0):
         """Run a command as somebody, to its end."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith("FLOWSTORE_")}
-        env |= {"FLOWSTORE_USER": who, "FLOWSTORE_HOME": str(self.home(who)), "PYTHONWARNINGS": "error"}
-        done = subprocess.run(
-            [sys.executable, *words], cwd=self.folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-        assert done.returncode == expect, f"{who}: {words} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        person = {"FLOWSTORE_USER": who, "FLOWSTORE_HOME": self.home(who)}
+        with started(*words, folder=self.folder, fresh=False, **person) as process:
+            done = ended(process)
+        assert done.code == expect, f"{who}: {words} ended with {done.code}:\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
-        return Result(done.returncode, done.stdout, done.stderr)
+        return done
 
     def run(self, who, flow, *words, expect=0):
         """Run `python FLOW.py WORDS` as somebody."""
@@ -160,9 +156,13 @@ class Project(Script):
 
 
 @pytest.fixture(scope="module")
-def first_weeks(tmp_path_factory):
+def first_weeks(copy_of):
     """The runs of the page's figure."""
-    project = Project(tmp_path_factory.mktemp("project"))
+    return Project(copy_of("first-weeks", _work_for_weeks))
+
+
+def _work_for_weeks(folder):
+    project = Project(folder)
     for name in ("features", "predictions"):
         shutil.copy(TUTORIALS / f"{name}.py", project.folder)
     (project.folder / "helloworld.py").write_text(HELLO)
@@ -174,7 +174,6 @@ def first_weeks(tmp_path_factory):
     project.record(("PredictionFlow", "anne"), ("FeatureFlow", "jge"))
     project.run("anne", "predictions", "run", "--feature", "bill_shape")  # PredictionFlow/8
     project.record(("PredictionFlow", "jge"))
-    return project
 
 
 @pytest.fixture

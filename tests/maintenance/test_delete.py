@@ -367,6 +367,7 @@ def test_killed_in_the_middle(tmp_path, path):
 
 
 @pytest.mark.parametrize("version", range(1, schema.SCHEMA_VERSION))
+@pytest.mark.quick("1", "6")
 def test_a_run_of_an_older_store(version, path):
     """A dry run reads an older store as it is; deleting brings it to the newest schema."""
     older_store(path, version)

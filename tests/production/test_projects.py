@@ -119,6 +119,7 @@ def test_a_plain_run_is_never_in_production(birds):
 
 
 @pytest.mark.parametrize("name", ["A", "a b", "a.b", "a/b", "a-b", "é", "a\nb", "\udcff", "x" * 129])
+@pytest.mark.quick("a b", "a/b")
 def test_a_branch_has_a_plain_name(birds, name):
     """As in Metaflow: lower-case letters, digits and underscores; else nothing is run or deployed."""
     for command in (["run"], ["deploy", "create"]):

@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import signal
 import sqlite3
 import struct
 import subprocess
@@ -317,6 +318,7 @@ FORMS = {  # what each command is given; a store is beside it
     "runs": "", "show": "F/1", "diff": "F/1 F/1", "tags": "", "namespaces": "", "logs": "F/1", "get": "F/1/start/1/x",
     "schema": "", "sql": "select/**/1", "export": "out{form}.db", "import": "out--csv.db", "trust": "flowstore.db",
     "delete": "--dry-run F/1", "vacuum": "", "check": "", "deployments": "", "scheduler": "--once", "demo": "",
+    "note": "F/1 good", "search": "good",
 }  # fmt: skip
 
 
@@ -343,7 +345,7 @@ def test_each_command_prints_rows_or_refuses_to(flow):
                 found = json.loads(done.stdout)
                 assert isinstance(found, list)
                 assert all(isinstance(row, dict) for row in found), name
-    assert refused == {"scheduler"}
+    assert refused == {"scheduler", "ui"}
     for path in script.folder.glob("*.db"):
         if path != script.db:
             path.unlink()
@@ -489,3 +491,20 @@ def test_logs_follow_a_run_to_its_end(flow, words):
             assert following.stdout.read() == "two\n"
         assert following.returncode == 0
         run.communicate()
+
+
+def test_following_a_log_is_ended_with_ctrl_c(flow):
+    """Without a word, and the run goes on."""
+    source = flow_source(LINEAR, start="print('one', flush=True)\nwhile not Path('go').exists(): time.sleep(0.01)")
+    script = flow(source)
+    with script.start("run") as run:
+        wait_for(lambda: script.db.exists() and script.sql("select 1 from tasks"))
+        called = [sys.executable, "-m", "flowstore", "logs", "F/1", "--follow"]
+        with subprocess.Popen(called, cwd=script.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as following:
+            assert following.stdout.readline() == b"[1/start/1] one\n"
+            following.send_signal(signal.SIGINT)
+            assert following.communicate(timeout=30) == (b"", b"")
+        assert following.returncode == 130
+        (script.folder / "go").touch()
+        run.communicate()
+    assert script.client().successful

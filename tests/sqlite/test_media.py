@@ -40,6 +40,7 @@ def refusal(path, use):
 
 @pytest.mark.parametrize("header", ["rollback", "log"])
 @pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o444, 0o777), (0o666, 0o555), (0o444, 0o555)])
+@pytest.mark.quick("292-511-rollback", "438-365-log")
 def test_a_read_only_file_or_folder_can_be_read(open_folder, file_mode, folder_mode, header):
     """The Client reads a store that can't be written, also one that was left in WAL mode; writing says why."""
     path = make_store(open_folder / "flowstore.db")
@@ -90,6 +91,7 @@ def test_no_store_is_made_in_a_read_only_folder(open_folder):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o000, 0o666)])
+@pytest.mark.quick("63-384", "0-438")
 def test_the_file_mode_follows_the_umask(path, umask, mode):
     """A new store's mode is what the umask leaves, so that a group can share it."""
     told(python(f"{CREATE_RUN}\nopening.ensure_store(sys.argv[1]).close()", path, umask=umask))

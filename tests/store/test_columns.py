@@ -107,6 +107,8 @@ def test_pictures_are_kept_beside_figures_and_images(run_once):
                 matplotlib.use("agg")
                 import matplotlib.pyplot as plt
                 import PIL.Image
+                from flowstore.store import pictures
+                pictures.LONGEST_S = 30.0  # on a busy machine
             """,
             start="""
                 self.figure, self.axes = plt.subplots()
@@ -194,6 +196,7 @@ def test_the_readme_s_question_is_answered(several):
         ("[lambda: 0] * 2 + [max]", None),
     ],
 )
+@pytest.mark.quick("['a', 'b', 'c']-shown0", "range(3)-None")
 def test_a_resumed_run_shows_the_items_of_its_new_tasks(tmp_path, items, shown):
     """Where the task that set the list is taken over: as the earlier run showed them, or from a list read safely."""
     source = flow_source(FOREACH, start=f"self.xs = {items}", body="if self.index == 1: raise ValueError")

@@ -33,6 +33,7 @@ SOURCE = (STORES / "flow.py").read_text("utf-8")
 
 READING = (
     ["runs"], ["runs", "--tag", "blue", "--json"], ["runs", "--status", "failed"], ["tags"], ["namespaces"],
+    ["search", "blue"], ["note", "Old/1"],
     ["show", "Old/1"], ["show", "Old/1/start/1"], ["logs", "Old/1"], ["get", "Old/1/start/1/metrics"],
     ["get", "Old/1/start/1/large"], ["sql", "select * from object_tags"], ["schema"], ["deployments"],
     ["diff", "Old/1", "Old/3"], ["check", "--deep"], ["delete", "Old/1", "--dry-run"], ["export", "out.db", "--force"],
@@ -170,6 +171,7 @@ def test_an_old_store_is_read_as_it_is(version, old, new):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.quick("1", "5", "7")
 def test_an_old_store_is_migrated_by_the_first_write(version, old, new):
     """One tag brings an old store to the newest schema, the same as a new store's, and changes nothing else."""
     path = old(version)
@@ -215,6 +217,7 @@ def test_all_commands_work_on_an_old_store(version, old, new, tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.quick("1", "5", "7")
 def test_an_old_store_is_imported(version, old, new, tmp_path):
     """The runs of an old file arrive in a new store as they were, without a change to the old one."""
     source = old(version, "source.db")

@@ -16,7 +16,7 @@ import pytest
 
 AS_NOBODY = """
 import os, shutil, sys, tempfile
-import flowstore
+import flowstore, flowstore.client  # all that it uses is imported before it may no longer be read
 from flowstore.sqlite import database as db, liveness
 from flowstore.store import blobs, codecs, opening, pickling, queries, records, trust
 if os.geteuid() == 0:  # which may do anything, also what the file's mode forbids

@@ -11,6 +11,7 @@
 | parquet    | data frames of pandas and polars, and pyarrow's tables, that   | no                |
 |            | come back identical                                            |                   |
 | xarray     | xarray.Dataset and DataArray whose values are in memory        | no                |
+| html       | the HTML of cards (`hypertext.Html`)                           | no                |
 | pickle     | everything else (cloudpickle)                                  | yes               |
 
 The contract of a codec is `contract.Codec`. `REGISTRY` lists them in the order of preference and is the only list:
@@ -133,6 +134,14 @@ REGISTRY = (
         has_json=False,
     ),
     Entry(
+        name="html",
+        path="flowstore.store.codecs.hypertext:Hypertext",
+        libraries=("flowstore.store.codecs.hypertext",),
+        slow="flowstore.cards.markdown",  # which the cards that it is for often need
+        has_json=False,
+        suffix=".html",
+    ),
+    Entry(
         name="pickle",
         path="flowstore.store.codecs.pickled:Pickled",
         slow="flowstore.store.pickling",
@@ -198,8 +207,7 @@ def encode(value: Any, *, described: bool = True) -> Encoded:
     if not described:
         description = Description(entry.name, pieces.size_bytes, type_name(value), "")
     else:
-        plain, picture = codec.plain(value), codec.picture(value)
-        description = Description(entry.name, pieces.size_bytes, type_name(value), preview(value), plain, picture)
+        description = Description(entry.name, pieces.size_bytes, type_name(value), preview(value), codec.plain(value))
     return Encoded(description, pieces.pieces, pieces.keep)
 
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
+
 from flowstore.errors import ArtifactError
 from flowstore.store.codecs.contract import Codec, Pieces
 from flowstore.store.preview import first_of
@@ -49,24 +51,16 @@ class Npy(Codec):
         start = 10 + int.from_bytes(first[8:10], "little")
         while len(first) < min(size_bytes, start):
             first = b"".join([first, next(pieces)])
-        match = _HEADER.fullmatch(first[10:start]) if first[:8] == b"\x93NUMPY\x01\x00" else None
-        if match is None:
-            raise ArtifactError("Its bytes are not a plain .npy array: the header is of another form.")
-        shape = tuple(map(int, re.findall(rb"\d+", match[3])))
+        header = header_of(first, size_bytes)
         try:
-            dtype = np.dtype(match[1].decode())
-            if math.prod(shape) * dtype.itemsize != size_bytes - start:
-                raise ValueError("the header does not fit the length")
-            if dtype.itemsize == 0 and math.prod(shape) > MOST_EMPTY_TEXTS:
-                raise ValueError("so many empty texts can't have been stored")
-            array = np.empty(math.prod(shape), dtype)
-            shaped = array.reshape(shape, order="F" if match[2] == b"True" else "C")
+            array = np.empty(math.prod(header.shape), header.dtype)
+            shaped = array.reshape(header.shape, order="F" if header.is_fortran else "C")
         except (ValueError, TypeError, MemoryError, OverflowError) as error:
             raise ArtifactError(f"Its bytes are not a plain .npy array: {error}") from error
         if array.nbytes:
             target: Any = array.view(np.uint8).data
             at = 0
-            for piece in itertools.chain([memoryview(first)[start:]], pieces):
+            for piece in itertools.chain([memoryview(first)[header.start :]], pieces):
                 target[at : at + len(piece)] = piece
                 at += len(piece)
         if not _has_valid_items(array):
@@ -83,6 +77,54 @@ class Npy(Codec):
         if value.dtype.kind == "O":
             return f"{value.dtype}{list(value.shape)} [{'…' if value.size else ''}]"
         return f"{value.dtype}{list(value.shape)} [{first_of(value.flat, value.size)}]"
+
+
+@attrs.frozen
+class Header:
+    """The description of an array at the beginning of its bytes.
+
+    Attributes:
+        dtype: NumPy's.
+        shape: its length in each dimension.
+        is_fortran: whether the first dimension changes fastest in the bytes, not the last one.
+        start: where the items begin.
+    """
+
+    dtype: Any
+    shape: tuple[int, ...]
+    is_fortran: bool
+    start: int
+
+
+MOST_HEADER_BYTES = 10 + (1 << 16)
+
+
+def header_of(first: bytes, size_bytes: int) -> Header:
+    """Return the header of an array's bytes, compared with how many there are.
+
+    Args:
+        first: at least all of the header, so no more than `MOST_HEADER_BYTES` are needed.
+        size_bytes: the length of all bytes.
+
+    Raises:
+        ArtifactError: an array of ours does not begin so.
+    """
+    import numpy as np
+
+    start = 10 + int.from_bytes(first[8:10], "little")
+    match = _HEADER.fullmatch(first[10:start]) if first[:8] == b"\x93NUMPY\x01\x00" else None
+    if match is None:
+        raise ArtifactError("Its bytes are not a plain .npy array: the header is of another form.")
+    shape = tuple(map(int, re.findall(rb"\d+", match[3])))
+    try:
+        dtype = np.dtype(match[1].decode())
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"Its bytes are not a plain .npy array: {error}") from error
+    if math.prod(shape) * dtype.itemsize != size_bytes - start:
+        raise ArtifactError("Its bytes are not a plain .npy array: the header does not fit the length.")
+    if dtype.itemsize == 0 and math.prod(shape) > MOST_EMPTY_TEXTS:
+        raise ArtifactError("Its bytes are not a plain .npy array: so many empty texts can't have been stored.")
+    return Header(dtype, shape, match[2] == b"True", start)
 
 
 def _is_plain(array: Any) -> bool:

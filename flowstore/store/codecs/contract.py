@@ -138,10 +138,6 @@ class Codec(abc.ABC):
         """Return the value as plain JSON with its metrics; see `store.plain`. Called for values that `encode` took."""
         return describe_plain(value)
 
-    def picture(self, value: Any) -> bytes | None:  # noqa: ARG002  # for those who have one
-        """Return a PNG of the value, of at most 1 MB; `None` where it has none."""
-        return None
-
 
 class File(io.RawIOBase):
     """Pieces as a file that is read from its beginning, without joining them."""

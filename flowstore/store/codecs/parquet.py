@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from flowstore.store.codecs.parquet_pages import Chunk, chunks, pages
 
 SMALL_BYTES = 256 << 20  # a frame of so many may be compressed as far as it goes
+MOST_FOOTER_BYTES = 16 << 20  # of a file that is read in parts
 MOST_EXPANDED = 64  # a larger one this often at most
 GROUP_BYTES = 8 << 20  # rows that are written, and compared, at once
 _PIECE_BYTES = 1 << 20
@@ -54,7 +55,9 @@ def dump(rows: Rows, count: int, schema: Any) -> list[bytearray]:
     compression = _compression(rows, count, encodings)
     step = _group_rows(sample, count)
     pieces = _written(rows, count, step, schema, encodings, compression)
-    if _expected(File(pieces)) > _most_bytes(pieces):  # counts and the like take next to nothing: no reader believes it
+    if _expected(file := File(pieces)) > _most_bytes(
+        file.size_bytes
+    ):  # counts and the like take next to nothing: no reader believes it
         pieces = _written(rows, count, step, schema, dict.fromkeys(encodings, "PLAIN"), "zstd")
     return pieces
 
@@ -155,6 +158,9 @@ class File:
     def __init__(self, pieces: Sequence[Any]) -> None:
         self.pieces = pieces
         self._ends = list(itertools.accumulate(map(len, pieces)))
+        self._look()
+
+    def _look(self) -> None:
         with self.open() as file:
             self.metadata = file.metadata
             self.schema = file.schema_arrow
@@ -189,6 +195,36 @@ class File:
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
 
+class PartlyRead(File):
+    """A Parquet file of which only what is asked for is read.
+
+    Args:
+        read: returns the bytes at an offset, as many as are asked for or there are.
+        size_bytes: its length.
+
+    Raises:
+        ValueError: what describes it is larger than a file of ours has.
+        pyarrow.ArrowException: it is no Parquet.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], size_bytes: int) -> None:
+        self.pieces = ()
+        self._read = read
+        self._size_bytes = size_bytes
+        if int.from_bytes(read(max(0, size_bytes - 8), 4), "little") > MOST_FOOTER_BYTES:
+            raise ValueError("the footer is too large")
+        self._look()
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+        return self._size_bytes
+
+    def read(self, at: int, count: int) -> bytes:
+        """Return the bytes at an offset, as many as there are."""
+        return self._read(at, count)
+
+
 class _Source:
     """A `File` as pyarrow reads it."""
 
@@ -213,8 +249,16 @@ class _Source:
     def close(self) -> None: ...
 
 
-def load(file: File, groups: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> Any:
+def load(
+    file: File, groups: Sequence[int] | None = None, columns: Sequence[str] | None = None, most: int | None = None
+) -> Any:
     """Return the Arrow table of a file that was checked, or of some of its groups of rows and columns.
+
+    Args:
+        file: the file.
+        groups: the numbers of the groups; `None` for all.
+        columns: their names; `None` for all.
+        most: how many bytes of memory its texts may take; `None` for as many as its own bytes give reason for.
 
     Raises:
         ValueError: it is larger than its bytes give reason for.
@@ -222,7 +266,7 @@ def load(file: File, groups: Sequence[int] | None = None, columns: Sequence[str]
     schema = pa.schema([field for field in file.schema if columns is None or field.name in columns])  # in this order
     schema = schema.with_metadata(file.schema.metadata)
     texts = [field.name for field in schema if _is_text(field.type)]
-    most = _most_bytes(file.pieces)
+    most = _most_bytes(file.size_bytes) if most is None else most
     with file.open(texts) as reader:
         batches = []
         size = 0
@@ -252,6 +296,28 @@ def check(file: File, *, nested: bool) -> None:
     Raises:
         ValueError: it is refused.
     """
+    check_schema(file, nested=nested)
+    _check_size(_expected(file), _most_bytes(file.size_bytes))
+
+
+def check_part(file: File, group: int, columns: Sequence[str], most: int) -> None:
+    """Refuse some columns of a group of rows that would take more memory than `most`, of a file with a checked schema.
+
+    Raises:
+        ValueError: they are refused.
+    """
+    wanted = {*columns}
+    layout = next(itertools.islice(chunks(file.footer), group, None), [])
+    size = 0
+    for n, chunk in zip(range(len(file.columns)), layout, strict=True):
+        column = file.columns.column(n)
+        if column.path in wanted or column.path.partition(".")[0] in wanted:
+            size += _column_bytes(file, chunk, column, _cost(file, column))
+    _check_size(size, most)
+
+
+def check_schema(file: File, *, nested: bool) -> None:
+    """Refuse a file with columns that no frame of ours has; see `check`."""
     for field in file.schema:
         _check_names(field)
         name = (field.metadata or {}).get(b"ARROW:extension:name")
@@ -264,7 +330,6 @@ def check(file: File, *, nested: bool) -> None:
     names = file.schema.names
     if len({*names}) < len(names) or (len(names) < len(file.columns) and any("." in name for name in names)):
         raise ValueError("names of its columns are ambiguous")
-    _check_size(_expected(file), _most_bytes(file.pieces))
 
 
 def _check_names(field: Any) -> None:
@@ -339,14 +404,22 @@ def _text_bytes(column: Any) -> int:
     return int(pc.sum(lengths).as_py() or 0)
 
 
-def _most_bytes(pieces: Iterable[Any]) -> int:
-    """Return how much memory a frame of these bytes may take."""
-    return max(SMALL_BYTES, MOST_EXPANDED * sum(map(len, pieces)))
+def _most_bytes(size_bytes: int) -> int:
+    """Return how much memory a frame of so many bytes may take."""
+    return max(SMALL_BYTES, MOST_EXPANDED * size_bytes)
+
+
+class TooLarge(ValueError):
+    """Rows would take more memory than is allowed; `size_bytes` is how much."""
+
+    def __init__(self, size_bytes: int, most: int) -> None:
+        super().__init__(f"it would take {size_bytes} bytes of memory, more than {most}")
+        self.size_bytes = size_bytes
 
 
 def _check_size(size: int, most: int) -> None:
     if size > most:
-        raise ValueError(f"it would take {size} bytes of memory, more than {most}")
+        raise TooLarge(size, most)
 
 
 def _is_text(kind: Any) -> bool:

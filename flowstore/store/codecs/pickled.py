@@ -8,7 +8,6 @@ from typing import Any
 
 from flowstore.errors import ArtifactError
 from flowstore.store.codecs.contract import Codec, File, Piece, Pieces
-from flowstore.store.pictures import picture
 
 _LARGE_PIECE = 65536  # kept as it is; smaller ones are joined
 
@@ -57,7 +56,3 @@ class Pickled(Codec):
             raise
         except Exception as error:  # unpickling calls the value's own methods, which may raise anything
             raise ArtifactError(f"Its pickle can't be loaded here: {type(error).__name__}: {error}") from error
-
-    def picture(self, value: Any) -> bytes | None:
-        """Return a PNG of a matplotlib figure or a PIL image."""
-        return picture(value)

@@ -11,10 +11,6 @@ import attrs
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from flowstore.store.codecs import decode, encode
 from flowstore.store.sameness import is_equal, is_unchanged
@@ -72,11 +68,17 @@ def circle(x):
 
 
 def forest(seed=0):
+    from sklearn.ensemble import RandomForestClassifier
+
     x = np.random.RandomState(seed).rand(40, 3)
     return RandomForestClassifier(n_estimators=3, random_state=0).fit(x, x[:, 0] > 0.5)
 
 
 def pipeline():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     x = np.random.RandomState(0).rand(40, 3)
     return make_pipeline(StandardScaler(), LogisticRegression()).fit(x, x[:, 0] > 0.5)
 
@@ -173,7 +175,14 @@ def drawn(generator):
     return generator
 
 
-@pytest.mark.parametrize("name", VALUES)
+MODELS = {"forest", "pipeline", "a model", "a parameter of a model"}  # of a library that takes a second to import
+
+
+def cases(values):
+    return [pytest.param(name, marks=[pytest.mark.long] * (name in MODELS)) for name in values]
+
+
+@pytest.mark.parametrize("name", cases(VALUES))
 def test_a_value_is_what_it_was(name):
     """A value equals itself, a copy, another one made alike, and what comes back from its bytes, in both ways."""
     value, alike = VALUES[name](), VALUES[name]()
@@ -185,7 +194,7 @@ def test_a_value_is_what_it_was(name):
         assert is_unchanged(other, value)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", cases(CHANGES))
 def test_a_changed_value_is_changed(name):
     """Whatever differs in type or content is neither equal nor unchanged, at any depth."""
     one, two = (make() for make in CHANGES[name])
