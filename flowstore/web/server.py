@@ -14,13 +14,16 @@ from urllib.parse import quote
 
 import attrs
 
+from flowstore.context import home
 from flowstore.errors import FlowstoreError
+from flowstore.sqlite import files
 
 if TYPE_CHECKING:
     import uvicorn
 
 PORT = 8765
 _TRIES = 100  # ports after the first
+_OPENING_S = 20  # in which a browser reads the file that leads to the address
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  # a name, nothing is bound to it
 
 
@@ -152,13 +155,26 @@ def _announce(url: str, say: Callable[[str], None], *, browser: bool) -> None:
 
 
 def _open_browser(url: str) -> None:
-    """Open the address in the user's browser, where there is a screen."""
+    """Open the address in the user's browser, where there is a screen.
+
+    The command line of a browser is seen by everybody on the machine, so it names a file of the user's, which leads
+    to the address.
+    """
     import os
+    import time
     import webbrowser
 
     screen = sys.platform in {"darwin", "win32"} or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )
-    if screen:
-        with contextlib.suppress(webbrowser.Error, OSError):  # the address is printed, too
-            webbrowser.open(url)
+    if not screen:
+        return
+    page = f'<!doctype html><title>flowstore</title><meta http-equiv="refresh" content="0;url={url}">'
+    final = home() / "ui.html"
+    with contextlib.suppress(webbrowser.Error, OSError):  # the address is printed, too
+        final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.remove_abandoned(final)
+    with contextlib.suppress(webbrowser.Error, OSError), files.temporary_file(final, 0o600) as temporary:
+        temporary.write_text(page, "utf-8")
+        if webbrowser.open(temporary.as_uri()):
+            time.sleep(_OPENING_S)

@@ -189,7 +189,7 @@ def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, gene
         kind = find_executor(options["executor"])
         checks.check_fixed_defaults(this.type)
         checks.check_schedule(this.type)
-        checks.check_with(this.type, options["with_"])
+        checks.check_decorators(this.type, options["with_"])
         checks.check_run_id_file(options["run_id_file"], options["store"])
     setup = Setup(
         flow=this.type,
@@ -248,7 +248,7 @@ def check(this: FlowFile, with_: tuple[str, ...]) -> None:
     graph = this.graph
     with wrong_usage():
         checks.check_flow(this.type)
-        checks.check_with(this.type, with_)
+        checks.check_decorators(this.type, with_)
     click.echo(f"{graph.flow} is valid.")
 
 

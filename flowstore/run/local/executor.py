@@ -11,11 +11,24 @@ import sys
 
 from flowstore import context
 from flowstore.run import snapshot
-from flowstore.run.executor import Died, Ended, Event, Executor, Printed, Reported, Results, Services, Setup, Started
+from flowstore.run.executor import (
+    Died,
+    Ended,
+    Event,
+    Executor,
+    Printed,
+    Refreshed,
+    Reported,
+    Results,
+    Services,
+    Setup,
+    Started,
+)
 from flowstore.run.local import imports, messages
 from flowstore.run.local.pool import KILL, Pool
 from flowstore.run.local.processes import STREAMS, TaskServer, Worker
 from flowstore.run.orders import Order, decode_report, encode_order
+from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
 
 
@@ -166,6 +179,8 @@ class LocalExecutor(Executor):
             self._results.take(worker.number, body)
             return []
         message = messages.decode_message(body)
+        if message["kind"] == "card":
+            return [Refreshed(worker.number, RenderedCard.unpacked(message["card"]))]
         if message["kind"] == "offer":
             offered = [*map(NewBlob.unpacked, message["large"])]
             self._pool.send(worker, {"send": self._results.missing(worker.number, offered)})

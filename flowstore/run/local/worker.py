@@ -25,6 +25,7 @@ from flowstore.run.local.ending import Ending, flush_output
 from flowstore.run.orders import decode_order, encode_report
 from flowstore.run.randomness import Generators
 from flowstore.store.blobs import chunks_of
+from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import SLOW
 
 
@@ -33,11 +34,15 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
 
     What is left to do at the end comes after the report, so that nothing there can cost an attempt its result.
     """
+
+    def show(card: RenderedCard) -> None:
+        _send(messages.send, channel, {"kind": "card", "card": card.packed})
+
     reused = False
     while (message := messages.receive(channel)) is not None:
         order = decode_order(message["order"])
         generators.derive(order.step, order.indexes)
-        product = run_attempt(flow, graph, order, StoreSource.of(order), ending)
+        product = run_attempt(flow, graph, order, StoreSource.of(order), ending, show)
         flush_output()
         reused = message["reuse"]
         ended = not (ending.is_flush_due() if reused else ending.is_due())
@@ -96,7 +101,7 @@ def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
     """
     report = product.report
     if product.large:
-        large = [blob.packed for blob in report.artifacts.values() if blob.data is None]
+        large = [blob.packed for blob in report.blobs if blob.data is None]
         messages.send(channel, {"kind": "offer", "large": large})
         answer = messages.receive(channel)
         if answer is None:

@@ -11,6 +11,7 @@
 | parquet    | data frames of pandas and polars, and pyarrow's tables, that   | no                |
 |            | come back identical                                            |                   |
 | xarray     | xarray.Dataset and DataArray whose values are in memory        | no                |
+| html       | the HTML of cards (`hypertext.Html`)                           | no                |
 | pickle     | everything else (cloudpickle)                                  | yes               |
 
 The contract of a codec is `contract.Codec`. `REGISTRY` lists them in the order of preference and is the only list:
@@ -131,6 +132,14 @@ REGISTRY = (
         install="xarray",
         slow="flowstore.store.codecs.datasets",
         has_json=False,
+    ),
+    Entry(
+        name="html",
+        path="flowstore.store.codecs.hypertext:Hypertext",
+        libraries=("flowstore.store.codecs.hypertext",),
+        slow="flowstore.cards.markdown",  # which the cards that it is for often need
+        has_json=False,
+        suffix=".html",
     ),
     Entry(
         name="pickle",
