@@ -104,7 +104,7 @@ def side_by_side(runs: Sequence[Run], *, code: bool = True, everything: bool = F
     single = set.intersection(*({name for name, tasks in side.states.items() if sum(tasks.values()) == 1}
                                 for side in sides))  # fmt: skip
     steps = single - {"end"}  # whose artifacts are among the visible ones
-    found = itertools.chain(
+    compared = itertools.chain(
         _plain("run", [side.facts for side in sides]),
         _plain("tag", [side.tags for side in sides]),
         _values("parameter", sides, [side.parameters for side in sides], everything=everything),
@@ -114,7 +114,7 @@ def side_by_side(runs: Sequence[Run], *, code: bool = True, everything: bool = F
         _values("set", sides, [side.set_in(steps) for side in sides], everything=everything),
         _plain("timing", [side.timings for side in sides]),
     )
-    return [row for row in found if everything or row.differs]
+    return [row for row in compared if everything or row.differs]
 
 
 def by_key(row: Row) -> list[Row]:
