@@ -202,12 +202,14 @@ class StepRow:
         created_at: when it began; where all tasks were taken over from another run, there.
         finished_at: when its last task ended; `None` while one runs.
         tasks: how many of its tasks have each status, by name of the status.
+        taken_over: how many of them ran in the run that this one resumed.
     """
 
     pathspec: str
     created_at: datetime
     finished_at: datetime | None
     tasks: dict[str, int]
+    taken_over: int = 0
 
     @property
     def name(self) -> str:
@@ -249,7 +251,8 @@ def _step_row(pathspec: str, rows: Sequence[Row], *, dead: bool) -> StepRow:
         if status is not None:
             tasks[status] = tasks.get(status, 0) + row["tasks"]
     finished_at = time_of(max(begun, *ends)) if over else None
-    return StepRow(pathspec, time_of(begun), finished_at, dict(sorted(tasks.items())))
+    taken_over = sum(row["tasks"] for row in rows if row["reused"])
+    return StepRow(pathspec, time_of(begun), finished_at, dict(sorted(tasks.items())), taken_over)
 
 
 def in_words(tasks: Mapping[str, int]) -> str:

@@ -431,6 +431,8 @@ def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
         return FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.")
     if name.startswith("SQLITE_IOERR"):
         return FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
+    if name.startswith("SQLITE_INTERRUPT"):
+        return FlowstoreError(f"{path} was not read to the end: whoever asked for it has stopped.")
     if journal.is_busy(error):
         return FlowstoreError(f"{path} stayed locked for {journal.BUSY_TIMEOUT_S:.0f} s by another process.")
     damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)
