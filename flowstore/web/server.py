@@ -71,7 +71,7 @@ def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
         url = f"http://{_name(options.host)}:{port}/?token={quote(access.token, safe='')}"
         config = uvicorn.Config(
             create_app(stores, access),
-            log_level="error",
+            log_level="critical",  # that a connection was cut at the end is no error of ours
             access_log=False,
             server_header=False,
             lifespan="on",

@@ -22,6 +22,7 @@ from flowstore.store import trust
 
 MOST = 8  # connections: more requests wait, which is quicker than to share two cores between them
 IDLE_S = 3.0
+_GRACE_S = 0.2  # in which most requests end by themselves
 _HARMLESS = (NotFound, InvalidPathspec, NamespaceMismatch)
 
 
@@ -100,13 +101,13 @@ class Stores:
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Interrupt what is being asked, and close the file."""
-        deadline = time.monotonic() + timeout_s
+        begun = time.monotonic()
         while True:
             with self._lock:
                 busy = [*self._busy]
-            if not busy or time.monotonic() > deadline:
+            if not busy or time.monotonic() > begun + timeout_s:
                 break
-            for lent in busy:
+            for lent in busy if time.monotonic() > begun + _GRACE_S else ():
                 if (connection := lent.store._scope.store._connection) is not None:
                     connection.interrupt()
             time.sleep(0.01)
