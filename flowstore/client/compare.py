@@ -19,7 +19,6 @@ A value is a dict of type, codec, size_bytes, sha, preview and value. What is no
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -40,7 +39,7 @@ MOST_TEXT_BYTES = 1 << 20  # and files up to here as text
 MOST_LINES = 4000  # a file made for it takes time by the square of this
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Row:
     """One thing that runs have, each in its way.
 
@@ -57,7 +56,7 @@ class Row:
     differs: bool
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Difference:
     """One thing that differs.
 
@@ -104,7 +103,7 @@ def side_by_side(runs: Sequence[Run], *, code: bool = True, everything: bool = F
     single = set.intersection(*({name for name, tasks in side.states.items() if sum(tasks.values()) == 1}
                                 for side in sides))  # fmt: skip
     steps = single - {"end"}  # whose artifacts are among the visible ones
-    found = itertools.chain(
+    compared = itertools.chain(
         _plain("run", [side.facts for side in sides]),
         _plain("tag", [side.tags for side in sides]),
         _values("parameter", sides, [side.parameters for side in sides], everything=everything),
@@ -114,7 +113,7 @@ def side_by_side(runs: Sequence[Run], *, code: bool = True, everything: bool = F
         _values("set", sides, [side.set_in(steps) for side in sides], everything=everything),
         _plain("timing", [side.timings for side in sides]),
     )
-    return [row for row in found if everything or row.differs]
+    return [row for row in compared if everything or row.differs]
 
 
 def by_key(row: Row) -> list[Row]:
@@ -147,6 +146,8 @@ def text_diff(name: str, left: Any, right: Any) -> Iterator[str]:
         return
     before, after = old.splitlines(), new.splitlines()
     if max(len(before), len(after)) <= MOST_LINES:
+        import difflib
+
         yield from difflib.unified_diff(before, after, f"a/{name}", f"b/{name}", lineterm="")
 
 

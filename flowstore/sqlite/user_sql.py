@@ -58,7 +58,7 @@ def ask(
 
     bounded = untrusted or deadline_s is not None
     late = DEADLINE_S if deadline_s is None else deadline_s
-    instead = "trust the file: flowstore trust PATH" if untrusted else "ask on a command line: flowstore sql"
+    instead = "trust the file: flowstore trust PATH" if deadline_s is None else "ask on a command line: flowstore sql"
     with store.read() as connection, _limited(connection, late) if bounded else contextlib.nullcontext():
         database = Database(connection, execute_plugins=False, recursive_triggers=False)
         checked, connection.row_factory = connection.row_factory, None  # a query names its columns as it likes

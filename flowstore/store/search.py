@@ -44,7 +44,7 @@ class Hit:
 
 @attrs.frozen
 class Search:
-    """What a search has found, and how far it looked.
+    """The runs that a search has found, and how far it looked.
 
     Attributes:
         hits: the runs that hold the text, newest first.
@@ -63,7 +63,7 @@ class Search:
 
 @attrs.frozen(kw_only=True)
 class Wanted:
-    """What to look for, and where.
+    """A text to look for, and where.
 
     Attributes:
         text: the text, in upper or lower case.

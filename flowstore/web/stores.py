@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,6 @@ from flowstore.store import trust
 
 MOST = 8  # connections: more requests wait, which is quicker than to share two cores between them
 IDLE_S = 3.0
-_GRACE_S = 0.2  # in which most requests end by themselves
 _HARMLESS = (NotFound, InvalidPathspec, NamespaceMismatch)
 
 
@@ -101,17 +101,27 @@ class Stores:
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Interrupt what is being asked, and close the file."""
-        begun = time.monotonic()
+        deadline = time.monotonic() + timeout_s
         while True:
             with self._lock:
                 busy = [*self._busy]
-            if not busy or time.monotonic() > begun + timeout_s:
+            if not busy or time.monotonic() > deadline:
                 break
-            for lent in busy if time.monotonic() > begun + _GRACE_S else ():
-                if (connection := lent.store._scope.store._connection) is not None:
-                    connection.interrupt()
+            self._interrupt()
             time.sleep(0.01)
         self.close_idle(0.0)
+
+    def end(self) -> None:
+        """Interrupt what is being asked until the process ends, also what begins meanwhile; for a thread of its own."""
+        while True:
+            self._interrupt()
+            time.sleep(0.02)
+
+    def _interrupt(self) -> None:
+        for lent in [*self._busy]:
+            if (connection := lent.store._scope.store._connection) is not None:
+                with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
+                    connection.interrupt()
 
     def _take(self) -> _Open:
         with self._lock:

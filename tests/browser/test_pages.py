@@ -139,3 +139,41 @@ def test_the_keyboard_alone(visit, path):
             break
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="F/1").wait_for()
+
+
+def test_runs_are_compared_searched_and_asked_about(visit, path):
+    """Three runs are chosen in the list and compared; a log is found by a text; SQL leads to a run and to a file."""
+    runs = [
+        {"parameters": {"alpha": n, "beta": 1}, "code": f"a = {n}\n", "printed": f"line {n} of it\n"} for n in range(4)
+    ]
+    watched = visit(store_with(path, *runs))
+    page = watched.page
+    watched.go("/compare")
+    for run in ("F/1", "F/2", "F/4"):
+        page.get_by_label(run, exact=True).check()
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_role("heading", name="3 runs side by side").wait_for()
+    assert page.get_by_role("row", name="alpha").locator("td").all_inner_texts() == ["3", "1", "0"]
+    assert page.get_by_role("row", name="beta").count() == 0
+    page.get_by_role("link", name="also what is the same").click()
+    page.get_by_role("row", name="beta").first.wait_for()
+    assert page.locator(".diff .added").all_inner_texts() == ["+a = 1", "+a = 0"]
+    watched.picture("compare")
+    page.get_by_role("link", name="Without F/1").click()
+    page.get_by_role("heading", name="2 runs side by side").wait_for()
+
+    page.get_by_role("searchbox", name="Search the store").fill("LINE 2 OF")
+    page.keyboard.press("Enter")
+    page.get_by_text("All runs were looked at: 4.").wait_for()
+    assert page.locator("mark").all_inner_texts() == ["line 2 of"]
+    watched.picture("search")
+
+    page.get_by_role("link", name="SQL", exact=True).click()
+    page.get_by_role("textbox", name="Question in SQL").fill("select flow, run_id from run_summary where run_id = 3")
+    page.get_by_role("button", name="Ask").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    assert download.value.suggested_filename == "flowstore.csv"
+    watched.picture("sql")
+    page.get_by_role("link", name="3", exact=True).click()
+    page.get_by_role("heading", name="F/3").wait_for()

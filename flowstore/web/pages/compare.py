@@ -135,7 +135,7 @@ def _once(compared: Sequence[Row]) -> Iterator[Row]:
     for row in compared:
         if row.kind == "set" and at_end.get(row.name.rpartition("/")[2]) == row.values:
             continue
-        if row.kind == "run" and row.name in _IN_HEAD:
+        if (row.kind == "run" and row.name in _IN_HEAD) or (row.kind == "tag" and row.name.startswith("date:")):
             continue
         parts = by_key(row) if row.kind == "artifact" else [row]
         yield from (part for part in parts if part.kind != "artifact" or part.name not in measured)
@@ -172,7 +172,7 @@ def _cell(row: Row, one: Any, end: str | None) -> Cell:
 
 
 def _plots(listed: Sequence[RunRow], compared: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """Yield the name and the picture of each metric that differs: bars, or points where there are many runs."""
+    """Yield a caption and a picture of each metric that differs: bars, or a plot, which names it, of many runs."""
     for row in compared:
         if row.kind != "metric" or not row.differs:
             continue
@@ -187,7 +187,7 @@ def _plots(listed: Sequence[RunRow], compared: Sequence[Row]) -> Iterator[tuple[
                 Point(run.created_at, number, title=run.pathspec, href=pathspec(run.pathspec))
                 for run, number in zip(listed, row.values, strict=True)
             ]
-            yield row.name, plot(points, x_label="started", y_label=row.name)
+            yield "", plot(points, x_label="started", y_label=row.name)
 
 
 def _changes(listed: Sequence[RunRow], compared: Sequence[Row]) -> Iterator[Change]:

@@ -1,4 +1,4 @@
-"""What is in production: its schedule, when it runs next, and how its last runs ended."""
+"""Flows in production: their schedules, when they run next, and how their last runs ended."""
 
 from __future__ import annotations
 

