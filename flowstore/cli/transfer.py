@@ -32,7 +32,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's new
         return round(float(match[1]) * _UNITS[match[2]])
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Parts:
     """The parts of runs to export: with or without their logs, and artifacts up to a size."""
 
