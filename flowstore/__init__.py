@@ -52,6 +52,7 @@ from flowstore.errors import (
     UntrustedArtifact,
 )
 from flowstore.flow.decorators import (
+    card,
     catch,
     environment,
     parallel,
@@ -136,6 +137,7 @@ __all__ = [
     "TaskFailed",
     "TokenError",
     "UntrustedArtifact",
+    "card",
     "catch",
     "current",
     "default_namespace",

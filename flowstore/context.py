@@ -165,17 +165,20 @@ class Current:
         parallel: `node_index`, `num_nodes`, `main_ip`, `control_task_id` of a gang's member.
         is_running_flow: whether this process runs a task.
         run, task: the Client's objects.
+        card: the step's cards; see `flowstore.cards`.
     """
 
     _NAMES = (
         "flow_name", "run_id", "origin_run_id", "step_name", "task_id", "pathspec", "namespace",
         "username", "retry_count", "tags", "parameters", "is_running_flow", "run", "task",
-        "project_name", "branch_name", "project_flow_name", "is_production", "parallel",
+        "project_name", "branch_name", "project_flow_name", "is_production", "parallel", "card",
     )  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._NAMES:
             raise AttributeError(f"current has no attribute {name!r}; it has: {', '.join(self._NAMES)}.")
+        if name == "card":
+            return self._card()
         if name == "is_running_flow":
             return bool(state.task)
         if name == "run" and state.task and state.make_run:
@@ -183,6 +186,14 @@ class Current:
         if name == "task" and state.task and state.make_task:
             return state.make_task(state.task["pathspec"])
         return state.task.get(name)
+
+    def _card(self) -> Any:
+        """Return the step's cards; a step without one has no `current.card`, so that a typo is found at once."""
+        cards = state.task.get("card")
+        if cards is None:
+            where = f"step {state.task['step_name']} has no @card" if state.task else "no task is running here"
+            raise AttributeError(f"There is no current.card, since {where}. Write @card above @step, or --with card.")
+        return cards
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the value of `name`, or `default` where it is unknown or `None`."""

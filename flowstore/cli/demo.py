@@ -58,6 +58,7 @@ def demo(store: str | None, form: str) -> int:
         f'{called} sql{where} "{question}"',
         f"{python} -c \"from flowstore import {names}; {use}print(Flow('PenguinsFlow').latest_run.data.metrics)\"",
         f"{python} -m flowstore.tutorials.penguins run --folds 10{where}",
+        f"{called} ui{where}",
     ]
     if form != "table":
         from flowstore.cli import output

@@ -14,15 +14,13 @@ from flowstore.cli import output
 from flowstore.cli.app import command, completed_by
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, with_raw
 from flowstore.client import Run
-from flowstore.client.compare import Difference, compare, text_diff
+from flowstore.client.compare import VALUES, Difference, Row, by_key, compare, text_diff
 from flowstore.client.rows import in_words
 from flowstore.client.store import active_store
 from flowstore.text import counted, safe, shorten
 
 COLUMNS = ("kind", "name", "left", "right")
 _WIDEST = 200  # of a value, where no terminal limits it
-_VALUES = frozenset({"parameter", "artifact", "set"})
-_MOST_ITEMS = 20
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -61,16 +59,8 @@ def _echo(runs: tuple[Run, Run], differences: Sequence[Difference], form: str, *
 
 def _lines(difference: Difference) -> Iterator[Sequence[str]]:
     """Yield the lines of a difference: one, but for dicts, of which the items that differ are shown."""
-    kind, name = difference.kind, difference.name
-    sides = (difference.left, difference.right)
-    left, right = (side["value"] if kind in _VALUES and side else None for side in sides)
-    if isinstance(left, dict) and isinstance(right, dict):
-        differing = [key for key in dict.fromkeys((*left, *right)) if left.get(key) != right.get(key)]
-        if 0 < len(differing) <= _MOST_ITEMS:
-            for key in differing:
-                yield kind, f"{name}.{key}", _json(left.get(key)), _json(right.get(key))
-            return
-    yield kind, name, *(_shown(kind, side) for side in sides)
+    for row in by_key(Row(difference.kind, difference.name, [difference.left, difference.right], True)):
+        yield row.kind, row.name, *(_shown(row.kind, side) for side in row.values)
 
 
 def _shown(kind: str, value: Any) -> str:
@@ -83,7 +73,7 @@ def _shown(kind: str, value: Any) -> str:
         return f"{counted(value['size_bytes'], 'byte')}, {value['sha'][:8]}"
     if kind == "step":
         return in_words(value)
-    if kind not in _VALUES:
+    if kind not in VALUES:
         return f"{value:.6g}" if isinstance(value, float) else str(value)
     return shorten(value["preview"], _WIDEST) if value["value"] is None else _json(value["value"])
 
@@ -94,7 +84,7 @@ def _json(value: Any) -> str:
 
 def _echo_text(difference: Difference, *, raw: bool) -> None:
     coloured = sys.stdout.isatty()
-    for n, line in enumerate(text_diff(difference)):
+    for n, line in enumerate(text_diff(difference.name, difference.left, difference.right)):
         if n == 0:
             click.echo()
         if coloured:

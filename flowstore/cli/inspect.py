@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from flowstore.cli.settings import FORM, NAMESPACE, STORE, with_raw
 from flowstore.client import Flow, Run, Step, Task
 from flowstore.client.rows import of_tasks, tasks_of
 from flowstore.client.store import active_store
-from flowstore.sqlite.database import Store
 from flowstore.store import opening
 from flowstore.text import one_line, safe
 
@@ -162,7 +160,9 @@ def schema(sql: bool, form: str) -> None:
         definitions = "select type, name, sql from sqlite_master where sql is not null and name not like 'sqlite_%'"
         rows = [dict(row) for row in store.rows(definitions)]
     else:
-        rows = _views(store)
+        from flowstore.store.schema import public_views
+
+        rows = [{"view": view.name, "about": view.about, "columns": view.columns} for view in public_views(store)]
     if form != "table":
         output.echo(rows, form)
         return
@@ -172,19 +172,6 @@ def schema(sql: bool, form: str) -> None:
         else:
             about = [row["view"], *row["about"].splitlines(), f"columns: {', '.join(row['columns'])}"]
             click.echo(safe("\n  ".join(about) + "\n"))
-
-
-def _views(store: Store) -> list[dict[str, Any]]:
-    """Return the views that are the public face of a store: the name, the explanation and the columns of each."""
-    from flowstore.store.schema import PUBLIC_VIEWS, SCHEMA_VERSION, definitions
-
-    views = []
-    for view in PUBLIC_VIEWS:
-        lines = (line.strip() for line in definitions(SCHEMA_VERSION)[view].strip().splitlines()[1:])
-        about = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
-        columns = [row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,))]
-        views.append({"view": view, "about": "\n".join(about), "columns": columns})
-    return views
 
 
 @command(STORE, FORM)

@@ -32,7 +32,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's new
         return round(float(match[1]) * _UNITS[match[2]])
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Parts:
     """The parts of runs to export: with or without their logs, and artifacts up to a size."""
 
@@ -41,7 +41,7 @@ class _Parts:
 
 
 @command(STORE, NAMESPACE, FORM)
-@click.argument("out", metavar="OUT.db", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("pathspecs", nargs=-1, metavar="[PATHSPEC]...", shell_complete=completed_by("pathspecs"))
 @click.option("--flow", metavar="F", shell_complete=completed_by("flows"), help="The runs of this flow.")
 @with_tags
@@ -54,18 +54,25 @@ class _Parts:
     metavar="S",
     help="Leave out the bytes of larger artifacts, as in 10MB; their descriptions stay.",
 )
-@click.option("--force", is_flag=True, help="Replace a store that is there.")
+@click.option("--html", is_flag=True, help="Write one HTML file that shows the runs, instead of a store.")
+@click.option("--force", is_flag=True, help="Replace a store, or with --html a file, that is there.")
 @gather(selection=Selection, parts=_Parts)
-def export(out: Path, selection: Selection, parts: _Parts, force: bool, form: str) -> None:
-    """Write a new store with the selected runs, or with all.
+def export(out: Path, selection: Selection, parts: _Parts, html: bool, force: bool, form: str) -> None:
+    """Write selected runs, or all, to a new store or HTML file.
 
     PATHSPEC is F for all runs of a flow, or F/5 or F/latest for one. The new file has an identity of its own and
     keeps the ids of the runs. Nothing else is in it, no deployments either. A run that is still running is taken as
     it stands; in the new store it will be shown as dead.
 
+    With --html, OUT is one file with the pages of the runs, the logs of all their tasks, pictures, cards and code. It
+    has no script, loads nothing, and needs no flowstore to be read.
+
     Example:
         flowstore export results.db HelloFlow/5 --max-artifact-size 10MB
     """
+    if html:
+        _export_html(out, selection, parts, force=force, form=form)
+        return
     from flowstore.transfer import export as exporting
 
     wish = exporting.Wish(selection=selection, logs=not parts.no_logs, max_artifact_bytes=parts.largest)
@@ -76,6 +83,20 @@ def export(out: Path, selection: Selection, parts: _Parts, force: bool, form: st
         return
     without = f", without the bytes of {counted(done.left_out, 'artifact')}" if done.left_out else ""
     click.echo(safe(f"Exported {counted(done.runs, 'run')} ({size(done.size_bytes)}{without}) to {out}."))
+
+
+def _export_html(out: Path, selection: Selection, parts: _Parts, *, force: bool, form: str) -> None:
+    from flowstore.web.saved import save
+
+    if parts.largest is not None:
+        raise click.UsageError("--max-artifact-size does not go with --html: an HTML file has no bytes of artifacts.")
+    if not any(attrs.astuple(selection)):
+        raise click.UsageError("Name the runs that the file is to show, as in: flowstore export --html OUT.html F/5")
+    done = save(opening.active_store(), out, selection, logs=not parts.no_logs, force=force)
+    if form != "table":
+        output.echo([{"path": str(done.path), "runs": done.runs, "size_bytes": done.size_bytes}], form)
+        return
+    click.echo(safe(f"Exported {counted(done.runs, 'run')} ({size(done.size_bytes)}) to {out}."))
 
 
 @command(STORE_PATH, FORM)

@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs between them.
+"""Runs side by side: what differs between them.
 
 Values are compared by hash and codec, and shown by their previews, so that comparing loads nothing and runs
 nobody's code; small JSON values are shown as well. Each kind of thing is fetched in one query for each run,
@@ -19,8 +19,8 @@ A value is a dict of type, codec, size_bytes, sha, preview and value. What is no
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -32,12 +32,31 @@ from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
 
 KINDS = ("run", "tag", "parameter", "code", "step", "artifact", "set", "timing")
+VALUES = frozenset({"parameter", "artifact", "set"})  # the kinds whose values are dicts, as above
+MOST_ITEMS = 20  # of a dict of which only the items that differ are shown
 SMALL_BYTES = 65536  # values up to here are shown as JSON
 MOST_TEXT_BYTES = 1 << 20  # and files up to here as text
 MOST_LINES = 4000  # a file made for it takes time by the square of this
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
+class Row:
+    """One thing that runs have, each in its way.
+
+    Attributes:
+        kind: one of `KINDS`.
+        name: what it is called.
+        values: how each of the runs has it, `None` where it is not there.
+        differs: whether they are not all the same.
+    """
+
+    kind: str
+    name: str
+    values: Sequence[Any]
+    differs: bool
+
+
+@attrs.frozen(eq=False, repr=False)
 class Difference:
     """One thing that differs.
 
@@ -68,35 +87,72 @@ def compare(left: Run, right: Run, *, code: bool = True) -> list[Difference]:
     Example:
         compare(Run("F/1"), Run("F/2"))
     """
-    sides = one, other = _Side(left), _Side(right)
-    single = {name for name, tasks in one.states.items() if sum(tasks.values()) == 1}
-    single &= {name for name, tasks in other.states.items() if sum(tasks.values()) == 1}
+    rows = side_by_side([left, right], code=code)
+    return [Difference(row.kind, row.name, *row.values) for row in rows]
+
+
+def side_by_side(runs: Sequence[Run], *, code: bool = True, everything: bool = False) -> list[Row]:
+    """Return how runs have what they have, by kind in the order of `KINDS`.
+
+    Args:
+        runs: two or more; each is asked in the same few queries.
+        code: whether to give the text of files that differ.
+        everything: whether to return what is the same in all of them, too.
+    """
+    sides = [_Side(run) for run in runs]
+    single = set.intersection(*({name for name, tasks in side.states.items() if sum(tasks.values()) == 1}
+                                for side in sides))  # fmt: skip
     steps = single - {"end"}  # whose artifacts are among the visible ones
-    return [
-        *_pairs("run", one.facts, other.facts),
-        *_pairs("tag", one.tags, other.tags),
-        *_values("parameter", sides, one.parameters, other.parameters),
-        *_files(sides, with_text=code),
-        *_pairs("step", one.states, other.states),
-        *_values("artifact", sides, one.visible, other.visible),
-        *_values("set", sides, one.set_in(steps), other.set_in(steps)),
-        *_pairs("timing", one.timings, other.timings),
-    ]
+    compared = itertools.chain(
+        _plain("run", [side.facts for side in sides]),
+        _plain("tag", [side.tags for side in sides]),
+        _values("parameter", sides, [side.parameters for side in sides], everything=everything),
+        _files(sides, with_text=code, everything=everything),
+        _plain("step", [side.states for side in sides]),
+        _values("artifact", sides, [side.visible for side in sides], everything=everything),
+        _values("set", sides, [side.set_in(steps) for side in sides], everything=everything),
+        _plain("timing", [side.timings for side in sides]),
+    )
+    return [row for row in compared if everything or row.differs]
 
 
-def text_diff(difference: Difference) -> Iterator[str]:
-    """Yield the lines of the unified diff of a file's text; none where a text is missing or very long."""
-    old, new = ("" if side is None else side["text"] for side in (difference.left, difference.right))
+def by_key(row: Row) -> list[Row]:
+    """Return a row for each item of values that are all dicts, of those that differ if some do; else the row itself."""
+    values: list[Any] = [side["value"] if row.kind in VALUES and side else None for side in row.values]
+    if not all(isinstance(value, dict) for value in values):
+        return [row]
+    keys = dict.fromkeys(key for value in values for key in value)
+    items = [[value.get(key) for value in values] for key in keys]
+    differing = [(key, item) for key, item in zip(keys, items, strict=True) if any(one != item[0] for one in item)]
+    if not 0 < len(differing) <= MOST_ITEMS:
+        return [row]
+    return [Row(row.kind, f"{row.name}.{key}", [_item(one) for one in item], True) for key, item in differing]
+
+
+def _item(value: Any) -> dict[str, Any] | None:
+    return None if value is None else {"value": value, "preview": ""}
+
+
+def text_diff(name: str, left: Any, right: Any) -> Iterator[str]:
+    """Yield the lines of the unified diff of a file's text; none where a text is missing or very long.
+
+    Args:
+        name: the file's path.
+        left: how the first run has it, as in a row of the kind `code`.
+        right: how the other one has it.
+    """
+    old, new = ("" if side is None else side["text"] for side in (left, right))
     if old is None or new is None:
         return
     before, after = old.splitlines(), new.splitlines()
     if max(len(before), len(after)) <= MOST_LINES:
-        name = difference.name
+        import difflib
+
         yield from difflib.unified_diff(before, after, f"a/{name}", f"b/{name}", lineterm="")
 
 
 class _Side:
-    """One of the two runs, asked once for all that is compared."""
+    """One of the runs, asked once for all that is compared."""
 
     def __init__(self, run: Run) -> None:
         self.store: Store = run._store
@@ -126,28 +182,32 @@ class _Side:
         return {f"{step}/{name}": blob for (step, name), blob in self._set.items() if step in steps}
 
 
-def _pairs(
-    kind: str, left: Mapping[str, Any], right: Mapping[str, Any], same: Callable[[Any, Any], bool] = lambda a, b: a == b
-) -> Iterator[Difference]:
-    """Yield a difference for each name whose two sides are not equal."""
-    for name in dict.fromkeys((*left, *right)):
-        one, other = left.get(name), right.get(name)
-        if not same(one, other):
-            yield Difference(kind, name, one, other)
+def _plain(kind: str, sides: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """Yield a row for each name, of values that are compared as they are."""
+    for name in dict.fromkeys(name for side in sides for name in side):
+        values = [side.get(name) for side in sides]
+        yield Row(kind, name, values, any(value != values[0] for value in values))
 
 
-def _same(left: Blob | None, right: Blob | None) -> bool:
-    return left is not None and right is not None and (left.sha, left.codec) == (right.sha, right.codec)
+def _blobs(sides: Sequence[Mapping[str, Blob]], *, everything: bool) -> Iterator[tuple[str, bool]]:
+    """Yield the names of values, and whether they differ; only those that do unless `everything` is asked for."""
+    for name in dict.fromkeys(name for side in sides for name in side):
+        blobs_ = [side.get(name) for side in sides]
+        differs = len({None if blob is None else (blob.sha, blob.codec) for blob in blobs_}) > 1
+        if differs or everything:
+            yield name, differs
 
 
 def _values(
-    kind: str, sides: tuple[_Side, _Side], left: Mapping[str, Blob], right: Mapping[str, Blob]
-) -> Iterator[Difference]:
-    pairs = [pair for pair in _pairs(kind, left, right, _same) if not _is_private(pair.name)]
-    ones = _described(sides[0].store, {pair.name: pair.left for pair in pairs if pair.left is not None})
-    others = _described(sides[1].store, {pair.name: pair.right for pair in pairs if pair.right is not None})
-    for pair in pairs:
-        yield Difference(kind, pair.name, ones.get(pair.name), others.get(pair.name))
+    kind: str, sides: Sequence[_Side], blobs_: Sequence[Mapping[str, Blob]], *, everything: bool
+) -> Iterator[Row]:
+    names = {name: differs for name, differs in _blobs(blobs_, everything=everything) if not _is_private(name)}
+    described = [
+        _described(side.store, {name: own[name] for name in names if name in own})
+        for side, own in zip(sides, blobs_, strict=True)
+    ]
+    for name, differs in names.items():
+        yield Row(kind, name, [own.get(name) for own in described], differs)
 
 
 def _is_private(name: str) -> bool:
@@ -171,11 +231,10 @@ def _described(store: Store, by_name: Mapping[str, Blob]) -> dict[str, dict[str,
     }
 
 
-def _files(sides: tuple[_Side, _Side], *, with_text: bool) -> Iterator[Difference]:
-    one, other = ({} if side.code is None else side.code._files for side in sides)
-    for pair in _pairs("code", one, other, _same):
-        left, right = (_file(side, pair.name, with_text=with_text) for side in sides)
-        yield Difference("code", pair.name, left, right)
+def _files(sides: Sequence[_Side], *, with_text: bool, everything: bool) -> Iterator[Row]:
+    files = [{} if side.code is None else side.code._files for side in sides]
+    for name, differs in _blobs(files, everything=everything):
+        yield Row("code", name, [_file(side, name, with_text=with_text and differs) for side in sides], differs)
 
 
 def _file(side: _Side, path: str, *, with_text: bool) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from flowstore.context import Current
 PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
     "Flows": ("FlowSpec", "step", "Parameter", "JSONType", "IncludeFile"),
-    "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "parallel"),
+    "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "parallel", "card"),
     "Decorators of flows": ("project", "schedule"),
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),

@@ -135,7 +135,8 @@ class _Layout:
     def __init__(self, boxes: dict[str, Box], arrows: Sequence[Arrow]) -> None:
         self._boxes = boxes
         loops = _loops(list(boxes), arrows)
-        self._back = [arrow for arrow in arrows if (arrow.before, arrow.after) in loops]
+        self._own = [arrow for arrow in arrows if arrow.before == arrow.after]
+        self._back = [a for a in arrows if (a.before, a.after) in loops and a.before != a.after]
         self._forward = [arrow for arrow in arrows if (arrow.before, arrow.after) not in loops]
         self._column = _columns(list(boxes), self._forward)
         self._chains = [self._chain(n, arrow) for n, arrow in enumerate(self._forward)]
@@ -197,10 +198,12 @@ class _Layout:
             self._left.append(x)
             x += width + _GAP_X
         self._widths = widths
-        indent = 0 if row or self._back else _GAP_X - 2  # room at the left for arrows that come from elsewhere
+        indent = (
+            0 if row or self._back or self._own else _GAP_X - 2
+        )  # room at the left for arrows that come from elsewhere
         self._left = [left - indent for left in self._left]
         self.width = max(left + width for left, width in zip(self._left, widths, strict=True)) + (
-            _GAP_X // 2 if row or self._back else 2
+            _GAP_X // 2 if row or self._back or self._own else 2
         )
         self._top: list[int] = []  # of each row: where arrows that lead back, or come from the row before, run
         self._shift: list[float] = []
@@ -209,7 +212,7 @@ class _Layout:
             items = [i for c, at in zip(self._columns, self._row, strict=True) if at == number for i in c]
             loops = [arrow for arrow in self._back if self._row[self._column[arrow.before]] == number]
             channel = bottom + (12 if loops or number else 0)
-            above = channel + 9 * len(loops) + (12 if loops or number else 2)
+            above = channel + 9 * len(loops) + (12 if loops or number or self._own else 2)
             self._top.append(channel)
             self._shift.append(above - min(self._y[i] - _tall(i) / 2 for i in items))
             bottom = above + round(max(self._y[i] + _tall(i) / 2 for i in items) + self._shift[-1] - above)
@@ -229,6 +232,8 @@ class _Layout:
             yield _path(self._course(arrow, chain), arrow.title)
         for n, arrow in enumerate(self._back):
             yield _path(self._loop(n, arrow), arrow.title)
+        for arrow in self._own:
+            yield _path(self._around(arrow.before), arrow.title)
 
     def _course(self, arrow: Arrow, chain: Sequence[_Item]) -> str:
         column = self._column[arrow.before]
@@ -250,6 +255,13 @@ class _Layout:
                 x += self._widths[column]
                 course += f"H{x}"
         return course + _tip(x, y)
+
+    def _around(self, name: str) -> str:
+        """Return the arrow from a step to itself: around the upper half of its box."""
+        left, top, width = self.corner(name)
+        level, right = top + 14, left + width
+        points = [(right, level), (right + 12, level), (right + 12, top - 7), (left - 12, top - 7), (left - 12, level)]
+        return f"M{right} {level}" + _rounded([*points, (left, level)]) + _tip(left, level)
 
     def _loop(self, n: int, arrow: Arrow) -> str:
         source, target = self._column[arrow.before], self._column[arrow.after]

@@ -162,7 +162,7 @@ def _bar(bar: Bar, top: int, length: float, kind: str) -> str:
         return f'<rect class="box stroke-none" x="{x}" y="{top + 2}" width="9" height="10">{title}</rect>'
     if bar.density:
         return f"<g>{title}{''.join(_strip(bar, top, length))}</g>"
-    visible = width if end - begin > 0.003 * length else "3"
+    visible = width if end - begin > 0.008 * length else "3"
     return (
         f'<rect class="fill-{escape(bar.state)}{kind}" x="{x}" y="{top}" width="{visible}" height="{_BAR}">'
         f"{title}</rect>"

@@ -7,7 +7,7 @@ A decorator says what is wanted; the driver and the task do it. Each is a frozen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -39,6 +39,7 @@ class StepDecorator:
         return function
 
 
+_MOST_LETTERS = 200
 _MOST = 1e9  # seconds, minutes or attempts: more than any run lasts, and no more than timers can count
 
 
@@ -58,6 +59,11 @@ def _of_type(kind: type, what: str) -> Callable[[Any, attrs.Attribute[Any], Any]
             raise GraphError(f"@{instance.name}: {attribute.name} must be {what}, not {value!r}.")
 
     return check
+
+
+def _text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str) or not 0 < len(value) <= _MOST_LETTERS or not value.isprintable():
+        raise GraphError(f"@{instance.name}: {attribute.name} must be a short text, not {value!r}.")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -121,6 +127,45 @@ class Resources(StepDecorator):
         self.amounts = amounts
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Card(StepDecorator):
+    """Have each task of the step make a card; a step may have several."""
+
+    name: ClassVar[str] = "card"
+    type: str = attrs.field(default="default", validator=_text)
+    id: str | None = attrs.field(default=None, validator=attrs.validators.optional(_text))
+    timeout: float = attrs.field(default=45, validator=_amount)
+    save_errors: bool = attrs.field(default=True, validator=_of_type(bool, "True or False"))
+    customize: bool = attrs.field(default=False, validator=_of_type(bool, "True or False"))
+    options: Mapping[str, Any] = attrs.field(factory=dict, validator=_of_type(Mapping, "a dict"))
+    refresh_interval: float = attrs.field(default=5, validator=_amount)
+
+    def attach(self, function: F) -> F:
+        """Add to a step, beside the cards that it has."""
+        cards = [other.id for other in function.__dict__.get("decorators", ()) if isinstance(other, Card)]
+        if self.id is not None and self.id in cards:
+            raise GraphError(f"Step {function.__name__} has two cards with the id {self.id!r}; give each its own.")
+        function.__dict__.setdefault("decorators", []).append(self)
+        return function
+
+
+def cards_of(step: Any, with_: Iterable[str]) -> list[Card]:
+    """Return the cards of a step: its own, as they stand in the source from top to bottom, then those of `--with`.
+
+    Args:
+        step: the method.
+        with_: texts of `--with`; those that are not about cards are ignored.
+    """
+    own = [item for item in reversed(getattr(step, "decorators", ())) if isinstance(item, Card)]
+    added = [from_text(text) for text in with_ if is_card(text)]
+    return [*own, *(item for item in added if isinstance(item, Card))]
+
+
+def is_card(text: str) -> bool:
+    """Return whether a text of `--with` adds a card."""
+    return text.partition(":")[0] == Card.name
+
+
 @attrs.frozen(eq=False)
 class Parallel(StepDecorator):
     """The step runs as a gang, started with `self.next(…, num_parallel=n)`."""
@@ -176,6 +221,22 @@ def resources(function: Any = None, **options: Any) -> Any:
     return _decorate(Resources, function, options)
 
 
+def card(function: Any = None, **options: Any) -> Any:
+    """Have each task of this step make a card: a report in HTML that is stored with the task.
+
+    A step may have several. Inside the step, `current.card.append(…)` adds components from `flowstore.cards`.
+
+    Args:
+        function: the step, where used without parentheses.
+        options: `type`, 'default', 'blank' or a type of your own; `id`, which `current.card["id"]` finds it by;
+            `timeout`, the seconds after which rendering it is given up, by default 45; `save_errors`, whether an error
+            is shown as a card; `customize`, whether `current.card.append` means this one of several; `options`, a dict
+            for the card's class; `refresh_interval`, the seconds between two updates while the task runs, if more
+            than 5.
+    """
+    return _decorate(Card, function, options)
+
+
 def parallel(function: Any = None, **options: Any) -> Any:
     """Mark a step as a gang, started with `self.next(…, num_parallel=n)`."""
     return _decorate(Parallel, function, options)
@@ -206,7 +267,7 @@ def _unknown_option(kind: Any, options: Mapping[str, Any]) -> str:
     return f"@{kind.name} has no option {unknown}; it has: {', '.join(names) or 'none'}."
 
 
-WITH: Mapping[str, Any] = {kind.name: kind for kind in (Retry, Catch, Timeout, Environment, Resources)}
+WITH: Mapping[str, Any] = {kind.name: kind for kind in (Retry, Catch, Timeout, Environment, Resources, Card)}
 
 
 def from_text(text: str) -> StepDecorator:
@@ -352,7 +413,8 @@ def _enclosed(function: FunctionType) -> Iterator[FunctionType]:
 
 def _copy_marks(chain: list[FunctionType]) -> None:
     outer, inner = chain[0], chain[-1]
-    decorators = {item.name: item for function in reversed(chain) for item in getattr(function, "decorators", ())}
+    attached = [item for function in reversed(chain) for item in getattr(function, "decorators", ())]
+    decorators = {id(item) if isinstance(item, Card) else item.name: item for item in attached}
     marks: dict[str, Any] = {}
     for function in reversed(chain):
         marks.update(vars(function))

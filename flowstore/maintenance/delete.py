@@ -123,6 +123,8 @@ with
     select a.blob_id, d.run_id from {_ATTEMPTS} cross join artifacts a on a.attempt_id = n.id
     where a.blob_id is not null
     union all
+    select a.blob_id, d.run_id from {_ATTEMPTS} cross join cards a on a.attempt_id = n.id
+    union all
     select p.blob_id, d.run_id from temp.marked d cross join run_artifacts p on p.run_id = d.run_id
     union all
     select c.blob_id, d.run_id from temp.marked d cross join runs r on r.id = d.run_id
@@ -131,6 +133,9 @@ with
   first (blob_id, run_id) as (select blob_id, min(run_id) from uses group by blob_id)
 select f.run_id, cast(total(b.size_bytes) as integer) from first f cross join blobs b on b.id = f.blob_id
 where not exists (select 1 from artifacts a cross join attempts n on n.id = a.attempt_id
+                  cross join tasks t on t.id = n.task_id
+                  where a.blob_id = b.id and t.run_id not in (select run_id from temp.marked))
+  and not exists (select 1 from cards a cross join attempts n on n.id = a.attempt_id
                   cross join tasks t on t.id = n.task_id
                   where a.blob_id = b.id and t.run_id not in (select run_id from temp.marked))
   and not exists (select 1 from run_artifacts p

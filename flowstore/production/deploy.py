@@ -23,7 +23,7 @@ from flowstore.flow.spec import FlowSpec
 from flowstore.production import tokens
 from flowstore.production.trigger import check_trusted, trigger
 from flowstore.run import snapshot
-from flowstore.run.checks import check_with
+from flowstore.run.checks import check_decorators
 from flowstore.run.ownership import project_of
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite.database import Row, Store
@@ -104,7 +104,7 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
     project = project_of(flow, options.branch, production=options.production)
     user_tags = tags.checked(options.tags)
     tags.check_not_reserved(user_tags)
-    check_with(flow, options.with_)
+    check_decorators(flow, options.with_)
     schedule = _schedule(flow)
     values = _defaults(flow, user, scheduled=schedule is not None)
     sources = _sources(flow, options)

@@ -7,28 +7,28 @@ decides what becomes visible.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from flowstore import context
+from flowstore import alarm, context
 from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed
 from flowstore.flow import init, spec
+from flowstore.flow.decorators import cards_of
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
-from flowstore.run.inputs import FOREACH_ITEMS, Inherited, Source, TaskLink, item_preview
+from flowstore.run.inputs import FOREACH_ITEMS, Inherited, Source, TaskLink, inline_items, item_preview
 from flowstore.run.local.ending import Ending
-from flowstore.run.orders import Failure, Inline, Order, Report
+from flowstore.run.orders import Failure, Order, Report
 from flowstore.run.plan import Outcome
 from flowstore.store.blobs import INLINE_BYTES
-from flowstore.store.codecs import INDEXABLE, Encoded, encode
+from flowstore.store.cards import RenderedCard
+from flowstore.store.codecs import INDEXABLE, NOTATIONS, Encoded, encode
 from flowstore.store.description import Description, NewBlob
 from flowstore.store.opening import close_beside
 from flowstore.store.pictures import Pictures
@@ -36,8 +36,9 @@ from flowstore.store.plain import MAX_METRICS
 from flowstore.store.preview import type_name
 from flowstore.text import counted
 
-INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
-INLINE_ITEMS_BYTES = 64 << 20
+if TYPE_CHECKING:
+    from flowstore.cards.task_cards import TaskCards
+
 _OWN_FOLDERS = frozenset({Path(__file__).parent, Path(__file__).parent / "local", Path(init.__file__).parent})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
 
@@ -59,7 +60,14 @@ class Product:
     large: Sequence[Encoded]
 
 
-def run_attempt(flow: type[FlowSpec], graph: Graph, order: Order, source: Source, ending: Ending) -> Product:
+def run_attempt(
+    flow: type[FlowSpec],
+    graph: Graph,
+    order: Order,
+    source: Source,
+    ending: Ending,
+    show: Callable[[RenderedCard], None] = lambda _: None,
+) -> Product:
     """Run one attempt.
 
     Args:
@@ -68,6 +76,7 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Order, source: Source
         order: what to run.
         source: where the task's inputs come from.
         ending: the end of this process.
+        show: hands the state of a card to the driver while the attempt runs.
     """
     state = context.state
     state.flow_module = sys.modules[flow.__module__]
@@ -80,18 +89,52 @@ def run_attempt(flow: type[FlowSpec], graph: Graph, order: Order, source: Source
     before = state.task, state.namespace, state.task_store
     state.task, state.namespace = _identity(order, link), order.run.current["namespace"]
     state.store, state.task_store = None, (order.run.store, order.run.trusted)
+    cards = _cards(instance, link, graph, order, show)
+    state.task["card"] = None if cards is None else cards.current
     try:
         if init.has_own(flow):
             link.first_values = init.run(instance, link.load_parameter)
         _run_step(flow, instance, link, order, source)
         _leave_if_forked(process, None, ending)
-        return _product(instance, link, order, _outcome(instance, link, graph, order))
+        product = _product(instance, link, order, _outcome(instance, link, graph, order))
+        return product if cards is None else _with_cards(product, cards)
     except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
         _leave_if_forked(process, error, ending)
-        return _failed(instance, link, graph, order, error)
+        product = _failed(instance, link, graph, order, error)
+        return product if cards is None else _with_cards(product, cards)
     finally:
         _close_store()
         state.task, state.namespace, state.task_store = before
+
+
+def _cards(
+    instance: FlowSpec, link: TaskLink, graph: Graph, order: Order, show: Callable[[RenderedCard], None]
+) -> TaskCards | None:
+    """Return what makes the cards of a task, if its step has any: a task without one imports nothing for it."""
+    step = getattr(type(instance), link.step)
+    wanted = cards_of(step, order.run.cards)
+    if not wanted:
+        return None
+    from flowstore.cards.task_cards import TaskCards
+    from flowstore.cards.task_view import TaskView
+
+    parameters = {name: functools.partial(link.load_parameter, name) for name in order.run.parameters}
+    pathspec = f"{order.run.flow}/{order.run.run_id}/{order.step}/{order.task_id}"
+    return TaskCards(wanted, TaskView(pathspec, order.attempt, instance, link.visible, parameters), graph, show)
+
+
+def _with_cards(product: Product, cards: TaskCards) -> Product:
+    """Return the product of an attempt with the cards of its step, which are rendered once nothing can fail any more.
+
+    Those of an attempt that failed stay as it refreshed them last.
+    """
+    report = product.report
+    if report.status != "successful":
+        cards.abandon()
+        return product
+    rendered = [(card, encoded) for card, encoded in cards.finish(report.artifacts)]
+    large = [encoded for card, encoded in rendered if card.blob.data is None]
+    return Product(attrs.evolve(report, cards=[card for card, _ in rendered]), [*product.large, *large])
 
 
 def _run_step(flow: type[FlowSpec], instance: FlowSpec, link: TaskLink, order: Order, source: Source) -> None:
@@ -100,7 +143,8 @@ def _run_step(flow: type[FlowSpec], instance: FlowSpec, link: TaskLink, order: O
     step = getattr(flow, link.step)
     arguments = [_inputs(flow, order, source)] if link.is_join else []
     if order.timeout_s:
-        with _deadline(order.timeout_s, link.step):
+        late = TimeoutExpired(f"Step {link.step} took longer than its timeout of {order.timeout_s:g} s.")
+        with alarm.limited(order.timeout_s, late):
             step(instance, *arguments)
     else:
         step(instance, *arguments)
@@ -198,25 +242,6 @@ def _inputs(flow: type[FlowSpec], order: Order, source: Source) -> Inputs:
     return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])
 
 
-@contextlib.contextmanager
-def _deadline(seconds: float, step: str) -> Iterator[None]:
-    """Raise in the step when its time is up; the driver kills what doesn't react."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def expire(_signal: int, _frame: FrameType | None) -> None:
-        raise TimeoutExpired(f"Step {step} took longer than its timeout of {seconds:g} s.")
-
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def _identity(order: Order, link: TaskLink) -> dict[str, Any]:
     """Return what `current` answers."""
     run = order.run
@@ -228,7 +253,7 @@ def _identity(order: Order, link: TaskLink) -> dict[str, Any]:
         "retry_count": order.attempt,
         "tags": frozenset(order.tags),
         "parameters": context.Parameters(run.parameters, link.load_parameter),
-        "parallel": _gang(order),
+        "parallel": None if order.node_index is None else _gang(order, order.node_index),
     }
 
 
@@ -252,10 +277,8 @@ class Gang:
 Gang.__module__ = "flowstore.run.task"  # as stored pickles name it
 
 
-def _gang(order: Order) -> Gang | None:
-    if order.node_index is None:
-        return None
-    return Gang(order.main_ip, order.num_nodes, order.node_index, str(order.first_node_id))
+def _gang(order: Order, index: int) -> Gang:
+    return Gang(order.main_ip, order.num_nodes, index, str(order.first_node_id))
 
 
 def _outcome(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order) -> _Result:
@@ -278,7 +301,8 @@ def _outcome(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order) -> 
         outcome = Outcome(transition.targets, len(items), items_from=items_from)
     elif transition.num_parallel is not None or node.kind == "parallel":
         outcome = Outcome(transition.targets, _num_parallel(link.step, transition), gang=True)
-    _check_count(link.step, outcome.count, order.run.max_num_splits)
+    if outcome.count is not None:
+        _check_count(link.step, outcome.count, order.run.max_num_splits)
     return _Result("successful", outcome, items)
 
 
@@ -289,8 +313,8 @@ def _num_parallel(step: str, transition: Transition) -> int:
     return count
 
 
-def _check_count(step: str, count: int | None, limit: int) -> None:
-    if count is not None and count > limit:
+def _check_count(step: str, count: int, limit: int) -> None:
+    if count > limit:
         raise GraphError(
             f"Step {step} asks for {counted(count, 'task')}, more than the limit of {limit}. "
             f"Raise it with --max-num-splits {count}."
@@ -344,8 +368,10 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
     lenient = lenient or result.status == "failed"  # a failed attempt keeps what it can
     artifacts: dict[str, NewBlob] = {}
     large: list[Encoded] = []
-    pictures = Pictures(_complain)
-    values = {**_unread_first_values(link, order), **spec.artifacts_set_on(instance)}
+    pictures: Pictures | None = None
+    values = spec.artifacts_set_on(instance)
+    if link.first_values:
+        values = {**_unread_first_values(link, order), **values}
     for name, value in values.items():
         try:
             _check_name(instance, link, name)
@@ -355,7 +381,11 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
                 continue
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
-            artifacts[name] = _new_blob(encoded, pictures.added_to(encoded.description, name, value))
+            description = encoded.description
+            if description.codec not in NOTATIONS:  # builtins have no picture
+                pictures = pictures or Pictures(_complain)
+                description = pictures.added_to(description, name, value)
+            artifacts[name] = _new_blob(encoded, description)
             large += [encoded] if artifacts[name].data is None else []
             if encoded.description.plain.too_many:
                 _complain(f"{name} holds more than {MAX_METRICS} numbers, so none of them is a metric.\n")
@@ -364,7 +394,7 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
         status=result.status,
         outcome=result.outcome,
         artifacts=artifacts,
-        items=_inline_items(result.items),
+        items=None if result.items is None else inline_items(result.items),
         shown=None if result.items is None else [item_preview(item) for item in result.items],
         merged=merged,
         deleted=sorted({*link.forgotten} - artifacts.keys() - merged.keys()),
@@ -374,14 +404,14 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
 
 
 def _new_blob(encoded: Encoded, description: Description) -> NewBlob:
-    if encoded.size_bytes <= INLINE_BYTES:
+    if description.size_bytes <= INLINE_BYTES:
         return NewBlob(description, data=encoded.content)
     return NewBlob(description, encoded.sha)
 
 
 def _unread_first_values(link: TaskLink, order: Order) -> dict[str, Any]:
     """Return what the flow's `__init__` set, in a task that inherits nothing; later tasks inherit it from there."""
-    if not link.first_values or order.base_id is not None:
+    if order.base_id is not None:
         return {}
     return {name: value for name, value in link.first_values.items() if name not in link.merged}
 
@@ -413,21 +443,3 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
         if is_unchanged(value, link.load_blob(blob, name)):
             return None
     return encoded
-
-
-def _inline_items(items: Sequence[Any] | None) -> list[Inline] | None:
-    """Return the items of a foreach where all are small: each task then gets its own without loading the list."""
-    if items is None:
-        return None
-    inline: list[Inline] = []
-    total = 0
-    for item in items:
-        try:
-            encoded = encode(item, described=False)
-        except ArtifactError:  # the list itself could be stored, so its tasks take their items from there
-            return None
-        total += encoded.size_bytes
-        if encoded.size_bytes > INLINE_ITEM_BYTES or total > INLINE_ITEMS_BYTES:
-            return None
-        inline.append(Inline.of(encoded))
-    return inline

@@ -52,16 +52,27 @@ def check_schedule(flow: type) -> None:
             schedule_of(decorator)
 
 
-def check_with(flow: type, texts: Sequence[str]) -> None:
-    """Check the texts of `--with`.
+def check_decorators(flow: type, texts: Sequence[str]) -> None:
+    """Check the texts of `--with`, and whether there are the types of cards that these and the steps name.
 
     Raises:
-        GraphError: one is no decorator, or a decorator can't have such an option.
+        GraphError: one is no decorator, or a decorator can't have such an option, or there is no such type.
     """
     for text in texts:
         decorator = decorators.from_text(text)
         if isinstance(decorator, decorators.Catch):
             check_catch(flow, decorator)
+    _check_cards(flow, texts)
+
+
+def _check_cards(flow: type, texts: Sequence[str]) -> None:
+    """Check the types of cards; what cards need is imported before tasks are forked, so that none of them has to."""
+    for name in dir(flow):
+        step = getattr(flow, name, None)
+        for card in decorators.cards_of(step, texts) if getattr(step, "is_step", False) else ():
+            from flowstore.cards.task_cards import check_type
+
+            check_type(card.type, name)
 
 
 def check_run_id_file(file: str | None, store: str | None = None) -> None:

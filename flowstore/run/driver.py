@@ -18,7 +18,18 @@ from flowstore.run.attempts import END_S, OVERSTAYED, Waiting
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
-from flowstore.run.executor import Died, Ended, Event, Executor, Printed, Reported, Returned, Services, Started
+from flowstore.run.executor import (
+    Died,
+    Ended,
+    Event,
+    Executor,
+    Printed,
+    Refreshed,
+    Reported,
+    Returned,
+    Services,
+    Started,
+)
 from flowstore.run.inputs import StoreSource, later
 from flowstore.run.order_writer import FinishedTask, OrderWriter, RunPlan
 from flowstore.run.orders import Failure, Report
@@ -67,7 +78,7 @@ class Driver:
         self._orders = OrderWriter(run)
         self._results = StoredResults(store, run)
         self._recorder = Recorder(store, run, self._orders, self._results)
-        self._output = Output(console, run.run_id)
+        self._output = Output(console, store, run.run_id)
         self._seen = time.monotonic()
         self._counts = {"done": 0, "failed": 0, "reused": 0}
         self.failed_task: str | None = None
@@ -146,6 +157,8 @@ class Driver:
             self._begin(task, event)
         elif isinstance(event, Printed):
             self._output.take(task, event.stream, event.data)
+        elif isinstance(event, Refreshed):
+            self._output.take_card(task, event.card)
         elif isinstance(event, Reported):
             self._end_attempt(task, event.report)
         elif isinstance(event, Ended):
@@ -194,6 +207,7 @@ class Driver:
 
     def _end_attempt(self, task: _Task, report: Report) -> None:
         self._results.finish()
+        self._output.drop_cards(task, report)
         now = time.monotonic()
         task.reported, task.deadline = True, now + END_S
         self._ending[task.number] = item = _Finished(task, report, now + _REPORT_S)
@@ -372,8 +386,8 @@ class Driver:
         task.deadline = None if task.begun_at_ms is None else self._deadline(task)
 
     def _deadline(self, task: _Task) -> float | None:
-        timeout_s = self._run.policies[task.planned.step].timeout_s
-        return time.monotonic() + timeout_s + KILL_GRACE_S if timeout_s else None
+        policy = self._run.policies[task.planned.step]
+        return time.monotonic() + policy.timeout_s + policy.cards_s + KILL_GRACE_S if policy.timeout_s else None
 
     # --- the end
 

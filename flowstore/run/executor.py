@@ -22,6 +22,7 @@ from flowstore.flow.spec import FlowSpec
 from flowstore.run.inputs import StoreSource
 from flowstore.run.orders import Order, Report
 from flowstore.run.randomness import Generators
+from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
 from flowstore.text import did_you_mean
 
@@ -57,6 +58,14 @@ class Printed:
     number: int
     stream: str
     data: bytes
+
+
+@attrs.frozen(eq=False, repr=False)
+class Refreshed:
+    """An attempt has drawn one of its cards again while it runs."""
+
+    number: int
+    card: RenderedCard
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -140,7 +149,7 @@ class Returned:
     number: int
 
 
-Event = Started | Printed | Reported | Ended | Died | Returned
+Event = Started | Printed | Refreshed | Reported | Ended | Died | Returned
 
 
 def signal_name(number: int) -> str:
@@ -231,6 +240,8 @@ class Executor(abc.ABC):
         Started, then Printed any number of times, then Died                          it has none
         Died                                                                          no process could be started
         Returned                                                                      it will not begin; see `ahead`
+
+    `Refreshed` may come wherever `Printed` may come before the report.
 
     Each order is run at most once: whatever repeats work on its own (as a cluster may) has to be kept from it. What was
     printed comes before the report or the death that ended the attempt.

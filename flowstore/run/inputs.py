@@ -16,11 +16,12 @@ import attrs
 from flowstore.errors import ArtifactError, FlowstoreError, StoreCorrupt
 from flowstore.flow import spec
 from flowstore.flow.spec import Inputs, Transition
-from flowstore.run.orders import OpenSplit, Order
+from flowstore.run.orders import Inline, OpenSplit, Order
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.typed_rows import PAGE
 from flowstore.store import blobs, codecs, queries, trust
 from flowstore.store.blobs import Blob
+from flowstore.store.codecs import encode
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.store.opening import store_at
 
@@ -293,6 +294,8 @@ class TaskLink:
         return self._source.item(split) if split.item is None else split.item.load()
 
 
+INLINE_ITEM_BYTES = 2048  # items of a foreach of at most this size travel with the task
+INLINE_ITEMS_BYTES = 64 << 20
 MAX_ITEM = 200  # characters of an item's preview
 _MAX_BYTES = 4 << 20
 
@@ -300,6 +303,22 @@ _MAX_BYTES = 4 << 20
 def item_preview(item: object) -> str:
     """Return a preview of a foreach item."""
     return codecs.preview(item)[:MAX_ITEM]
+
+
+def inline_items(items: Sequence[Any]) -> list[Inline] | None:
+    """Return the items of a foreach where all are small: each task then gets its own without loading the list."""
+    inline: list[Inline] = []
+    total = 0
+    for item in items:
+        try:
+            encoded = encode(item, described=False)
+        except ArtifactError:  # the list itself could be stored, so its tasks take their items from there
+            return None
+        total += encoded.size_bytes
+        if encoded.size_bytes > INLINE_ITEM_BYTES or total > INLINE_ITEMS_BYTES:
+            return None
+        inline.append(Inline.of(encoded))
+    return inline
 
 
 def later(

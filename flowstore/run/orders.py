@@ -17,6 +17,7 @@ import attrs
 
 from flowstore.flow.decorators import Catch
 from flowstore.run.plan import Outcome
+from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import Encoded, decode
 from flowstore.store.description import NewBlob
 
@@ -84,6 +85,7 @@ class RunFacts:
         parameters: the value of each parameter; `None` where it is too large to travel.
         constants: the names of the flow's constants.
         current: what `current` answers about the run.
+        cards: the texts of `--with` that add cards to every step.
     """
 
     flow: str
@@ -94,6 +96,7 @@ class RunFacts:
     parameters: Mapping[str, Inline | None]
     constants: Sequence[str]
     current: Mapping[str, Any]
+    cards: Sequence[str] = ()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -161,6 +164,7 @@ class Report:
         deleted: the names of inherited artifacts that it has deleted.
         failure: why it failed, or what `@catch` has caught.
         died: whether its process ended without a report, so that the driver wrote this one.
+        cards: those of the step, as they are at the end.
     """
 
     status: str
@@ -172,6 +176,12 @@ class Report:
     deleted: Sequence[str] = ()
     failure: Failure | None = None
     died: bool = False
+    cards: Sequence[RenderedCard] = ()
+
+    @property
+    def blobs(self) -> list[NewBlob]:
+        """All blobs that it names, artifacts and cards."""
+        return [*self.artifacts.values(), *(card.blob for card in self.cards)]
 
 
 # --- encoders and decoders
@@ -195,7 +205,7 @@ def encode_order(order: Order) -> list[Any]:
     values[_SPLITS] = [_encode_split(split) for split in order.splits]
     values[_JOINED] = None if order.joined is None else _encode_split(order.joined)
     values[_CATCH] = None if order.catch is None else (order.catch.var, order.catch.print_exception)
-    values[_FALLBACK] = _encode_failure(order.fallback)
+    values[_FALLBACK] = None if order.fallback is None else _encode_failure(order.fallback)
     return values
 
 
@@ -240,8 +250,8 @@ def _pair(value: Inline | None) -> tuple[str, bytes] | None:
     return None if value is None else (value.codec, value.data)
 
 
-def _encode_failure(failure: Failure | None) -> tuple[str, str, str] | None:
-    return None if failure is None else (failure.type, failure.message, failure.traceback)
+def _encode_failure(failure: Failure) -> tuple[str, str, str]:
+    return failure.type, failure.message, failure.traceback
 
 
 def encode_report(report: Report) -> tuple[Any, ...]:
@@ -255,8 +265,9 @@ def encode_report(report: Report) -> tuple[Any, ...]:
         {name: blob.packed for name, blob in report.artifacts.items()},
         report.merged,
         report.deleted,
-        _encode_failure(report.failure),
+        None if report.failure is None else _encode_failure(report.failure),
         report.died,
+        [card.packed for card in report.cards],
     )
 
 
@@ -267,7 +278,7 @@ def decode_report(plain: Sequence[Any]) -> Report:
         ValueError: these are not the values of a report.
     """
     try:
-        status, outcome, items, shown, artifacts, merged, deleted, failure, died = plain
+        status, outcome, items, shown, artifacts, merged, deleted, failure, died, cards = plain
         if outcome is not None:
             targets, *more = outcome
             outcome = Outcome(tuple(targets), *more)
@@ -281,6 +292,7 @@ def decode_report(plain: Sequence[Any]) -> Report:
             deleted=deleted,
             failure=None if failure is None else Failure(*failure),
             died=died,
+            cards=[*map(RenderedCard.unpacked, cards)],
         )
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"this is not a report: {error}") from error

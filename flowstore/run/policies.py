@@ -23,6 +23,7 @@ class StepPolicy:
         catch: the step's `@catch`, if it has one.
         environment: variables that the step's processes have from their beginning.
         metadata: what else is recorded with each attempt.
+        cards_s: how long rendering its cards may take after the step has ended.
     """
 
     retries: int = 0
@@ -31,6 +32,7 @@ class StepPolicy:
     catch: decorators.Catch | None = None
     environment: Mapping[str, str] = attrs.field(factory=dict)
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    cards_s: float = 0
 
 
 def policies_of(
@@ -64,4 +66,5 @@ def _policy(flow: type[FlowSpec], node: Node, with_: Sequence[str], say: Callabl
         if isinstance(environment, decorators.Environment)
         else {},
         metadata={"resources": resources.amounts} if isinstance(resources, decorators.Resources) else {},
+        cards_s=sum(card.timeout for card in decorators.cards_of(getattr(flow, node.name), with_)),
     )

@@ -16,7 +16,9 @@ from flowstore.run.orders import Report
 from flowstore.run.plan import Outcome, PlannedTask
 from flowstore.run.results import StoredResults
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import metrics, records, tags
+from flowstore.store import blobs, cards, metrics, records, tags
+from flowstore.store.cards import RenderedCard
+from flowstore.store.codecs import Encoded
 
 
 class Recorder:
@@ -80,7 +82,7 @@ class Recorder:
 
     def end(self, db: sqlite3.Connection, task: RunningTask, report: Report) -> bool:
         """Record how an attempt ended, and what it set; return whether it set anything."""
-        artifacts = [*self._results.rows(db, task.number, report)]
+        published = self._results.publish(db, task.number, report)
         self._measure(db, task, report)
         failure = report.failure
         metadata = self._run.policies[task.planned.step].metadata
@@ -88,13 +90,15 @@ class Recorder:
             report.status,
             pid=task.pid,
             host=task.host,
-            artifacts=artifacts,
+            artifacts=published.artifacts,
             transition=None if report.outcome is None else _transition(report.outcome),
             error=None if failure is None else (failure.type, failure.message, failure.traceback),
             metadata=metadata,
         )
         records.finish_attempt(db, task.id, task.attempt_id, end)
-        return bool(artifacts)
+        for card, blob_id in published.cards:
+            cards.put(db, task.attempt_id, card, blob_id, records.now_ms())
+        return bool(published.artifacts)
 
     def _measure(self, db: sqlite3.Connection, task: RunningTask, report: Report) -> None:
         """Record the numbers in what an attempt set."""
@@ -137,30 +141,35 @@ def _transition(outcome: Outcome) -> str:
 
 LOG_INTERVAL_S = 0.5
 _LOG_BYTES = 4 << 20  # wait for no interval
+CARD_INTERVAL_S = 1.0  # between two states of the cards of running tasks
 
 
 class Output:
-    """Takes what the tasks of a run print.
+    """Takes what the tasks of a run show while they run: what they print, and the newest state of each card.
 
     Args:
         console: where lines are shown.
+        store: the run's.
         run_id: of the run.
 
     Attributes:
         due: when what has come is to be in the store, if anything has.
     """
 
-    def __init__(self, console: Console, run_id: int) -> None:
+    def __init__(self, console: Console, store: Store, run_id: int) -> None:
         self._console = console
+        self._store = store
         self._run_id = run_id
+        self._cards: dict[tuple[int, int], RenderedCard] = {}  # by attempt and number
+        self._cards_at = 0.0  # when cards were written last
         self._log: list[tuple[int, str, int, str]] = []
         self._bytes = 0
         self.due: float | None = None
 
     @property
     def waiting(self) -> bool:
-        """Whether there is text that the store does not have."""
-        return bool(self._log)
+        """Whether there is anything that the store does not have."""
+        return bool(self._log or self._cards)
 
     def is_due(self) -> bool:
         """Return whether it is time to write."""
@@ -196,10 +205,27 @@ class Output:
             for stream, lines in task.streams.items():
                 self._take_lines(task, stream, *lines.settle(now))
 
-    def write(self, db: Any) -> None:
-        """Write to the log, in a transaction."""
+    def take_card(self, task: RunningTask, card: RenderedCard) -> None:
+        """Take a card as it is now."""
+        self._cards[task.attempt_id, card.n] = card
+        at = max(time.monotonic(), self._cards_at + CARD_INTERVAL_S)
+        self.due = at if self.due is None else min(self.due, at)
+
+    def drop_cards(self, task: RunningTask, report: Report) -> None:
+        """Forget the states of cards that come with the report of an attempt."""
+        for card in report.cards:
+            self._cards.pop((task.attempt_id, card.n), None)
+
+    def write(self, db: sqlite3.Connection) -> None:
+        """Write to the log, and the cards, in a transaction."""
         records.append_log(db, self._log)
         self._log, self._bytes = [], 0
+        waiting, self._cards = self._cards, {}
+        for (attempt_id, _), card in waiting.items():
+            blob_id = blobs.put(db, self._store, Encoded(card.blob.description, [card.blob.data or b""]))
+            cards.put(db, attempt_id, card, blob_id, records.now_ms())
+        if waiting:
+            self._cards_at = time.monotonic()
 
     def _take_lines(self, task: RunningTask, stream: str, text: str, whole: list[str]) -> None:
         """Keep text for the log, and show lines."""

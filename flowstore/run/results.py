@@ -7,7 +7,7 @@ become visible in the transaction that ends the attempt.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 
@@ -15,6 +15,7 @@ from flowstore.run.order_writer import RunPlan
 from flowstore.run.orders import Report
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, trust
+from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import Encoded
 from flowstore.store.description import NewBlob
 from flowstore.store.staging import Incoming, Staging
@@ -31,6 +32,19 @@ class _Arriving:
 
     staged: dict[tuple[bytes | None, str], Incoming] = attrs.field(factory=dict)
     awaited: list[Incoming] = attrs.field(factory=list)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Published:
+    """The rows that an attempt leaves, whose blobs are in the store.
+
+    Attributes:
+        artifacts: name, blob (none: deleted) and 1 where merged, of each.
+        cards: each with its blob.
+    """
+
+    artifacts: Sequence[tuple[str, int | None, int]]
+    cards: Sequence[tuple[RenderedCard, int]]
 
 
 class StoredResults:
@@ -78,21 +92,22 @@ class StoredResults:
         if awaited[0].is_complete:
             awaited.pop(0)
 
-    def rows(self, db: sqlite3.Connection, number: int, report: Report) -> Iterator[tuple[str, int | None, int]]:
-        """Yield the rows of what an attempt set, in the transaction that ends it: name, blob, whether merged."""
+    def publish(self, db: sqlite3.Connection, number: int, report: Report) -> Published:
+        """Publish the blobs of what an attempt set, in the transaction that ends it; return the rows to write."""
         arriving = self._arriving.pop(number, None)
         staged = {} if arriving is None else arriving.staged
+        artifacts: list[tuple[str, int | None, int]] = []
         for name, blob in report.artifacts.items():
             blob_id = self._publish(db, blob, staged)
             if self._run.origin is not None:
                 trust.clear_unverified(db, self._run.run_id, blob_id)
-            yield name, blob_id, 0
+            artifacts.append((name, blob_id, 0))
+        cards = [(card, self._publish(db, card.blob, staged)) for card in report.cards]
         for incoming in staged.values():
             incoming.drop(db)  # the attempt ended without naming what it had sent
-        for name, blob_id in report.merged.items():
-            yield name, blob_id, 1
-        for name in report.deleted:
-            yield name, None, 0
+        artifacts += [(name, blob_id, 1) for name, blob_id in report.merged.items()]
+        artifacts += [(name, None, 0) for name in report.deleted]
+        return Published(artifacts, cards)
 
     def _publish(self, db: sqlite3.Connection, blob: NewBlob, staged: dict[tuple[bytes | None, str], Incoming]) -> int:
         """Return the row of a blob that a report names; a staged one is removed from `staged`."""

@@ -8,6 +8,7 @@ question endless, so there is a deadline for those.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import sys
 import time
@@ -38,20 +39,27 @@ _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer", "readfile"
 _PRAGMAS = frozenset({"table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list"})
 
 
-def ask(store: Store, query: str, *, untrusted: bool) -> list[dict[str, Any]]:
+def ask(
+    store: Store, query: str, *, untrusted: bool, deadline_s: float | None = None, most: int | None = None
+) -> list[dict[str, Any]]:
     """Return the rows of a query, as dicts.
 
     Args:
         store: the store that is asked.
         query: one statement that only reads.
         untrusted: whether the file may be hostile; its queries are bounded in time and memory.
+        deadline_s: how long it may take, in seconds, whoever wrote the file; its memory is bounded then, too.
+        most: how many rows are returned at most.
 
     Raises:
-        FlowstoreError: it is not SQL, or does more than read.
+        FlowstoreError: it is not SQL, or does more than read, or takes too long.
     """
     from sqlite_utils import Database
 
-    with store.read() as connection, _limited(connection, DEADLINE_S) if untrusted else contextlib.nullcontext():
+    bounded = untrusted or deadline_s is not None
+    late = DEADLINE_S if deadline_s is None else deadline_s
+    instead = "trust the file: flowstore trust PATH" if deadline_s is None else "ask on a command line: flowstore sql"
+    with store.read() as connection, _limited(connection, late) if bounded else contextlib.nullcontext():
         database = Database(connection, execute_plugins=False, recursive_triggers=False)
         checked, connection.row_factory = connection.row_factory, None  # a query names its columns as it likes
         before = {what: connection.getlimit(what) for what in _UNTRUSTED_LIMITS}
@@ -61,16 +69,16 @@ def ask(store: Store, query: str, *, untrusted: bool) -> list[dict[str, Any]]:
         connection.set_authorizer(_authorize)
         try:
             rows = database.query(query)
-            return _bounded(rows) if untrusted else list(rows)
+            return _bounded(rows, most, instead) if bounded else list(itertools.islice(rows, most))
         except (sqlite3.DatabaseError, sqlite3.ProgrammingError, ValueError, OverflowError, MemoryError) as error:
             # without its traceback, which holds a cursor that is half read and so would keep the file locked
-            raise _translated(error.with_traceback(None), query) from None
+            raise _translated(error.with_traceback(None), query, late, instead) from None
         finally:
             connection.set_authorizer(None)
             connection.execute("pragma query_only = off")
             connection.row_factory = checked
-            for what, most in before.items():
-                connection.setlimit(what, most)
+            for what, value in before.items():
+                connection.setlimit(what, value)
 
 
 def _limit_memory(connection: sqlite3.Connection) -> None:
@@ -80,7 +88,7 @@ def _limit_memory(connection: sqlite3.Connection) -> None:
         connection.setlimit(what, most)
 
 
-def _bounded(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+def _bounded(rows: Iterator[dict[str, Any]], most: int | None, instead: str) -> list[dict[str, Any]]:
     """Collect rows as long as there is room for them.
 
     Raises:
@@ -89,18 +97,18 @@ def _bounded(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     collected: list[dict[str, Any]] = []
     room = RESULT_BYTES
     with contextlib.closing(rows):  # type: ignore[type-var]  # a generator, whose cursor would keep the file locked
-        for row in rows:
+        for row in itertools.islice(rows, most):
             room -= sys.getsizeof(row) + sum(map(sys.getsizeof, row.values()))
             if room < 0:
                 raise FlowstoreError(
-                    f"The result takes more than {RESULT_BYTES >> 20} MiB, all that an untrusted file is given. "
-                    "Ask for less, with a limit, or trust the file: flowstore trust PATH"
+                    f"The result takes more than {RESULT_BYTES >> 20} MiB, which is all that it is given here. "
+                    f"Ask for less, with a limit, or {instead}"
                 )
             collected.append(row)
     return collected
 
 
-def _translated(error: Exception, query: str) -> FlowstoreError:
+def _translated(error: Exception, query: str, late: float, instead: str) -> FlowstoreError:
     if isinstance(error, MemoryError):
         return FlowstoreError(
             "The query needs more memory than it can have. Ask for less, with a limit or fewer columns."
@@ -109,8 +117,7 @@ def _translated(error: Exception, query: str) -> FlowstoreError:
         return FlowstoreError(f"Only reading is allowed here, so this was not run: {query}")
     if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
         return FlowstoreError(
-            f"The query took more than {DEADLINE_S:.0f} s, which is all that an untrusted file is given. "
-            "Ask for less, or trust the file: flowstore trust PATH"
+            f"The query took more than {late:.0f} s, which is all that it is given here. Ask for less, or {instead}"
         )
     return FlowstoreError(f"SQLite says: {error}\nThe views that can be asked: flowstore schema")
 

@@ -187,10 +187,10 @@ def _name(table: str, column: str) -> Rule:
 
 
 def _incomplete(table: str) -> Rule:
-    keys = {"artifacts": "u.attempt_id, u.name, ", "run_artifacts": "u.run_id, u.name, "}.get(table, "")
+    keys = {"artifacts": "u.attempt_id, u.name, ", "run_artifacts": "u.run_id, u.name, ", "cards": "u.attempt_id, "}
     return Rule(
         "content", table,
-        f"select {keys}u.blob_id from {table} u join blobs b on b.id = u.blob_id where b.sha is null",
+        f"select {keys.get(table, '')}u.blob_id from {table} u join blobs b on b.id = u.blob_id where b.sha is null",
         "its bytes were never completely written", tuple(without_blob()), "drops it",
     )  # fmt: skip
 
@@ -223,16 +223,14 @@ ROWS = (
         "time", "runs",
         f"select id as run_id, last_seen_at from runs where not last_seen_at {_SANE}",
         "it was last seen at {last_seen_at}, which can't be",
-        ("update runs set last_seen_at = max(created_at, 0) where id = :run_id",),
-        "sets it to when the run was created",
+        ("update runs set last_seen_at = max(created_at, 0) where id = :run_id",), "sets it to its run's creation",
     ),
     Rule(
         "time", "runs",
         "select id as run_id, status from runs where (status = 'running') <> (finished_at is null)",
         "it is {status}, but whether it has an end says otherwise",
         ("""update runs set finished_at = case when status = 'running' then null
-              else max(created_at, last_seen_at) end where id = :run_id""",),
-        "goes by the status",
+              else max(created_at, last_seen_at) end where id = :run_id""",), "goes by the status",
     ),
     Rule(
         "time", "steps",
@@ -247,8 +245,7 @@ ROWS = (
         f"""select id as log_chunk, (select min(a.id) from attempts a where a.log_id = c.log_id) as attempt_id
             from log_chunks c where not written_at {_SANE}""",
         "a line of its log was written at a time that can't be",
-        ("update log_chunks set written_at = 0 where id = :log_chunk",),
-        "sets it to 1970",
+        ("update log_chunks set written_at = 0 where id = :log_chunk",), "sets it to 1970",
     ),
     *(_id(table) for table in ("runs", "tasks", "attempts")),
     Rule(
@@ -261,7 +258,7 @@ ROWS = (
         "name", "code_files", "select code_id, path from code_files where path = '' or instr(path, char(0))",
         "a file of the code is named {path!r}", _drop("code_files", "code_id", "path"), "drops the file",
     ),
-    *(_incomplete(table) for table in ("artifacts", "run_artifacts", "code_files", "deployment_parameters")),
+    *(_incomplete(table) for table in ("artifacts", "cards", "run_artifacts", "code_files", "deployment_parameters")),
     Rule(
         "content", "blobs",
         """select id as blob_id from blobs
@@ -309,16 +306,14 @@ ROWS = (
                                            order by a.number desc limit 1) where id = :task_id""",),
         "names the last one that is there",
     ),
-    Rule(
-        "lineage", "tasks",
-        """select t.id as task_id from tasks t join steps s on s.id = t.step_id where s.run_id <> t.run_id""",
+    Rule("lineage", "tasks",
+         "select t.id as task_id from tasks t join steps s on s.id = t.step_id and s.run_id <> t.run_id",
         "it is in another run than its step",
         ("update tasks set run_id = (select s.run_id from steps s where s.id = tasks.step_id) where id = :task_id",),
         "puts it into the run of its step",
     ),
-    Rule(
-        "lineage", "tasks",
-        """select t.id as task_id from tasks t join tasks b on b.id = t.base_id where b.run_id <> t.run_id""",
+    Rule("lineage", "tasks",
+         "select t.id as task_id from tasks t join tasks b on b.id = t.base_id and b.run_id <> t.run_id",
         "it inherits from a task of another run",
         ("update tasks set base_id = null where id = :task_id",), "leaves it without what it inherits",
     ),
@@ -372,8 +367,7 @@ ROWS = (
         _drop("node_tags", "run_id", "step_id", "task_id", "artifact", "tag_id"), "drops the tag",
     ),
     Rule(
-        "value", "numbers",
-        """select id as number_id, task_id, artifact as name, final from numbers where final not in (0, 1)""",
+        "value", "numbers", "select id as number_id, task_id, artifact as name, final from numbers where final & ~1",
         "whether one of its metrics is final is {final!r}, not 0 or 1",
         ("update numbers set final = 0 where id = :number_id",), "says that it is not",
     ),
@@ -411,6 +405,12 @@ ROWS = (
            and case when json_valid(value) then json_type(value) not in ('integer', 'real') else 0 end""",
         "its number is not its value as plain JSON",
         ("update blob_values set magnitude = null where blob_id = :blob_id",), "leaves it without one", tolerated=True,
+    ),
+    Rule(
+        "value", "cards",
+        f"""select c.attempt_id, c.n from cards c join blobs b on b.id = c.blob_id where b.codec <> 'html' or c.n < 0
+              or not c.updated_at {_SANE} or (c.data is not null and not json_valid(cast(c.data as text)))""",
+        "its card {n} is malformed", _drop("cards", "attempt_id", "n"), "drops the card",
     ),
     Rule(
         "value", "pictures",

@@ -169,3 +169,12 @@ def final(store: Store, run_ids: Collection[int]) -> dict[int, dict[str, float]]
         for row in rows:
             by_run[row["run_id"]].setdefault(row["metric"], row["magnitude"])
     return by_run
+
+
+def of_task(store: Store, run_id: int, task_id: int, limit: int) -> dict[str, float]:
+    """Return the metrics that a task has set, by name, in the order in which it did; the first ones."""
+    rows = store.rows(
+        "select name as metric, number as magnitude from metrics where run_id = ? and task_id = ? limit ?",
+        (run_id, task_id, limit),
+    )
+    return {row["metric"]: row["magnitude"] for row in rows}

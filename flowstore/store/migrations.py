@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Migration:
     """A step that brings a store to the next version.
 
@@ -405,6 +405,24 @@ insert into backlog select 1, max(id) from tasks having count(*) > 0;
 
 drop index run_tags_by_run;
 create index run_tags_by_run on run_tags (run_id, system) /* all that object_tags reads of the tags of a run */;
+""",
+    ),
+    Migration(
+        "m008_cards",
+        "cards: the reports that tasks make of themselves",
+        """
+create table cards (
+  -- the cards of an attempt, as they were rendered last
+  attempt_id integer not null references attempts (id) on delete cascade,
+  n integer not null,                                  -- 0, 1, …: the order of the decorators, the topmost first
+  type text not null,                                  -- 'default', 'blank', or a type of the user's own
+  card_id text,                                        -- the id that @card has
+  blob_id integer not null references blobs (id),      -- the HTML, of the codec 'html'
+  data blob,                                           -- JSON: what the card's `refresh` returned last
+  updated_at integer not null,
+  primary key (attempt_id, n)
+) strict, without rowid;
+create index cards_by_blob on cards (blob_id);
 """,
     ),
 )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import select
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import attrs
@@ -45,12 +46,27 @@ def is_picture(png: bytes) -> bool:
 
 def find_picture(store: Store, blob_id: int) -> bytes | None:
     """Return the picture that was kept of a blob; `None` where there is none, or what is there is not one."""
-    if store.value("select 1 from pragma_table_info('pictures')") is None:  # in a file that an older version wrote
+    if not _has_table(store):
         return None
     png: bytes | None = store.value(
         "select png from pictures where blob_id = ? and length(png) <= ?", (blob_id, MAX_PICTURE_BYTES)
     )
     return png if png is not None and is_picture(png) else None
+
+
+def with_pictures(store: Store, blob_ids: Iterable[int]) -> set[int]:
+    """Return those blobs of which a picture was kept."""
+    if not _has_table(store):
+        return set()
+    rows = store.rows(
+        "select p.blob_id from json_each(?) j join pictures p on p.blob_id = j.value", (json.dumps([*blob_ids]),)
+    )
+    return {row["blob_id"] for row in rows}
+
+
+def _has_table(store: Store) -> bool:
+    """Return whether pictures can be kept in this file, which an older version may have written."""
+    return store.value("select 1 from pragma_table_info('pictures')") is not None
 
 
 class Pictures:

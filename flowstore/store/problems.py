@@ -69,6 +69,9 @@ def blob_location(db: sqlite3.Connection, blob_id: int) -> str:
     row = _row(db, "select run_id, name from run_artifacts where blob_id = ? order by run_id limit 1", blob_id)
     if row is not None:
         return location(db, row, "")
+    row = _row(db, "select attempt_id, n from cards where blob_id = ? order by attempt_id limit 1", blob_id)
+    if row is not None:
+        return f"{location(db, row, '')}: card {row['n']}"
     row = _row(db, "select code_id, path from code_files where blob_id = ? limit 1", blob_id)
     if row is not None:
         run_id = _value(db, "select min(id) from runs where code_id = ?", row["code_id"])

@@ -150,8 +150,8 @@ def task_page(store: Store, run_id: int, query: TaskQuery) -> list[Row]:
         if values
     )
     rows = store.rows(
-        f"""select t.id, {rank} as rank from tasks t join steps s on s.id = t.step_id
-            where t.run_id = :run_id {where} and ({rank}, t.id) > (:rank, :id) order by rank, t.id limit :limit""",
+        f"""select t.id, {rank} as rank from steps s cross join tasks t on t.run_id = s.run_id and t.step_id = s.id
+            where s.run_id = :run_id {where} and ({rank}, t.id) > (:rank, :id) order by rank, t.id limit :limit""",
         {
             "run_id": run_id,
             "steps": json.dumps(query.steps),
@@ -196,10 +196,12 @@ def find_task(store: Store, flow: str, run_id: int, step: str, task_id: int) -> 
     )
 
 
-def relatives(store: Store, task_id: int, *, children: bool) -> list[Row]:
-    """Return the tasks that ran directly before, or after, a task."""
+def relatives(store: Store, task_id: int, *, children: bool, limit: int = -1) -> list[Row]:
+    """Return the tasks that ran directly before, or after, a task; the first ones where there is a limit."""
     near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
-    return store.rows(f"{TASK} join task_parents p on p.{far} = t.id where p.{near} = ? order by t.id", (task_id,))
+    return store.rows(
+        f"{TASK} join task_parents p on p.{far} = t.id where p.{near} = ? order by t.id limit ?", (task_id, limit)
+    )
 
 
 def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
@@ -242,6 +244,59 @@ def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
     ):
         yield from rows
         last = -onward(store.path, -last, -rows[-1]["id"])
+
+
+def log_chunks(
+    store: Store,
+    log_id: int,
+    stream: str | None,
+    position: int | None,
+    *,
+    with_it: bool,
+    newest_first: bool,
+    limit: int,
+) -> list[Row]:
+    """Return some chunks of a log, from one of them on, in either direction.
+
+    Args:
+        store: the store.
+        log_id: the log.
+        stream: of this stream; `None`: of both.
+        position: the chunk to begin at; `None`: at the end that comes first.
+        with_it: whether that chunk itself is wanted.
+        newest_first: the direction.
+        limit: the most that are wanted.
+    """
+    beyond, order = ("<", "desc") if newest_first else (">", "asc")
+    begin = (2**63 - 1 if newest_first else 0) if position is None else position
+    return store.rows(
+        f"""select id, stream, written_at, text from log_chunks
+            where log_id = ? and (id {beyond} ? or (? and id = ?)) and (? is null or stream = ?)
+            order by id {order} limit ?""",
+        (log_id, begin, with_it, begin, stream, stream, limit),
+    )
+
+
+def attempts(store: Store, task_id: int, limit: int) -> list[Row]:
+    """Return the attempts of a task, the first ones, each with why it failed in brief."""
+    return store.rows(
+        """select number, status, started_at, finished_at, pid, substr(error_type, 1, 200) as error_type,
+                  substr(error_message, 1, 1000) as error_message
+           from attempts where task_id = ? order by number limit ?""",
+        (task_id, limit),
+    )
+
+
+def names_set(store: Store, attempt_id: int) -> set[str]:
+    """Return the names of the artifacts that an attempt has set itself, without those that it merged."""
+    rows = store.rows("select name from artifacts where attempt_id = ? and merged = 0", (attempt_id,))
+    return {row["name"] for row in rows}
+
+
+def item_of(store: Store, task_id: int) -> str | None:
+    """Return the preview of a task's foreach item; `None` outside a foreach."""
+    item: str | None = store.value(f"select {item_column(store)} as item from tasks t where t.id = ?", (task_id,))
+    return item
 
 
 # --- a run as a whole: all of its steps, edges and artifacts, in a query each, however many tasks there are
@@ -311,7 +366,7 @@ def with_bytes(store: Store, blob_ids: Collection[int]) -> dict[int, Blob]:
 _LONGEST_ERROR = 300
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Failure:
     """Why a run failed: its first task that failed for good.
 

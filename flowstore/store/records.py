@@ -18,7 +18,7 @@ import attrs
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.liveness import Process
-from flowstore.store import metrics, staging
+from flowstore.store import cards, metrics, staging
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode
 from flowstore.store.json_levels import MAX_VALUE_BYTES
@@ -269,6 +269,8 @@ def reuse_task(
            where t.id = ?""",
         (attempt_id, origin_id),
     )
+    assert attempt_id is not None
+    cards.take_over(db, attempt_id, origin_id)
     db.execute(
         """insert or ignore into unverified
            select ?, u.blob_id from artifacts a join tasks t on t.id = ?

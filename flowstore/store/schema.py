@@ -13,6 +13,7 @@ Times are integers, milliseconds since 1970 in UTC; the views show them as text.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sqlite3
@@ -21,7 +22,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from flowstore.sqlite.database import PAGE_SIZE
+import attrs
+
+from flowstore.sqlite.database import PAGE_SIZE, Store
 from flowstore.store import views
 from flowstore.store.migrations import MIGRATIONS
 
@@ -33,7 +36,36 @@ STATUSES = ("running", "successful", "failed", "stopped", "dead")
 SCHEMA_VERSION = len(MIGRATIONS)
 VIEWS_SINCE = max(view.since for view in views.VIEWS)  # a file of an earlier version is read through `older`
 
-PUBLIC_VIEWS = ("run_summary", "task_summary", "artifact_values", "metrics", "object_tags", "lineage", "task_logs")
+PUBLIC_VIEWS = (
+    "run_summary", "task_summary", "artifact_values", "metrics", "card_list", "object_tags", "lineage", "task_logs",
+)  # fmt: skip
+
+
+@attrs.frozen
+class PublicView:
+    """A view that answers questions in SQL.
+
+    Attributes:
+        name: its name.
+        about: what it shows, in a few lines.
+        columns: their names.
+    """
+
+    name: str
+    about: str
+    columns: list[str]
+
+
+def public_views(store: Store) -> list[PublicView]:
+    """Return the views that are the public face of a store."""
+    views = []
+    for view in PUBLIC_VIEWS:
+        lines = (line.strip() for line in definitions(SCHEMA_VERSION)[view].strip().splitlines()[1:])
+        about = [line.removeprefix("-- ") for line in itertools.takewhile(lambda line: line.startswith("--"), lines)]
+        columns = [row["name"] for row in store.rows("select name from pragma_table_info(?)", (view,))]
+        views.append(PublicView(view, "\n".join(about), columns))
+    return views
+
 
 # As sqlite-utils creates it, so that its migrations recognise what a new store already has.
 BOOKKEEPING = """
@@ -141,7 +173,11 @@ _NEW = {  # what the newest views read that an older file lacks, and what stands
         "left join (select null as blob_id, null as value, null as exact, null as magnitude) v"
     ),
 }
-_VIEWS = ("run_summary", "task_summary", "set_artifacts", "artifact_values", "object_tags")
+_OLDER_THAN_7 = ("run_summary", "task_summary", "set_artifacts", "artifact_values", "object_tags")
+_NO_CARDS = """
+create temp view cards as select cast(null as integer) as attempt_id, 0 as n, '' as type, null as card_id,
+  null as blob_id, null as data, 0 as updated_at where false
+"""
 
 # Of a value that was merged into a join, the first task that set it.
 _METRICS = """
@@ -181,19 +217,24 @@ create temp view metrics as
 
 def create_views(connection: sqlite3.Connection) -> None:
     """Give a connection to an older store the views of the newest schema."""
-    connection.create_function("flowstore_numbers", 2, _numbers, deterministic=True)
-    newest = views.of_version(SCHEMA_VERSION)
-    for name in _VIEWS:
-        sql = newest[name].sql.replace("create view", "create temp view", 1)
-        for missing, instead in _NEW.items():
-            sql = sql.replace(missing, instead)
-        connection.execute(sql)
-    connection.execute(_METRICS)
+    version = connection.execute("pragma user_version").fetchone()[0]
+    views_now = views.of_version(SCHEMA_VERSION).items()
+    newest = {name: view.sql.replace("create view", "create temp view", 1) for name, view in views_now}
+    if version < 7:
+        connection.create_function("flowstore_numbers", 2, _numbers, deterministic=True)
+        for name in _OLDER_THAN_7:
+            sql = newest[name]
+            for missing, instead in _NEW.items():
+                sql = sql.replace(missing, instead)
+            connection.execute(sql)
+        connection.execute(_METRICS)
+    connection.execute(_NO_CARDS)
+    connection.execute(newest["card_list"])
 
 
 def drop_views(connection: sqlite3.Connection) -> None:
     """Remove these views, which stand before the store's own, when the store is migrated."""
-    for name in ("metrics", *reversed(_VIEWS)):
+    for name in ("card_list", "cards", "metrics", *reversed(_OLDER_THAN_7)):
         connection.execute(f"drop view if exists temp.{name}")
 
 

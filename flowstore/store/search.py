@@ -22,7 +22,7 @@ DEADLINE_S = 10.0
 _BATCH = 25  # runs in one query
 _LOGS = 100  # logs in one query
 _CHUNKS = 64  # of a log, each as much as was read at once
-_BEFORE, _BEHIND = 40, 120  # characters of an excerpt
+_BEFORE, _BEHIND = 80, 120  # characters of an excerpt
 
 
 @attrs.frozen
@@ -44,7 +44,7 @@ class Hit:
 
 @attrs.frozen
 class Search:
-    """What a search has found, and how far it looked.
+    """The runs that a search has found, and how far it looked.
 
     Attributes:
         hits: the runs that hold the text, newest first.
@@ -63,7 +63,7 @@ class Search:
 
 @attrs.frozen(kw_only=True)
 class Wanted:
-    """What to look for, and where.
+    """A text to look for, and where.
 
     Attributes:
         text: the text, in upper or lower case.

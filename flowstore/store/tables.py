@@ -18,7 +18,7 @@ import attrs
 OUT, BOTH = "out", "both"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Table:
     """One table.
 
@@ -74,6 +74,7 @@ TABLES = (
     Table(
         "artifacts", "artifact", {"attempt_id": "attempt", "blob_id": "blob"}, ["attempt_id"], ["blob_id"], travels=BOTH
     ),
+    Table("cards", "card", {"attempt_id": "attempt", "blob_id": "blob"}, ["attempt_id"], ["blob_id"], travels=BOTH),
     Table("run_artifacts", "parameter", {"run_id": "run", "blob_id": "blob"}, ["run_id"], ["blob_id"], travels=BOTH),
     Table("run_tags", "tag", {"tag_id": "tag", "flow_id": "flow", "run_id": "run"}, ["run_id"], ["tag_id"], BOTH),
     Table(
@@ -113,7 +114,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "n a b merged successful version deployment_id": (int,),
     "flow_id step_id pid code_id attempt_id base_id blob_id size_bytes is_flag exact": (int, _NONE),
     "staged_by": (int, _NONE),
-    "created_at started_at last_seen_at written_at deployed_at newest_at imported_at": (int,),
+    "created_at started_at last_seen_at written_at deployed_at newest_at imported_at updated_at": (int,),
     "finished_at due_at deleted_at begun": (int, _NONE),
     "flow user host boot pid_started uuid parameters name kind tag stream text path": (str,),
     "script_name scope token created_by deployed_by option": (str,),
@@ -121,7 +122,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "step artifact status codec type preview foreach_path transition": (str, _NONE),
     "origin_pathspec origin_run_id": (str, _NONE),
     "metadata error_type error_message traceback schedule namespace project branch": (str, _NONE),
-    "note item ran_on module value deleted_by": (str, _NONE),
+    "note item ran_on module value deleted_by card_id": (str, _NONE),
     "magnitude": (float, _NONE),
     "sha data key_id mac png": (bytes, _NONE),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class View:
     """One view, as it has been since a version of the schema.
 
@@ -132,6 +132,17 @@ VIEWS = (
          n.name as name, n.magnitude as number, n.final as final
   from numbers n join tasks t on t.id = n.task_id join steps s on s.id = t.step_id
   join runs r on r.id = n.run_id join flows f on f.id = r.flow_id""",
+    ),
+    View(
+        "card_list",
+        8,
+        """
+  -- one row per card of a task's last attempt. number counts from 0, id is what @card says, hash is that of the HTML
+  select f.name as flow, t.run_id as run_id, s.name as step, t.id as task_id, c.n as number, c.type as type,
+         c.card_id as id, b.size_bytes as size_bytes, lower(hex(b.sha)) as hash,
+         strftime('%Y-%m-%d %H:%M:%f', c.updated_at / 1000.0, 'unixepoch') as updated_at
+  from cards c join tasks t on t.attempt_id = c.attempt_id join steps s on s.id = t.step_id
+  join runs r on r.id = t.run_id join flows f on f.id = r.flow_id join blobs b on b.id = c.blob_id""",
     ),
     View(
         "lineage",

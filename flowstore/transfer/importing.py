@@ -43,7 +43,7 @@ _RUNS = f"""select r.id, r.uuid, f.name as flow, r.flow_id, r.created_at, r.code
              {Process.columns("r")}
            from runs r join flows f on f.id = r.flow_id order by r.id"""
 
-_TIMES = frozenset({"created_at", "started_at", "finished_at", "last_seen_at", "written_at"})
+_TIMES = frozenset({"created_at", "started_at", "finished_at", "last_seen_at", "written_at", "updated_at"})
 
 
 @attrs.frozen

@@ -26,6 +26,10 @@ _NAME = """coalesce(
   (select p.kind || ' ' || p.name || ' of ' || f.name || '/' || r.id
    from run_artifacts p join runs r on r.id = p.run_id join flows f on f.id = r.flow_id
    where p.blob_id = b.id limit 1),
+  (select 'a card of ' || f.name || '/' || r.id || '/' || s.name || '/' || t.id
+   from cards a join attempts o on o.id = a.attempt_id join tasks t on t.id = o.task_id
+   join steps s on s.id = t.step_id join runs r on r.id = t.run_id join flows f on f.id = r.flow_id
+   where a.blob_id = b.id limit 1),
   (select 'the code file ' || c.path from code_files c where c.blob_id = b.id limit 1))"""
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -14,13 +16,16 @@ from urllib.parse import quote
 
 import attrs
 
+from flowstore.context import home
 from flowstore.errors import FlowstoreError
+from flowstore.sqlite import files
 
 if TYPE_CHECKING:
     import uvicorn
 
 PORT = 8765
 _TRIES = 100  # ports after the first
+_OPENING_S = 20  # in which a browser reads the file that leads to the address
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  # a name, nothing is bound to it
 
 
@@ -68,7 +73,7 @@ def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
         url = f"http://{_name(options.host)}:{port}/?token={quote(access.token, safe='')}"
         config = uvicorn.Config(
             create_app(stores, access),
-            log_level="error",
+            log_level="critical",  # what fails in a page is printed by the application
             access_log=False,
             server_header=False,
             lifespan="on",
@@ -76,12 +81,15 @@ def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
             timeout_graceful_shutdown=1,
         )
         try:
-            return _run(uvicorn.Server(config), listening, lambda: _announce(url, say, browser=not options.no_browser))
+            announce = functools.partial(_announce, url, say, browser=not options.no_browser)
+            return _run(uvicorn.Server(config), listening, announce, stores.end)
         finally:
             stores.close()  # where a second signal ended it, the application has not
 
 
-def _run(server: uvicorn.Server, listening: socket.socket, announce: Callable[[], None]) -> int:
+def _run(
+    server: uvicorn.Server, listening: socket.socket, announce: Callable[[], None], end: Callable[[], None]
+) -> int:
     """Serve until SIGINT or SIGTERM; return 128 and the number of the signal."""
     import asyncio
 
@@ -91,6 +99,7 @@ def _run(server: uvicorn.Server, listening: socket.socket, announce: Callable[[]
         received.append(number)
         server.should_exit = True
         server.force_exit = len(received) > 1
+        threading.Thread(target=end, daemon=True).start()
 
     @contextlib.contextmanager
     def ours() -> Iterator[None]:
@@ -146,19 +155,30 @@ def _name(host: str) -> str:
 def _announce(url: str, say: Callable[[str], None], *, browser: bool) -> None:
     say(url)
     if browser:
-        import threading
-
         threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
 
 
 def _open_browser(url: str) -> None:
-    """Open the address in the user's browser, where there is a screen."""
+    """Open the address in the user's browser, where there is a screen.
+
+    The command line of a browser is seen by everybody on the machine, so it names a file of the user's, which leads
+    to the address.
+    """
     import os
+    import time
     import webbrowser
 
     screen = sys.platform in {"darwin", "win32"} or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )
-    if screen:
-        with contextlib.suppress(webbrowser.Error, OSError):  # the address is printed, too
-            webbrowser.open(url)
+    if not screen:
+        return
+    page = f'<!doctype html><title>flowstore</title><meta http-equiv="refresh" content="0;url={url}">'
+    final = home() / "ui.html"
+    with contextlib.suppress(webbrowser.Error, OSError):  # the address is printed, too
+        final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.remove_abandoned(final)
+    with contextlib.suppress(webbrowser.Error, OSError), files.temporary_file(final, 0o600) as temporary:
+        temporary.write_text(page, "utf-8")
+        if webbrowser.open(temporary.as_uri()):
+            time.sleep(_OPENING_S)

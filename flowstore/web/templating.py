@@ -68,7 +68,7 @@ def environment() -> Environment:
         "state": state,
         "value": value,
     }
-    templates.globals |= {"static": _address, "shapes": drawing.SHAPES}
+    templates.globals |= {"static": _address, "shapes": drawing.SHAPES, "frame": "base.html", "saved": False}
     templates.tests["number"] = is_number
     return templates
 

@@ -76,9 +76,11 @@ def visit(chromium, request, tmp_path):
     with contextlib.ExitStack() as stack:
         watched = []
 
-        def begin(store, *, width=1280, color_scheme="light", options=()):
+        def begin(store, *, width=1280, color_scheme="light", javascript=True, options=()):
             url = stack.enter_context(served(store, *options))
-            context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=color_scheme)
+            context = chromium.new_context(
+                viewport={"width": width, "height": 900}, color_scheme=color_scheme, java_script_enabled=javascript
+            )
             stack.callback(context.close)
             watched.append(Watched(context.new_page(), url, request.config.getoption("screenshots")))
             return watched[-1]

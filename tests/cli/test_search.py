@@ -161,7 +161,7 @@ def test_a_search_keeps_nobody_waiting(tmp_path):
 @pytest.mark.parametrize(
     ("text", "wanted", "expected"),
     [
-        ("a" * 100 + "X" + "b" * 200, "x", "…" + "a" * 40 + "X" + "b" * 120 + "…"),
+        ("a" * 100 + "X" + "b" * 200, "x", "…" + "a" * 80 + "X" + "b" * 120 + "…"),
         ("one\nthe GROSSE\nthree", "groß", "the GROSSE"),
         ("x", "x", "x"),
     ],

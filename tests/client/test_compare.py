@@ -121,7 +121,9 @@ def test_code_is_compared_file_by_file(differ):
     assert found["code", "extra.py"][1] is None
     assert found["code", "extra.py"][0]["text"] == "WORDS = ['a']\n"
     [changed] = [each for each in compare(Run("F/1"), Run("F/3")) if each.name == "flow.py"]
-    assert {"--- a/flow.py", "+++ b/flow.py", "-import extra", "+import more"} <= set(text_diff(changed))
+    assert {"--- a/flow.py", "+++ b/flow.py", "-import extra", "+import more"} <= set(
+        text_diff(changed.name, changed.left, changed.right)
+    )
     without = differ("F/1", "F/3", code=False)
     assert without["code", "flow.py"][0]["text"] is None
     assert without["code", "flow.py"][0]["sha"] == found["code", "flow.py"][0]["sha"]

@@ -20,11 +20,17 @@ def test_demo_says_what_works(tmp_path, activated):
     )
     assert ran.returncode == 0, ran.stderr
     lines = [line.strip() for line in ran.stdout.split("can be pasted:")[1].splitlines() if line.strip()]
-    assert len(lines) >= 6
-    for line in lines:
+    assert len(lines) >= 7
+    *others, pages = lines
+    for line in others:
         pasted = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment)
         assert pasted.returncode == 0, (line, pasted.stderr)
         assert pasted.stdout.strip(), line
+    with subprocess.Popen(
+        f"exec {pages} --no-browser", shell=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stdout.readline().startswith("http://127.0.0.1:")
+        server.terminate()
     assert [path.name for path in tmp_path.glob("*.db*")] == ["flowstore.db"]
 
 

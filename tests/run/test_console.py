@@ -318,6 +318,7 @@ FORMS = {  # what each command is given; a store is beside it
     "runs": "", "show": "F/1", "diff": "F/1 F/1", "tags": "", "namespaces": "", "logs": "F/1", "get": "F/1/start/1/x",
     "schema": "", "sql": "select/**/1", "export": "out{form}.db", "import": "out--csv.db", "trust": "flowstore.db",
     "delete": "--dry-run F/1", "vacuum": "", "check": "", "deployments": "", "scheduler": "--once", "demo": "",
+    "note": "F/1 good", "search": "good",
 }  # fmt: skip
 
 
@@ -344,7 +345,7 @@ def test_each_command_prints_rows_or_refuses_to(flow):
                 found = json.loads(done.stdout)
                 assert isinstance(found, list)
                 assert all(isinstance(row, dict) for row in found), name
-    assert refused == {"scheduler"}
+    assert refused == {"scheduler", "ui"}
     for path in script.folder.glob("*.db"):
         if path != script.db:
             path.unlink()

@@ -19,6 +19,7 @@ from flowstore.run.orders import (
     encode_report,
 )
 from flowstore.run.plan import Outcome
+from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import encode
 from flowstore.store.description import NewBlob
 
@@ -31,6 +32,7 @@ RUN = RunFacts(
     parameters={"small": Inline("json", b"1"), "large": None},
     constants=["C"],
     current={"namespace": None, "project_name": "p"},
+    cards=["card:type=blank"],
 )
 FOREACH = OpenSplit("foreach", 3, 4, "xs", 2, Inline("json", b'"x"'))
 ORDER = Order(
@@ -66,6 +68,7 @@ REPORT = Report(
     deleted=["d"],
     failure=Failure("ValueError", "no", "Traceback …"),
     died=True,
+    cards=[RenderedCard(1, "blank", "id", NewBlob(encode(b"<p>").description, data=b"<p>"), b"{}")],
 )
 
 

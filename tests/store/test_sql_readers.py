@@ -28,7 +28,7 @@ def script(tmp_path_factory):
         patch.setenv("FLOWSTORE_HOME", str(folder / "home"))
         patch.setenv("FLOWSTORE_USER", "tester")
         made = Script(folder, flow_source(LINEAR, members="a = Parameter('a', default=1)", start=START))
-        made("run", "--tag", "blue")
+        made("run", "--tag", "blue", "--with", "card")
         made("tag", "add", "thing", "--pathspec", "1/start/1/metrics")
         made.rewrite(flow_source(LINEAR, start="raise ValueError('no\\nmore')"))
         made("run", expect=1)
@@ -109,6 +109,7 @@ def sizes(tmp_path_factory):
             connection.executescript(
                 """insert into numbers (run_id, task_id, artifact, name, magnitude, final)
                      select run_id, id, 'm', 'm.x', id, 1 from tasks;
+                   insert into cards select id, 0, 'default', null, 1, null, 0 from attempts;
                    insert into run_artifacts select id, 'alpha', 'parameter', 1 from runs;
                    insert into node_tags select run_id, id, 0, '', 1 from steps where run_id % 10 = 1;"""
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from flowstore.flow.spec import FlowSpec
 from flowstore.run import executor as contract
 from flowstore.run import snapshot
 from flowstore.run.attempt import run_attempt
-from flowstore.run.executor import Died, Ended, Executor, Printed, Reported, Returned, Started
+from flowstore.run.executor import Died, Ended, Executor, Printed, Refreshed, Reported, Returned, Started
 from flowstore.run.inputs import Source
 from flowstore.run.local.ending import Ending, flush_output
 from flowstore.run.local.interpreter import Interpreters
@@ -31,6 +32,7 @@ from flowstore.run.orders import decode_order, decode_report, encode_order, enco
 from flowstore.run.randomness import Generators
 from flowstore.store import codecs
 from flowstore.store.blobs import CHUNK_BYTES, Blob, chunks_of
+from flowstore.store.cards import RenderedCard
 from flowstore.store.description import Description, NewBlob
 
 contract.REGISTRY["ahead"] = "support.ahead:AheadExecutor"
@@ -229,6 +231,8 @@ class AheadExecutor(Executor):
             worker.missing = self._services.results.missing(number, [*map(NewBlob.unpacked, message["blobs"])])
         elif kind == "chunk" and message["index"] in worker.missing:
             self._services.results.take(number, message["data"])
+        elif kind == "card":
+            self._events.append(Refreshed(number, RenderedCard.unpacked(message["card"])))
         elif kind == "report":
             self._take_output(worker)
             self._events += [Reported(number, decode_report(message["report"])), Ended(number)]
@@ -344,6 +348,10 @@ def _refuse(event, _arguments):
         raise AssertionError("a task has opened a store")
 
 
+def _show(connection, number, card):
+    _send(connection, kind="card", number=number, card=card.packed)
+
+
 def work(flow: type[FlowSpec], graph, argument):
     """Run orders for ever."""
     import time
@@ -357,12 +365,13 @@ def work(flow: type[FlowSpec], graph, argument):
     while True:
         number, order = process.next()
         _send(connection, kind="began", number=number, at_ms=time.time_ns() // 1_000_000)
-        generators.derive(order.step, order.indexes)
-        product = run_attempt(flow, graph, order, ChannelSource(process.ask), ending)
+        generators.derive(order)
+        show = functools.partial(_show, connection, number)
+        product = run_attempt(flow, graph, order, ChannelSource(process.ask), ending, show)
         ending.flush()
         flush_output()
         os.write(1, MARK)
-        large = [blob.packed for blob in product.report.artifacts.values() if blob.data is None]
+        large = [blob.packed for blob in product.report.blobs if blob.data is None]
         if large:
             _send(connection, kind="offer", number=number, blobs=large)
         for index, value in enumerate(product.large):

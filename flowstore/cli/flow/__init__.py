@@ -28,6 +28,7 @@ COMMANDS = {
     "logs": "flowstore.cli.flow.results",
     "list": "flowstore.cli.flow.results",
     "tag": "flowstore.cli.flow.tags",
+    "card": "flowstore.cli.flow.cards",
     "deploy": "flowstore.cli.flow.deploy",
     "step-functions": "flowstore.cli.flow.deploy",
     "argo-workflows": "flowstore.cli.flow.deploy",

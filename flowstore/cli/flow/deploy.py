@@ -78,7 +78,7 @@ def create(this: FlowFile, **_given: Any) -> None:
     )
     with wrong_usage():
         checks.check_flow(this.type)
-        checks.check_with(this.type, wish.with_)
+        checks.check_decorators(this.type, wish.with_)
     _echo_created(deploy.create(this.type, wish), _called(options))
 
 

@@ -12,11 +12,24 @@ from typing import Any
 
 from flowstore import context
 from flowstore.run import snapshot
-from flowstore.run.executor import Died, Ended, Event, Executor, Printed, Reported, Results, Services, Setup, Started
+from flowstore.run.executor import (
+    Died,
+    Ended,
+    Event,
+    Executor,
+    Printed,
+    Refreshed,
+    Reported,
+    Results,
+    Services,
+    Setup,
+    Started,
+)
 from flowstore.run.local import imports, messages
 from flowstore.run.local.pool import KILL, Pool
 from flowstore.run.local.processes import STREAMS, TaskServer, Worker
 from flowstore.run.orders import Order, decode_report, encode_order
+from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
 
 
@@ -171,6 +184,8 @@ class LocalExecutor(Executor):
     def _take_message(self, worker: Worker, message: dict[str, Any]) -> list[Event]:
         assert self._results is not None
         assert worker.number is not None
+        if message["kind"] == "card":
+            return [Refreshed(worker.number, RenderedCard.unpacked(message["card"]))]
         if message["kind"] == "offer":
             offered = [*map(NewBlob.unpacked, message["large"])]
             self._pool.send(worker, {"send": self._results.missing(worker.number, offered)})

@@ -13,11 +13,8 @@ import collections
 import contextlib
 import logging
 import os
-import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Coroutine, Mapping
@@ -26,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Setup, check_package
-from flowstore.run.remote.executor import Engine, Granted, Over, RemoteExecutor, compare
-from flowstore.run.remote.host import COMPARED, READ_BYTES, START
+from flowstore.run.remote.dask_cluster import Cluster, hold
+from flowstore.run.remote.executor import RemoteExecutor
+from flowstore.run.remote.host import READ_BYTES
+from flowstore.run.remote.hosts import Engine, Granted, Over
+from flowstore.run.remote.identity import COMPARED, compare
 from flowstore.text import counted
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class DaskExecutor(RemoteExecutor):
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said once, by this executor
         began = time.monotonic()
         slots = setup.max_workers or os.cpu_count() or 1
-        cluster = None if setup.address else _Cluster(slots)
+        cluster = None if setup.address else Cluster(slots)
         try:
             engine = DaskEngine(setup.address if cluster is None else cluster.address, cluster)
         except BaseException:
@@ -86,55 +85,6 @@ class DaskExecutor(RemoteExecutor):
             self.notice = f"Started a local Dask cluster ({counted(slots, 'slot')}) in {took:.1f} s."
             self.capacity = slots
         return engine
-
-
-# --- a cluster of this machine
-
-
-class _Cluster:
-    """A Dask cluster on this machine, in a process that ends with this one."""
-
-    def __init__(self, slots: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _CLUSTER, str(Path(context.__file__).parent.parent), str(slots)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        self.address = self._process.stdout.readline().decode().strip()
-        if not self.address:
-            raise FlowstoreError(f"The local Dask cluster could not be started: it exited with {self._process.wait()}.")
-
-    def close(self) -> None:
-        """End it; its hosts have ended, or end with their streams."""
-        self._process.kill()
-        self._process.communicate()
-
-
-_CLUSTER = (
-    "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; "
-    "from flowstore.run.remote.dask import serve_cluster; serve_cluster(int(sys.argv[2]))"
-)
-
-
-def serve_cluster(slots: int) -> None:
-    """Be a Dask cluster until stdin ends: see `_Cluster`."""
-    import distributed
-
-    with distributed.LocalCluster(
-        n_workers=1,  # tasks are processes of its host anyway
-        threads_per_worker=slots,
-        processes=False,
-        protocol="tcp://",
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        silence_logs=logging.CRITICAL,
-    ) as cluster:
-        print(cluster.scheduler_address, flush=True)
-        sys.stdin.buffer.read()
-        os._exit(0)
 
 
 # --- the engine
@@ -158,7 +108,7 @@ class DaskEngine(Engine):
         cluster: a local cluster, which ends with the engine.
     """
 
-    def __init__(self, address: str, cluster: _Cluster | None) -> None:
+    def __init__(self, address: str, cluster: Cluster | None) -> None:
         self._cluster = cluster
         self._run = uuid.uuid4().hex
         self._futures: dict[int, distributed.Future] = {}
@@ -378,105 +328,3 @@ def _offer(worker: Mapping[str, Any]) -> str:
     declared = "".join(f", {name}={amount:g}" for name, amount in sorted(worker["resources"].items()))
     memory = f", {worker['memory_limit'] / 1e6:.0f} MB" if worker["memory_limit"] else ""
     return f"{counted(worker['nthreads'], 'thread')}{memory}{declared}"
-
-
-# --- at a worker
-
-
-class _Hosted:
-    """A host beside a Dask worker, and the leases that it has."""
-
-    def __init__(self) -> None:
-        self.ident = uuid.uuid4().hex
-        self.leases: dict[int, threading.Event] = {}
-        self.connection, theirs = socket.socketpair()
-        self.connection.setblocking(False)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", START, str(Path(context.__file__).parent.parent), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self._ended = threading.Lock()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the host has ended."""
-        return self._process.poll() is not None
-
-    def end(self) -> None:
-        """Close the stream, at which the host ends, and see to it that it does."""
-        with self._ended:
-            self.connection.close()
-            for lease in list(self.leases.values()):
-                lease.set()
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-
-
-_hosts: dict[str, _Hosted] = {}  # of this worker, by run and by ident
-_starting = threading.Lock()
-
-
-def hold(run: str, lease: int) -> None:
-    """Hold a thread of this worker for a run, which has a host here, until the lease is given back."""
-    from distributed.core import Status
-    from distributed.worker import get_worker
-
-    worker = get_worker()
-    with _starting:
-        worker.handlers.update(
-            flowstore_write=_write, flowstore_read=_read, flowstore_drop=_drop, flowstore_release=_release
-        )
-        host = _hosts.get(run)
-        if host is None or host.is_over:
-            host = _hosts[run] = _Hosted()
-            _hosts[host.ident] = host
-        released = host.leases[lease] = threading.Event()
-    worker.log_event(run, {"lease": lease, "host": f"{worker.address} {host.ident}"})
-    while not released.wait(0.5) and not host.is_over and worker.status is Status.running:
-        pass
-    with _starting:
-        del host.leases[lease]
-        is_last = not host.leases
-        if is_last and _hosts.get(run) is host:
-            del _hosts[run]
-    if is_last:
-        host.end()
-        _hosts.pop(host.ident, None)
-
-
-async def _write(host: str, data: bytes) -> None:
-    """Pass bytes on to a host."""
-    await asyncio.get_running_loop().sock_sendall(_hosts[host].connection, data)
-
-
-async def _read(host: str) -> bytes:
-    """Wait for bytes from a host, which says something every few seconds; empty at the end."""
-    known = _hosts.get(host)
-    if known is None:
-        return b""
-    try:
-        return await asyncio.get_running_loop().sock_recv(known.connection, READ_BYTES)
-    except OSError:
-        return b""
-
-
-async def _drop(host: str) -> None:
-    """End a host."""
-    known = _hosts.get(host)
-    if known is not None:
-        for lease in list(known.leases.values()):
-            lease.set()
-
-
-async def _release(host: str, lease: int) -> None:
-    """Let the task end that holds a lease."""
-    known = _hosts.get(host)
-    if known is not None and lease in known.leases:
-        known.leases[lease].set()

@@ -12,7 +12,6 @@ import abc
 import contextlib
 import selectors
 import signal
-import socket
 import sys
 import time
 from collections import deque
@@ -23,13 +22,27 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.run import snapshot
-from flowstore.run.executor import Died, Ended, Event, Executor, Printed, Reported, Returned, Services, Setup, Started
+from flowstore.run.executor import (
+    Died,
+    Ended,
+    Event,
+    Executor,
+    Printed,
+    Refreshed,
+    Reported,
+    Returned,
+    Services,
+    Setup,
+    Started,
+)
 from flowstore.run.local.interpreter import check_importable
 from flowstore.run.orders import Order, decode_report, encode_order
-from flowstore.run.policies import policies_of
-from flowstore.run.remote.host import READ_BYTES, identity
-from flowstore.run.remote.inputs import pack_blobs
-from flowstore.run.remote.messages import Message, Reader, encode
+from flowstore.run.remote.host import Program
+from flowstore.run.remote.hosts import Amounts, Attempt, Engine, Granted, Host, Over, amounts_by_step, freest
+from flowstore.run.remote.identity import compare
+from flowstore.run.remote.inputs import answered
+from flowstore.run.remote.messages import Message
+from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
 from flowstore.text import counted
 
@@ -40,162 +53,6 @@ CLOSE_S = 10.0  # for hosts to end their tasks
 PATIENCE_S = 60.0  # while no host is there at all
 MOVE_S = 0.05  # an order that has waited so long at one host goes to another that is free
 AHEAD = 2  # orders that wait at a host that is busy, so that it need not wait for the next
-
-Amounts = tuple[tuple[str, float], ...]  # resources, sorted by name
-
-
-@attrs.frozen(eq=False, repr=False)
-class Granted:
-    """A host may run another attempt at a time.
-
-    Attributes:
-        lease: the number of the lease.
-        host: what the engine calls the host.
-    """
-
-    lease: int
-    host: str
-
-
-@attrs.frozen(eq=False, repr=False)
-class Over:
-    """A lease is over, since it was given back, or its host has ended, or `error` kept it from being granted."""
-
-    lease: int
-    error: str | None = None
-
-
-class Engine(abc.ABC):
-    """Finds hosts. All methods are called from one thread.
-
-    Attributes:
-        waker: readable when there are notices.
-        folder: where hosts run the flow, if they share this machine's files; default: each in a folder of its own.
-    """
-
-    waker: socket.socket
-    folder: str | None = None
-
-    @abc.abstractmethod
-    def request(self, lease: int, amounts: Mapping[str, float]) -> None:
-        """Ask for a lease; `Granted` follows when there is room, perhaps several times, or `Over`."""
-
-    @abc.abstractmethod
-    def give_back(self, lease: int) -> None:
-        """Give a lease back, whether or not it was granted; `Over` may follow."""
-
-    @abc.abstractmethod
-    def notices(self) -> list[Granted | Over]:
-        """Return what has happened since the last call."""
-
-    @abc.abstractmethod
-    def open(self, host: str) -> socket.socket:
-        """Return the stream to a host that was granted, to be opened once."""
-
-    @abc.abstractmethod
-    def room(self, amounts: Mapping[str, float]) -> int:
-        """Return how many attempts with such resources could run at a time if nothing else ran.
-
-        Raises:
-            FlowstoreError: nobody offers these resources.
-        """
-
-    @abc.abstractmethod
-    def check(self) -> None:
-        """Raise FlowstoreError where the engine is gone, or can't be reached."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Give everything back, and end what was started."""
-
-
-@attrs.define(eq=False, repr=False)
-class _Attempt:
-    """An order that has not ended.
-
-    Attributes:
-        number: the attempt's.
-        order: what to run.
-        pool: its resources' index.
-        host: where it was sent.
-        sent_at: when.
-        begun: whether it has begun.
-        moving: whether it was asked back, to be sent to another host.
-    """
-
-    number: int
-    order: Order
-    pool: int
-    host: _Host | None = None
-    sent_at: float = 0.0
-    begun: bool = False
-    moving: bool = False
-
-
-class _Host:
-    """A host, seen from the driver."""
-
-    def __init__(self, key: str, connection: socket.socket) -> None:
-        self.key = key
-        self.name = key
-        self.ready = False
-        self.connection = connection
-        self.heard_at = self.began_at = self.sent_at = time.monotonic()
-        self.leases: dict[int, int] = {}  # lease: pool
-        self.attempts: dict[int, _Attempt] = {}  # by number, those that were sent there
-        self.address = "127.0.0.1"
-        self._out: deque[memoryview] = deque()
-        self._reader = Reader()
-        connection.setblocking(False)
-
-    def slots(self, pool: int) -> int:
-        """Return how many attempts of a pool may run there at a time."""
-        return sum(other == pool for other in self.leases.values())
-
-    def has(self, pool: int) -> int:
-        """Return how many attempts of a pool it has."""
-        return sum(attempt.pool == pool for attempt in self.attempts.values())
-
-    def send(self, kind: str, *values: Any) -> None:
-        """Send a message, now or as soon as the host takes more."""
-        self._out.append(memoryview(encode(kind, *values)))
-        self.sent_at = time.monotonic()
-        self.flush()
-
-    def flush(self) -> None:
-        """Send what waits; a stream that has ended is noticed by reading."""
-        try:
-            while self._out:
-                sent = self.connection.send(self._out[0])
-                self._out[0] = self._out[0][sent:]
-                if not self._out[0]:
-                    self._out.popleft()
-        except BlockingIOError:
-            return
-        except OSError:
-            self._out.clear()
-
-    @property
-    def waits(self) -> bool:
-        """Whether something is still to be sent."""
-        return bool(self._out)
-
-    def receive(self) -> list[Message] | None:
-        """Return the messages that have arrived; `None` at the end.
-
-        Raises:
-            ValueError: it sent something else.
-        """
-        try:
-            data = self.connection.recv(READ_BYTES)
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        if not data:
-            return None
-        self.heard_at = time.monotonic()
-        return list(self._reader.feed(data))
 
 
 class RemoteExecutor(Executor):
@@ -234,19 +91,19 @@ class RemoteExecutor(Executor):
         self._services: Services | None = None
         self._selector = selectors.DefaultSelector()
         self._events: list[Event] = []
-        self._attempts: dict[int, _Attempt] = {}  # by number
-        self._waiting: deque[_Attempt] = deque()  # not sent
-        self._launched: list[_Attempt] = []  # since the last `wait`: members of a gang come together
-        self._gangs: deque[list[_Attempt]] = deque()
-        self._hosts: dict[str, _Host] = {}
+        self._attempts: dict[int, Attempt] = {}  # by number
+        self._waiting: deque[Attempt] = deque()  # not sent
+        self._launched: list[Attempt] = []  # since the last `wait`: members of a gang come together
+        self._gangs: deque[list[Attempt]] = deque()
+        self._hosts: dict[str, Host] = {}
         self._lost: set[str] = set()  # hosts that were there
         self._leases: dict[int, tuple[int, str | None]] = {}  # by number: pool, host
         self._numbers = self._lease_numbers = 0
         self._alone_since: float | None = None  # since when there is no host
         self._engine = self._start_engine(setup)
         try:
-            for step, pool in self._amounts.items():
-                self._room(step, pool)
+            for step in self._amounts:
+                self._room(step)
         except BaseException:
             self._engine.close()
             raise
@@ -255,9 +112,9 @@ class RemoteExecutor(Executor):
     def _start_engine(self, setup: Setup) -> Engine:
         """Return the engine, started; raise FlowstoreError where it can't be."""
 
-    def _room(self, step: str, amounts: Amounts) -> int:
+    def _room(self, step: str) -> int:
         try:
-            return self._engine.room(dict(amounts))
+            return self._engine.room(dict(self._amounts[step]))
         except FlowstoreError as error:
             raise FlowstoreError(f"Step {step}: {error}") from None
 
@@ -271,7 +128,7 @@ class RemoteExecutor(Executor):
         """Take an order, to be sent to a host as soon as there is room."""
         self._numbers += 1
         without_store = attrs.evolve(order, run=attrs.evolve(order.run, store=""))
-        attempt = _Attempt(self._numbers, without_store, self._pools.index(self._amounts[order.step]))
+        attempt = Attempt(self._numbers, without_store, self._pools.index(self._amounts[order.step]))
         self._attempts[attempt.number] = attempt
         if order.num_nodes:
             self._launched.append(attempt)
@@ -301,7 +158,7 @@ class RemoteExecutor(Executor):
             attempt.moving = False
             attempt.host.send("withdraw", number)
 
-    def _forget(self, attempt: _Attempt) -> None:
+    def _forget(self, attempt: Attempt) -> None:
         self._attempts.pop(attempt.number, None)
         for waiting in (self._waiting, self._launched, *self._gangs):
             if attempt in waiting:
@@ -314,10 +171,12 @@ class RemoteExecutor(Executor):
     def wait(self, timeout_s: float | None) -> list[Event]:
         """Return what has happened; hosts are looked after as often as their leases need it."""
         self._place()
+        for host in self._hosts.values():
+            self._flush(host)
         beat_s = min(2.0, self._lease_s / 6)
         wait_s = 0.0 if self._events else beat_s if timeout_s is None else min(beat_s, timeout_s)
         for key, _ in self._selector.select(wait_s):
-            if isinstance(key.data, _Host):
+            if isinstance(key.data, Host):
                 self._listen(key.data)
         for notice in self._engine.notices():
             self._take_notice(notice)
@@ -326,12 +185,12 @@ class RemoteExecutor(Executor):
             self._look_after(host, now, beat_s)
         self._check_alone(now)
         self._place()
+        for host in self._hosts.values():
+            self._flush(host)
         events, self._events = self._events, []
         return events
 
-    def _listen(self, host: _Host) -> None:
-        host.flush()
-        self._watch(host)
+    def _listen(self, host: Host) -> None:
         try:
             messages = host.receive()
             if messages is None:
@@ -342,20 +201,20 @@ class RemoteExecutor(Executor):
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             self._lose(host, f"which sent something that is not a message ({error})")
 
-    def _watch(self, host: _Host) -> None:
-        """Wait for the host to take more where something is to be sent."""
+    def _flush(self, host: Host) -> None:
+        """Send what waits for a host, and have `wait` return when it takes the rest."""
         if host.key in self._hosts:
+            host.flush()
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if host.waits else 0)
             self._selector.modify(host.connection, wanted, host)
 
-    def _look_after(self, host: _Host, now: float, beat_s: float) -> None:
+    def _look_after(self, host: Host, now: float, beat_s: float) -> None:
         silent_s = now - host.heard_at
         if silent_s > (self._lease_s if host.ready else START_S):
             self._lose(host, f"from which nothing was heard for {silent_s:.0f} s")
             return
         if host.ready and now - host.sent_at > beat_s:
             host.send("beat")
-        self._watch(host)
 
     def _check_alone(self, now: float) -> None:
         """Raise where orders wait and there has been no host for a while."""
@@ -393,7 +252,7 @@ class RemoteExecutor(Executor):
         if before is not None and before in self._hosts:
             self._hosts[before].leases.pop(notice.lease, None)
         if notice.host not in self._hosts:
-            host = _Host(notice.host, self._engine.open(notice.host))
+            host = Host(notice.host, self._engine.open(notice.host))
             self._hosts[notice.host] = host
             self._selector.register(host.connection, selectors.EVENT_READ, host)
         host = self._hosts[notice.host]
@@ -402,7 +261,7 @@ class RemoteExecutor(Executor):
         if host.ready:
             host.send("slots", pool, host.slots(pool))
 
-    def _set_up(self, host: _Host, hello: Mapping[str, Any]) -> None:
+    def _set_up(self, host: Host, hello: Mapping[str, Any]) -> None:
         """Check who a host is, and send it the flow."""
         host.name, host.address = str(hello["name"]), str(hello.get("address", "127.0.0.1"))
         refusal, warning = compare(hello, host.name)
@@ -411,21 +270,11 @@ class RemoteExecutor(Executor):
         if warning is not None and warning not in self._warned:
             self._warned.add(warning)
             print(warning, file=sys.stderr)
-        flow, sources = self._setup.flow, self._sources
-        program = {
-            "flow": [flow.__module__, flow.__qualname__],
-            "argv": sys.argv,
-            "sources": snapshot.described(sources),
-            "sizes": {path: len(data) for path, data in sources.files.items()},
-            "folder": self._engine.folder,
-            "lease_s": self._lease_s,
-            "cache_bytes": self._cache_bytes,
-            "method": self._setup.method,
-        }
-        host.send("setup", program)
-        host.send("files", b"".join(sources.files.values()))
+        program = Program.of(self._setup, self._sources, self._engine.folder, self._lease_s, self._cache_bytes)
+        host.send("setup", attrs.asdict(program, recurse=False))
+        host.send("files", b"".join(self._sources.files.values()))
 
-    def _lose(self, host: _Host, how: str) -> None:
+    def _lose(self, host: Host, how: str) -> None:
         """Forget a host; its attempts have died with it."""
         self._lost.add(host.key)
         self._drop(host)
@@ -437,7 +286,8 @@ class RemoteExecutor(Executor):
 
     # --- what hosts say
 
-    def _take(self, host: _Host, message: Message) -> None:
+    def _take(self, host: Host, message: Message) -> None:
+        assert self._services is not None
         kind, *values = message
         if kind == "hello":
             self._set_up(host, values[0])
@@ -446,20 +296,16 @@ class RemoteExecutor(Executor):
             for pool in set(host.leases.values()):
                 host.send("slots", pool, host.slots(pool))
         elif kind == "failed":
-            where = f"on {host.name}"
-            raise FlowstoreError(
-                f"The task server {where} died: {values[0]}"
-                if host.ready
-                else f"The flow could not be imported {where}: {values[0]}"
-            )
+            what = "The task server died" if host.ready else "The flow could not be imported"
+            raise FlowstoreError(f"{what} on {host.name}: {values[0]}")
         elif kind == "ask":
-            self._answer(host, *values)
+            host.send(*answered(self._services.source, *values))
         elif kind != "beat":
             attempt = host.attempts.get(values[0])
             if attempt is not None:
                 self._take_event(host, attempt, kind, values)
 
-    def _take_event(self, host: _Host, attempt: _Attempt, kind: str, values: Sequence[Any]) -> None:
+    def _take_event(self, host: Host, attempt: Attempt, kind: str, values: Sequence[Any]) -> None:
         assert self._services is not None
         number, results = attempt.number, self._services.results
         if kind == "started":
@@ -467,6 +313,8 @@ class RemoteExecutor(Executor):
             self._events.append(Started(number, values[1], host.name))
         elif kind == "printed":
             self._events.append(Printed(number, values[1], values[2]))
+        elif kind == "card":
+            self._events.append(Refreshed(number, RenderedCard.unpacked(values[1])))
         elif kind == "offer":
             host.send("send", number, results.missing(number, [*map(NewBlob.unpacked, values[1])]))
         elif kind == "data":
@@ -479,7 +327,7 @@ class RemoteExecutor(Executor):
             self._forget(attempt)
             self._events.append(Ended(*values) if kind == "ended" else Died(*values))
 
-    def _take_back(self, attempt: _Attempt) -> None:
+    def _take_back(self, attempt: Attempt) -> None:
         """Send an order elsewhere that a host has returned, or return it to the driver."""
         is_moving = attempt.moving
         self._forget(attempt)
@@ -490,24 +338,6 @@ class RemoteExecutor(Executor):
         else:
             self._events.append(Returned(attempt.number))
 
-    def _answer(self, host: _Host, ask: int, what: str, arguments: Sequence[Any]) -> None:
-        """Answer a question of a task's, from the store."""
-        assert self._services is not None
-        source = self._services.source
-        try:
-            if what == "chunk":
-                blob_id, name, n = arguments
-                answer: Any = source.chunk(source.find(blob_id), name, n)
-            elif what == "artifacts":
-                tasks = source.artifacts(*arguments)
-                answer = [[task_id, pack_blobs(source.loadable(known))] for task_id, known in tasks.items()]
-            else:
-                answer = pack_blobs(source.loadable(source.parameters()))
-        except FlowstoreError as error:
-            host.send("refusal", ask, type(error).__name__, str(error))
-            return
-        host.send("answer", ask, answer)
-
     # --- placing
 
     def _place(self) -> None:
@@ -517,7 +347,7 @@ class RemoteExecutor(Executor):
             self._gangs.popleft()
         if not self._gangs:  # a gang that waits gets whatever becomes free
             for attempt in list(self._waiting):
-                host = self._free_host(attempt)
+                host = freest(self._hosts.values(), attempt.pool, 0 if self._pools[attempt.pool] else AHEAD)
                 if host is not None:
                     self._waiting.remove(attempt)
                     self._send(attempt, host)
@@ -526,20 +356,20 @@ class RemoteExecutor(Executor):
 
     def _gather_gangs(self) -> None:
         """Group the members of gangs, which start together, and refuse what can never start."""
-        gangs: dict[int, list[_Attempt]] = {}
+        gangs: dict[int, list[Attempt]] = {}
         for attempt in self._launched:
             gangs.setdefault(attempt.order.first_node_id, []).append(attempt)
         self._launched = []
         for members in gangs.values():
             step = members[0].order.step
-            room = self._room(step, self._amounts[step])
+            room = self._room(step)
             if room < len(members):
                 raise FlowstoreError(
                     f"Step {step} needs {counted(len(members), 'task')} at the same time, but there is room for {room}."
                 )
             self._gangs.append(members)
 
-    def _place_gang(self, members: list[_Attempt]) -> bool:
+    def _place_gang(self, members: list[Attempt]) -> bool:
         """Send all members of a gang to hosts, or none."""
         if not members:
             return True
@@ -555,16 +385,6 @@ class RemoteExecutor(Executor):
             self._send(attempt, host)
         return True
 
-    def _free_host(self, attempt: _Attempt) -> _Host | None:
-        """Return the host with the most room for an attempt, if there is one; a busy one takes a few orders more."""
-        pool, best, most = attempt.pool, None, 0
-        for host in self._hosts.values():
-            slots = host.slots(pool) if host.ready else 0
-            room = slots - host.has(pool)
-            if slots and room + (AHEAD if not self._pools[pool] else 0) > 0 and (best is None or room > most):
-                best, most = host, room
-        return best
-
     def _move(self) -> None:
         """Ask an order back that waits at a busy host while another is free."""
         now = time.monotonic()
@@ -576,7 +396,7 @@ class RemoteExecutor(Executor):
                     host.send("withdraw", attempt.number)
                     free.pop()
 
-    def _send(self, attempt: _Attempt, host: _Host) -> None:
+    def _send(self, attempt: Attempt, host: Host) -> None:
         attempt.host, attempt.sent_at = host, time.monotonic()
         host.attempts[attempt.number] = attempt
         host.send("order", attempt.pool, attempt.number, encode_order(attempt.order))
@@ -602,74 +422,27 @@ class RemoteExecutor(Executor):
         for host in list(self._hosts.values()):
             if host.ready:
                 host.send("close")
+                self._flush(host)
             else:
                 self._drop(host)
         deadline = time.monotonic() + CLOSE_S
         while self._hosts and time.monotonic() < deadline:
             for key, _ in self._selector.select(0.1):
-                if isinstance(key.data, _Host):
+                if isinstance(key.data, Host):
                     self._drain(key.data)
         for host in self._hosts.values():
             host.connection.close()
         self._selector.close()
         self._engine.close()
 
-    def _drain(self, host: _Host) -> None:
+    def _drain(self, host: Host) -> None:
         """Take what a host still says before it ends; nothing of it counts any more."""
-        host.flush()
+        self._flush(host)
         with contextlib.suppress(ValueError):
             if host.receive() is None:
                 self._drop(host)
 
-    def _drop(self, host: _Host) -> None:
+    def _drop(self, host: Host) -> None:
         del self._hosts[host.key]
         self._selector.unregister(host.connection)
         host.connection.close()
-
-
-def amounts_by_step(setup: Setup) -> dict[str, Amounts]:
-    """Return the resources that each step asks for.
-
-    Raises:
-        FlowstoreError: one is no number.
-    """
-    policies = policies_of(setup.flow, setup.graph, setup.with_, lambda _text: None)
-    amounts: dict[str, Amounts] = {}
-    for step, policy in policies.items():
-        wanted = policy.metadata.get("resources", {})
-        try:
-            numbers = {name: float(value) for name, value in wanted.items() if name in ("cpu", "memory", "gpu")}
-        except (TypeError, ValueError):
-            raise FlowstoreError(f"Step {step}: @resources has an amount that is no number: {wanted}.") from None
-        amounts[step] = tuple(sorted((name, value) for name, value in numbers.items() if value > 0))
-    return amounts
-
-
-def compare(host: Mapping[str, Any], where: str) -> tuple[str | None, str | None]:
-    """Compare what a host says of itself with this process.
-
-    Args:
-        host: its identity.
-        where: what to call it.
-
-    Returns:
-        Why it can't run this driver's tasks, and what may go wrong; `None` each where there is nothing to say.
-    """
-    own = identity()
-    if host.get("flowstore") is None:
-        return (
-            f"flowstore is not installed on {where}. Install it there: pip install flowstore=={own['flowstore']}",
-            None,
-        )
-    for name, label in (("python", "Python"), ("flowstore", "flowstore")):
-        if host.get(name) != own[name]:
-            return (
-                f"{where} has {label} {host.get(name)}, and this process has {label} {own[name]}: "
-                "tasks and driver must have the same. Install it on one of them."
-            ), None
-    differing = [
-        f"{package} {theirs} instead of {own['packages'].get(package) or 'none'}"
-        for package, theirs in sorted(dict(host.get("packages", {})).items())
-        if theirs != own["packages"].get(package)
-    ]
-    return None, f"Warning: {where} has {', '.join(differing)}." if differing else None

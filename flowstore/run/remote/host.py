@@ -11,9 +11,7 @@ tasks and ends, since its driver has died or counts it as lost; so does a host w
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -27,19 +25,19 @@ from typing import Any
 
 import attrs
 
-from flowstore._version import __version__
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
-from flowstore.run.executor import Died, Ended, Event, Printed, Reported, Setup, Started
+from flowstore.run.executor import Died, Ended, Event, Printed, Refreshed, Reported, Setup, Started
 from flowstore.run.local.executor import LocalExecutor
 from flowstore.run.local.interpreter import become
 from flowstore.run.local.processes import Worker
 from flowstore.run.orders import decode_order, encode_report
 from flowstore.run.randomness import Generators
+from flowstore.run.remote.identity import identity
 from flowstore.run.remote.inputs import Cache, Incoming, Key, mismatch
 from flowstore.run.remote.messages import Message, Reader, encode
-from flowstore.run.snapshot import Sources
+from flowstore.run.snapshot import Sources, described
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.description import NewBlob
 
@@ -48,24 +46,8 @@ START = (  # a program: its arguments are where flowstore is, and the descriptor
     "from flowstore.run.remote.host import main; sys.path.pop(); main(int(sys.argv[2]))"
 )
 SETUP_S = 60.0  # for the driver's first messages
-COMPARED = ("numpy", "pandas", "pyarrow", "cloudpickle")  # packages whose versions should be the driver's
 CHUNKS_AHEAD = 2  # of a blob that is fetched: that many are asked for before the first has come
 READ_BYTES = 1 << 20
-
-
-def identity() -> dict[str, Any]:
-    """Return what a host says of itself: what must be the same as the driver's, and what should be."""
-    versions = {}
-    for package in COMPARED:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "flowstore": __version__,
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "packages": versions,
-        "name": socket.gethostname(),
-        "pid": os.getpid(),
-    }
 
 
 class Stream:
@@ -125,7 +107,7 @@ class Stream:
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Program:
-    """What a host is to run, as the driver's first message says it.
+    """A program for a host, as the driver's first message describes it.
 
     Attributes:
         flow: the module and the qualified name of the flow's class.
@@ -147,19 +129,34 @@ class Program:
     cache_bytes: int
     method: str | None
 
+    @classmethod
+    def of(cls, setup: Setup, sources: Sources, folder: str | None, lease_s: float, cache_bytes: int) -> Program:
+        """Return what a driver has hosts run."""
+        flow = setup.flow
+        return cls(
+            flow=[flow.__module__, flow.__qualname__],
+            argv=sys.argv,
+            sources=described(sources),
+            sizes={path: len(data) for path, data in sources.files.items()},
+            folder=folder,
+            lease_s=lease_s,
+            cache_bytes=cache_bytes,
+            method=setup.method,
+        )
+
     def unpack(self, files: bytes, scratch: Path) -> Sources:
         """Return the snapshot; without a folder, write its files to one."""
-        contents: dict[str, bytes] = {}
+        unpacked: dict[str, bytes] = {}
         at = 0
         for path, size in self.sizes.items():
-            contents[path] = files[at : at + size]
+            unpacked[path] = files[at : at + size]
             at += size
-        sources = Sources(files=contents, **self.sources)
+        sources = Sources(files=unpacked, **self.sources)
         if self.folder is not None:
             return sources
         root = scratch / "code"
         root.mkdir()
-        for path, data in contents.items():
+        for path, data in unpacked.items():
             file = root / path
             if not file.resolve().is_relative_to(root):
                 raise FlowstoreError(f"{path} is outside of the flow's folder.")
@@ -255,7 +252,7 @@ class _Fetch:
     blob_id: int
     incoming: Incoming
     waiting: list[int]
-    asked: int = 0  # chunks
+    requested: int = 0  # chunks
 
     @property
     def chunks(self) -> int:
@@ -358,6 +355,8 @@ class Host:
             self._stream.send("started", number, event.pid)
         elif isinstance(event, Printed):
             self._stream.send("printed", number, event.stream, event.data)
+        elif isinstance(event, Refreshed):
+            self._stream.send("card", number, event.card.packed)
         elif isinstance(event, Reported):
             self._stream.send("reported", number, encode_report(event.report))
         elif isinstance(event, (Ended, Died)):
@@ -397,8 +396,8 @@ class Host:
                 self._ask_chunk(fetch)
 
     def _ask_chunk(self, fetch: _Fetch) -> None:
-        self._send_ask(fetch, "chunk", (fetch.blob_id, fetch.name, fetch.asked))
-        fetch.asked += 1
+        self._send_ask(fetch, "chunk", (fetch.blob_id, fetch.name, fetch.requested))
+        fetch.requested += 1
 
     def _send_ask(self, asker: int | _Fetch, what: str, arguments: Sequence[Any]) -> None:
         self._asks += 1
@@ -432,7 +431,7 @@ class Host:
             self._end_fetch(fetch, {"answer": str(path)})
         elif fetch.incoming.is_complete or not values[0]:
             self._end_fetch(fetch, {"error": ("StoreCorrupt", str(mismatch(fetch.name)))})
-        elif fetch.asked < fetch.chunks:
+        elif fetch.requested < fetch.chunks:
             self._ask_chunk(fetch)
 
     def _end_fetch(self, fetch: _Fetch, answer: dict[str, Any]) -> None:

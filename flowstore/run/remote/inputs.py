@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import attrs
 
 from flowstore import errors
 from flowstore.errors import ArtifactError, FlowstoreError, StoreCorrupt
-from flowstore.run.inputs import Source
+from flowstore.run.inputs import Source, StoreSource
 from flowstore.run.local import messages
 from flowstore.store import codecs
 from flowstore.store.blobs import CHUNK_BYTES, Blob
@@ -35,6 +36,20 @@ def _unpack_blobs(packed: Mapping[str, Any]) -> dict[str, Blob]:
     return {name: Blob(Description.unpacked(first), *rest) for name, (first, *rest) in packed.items()}
 
 
+def answered(source: StoreSource, ask: int, what: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the message that answers a question of a task's, on the side that has the store."""
+    try:
+        if what == "chunk":
+            blob_id, name, n = arguments
+            return "answer", ask, source.chunk(source.find(blob_id), name, n)
+        if what == "artifacts":
+            tasks = source.artifacts(*arguments)
+            return "answer", ask, [[task_id, pack_blobs(source.loadable(known))] for task_id, known in tasks.items()]
+        return "answer", ask, pack_blobs(source.loadable(source.parameters()))
+    except FlowstoreError as error:
+        return "refusal", ask, type(error).__name__, str(error)
+
+
 class ChannelSource(Source):
     """Asks the host, and through it the driver.
 
@@ -44,6 +59,7 @@ class ChannelSource(Source):
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
+        self._lock = threading.Lock()  # threads of a step may read artifacts at the same time
 
     def parameters(self) -> Mapping[str, Blob]:
         """Return the run's parameters and constants, by name."""
@@ -78,8 +94,9 @@ class ChannelSource(Source):
             raise ArtifactError(f"{name}: {error}") from error
 
     def _ask(self, what: str, *arguments: Any) -> Any:
-        messages.send(self._channel, {"kind": "ask", "what": what, "arguments": arguments})
-        answer = messages.receive(self._channel)
+        with self._lock:
+            messages.send(self._channel, {"kind": "ask", "what": what, "arguments": arguments})
+            answer = messages.receive(self._channel)
         if answer is None:
             raise FlowstoreError("The connection to the driver was lost while the task read its inputs.")
         if "error" in answer:

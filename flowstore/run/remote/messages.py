@@ -41,6 +41,7 @@ FORMS: dict[str, tuple[Any, ...]] = {
     "failed": (_TEXT,),  # the flow could not be imported
     "started": (_NUMBER, _NUMBER),  # pid
     "printed": (_NUMBER, _TEXT, _BYTES),
+    "card": (_NUMBER, _LIST),
     "offer": (_NUMBER, _LIST),  # packed descriptions of large values
     "data": (_NUMBER, _BYTES),  # a chunk of a large value
     "reported": (_NUMBER, _LIST),

@@ -11,6 +11,7 @@
 | parquet    | data frames of pandas and polars, and pyarrow's tables, that   | no                |
 |            | come back identical                                            |                   |
 | xarray     | xarray.Dataset and DataArray whose values are in memory        | no                |
+| html       | the HTML of cards (`hypertext.Html`)                           | no                |
 | pickle     | everything else (cloudpickle)                                  | yes               |
 
 The contract of a codec is `contract.Codec`. `REGISTRY` lists them in the order of preference and is the only list:
@@ -36,11 +37,11 @@ from flowstore.store.preview import type_name
 
 __all__ = [
     "INDEXABLE", "NOTATIONS", "REGISTRY", "SLOW", "WITH_JSON_BESIDE", "Codec", "Encoded", "Entry", "Piece", "Pieces",
-    "decode", "encode", "entry_of", "is_safe", "likely_slow", "plain_of", "preview",
+    "decode", "encode", "entry_of", "import_common", "is_safe", "likely_slow", "plain_of", "preview",
 ]  # fmt: skip
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Entry:
     """A codec's line in the registry: what can be said of it without importing it.
 
@@ -133,6 +134,14 @@ REGISTRY = (
         has_json=False,
     ),
     Entry(
+        name="html",
+        path="flowstore.store.codecs.hypertext:Hypertext",
+        libraries=("flowstore.store.codecs.hypertext",),
+        slow="flowstore.cards.markdown",  # which the cards that it is for often need
+        has_json=False,
+        suffix=".html",
+    ),
+    Entry(
         name="pickle",
         path="flowstore.store.codecs.pickled:Pickled",
         slow="flowstore.store.pickling",
@@ -174,6 +183,13 @@ def is_safe(name: str) -> bool:
 def likely_slow() -> list[str]:
     """Return those of `SLOW` that are likely to be needed: what they import was imported by this process."""
     return [entry.slow for entry in REGISTRY if entry.slow and entry.needs in sys.modules]
+
+
+def import_common() -> None:
+    """Import the codecs that are asked about every value and are quick to import, so that no forked task has to."""
+    for entry in REGISTRY:
+        if not entry.libraries and not entry.slow:
+            _ = entry.codec
 
 
 def encode(value: Any, *, described: bool = True) -> Encoded:
@@ -223,12 +239,13 @@ def decode(name: str, pieces: Iterator[bytes], size_bytes: int) -> Any:
     Raises:
         ArtifactError: the codec is unknown, needs a package that is not there, or can't have written these bytes.
     """
-    entry = entry_of(name)
     try:
-        return entry.codec.decode(pieces, size_bytes)
+        codec = _codecs.get(name) or entry_of(name).codec
+        return codec.decode(pieces, size_bytes)
     except FlowstoreError:
         raise
     except ImportError as error:
+        entry = entry_of(name)
         if entry.runs_code:
             raise ArtifactError(f"Loading it needs the module {error.name!r}, which is not installed here.") from error
         raise ArtifactError(f"Loading it needs {error.name}: pip install {entry.install}") from error

@@ -35,8 +35,14 @@ ROUTES = (
     ("/run/{flow}/{run_id}", "GET", "flowstore.web.pages.run:run"),
     ("/run/{flow}/{run_id}/tags", "POST", "flowstore.web.pages.run:change_tags"),
     ("/run/{flow}/{run_id}/note", "POST", "flowstore.web.pages.run:change_note"),
+    ("/task/{flow}/{run_id}/{step}/{task_id}", "GET", "flowstore.web.pages.task:task"),
+    ("/card/{flow}/{run_id}/{step}/{task_id}/{n}", "GET", "flowstore.web.pages.task:card"),
     ("/artifact/{flow}/{run_id}/{step}/{task_id}/{name:path}", "GET", "flowstore.web.pages.artifact:artifact"),
     ("/code/{flow}/{run_id}", "GET", "flowstore.web.pages.run:code"),
+    ("/compare", "GET", "flowstore.web.pages.compare:compare"),
+    ("/search", "GET", "flowstore.web.pages.search:search"),
+    ("/sql", "GET", "flowstore.web.pages.sql:sql"),
+    ("/deployments", "GET", "flowstore.web.pages.deployments:deployments"),
 )
 
 

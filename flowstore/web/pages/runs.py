@@ -73,10 +73,14 @@ def flow(view: View, name: str) -> Page:
     data, listed = _listing(view, name)
     latest = item.latest_run
     steps = graphs.of_flow(item)
+
+    def to_step(step: graphs.GraphStep) -> str | None:
+        return None if latest is None else pathspec(f"{latest.pathspec}/{step.name}")
+
     deployments = [row for row in schedule.listing(item._store, datetime.now(UTC)) if row["flow"] == name]
     data |= {
         "latest": None if latest is None else rows.of_run(latest),
-        "graph": Markup(graphs.draw(steps, label=f"Steps of {name}")),  # noqa: S704  # made by `drawing`, escaped there
+        "graph": Markup(graphs.draw(steps, to_step, label=f"Steps of {name}")),  # noqa: S704  # made by `drawing`, escaped there
         "steps": steps,
         "deployments": deployments,
     }

@@ -46,11 +46,12 @@ function replace(text) {
     const raw = after.outerHTML;
     if (part.shownAs === raw) continue;
     const focused = focusIn(part);
-    const scrolled = part.scrollTop, aside = part.scrollLeft;
+    const scrolled = part.scrollTop, aside = part.scrollLeft, height = part.scrollHeight;
     keepOpened(part, after);
     part.replaceWith(after);
     after.shownAs = raw;
-    after.scrollTop = scrolled;
+    // A log counts from its end, where it stays; who reads further up keeps their lines.
+    after.scrollTop = scrolled < 0 ? scrolled - (after.scrollHeight - height) : scrolled;
     after.scrollLeft = aside;
     ready(after);
     if (focused) after.querySelector(focused)?.focus({ preventScroll: true });
@@ -88,6 +89,22 @@ document.addEventListener("click", async (event) => {
   button.textContent = "copied";
   setTimeout(() => { button.textContent = "copy"; }, 1500);
 });
+// How long ago something was goes on by itself, as `ago` in templating.py has it; the exact time stays in the title.
+function ago(seconds) {
+  for (const [size, unit] of [[31536000, "year"], [2592000, "month"], [86400, "day"], [3600, "hour"]]) {
+    const many = Math.floor(seconds / size);
+    if (many >= 1) return `${many} ${unit}${many === 1 ? "" : "s"} ago`;
+  }
+  return seconds >= 60 ? `${Math.floor(seconds / 60)} min ago` : `${Math.floor(seconds)} s ago`;
+}
+
+setInterval(() => {
+  for (const time of document.hidden ? [] : document.querySelectorAll("time[datetime]")) {
+    const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
+    if (seconds >= 0 && time.textContent !== ago(seconds)) time.textContent = ago(seconds);
+  }
+}, 5000);
+
 document.addEventListener("visibilitychange", () => schedule(0));
 ready(document);
 schedule(EACH_MS);

@@ -68,6 +68,10 @@ CASES = {
          "xr.Dataset({'v': ('x', [1])}, {'x': pd.CategoricalIndex(['a'])})",
          "type('Mine', (xr.Dataset,), {'__slots__': ()})({'v': 1})"),
     ),
+    "html": Case((
+        "__import__('flowstore.store.codecs.hypertext').store.codecs.hypertext.Html('<p>é</p>')",
+        "__import__('flowstore.store.codecs.hypertext').store.codecs.hypertext.Html('')",
+    ), damage=False),
     "pickle": Case(("range(3)", "print", "__import__('collections').OrderedDict(a=[])"), ("(n for n in [])",)),
 }  # fmt: skip
 NAMES = [entry.name for entry in REGISTRY]
