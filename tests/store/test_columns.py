@@ -107,6 +107,8 @@ def test_pictures_are_kept_beside_figures_and_images(run_once):
                 matplotlib.use("agg")
                 import matplotlib.pyplot as plt
                 import PIL.Image
+                from flowstore.store import pictures
+                pictures.LONGEST_S = 30.0  # on a busy machine
             """,
             start="""
                 self.figure, self.axes = plt.subplots()

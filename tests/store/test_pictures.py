@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import time
 from pathlib import Path
@@ -12,9 +13,8 @@ import pytest
 from flowstore.store import pictures
 from flowstore.store.pictures import is_picture, picture
 
-figure = pytest.importorskip("matplotlib.figure")
-lines = pytest.importorskip("matplotlib.lines")
 image = pytest.importorskip("PIL.Image")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="draws with matplotlib")
 
 
 @pytest.fixture(autouse=True)
@@ -23,27 +23,25 @@ def _patient(monkeypatch):
     monkeypatch.setattr(pictures, "LONGEST_S", 30.0)
 
 
-class Drawn(lines.Line2D):
-    """A part of a figure that does something when it is drawn."""
-
-    def __init__(self, act):
-        super().__init__([0, 1], [0, 1])
-        self.act = act
-
-    def draw(self, renderer):
-        self.act()
-        super().draw(renderer)
-
-
 def figure_that(act):
+    """A figure with a part that does something when it is drawn."""
+    from matplotlib import figure, lines  # which take half a second to import, in each worker that collects these tests
+
+    class Drawn(lines.Line2D):
+        def draw(self, renderer):
+            act()
+            super().draw(renderer)
+
     drawn = figure.Figure(figsize=(1, 1))
-    drawn.add_artist(Drawn(act))
+    drawn.add_artist(Drawn([0, 1], [0, 1]))
     return drawn
 
 
 def test_a_figure_and_its_axes_have_a_picture():
     """It is a PNG; what is no figure or image has none."""
-    drawn = figure.Figure(figsize=(2, 1))
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(2, 1))
     axes = drawn.subplots()
     assert [is_picture(picture(value) or b"") for value in (drawn, axes)] == [True, True]
     assert [picture(value) for value in (1, [drawn], None)] == [None, None, None]

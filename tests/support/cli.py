@@ -30,14 +30,14 @@ def failure(script, run_id=1):
     return task.exception
 
 
-def on_terminal(story, columns, *calls):
-    """The lines that each of some commands prints on a terminal that is so wide."""
+def on_terminal(story, columns, *calls, before=""):
+    """The lines that each of some commands prints on a terminal that is so wide; Python code `before` runs first."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     environment = with_support(environment)
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    called = [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(calls)]
+    called = [sys.executable, "-c", before + IN_ONE_PROCESS, json.dumps(calls)]
     with subprocess.Popen(called, cwd=story.folder, env=environment, **streams) as process:
         os.close(theirs)
         said = b""
