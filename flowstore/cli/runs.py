@@ -116,8 +116,9 @@ def search(
 ) -> None:
     """Find runs by a text in what is known of them.
 
-    That is their name, tags, note, parameters, errors and logs. Upper and lower case are the same. Runs are looked at from the newest on, and where there are too many of them or
-    their logs are too long, the command says how far it looked, and how to go on.
+    That is their name, tags, note, parameters, errors and logs. Upper and lower case are the same. Runs are looked at
+    from the newest on, and where there are too many of them or their logs are too long, the command says how far it
+    looked, and how to go on.
 
     Example:
         flowstore search "out of memory" HelloFlow
