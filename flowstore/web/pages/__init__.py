@@ -43,6 +43,8 @@ ROUTES = (
     ("/search", "GET", "flowstore.web.pages.search:search"),
     ("/sql", "GET", "flowstore.web.pages.sql:sql"),
     ("/deployments", "GET", "flowstore.web.pages.deployments:deployments"),
+    ("/docs", "GET", "flowstore.web.pages.docs:first"),
+    ("/docs/{name:path}", "GET", "flowstore.web.pages.docs:docs"),
 )
 
 
