@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import posixpath
-import re
 import threading
 import time
 
@@ -242,33 +240,3 @@ def test_deployments(flow, browse):
     assert [(run["run"], run["status"]) for run in deployment["runs"]] == [("F/1", "successful")]
     assert deployment["next_due_at"].endswith("00:00:00.000")
     assert answer["scheduler"] is False
-
-
-# --- documentation
-
-
-def test_the_documentation(browser):
-    """Each page is shown, and each link in it leads to a page and a heading that are there."""
-    assert browser.ask("/docs", 303).headers["location"] == "/docs/index.md"
-    pages = {"index.md": browser.page("/docs/index.md")}
-    waiting = ["index.md"]
-    while waiting:
-        name = waiting.pop()
-        assert not re.search(r"<script|style=|href=\"\.\./\.\.", pages[name].partition("<main")[2])
-        for link in re.findall(r'href="([^"]+)"', pages[name].partition("<article")[2].partition("</article>")[0]):
-            if link.startswith("https://"):
-                continue
-            file, _, heading = link.partition("#")
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(name), file)) if file else name
-            if target not in pages:
-                pages[target] = browser.page(f"/docs/{target}")
-                waiting.append(target)
-            assert not heading or f'id="{heading}"' in pages[target], (name, link)
-    assert {"results.md", "commands.md", "decisions/README.md"} <= pages.keys()
-    assert browser.json("/docs/results.md.json")["title"] == "Finding results"
-
-
-@pytest.mark.parametrize("name", ["%2e%2e/errors.py", "nothing.md", "/etc/passwd", "write_commands.py"])
-def test_the_documentation_is_all_there_is(browser, name):
-    """Other files cannot be read."""
-    assert "has no page" in browser.page(f"/docs/{name}", 404)

@@ -1,105 +1,96 @@
-"""The documentation that comes with the package, as pages."""
+"""The documentation that is installed with flowstore, as pages."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import attrs
 
 from flowstore.errors import NotFound
-from flowstore.web.pages import Page, Redirect, View
+from flowstore.web.pages import Download, Page, View
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
-    from markupsafe import Markup
 
 _FOLDER = Path(__file__).parents[2] / "docs"
-FIRST = "index.md"
+_START = "index"
 
 
 @attrs.frozen
 class Document:
-    """A page of the documentation.
-
-    Attributes:
-        name: its path in the folder of the documentation.
-        title: its first heading.
-        text: the Markdown.
-    """
+    """A page of the documentation: its name in addresses, its first heading, its text, and that as HTML."""
 
     name: str
     title: str
     text: str
+    html: str
 
 
-def first(view: View) -> Redirect:
-    """Return the way to the first page, to which the addresses in it are relative."""
-    del view
-    return Redirect(f"/docs/{FIRST}")
-
-
-def docs(view: View, name: str) -> Page:
-    """Return a page of the documentation."""
-    del view
-    document = documents().get(name)
-    if document is None:
+def docs(view: View, name: str = _START) -> Page | Download:  # noqa: ARG001  # the documentation is of no store
+    """Return a page of the documentation, or a picture in it."""
+    picture = _FOLDER / "images" / f"{PurePosixPath(name).name}"
+    if name == f"images/{picture.name}" and picture.suffix == ".svg" and picture.is_file():
+        return Download(picture.name, "image/svg+xml", [picture.read_bytes()], inline=True)
+    if name not in _names():
         raise NotFound(f"The documentation has no page {name!r}.")
-    data = {
-        "name": name,
-        "body": _rendered(name),
-        "pages": [one for one in documents().values() if "/" not in one.name],
-    }
-    return Page("docs.html", document.title, data, lambda: document)
-
-
-@functools.cache
-def documents() -> Mapping[str, Document]:
-    """Return all pages by name, the first one first. A name that is not here leads nowhere, whatever it looks like."""
-    files = sorted(_FOLDER.rglob("*.md"), key=lambda file: (file.name != FIRST, file))
-    texts = {file.relative_to(_FOLDER).as_posix(): file.read_text("utf-8") for file in files}
-    return {name: Document(name, _title(text), text) for name, text in texts.items()}
-
-
-def _title(text: str) -> str:
-    heading = re.search(r"^# (.+)$", text, re.MULTILINE)
-    return heading[1].replace("`", "") if heading else "Documentation"
-
-
-@functools.cache
-def _rendered(name: str) -> Markup:
-    """Return the HTML of a page; HTML within it would be shown as text."""
-    from markdown_it import MarkdownIt
+    shown = _document(name)
     from markupsafe import Markup
 
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = reader.parse(documents()[name].text)
-    for n, token in enumerate(tokens):
+    data = {"html": Markup(shown.html), "name": name}  # noqa: S704  # of our own files, and raw HTML in them is text
+    return Page("docs.html", shown.title, data, lambda: {"name": name, "title": shown.title, "text": shown.text})
+
+
+@functools.cache
+def _names() -> frozenset[str]:
+    paths = (path.relative_to(_FOLDER).with_suffix("") for path in _FOLDER.rglob("*.md"))
+    return frozenset(path.as_posix() for path in paths)
+
+
+@functools.cache
+def _document(name: str) -> Document:
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    text = (_FOLDER / f"{name}.md").read_text("utf-8")
+    tokens = parser.parse(text)
+    title = next((tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "heading_open"), name)
+    for at, token in enumerate(tokens):
         if token.type == "heading_open":
-            token.attrSet("id", anchor(tokens[n + 1].content))
-        _without_links_outside(token.children or [])
-    return Markup(reader.renderer.render(tokens, reader.options, {}))  # noqa: S704  # of our own files
+            token.attrSet("id", _slug(tokens[at + 1].content))
+        if token.attrs.pop("style", "") == "text-align:right":  # the policy forbids styles
+            token.attrSet("class", "number")
+        _lead(token.children or (), PurePosixPath(name).parent)
+    html = str(parser.renderer.render(tokens, parser.options, {}))
+    html = html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
+    html = html.replace("<pre>", '<pre tabindex="0">')  # what scrolls must be reached by the keyboard
+    return Document(name, re.sub(r"[`*]", "", title), text, html)
 
 
-def anchor(heading: str) -> str:
-    """Return the id of a heading, as links within the documentation name it.
-
-    >>> anchor("### `flowstore runs`: a list")
-    'flowstore-runs-a-list'
-    """
-    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
-
-
-def _without_links_outside(tokens: list[Token]) -> None:
-    """Turn links that lead out of the documentation, into the repository, into plain text."""
-    outside: list[bool] = []
+def _lead(tokens: Iterable[Token], folder: PurePosixPath) -> None:
+    """Make links and pictures lead to pages of ours; what is not installed leads nowhere."""
     for token in tokens:
-        if token.type == "link_open":
-            outside.append(str(token.attrGet("href")).startswith("../../"))
-        if token.type in {"link_open", "link_close"} and outside[-1]:
-            token.tag, token.attrs = "span", {}
-        if token.type == "link_close":
-            outside.pop()
+        if token.type == "image":
+            token.attrSet("src", f"/docs/{quote(str(token.attrGet('src')))}")
+        href = str(token.attrGet("href") or "")
+        if token.type != "link_open" or re.match(r"[a-z]+:|#", href):
+            continue
+        path, _, part = href.partition("#")
+        name = (folder / path.removesuffix(".md")).as_posix()
+        if name in _names():
+            token.attrSet("href", f"/docs/{quote(name)}{'#' if part else ''}{part}")
+        else:
+            token.attrs.pop("href")
+
+
+def _slug(heading: str) -> str:
+    """Return the part of an address that leads to a heading, as the pages link to it.
+
+    >>> _slug("How `current` works, in short")
+    'how-current-works-in-short'
+    """
+    return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip())
