@@ -7,7 +7,6 @@ written, or the form is refused: a file with less in it than there is would pass
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import sys
@@ -225,6 +224,8 @@ def _columns(value: Any) -> dict[str, list[Any]]:
 
 
 def _write_csv(value: Any, file: Any) -> None:
+    import csv
+
     text = io.TextIOWrapper(file, "utf-8", newline="")
     try:
         csv.writer(text, lineterminator="\n").writerows([_cell(item) for item in line] for line in _lines(value))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import heapq
 import signal
 import sys
 import time
@@ -44,7 +43,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Wish:
     """The lines that are wanted, and how they are shown.
 
@@ -83,6 +82,8 @@ def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def rows(tasks: Iterable[Task], wish: Wish) -> Rows:
     """Return a row a line that tasks printed, in order."""
+    import heapq
+
     return [
         {"task": task.pathspec, "attempt": task.current_attempt, "stream": stream, "written_at": at, "text": line}
         for task in _at_attempt(tasks, wish.attempt)
@@ -118,7 +119,7 @@ def show_as_it_comes(of: Run | Step | Task, wish: Wish) -> None:
         raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Line:
     """A line that a task printed: when, the task as `step/id`, and the text."""
 

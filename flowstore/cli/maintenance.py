@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # --- delete
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Consent:
     """How far a deletion may go: only be shown, without a question, also to what production needs."""
 

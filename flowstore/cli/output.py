@@ -7,11 +7,9 @@ cells, since a table that wraps cannot be read.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -114,6 +112,8 @@ def _json(rows: Rows) -> str:
 
 def _csv(rows: Rows, columns: Sequence[str], *, raw: bool) -> str:
     """CSV in which no cell can be taken for a formula by a spreadsheet."""
+    import csv
+
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if rows or columns:
@@ -140,7 +140,11 @@ def terminal_width() -> int | None:
 
     `$COLUMNS` counts on a terminal only, since a Python that has loaded readline hands it on to all that it starts.
     """
-    return max(shutil.get_terminal_size().columns, 10) if sys.stdout.isatty() else None
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return max(shutil.get_terminal_size().columns, 10)
 
 
 def table_lines(head: Line, cells: Sequence[Line], limit: int | None) -> Iterator[str]:

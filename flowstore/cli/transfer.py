@@ -32,7 +32,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's new
         return round(float(match[1]) * _UNITS[match[2]])
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Parts:
     """The parts of runs to export: with or without their logs, and artifacts up to a size."""
 
@@ -90,7 +90,7 @@ def _export_html(out: Path, selection: Selection, parts: _Parts, *, force: bool,
 
     if parts.largest is not None:
         raise click.UsageError("--max-artifact-size does not go with --html: an HTML file has no bytes of artifacts.")
-    if selection == Selection():
+    if not any(attrs.astuple(selection)):
         raise click.UsageError("Name the runs that the file is to show, as in: flowstore export --html OUT.html F/5")
     done = save(opening.active_store(), out, selection, logs=not parts.no_logs, force=force)
     if form != "table":

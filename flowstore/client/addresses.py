@@ -45,7 +45,7 @@ _LATEST = {"run": [LATEST, LATEST_SUCCESSFUL], "task": [LATEST]}
 _MOST_NAMES = 1000  # that a mistyped one is compared with
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Scope:
     """The view of an object: a store, and a namespace of it.
 

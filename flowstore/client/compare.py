@@ -19,7 +19,6 @@ A value is a dict of type, codec, size_bytes, sha, preview and value. What is no
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -40,7 +39,7 @@ MOST_TEXT_BYTES = 1 << 20  # and files up to here as text
 MOST_LINES = 4000  # a file made for it takes time by the square of this
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Row:
     """One thing that runs have, each in its way.
 
@@ -57,7 +56,7 @@ class Row:
     differs: bool
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Difference:
     """One thing that differs.
 
@@ -147,6 +146,8 @@ def text_diff(name: str, left: Any, right: Any) -> Iterator[str]:
         return
     before, after = old.splitlines(), new.splitlines()
     if max(len(before), len(after)) <= MOST_LINES:
+        import difflib
+
         yield from difflib.unified_diff(before, after, f"a/{name}", f"b/{name}", lineterm="")
 
 

@@ -60,7 +60,8 @@ def run(item: Run) -> str:
         "note": item.note or "",
         "parameters": ", ".join(f"{name}={value!r}" for name, value in row.parameters.items()),
     }
-    steps = graphs.of_run(item, row)
+    began = rows.of_steps(item, row.status)
+    steps = graphs.of_run(item, row, began)
     label = f"of {row.pathspec}"
     end = item.end_task
     return _piece(
@@ -72,7 +73,7 @@ def run(item: Run) -> str:
         _tags(row.tags, row.system_tags).text,
         graphs.draw(steps, label=f"Steps {label}"),
         _steps(steps),
-        timelines.draw(timelines.of_run(item, row), label=f"Timeline {label}"),
+        timelines.draw(timelines.of_run(item, row, step_rows=began), label=f"Timeline {label}"),
         "" if end is None else _artifacts(end),
     )
 

@@ -33,7 +33,7 @@ def _seconds(start: datetime, end: datetime | None) -> float | None:
     return None if end is None else (end - start).total_seconds()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RunRow:
     """A run.
 
@@ -88,7 +88,7 @@ def of_runs(runs: Iterable[Run]) -> list[RunRow]:
     return [_run_row(run.pathspec, rows[run_id], tagged[run_id]) for run, run_id in zip(listed, ids, strict=True)]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RunTable:
     """A page of runs that were searched for.
 
@@ -153,7 +153,7 @@ def _run_row(pathspec: str, row: Row, tagged: Sequence[Row]) -> RunRow:
     )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Explanation:
     """Facts about a run that are not in its row.
 
@@ -193,7 +193,7 @@ def failures(runs: Sequence[Run], rows: Sequence[RunRow]) -> list[Failure | None
     ]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class StepRow:
     """A step of a run.
 
@@ -202,12 +202,14 @@ class StepRow:
         created_at: when it began; where all tasks were taken over from another run, there.
         finished_at: when its last task ended; `None` while one runs.
         tasks: how many of its tasks have each status, by name of the status.
+        taken_over: how many of them ran in the run that this one resumed.
     """
 
     pathspec: str
     created_at: datetime
     finished_at: datetime | None
     tasks: dict[str, int]
+    taken_over: int = 0
 
     @property
     def name(self) -> str:
@@ -249,7 +251,8 @@ def _step_row(pathspec: str, rows: Sequence[Row], *, dead: bool) -> StepRow:
         if status is not None:
             tasks[status] = tasks.get(status, 0) + row["tasks"]
     finished_at = time_of(max(begun, *ends)) if over else None
-    return StepRow(pathspec, time_of(begun), finished_at, dict(sorted(tasks.items())))
+    taken_over = sum(row["tasks"] for row in rows if row["reused"])
+    return StepRow(pathspec, time_of(begun), finished_at, dict(sorted(tasks.items())), taken_over)
 
 
 def in_words(tasks: Mapping[str, int]) -> str:
@@ -261,7 +264,7 @@ def in_words(tasks: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in tasks.items())
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class TaskRow:
     """A task.
 
@@ -317,7 +320,7 @@ def _task_row(task: Task, items: Mapping[int, str]) -> TaskRow:
     )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AttemptRow:
     """One attempt of a task.
 
@@ -365,7 +368,7 @@ def tasks_of(of: Run | Step | Task) -> list[Task]:
     return sorted((task for step in steps for task in step), key=lambda task: int(task.id))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ArtifactRow:
     """An artifact of a task.
 

@@ -12,10 +12,12 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import attrs
 
+from flowstore.client import rows
 from flowstore.drawing.timeline import LEVELS, MOST_BARS, Bar, Line, timeline
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import place_of
@@ -23,7 +25,7 @@ from flowstore.store import steps
 from flowstore.text import counted, duration
 
 if TYPE_CHECKING:
-    from flowstore.client.rows import RunRow
+    from flowstore.client.rows import RunRow, StepRow
     from flowstore.client.run import Run
 
 MOST_ROWS = 1000  # of tasks that are neither failed nor running
@@ -32,6 +34,7 @@ UNSUCCESSFUL = ("failed", "dead", "stopped", "running")
 FOLDED_ABOVE = 6  # tasks of a step that are neither failed nor running
 MOST_STEPS = 200
 _BINS = 100
+_SAMPLE = 1000  # tasks of a step, or some more, are enough to see how many ran at a time
 
 
 @attrs.frozen
@@ -85,15 +88,19 @@ class Timeline:
     length_s: float
 
 
-def of_run(run: Run, row: RunRow, unfolded: Collection[str] = ()) -> Timeline:
+def of_run(
+    run: Run, row: RunRow, unfolded: Collection[str] = (), step_rows: Sequence[StepRow] | None = None
+) -> Timeline:
     """Return the timeline of a run.
 
     Args:
         run: the run.
         row: its row.
-        unfolded: names of steps whose tasks have a row each, up to `MOST_BARS` in all.
+        unfolded: names of steps whose tasks have a row each, up to `MOST_ROWS` in all.
+        step_rows: its steps that began, where they are known already.
     """
-    return _Reader(run, row, frozenset(unfolded)).read()
+    known = rows.of_steps(run, row.status) if step_rows is None else step_rows
+    return _Reader(run, row, known[:MOST_STEPS], frozenset(unfolded)).read()
 
 
 def draw(timed: Timeline, link: Callable[[TimelineRow], str | None] | None = None, *, label: str) -> str:
@@ -130,7 +137,7 @@ def _line(row: TimelineRow, length_s: float, href: str | None) -> Line:
         row.state,
         f"item {row.item}" if row.item else "",
         note,
-        f"up to {most:,} at a time" if several else "",
+        f"up to about {most:,} at a time" if several else "",
     )
     title = ", ".join(part for part in parts if part)
     if several:
@@ -151,60 +158,55 @@ def _said(row: TimelineRow, number: int, title: str) -> str:
 class _Reader:
     """Reads the timeline of a run, in a few queries."""
 
-    def __init__(self, run: Run, row: RunRow, unfolded: Collection[str]) -> None:
+    def __init__(self, run: Run, row: RunRow, step_rows: Sequence[StepRow], unfolded: Collection[str]) -> None:
         self._run, self._row, self._unfolded = run, row, unfolded
         self._store, self._id = run._store, int(run.id)
-        self._begin = round(row.created_at.timestamp() * 1000)
-        self._states: dict[str, list[Row]] = {}
-        for state in steps.states(self._store, self._id):
-            if state["status"] is not None and len(self._states.setdefault(state["name"], [])) < MOST_STEPS:
-                self._states[state["name"]].append(state)
+        self._begin = _ms(row.created_at)
+        self._steps = {step.name: step for step in step_rows if step.total}
         self._end = self._end_at()
 
     def _end_at(self) -> int:
         """Return when the run ended, in milliseconds: now, where it runs."""
-        ends = [state["finished_at"] for states in self._states.values() for state in states if not state["reused"]]
-        last = max([self._begin, *(end for end in ends if end is not None)])
+        own = (step.finished_at for step in self._steps.values() if step.total > step.taken_over)
+        last = max([self._begin, *(_ms(end) for end in own if end is not None)])
         if self._row.finished_at is not None:
-            end = round(self._row.finished_at.timestamp() * 1000)
-        else:
-            end = self._run._row()["last_seen_at"] if self._row.status == "dead" else time.time_ns() // 1_000_000
-        return int(max(last, end))
+            return max(last, _ms(self._row.finished_at))
+        seen_at = int(self._run._row()["last_seen_at"])
+        return max(last, seen_at if self._row.status == "dead" else time.time_ns() // 1_000_000)
 
     def read(self) -> Timeline:
         """Return the rows, what failed and what runs first."""
         first = steps.unsuccessful_tasks(self._store, self._id, MOST_UNSUCCESSFUL)
         listed = {task["id"] for task in first}
-        small = [name for name in self._states if self._others(name, first) <= FOLDED_ABOVE]
-        unfolded = [name for name in self._states if name in self._unfolded and name not in small]
+        small = [name for name in self._steps if self._others(name, first) <= FOLDED_ABOVE]
+        unfolded = [name for name in self._steps if name in self._unfolded and name not in small]
         rest = steps.tasks_of(self._store, self._id, small, MOST_ROWS)
         if unfolded:
             rest += steps.tasks_of(self._store, self._id, unfolded, MOST_ROWS)
         rest = [task for task in rest if task["id"] not in listed]
         attempts = self._attempts([*first, *rest])
-        rows = [self._task(task, attempts) for task in first]
+        lines = [self._task(task, attempts) for task in first]
         by_step: dict[str, list[Row]] = {}
         for task in rest:
             by_step.setdefault(task["step"], []).append(task)
         shown = Counter(task["step"] for task in [*first, *rest] if task["origin_pathspec"] is None)
-        folded = {name: left for name in self._states if (left := self._total(name) - shown[name]) > 0}
+        folded = {name: left for name in self._steps if (left := self._own(name) - shown[name]) > 0}
         running = self._running(folded)
-        for name in self._states:
+        for name, step in self._steps.items():
             own = by_step.get(name, [])
-            rows += [self._task(task, attempts) for task in own]
+            lines += [self._task(task, attempts) for task in own]
             if name in folded:
-                rows.append(self._folded(name, folded[name], running[name], others=shown[name] > 0))
-            reused = self._total(name, reused=True) - sum(task["origin_pathspec"] is not None for task in own)
+                lines.append(self._folded(name, folded[name], running[name], others=shown[name] > 0))
+            reused = step.taken_over - sum(task["origin_pathspec"] is not None for task in own)
             if reused > 0:
-                rows.append(self._taken_over(name, reused))
-        return Timeline(tuple(rows), (self._end - self._begin) / 1000)
+                lines.append(self._taken_over(name, reused))
+        return Timeline(tuple(lines), (self._end - self._begin) / 1000)
+
+    def _own(self, name: str) -> int:
+        return self._steps[name].total - self._steps[name].taken_over
 
     def _others(self, name: str, first: Sequence[Row]) -> int:
-        listed = sum(task["step"] == name for task in first)
-        return int(self._total(name) + self._total(name, reused=True) - listed)
-
-    def _total(self, name: str, *, reused: bool = False) -> int:
-        return sum(int(state["tasks"]) for state in self._states[name] if bool(state["reused"]) == reused)
+        return self._steps[name].total - sum(1 for task in first if task["step"] == name)
 
     def _attempts(self, tasks: Iterable[Row]) -> dict[int, list[Row]]:
         """Return the attempts of the tasks that had several."""
@@ -218,8 +220,13 @@ class _Reader:
             return {}
         bins = max(10, min(_BINS, MOST_BARS // 2 // len(names)))
         changes: dict[str, list[int]] = {name: [0] * (bins + 1) for name in names}
-        for change in steps.changes(self._store, self._id, names, self._begin, self._end - self._begin, bins):
-            changes[change["step"]][change["bin"]] += change["by"]
+        every = max(1, max(map(self._own, names)) // _SAMPLE)
+        spans = steps.spans(
+            self._store, self._id, names, begin=self._begin, length=self._end - self._begin, bins=bins, every=every
+        )
+        for span in spans:
+            changes[span["step"]][span["first"]] += span["tasks"]
+            changes[span["step"]][min(bins, span["last"] + 1)] -= span["tasks"]
         return {name: tuple(itertools.accumulate(counts[:-1])) for name, counts in changes.items()}
 
     def _task(self, task: Row, attempts: Mapping[int, Sequence[Row]]) -> TimelineRow:
@@ -247,21 +254,21 @@ class _Reader:
         return float(at - self._begin) / 1000
 
     def _folded(self, name: str, tasks: int, running: tuple[int, ...], *, others: bool) -> TimelineRow:
-        own = [state for state in self._states[name] if not state["reused"]]
-        begin = min(state["begun"] for state in own)
-        ends = [self._end if state["unfinished"] else state["finished_at"] for state in own]
+        step = self._steps[name]
+        end = self._end if step.finished_at is None else _ms(step.finished_at)
         # What failed and what runs has been listed, unless it is very much.
-        unlisted = (
-            [] if sum(state["tasks"] for state in own if state["status"] != "successful") < MOST_UNSUCCESSFUL else own
-        )
-        states = {self._state(state["status"]) for state in unlisted} or {"successful"}
-        state = next(state for state in (*UNSUCCESSFUL, "successful") if state in states)
-        span = Span(state, self._seconds(begin), self._seconds(max(ends)))
+        many = sum(count for state, count in step.tasks.items() if state != "successful") >= MOST_UNSUCCESSFUL
+        state = next((state for state in UNSUCCESSFUL if many and state in step.tasks), "successful")
+        span = Span(state, self._seconds(_ms(step.created_at)), self._seconds(end))
         return TimelineRow(f"{self._run.pathspec}/{name}", tasks, state, (span,), others=others, running=running)
 
     def _taken_over(self, name: str, tasks: int) -> TimelineRow:
         origin = f"{self._row.flow}/{self._row.origin_run_id}"
-        others = any(not state["reused"] for state in self._states[name])
+        others = self._own(name) > 0
         return TimelineRow(
             f"{self._run.pathspec}/{name}", tasks, "reused", (Span("reused", 0, 0),), origin=origin, others=others
         )
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)

@@ -28,7 +28,7 @@ from flowstore.run.orders import Failure, Order, Report
 from flowstore.run.plan import Outcome
 from flowstore.store.blobs import INLINE_BYTES
 from flowstore.store.cards import RenderedCard
-from flowstore.store.codecs import INDEXABLE, Encoded, encode
+from flowstore.store.codecs import INDEXABLE, NOTATIONS, Encoded, encode
 from flowstore.store.description import Description, NewBlob
 from flowstore.store.opening import close_beside
 from flowstore.store.pictures import Pictures
@@ -96,10 +96,12 @@ def run_attempt(
             link.first_values = init.run(instance, link.load_parameter)
         _run_step(flow, instance, link, order, source)
         _leave_if_forked(process, None, ending)
-        return _with_cards(_product(instance, link, order, _outcome(instance, link, graph, order)), cards)
+        product = _product(instance, link, order, _outcome(instance, link, graph, order))
+        return product if cards is None else _with_cards(product, cards)
     except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
         _leave_if_forked(process, error, ending)
-        return _with_cards(_failed(instance, link, graph, order, error), cards)
+        product = _failed(instance, link, graph, order, error)
+        return product if cards is None else _with_cards(product, cards)
     finally:
         _close_store()
         state.task, state.namespace, state.task_store = before
@@ -121,13 +123,11 @@ def _cards(
     return TaskCards(wanted, TaskView(pathspec, order.attempt, instance, link.visible, parameters), graph, show)
 
 
-def _with_cards(product: Product, cards: TaskCards | None) -> Product:
+def _with_cards(product: Product, cards: TaskCards) -> Product:
     """Return the product of an attempt with the cards of its step, which are rendered once nothing can fail any more.
 
     Those of an attempt that failed stay as it refreshed them last.
     """
-    if cards is None:
-        return product
     report = product.report
     if report.status != "successful":
         cards.abandon()
@@ -253,7 +253,7 @@ def _identity(order: Order, link: TaskLink) -> dict[str, Any]:
         "retry_count": order.attempt,
         "tags": frozenset(order.tags),
         "parameters": context.Parameters(run.parameters, link.load_parameter),
-        "parallel": _gang(order),
+        "parallel": None if order.node_index is None else _gang(order, order.node_index),
     }
 
 
@@ -277,10 +277,8 @@ class Gang:
 Gang.__module__ = "flowstore.run.task"  # as stored pickles name it
 
 
-def _gang(order: Order) -> Gang | None:
-    if order.node_index is None:
-        return None
-    return Gang(order.main_ip, order.num_nodes, order.node_index, str(order.first_node_id))
+def _gang(order: Order, index: int) -> Gang:
+    return Gang(order.main_ip, order.num_nodes, index, str(order.first_node_id))
 
 
 def _outcome(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order) -> _Result:
@@ -303,7 +301,8 @@ def _outcome(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order) -> 
         outcome = Outcome(transition.targets, len(items), items_from=items_from)
     elif transition.num_parallel is not None or node.kind == "parallel":
         outcome = Outcome(transition.targets, _num_parallel(link.step, transition), gang=True)
-    _check_count(link.step, outcome.count, order.run.max_num_splits)
+    if outcome.count is not None:
+        _check_count(link.step, outcome.count, order.run.max_num_splits)
     return _Result("successful", outcome, items)
 
 
@@ -314,8 +313,8 @@ def _num_parallel(step: str, transition: Transition) -> int:
     return count
 
 
-def _check_count(step: str, count: int | None, limit: int) -> None:
-    if count is not None and count > limit:
+def _check_count(step: str, count: int, limit: int) -> None:
+    if count > limit:
         raise GraphError(
             f"Step {step} asks for {counted(count, 'task')}, more than the limit of {limit}. "
             f"Raise it with --max-num-splits {count}."
@@ -369,8 +368,10 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
     lenient = lenient or result.status == "failed"  # a failed attempt keeps what it can
     artifacts: dict[str, NewBlob] = {}
     large: list[Encoded] = []
-    pictures = Pictures(_complain)
-    values = {**_unread_first_values(link, order), **spec.artifacts_set_on(instance)}
+    pictures: Pictures | None = None
+    values = spec.artifacts_set_on(instance)
+    if link.first_values:
+        values = {**_unread_first_values(link, order), **values}
     for name, value in values.items():
         try:
             _check_name(instance, link, name)
@@ -380,7 +381,11 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
                 continue
             raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
         if encoded is not None:
-            artifacts[name] = _new_blob(encoded, pictures.added_to(encoded.description, name, value))
+            description = encoded.description
+            if description.codec not in NOTATIONS:  # builtins have no picture
+                pictures = pictures or Pictures(_complain)
+                description = pictures.added_to(description, name, value)
+            artifacts[name] = _new_blob(encoded, description)
             large += [encoded] if artifacts[name].data is None else []
             if encoded.description.plain.too_many:
                 _complain(f"{name} holds more than {MAX_METRICS} numbers, so none of them is a metric.\n")
@@ -389,7 +394,7 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
         status=result.status,
         outcome=result.outcome,
         artifacts=artifacts,
-        items=inline_items(result.items),
+        items=None if result.items is None else inline_items(result.items),
         shown=None if result.items is None else [item_preview(item) for item in result.items],
         merged=merged,
         deleted=sorted({*link.forgotten} - artifacts.keys() - merged.keys()),
@@ -399,14 +404,14 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
 
 
 def _new_blob(encoded: Encoded, description: Description) -> NewBlob:
-    if encoded.size_bytes <= INLINE_BYTES:
+    if description.size_bytes <= INLINE_BYTES:
         return NewBlob(description, data=encoded.content)
     return NewBlob(description, encoded.sha)
 
 
 def _unread_first_values(link: TaskLink, order: Order) -> dict[str, Any]:
     """Return what the flow's `__init__` set, in a task that inherits nothing; later tasks inherit it from there."""
-    if not link.first_values or order.base_id is not None:
+    if order.base_id is not None:
         return {}
     return {name: value for name, value in link.first_values.items() if name not in link.merged}
 

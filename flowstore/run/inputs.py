@@ -279,10 +279,8 @@ def item_preview(item: object) -> str:
     return codecs.preview(item)[:MAX_ITEM]
 
 
-def inline_items(items: Sequence[Any] | None) -> list[Inline] | None:
+def inline_items(items: Sequence[Any]) -> list[Inline] | None:
     """Return the items of a foreach where all are small: each task then gets its own without loading the list."""
-    if items is None:
-        return None
     inline: list[Inline] = []
     total = 0
     for item in items:

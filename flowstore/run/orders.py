@@ -205,7 +205,7 @@ def encode_order(order: Order) -> list[Any]:
     values[_SPLITS] = [_encode_split(split) for split in order.splits]
     values[_JOINED] = None if order.joined is None else _encode_split(order.joined)
     values[_CATCH] = None if order.catch is None else (order.catch.var, order.catch.print_exception)
-    values[_FALLBACK] = _encode_failure(order.fallback)
+    values[_FALLBACK] = None if order.fallback is None else _encode_failure(order.fallback)
     return values
 
 
@@ -250,8 +250,8 @@ def _pair(value: Inline | None) -> tuple[str, bytes] | None:
     return None if value is None else (value.codec, value.data)
 
 
-def _encode_failure(failure: Failure | None) -> tuple[str, str, str] | None:
-    return None if failure is None else (failure.type, failure.message, failure.traceback)
+def _encode_failure(failure: Failure) -> tuple[str, str, str]:
+    return failure.type, failure.message, failure.traceback
 
 
 def encode_report(report: Report) -> tuple[Any, ...]:
@@ -265,7 +265,7 @@ def encode_report(report: Report) -> tuple[Any, ...]:
         {name: blob.packed for name, blob in report.artifacts.items()},
         report.merged,
         report.deleted,
-        _encode_failure(report.failure),
+        None if report.failure is None else _encode_failure(report.failure),
         report.died,
         [card.packed for card in report.cards],
     )

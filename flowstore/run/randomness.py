@@ -16,12 +16,15 @@ import os
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
+
+if TYPE_CHECKING:
+    from flowstore.run.orders import Order
 
 _CLASSES = {  # of generators, by module
     "random": ("Random",),
@@ -57,18 +60,13 @@ class Generators:
             values |= {id(value): value for value in _held(module)}
         self._all = [kept for value in values.values() if (kept := _kept(value)) is not None]
 
-    def derive(self, step: str, indexes: Sequence[int]) -> None:
-        """Set all of them to the states of a task.
-
-        Args:
-            step: its step.
-            indexes: its position in each of the enclosing foreaches and gangs.
-        """
+    def derive(self, order: Order) -> None:
+        """Set all of them to the states of a task, which follow from its step and its indexes in foreaches."""
         if not self._all:
             return
-        path = "/".join(map(str, indexes))
+        path = "/".join(map(str, order.indexes))
         for generator in self._all:
-            generator.reset(_hash(generator.state, step.encode(), path.encode()))
+            generator.reset(_hash(generator.state, order.step.encode(), path.encode()))
 
 
 def _hash(*parts: bytes) -> bytes:

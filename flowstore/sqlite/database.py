@@ -49,7 +49,7 @@ Row = sqlite3.Row
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Layout:
     """The schema of a store, as far as opening and writing the file must know it.
 
@@ -99,6 +99,7 @@ class Store:
         self._opened: tuple[int, int] | None = None  # which file this connection has open: device and inode
         self._log: tuple[int, int] | None = None  # and which log
         _open_stores.add(self)
+        _watch_forks()
 
     @property
     def uuid(self) -> str:
@@ -361,8 +362,6 @@ _held: list[Store] = []  # the stores whose lock is held across a fork
 
 def _before_fork() -> None:
     """Close what other threads are done with, and hold the locks, so that the child inherits none that is taken."""
-    if not len(_open_stores):  # as in a task server, which has many children: looking through them costs copies
-        return
     for store in list(_open_stores):
         if store._lock.acquire(timeout=5):
             _held.append(store)
@@ -377,8 +376,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     """Leave connections alone that were in use, and so can't be closed in time: the child only reads their stores."""
-    side_files.reset_after_fork()
-    for store in list(_open_stores) if len(_open_stores) else ():
+    for store in list(_open_stores):
         store._lock = threading.RLock()
         if store._connection is not None:
             _abandoned.append(store._connection)
@@ -389,8 +387,14 @@ def _after_fork_in_child() -> None:
 
 _abandoned: list[sqlite3.Connection] = []  # never closed, since that would drop the parent's locks
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+@functools.cache
+def _watch_forks() -> None:
+    """Have these functions called, from the first store on: a task server has none, and its forks are to be cheap."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+        )
 
 
 # --- SQLite's errors
@@ -427,6 +431,8 @@ def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
         return FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.")
     if name.startswith("SQLITE_IOERR"):
         return FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
+    if name.startswith("SQLITE_INTERRUPT"):
+        return FlowstoreError(f"{path} was not read to the end: whoever asked for it has stopped.")
     if journal.is_busy(error):
         return FlowstoreError(f"{path} stayed locked for {journal.BUSY_TIMEOUT_S:.0f} s by another process.")
     damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)

@@ -20,6 +20,7 @@ store waits, as for any other lock.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import struct
@@ -56,10 +57,18 @@ def one_thread() -> threading.RLock:
 
     Closing any descriptor of a file drops the locks that SQLite holds on it for another thread.
     """
+    _watch_forks()
     return _threads
 
 
-def reset_after_fork() -> None:
+@functools.cache
+def _watch_forks() -> None:
+    """See to it that children get a free lock; not when this is imported, since task servers fork and never lock."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+def _reset_after_fork() -> None:
     """Let a child go on, even where another thread of its parent was about to set a file aside."""
     global _threads  # noqa: PLW0603  # the parent's lock can't be released here
     _threads = threading.RLock()

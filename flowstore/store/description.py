@@ -6,6 +6,7 @@ report, into the store, and from store to store. `packed` and `unpacked` are its
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -36,7 +37,7 @@ class Description:
     @property
     def packed(self) -> tuple[Any, ...]:
         """The description as a tuple of plain values, for a message."""
-        plain = None if self.plain is NOTHING else self.plain.packed
+        plain = None if self.plain is NOTHING else _packed_plain(self.plain)
         return self.codec, self.size_bytes, self.type, self.preview, plain, self.picture
 
     @classmethod
@@ -44,6 +45,9 @@ class Description:
         """Return the description that `packed` was made of."""
         codec, size_bytes, type_name, preview, plain, picture = packed
         return cls(codec, size_bytes, type_name, preview, NOTHING if plain is None else Plain(*plain), picture)
+
+
+_packed_plain = attrgetter("value", "exact", "number", "numbers")
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -126,7 +126,7 @@ def store_at(path: str) -> Store:
 
 def close_beside() -> None:
     """Close the stores that `store_at` opened; each opens again when it is used again."""
-    for path, store in list(_beside.items()):
+    for path, store in list(_beside.items()) if len(_beside) else ():  # most often there are none
         store.close(tidy=state.task_store is None or state.task_store[0] != path)
 
 

@@ -69,11 +69,6 @@ class Plain:
     numbers: Numbers = attrs.field(factory=list)
     too_many: bool = False
 
-    @property
-    def packed(self) -> tuple[Any, ...]:
-        """Its attributes, to travel in a message."""
-        return self.value, self.exact, self.number, self.numbers
-
 
 NOTHING = Plain()
 

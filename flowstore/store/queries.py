@@ -150,8 +150,8 @@ def task_page(store: Store, run_id: int, query: TaskQuery) -> list[Row]:
         if values
     )
     rows = store.rows(
-        f"""select t.id, {rank} as rank from tasks t join steps s on s.id = t.step_id
-            where t.run_id = :run_id {where} and ({rank}, t.id) > (:rank, :id) order by rank, t.id limit :limit""",
+        f"""select t.id, {rank} as rank from steps s cross join tasks t on t.run_id = s.run_id and t.step_id = s.id
+            where s.run_id = :run_id {where} and ({rank}, t.id) > (:rank, :id) order by rank, t.id limit :limit""",
         {
             "run_id": run_id,
             "steps": json.dumps(query.steps),
@@ -366,7 +366,7 @@ def with_bytes(store: Store, blob_ids: Collection[int]) -> dict[int, Blob]:
 _LONGEST_ERROR = 300
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Failure:
     """Why a run failed: its first task that failed for good.
 

@@ -103,9 +103,12 @@ class Staging:
         Raises:
             FlowstoreError: it could not be written.
         """
-        self._flush()
         if self._background is not None:
+            self._flush()
             self._background.wait()
+        elif self._pending:  # all of it is one batch, for which a thread would be of no use
+            batch, self._pending, self._pending_bytes = self._pending, [], 0
+            self._write(batch)
 
     def hold(self, db: sqlite3.Connection, sha: bytes, codec: str) -> bool:
         """Keep a blob of the store from being deleted until `release`, or `close`.

@@ -45,12 +45,16 @@ def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
     return [(row["before"], row["after"]) for row in rows]
 
 
+# A cross join says where to begin: at the steps, which SQLite does not know to be few.
+_TASKS = "cross join tasks t on t.run_id = s.run_id and t.step_id = s.id"
+
+
 def announced(store: Store, run_id: int, names: Iterable[str]) -> dict[str, int]:
     """Return how many items the tasks of steps have handed to a foreach or gang, by the step's name."""
     rows = store.rows(
-        """select s.name as step, total(case when json_valid(t.transition) then t.transition ->> '$.count' end) as items
-           from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id
-           where s.run_id = ? and s.name in (select value from json_each(?)) group by s.id""",
+        f"""select s.name as step,
+                  total(case when json_valid(t.transition) then t.transition ->> '$.count' end) as items
+           from steps s {_TASKS} where s.run_id = ? and s.name in (select value from json_each(?)) group by s.id""",
         (run_id, json.dumps([*names])),
     )
     return {row["step"]: int(max(0, min(row["items"], 1e12))) for row in rows}
@@ -59,7 +63,7 @@ def announced(store: Store, run_id: int, names: Iterable[str]) -> dict[str, int]
 def unsuccessful_tasks(store: Store, run_id: int, limit: int) -> list[Row]:
     """Return a run's tasks that failed, then those that run, then those that were stopped: a row as `tasks_of`."""
     return store.rows(
-        f"""{_task(store)} where t.run_id = ? and t.status <> 'successful'
+        f"""{_task(store)} where s.run_id = ? and t.status <> 'successful'
             order by case t.status when 'failed' then 0 when 'running' then 1 else 2 end, t.id limit ?""",
         (run_id, limit),
     )
@@ -68,7 +72,7 @@ def unsuccessful_tasks(store: Store, run_id: int, limit: int) -> list[Row]:
 def tasks_of(store: Store, run_id: int, steps: Collection[str], limit: int) -> list[Row]:
     """Return the first tasks of some steps of a run, step by step in the order in which these began."""
     return store.rows(
-        f"""{_task(store)} where t.run_id = ? and s.name in (select value from json_each(?))
+        f"""{_task(store)} where s.run_id = ? and s.name in (select value from json_each(?))
             order by t.step_id, t.id limit ?""",
         (run_id, json.dumps([*steps]), limit),
     )
@@ -77,7 +81,7 @@ def tasks_of(store: Store, run_id: int, steps: Collection[str], limit: int) -> l
 def _task(store: Store) -> str:
     return f"""select t.id, s.name as step, t.status, t.started_at, t.finished_at, t.attempts, t.foreach_path,
                       t.origin_pathspec, {item_column(store)} as item
-               from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id"""
+               from steps s {_TASKS}"""
 
 
 def attempts_of(store: Store, task_ids: Iterable[int], limit: int) -> list[Row]:
@@ -111,28 +115,39 @@ def setter_of(store: Store, run_id: int, name: str, blob_id: int) -> int | None:
     return task_id
 
 
-def changes(store: Store, run_id: int, steps: Collection[str], begin: int, length: int, bins: int) -> list[Row]:
-    """Return how many tasks of some steps started and ended in each part of a time span: `step`, `bin`, `by`.
+def spans(
+    store: Store, run_id: int, names: Collection[str], *, begin: int, length: int, bins: int, every: int
+) -> list[Row]:
+    """Return how many tasks of some steps ran from one part of a time span to another.
 
-    Tasks that were taken over from another run are left out.
+    A row has a `step`, the parts in which `tasks` of it began and ended, as `first` and `last`; `last` is the number of
+    parts for those that run. Tasks that were taken over from another run are left out. Of very many tasks a sample is
+    counted, as if each of it stood for as many.
 
     Args:
         store: the store.
         run_id: the run.
-        steps: names of steps.
+        names: the steps.
         begin: the start of the span, in milliseconds.
         length: its length, in milliseconds.
         bins: how many parts of equal length it has.
+        every: the sample: each task whose id can be divided by this.
     """
-    # What is asked of each task is whole numbers alone: it is half of the time that a large run's page takes.
-    counts = """select t.step_id, (t.{column} - :begin) * :bins / :length as bin, {ended} as ended, count(*) as tasks
-                from steps s cross join tasks t on t.run_id = s.run_id and t.step_id = s.id
-                where s.run_id = :run and s.name in (select value from json_each(:steps))
-                  and t.origin_pathspec is null and t.{column} is not null group by t.step_id, bin"""
-    begun, ended = (counts.format(column=name, ended=n) for n, name in enumerate(("started_at", "finished_at")))
     return store.rows(
-        f"""select s.name as step, max(0, min(:bins - 1, cast(c.bin as integer))) + c.ended as bin,
-                   iif(c.ended, -1, 1) * c.tasks as by
-            from ({begun} union all {ended}) c join steps s on s.id = c.step_id""",
-        {"run": run_id, "steps": json.dumps([*steps]), "begin": begin, "length": max(1, length), "bins": bins},
+        f"""select s.name as step, count(*) * :every as tasks,
+                  max(0, min(:bins - 1, cast((t.started_at - :begin) * :scale as integer))) as first,
+                  max(0, min(:bins - 1, cast(ifnull((t.finished_at - :begin) * :scale, :bins) as integer)))
+                    + (t.finished_at is null) as last
+           from steps s {_TASKS}
+           where s.run_id = :run and s.name in (select value from json_each(:names)) and t.id % :every = 0
+             and t.origin_pathspec is null
+           group by s.id, first, last""",
+        {
+            "run": run_id,
+            "names": json.dumps([*names]),
+            "begin": begin,
+            "scale": bins / max(1, length),
+            "bins": bins,
+            "every": every,
+        },
     )

@@ -18,7 +18,7 @@ import attrs
 OUT, BOTH = "out", "both"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Table:
     """One table.
 

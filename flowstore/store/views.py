@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class View:
     """One view, as it has been since a version of the schema.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -71,7 +73,7 @@ def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
         url = f"http://{_name(options.host)}:{port}/?token={quote(access.token, safe='')}"
         config = uvicorn.Config(
             create_app(stores, access),
-            log_level="error",
+            log_level="critical",  # what fails in a page is printed by the application
             access_log=False,
             server_header=False,
             lifespan="on",
@@ -79,12 +81,15 @@ def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
             timeout_graceful_shutdown=1,
         )
         try:
-            return _run(uvicorn.Server(config), listening, lambda: _announce(url, say, browser=not options.no_browser))
+            announce = functools.partial(_announce, url, say, browser=not options.no_browser)
+            return _run(uvicorn.Server(config), listening, announce, stores.end)
         finally:
             stores.close()  # where a second signal ended it, the application has not
 
 
-def _run(server: uvicorn.Server, listening: socket.socket, announce: Callable[[], None]) -> int:
+def _run(
+    server: uvicorn.Server, listening: socket.socket, announce: Callable[[], None], end: Callable[[], None]
+) -> int:
     """Serve until SIGINT or SIGTERM; return 128 and the number of the signal."""
     import asyncio
 
@@ -94,6 +99,7 @@ def _run(server: uvicorn.Server, listening: socket.socket, announce: Callable[[]
         received.append(number)
         server.should_exit = True
         server.force_exit = len(received) > 1
+        threading.Thread(target=end, daemon=True).start()
 
     @contextlib.contextmanager
     def ours() -> Iterator[None]:
@@ -149,8 +155,6 @@ def _name(host: str) -> str:
 def _announce(url: str, say: Callable[[str], None], *, browser: bool) -> None:
     say(url)
     if browser:
-        import threading
-
         threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -106,11 +107,21 @@ class Stores:
                 busy = [*self._busy]
             if not busy or time.monotonic() > deadline:
                 break
-            for lent in busy:
-                if (connection := lent.store._scope.store._connection) is not None:
-                    connection.interrupt()
+            self._interrupt()
             time.sleep(0.01)
         self.close_idle(0.0)
+
+    def end(self) -> None:
+        """Interrupt what is being asked until the process ends, also what begins meanwhile; for a thread of its own."""
+        while True:
+            self._interrupt()
+            time.sleep(0.02)
+
+    def _interrupt(self) -> None:
+        for lent in [*self._busy]:
+            if (connection := lent.store._scope.store._connection) is not None:
+                with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
+                    connection.interrupt()
 
     def _take(self) -> _Open:
         with self._lock:

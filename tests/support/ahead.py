@@ -363,7 +363,7 @@ def work(flow: type[FlowSpec], graph, argument):
     while True:
         number, order = process.next()
         _send(connection, kind="began", number=number, at_ms=time.time_ns() // 1_000_000)
-        generators.derive(order.step, order.indexes)
+        generators.derive(order)
         show = functools.partial(_show, connection, number)
         product = run_attempt(flow, graph, order, ChannelSource(process.ask), ending, show)
         ending.flush()

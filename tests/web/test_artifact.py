@@ -162,7 +162,7 @@ def test_damage_is_one_sentence(browse, path):
     store.close()
     browser = browse(path)
     page = browser.page(f"{BASE}/x")
-    assert "Its bytes cannot be shown as json" in page
+    assert "do not match their hash. The file is damaged." in page
     assert json.loads(browser.ask(f"{BASE}/x.json", 503).text)["error"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from flowstore.store.opening import ensure_store
 from flowstore.web.pages import sql as sql_page
+from support.flows import LINEAR, flow_source
 from support.recording import add_run
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
@@ -217,3 +218,25 @@ def test_the_server_ends_in_the_middle_of_a_question(browse, store_path):
     asking.join(timeout=10)
     assert not asking.is_alive()
     assert time.monotonic() - began < 5
+
+
+# --- deployments
+
+
+@pytest.mark.long
+def test_deployments(flow, browse):
+    """What is in production, its parameters, its schedule with the next time, and its last runs."""
+    members = "alpha = Parameter('alpha', default=0.5)"
+    source = flow_source(LINEAR, members=members)
+    script = flow(source.replace("class F(", "from flowstore import schedule\n\n@schedule(daily=True)\nclass F("))
+    script("deploy", "create", "--tag", "nightly")
+    script("deploy", "trigger")
+    browser = browse(script.db)
+    page = browser.page("/deployments")
+    assert all(text in page for text in ("flowstore scheduler", "0 0 * * *", "UTC", "1 parameter", 'href="/run/F/1"'))
+    answer = browser.json("/deployments.json")
+    [deployment] = answer["deployments"]
+    assert (deployment["flow"], deployment["version"], deployment["parameters"]) == ("F", 1, {"alpha": 0.5})
+    assert [(run["run"], run["status"]) for run in deployment["runs"]] == [("F/1", "successful")]
+    assert deployment["next_due_at"].endswith("00:00:00.000")
+    assert answer["scheduler"] is False

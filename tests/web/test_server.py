@@ -66,6 +66,26 @@ def test_from_the_address_to_the_end(path, number):
     assert names_beside(path) == [path.name]
 
 
+def test_the_end_of_a_question_without_end(path):
+    """Ctrl-C ends a question in SQL too, at once and without a word."""
+    endless = "/sql?q=with+recursive+n(x)+as+(select+1+union+all+select+x%2B1+from+n)+select+max(x)+from+n"
+    with serving(make_store(path), "--port", free_port()) as (process, url):
+        cookie = get(url)[1]["set-cookie"].partition(";")[0]
+        get(url, "/sql?q=select+1", cookie)  # all that it needs is imported
+        parts = urlsplit(url)
+        with contextlib.closing(http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)) as asking:
+            asking.request("GET", endless, headers={"cookie": cookie})
+            with contextlib.closing(socket.create_connection((parts.hostname, parts.port))) as other:
+                other.sendall(b"GET /static/page.css HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                assert other.recv(12) == b"HTTP/1.1 200"  # sent after the question, and answered before it
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            result = ended(process)
+            assert time.monotonic() - began < 5
+    assert (result.code, result.stderr) == (130, "")
+    assert names_beside(path) == [path.name]
+
+
 def test_the_next_free_port(path):
     """Without --port a port that is taken is passed over; one that was asked for is an error."""
     make_store(path)

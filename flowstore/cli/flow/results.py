@@ -22,7 +22,7 @@ from flowstore.text import counted, safe
 # --- dump
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Choice:
     """A choice of artifacts: those that are named, or all, with or without those that begin with an underscore."""
 

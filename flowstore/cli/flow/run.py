@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowstore import context
-from flowstore.cli.app import STORE_PATH, Command, Setting, command, no_such_option, settings_of
+from flowstore.cli.app import STORE_PATH, Command, Setting, command, import_at_rest, no_such_option, settings_of
 from flowstore.cli.flow.flow_file import (
     BRANCH,
     DURABLE,
@@ -30,8 +29,6 @@ from flowstore.flow.parameters import Parameter
 from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from flowstore.run.snapshot import Sources
 
 _SETTINGS: tuple[Setting, ...] = (STORE_PATH, QUIET, NAMESPACE_INSIDE, WITH, DURABLE, BRANCH, PRODUCTION)
@@ -115,7 +112,7 @@ def run(this: FlowFile, **given: Any) -> int:
     options = settings_of(click.get_current_context())
     sources = _sources(this, options)
     executor = _executor(this, options, sources, generators)
-    start = _import_start()
+    start = import_at_rest("flowstore.run.start")
     with wrong_usage(ParameterError):
         code: int = start.run_flow(this.type, graph, values, _options(options, sources, deployment), executor)
     return code
@@ -161,7 +158,7 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     options = settings_of(click.get_current_context())
     sources = _sources(this, options)
     executor = _executor(this, options, sources, generators)
-    start = _import_start()
+    start = import_at_rest("flowstore.run.start")
     with wrong_usage(ParameterError):
         code: int = start.resume_flow(this.type, graph, step, origin_run_id, _options(options, sources), executor)
     return code
@@ -260,20 +257,3 @@ def output_dot(this: FlowFile) -> None:
         python flow.py output-dot
     """
     click.echo(to_dot(this.graph))
-
-
-def _import_start() -> ModuleType:
-    """Import `run.start`, with all that only a driver needs.
-
-    Meanwhile the garbage collector rests, and it never looks at what was imported afterwards: a driver imports much and
-    then often runs for a fraction of a second, of which the collector took a tenth.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        from flowstore.run import start
-    finally:
-        if was_enabled:
-            gc.freeze()
-            gc.enable()
-    return start

@@ -16,7 +16,7 @@ from flowstore.errors import NotFound
 from flowstore.text import one_line
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Target:
     """The object that --run-id or --pathspec names."""
 
@@ -71,7 +71,7 @@ def remove(this: FlowFile, tags: tuple[str, ...], target: _Target) -> None:
     target.find(this).remove_tags(tags)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Change:
     """The tags to remove and to add: OLD and NEW, or --remove and --add."""
 
@@ -103,7 +103,7 @@ def replace(this: FlowFile, change: _Change, target: _Target) -> None:
 # --- list
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Runs:
     """The runs to list where no object is named: the latest one, all, or the user's own."""
 
@@ -125,7 +125,7 @@ class _Runs:
             return list(flow) if several else [flow.latest_run]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Layout:
     """How tags are listed: bare, by tag or by run; a run with its tags where none of them is chosen."""
 

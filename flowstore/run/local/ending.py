@@ -79,7 +79,7 @@ class Ending:
 
     def is_flush_due(self) -> bool:
         """Return whether there are files or log handlers, or objects to be finalized."""
-        if self._imported is None or self._imported or any(True for _ in _handlers()):
+        if self._imported is None or self._imported or next(_handlers(), None) is not None:
             return True
         return any(_is_file(kind) or _is_finalized(kind) for kind in set(map(type, gc.get_objects())))
 
@@ -121,8 +121,10 @@ def flush_imported() -> list[Any]:
 def flush_output() -> None:
     """Send on what was printed, from Python or from C; a step may have closed its streams."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(ValueError, OSError, AttributeError):
+        try:  # noqa: SIM105  # each forked task does this, and `suppress` would cost it copies of pages
             stream.flush()
+        except (ValueError, OSError, AttributeError):
+            pass
     if sys.platform != "win32" and "ctypes" in sys.modules:
         flush_from_c()(None)
 

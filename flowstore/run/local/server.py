@@ -43,8 +43,7 @@ from flowstore.run.local.ending import Ending, flush_imported, flush_output
 from flowstore.run.local.worker import deliver
 from flowstore.run.orders import Inline, OpenSplit, Order, RunFacts, decode_order, encode_order
 from flowstore.run.randomness import Generators
-from flowstore.sqlite import database
-from flowstore.store.codecs import SLOW, entry_of
+from flowstore.store.codecs import SLOW, entry_of, import_common
 
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
@@ -87,6 +86,7 @@ def _fork(
     generators: Generators,
     others: list[socket.socket],
 ) -> int:
+    import_common()  # before the fork, since the driver needs them, too
     files = flush_imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
@@ -204,12 +204,10 @@ class _Server:
             self._report(REFUSED, number, error.errno or 0)
         else:
             if pid == 0:
-                status = 1
                 try:
                     self._become_child(descriptors, parent)
-                    status = 0
                 finally:
-                    os._exit(status)
+                    os._exit(1)
             self._children[pid] = number
             self._report(STARTED, number, pid)
         for descriptor in descriptors:
@@ -218,14 +216,15 @@ class _Server:
     def _become_child(self, descriptors: list[int], parent: int) -> None:
         signal.set_wakeup_fd(-1)
         os.setsid()
-        self._control.close()
+        os.close(self._control.fileno())  # as `close` does, in C: less of Python is touched
         channel, out, err = descriptors
         worker.die_with_parent(parent)
         for number, pipe in ((1, out), (2, err)):
             os.dup2(pipe, number)
             os.close(pipe)
-        with socket.socket(fileno=channel) as connection:
-            worker.work(connection, self._flow, self._graph, self._generators, self._ending)
+        connection = socket.socket(fileno=channel)
+        worker.work(connection, self._flow, self._graph, self._generators, self._ending)
+        os._exit(0)  # here, with the channel open: Python's own way to close it would copy more pages
 
     def _reap(self) -> None:
         while self._children:
@@ -267,7 +266,6 @@ class _Rehearsal(FlowSpec):
         self.next(self.only)
 
 
-_AFTER_FORK = (threading._after_fork, database._after_fork_in_child)  # type: ignore[attr-defined]  # called in each fork
 _GRAPH = Graph(flow="", file="", line=0, doc="", nodes={"only": Node(name="only", kind="linear", targets=("only",))})
 _SPLIT = OpenSplit("foreach", 1, 0, "", 0, Inline("json", b"0"))
 _RUN = RunFacts(
@@ -283,13 +281,12 @@ def rehearse(generators: Generators, ending: Ending) -> None:
     driver, channel = socket.socketpair()
     with driver, channel:
         for _ in range(_TIMES):
-            for hook in _AFTER_FORK:
-                hook()
+            threading._after_fork()  # type: ignore[attr-defined]  # as in each fork
             messages.send(driver, {"order": encode_order(_ORDER), "reuse": False})
             message = messages.receive(channel)
             assert message is not None
             order = decode_order(message["order"])
-            generators.derive(order.step, order.indexes)
+            generators.derive(order)
             product = run_attempt(_Rehearsal, _GRAPH, order, StoreSource.of(order), ending)
             flush_output()
             deliver(channel, product, ended=not ending.is_due())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import io
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from flowstore.run.attempt import Product, run_attempt
 from flowstore.run.executor import LOST_CONNECTION
 from flowstore.run.inputs import StoreSource
 from flowstore.run.local import messages
-from flowstore.run.local.ending import Ending, flush_output
+from flowstore.run.local.ending import Ending, flush_from_c, flush_output
 from flowstore.run.orders import decode_order, encode_report
 from flowstore.run.randomness import Generators
 from flowstore.store.blobs import chunks_of
@@ -41,7 +40,7 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
     reused = False
     while (message := messages.receive(channel)) is not None:
         order = decode_order(message["order"])
-        generators.derive(order.step, order.indexes)
+        generators.derive(order)
         product = run_attempt(flow, graph, order, StoreSource.of(order), ending, show)
         flush_output()
         reused = message["reuse"]
@@ -128,7 +127,7 @@ def spawned(flow: type[FlowSpec], graph: Graph, argument: Mapping[str, Any]) -> 
 def die_with_parent(parent: int) -> None:
     """Have the system end this process when its parent ends; elsewhere than on Linux, watch for it."""
     if sys.platform == "linux":
-        _prctl()(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
+        _prctl()(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: see prctl(2)
     elif sys.platform != "win32":
         import threading
 
@@ -148,6 +147,7 @@ def warm_up() -> None:
     """Do once, before forking, what each child would do: it then only moves its pipes to descriptors 1 and 2."""
     if sys.platform == "linux":
         _prctl()(1, 0)
+        flush_from_c()
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # a device, not a path of the user's
         os.dup2(nothing.fileno(), 0)
     fresh_streams()

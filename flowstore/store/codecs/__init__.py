@@ -37,11 +37,11 @@ from flowstore.store.preview import type_name
 
 __all__ = [
     "INDEXABLE", "NOTATIONS", "REGISTRY", "SLOW", "WITH_JSON_BESIDE", "Codec", "Encoded", "Entry", "Piece", "Pieces",
-    "decode", "encode", "entry_of", "is_safe", "likely_slow", "plain_of", "preview",
+    "decode", "encode", "entry_of", "import_common", "is_safe", "likely_slow", "plain_of", "preview",
 ]  # fmt: skip
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Entry:
     """A codec's line in the registry: what can be said of it without importing it.
 
@@ -185,6 +185,13 @@ def likely_slow() -> list[str]:
     return [entry.slow for entry in REGISTRY if entry.slow and entry.needs in sys.modules]
 
 
+def import_common() -> None:
+    """Import the codecs that are asked about every value and are quick to import, so that no forked task has to."""
+    for entry in REGISTRY:
+        if not entry.libraries and not entry.slow:
+            _ = entry.codec
+
+
 def encode(value: Any, *, described: bool = True) -> Encoded:
     """Encode a value with the safest codec that is faithful.
 
@@ -232,12 +239,13 @@ def decode(name: str, pieces: Iterator[bytes], size_bytes: int) -> Any:
     Raises:
         ArtifactError: the codec is unknown, needs a package that is not there, or can't have written these bytes.
     """
-    entry = entry_of(name)
     try:
-        return entry.codec.decode(pieces, size_bytes)
+        codec = _codecs.get(name) or entry_of(name).codec
+        return codec.decode(pieces, size_bytes)
     except FlowstoreError:
         raise
     except ImportError as error:
+        entry = entry_of(name)
         if entry.runs_code:
             raise ArtifactError(f"Loading it needs the module {error.name!r}, which is not installed here.") from error
         raise ArtifactError(f"Loading it needs {error.name}: pip install {entry.install}") from error

@@ -151,7 +151,7 @@ def _drawn(view: View, item: Run, row: RunRow, steps: Sequence[StepRow]) -> dict
 
     expanded = view.query.all("expand")
     graph_steps = graphs.of_run(item, row, steps)
-    timed = timelines.of_run(item, row, expanded)
+    timed = timelines.of_run(item, row, expanded, steps)
 
     def to_step(step: graphs.GraphStep) -> str | None:
         return None if step.row is None else pathspec(step.row.pathspec)
