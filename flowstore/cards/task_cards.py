@@ -287,6 +287,7 @@ class TaskCards:
             for n, data in list(self._waiting.items()):
                 self.draw(n, data, force=True)
             self._is_over = True
+        self._end_charts()
 
     # --- once it has ended
 
@@ -312,6 +313,14 @@ class TaskCards:
                     continue
                 rendered = self._packed(n, error_html(self._task.pathspec, wanted.type, text), None)
             yield rendered
+        self._end_charts()
+
+    @staticmethod
+    def _end_charts() -> None:
+        if "flowstore.cards.charts" in sys.modules:
+            from flowstore.cards import charts
+
+            charts.close()
 
     def _final(self, n: int) -> tuple[RenderedCard, Encoded]:
         kind = self._kinds[n]

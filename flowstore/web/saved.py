@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -26,10 +26,12 @@ from flowstore.client.code import Code
 from flowstore.client.listings import table_of_tasks
 from flowstore.client.rows import TaskRow
 from flowstore.client.store import seen
+from flowstore.client.task import last_state
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
 from flowstore.sqlite import outputs
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import queries, steps
+from flowstore.store import cards, queries, steps
+from flowstore.store.blobs import Blob
 from flowstore.store.pictures import find_picture
 from flowstore.text import safe
 from flowstore.transfer.selection import Selection, run_ids
@@ -155,8 +157,18 @@ class SavedArtifact:
 
 
 @attrs.frozen
+class SavedCard:
+    """A card: its name, and its page as the text of an attribute; why it cannot be shown, where it cannot."""
+
+    name: str
+    source: Markup | None
+    problem: str = ""
+    has_script: bool = False
+
+
+@attrs.frozen
 class SavedAttempt:
-    """An attempt of a task, with what it printed as pairs of a stream and text."""
+    """An attempt of a task, with what it printed as pairs of a stream and text, and its cards."""
 
     number: int
     status: str
@@ -164,6 +176,7 @@ class SavedAttempt:
     traceback: str
     artifacts: list[SavedArtifact]
     log: Iterable[tuple[str, str]]
+    cards: list[SavedCard]
 
 
 @attrs.frozen
@@ -292,7 +305,18 @@ class _Written:
         took = None if row["finished_at"] is None else (row["finished_at"] - row["started_at"]) / 1000
         log = _lines(queries.log(self._store, row["log_id"])) if self._logs else ()
         traceback = "" if self._logs else row["traceback"] or ""  # the log ends with it
-        return SavedAttempt(row["number"], "dead" if dead else row["status"], took, traceback, artifacts, log)
+        shown = [self._card(card, row["task_id"]) for card in cards.of_attempt(self._store, row["id"])]
+        status = "dead" if dead else row["status"]
+        return SavedAttempt(row["number"], status, took, traceback, artifacts, log, shown)
+
+    def _card(self, row: Row, task_id: int) -> SavedCard:
+        """Return a card for a frame in which nothing runs."""
+        name = " ".join(part for part in (row["type"], row["card_id"]) if part)
+        try:
+            html = cards.html(self._store, Blob.of(row), f"card {row['n']} of task {task_id} of {self._address}")
+        except FlowstoreError as error:  # damaged, or left out of this file: all else is worth seeing
+            return SavedCard(name, None, str(error))
+        return SavedCard(name, _markup(escape(html)), has_script="<script" in html.lower())
 
     def _artifact(self, row: Row) -> SavedArtifact:
         png = find_picture(self._store, row["blob_id"])
@@ -323,8 +347,13 @@ def _lines(chunks: Iterable[Row]) -> Iterator[tuple[str, str]]:
         if end == 0 and len(text) > _LONGEST_LINE:
             end = len(text)
         if end:
-            yield stream, safe(text[:end])
+            yield stream, _as_shown(text[:end])
         if text[end:]:
             pending[stream] = text[end:]
     for stream, text in pending.items():
-        yield stream, safe(text)
+        yield stream, _as_shown(text)
+
+
+def _as_shown(text: str) -> str:
+    """Return lines as a terminal shows them at last, such as the end of a progress bar."""
+    return safe("\n".join(map(last_state, text.split("\n"))) if "\r" in text else text)

@@ -135,7 +135,7 @@ def test_a_log_of_100_mb_is_calm(printed):
     assert (len(page) < 200_000, time.monotonic() - begun < 1) == (True, True)
     [(number, _)] = lines_of(browser, "?q=NEEDLE")
     assert number == 1700 * 1200 + 1
-    with browser.stranger.stream("GET", f"{TASK}?download=log", headers=browser._headers) as answer:
+    with browser.stranger.stream("GET", f"{TASK}?download=log", headers=browser.headers) as answer:
         assert sum(map(len, answer.iter_raw())) == 1700 * len(lines) + 11
 
 

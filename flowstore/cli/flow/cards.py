@@ -127,7 +127,7 @@ def get(this: FlowFile, pathspec: str, path: Path | None, choice: _Choice) -> No
 @click.option("--file", type=click.Path(dir_okay=False, path_type=Path), metavar="F", help="Write JSON to this file.")
 @_with_choice
 def list_(this: FlowFile, pathspec: str | None, as_json: bool, file: Path | None, choice: _Choice) -> None:
-    """List cards: those of a step or task, or all of the latest run, or of the run RUN.
+    """List the cards of a run, a step or a task.
 
     RUN is 5 or latest, which is meant where it is left out; TASK is 17 or latest.
 

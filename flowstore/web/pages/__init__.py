@@ -38,6 +38,8 @@ ROUTES = (
     ("/task/{flow}/{run_id}/{step}/{task_id}", "GET", "flowstore.web.pages.task:task"),
     ("/card/{flow}/{run_id}/{step}/{task_id}/{n}", "GET", "flowstore.web.pages.task:card"),
     ("/artifact/{flow}/{run_id}/{step}/{task_id}/{name:path}", "GET", "flowstore.web.pages.artifact:artifact"),
+    ("/docs", "GET", "flowstore.web.pages.docs:docs"),
+    ("/docs/{name:path}", "GET", "flowstore.web.pages.docs:docs"),
     ("/code/{flow}/{run_id}", "GET", "flowstore.web.pages.run:code"),
     ("/compare", "GET", "flowstore.web.pages.compare:compare"),
     ("/search", "GET", "flowstore.web.pages.search:search"),
