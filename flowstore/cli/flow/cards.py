@@ -127,7 +127,7 @@ def get(this: FlowFile, pathspec: str, path: Path | None, choice: _Choice) -> No
 @click.option("--file", type=click.Path(dir_okay=False, path_type=Path), metavar="F", help="Write JSON to this file.")
 @_with_choice
 def list_(this: FlowFile, pathspec: str | None, as_json: bool, file: Path | None, choice: _Choice) -> None:
-    """List cards: those of a step or task, or all of the latest run, or of the run RUN.
+    """List the cards of a run, a step or a task.
 
     RUN is 5 or latest, which is meant where it is left out; TASK is 17 or latest.
 
@@ -175,7 +175,7 @@ def _row(card: Card) -> dict[str, Any]:
 
 @attrs.frozen
 class _Shown:
-    """What the server shows, and how: `--run-id`, `--max-cards` and `--poll-interval`."""
+    """The page that the server shows: `--run-id`, `--max-cards` and `--poll-interval`."""
 
     run_id: str
     max_cards: int
@@ -211,9 +211,9 @@ class _Shown:
 @click.option("--no-browser", is_flag=True, help="Print the address, and open nothing.")
 @gather(shown=_Shown)
 def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
-    """Serve the cards of a run as a web page that follows it; Ctrl-C ends it.
+    """Serve the cards of a run as a web page.
 
-    RUN is 5 or latest, which follows each new run.
+    The page follows the run; Ctrl-C ends the server. RUN is 5 or latest, which follows each new run.
 
     Example:
         python flow.py card server --run-id 5
