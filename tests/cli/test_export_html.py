@@ -211,6 +211,16 @@ def test_what_is_written_is_the_same_for_a_large_run(tmp_path):
     assert text.count("<rect") < 300
 
 
+def test_a_step_of_very_many_tasks_is_in_groups(tmp_path):
+    """A browser is slow to show thousands at once, so they are folded by the hundreds."""
+    path = store_with(tmp_path / "flowstore.db", {"width": 430, "printed": ""})
+    out = tmp_path / "out.html"
+    command("--store", path, "export", "--html", out, "F/1")
+    text, shown = read(out)
+    assert text.count('<details class="task"') == 433
+    assert re.findall(r"\d+ to \d+", shown) == ["1 to 200", "201 to 400", "401 to 430"]
+
+
 def test_a_file_needs_no_more_than_its_own_libraries(flow):
     """Without jinja2 one message says what to install."""
     script = flow(flow_source(LINEAR))
