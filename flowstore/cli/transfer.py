@@ -90,7 +90,7 @@ def _export_html(out: Path, selection: Selection, parts: _Parts, *, force: bool,
 
     if parts.largest is not None:
         raise click.UsageError("--max-artifact-size does not go with --html: an HTML file has no bytes of artifacts.")
-    if selection == Selection():
+    if not any(attrs.astuple(selection)):
         raise click.UsageError("Name the runs that the file is to show, as in: flowstore export --html OUT.html F/5")
     done = save(opening.active_store(), out, selection, logs=not parts.no_logs, force=force)
     if form != "table":

@@ -9,6 +9,7 @@ from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Store
 from flowstore.store.blobs import CHUNK_BYTES, SEE, Blob, check_size, fetched
 
+COMPARED_BYTES = 16 << 20  # takes some 20 ms
 _KEPT_CHUNKS = 8  # in memory, of a blob that is read here and there
 
 
@@ -18,7 +19,7 @@ def stream(store: Store, blob: Blob, name: str) -> Iterator[bytes]:
     Raises:
         NotFound: it was deleted meanwhile.
     """
-    part = Part(store, blob, name)
+    part = Part(store, blob, name, most_compared=-1)  # which is done below
     digest = hashlib.sha256()
     for at in range(0, blob.size_bytes, CHUNK_BYTES):
         piece = part.read(at, CHUNK_BYTES)
@@ -31,26 +32,35 @@ def stream(store: Store, blob: Blob, name: str) -> Iterator[bytes]:
 class Part:
     """The bytes of a blob from anywhere in it, for who needs few of many.
 
-    Each read is a transaction of its own. What is read is not compared with the hash, which needs all bytes, so it is
-    for codecs that execute nothing, and whoever reads checks what they get.
+    Each read is a transaction of its own. To compare a blob with its hash takes all of its bytes, so a large one is not
+    compared: it is for codecs that execute nothing, and whoever shows it says that it was not.
 
     Args:
         store: where it is.
         blob: the blob.
         name: what to call it in messages.
+        most_compared: the size up to which a blob is compared with its hash first; `None`: whatever its size.
+
+    Attributes:
+        size_bytes: its length.
+        is_compared: whether it is as it was written.
 
     Raises:
-        StoreCorrupt: it is not of the size that its row claims.
+        StoreCorrupt: it is not of the size that its row claims, or does not match its hash.
         ArtifactError: its bytes were left out of this file.
     """
 
-    def __init__(self, store: Store, blob: Blob, name: str) -> None:
+    def __init__(self, store: Store, blob: Blob, name: str, most_compared: int | None = COMPARED_BYTES) -> None:
         self._store = store
         self.name = name
         self.size_bytes = blob.size_bytes
+        self.is_compared = most_compared is None or blob.size_bytes <= most_compared
         with store.read() as db:
             self._blob = fetched(db, blob)
             check_size(db, store, self._blob, name)
+        if self.is_compared:
+            for _ in stream(store, self._blob, name):
+                pass
         self._kept: dict[int, bytes] = {}  # the chunks that were read last, the oldest first
 
     def read(self, at: int, count: int) -> bytes:

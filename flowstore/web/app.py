@@ -48,6 +48,7 @@ from flowstore.web.stores import Stores
 JSON = ".json"
 VERSION = "x-flowstore-version"  # of what a live page shows
 _LARGEST_FORM = 1 << 20  # bytes: a note has at most 10,000 characters
+_MOST_FIELDS = 1000
 _TICK_S = 5  # how often a page on which something runs is made again although the file did not change
 _KEPT = "public, max-age=31536000, immutable"
 _STATUS: tuple[tuple[type[FlowstoreError], int], ...] = (
@@ -173,14 +174,14 @@ class _Answering:
     async def answer(self, functions: Mapping[str, str], request: Request) -> Response:
         """Return the response to a request that belongs to a route."""
         form = await _form(request) if request.method == "POST" else {}
-        path = request.url.path
+        path = str(request.scope["path"])  # `request.url` of older versions takes an encoded "?" for the end of it
         fixed = not request.path_params and path.endswith(JSON)
         method = "GET" if request.method == "HEAD" else request.method
         wanted = _Request(
             function=_function(functions[method]),
             names=request.path_params,
             path=path.removesuffix(JSON) if fixed else path,
-            query=Query(tuple(parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=1000))),
+            query=_query(request.scope["query_string"]),
             form=form,
             version=request.headers.get(VERSION, ""),
             as_json=fixed,
@@ -228,7 +229,7 @@ class _Answering:
 
     async def failure(self, request: Request, error: Exception) -> Response:
         """Return the page of an error outside of page functions, such as a path that is none of ours."""
-        return self._failed(error, as_json=request.url.path.endswith(JSON))
+        return self._failed(error, as_json=str(request.scope["path"]).endswith(JSON))
 
     def _failed(self, error: Exception, *, as_json: bool) -> Response:
         code, text = _explained(error)
@@ -261,6 +262,10 @@ def _json(value: Any, code: int = 200, headers: Mapping[str, str] = {}) -> Respo
     return Response(templating.dumps(value), code, dict(headers), "application/json")
 
 
+def _query(text: bytes) -> Query:
+    return Query(tuple(parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)))
+
+
 async def _form(request: Request) -> dict[str, str]:
     """Return the fields of a form that a browser sent."""
     body = b""
@@ -268,7 +273,7 @@ async def _form(request: Request) -> dict[str, str]:
         body += chunk
         if len(body) > _LARGEST_FORM:
             raise HTTPException(413, "This is more text than a form may hold.")
-    pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=1000)
+    pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     return {"": "", **dict(pairs)}  # never empty, so that a form without fields is one
 
 

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -26,10 +26,12 @@ from flowstore.client.code import Code
 from flowstore.client.listings import table_of_tasks
 from flowstore.client.rows import TaskRow
 from flowstore.client.store import seen
+from flowstore.client.task import last_state
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
 from flowstore.sqlite import outputs
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import queries, steps
+from flowstore.store import cards, queries, steps
+from flowstore.store.blobs import Blob
 from flowstore.store.pictures import find_picture
 from flowstore.text import safe
 from flowstore.transfer.selection import Selection, run_ids
@@ -155,8 +157,18 @@ class SavedArtifact:
 
 
 @attrs.frozen
+class SavedCard:
+    """A card: its name, and its page as the text of an attribute; why it cannot be shown, where it cannot."""
+
+    name: str
+    source: Markup | None
+    problem: str = ""
+    has_script: bool = False
+
+
+@attrs.frozen
 class SavedAttempt:
-    """An attempt of a task, with what it printed as pairs of a stream and text."""
+    """An attempt of a task, with what it printed as pairs of a stream and text, and its cards."""
 
     number: int
     status: str
@@ -164,6 +176,7 @@ class SavedAttempt:
     traceback: str
     artifacts: list[SavedArtifact]
     log: Iterable[tuple[str, str]]
+    cards: list[SavedCard]
 
 
 @attrs.frozen
@@ -177,13 +190,21 @@ class SavedTask:
 
 
 @attrs.frozen
+class SavedGroup:
+    """Tasks of a step that are folded together, where there are too many for a browser; else without a title."""
+
+    title: str
+    tasks: Iterable[SavedTask]
+
+
+@attrs.frozen
 class SavedStep:
     """A step, with its tasks: those first that did not succeed."""
 
     anchor: str
     name: str
     counts: dict[str, int]
-    tasks: Iterable[SavedTask]
+    groups: Iterable[SavedGroup]
 
 
 @attrs.frozen
@@ -257,7 +278,10 @@ class _Written:
 
     def _setter(self, task: str, name: str) -> int | None:
         """Return the task that set what a task has, which shows it."""
-        item = seen(self._store, None).task(task)
+        try:
+            item = seen(self._store, None).task(task)
+        except FlowstoreError:  # a step whose name no flow can have makes no address
+            return None
         blob = item._blobs(name).get(name)
         return None if blob is None else steps.setter_of(self._store, int(item.path_components[1]), name, blob.id)
 
@@ -265,14 +289,16 @@ class _Written:
         """Yield the steps that began."""
         for step in rows.of_steps(self._run, self._row.status):
             anchor = f"{self._prefix}-step-{quote(step.name, safe='')}"
-            yield SavedStep(anchor, step.name, step.tasks, self._tasks(step.name))
+            yield SavedStep(anchor, step.name, step.tasks, self._groups(step.name, step.total))
 
-    def _tasks(self, step: str) -> Iterator[SavedTask]:
+    def _groups(self, step: str, total: int) -> Iterator[SavedGroup]:
         after: str | None = ""
+        shown = 0
         while after is not None:
             table = table_of_tasks(self._run, self._row, steps=[step], after=after, limit=_PAGE)
-            yield from self._details(table.rows, table.errors)
-            after = table.after
+            title = f"{shown + 1:,} to {shown + len(table.rows):,}" if total > _PAGE else ""
+            yield SavedGroup(title, self._details(table.rows, table.errors))
+            after, shown = table.after, shown + len(table.rows)
 
     def _details(self, tasks: Sequence[TaskRow], errors: Sequence[str | None]) -> Iterator[SavedTask]:
         ids = [int(task.task_id) for task in tasks]
@@ -292,7 +318,18 @@ class _Written:
         took = None if row["finished_at"] is None else (row["finished_at"] - row["started_at"]) / 1000
         log = _lines(queries.log(self._store, row["log_id"])) if self._logs else ()
         traceback = "" if self._logs else row["traceback"] or ""  # the log ends with it
-        return SavedAttempt(row["number"], "dead" if dead else row["status"], took, traceback, artifacts, log)
+        shown = [self._card(card, row["task_id"]) for card in cards.of_attempt(self._store, row["id"])]
+        status = "dead" if dead else row["status"]
+        return SavedAttempt(row["number"], status, took, traceback, artifacts, log, shown)
+
+    def _card(self, row: Row, task_id: int) -> SavedCard:
+        """Return a card for a frame in which nothing runs."""
+        name = " ".join(part for part in (row["type"], row["card_id"]) if part)
+        try:
+            html = cards.html(self._store, Blob.of(row), f"card {row['n']} of task {task_id} of {self._address}")
+        except FlowstoreError as error:  # damaged, or left out of this file: all else is worth seeing
+            return SavedCard(name, None, str(error))
+        return SavedCard(name, _markup(escape(html)), has_script="<script" in html.lower())
 
     def _artifact(self, row: Row) -> SavedArtifact:
         png = find_picture(self._store, row["blob_id"])
@@ -323,8 +360,13 @@ def _lines(chunks: Iterable[Row]) -> Iterator[tuple[str, str]]:
         if end == 0 and len(text) > _LONGEST_LINE:
             end = len(text)
         if end:
-            yield stream, safe(text[:end])
+            yield stream, _as_shown(text[:end])
         if text[end:]:
             pending[stream] = text[end:]
     for stream, text in pending.items():
-        yield stream, safe(text)
+        yield stream, _as_shown(text)
+
+
+def _as_shown(text: str) -> str:
+    """Return lines as a terminal shows them at last, such as the end of a progress bar."""
+    return safe("\n".join(map(last_state, text.split("\n"))) if "\r" in text else text)

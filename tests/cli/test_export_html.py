@@ -9,6 +9,7 @@ import re
 import pytest
 
 from flowstore.store import opening, records
+from support.cards import card_in
 from support.cli import command
 from support.flows import FOREACH, LINEAR, flow_source
 from support.recording import add_run, store_with
@@ -144,7 +145,7 @@ def test_a_hostile_store_stays_text(tmp_path):
     code = f"class F:\n    @step\n    def start(self):\n        '''{bad}'''\n        self.next(self.end)\n"
     run_id = add_run(store, flow="F", parameters={bad: bad}, tags=["<b>bold"], code=code, printed=bad + "\n", x=bad)
     with store.write() as db:
-        step_id = records.ensure_step(db, run_id, bad.replace("/", "|"))
+        step_id = records.ensure_step(db, run_id, bad)
         task_id = records.start_task(db, records.NewTask(run_id, step_id, (), None, "0"))
         attempt_id = records.start_attempt(db, task_id, 0)
         records.finish_attempt(db, task_id, attempt_id, records.AttemptEnd("failed", error=(bad, bad, bad)))
@@ -156,6 +157,31 @@ def test_a_hostile_store_stays_text(tmp_path):
     text, shown = read(out)
     assert "<script>alert(1)</script>" in shown
     assert not re.search("\u202e|\x1b|\x07|<b>bold", text)
+
+
+def test_cards_are_in_frames_in_which_nothing_runs(tmp_path):
+    """A card is the text of an attribute, and what is not one is said to be none; the rest of the file stays."""
+    hostile = '</iframe>"><script>parent.document.body.textContent = "EVIL"</script><img src=http://127.0.0.1:1/x>'
+    path = store_with(tmp_path / "flowstore.db", {"x": 1})
+    card_in(path, "<h1>A report</h1>", kind="default")
+    card_in(path, hostile, n=1, kind="own")
+    out = tmp_path / "out.html"
+    command("--store", path, "export", "--html", out, "F/1")
+    text, shown = read(out)
+    assert text.count("<iframe ") == text.count('sandbox=""') == 2
+    assert 'srcdoc="&lt;h1&gt;A report&lt;/h1&gt;"' in text
+    assert "It has a script, which does not run in this file." in shown
+    assert "EVIL" not in shown
+
+
+def test_a_progress_bar_is_shown_as_it_ended(tmp_path):
+    """As a terminal shows it at last."""
+    path = store_with(tmp_path / "flowstore.db", {"printed": "10%\r20%\r30%\ndone\n"})
+    out = tmp_path / "out.html"
+    command("--store", path, "export", "--html", out, "F/1")
+    _, shown = read(out)
+    assert "30% done" in shown
+    assert "20%" not in shown
 
 
 def test_a_log_of_any_length_is_whole(tmp_path):
@@ -183,6 +209,16 @@ def test_what_is_written_is_the_same_for_a_large_run(tmp_path):
     text, _ = read(out)
     assert text.count('<details class="task"') == 63
     assert text.count("<rect") < 300
+
+
+def test_a_step_of_very_many_tasks_is_in_groups(tmp_path):
+    """A browser is slow to show thousands at once, so they are folded by the hundreds."""
+    path = store_with(tmp_path / "flowstore.db", {"width": 430, "printed": ""})
+    out = tmp_path / "out.html"
+    command("--store", path, "export", "--html", out, "F/1")
+    text, shown = read(out)
+    assert text.count('<details class="task"') == 433
+    assert re.findall(r"\d+ to \d+", shown) == ["1 to 200", "201 to 400", "401 to 430"]
 
 
 def test_a_file_needs_no_more_than_its_own_libraries(flow):

@@ -12,7 +12,8 @@ import pytest
 
 from flowstore.client import open_store, values
 from flowstore.client.values import Window
-from flowstore.client.values.downloads import downloads
+from flowstore.client.values.downloads import downloads, pieces
+from flowstore.errors import StoreCorrupt
 from flowstore.store import blobs, opening
 from flowstore.store.blobs import CHUNK_BYTES, INLINE_BYTES
 from flowstore.store.description import Description
@@ -188,6 +189,25 @@ def test_bytes_that_are_changed_anywhere_do_no_harm(hostile):
             changed[chance.randrange(len(changed))] = chance.randrange(256)
         shown = values.look_at(hostile(codec, bytes(changed)), Window())
         assert (shown.look is None) == (shown.problem != "")
+
+
+@pytest.mark.parametrize("size", [40, 500_000])
+def test_bytes_that_are_not_those_of_the_hash_are_not_shown(hostile, size):
+    """A wrong value is never shown; where only a part was read, that is said."""
+    artifact = hostile("npy", npy(header(shape=f"({size // 8},)"), bytes(size)), sha=b"x" * 32)
+    shown = values.look_at(artifact, Window())
+    assert (shown.look, "do not match their hash" in shown.problem) == (None, True)
+
+
+@pytest.mark.long
+def test_of_a_large_value_is_said_that_only_a_part_was_read(hostile):
+    """Since to compare it with its hash takes all of it; a download is compared."""
+    artifact = hostile("npy", npy(header(shape="(4000000,)"), bytes(32_000_000)), sha=b"x" * 32)
+    assert not values.look_at(artifact, Window()).is_compared
+    for form in (".npy", ".csv"):
+        with pytest.raises(StoreCorrupt):
+            for _ in pieces(artifact, form):
+                pass
 
 
 def test_chunks_that_are_missing_or_short_are_one_sentence(hostile, tmp_path):

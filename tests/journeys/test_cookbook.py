@@ -134,11 +134,11 @@ def test_which_steps_took_longest(ask):
 
 def test_what_failed_and_why(ask):
     """The end of ShakyFlow, for want of a file."""
-    rows, pairs, [runs, lines] = ask(5)
+    rows, pairs, [runs, lines, hits] = ask(5)
     text = "".join(row["text"] for row in rows)
     [[task, why]] = pairs
     assert {f"{row['flow']}/{row['run_id']}/{row['step']}/{row['task_id']}" for row in rows} == {task.pathspec}
-    assert [row["run"] for row in runs] == ["ShakyFlow/3"]
+    assert [row["run"] for row in runs] == [row["run"] for row in hits] == ["ShakyFlow/3"]
     assert {line["task"] for line in lines} == {task.pathspec}
     for told in (text, str(why), "\n".join(line["text"] for line in lines)):
         assert "No such file or directory: 'order.txt'" in told

@@ -194,11 +194,13 @@ class Value:
         look: a part of the value; `None` where there is only the preview.
         problem: why it can't be shown, as one sentence; empty where it is, or where its type never is.
         has_picture: whether a picture of it was kept.
+        is_compared: whether the bytes are known to be as they were written; of a large value only a part is read.
     """
 
     look: Look | None
     problem: str
     has_picture: bool
+    is_compared: bool = True
 
 
 def look_at(artifact: DataArtifact, window: Window) -> Value:
@@ -211,9 +213,8 @@ def look_at(artifact: DataArtifact, window: Window) -> Value:
     has_picture = find_picture(artifact._store, blob.id) is not None
     try:
         if blob.codec in LOOKS:
-            return Value(
-                _function(LOOKS[blob.codec])(Part(artifact._store, blob, artifact.pathspec), window), "", has_picture
-            )
+            part = Part(artifact._store, blob, artifact.pathspec)
+            return Value(_function(LOOKS[blob.codec])(part, window), "", has_picture, part.is_compared)
         text = plain.find_kept(artifact._store, blob.id)
         look = None if text is None else _function("flowstore.client.values.trees:of_text")(text, window)
         return Value(look, "", has_picture)

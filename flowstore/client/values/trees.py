@@ -45,7 +45,7 @@ def of_text(text: str, window: Window, *, typed: bool = False) -> Tree | Text:
         RecursionError: it is nested too deeply.
     """
     reader = _Reader(typed=typed)
-    value = json.loads(text, object_pairs_hook=_Pairs, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
+    value = _parsed(text)
     above: list[Node] = []
     key: str | None = None
     at: tuple[int, ...] = ()
@@ -61,18 +61,25 @@ def of_text(text: str, window: Window, *, typed: bool = False) -> Tree | Text:
     return reader.tree(value, key, at, tuple(above), window)
 
 
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_Pairs, parse_constant=_Number)
+    except ValueError:  # of a number with more digits than Python reads, too; each as text takes ten times as long
+        return json.loads(text, object_pairs_hook=_Pairs, parse_int=_Number, parse_constant=_Number)
+
+
 class _Pairs(list[tuple[str, Any]]):
     """The members of an object, as they stand there."""
 
 
 class _Number(str):
-    """The digits of a number, none of which is lost or computed with."""
+    """The digits of a number that Python does not read."""
 
     __slots__ = ()
 
 
 _LISTS = {"$tuple": "tuple", "$set": "set", "$frozenset": "frozenset"}
-_LEAVES = {bool: "boolean", type(None): "null", _Number: "number", str: "text"}
+_LEAVES = {bool: "boolean", type(None): "null", int: "number", float: "number", _Number: "number", str: "text"}
 
 
 class _Reader:
