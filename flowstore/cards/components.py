@@ -16,6 +16,7 @@ from flowstore.store.codecs import preview
 from flowstore.store.preview import type_name
 
 _MOST_ROWS, _MOST_COLUMNS = 100, 50  # of a data frame that is truncated
+_MOST_DIGITS = 10  # of a number, which is rounded if it has more
 _DOTS = 120  # a figure's pixels an inch
 
 
@@ -23,7 +24,9 @@ def html_of(value: Any) -> str:
     """Return a component's HTML, or anything else as text."""
     if isinstance(value, CardComponent):
         return str(value.render())
-    return text(f"{value:.6g}" if isinstance(value, float) else value)
+    if isinstance(value, float) and len(repr(value)) > _MOST_DIGITS:
+        return text(f"{value:.6g}")
+    return text(value)
 
 
 class Markdown(CardComponent):

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
 from markdown_it import MarkdownIt
 
-_SAFE = ("http://", "https://", "mailto:", "#")
+from flowstore.text import safe
+
+_LINKS = ("http://", "https://", "mailto:", "#")
+_PICTURES = ("data:image/png;", "data:image/jpeg;", "data:image/gif;", "data:image/webp;")
 
 _parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+_parser.validateLink = lambda url: url.startswith((*_LINKS, *_PICTURES))  # type: ignore[method-assign]
 
 
-def _is_safe(url: str) -> bool:
-    """Return whether a link may stand in a card: pictures are data, and everything else is the web's."""
-    return url.startswith((*_SAFE, "data:image/png;", "data:image/jpeg;", "data:image/gif;"))
+def _picture(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
+    """Return a picture whose bytes are in the text; in place of any other, a link to it: a card loads nothing."""
+    url = str(tokens[index].attrGet("src") or "")
+    if url.startswith(_PICTURES):
+        return str(self.image(tokens, index, options, env))
+    return f'<a href="{escape(url)}">{escape(tokens[index].content or url)}</a>'
 
 
-_parser.validateLink = _is_safe  # type: ignore[method-assign]
+_parser.add_render_rule("image", _picture)
 
 
 def to_html(text: str) -> str:
     """Return the HTML of a text in Markdown, in which HTML is text."""
-    return str(_parser.render(text)).strip()
+    return str(_parser.render(safe(text))).strip()

@@ -89,7 +89,7 @@ def _subtitle(task: TaskView, flow: Any) -> str:
     flow_name, run_id, _, task_id = task.path_components
     attempt = f", attempt {task.current_attempt + 1}" if task.current_attempt else ""
     doc = inspect.cleandoc(getattr(getattr(type(flow), task.path_components[-2], None), "__doc__", None) or "")
-    about = f'<p class="sub">{text(doc)}</p>' if doc else ""
+    about = f'<p class="sub doc">{text(doc)}</p>' if doc else ""
     return (
         f'<p class="sub"><span class="state {state}">{SHAPES[state]} {state}</span> '
         f'<span class="muted">task {text(task_id)} of {text(flow_name)}/{text(run_id)}{attempt}</span></p>{about}'

@@ -11,7 +11,8 @@ from flowstore.cards.contract import CardComponent
 from flowstore.cards.page import text
 
 _MOST_LEAVES = 5000  # of a tree
-_OPEN = 2  # levels of a tree that are open at first
+_MOST_LEVELS = 60
+_OPEN = 3  # levels of a tree that are open at first
 _THEMES = {"success": "success", "warning": "warning", "error": "error", "info": "info", "primary": "info"}
 
 
@@ -52,7 +53,7 @@ class JSONViewer(CardComponent):
         """Return the tree."""
         title = f"<p><b>{text(self.title)}</b></p>" if self.title else ""
         tall = "" if self.max_height is None else " tall"
-        return f'{title}<div class="tree{tall}">{_Tree(self.collapsible).html(self._value(), 0)}</div>'
+        return f'{title}<div class="tree{tall}">{_Tree(self.collapsible).html(self._value())}</div>'
 
 
 class YAMLViewer(JSONViewer):
@@ -76,33 +77,31 @@ class _Tree:
         self._collapsible = collapsible
         self._left = _MOST_LEAVES
 
-    def html(self, value: Any, level: int) -> str:
-        """Return a value with what is below it."""
+    def html(self, value: Any, level: int = 0, key: str = "") -> str:
+        """Return a value, after its key, with what is below it."""
         self._left -= 1
         if isinstance(value, Mapping):
-            return self._branch("{}", value.items(), len(value), level)
+            return self._branch("{}", value.items(), len(value), level, key)
         if isinstance(value, (list, tuple, set, frozenset)):
-            return self._branch("[]", enumerate(value), len(value), level)
+            return self._branch("[]", enumerate(value), len(value), level, key)
         kind = "s" if isinstance(value, str) else "n"
-        shown = (
-            json.dumps(value, ensure_ascii=False) if isinstance(value, (str, int, float, type(None))) else str(value)
-        )
-        return f'<span class="{kind}">{text(shown)}</span>'
+        is_plain = isinstance(value, (str, int, float, type(None)))
+        return f'{key}<span class="{kind}">{text(json.dumps(value, ensure_ascii=False) if is_plain else value)}</span>'
 
-    def _branch(self, brackets: str, items: Iterable[tuple[Any, Any]], count: int, level: int) -> str:
-        if not count or level > 60:
-            return text(brackets if not count else "…")
+    def _branch(self, brackets: str, items: Iterable[tuple[Any, Any]], count: int, level: int, key: str) -> str:
+        if not count or level > _MOST_LEVELS:
+            return f'{key}<span class="muted">{brackets if not count else "…"}</span>'
         lines = []
-        for key, value in items:
+        for name, value in items:
             if self._left <= 0:
                 lines.append("<li>…</li>")
                 break
-            lines.append(f'<li><span class="key">{text(key)}:</span> {self.html(value, level + 1)}</li>')
+            lines.append(f"<li>{self.html(value, level + 1, f'<span class=key>{text(name)}:</span> ')}</li>")
         inner = f"<ul>{''.join(lines)}</ul>"
+        gist = f'<span class="muted">{brackets[0]}{count:,}{brackets[1]}</span>'
         if not self._collapsible:
-            return inner
-        is_open = " open" if level < _OPEN else ""
-        return f"<details{is_open}><summary>{text(brackets)} {count:,}</summary>{inner}</details>"
+            return f"{key}{gist}{inner}"
+        return f"<details{' open' if level < _OPEN else ''}><summary>{key}{gist}</summary>{inner}</details>"
 
 
 class EventsTimeline(CardComponent):

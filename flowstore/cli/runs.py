@@ -114,10 +114,11 @@ def _with_columns(table: RunTable, chosen: Sequence[str], *, form: str) -> list[
 def search(
     text: str, flow: str | None, tags: tuple[str, ...], before: str | None, limit: int, seconds: float, form: str
 ) -> None:
-    """Find runs by a text in their name, tags, note, parameters, errors or logs.
+    """Find runs by a text in what is known of them.
 
-    Upper and lower case are the same. Runs are looked at from the newest on, and where there are too many of them or
-    their logs are too long, the command says how far it looked, and how to go on.
+    That is their name, tags, note, parameters, errors and logs. Upper and lower case are the same. Runs are looked at
+    from the newest on, and where there are too many of them or their logs are too long, the command says how far it
+    looked, and how to go on.
 
     Example:
         flowstore search "out of memory" HelloFlow

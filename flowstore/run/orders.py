@@ -267,7 +267,7 @@ def encode_report(report: Report) -> tuple[Any, ...]:
         report.deleted,
         None if report.failure is None else _encode_failure(report.failure),
         report.died,
-        [card.packed for card in report.cards],
+        [card.packed for card in report.cards] if report.cards else (),
     )
 
 

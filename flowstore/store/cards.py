@@ -100,12 +100,13 @@ def of_attempt(store: Store, attempt_id: int) -> Sequence[Row]:
     return store.rows(f"{_SELECT} where c.attempt_id = ? order by c.n", (attempt_id,))
 
 
-def of_run(store: Store, run_id: int) -> Sequence[Row]:
-    """Return the cards of the last attempts of a run's tasks, with the ids and steps of these, the newest last."""
+def of_run(store: Store, run_id: int, most: int) -> Sequence[Row]:
+    """Return cards of the last attempts of a run's tasks, with the ids and steps of these, the newest first."""
     return store.rows(
-        f"""select t.id as task_id, s.name as step, x.* from tasks t join steps s on s.id = t.step_id
-            join ({_SELECT}) x on x.attempt_id = t.attempt_id where t.run_id = ? order by t.id, x.n""",
-        (run_id,),
+        f"""select t.id as task_id, s.name as step, t.attempts, x.* from tasks t join steps s on s.id = t.step_id
+            join ({_SELECT}) x on x.attempt_id = t.attempt_id
+            where t.run_id = ? order by x.updated_at desc, t.id desc, x.n limit ?""",
+        (run_id, most),
     )
 
 

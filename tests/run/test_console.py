@@ -408,7 +408,7 @@ def test_a_foreach_task_shows_its_item(letters):
     assert "foreach item: 'a'" in look(letters, "show", f"F/1/body/{task}").splitlines()
     run = script.client()
     assert "<td>&#x27;a&#x27;</td>" in run["body"]._repr_html_()
-    assert "item: &#x27;a&#x27;" in run["body"][task]._repr_html_()
+    assert "<b>item</b>&#x27;a&#x27;" in run["body"][task]._repr_html_()
     assert "item" not in look(letters, "show", "F/1/start").splitlines()[0]
 
 
@@ -418,7 +418,7 @@ def test_a_resumed_run_says_what_it_resumed(letters):
     assert resumed.stderr.splitlines()[0].endswith("which resumes F/1")
     assert "3 tasks were taken over from F/1." in resumed.stderr
     assert "Resumes F/1, from which 3 tasks were taken over." in look(letters, "show", "F/2").splitlines()
-    assert "resumes: F/1<br>" in script.client(2)._repr_html_()
+    assert "<b>resumes</b>F/1" in script.client(2)._repr_html_()
 
 
 def test_one_task_was_taken_over(flow):
@@ -455,7 +455,7 @@ def test_times_in_tables_say_that_they_are_utc(letters):
     assert "last_used (UTC)" in look(letters, "tags").splitlines()[0]
     assert "created_at" in json.loads(look(letters, "runs", "--json"))[0]
     assert "created_at" in look(letters, "runs", "--csv").splitlines()[0].split(",")
-    assert "<th>created (UTC)</th>" in letters[0].client().parent._repr_html_()
+    assert "<th>started (UTC)</th>" in letters[0].client().parent._repr_html_()
 
 
 # --- logs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 
@@ -92,7 +93,7 @@ def test_too_large_a_form(browse, path):
 def test_an_empty_store_says_what_fills_it(browse, path):
     """Without runs, the first page shows the command that makes some."""
     browser = browse(store_with(path))
-    assert "flowstore demo" in browser.page("/")
+    assert f"flowstore demo --store {path}" in browser.page("/")
     assert browser.json("/runs.json")["runs"] == []
     assert browser.page("/flows")
 
@@ -178,3 +179,21 @@ def test_a_flow(browse, path):
     assert [run["run"] for run in browser.json("/flow/F.json")["runs"]] == ["F/2", "F/1"]
     assert [run["flow"] for run in browser.json("/flows.json")["runs"]] == ["F", "G"]
     assert "G/3" not in browser.page("/flow/F")
+
+
+def test_the_documentation(browse, path):
+    """Every page of the documentation is shown, its links lead to pages, and nothing else of the disk does."""
+    browser = browse(make_store(path))
+    seen, open_pages = set(), ["/docs"]
+    while open_pages:
+        url = open_pages.pop()
+        page = browser.page(url)
+        assert "<h1" in page
+        assert "style=" not in page
+        seen.add(url)
+        links = {link.partition("#")[0] for link in re.findall(r'href="(/docs/[^"]*)"', page)}
+        open_pages += links - seen - set(open_pages)
+    assert {"/docs/tutorial", "/docs/commands", "/docs/file-format"} <= seen
+    assert browser.json("/docs/tutorial.json")["text"].startswith("#")
+    for name in ("../errors.py", "%2e%2e/errors", "/etc/passwd", "write_commands", "images%2F..%2Findex"):
+        browser.ask(f"/docs/{name}", 404)

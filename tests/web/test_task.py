@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from urllib.parse import quote
 
 import pytest
 
@@ -155,3 +156,42 @@ def test_a_task_that_runs_is_shown_as_it_goes(browse, path):
         db.execute("insert into log_chunks (log_id, stream, written_at, text) values (1, 'stdout', 1, 'new line\n')")
     store.close()
     assert "new line" in browser.ask(TASK, **version).text
+
+
+HOSTILE = "<img src=x onerror=alert(1)>\x1b]0;x\x07\u202e" + "long " * 3000
+
+
+def test_stored_text_is_only_text(browse, path):
+    """Items, errors, tracebacks, previews, types, names and hosts: nothing becomes markup, or is endless."""
+    browse_at = store_with(path, {"width": 2, "fails_at": "body", "a": 1})
+    store = opening.open_store(path)
+    with store.write() as db:
+        db.execute("update tasks set item = ?", (HOSTILE,))
+        db.execute("update attempts set error_type = ?, error_message = ?, traceback = ?", (HOSTILE,) * 3)
+        db.execute("update blobs set type = ?, preview = ?", (HOSTILE, HOSTILE))
+        db.execute("update artifacts set name = ?", (HOSTILE[:60],))
+        db.execute("update runs set host = ?", (HOSTILE[:100],))
+    store.close()
+    browser = browse(browse_at)
+    for url in ("/task/F/1/body/2", "/task/F/1/start/1"):
+        page = browser.page(url)
+        assert "<img src=x" not in page
+        assert "\x1b" not in page
+        assert "\u202e" not in page
+        assert len(page) < 150_000
+    [row] = browser.json("/task/F/1/start/1.json")["artifacts"]
+    page = browser.page(f"/artifact/F/1/start/1/{quote(row['name'], safe='')}")
+    assert "<img src=x" not in page
+    assert "onerror" in page
+
+
+@pytest.mark.long
+def test_a_task_of_a_large_run_is_as_quick(browse, path):
+    """One that opened a foreach of 10,000, one of them, and the join."""
+    browser = browse(store_with(path, {"width": 10_000, "a": 1}))
+    browser.page("/")
+    for url in ("start/1", "body/5000", "join/10002"):
+        begun = time.monotonic()
+        page = browser.page(f"/task/F/1/{url}")
+        assert time.monotonic() - begun < 1
+        assert len(page) < 30_000
