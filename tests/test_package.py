@@ -56,7 +56,7 @@ def imports_of(tree):
             if node.module.split(".")[0] == "flowstore":
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 yield from {name if name in MODULES else node.module for name in names}
-        else:
+        elif not isinstance(node, ast.expr):  # most nodes are expressions, and none of them imports
             yield from imports_of(node)
 
 
