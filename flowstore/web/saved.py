@@ -278,7 +278,10 @@ class _Written:
 
     def _setter(self, task: str, name: str) -> int | None:
         """Return the task that set what a task has, which shows it."""
-        item = seen(self._store, None).task(task)
+        try:
+            item = seen(self._store, None).task(task)
+        except FlowstoreError:  # a step whose name no flow can have makes no address
+            return None
         blob = item._blobs(name).get(name)
         return None if blob is None else steps.setter_of(self._store, int(item.path_components[1]), name, blob.id)
 

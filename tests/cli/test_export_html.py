@@ -145,7 +145,7 @@ def test_a_hostile_store_stays_text(tmp_path):
     code = f"class F:\n    @step\n    def start(self):\n        '''{bad}'''\n        self.next(self.end)\n"
     run_id = add_run(store, flow="F", parameters={bad: bad}, tags=["<b>bold"], code=code, printed=bad + "\n", x=bad)
     with store.write() as db:
-        step_id = records.ensure_step(db, run_id, bad.replace("/", "|"))
+        step_id = records.ensure_step(db, run_id, bad)
         task_id = records.start_task(db, records.NewTask(run_id, step_id, (), None, "0"))
         attempt_id = records.start_attempt(db, task_id, 0)
         records.finish_attempt(db, task_id, attempt_id, records.AttemptEnd("failed", error=(bad, bad, bad)))
