@@ -114,22 +114,6 @@ def test_the_python_api_is_up_to_date():
     assert (DOCS / "python-api.md").read_text("utf-8") == written, f"run: python flowstore/docs/{script.name}"
 
 
-def test_the_picture_shows_what_is_printed():
-    """The session is what its script draws, but for times, processes and the order of tasks side by side."""
-    script = DOCS / "images" / "draw_session.py"
-    names = runpy.run_path(str(script))
-    drawn = (DOCS / "images" / "session.svg").read_text("utf-8")
-    assert _shape(drawn) == _shape(names["draw"](names["session"]())), (
-        f"run: python flowstore/docs/images/{script.name}"
-    )
-
-
-def _shape(picture):
-    """Return the texts of a picture, sorted, without the digits that differ from run to run."""
-    texts = [re.sub(r"<[^>]+>", "", line) for line in re.findall(r"<text .*?</text>", picture)]
-    return sorted(re.sub(r"^\S+ \S+ \[(\S+)/\d+ \(pid \d+\)\]", r"\1", text) for text in texts)
-
-
 # --- the file format
 
 
