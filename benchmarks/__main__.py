@@ -18,6 +18,7 @@ import click
 from benchmarks import (
     anatomy,
     artifact,
+    card,
     crowd,
     fanout,
     hello,
@@ -39,7 +40,7 @@ from benchmarks.measure import Failed, Line
 from flowstore import __version__
 
 MODULES = (
-    importing, hello, fanout, reuse, metrics, wide, artifact, passthrough, query, iterate, resume, crowd,
+    importing, hello, fanout, reuse, metrics, wide, artifact, passthrough, query, iterate, resume, crowd, card,
     ship, size, pages, anatomy,
 )  # fmt: skip
 BENCHMARKS: dict[str, Callable[[Settings], Iterable[Line]]] = {

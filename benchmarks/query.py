@@ -4,7 +4,7 @@ The stores are those of `filled`: 8 tags a run, and two tags that never meet.
 Peers: MLflow's `search_runs` on SQLite, at the smaller sizes; its rows are copies, made by SQL, of a run that MLflow
 wrote. With `--full` also Metaflow, in the smallest size, with a tenth of the runs, which it has to execute for that.
 The view `object_tags` is counted in a store whose runs have three tasks and two artifacts each, 72 rows a run. Floor:
-the same rows copied to a table and counted there.
+the same rows copied to a table and counted there. The first page of a list of runs is fetched as commands and pages do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from benchmarks.filled import NAMESPACE, fill
 from benchmarks.libraries import Settings, asked
 from benchmarks.measure import Failed, Line, call_s, in_turns
 from benchmarks.targets import at_most, times_floor
-from flowstore import Flow, Run, namespace, use_store
+from flowstore import Flow, Run, namespace, open_store, use_store
+from flowstore.client.rows import table_of_runs
+from flowstore.client.store import Store
+from flowstore.store.run_pages import RunQuery
 
 BY_HAND = """
 select r.id, r.status, r.created_at from run_tags w join runs r on r.id = w.run_id
@@ -102,7 +105,51 @@ def measure(settings: Settings) -> Iterator[Line]:
         }
         name = f"query, growth, {query.name}, {counts[0]:,} to {counts[-1]:,}"
         yield Line(name, "x", growth, at_most(1.5, "x"))
+    yield from _first_pages(settings, counts[0], counts[2])
     yield from _all_tags(settings)
+
+
+PAGES = {
+    "the newest": RunQuery(),
+    "of a flow": RunQuery(flow="Bench"),
+    "with a tag": RunQuery(tags=("third",)),
+    "that failed": RunQuery(statuses=("failed",)),
+    "best by a metric": RunQuery(sort="-accuracy"),
+    "by a parameter": RunQuery(sort="alpha"),
+}
+MEASURED = (
+    """insert into numbers (run_id, task_id, artifact, name, magnitude, final)
+       select id, id, 'accuracy', 'accuracy', (id * 7919 % 100003) / 100003.0, 1 from runs""",
+    """update runs set parameters = '{"alpha": ' || ((id % 1000) / 1000.0) || '}'""",
+    "insert into blobs (id, sha, codec, size_bytes, type, preview) values (1, x'00', 'json', 3, 'float', '0.5')",
+    "insert into run_artifacts select id, 'alpha', 'parameter', 1 from runs",
+)
+
+
+def _first_pages(settings: Settings, few: int, many: int) -> Iterator[Line]:
+    """Yield how the time for a first page of runs grows with the number of runs, its rows included."""
+    times: dict[str, list[float]] = {name: [] for name in PAGES}
+    for runs in (few, many):
+        with settings.folder() as folder:
+            path = folder / "flowstore.db"
+            fill(path, runs)
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                for statement in MEASURED:
+                    connection.execute(statement)
+            with open_store(path, namespace=None) as store:
+                calls = {name: partial(_page_ms, store, query) for name, query in PAGES.items()}
+                for name, samples in in_turns(calls, settings.rounds).items():
+                    times[name].append(statistics.median(samples))
+                    yield Line(f"query, page of runs, {name}, {runs:,} runs", "ms", {"flowstore": samples})
+    for name, (first, last) in times.items():
+        target = None if name == "by a parameter" else at_most(1.5, "x")  # all runs in question are looked at
+        yield Line(
+            f"query, growth, page of runs, {name}, {few:,} to {many:,}", "x", {"flowstore": [last / first]}, target
+        )
+
+
+def _page_ms(store: Store, query: RunQuery) -> float:
+    return call_s(lambda: table_of_runs(store._scope, query)) * 1e3
 
 
 def _all_tags(settings: Settings) -> Iterator[Line]:

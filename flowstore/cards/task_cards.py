@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import linecache
 import os
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 
 from flowstore import alarm
 from flowstore.cards.contract import CardComponent, FlowstoreCard, find_type, is_known, known_types
-from flowstore.cards.page import error_html
+from flowstore.cards.page import error_html, page, python
 from flowstore.cards.task_view import TaskView
 from flowstore.errors import GraphError
 from flowstore.flow.decorators import Card
@@ -398,6 +399,17 @@ def check_type(name: str, step: str) -> None:
     """Raise GraphError where a step has a card of a type that there is not; an installed one is not imported yet."""
     if not is_known(name):
         raise GraphError(f"Step {step} has @card(type={name!r}). {_no_type(name)}")
+
+
+def warm_up(file: str) -> None:
+    """Do once what the first card of each process would do, so that processes forked from this one need not.
+
+    Args:
+        file: the flow's, whose source cards show.
+    """
+    page("", python("x"))
+    encode(StoredHtml(""))
+    linecache.getlines(file)
 
 
 def component_html(component: CardComponent) -> str:

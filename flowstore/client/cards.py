@@ -6,15 +6,17 @@ The HTML of a card is whatever its author wrote. It belongs into a frame without
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import cards
 from flowstore.store.blobs import Blob
 
 if TYPE_CHECKING:
+    from flowstore.client.run import Run
     from flowstore.client.task import Task
 
 
@@ -45,22 +47,46 @@ class CardRow:
         """SHA-256 of the HTML."""
         return self.blob.sha.hex()
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what a list of cards says of it."""
+        return {"number": self.n, "type": self.type, "id": self.id, "hash": self.hash, "updated_at": self.updated_at}
+
+
+@attrs.frozen
+class TaskCard:
+    """A card of one of a run's tasks: the pathspec of the task, and the card's row."""
+
+    task: str
+    row: CardRow
+
 
 def of_cards(task: Task) -> list[CardRow]:
     """Return the rows of a task's cards, those of its last attempt or of the one that is looked at."""
     attempt = task._attempt_row()
-    return [
-        CardRow(
-            n=row["n"],
-            type=row["type"] or "",
-            id=row["card_id"],
-            attempt=attempt["number"],
-            blob=Blob.of(row),
-            updated_at=time_of(row["updated_at"]),
-            data=row["refreshed"] if isinstance(row["refreshed"], bytes) else None,
-        )
-        for row in cards.of_attempt(task._store, attempt["id"])
-    ]
+    return [_row(row, attempt["number"]) for row in cards.of_attempt(task._store, attempt["id"])]
+
+
+def of_run(run: Run, most: int) -> list[TaskCard]:
+    """Return the cards of a run's tasks, those that were rendered last first."""
+    rows = cards.of_run(run._store, int(run.id), most)
+    return [TaskCard(f"{run.pathspec}/{row['step']}/{row['task_id']}", _row(row, row["attempts"] - 1)) for row in rows]
+
+
+def are_in(run: Run) -> bool:
+    """Return whether any task of a run has a card."""
+    return cards.are_in(run._store, int(run.id))
+
+
+def _row(row: Row, attempt: int) -> CardRow:
+    return CardRow(
+        n=row["n"],
+        type=row["type"] or "",
+        id=row["card_id"],
+        attempt=attempt,
+        blob=Blob.of(row),
+        updated_at=time_of(row["updated_at"]),
+        data=row["refreshed"] if isinstance(row["refreshed"], bytes) else None,
+    )
 
 
 def card_html(task: Task, row: CardRow) -> str:

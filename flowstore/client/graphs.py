@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import functools
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -305,7 +306,9 @@ def _origin(file: _File, path: str, written: str, files: Sequence[str]) -> tuple
 def _parse(source: str) -> _File:
     """Return the classes of a source; none where it cannot be parsed, or is too deep for that."""
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as of '\\d', which concern whoever runs the source
+            tree = ast.parse(source)
         classes = {node.name: _class(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return _File({}, {})

@@ -66,7 +66,7 @@ def plot(points: Sequence[Point], *, x_label: str, y_label: str, joined: bool = 
     if not drawn:
         return f'<p class="muted">{escape(one_line(y_label))}: no number can be drawn. {left_out}</p>'
     across = _axis_of([point.x for point in drawn if point.x is not None])
-    up = _Numbers([float(point.y) for point in drawn if point.y is not None])
+    up = _Numbers([float(point.y) for point in drawn if point.y is not None], 5)
     series = list(dict.fromkeys(point.series for point in drawn))
     picture = "".join([*_frame(across, up, x_label, y_label), *_series(drawn, series, across, up, joined=joined)])
     kind = " labelled" if len(series) > 1 else ""
@@ -101,12 +101,12 @@ def _left_out(not_numbers: int, too_many: int) -> str:
 class _Numbers:
     """An axis of numbers: from a round one to a round one. Decimal numbers neither overflow nor lose small steps."""
 
-    def __init__(self, numbers: Sequence[float]) -> None:
+    def __init__(self, numbers: Sequence[float], most: int) -> None:
         low, high = Decimal(str(min(numbers))), Decimal(str(max(numbers)))  # 0.1, not the nearest float to it
         if low == high:
             margin = abs(low) / 10 or Decimal(1)
             low, high = low - margin, high + margin
-        step = _round_step((high - low) / 4)
+        step = _round_step((high - low) / most)
         first, last = math.floor(low / step), math.ceil(high / step)
         self._low, self._high = first * step, last * step
         self._ticks = [n * step for n in range(first, last + 1)]
@@ -177,7 +177,7 @@ def _axis_of(positions: Sequence[Position]) -> _Numbers:
     numbers = [position for position in positions if not isinstance(position, str | datetime)]
     times = [position for position in positions if isinstance(position, datetime)]
     if len(numbers) == len(positions):
-        return _Numbers([float(number) for number in numbers])
+        return _Numbers([float(number) for number in numbers], 6)
     return _Times(times) if len(times) == len(positions) else _Texts(positions)
 
 
@@ -215,9 +215,10 @@ def _frame(across: _Numbers, up: _Numbers, x_label: str, y_label: str) -> Iterab
     for share, text in up.ticks():
         yield f'<line class="rule" x1="0%" x2="100%" y1="{_down(share)}" y2="{_down(share)}"/>'
         yield f'<text class="faint" x="-8" y="{_down(share)}" dy="4" text-anchor="end">{escape(text)}</text>'
-    for n, (share, text) in enumerate(across.ticks()):
+    labels = across.ticks()
+    for n, (share, text) in enumerate(labels):
         anchor = "middle" if len(text) < 6 or 0.05 < share < 0.95 else "start" if share < 0.5 else "end"
-        extra = " extra" if n % 2 else ""  # left out where the page is narrow
+        extra = " extra" if n % 2 and len(labels) > 4 else ""  # left out where the page is narrow
         yield (
             f'<text class="faint{extra}" x="{_percent(share)}" y="{_HEIGHT + 18}" text-anchor="{anchor}">'
             f"{escape(text)}</text>"

@@ -7,7 +7,7 @@ A decorator says what is wanted; the driver and the task do it. Each is a frozen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -149,14 +149,17 @@ class Card(StepDecorator):
         return function
 
 
-def cards_of(step: Any, with_: Iterable[str]) -> list[Card]:
+def cards_of(step: Any, with_: Sequence[str]) -> list[Card]:
     """Return the cards of a step: its own, as they stand in the source from top to bottom, then those of `--with`.
 
     Args:
         step: the method.
         with_: texts of `--with`; those that are not about cards are ignored.
     """
-    own = [item for item in reversed(getattr(step, "decorators", ())) if isinstance(item, Card)]
+    decorators = getattr(step, "decorators", ())
+    if not decorators and not with_:  # as most tasks, for which each call is copies of pages
+        return []
+    own = [item for item in reversed(decorators) if isinstance(item, Card)]
     added = [from_text(text) for text in with_ if is_card(text)]
     return [*own, *(item for item in added if isinstance(item, Card))]
 

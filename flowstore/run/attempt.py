@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
@@ -95,11 +95,13 @@ def run_attempt(
         if init.has_own(flow):
             link.first_values = init.run(instance, link.load_parameter)
         _run_step(flow, instance, link, order, source)
-        _leave_if_forked(process, None, ending)
+        if os.getpid() != process:
+            _leave(None, ending)
         product = _product(instance, link, order, _outcome(instance, link, graph, order))
         return product if cards is None else _with_cards(product, cards)
     except BaseException as error:  # whatever a step raises, SystemExit too, is the task's failure
-        _leave_if_forked(process, error, ending)
+        if os.getpid() != process:
+            _leave(error, ending)
         product = _failed(instance, link, graph, order, error)
         return product if cards is None else _with_cards(product, cards)
     finally:
@@ -158,10 +160,8 @@ def _close_store() -> None:
     close_beside()
 
 
-def _leave_if_forked(process: int, error: BaseException | None, ending: Ending) -> None:
+def _leave(error: BaseException | None, ending: Ending) -> NoReturn:
     """End a process that the step itself forked: it must not speak for the task."""
-    if os.getpid() == process:
-        return
     code = 0 if error is None else 1
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)

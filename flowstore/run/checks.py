@@ -70,9 +70,10 @@ def _check_cards(flow: type, texts: Sequence[str]) -> None:
     for name in dir(flow):
         step = getattr(flow, name, None)
         for card in decorators.cards_of(step, texts) if getattr(step, "is_step", False) else ():
-            from flowstore.cards.task_cards import check_type
+            from flowstore.cards.task_cards import check_type, warm_up
 
             check_type(card.type, name)
+            warm_up(getattr(getattr(step, "__code__", None), "co_filename", ""))
 
 
 def check_run_id_file(file: str | None, store: str | None = None) -> None:

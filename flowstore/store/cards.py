@@ -100,13 +100,21 @@ def of_attempt(store: Store, attempt_id: int) -> Sequence[Row]:
     return store.rows(f"{_SELECT} where c.attempt_id = ? order by c.n", (attempt_id,))
 
 
-def of_run(store: Store, run_id: int) -> Sequence[Row]:
-    """Return the cards of the last attempts of a run's tasks, with the ids and steps of these, the newest last."""
+def of_run(store: Store, run_id: int, most: int) -> Sequence[Row]:
+    """Return cards of the last attempts of a run's tasks, with the ids and steps of these, the newest first."""
     return store.rows(
-        f"""select t.id as task_id, s.name as step, x.* from tasks t join steps s on s.id = t.step_id
-            join ({_SELECT}) x on x.attempt_id = t.attempt_id where t.run_id = ? order by t.id, x.n""",
-        (run_id,),
+        f"""select t.id as task_id, s.name as step, t.attempts, x.* from tasks t join steps s on s.id = t.step_id
+            join ({_SELECT}) x on x.attempt_id = t.attempt_id
+            where t.run_id = ? order by x.updated_at desc, t.id desc, x.n limit ?""",
+        (run_id, most),
     )
+
+
+def are_in(store: Store, run_id: int) -> bool:
+    """Return whether the last attempt of any of a run's tasks has a card; quick in a store without cards."""
+    sql = """select exists (select 1 from cards) and exists (
+               select 1 from tasks t cross join cards c on c.attempt_id = t.attempt_id where t.run_id = ?)"""
+    return bool(store.value(sql, (run_id,)))
 
 
 def html(store: Store, blob: Blob, name: str) -> str:

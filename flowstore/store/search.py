@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from flowstore.sqlite.database import Store
-from flowstore.sqlite.typed_rows import LATER, json_of
+from flowstore.sqlite.typed_rows import LATER, json_of, texts_of
 from flowstore.store.runs import NOTHING, Match, newest_first
 
 DEADLINE_S = 10.0
@@ -153,7 +153,7 @@ class _Looking:
                 yield run.run_id, self._hit(run, "name", name)
             elif (row := by_id.get(run.run_id)) is not None:
                 parameters = json_of(row["parameters"], dict)
-                texts = [("tag", tag) for tag in json_of(row["tags"], list)]
+                texts = [("tag", tag) for tag in texts_of(row["tags"])]
                 texts += [("note", row["note"] or "")]
                 texts += [("parameter", f"{name} = {_shown(value)}") for name, value in parameters.items()]
                 where = next(((where, text) for where, text in texts if self._holds(text)), None)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from importlib import resources
 from statistics import NormalDist, fmean
 
-from flowstore import FlowSpec, Parameter, current, step
+from flowstore import FlowSpec, Parameter, card, current, step
+from flowstore.cards import ProgressBar, Table, ValueBox
 
 MEASUREMENTS = ["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"]
 
@@ -121,19 +122,31 @@ class PenguinsFlow(FlowSpec):
         print(f"{self.input}: {self.score['accuracy']:.1%} right")
         self.next(self.compare)
 
+    @card(type="blank", id="report", options={"title": "Which model tells penguins best?"})
     @step
     def compare(self, inputs):
         """Join the tasks of `evaluate`: rank the models, and keep the best one's results.
 
         `merge_artifacts` takes over what is the same in all inputs. `confusion` is not, but is chosen
-        here; `score` is not either, so it is left out.
+        here; `score` is not either, so it is left out. `@card` makes a report of the step.
         """
         ranked = sorted(inputs, key=lambda task: task.score["accuracy"], reverse=True)
         self.leaderboard = [task.score for task in ranked]
         self.metrics = ranked[0].score
         self.confusion = ranked[0].confusion
         self.merge_artifacts(inputs, exclude=["score"])
+        self.report(current.card["report"])
         self.next(self.end)
+
+    def report(self, report):
+        """Append the ranking as a chart of bars, and the best model's mistakes as a table."""
+        best = self.metrics
+        report.append(ValueBox("Best model", best["model"], f"{best['accuracy']:.1%} right", theme="success"))
+        for score in self.leaderboard:
+            report.append(ProgressBar(max=100, label=score["model"], value=round(100 * score["accuracy"], 1), unit="%"))
+        names = list(self.confusion)
+        rows = [[actual, *(counts[name] for name in names)] for actual, counts in self.confusion.items()]
+        report.append(Table(rows, headers=["species", *(f"taken for {name}" for name in names)]))
 
     @step
     def end(self):

@@ -190,13 +190,21 @@ class SavedTask:
 
 
 @attrs.frozen
+class SavedGroup:
+    """Tasks of a step that are folded together, where there are too many for a browser; else without a title."""
+
+    title: str
+    tasks: Iterable[SavedTask]
+
+
+@attrs.frozen
 class SavedStep:
     """A step, with its tasks: those first that did not succeed."""
 
     anchor: str
     name: str
     counts: dict[str, int]
-    tasks: Iterable[SavedTask]
+    groups: Iterable[SavedGroup]
 
 
 @attrs.frozen
@@ -270,7 +278,10 @@ class _Written:
 
     def _setter(self, task: str, name: str) -> int | None:
         """Return the task that set what a task has, which shows it."""
-        item = seen(self._store, None).task(task)
+        try:
+            item = seen(self._store, None).task(task)
+        except FlowstoreError:  # a step whose name no flow can have makes no address
+            return None
         blob = item._blobs(name).get(name)
         return None if blob is None else steps.setter_of(self._store, int(item.path_components[1]), name, blob.id)
 
@@ -278,14 +289,16 @@ class _Written:
         """Yield the steps that began."""
         for step in rows.of_steps(self._run, self._row.status):
             anchor = f"{self._prefix}-step-{quote(step.name, safe='')}"
-            yield SavedStep(anchor, step.name, step.tasks, self._tasks(step.name))
+            yield SavedStep(anchor, step.name, step.tasks, self._groups(step.name, step.total))
 
-    def _tasks(self, step: str) -> Iterator[SavedTask]:
+    def _groups(self, step: str, total: int) -> Iterator[SavedGroup]:
         after: str | None = ""
+        shown = 0
         while after is not None:
             table = table_of_tasks(self._run, self._row, steps=[step], after=after, limit=_PAGE)
-            yield from self._details(table.rows, table.errors)
-            after = table.after
+            title = f"{shown + 1:,} to {shown + len(table.rows):,}" if total > _PAGE else ""
+            yield SavedGroup(title, self._details(table.rows, table.errors))
+            after, shown = table.after, shown + len(table.rows)
 
     def _details(self, tasks: Sequence[TaskRow], errors: Sequence[str | None]) -> Iterator[SavedTask]:
         ids = [int(task.task_id) for task in tasks]

@@ -38,6 +38,7 @@ class Options:
     allow_host: tuple[str, ...] = ()
     no_browser: bool = False
     read_only: bool = False
+    page: str = "/"  # the page whose address is printed and opened
 
 
 def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
@@ -70,7 +71,8 @@ def serve(path: Path, options: Options, say: Callable[[str], None]) -> int:
         hosts = [*options.allow_host, *([] if options.host in _ANY else [options.host])]
         access = Access.to(path, port, hosts)
         stores = Stores(path, read_only=options.read_only)
-        url = f"http://{_name(options.host)}:{port}/?token={quote(access.token, safe='')}"
+        mark = "&" if "?" in options.page else "?"
+        url = f"http://{_name(options.host)}:{port}{options.page}{mark}token={quote(access.token, safe='')}"
         config = uvicorn.Config(
             create_app(stores, access),
             log_level="critical",  # what fails in a page is printed by the application

@@ -6,12 +6,17 @@ import re
 
 import pytest
 
+from flowstore.store import opening
 from support.flows import FOREACH, flow_source
-from support.recording import store_with
+from support.recording import add_run, store_with
 from support.stores import make_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 
+HIDE = """(hidden) => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
 WAITING = """
 while not Path('go on').exists():
     time.sleep(0.05)
@@ -177,3 +182,43 @@ def test_runs_are_compared_searched_and_asked_about(visit, path):
     watched.picture("sql")
     page.get_by_role("link", name="3", exact=True).click()
     page.get_by_role("heading", name="F/3").wait_for()
+
+
+def test_a_live_page_keeps_what_somebody_does(visit, path):
+    """A list that is replaced while somebody uses it keeps what is checked, and where the focus is."""
+    watched = visit(make_store(path, runs=2))
+    page = watched.page
+    page.get_by_label("Compare F/1").check()
+    page.get_by_role("link", name="F/1", exact=True).focus()
+    store = opening.open_store(path)
+    add_run(store)
+    store.close()
+    page.get_by_role("link", name="F/3", exact=True).wait_for()
+    assert page.get_by_label("Compare F/1").is_checked()
+    assert page.locator(":focus").inner_text() == "F/1"
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_url("**/compare?run=F%2F1")
+
+
+def test_a_hidden_tab_rests(visit, path):
+    """A page that nobody sees asks for nothing; it goes on when it is seen again."""
+    watched = visit(make_store(path))
+    page, requests = watched.page, []
+    with page.expect_response(lambda response: response.status == 204):
+        pass
+    page.evaluate(HIDE, True)
+    page.on("request", lambda request: requests.append(request.url))
+    page.wait_for_timeout(2500)
+    assert len(requests) <= 1, "one may have been on its way"
+    with page.expect_response(lambda response: response.status == 204):
+        page.evaluate(HIDE, False)
+
+
+def test_the_end_of_the_server_is_seen(visit, path):
+    """A page whose server was stopped says so by its look, and asks on."""
+    watched = visit(make_store(path))
+    watched.page.route("**/*", lambda route: route.abort())
+    watched.page.locator("html.stale").wait_for(state="attached")
+    watched.page.unroute("**/*")
+    watched.page.locator("html:not(.stale)").wait_for(state="attached")
+    watched.problems.clear()  # the browser has noted what it could not load

@@ -145,7 +145,7 @@ def test_a_hostile_store_stays_text(tmp_path):
     code = f"class F:\n    @step\n    def start(self):\n        '''{bad}'''\n        self.next(self.end)\n"
     run_id = add_run(store, flow="F", parameters={bad: bad}, tags=["<b>bold"], code=code, printed=bad + "\n", x=bad)
     with store.write() as db:
-        step_id = records.ensure_step(db, run_id, bad.replace("/", "|"))
+        step_id = records.ensure_step(db, run_id, bad)
         task_id = records.start_task(db, records.NewTask(run_id, step_id, (), None, "0"))
         attempt_id = records.start_attempt(db, task_id, 0)
         records.finish_attempt(db, task_id, attempt_id, records.AttemptEnd("failed", error=(bad, bad, bad)))
@@ -209,6 +209,16 @@ def test_what_is_written_is_the_same_for_a_large_run(tmp_path):
     text, _ = read(out)
     assert text.count('<details class="task"') == 63
     assert text.count("<rect") < 300
+
+
+def test_a_step_of_very_many_tasks_is_in_groups(tmp_path):
+    """A browser is slow to show thousands at once, so they are folded by the hundreds."""
+    path = store_with(tmp_path / "flowstore.db", {"width": 430, "printed": ""})
+    out = tmp_path / "out.html"
+    command("--store", path, "export", "--html", out, "F/1")
+    text, shown = read(out)
+    assert text.count('<details class="task"') == 433
+    assert re.findall(r"\d+ to \d+", shown) == ["1 to 200", "201 to 400", "401 to 430"]
 
 
 def test_a_file_needs_no_more_than_its_own_libraries(flow):

@@ -148,6 +148,13 @@ def test_no_source_stops_the_drawing(tmp_path, source):
     assert graphs.draw(list(graph_of("F/1").values()), label="x").count("<rect") >= 1
 
 
+def test_parsing_does_not_warn(tmp_path, recwarn):
+    """What Python has against a source concerns whoever runs it, not those who look at the run."""
+    recorded(tmp_path / "flowstore.db", flow_source(FOREACH, head="PATTERN = '\\d'\n1 is 1"))
+    assert list(graph_of("F/1")) == ["start", "body", "join", "end"]
+    assert list(recwarn) == []
+
+
 def test_a_run_without_source_has_the_steps_that_began(tmp_path):
     """And the arrows that its tasks took."""
     use_store(store_with(tmp_path / "flowstore.db", {"width": 3, "fails_at": "join"}))

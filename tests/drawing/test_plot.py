@@ -29,7 +29,7 @@ def test_points_stand_where_their_numbers_are():
         x_label="depth", y_label="metrics.accuracy",
     )  # fmt: skip
     assert circles(html) == [(0.0, 220.0), (100.0, 0.0)]
-    assert {"0.5", "0.6", "0.9", "5", "metrics.accuracy", "depth"} <= set(labels(html))
+    assert {"0.5", "0.6", "0.9", "4", "metrics.accuracy", "depth"} <= set(labels(html))
     assert '<a href="/run/F/1" tabindex="-1">' in html
     assert "<title>F/1, 0.5 at 0</title>" in html
     assert 'aria-label="metrics.accuracy over depth, 2 points"' in html

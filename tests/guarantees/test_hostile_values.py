@@ -131,7 +131,8 @@ def test_a_check_names_it_and_a_repair_mends_it(path, what):
     ("show", "LinearFlow/1/start/1"), ("show", "LinearFlow/1/start/1", "--json"), ("show", "LinearFlow/1"),
     ("runs", "--columns", f"metrics.{TRICKS}".replace("\x00", "")), ("runs", "--json"),
     ("sql", "select * from metrics"), ("sql", "select name, value from artifact_values"),
-    ("diff", "LinearFlow/1", "LinearFlow/1"),
+    ("diff", "LinearFlow/1", "LinearFlow/1"), ("search", "metrics"), ("note", "LinearFlow/1"),
+    ("runs", "--sort", f"-metrics.{TRICKS}".replace("\x00", "")), ("runs", "--sort", "alpha"),
 ])  # fmt: skip
 @pytest.mark.parametrize("value", [json.dumps(TRICKS, ensure_ascii=False), TRICKS, "[" * 60_000])
 def test_no_text_of_a_stranger_commands_the_terminal(path, args, value):
@@ -140,5 +141,6 @@ def test_no_text_of_a_stranger_commands_the_terminal(path, args, value):
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("update numbers set name = 'metrics.' || ? where artifact = 'metrics'", (TRICKS,))
         connection.execute(f"update blob_values set value = ? where blob_id = {SCORE}", (value,))
+        connection.execute("update runs set note = ?", (TRICKS,))
     ran = command(*(arg.replace("LinearFlow", flow) for arg in args), "--store", path)
     assert UNSAFE.search(ran.stdout + ran.stderr) is None

@@ -18,7 +18,7 @@ from support.cli import command
 from support.pages import DOCS, PAGES, README, Reader, anchors, blocks, links, section
 
 TUTORIAL = DOCS / "tutorial.md"
-ALONE = [README, DOCS / "index.md", DOCS / "flows.md", DOCS / "teamwork.md"]
+ALONE = [README, DOCS / "index.md", DOCS / "flows.md", DOCS / "cards.md", DOCS / "teamwork.md"]
 AFTER_THE_TUTORIAL = [DOCS / f"{name}.md" for name in ("results", "production", "shipping", "file-format")]
 # How else the blocks of a page are tested: `json` here, `r` and the cookbook's in tests of their own, docstrings as
 # doctests, and help texts by being generated. Those in `sh` install flowstore, or wait.
@@ -112,22 +112,6 @@ def test_the_python_api_is_up_to_date():
     script = DOCS / "write_python_api.py"
     written = runpy.run_path(str(script))["page"]()
     assert (DOCS / "python-api.md").read_text("utf-8") == written, f"run: python flowstore/docs/{script.name}"
-
-
-def test_the_picture_shows_what_is_printed():
-    """The session is what its script draws, but for times, processes and the order of tasks side by side."""
-    script = DOCS / "images" / "draw_session.py"
-    names = runpy.run_path(str(script))
-    drawn = (DOCS / "images" / "session.svg").read_text("utf-8")
-    assert _shape(drawn) == _shape(names["draw"](names["session"]())), (
-        f"run: python flowstore/docs/images/{script.name}"
-    )
-
-
-def _shape(picture):
-    """Return the texts of a picture, sorted, without the digits that differ from run to run."""
-    texts = [re.sub(r"<[^>]+>", "", line) for line in re.findall(r"<text .*?</text>", picture)]
-    return sorted(re.sub(r"^\S+ \S+ \[(\S+)/\d+ \(pid \d+\)\]", r"\1", text) for text in texts)
 
 
 # --- the file format

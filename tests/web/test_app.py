@@ -93,7 +93,7 @@ def test_too_large_a_form(browse, path):
 def test_an_empty_store_says_what_fills_it(browse, path):
     """Without runs, the first page shows the command that makes some."""
     browser = browse(store_with(path))
-    assert "flowstore demo" in browser.page("/")
+    assert f"flowstore demo --store {path}" in browser.page("/")
     assert browser.json("/runs.json")["runs"] == []
     assert browser.page("/flows")
 

@@ -53,3 +53,22 @@ def test_a_card_that_is_something_else_is_not_served(browse, path):
     browser = browse(path)
     assert "is not a card" in browser.page("/card/F/1/start/1/0", 503)
     browser.page("/card/F/1/start/1/1", 400)
+
+
+def test_the_cards_of_a_run(browser):
+    """The newest first, each under its task; as many as are asked for."""
+    page = browser.page("/cards/F/1")
+    assert page.count("<iframe") == 2
+    assert page.count('href="/task/F/1/start/1"') == 2
+    assert 'data-every="1"' in page
+    assert browser.page("/cards/F/latest?most=1&every=7").count("<iframe") == 1
+    assert [card["task"] for card in browser.json("/cards/F/1.json")["cards"]] == ["F/1/start/1"] * 2
+    browser.page("/cards/F/9", 404)
+    assert 'href="/cards/F/1"' in browser.page("/run/F/1")
+
+
+def test_a_run_without_cards(browse, path):
+    """It has no link to them, and its page says how to make one."""
+    browser = browse(store_with(path, {"a": 1}))
+    assert "/cards/" not in browser.page("/run/F/1")
+    assert "No task of this run made a card." in browser.page("/cards/F/1")

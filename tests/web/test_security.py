@@ -98,3 +98,11 @@ def test_headers(browser):
     assert "immutable" in kept.headers["cache-control"]
     assert code(browser, url="/static/page.css", token=None) == 200
     assert code(browser, url="/static/../app.py") == code(browser, url="/static/%2e%2e%2fapp.py") == 404
+
+
+def test_programs_bring_the_token_themselves(browser):
+    """A program sends the token as a header, for reading and, with an origin, for changes."""
+    bearer = {"authorization": f"Bearer {browser.token}"}
+    assert browser.stranger.get("/runs.json", headers=bearer).json()["runs"]
+    assert browser.stranger.get("/runs.json", headers={"authorization": "Bearer wrong"}).status_code == 403
+    assert browser.stranger.post("/run/F/1/tags", data={"add": "x"}, headers=bearer).status_code == 403

@@ -173,9 +173,62 @@ def _row(card: Card) -> dict[str, Any]:
     }
 
 
+@attrs.frozen
+class _Shown:
+    """The page that the server shows: `--run-id`, `--max-cards` and `--poll-interval`."""
+
+    run_id: str
+    max_cards: int
+    poll_interval: int
+
+    def page(self, flow: str) -> str:
+        """Return the address of the page."""
+        from urllib.parse import quote
+
+        run_id = self.run_id.removeprefix(f"{flow}/")
+        return f"/cards/{flow}/{quote(run_id, safe='')}?most={self.max_cards}&every={self.poll_interval}"
+
+
+@command(STORE)
+@click.option("--run-id", default="latest", show_default=True, metavar="RUN", help="The run: 5 or latest.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8324, show_default=True, metavar="N", help="The port.")
+@click.option(
+    "--poll-interval",
+    type=click.IntRange(1, 3600),
+    default=5,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often the page asks for what is new.",
+)
+@click.option(
+    "--max-cards",
+    type=click.IntRange(1, 1000),
+    default=30,
+    show_default=True,
+    metavar="N",
+    help="How many cards are shown.",
+)
+@click.option("--no-browser", is_flag=True, help="Print the address, and open nothing.")
+@gather(shown=_Shown)
+def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
+    """Serve the cards of a run as a web page.
+
+    The page follows the run; Ctrl-C ends the server. RUN is 5 or latest, which follows each new run.
+
+    Example:
+        python flow.py card server --run-id 5
+    """
+    from flowstore.store import opening
+    from flowstore.web.server import Options, serve
+
+    path = opening.active_store().path
+    options = Options(port=port, no_browser=no_browser, read_only=True, page=shown.page(this.name))
+    return serve(path, options, click.echo)
+
+
 card = Group(
     "card",
-    [view, get, list_],
+    [view, get, list_, server],
     help="Show and keep the cards that tasks have made.",
     example="python flow.py card view 5/train",
 )

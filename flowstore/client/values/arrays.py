@@ -11,7 +11,7 @@ from flowstore.errors import ArtifactError
 from flowstore.store.blob_parts import Part
 from flowstore.store.codecs.arrays import MOST_HEADER_BYTES, header_of
 
-_TEXT_ITEM_BYTES = 1024  # of a longer text only so many are read for a page; a multiple of a character's
+_TEXT_ITEM_BYTES = 2048  # of a longer text only so many are read for a page: more characters than a cell shows
 _BLOCK_BYTES = 1 << 20
 
 

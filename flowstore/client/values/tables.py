@@ -13,7 +13,7 @@ from flowstore.text import no_formula, shorten, visible
 PAGE_ROWS = 50
 PAGE_COLUMNS = 20
 MOST_CSV_BYTES = 64 << 20  # of a table whose bytes are not in the order of its rows
-_CELL_CHARACTERS = 120
+_CELL_CHARACTERS = 300  # of which a page shows the first, and all to whoever points at it
 _NAME_CHARACTERS = 200
 
 Cells = list[list[str | None]]

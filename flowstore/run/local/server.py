@@ -239,8 +239,10 @@ class _Server:
                 self._report(ENDED, number, status)
 
     def _report(self, what: bytes, number: int, argument: int) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionError):  # the driver is gone: the next read says so
+        try:  # noqa: SIM105  # `suppress` would cost each fork copies of pages
             self._control.sendall(MESSAGE.pack(what, number, argument))
+        except ConnectionError:  # the driver is gone: the next read says so
+            pass
 
 
 def _ignore(_signal: int, _frame: FrameType | None) -> None:

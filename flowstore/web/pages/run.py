@@ -8,11 +8,11 @@ from typing import Any
 
 import attrs
 
-from flowstore.client import Run, graphs, rows, timelines
+from flowstore.client import Run, cards, graphs, rows, timelines
 from flowstore.client.code import Code, Frame, last_frame
 from flowstore.client.listings import TaskTable, table_of_tasks
 from flowstore.client.rows import ArtifactRow, RunRow, StepRow, TaskRow
-from flowstore.errors import NotFound
+from flowstore.errors import InvalidPathspec, NotFound
 from flowstore.store.schema import STATUSES
 from flowstore.web.pages import Page, Redirect, View, check_editable
 from flowstore.web.templating import pathspec
@@ -97,6 +97,7 @@ def run(view: View, flow: str, run_id: str) -> Page:
         "metrics": sorted(metrics.items(), key=lambda pair: _natural(pair[0])),
         "artifacts": artifacts,
         "artifacts_of": of_task,
+        "has_cards": cards.are_in(item),
         "code": code,
         "source": None if code is None else code.source(code.script_name, _LARGEST_SOURCE // 10),
         "statuses": STATUSES,
@@ -125,7 +126,10 @@ def _task_json(task: TaskRow) -> dict[str, Any]:
 def _trouble(view: View, item: Run, why: rows.Explanation, code: Code | None) -> Trouble | None:
     if why.failure is None:
         return None
-    task = view.store.task(f"{item.pathspec}/{why.failure.task}")
+    try:
+        task = view.store.task(f"{item.pathspec}/{why.failure.task}")
+    except (NotFound, InvalidPathspec):  # deleted meanwhile, or a step whose name no flow can have
+        return Trouble(item.pathspec, why.failure.item, why.failure.error, 1, None, "")
     error = task.exception
     traceback = "" if error is None else error.traceback[-20_000:]
     frame = last_frame(traceback, [] if code is None else code.files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -61,7 +62,10 @@ class Listed:
 def runs(view: View) -> Page:
     """Return the runs that the filters in the URL find."""
     data, listed = _listing(view, view.query.get("flow") or None)
-    data |= {"flows": queries.flow_names(view.store._scope.store, None)[:_MOST_FLOWS]}
+    data |= {
+        "store_path": shlex.quote(str(view.store.path)),
+        "flows": queries.flow_names(view.store._scope.store, None)[:_MOST_FLOWS],
+    }
     return Page("runs.html", "Runs", data, lambda: _json(listed, data), runs_now=data["runs_now"])
 
 
@@ -97,9 +101,11 @@ def flows(view: View) -> Page:
     named = list(itertools.islice(view.store.flows(), MOST_AT_ONCE))
     latest = [run for run in (flow.latest_run for flow in named) if run is not None]
     listed = rows.of_runs(latest)
-    data = {"runs": listed}
+    data = {"runs": listed, "store_path": shlex.quote(str(view.store.path))}
     running = any(row.status == "running" for row in listed)
-    return Page("flows.html", "Flows", data, lambda: {"flows": [row.flow for row in listed], **data}, runs_now=running)
+    return Page(
+        "flows.html", "Flows", data, lambda: {"flows": [row.flow for row in listed], "runs": listed}, runs_now=running
+    )
 
 
 def _json(listed: Sequence[Listed], data: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from flowstore.web.pages import Download, Page, View
 _MOST_NEAR = 12  # tasks before and after this one
 _MOST_METRICS = 200
 _MOST_TRACEBACK = 20_000  # characters, of its end
-_LARGEST = 10**9
+LARGEST = 10**9
 _STREAMS = ("stdout", "stderr")
 
 
@@ -77,36 +77,15 @@ class Log:
         return cls(part.lines, part.earlier, part.later, "", True, around, at_end=at_end)
 
 
-# What a browser lets a card do: show itself. It has no origin, so it reaches neither our pages nor its parent, even in
-# a tab of its own. Scripts of the user's own types of cards run, and can ask for nothing.
-_CARD_POLICY = (
-    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "font-src data:; media-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'self'"
-)
-
-
-def card(view: View, flow: str, run_id: str, step: str, task_id: str, n: str) -> Download:
-    """Return the HTML of a card of a task, for a frame that has no origin."""
-    item = _at_attempt(view, flow, run_id, step, task_id)
-    row = next((row for row in cards.of_cards(item) if str(row.n) == n), None)
-    if row is None:
-        raise NotFound(f"Task {item.pathspec} has no card {n[:40]}.")
-    html = cards.card_html(item, row).encode()
-    return Download(
-        f"{row.type}.html", "text/html; charset=utf-8", [html], inline=True,
-        headers={"content-security-policy": _CARD_POLICY},
-    )  # fmt: skip
-
-
-def _at_attempt(view: View, flow: str, run_id: str, step: str, task_id: str) -> Task:
+def at_attempt(view: View, flow: str, run_id: str, step: str, task_id: str) -> Task:
     """Return a task at the attempt that the URL asks for, by default the last one."""
     item: Task = view.store.find(f"{flow}/{run_id}/{step}/{task_id}", Task)
-    return item._as_of(view.query.whole("attempt", 0, _LARGEST)) if view.query.get("attempt") else item
+    return item._as_of(view.query.whole("attempt", 0, LARGEST)) if view.query.get("attempt") else item
 
 
 def task(view: View, flow: str, run_id: str, step: str, task_id: str) -> Page | Download:
     """Return a task at one of its attempts, by default the last one, or its whole log as a file."""
-    item = _at_attempt(view, flow, run_id, step, task_id)
+    item = at_attempt(view, flow, run_id, step, task_id)
     stream = view.query.get("stream")
     if stream and stream not in _STREAMS:
         raise NotFound(f"There is no stream {stream[:40]!r}; there are stdout and stderr.")
@@ -142,10 +121,7 @@ def _page(view: View, item: Task, stream: str) -> Page:
             "parents": near["parents"].tasks,
             "children": near["children"].tasks,
             "log": log.lines,
-            "cards": [
-                {"number": row.n, "type": row.type, "id": row.id, "hash": row.hash, "updated_at": row.updated_at}
-                for row in data["cards"]
-            ],
+            "cards": [row.as_json() for row in data["cards"]],
         }
 
     running = data["status"] == "running" and log.at_end
@@ -211,7 +187,7 @@ def _log(view: View, item: Task, stream: str) -> Log:
     query, only = view.query, stream or None
     if text := query.get("q"):
         return Log.of(logs.search(item, only, text[:1000]), text)
-    if number := query.whole("line", 0, _LARGEST):
+    if number := query.whole("line", 0, LARGEST):
         return Log.of(logs.lines_around(item, only, number), around=number)
     if (start := Position.of(query.get("after"))) is not None:
         return Log.of(logs.page_after(item, only, start))

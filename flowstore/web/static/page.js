@@ -70,7 +70,8 @@ async function poll() {
     document.documentElement.classList.add("stale"); // flowstore ui was stopped; it may come back
   }
   const took = performance.now() - began; // a page that takes long is asked for less often
-  schedule(Math.max(EACH_MS, Math.min(10 * took, 10 * EACH_MS)));
+  const every = Number(document.querySelector("[data-every]")?.dataset.every || 1); // seconds
+  schedule(Math.max(every * EACH_MS, Math.min(10 * took, 10 * EACH_MS)));
 }
 
 function schedule(wait) {
