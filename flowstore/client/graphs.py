@@ -77,7 +77,7 @@ class GraphStep:
 
     @property
     def absence(self) -> str:
-        """What is said of a step without tasks. A run that succeeded did not need it: a switch passed it by."""
+        """The words for a step without tasks. A run that succeeded did not need it: a switch passed it by."""
         return "not needed" if self.run_status == "successful" else "not started"
 
     @property
