@@ -181,7 +181,7 @@ def test_the_public_names():
 
 IMPORT_EACH = """
 import os, sys
-import attrs, click, cloudpickle, numpy, pandas, pyarrow, sqlite_utils  # of others, and slow
+import attrs, click, cloudpickle, jinja2, numpy, pandas, pyarrow, sqlite_utils, starlette.applications  # slow
 for name in sys.argv[1:]:
     if (child := os.fork()) == 0:
         __import__(name)
