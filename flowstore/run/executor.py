@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -19,7 +19,7 @@ import attrs
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
-from flowstore.run.inputs import Source
+from flowstore.run.inputs import StoreSource
 from flowstore.run.orders import Order, Report
 from flowstore.run.randomness import Generators
 from flowstore.store.cards import RenderedCard
@@ -108,6 +108,7 @@ class Died:
         code, signal: how the process ended.
         garbled: whether it had sent something that is not a message, so that the executor killed it.
         refused: the errno with which the system refused to start it, so that there was no process.
+        lost: where it ran and how that was lost, such as `node7, whose connection ended`.
     """
 
     number: int
@@ -115,8 +116,11 @@ class Died:
     signal: int | None
     garbled: bool = False
     refused: int | None = None
+    lost: str | None = None
 
     def __str__(self) -> str:
+        if self.lost is not None:
+            return f"The task was lost with its host {self.lost}."
         if self.refused is not None:
             name = errno.errorcode.get(self.refused, self.refused)
             return (
@@ -193,7 +197,7 @@ class Services:
 
     waker: socket.socket
     results: Results
-    source: Source
+    source: StoreSource
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -206,6 +210,9 @@ class Setup:
         sources: its snapshot; default: taken when it is needed.
         generators: the random generators as the import of the flow left them; default: as they are.
         address: what follows the colon in `--executor NAME:ADDRESS`.
+        options: those of `--executor-option`, by name.
+        with_: the decorators of `--with`.
+        max_workers: how many attempts may run at a time; default: `Executor.capacity`.
         method: how processes are to start, 'fork' or 'spawn'; default: the executor's choice.
         reuse: whether attempts of a step may share a process, one after the other.
     """
@@ -215,6 +222,9 @@ class Setup:
     sources: Sources | None = None
     generators: Generators | None = None
     address: str = ""
+    options: Mapping[str, str] = attrs.field(factory=dict)
+    with_: Sequence[str] = ()
+    max_workers: int | None = None
     method: str | None = None
     reuse: bool = False
 
@@ -255,6 +265,7 @@ class Executor(abc.ABC):
     Attributes:
         name: its name in the registry, and in the run's tag `runtime:NAME`.
         notice: a sentence for the user about how tasks will run, if there is something to say.
+        capacity: how many attempts it can run at a time, where that is not the number of this machine's cores.
         ahead: how many orders it takes beyond the driver's `--max-workers`. Where this is 0, which is the default, an
             attempt is recorded as running before its order is handed over. Otherwise it is recorded when `Started` says
             that it began; an order that only waits is nowhere in the store. Orders that waited for a process that died
@@ -264,7 +275,20 @@ class Executor(abc.ABC):
 
     name: str
     notice: str | None = None
+    capacity: int | None = None
     ahead: int = 0
+
+    @classmethod
+    def check(cls, address: str, options: Mapping[str, str]) -> None:
+        """Check an address and options before anything is started; the default allows none.
+
+        Raises:
+            FlowstoreError: the address has another form, or there is no such option.
+        """
+        if address:
+            raise FlowstoreError(f"The executor {cls.name!r} takes no address, so not {address!r}.")
+        if options:
+            raise FlowstoreError(f"The executor {cls.name!r} has no options, so not {next(iter(options))!r}.")
 
     @abc.abstractmethod
     def __init__(self, setup: Setup) -> None: ...
@@ -326,6 +350,7 @@ class Executor(abc.ABC):
 
 REGISTRY: dict[str, str] = {  # name: module and class, which is imported when it is first asked for
     "local": "flowstore.run.local.executor:LocalExecutor",
+    "dask": "flowstore.run.remote.dask:DaskExecutor",
 }
 
 
@@ -355,8 +380,20 @@ def find_executor(where: str) -> type[Executor]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "flowstore":
             raise
-        raise FlowstoreError(
-            f"The executor {name!r} needs the package {error.name}, which is not installed. "
-            f"Install it: pip install 'flowstore[{name}]'"
-        ) from None
+        raise _missing(name, error.name) from None
     return executor
+
+
+def check_package(name: str, package: str) -> None:
+    """Raise FlowstoreError where a package is not installed that an executor needs."""
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise _missing(name, package)
+
+
+def _missing(name: str, package: str) -> FlowstoreError:
+    return FlowstoreError(
+        f"The executor {name!r} needs the package {package}, which is not installed. "
+        f"Install it: pip install 'flowstore[{name}]'"
+    )

@@ -8,18 +8,18 @@ from __future__ import annotations
 import abc
 import functools
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from flowstore.errors import ArtifactError, FlowstoreError
+from flowstore.errors import ArtifactError, FlowstoreError, StoreCorrupt
 from flowstore.flow import spec
 from flowstore.flow.spec import Inputs, Transition
 from flowstore.run.orders import Inline, OpenSplit, Order
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.typed_rows import PAGE
-from flowstore.store import blobs, codecs, queries
+from flowstore.store import blobs, codecs, queries, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import encode
 from flowstore.store.inheritance import visible_artifacts
@@ -100,16 +100,42 @@ class StoreSource(Source):
         """Return the value of a blob of the run."""
         return blobs.load(self._store(), blob, name, run_id=self._run_id)
 
-    def read(self, blob: Blob, name: str) -> Iterator[bytes]:
-        """Yield the bytes of a blob of the run, for a task that has no store.
+    def find(self, blob_id: int) -> Blob:
+        """Return a blob of the store by its row, for a task without one; raise StoreCorrupt where there is none."""
+        row = self._store().row(f"select {blobs.COLUMNS} from blobs b where b.id = ?", (blob_id,))
+        if row is None:
+            raise StoreCorrupt.damaged(f"there is no blob {blob_id}", self._store().path)
+        return Blob.of(row)
+
+    def loadable(self, known: Mapping[str, Blob]) -> dict[str, Blob]:
+        """Return blobs without the bytes of pickles that the user does not trust: a task elsewhere can't tell."""
+        store, run_id = self._store(), self._run_id
+        return {
+            name: blob
+            if blob.data is None
+            or codecs.is_safe(blob.codec)
+            or trust.may_load(store, run_id, blob.id, blob.sha, blob.codec)
+            else attrs.evolve(blob, data=None)
+            for name, blob in known.items()
+        }
+
+    def chunk(self, blob: Blob, name: str, n: int) -> bytes:
+        """Return a chunk of a blob of the run, for a task that has no store and compares the bytes with the hash.
+
+        Args:
+            blob: the blob.
+            name: what to call it in messages.
+            n: the chunk's number; a blob of no bytes has one of no bytes.
 
         Raises:
-            FlowstoreError: as `load` does; the task itself can't tell whether it may load a pickle.
+            FlowstoreError: as `load` does.
         """
         store = self._store()
         with store.read() as db:
-            blobs.check_trust(store, blob, name, self._run_id)
-            yield from blobs.verified(db, store, blob, name)
+            if n == 0:
+                blobs.check_trust(store, blob, name, self._run_id)
+                blobs.check_size(db, store, blobs.fetched(db, blob), name)
+            return blobs.chunk(db, blob, n)
 
 
 class Inherited:

@@ -79,7 +79,7 @@ class RunFacts:
 
     Attributes:
         flow, run_id: the run's address.
-        store: the path of the store's file; a task elsewhere than on this machine has no use for it.
+        store: the path of the store's file; empty for a task on another machine, which asks the driver instead.
         trusted: whether the user trusts that file.
         max_num_splits: the largest number of tasks that one foreach or gang may have.
         parameters: the value of each parameter; `None` where it is too large to travel.

@@ -288,7 +288,7 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         facts=_facts(session, who, run_id, origin),
         graph=session.graph,
         policies=policies_of(session.flow, session.graph, options.with_, console.say),
-        max_workers=options.max_workers or os.cpu_count() or 1,
+        max_workers=options.max_workers or session.executor.capacity or os.cpu_count() or 1,
         origin=origin,
     )
     driver = Driver(store, run, session.executor, console, session.stop)

@@ -306,10 +306,18 @@ def read(db: sqlite3.Connection | None, blob: Blob) -> Iterator[bytes]:
         return
     assert db is not None
     for n in range((blob.size_bytes + CHUNK_BYTES - 1) // CHUNK_BYTES):
-        row = db.execute("select data from chunks where blob_id = ? and n = ?", (blob.id, n)).fetchone()
-        if row is None:
+        if not (data := chunk(db, blob, n)):
             return
-        yield row[0]
+        yield data
+
+
+def chunk(db: sqlite3.Connection, blob: Blob, n: int) -> bytes:
+    """Return a chunk of a blob; empty where it is missing."""
+    blob = fetched(db, blob)
+    if blob.data is not None:
+        return blob.data
+    row = db.execute("select data from chunks where blob_id = ? and n = ?", (blob.id, n)).fetchone()
+    return b"" if row is None else row[0]
 
 
 def verified(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> Iterator[bytes]:

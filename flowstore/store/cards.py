@@ -110,6 +110,13 @@ def of_run(store: Store, run_id: int, most: int) -> Sequence[Row]:
     )
 
 
+def are_in(store: Store, run_id: int) -> bool:
+    """Return whether the last attempt of any of a run's tasks has a card; quick in a store without cards."""
+    sql = """select exists (select 1 from cards) and exists (
+               select 1 from tasks t cross join cards c on c.attempt_id = t.attempt_id where t.run_id = ?)"""
+    return bool(store.value(sql, (run_id,)))
+
+
 def html(store: Store, blob: Blob, name: str) -> str:
     """Return the HTML of a card; nothing else is ever loaded in its name.
 

@@ -24,6 +24,10 @@ from flowstore.store import schema, tables, untrusted
 
 MINIMUM_SQLITE = (3, 38, 0)
 FILENAME = "flowstore.db"
+ELSEWHERE = (
+    "This task runs on another machine than the store, so the Client cannot be used in it. "
+    "Hand over what the step needs as an artifact or a parameter."
+)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -78,6 +82,8 @@ def active_store() -> Store:
     """
     if state.store is None and state.task_store is not None:
         file, trusted = state.task_store  # the driver has looked at it, and holds it open
+        if not file:
+            raise FlowstoreError(ELSEWHERE)
         activate(Store(Path(file), LAYOUT, writable=True, trusted=trusted))
     if state.store is None:
         path = find_path()

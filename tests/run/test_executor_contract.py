@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,15 @@ def run(flow, monkeypatch):
     return write
 
 
-@pytest.mark.parametrize("name", executor.REGISTRY)
+NAMES = [
+    name
+    if name == "local"
+    else pytest.param(name, marks=pytest.mark.skipif(find_spec("distributed") is None, reason="needs flowstore[dask]"))
+    for name in executor.REGISTRY
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 class TestEveryExecutor:
     """What holds whichever executor runs the tasks."""
 
@@ -197,8 +206,8 @@ def test_the_name_of_no_executor(flow):
     """A wrong name is wrong usage, before there is a run; the message says which names there are."""
     script = flow(flow_source(LINEAR))
     result = script("run", "--executor", "locl", expect=2)
-    assert "There is no executor 'locl'. There are: local. Did you mean 'local'?" in result.stderr
-    assert script("run", expect=2, FLOWSTORE_EXECUTOR="nowhere").stderr.count("There are: local.") == 1
+    assert "There is no executor 'locl'. There are: local, dask. Did you mean 'local'?" in result.stderr
+    assert script("run", expect=2, FLOWSTORE_EXECUTOR="nowhere").stderr.count("There are: local, dask.") == 1
     assert not script.db.exists()
 
 

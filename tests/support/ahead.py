@@ -31,7 +31,7 @@ from flowstore.run.local.interpreter import Interpreters
 from flowstore.run.orders import decode_order, decode_report, encode_order, encode_report
 from flowstore.run.randomness import Generators
 from flowstore.store import codecs
-from flowstore.store.blobs import Blob, chunks_of
+from flowstore.store.blobs import CHUNK_BYTES, Blob, chunks_of
 from flowstore.store.cards import RenderedCard
 from flowstore.store.description import Description, NewBlob
 
@@ -246,7 +246,9 @@ class AheadExecutor(Executor):
             if message["what"] == "artifacts":
                 tasks = source.artifacts(message["task_ids"], message["name"])
                 return {"answer": [[task, {n: _packed(b) for n, b in had.items()}] for task, had in tasks.items()]}
-            return {"answer": b"".join(source.read(_unpacked(message["blob"]), message["name"]))}
+            blob = _unpacked(message["blob"])
+            count = max(1, -(-blob.size_bytes // CHUNK_BYTES))
+            return {"answer": b"".join(source.chunk(blob, message["name"], n) for n in range(count))}
         except contract.FlowstoreError as error:
             return {"error": str(error)}
 

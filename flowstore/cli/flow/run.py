@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +23,7 @@ from flowstore.cli.flow.flow_file import (
     run_options,
     wrong_usage,
 )
-from flowstore.errors import ParameterError
+from flowstore.errors import FlowstoreError, ParameterError
 from flowstore.flow.graph import describe, to_dot
 from flowstore.flow.parameters import Parameter
 from flowstore.text import did_you_mean
@@ -182,8 +182,11 @@ def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, gene
     from flowstore.run import checks
     from flowstore.run.executor import Setup, find_executor
 
+    address = options["executor"].partition(":")[2]
     with wrong_usage():
         kind = find_executor(options["executor"])
+        executor_options = _named(options["executor_options"])
+        kind.check(address, executor_options)
         checks.check_fixed_defaults(this.type)
         checks.check_schedule(this.type)
         checks.check_decorators(this.type, options["with_"])
@@ -193,11 +196,23 @@ def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, gene
         graph=this.graph,
         sources=sources,
         generators=generators,
-        address=options["executor"].partition(":")[2],
+        address=address,
+        options=executor_options,
+        with_=options["with_"],
+        max_workers=options["max_workers"],
         method=options["start_method"],
         reuse=options["reuse_workers"],
     )
     return kind(setup)
+
+
+def _named(texts: Sequence[str]) -> dict[str, str]:
+    """Return the options in texts such as `lease=60`."""
+    pairs = [text.partition("=") for text in texts]
+    for name, sign, value in pairs:
+        if not name or not sign or not value:
+            raise FlowstoreError(f"--executor-option {name}{sign}{value}: write NAME=VALUE, such as lease=60.")
+    return {name: value for name, _, value in pairs}
 
 
 def _options(options: Mapping[str, Any], sources: Sources, deployment: str | None = None) -> Any:

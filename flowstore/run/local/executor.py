@@ -8,6 +8,7 @@ from __future__ import annotations
 import selectors
 import signal
 import sys
+from typing import Any
 
 from flowstore import context
 from flowstore.run import snapshot
@@ -178,7 +179,11 @@ class LocalExecutor(Executor):
         if kind == messages.DATA:
             self._results.take(worker.number, body)
             return []
-        message = messages.decode_message(body)
+        return self._take_message(worker, messages.decode_message(body))
+
+    def _take_message(self, worker: Worker, message: dict[str, Any]) -> list[Event]:
+        assert self._results is not None
+        assert worker.number is not None
         if message["kind"] == "card":
             return [Refreshed(worker.number, RenderedCard.unpacked(message["card"]))]
         if message["kind"] == "offer":

@@ -14,7 +14,6 @@ The snapshot is handed over in a file without a name, which nobody else can open
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import json
 import os
@@ -23,12 +22,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from flowstore import context
 from flowstore.errors import FlowstoreError
+from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import snapshot
 from flowstore.run.local import guard, imports
@@ -53,11 +53,7 @@ class Interpreters:
     """
 
     def __init__(self, flow: type[FlowSpec], sources: Sources) -> None:
-        if flow.__module__ == "__main__" and sources.text is None and not sources.script:
-            raise FlowstoreError(
-                f"The tasks of {flow.__name__} are to start in fresh interpreters, which can't import it: "
-                "it was not read from a file. Save it in one, and run: python flow.py run"
-            )
+        check_importable(flow, sources)
         self._flow = flow
         self._sources = sources
         self._file: IO[bytes] | None = None
@@ -136,6 +132,15 @@ class Interpreters:
         }
         encoded = json.dumps(head).encode()
         return b"".join([len(encoded).to_bytes(8), encoded, *files.values()])
+
+
+def check_importable(flow: type[FlowSpec], sources: Sources) -> None:
+    """Raise FlowstoreError where a flow was not read from anything that another process could read."""
+    if flow.__module__ == "__main__" and sources.text is None and not sources.script:
+        raise FlowstoreError(
+            f"The tasks of {flow.__name__} are to start in fresh interpreters, which can't import it: "
+            "it was not read from a file. Save it in one, and run: python flow.py run"
+        )
 
 
 class Spawner:
@@ -244,20 +249,50 @@ def main() -> None:
 
     die_with_parent(message["driver"])
     argv, sources = _receive(message.get("sources"))
-    sys.argv[:] = argv
-    imports.install(sources)
-    context.state.main = functools.partial(_reached, message)
-    main_module = sys.modules["__main__"]
-    for name in [name for name in vars(main_module) if not name.startswith("__")]:
-        delattr(main_module, name)
+    module, _, function = message["role"].partition(":")
+
+    def act(flow: type[FlowSpec], graph: Graph) -> None:
+        getattr(importlib.import_module(module), function)(flow, graph, message["argument"])
+
     try:
-        _run_program(sources, vars(main_module))
-        _reached(message, _flow(message, sources))
+        become(sources, argv, message["flow"], act)
     except FlowstoreError as error:
         sys.exit(f"Error: {error}")
     except Exception as error:  # as for any program, but without the lines of this module
         _tell(error)
         sys.exit(1)
+
+
+def become(
+    sources: Sources, argv: Sequence[str], name: Sequence[str], act: Callable[[type[FlowSpec], Graph], None]
+) -> None:
+    """Make this process the program of a snapshot: run it as `__main__` until it reaches its flow.
+
+    Args:
+        sources: the snapshot.
+        argv: the program's arguments.
+        name: the module and the qualified name of the flow's class.
+        act: called with the flow; the process ends after it.
+    """
+
+    def reached(flow: type[FlowSpec]) -> None:
+        if [flow.__module__, flow.__qualname__] != list(name):
+            return
+        from flowstore.flow.graph import graph_of
+
+        act(flow, graph_of(flow))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    sys.argv[:] = argv
+    imports.install(sources)
+    context.state.main = reached
+    main_module = sys.modules["__main__"]
+    for variable in [variable for variable in vars(main_module) if not variable.startswith("__")]:
+        delattr(main_module, variable)
+    _run_program(sources, vars(main_module))
+    reached(_flow(name, sources))
 
 
 def _receive(descriptor: int | None) -> tuple[list[str], Sources]:
@@ -308,28 +343,15 @@ def _run_program(sources: Sources, names: dict[str, Any]) -> None:
     exec(code, names)  # noqa: S102  # the user's own program
 
 
-def _flow(message: Mapping[str, Any], sources: Sources) -> type[FlowSpec]:
+def _flow(name: Sequence[str], sources: Sources) -> type[FlowSpec]:
     """Return the flow's class, which its program did not make an instance of."""
-    module, name = message["flow"]
+    module, qualified = name
     flow: Any = importlib.import_module(module)
-    for part in name.split("."):
+    for part in qualified.split("."):
         flow = getattr(flow, part, None)
     if not (isinstance(flow, type) and issubclass(flow, FlowSpec)):
-        raise FlowstoreError(f"{sources.flow_file or module} defines no flow {name} when it is imported again.")
+        raise FlowstoreError(f"{sources.flow_file or module} defines no flow {qualified} when it is imported again.")
     return flow
-
-
-def _reached(message: Mapping[str, Any], flow: type[FlowSpec]) -> None:
-    """Do what this process was started for, if that is the flow in question."""
-    if [flow.__module__, flow.__qualname__] != message["flow"]:
-        return
-    from flowstore.flow.graph import graph_of
-
-    module, _, function = message["role"].partition(":")
-    getattr(importlib.import_module(module), function)(flow, graph_of(flow), message["argument"])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _tell(error: BaseException) -> None:

@@ -18,10 +18,10 @@ from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run.attempt import Product, run_attempt
 from flowstore.run.executor import LOST_CONNECTION
-from flowstore.run.inputs import StoreSource
+from flowstore.run.inputs import Source, StoreSource
 from flowstore.run.local import messages
 from flowstore.run.local.ending import Ending, flush_from_c, flush_output
-from flowstore.run.orders import decode_order, encode_report
+from flowstore.run.orders import Order, decode_order, encode_report
 from flowstore.run.randomness import Generators
 from flowstore.store.blobs import chunks_of
 from flowstore.store.cards import RenderedCard
@@ -41,7 +41,7 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
     while (message := messages.receive(channel)) is not None:
         order = decode_order(message["order"])
         generators.derive(order)
-        product = run_attempt(flow, graph, order, StoreSource.of(order), ending, show)
+        product = run_attempt(flow, graph, order, _source(channel, order), ending, show)
         flush_output()
         reused = message["reuse"]
         ended = not (ending.is_flush_due() if reused else ending.is_due())
@@ -56,6 +56,15 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
     if reused:
         ending.finish()
         _send(messages.send, channel, {"kind": "ended"})
+
+
+def _source(channel: socket.socket, order: Order) -> Source:
+    """Return where a task's inputs come from: the store or, on another machine, the channel."""
+    if order.run.store:
+        return StoreSource.of(order)
+    from flowstore.run.remote.inputs import ChannelSource
+
+    return ChannelSource(channel)
 
 
 def _send(send: Callable[..., None], *what: Any) -> None:

@@ -1,0 +1,330 @@
+"""Tasks on a Dask cluster: `--executor dask`, `dask:tcp://…`, `dask:tls://…`, `dask:scheduler.json`.
+
+A lease is a Dask task that holds one thread of a worker for as long as the run has work for it, so Dask decides where,
+shows it on its dashboard, and is fair to others. The first lease at a worker starts a host beside it, as a process of
+its own: a worker has threads, and must not fork. The host's stream goes through the worker, in calls of two handlers
+over Dask's own connections, so that it needs no port of its own and is as safe as the cluster is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.run.executor import Setup, check_package
+from flowstore.run.remote.dask_cluster import Cluster, hold
+from flowstore.run.remote.executor import RemoteExecutor
+from flowstore.run.remote.host import READ_BYTES
+from flowstore.run.remote.hosts import Engine, Granted, Over
+from flowstore.run.remote.identity import COMPARED, compare
+from flowstore.text import counted
+
+if TYPE_CHECKING:
+    import distributed  # which only who uses it has, and which takes half a second to import
+
+CONNECT_S = 10.0
+DIRECT_S = 5.0  # for the first answer of a worker; else it is reached by way of the scheduler
+RESOURCES = {"cpu": "CPU", "memory": "MEMORY", "gpu": "GPU"}  # as workers declare them
+
+IDENTITY = f"""(lambda util, importlib, metadata, platform: {{
+    "python": ".".join(platform.python_version_tuple()[:2]),
+    "flowstore": util.find_spec("flowstore") and importlib.import_module("flowstore._version").__version__,
+    "packages": {{
+        package: found.version
+        for package in {COMPARED!r}
+        for found in [next(iter(metadata.distributions(name=package)), None)] if found
+    }},
+}})(*map(__import__("importlib").import_module, ("importlib.util", "importlib", "importlib.metadata", "platform")))"""
+# an expression, for workers that may lack flowstore
+
+
+class DaskExecutor(RemoteExecutor):
+    """Runs attempts on the workers of a Dask cluster."""
+
+    name = "dask"
+
+    @classmethod
+    def check(cls, address: str, options: Mapping[str, str]) -> None:
+        """Check the options, and whether the address is that of a scheduler or the name of its file."""
+        check_package(cls.name, "distributed")
+        super().check(address, options)
+        if address and "://" not in address and not Path(address).is_file():
+            raise FlowstoreError(
+                f"--executor dask:{address}: this is neither an address, such as tcp://host:8786, nor the file "
+                "that dask scheduler --scheduler-file writes."
+            )
+
+    def _start_engine(self, setup: Setup) -> Engine:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said once, by this executor
+        began = time.monotonic()
+        slots = setup.max_workers or os.cpu_count() or 1
+        cluster = None if setup.address else Cluster(slots)
+        try:
+            engine = DaskEngine(setup.address if cluster is None else cluster.address, cluster)
+        except BaseException:
+            if cluster is not None:
+                cluster.close()
+            raise
+        if cluster is None:
+            self.capacity = engine.threads
+        else:
+            took = time.monotonic() - began
+            self.notice = f"Started a local Dask cluster ({counted(slots, 'slot')}) in {took:.1f} s."
+            self.capacity = slots
+        return engine
+
+
+# --- the engine
+
+
+@attrs.define(eq=False, repr=False)
+class _Link:
+    """A host's stream on its way through Dask: `theirs` is read and written by the event loop of Dask's client."""
+
+    address: str  # the worker's
+    host: str
+    theirs: socket.socket
+    direct: bool = True
+
+
+class DaskEngine(Engine):
+    """Finds hosts on a Dask cluster.
+
+    Args:
+        address: of the scheduler, or the file that names it.
+        cluster: a local cluster, which ends with the engine.
+    """
+
+    def __init__(self, address: str, cluster: Cluster | None) -> None:
+        self._cluster = cluster
+        self._run = uuid.uuid4().hex
+        self._futures: dict[int, distributed.Future] = {}
+        self._granted: dict[int, str] = {}
+        self._notices: collections.deque[Granted | Over] = collections.deque()
+        self.waker, self._wake = socket.socketpair()
+        self.waker.setblocking(False)
+        self._wake.setblocking(False)
+        self.folder = None if cluster is None else str(Path.cwd())
+        self._client = _connect(address)
+        self._where = f"the Dask cluster at {self._client.scheduler.address}"
+        self._links: set[asyncio.Task[None]] = set()
+        try:
+            self._check_workers()
+            self._client.subscribe_topic(self._run, self._take_grant)
+        except BaseException:
+            self._client.close()
+            raise
+
+    @property
+    def _workers(self) -> Mapping[str, Any]:
+        workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return workers
+
+    @property
+    def threads(self) -> int:
+        """The number of threads of all workers."""
+        return sum(worker["nthreads"] for worker in self._workers.values())
+
+    def _check_workers(self) -> None:
+        """Refuse workers that can't run this process's tasks, before anything has begun."""
+        try:
+            self._client.wait_for_workers(1, timeout=CONNECT_S)
+        except TimeoutError:
+            raise FlowstoreError(
+                f"{self._where[:1].upper()}{self._where[1:]} has no workers. "
+                f"Start one: dask worker {self._client.scheduler.address}"
+            ) from None
+        warnings = set()
+        for address, identity in self._client.run(eval, IDENTITY).items():
+            refusal, warning = compare(identity, f"the Dask worker {address}")
+            if refusal is not None:
+                raise FlowstoreError(refusal[:1].upper() + refusal[1:])
+            warnings |= {warning} - {None}
+        for warning in sorted(filter(None, warnings)):
+            print(warning, file=sys.stderr)
+
+    def room(self, amounts: Mapping[str, float]) -> int:
+        """Return how many attempts with such resources could run at a time if nothing else ran."""
+        workers = self._workers
+        rooms = [_room(worker, amounts) for worker in workers.values()]
+        if sum(rooms) == 0 and workers:
+            wanted = ", ".join(f"{name}={amount:g}" for name, amount in amounts.items())
+            flags = " ".join(f"{RESOURCES[name]}={amount:g}" for name, amount in amounts.items())
+            offers = "; ".join(sorted({_offer(worker) for worker in workers.values()}))
+            raise FlowstoreError(
+                f"@resources({wanted}) is more than any worker of {self._where} offers. They offer: {offers}. "
+                f'Start one that has it: dask worker {self._client.scheduler.address} --resources "{flags}"'
+            )
+        return sum(rooms)
+
+    def request(self, lease: int, amounts: Mapping[str, float]) -> None:
+        """Submit a task that holds a thread of a worker with these resources."""
+        declared = {name for worker in self._workers.values() for name in worker["resources"]} if amounts else set()
+        needed = {RESOURCES[name]: amount for name, amount in amounts.items() if RESOURCES[name] in declared}
+        key = f"flowstore-{self._run}-{lease}"
+        future = self._client.submit(hold, self._run, lease, key=key, pure=False, resources=needed or None)
+        self._futures[lease] = future
+        future.add_done_callback(lambda done: self._take_end(lease, done))
+
+    def give_back(self, lease: int) -> None:
+        """Let a task end that holds a thread, or not begin."""
+        future, host = self._futures.pop(lease, None), self._granted.pop(lease, None)
+        if future is not None:
+            future.cancel()
+        if host is not None:
+            address, _, ident = host.partition(" ")
+            self._start(self._call(_Link(address, ident, self.waker), "release", lease=lease))
+
+    def notices(self) -> list[Granted | Over]:
+        """Return what has happened since the last call."""
+        with contextlib.suppress(BlockingIOError):
+            while self.waker.recv(4096):
+                pass
+        notices = []
+        while self._notices:
+            notices.append(self._notices.popleft())
+        return notices
+
+    def _note(self, notice: Granted | Over) -> None:
+        self._notices.append(notice)
+        with contextlib.suppress(OSError):
+            self._wake.send(b"x")
+
+    def _take_grant(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Note a lease that a worker has begun to hold; called by Dask's client, in its thread."""
+        _, message = event
+        lease, host = message["lease"], message["host"]
+        if isinstance(lease, int) and isinstance(host, str):
+            self._granted[lease] = host
+            self._note(Granted(lease, host))
+
+    def _take_end(self, lease: int, future: distributed.Future) -> None:
+        """Note that a lease is over; called in a thread of Dask's client."""
+        from distributed.scheduler import KilledWorker
+
+        error = None
+        if future.status == "error":
+            raised = future.exception(timeout=CONNECT_S)
+            if not isinstance(raised, KilledWorker):  # whose worker died too often: ask again
+                error = f"No task can be started on {self._where}: {type(raised).__name__}: {raised}"
+        self._note(Over(lease, error))
+
+    def check(self) -> None:
+        """Raise FlowstoreError where the scheduler is gone."""
+        if self._client.status != "running" or self._client.scheduler_comm is None:
+            raise FlowstoreError(f"The connection to {self._where} was lost.")
+
+    def close(self) -> None:
+        """Give all leases back, and end a local cluster."""
+        for lease in list(self._futures):
+            self.give_back(lease)
+        with contextlib.suppress(Exception):  # whatever a scheduler that is gone makes of it
+            self._client.close(timeout=2)
+        if self._cluster is not None:
+            self._cluster.close()
+        self.waker.close()
+        self._wake.close()
+
+    # --- the streams of hosts
+
+    def _start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        asyncio.run_coroutine_threadsafe(_quietly(coroutine), self._client.loop.asyncio_loop)
+
+    def open(self, host: str) -> socket.socket:
+        """Return one end of a pair of sockets, whose other end is connected with the host by way of Dask."""
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        address, _, ident = host.partition(" ")
+        self._start(self._carry(_Link(address, ident, theirs)))
+        return ours
+
+    async def _carry(self, link: _Link) -> None:
+        """Carry a stream both ways until either side ends it."""
+        try:
+            await asyncio.wait_for(self._call(link, "write", data=b""), DIRECT_S)
+        except (OSError, TimeoutError):
+            link.direct = False
+        ways = [asyncio.ensure_future(self._carry_up(link)), asyncio.ensure_future(self._carry_down(link))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            link.theirs.close()
+            await asyncio.wait_for(self._call(link, "drop"), DIRECT_S)
+
+    async def _carry_up(self, link: _Link) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await loop.sock_recv(link.theirs, READ_BYTES):
+            await self._call(link, "write", data=data)
+
+    async def _carry_down(self, link: _Link) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await self._call(link, "read"):
+            await loop.sock_sendall(link.theirs, data)
+
+    async def _call(self, link: _Link, what: str, **arguments: Any) -> Any:
+        """Call a handler of a worker, at its own address or, where that can't be reached, by way of the scheduler."""
+        message = {"host": link.host, **arguments}
+        if link.direct:
+            return await getattr(self._client.rpc(link.address), f"flowstore_{what}")(**message)
+        answers = await self._client.scheduler.broadcast(
+            msg={"op": f"flowstore_{what}", **message}, workers=[link.address]
+        )
+        return answers[link.address]
+
+
+async def _quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Await a call to a worker that may be gone: the end of its stream says so."""
+    with contextlib.suppress(Exception):
+        await coroutine
+
+
+def _connect(address: str) -> distributed.Client:
+    """Return a client of the scheduler at an address, or in a file."""
+    import distributed
+
+    where: dict[str, Any] = {"address": address} if "://" in address else {"scheduler_file": address}
+    try:
+        return distributed.Client(**where, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError, TypeError, KeyError) as error:
+        if "ssl" in str(error).lower() or "tls" in str(error).lower():
+            raise FlowstoreError(
+                f"The Dask scheduler at {address} needs TLS, and this process has no fitting certificates: {error} "
+                "Set them where Dask looks for them: distributed.comm.tls in ~/.config/dask/distributed.yaml."
+            ) from None
+        raise FlowstoreError(f"There is no Dask scheduler at {address} ({error}). Start one: dask scheduler") from None
+
+
+def _room(worker: Mapping[str, Any], amounts: Mapping[str, float]) -> int:
+    """Return how many attempts with such resources a worker can run at a time."""
+    room = worker["nthreads"]
+    for name, amount in amounts.items():
+        declared = worker["resources"].get(RESOURCES[name])
+        limit = {"cpu": worker["nthreads"], "memory": worker["memory_limit"] / 1e6 or float("inf"), "gpu": 0}[name]
+        if declared is not None:
+            room = min(room, int(declared // amount))
+        elif amount > limit:
+            return 0
+    return int(room)
+
+
+def _offer(worker: Mapping[str, Any]) -> str:
+    """Return a text that says what a worker offers."""
+    declared = "".join(f", {name}={amount:g}" for name, amount in sorted(worker["resources"].items()))
+    memory = f", {worker['memory_limit'] / 1e6:.0f} MB" if worker["memory_limit"] else ""
+    return f"{counted(worker['nthreads'], 'thread')}{memory}{declared}"

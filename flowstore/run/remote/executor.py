@@ -1,0 +1,448 @@
+"""The executor over many hosts: it places attempts, follows their hosts, and answers what tasks ask.
+
+An engine, such as a Dask cluster, decides where: it grants leases, of which each is the right to run one attempt at a
+time on one host. Attempts themselves are no work of the engine, since engines repeat work: an order is sent to one
+host, once, over a connection that is never opened again, and only what comes from there counts. So each attempt has one
+result, whatever becomes of its lease. A host that is lost takes its attempts with it.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import selectors
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.run import snapshot
+from flowstore.run.executor import (
+    Died,
+    Ended,
+    Event,
+    Executor,
+    Printed,
+    Refreshed,
+    Reported,
+    Returned,
+    Services,
+    Setup,
+    Started,
+)
+from flowstore.run.local.interpreter import check_importable
+from flowstore.run.orders import Order, decode_report, encode_order
+from flowstore.run.remote.host import Program
+from flowstore.run.remote.hosts import Amounts, Attempt, Engine, Granted, Host, Over, amounts_by_step, freest
+from flowstore.run.remote.identity import compare
+from flowstore.run.remote.inputs import answered
+from flowstore.run.remote.messages import Message
+from flowstore.store.cards import RenderedCard
+from flowstore.store.description import NewBlob
+from flowstore.text import counted
+
+LEASE_S = 30.0
+CACHE_GIB = 4.0
+START_S = 300.0  # for a host to import the flow
+CLOSE_S = 10.0  # for hosts to end their tasks
+PATIENCE_S = 60.0  # while no host is there at all
+MOVE_S = 0.05  # an order that has waited so long at one host goes to another that is free
+AHEAD = 2  # orders that wait at a host that is busy, so that it need not wait for the next
+
+
+class RemoteExecutor(Executor):
+    """Runs attempts on hosts that an engine finds.
+
+    Args:
+        setup: of the executor.
+        engine: finds hosts.
+    """
+
+    ahead = 4
+
+    @classmethod
+    def check(cls, address: str, options: Mapping[str, str]) -> None:  # noqa: ARG003  # engines check addresses
+        """Check the options that all executors of this kind have: the lease in seconds, and the cache in GiB."""
+        for name, value in options.items():
+            if name not in ("lease", "cache"):
+                raise FlowstoreError(f"The executor {cls.name!r} has no option {name!r}. There are: lease, cache.")
+            with contextlib.suppress(ValueError):
+                if float("inf") > float(value) > 0:
+                    continue
+            raise FlowstoreError(f"--executor-option {name}={value}: this must be a number greater than 0.")
+
+    def __init__(self, setup: Setup) -> None:
+        if setup.reuse:
+            raise FlowstoreError(f"--reuse-workers does not go together with --executor {self.name}.")
+        sources = snapshot.take(setup.flow) if setup.sources is None else setup.sources
+        check_importable(setup.flow, sources)
+        self._lease_s = float(setup.options.get("lease", LEASE_S))
+        self._cache_bytes = int(float(setup.options.get("cache", CACHE_GIB)) * (1 << 30))
+        self._setup = setup
+        self._sources = sources
+        self._amounts = amounts_by_step(setup)
+        self._pools: list[Amounts] = list(dict.fromkeys(self._amounts.values()))
+        self._warned: set[str] = set()
+        self._services: Services | None = None
+        self._selector = selectors.DefaultSelector()
+        self._events: list[Event] = []
+        self._attempts: dict[int, Attempt] = {}  # by number
+        self._waiting: deque[Attempt] = deque()  # not sent
+        self._launched: list[Attempt] = []  # since the last `wait`: members of a gang come together
+        self._gangs: deque[list[Attempt]] = deque()
+        self._hosts: dict[str, Host] = {}
+        self._lost: set[str] = set()  # hosts that were there
+        self._leases: dict[int, tuple[int, str | None]] = {}  # by number: pool, host
+        self._numbers = self._lease_numbers = 0
+        self._alone_since: float | None = None  # since when there is no host
+        self._engine = self._start_engine(setup)
+        try:
+            for step in self._amounts:
+                self._room(step)
+        except BaseException:
+            self._engine.close()
+            raise
+
+    @abc.abstractmethod
+    def _start_engine(self, setup: Setup) -> Engine:
+        """Return the engine, started; raise FlowstoreError where it can't be."""
+
+    def _room(self, step: str) -> int:
+        try:
+            return self._engine.room(dict(self._amounts[step]))
+        except FlowstoreError as error:
+            raise FlowstoreError(f"Step {step}: {error}") from None
+
+    def connect(self, services: Services) -> None:
+        """Take what the driver offers."""
+        self._services = services
+        self._selector.register(services.waker, selectors.EVENT_READ, None)
+        self._selector.register(self._engine.waker, selectors.EVENT_READ, None)
+
+    def launch(self, order: Order) -> int:
+        """Take an order, to be sent to a host as soon as there is room."""
+        self._numbers += 1
+        without_store = attrs.evolve(order, run=attrs.evolve(order.run, store=""))
+        attempt = Attempt(self._numbers, without_store, self._pools.index(self._amounts[order.step]))
+        self._attempts[attempt.number] = attempt
+        if order.num_nodes:
+            self._launched.append(attempt)
+        else:
+            self._waiting.append(attempt)
+        return attempt.number
+
+    def kill(self, number: int, how: signal.Signals) -> None:
+        """Send a signal to an attempt's processes; one that was not sent is returned."""
+        self._end(number, how)
+
+    def withdraw(self, number: int) -> None:
+        """Take an order back, unless it has begun."""
+        self._end(number, None)
+
+    def _end(self, number: int, how: signal.Signals | None) -> None:
+        attempt = self._attempts.get(number)
+        if attempt is None:
+            return
+        if attempt.host is None:
+            self._forget(attempt)
+            self._events.append(Returned(number))
+        elif how is not None:
+            attempt.moving = False
+            attempt.host.send("kill", number, int(how))
+        elif not attempt.begun:
+            attempt.moving = False
+            attempt.host.send("withdraw", number)
+
+    def _forget(self, attempt: Attempt) -> None:
+        self._attempts.pop(attempt.number, None)
+        for waiting in (self._waiting, self._launched, *self._gangs):
+            if attempt in waiting:
+                waiting.remove(attempt)
+        if attempt.host is not None:
+            attempt.host.attempts.pop(attempt.number, None)
+
+    # --- the loop
+
+    def wait(self, timeout_s: float | None) -> list[Event]:
+        """Return what has happened; hosts are looked after as often as their leases need it."""
+        self._place()
+        for host in self._hosts.values():
+            self._flush(host)
+        beat_s = min(2.0, self._lease_s / 6)
+        wait_s = 0.0 if self._events else beat_s if timeout_s is None else min(beat_s, timeout_s)
+        for key, _ in self._selector.select(wait_s):
+            if isinstance(key.data, Host):
+                self._listen(key.data)
+        for notice in self._engine.notices():
+            self._take_notice(notice)
+        now = time.monotonic()
+        for host in list(self._hosts.values()):
+            self._look_after(host, now, beat_s)
+        self._check_alone(now)
+        self._place()
+        for host in self._hosts.values():
+            self._flush(host)
+        events, self._events = self._events, []
+        return events
+
+    def _listen(self, host: Host) -> None:
+        try:
+            messages = host.receive()
+            if messages is None:
+                self._lose(host, "whose connection ended")
+                return
+            for message in messages:
+                self._take(host, message)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            self._lose(host, f"which sent something that is not a message ({error})")
+
+    def _flush(self, host: Host) -> None:
+        """Send what waits for a host, and have `wait` return when it takes the rest."""
+        if host.key in self._hosts:
+            host.flush()
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if host.waits else 0)
+            self._selector.modify(host.connection, wanted, host)
+
+    def _look_after(self, host: Host, now: float, beat_s: float) -> None:
+        silent_s = now - host.heard_at
+        if silent_s > (self._lease_s if host.ready else START_S):
+            self._lose(host, f"from which nothing was heard for {silent_s:.0f} s")
+            return
+        if host.ready and now - host.sent_at > beat_s:
+            host.send("beat")
+
+    def _check_alone(self, now: float) -> None:
+        """Raise where orders wait and there has been no host for a while."""
+        if self._hosts or not self._attempts:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since > PATIENCE_S:
+            raise FlowstoreError(f"For {PATIENCE_S:g} s no host has been there that could run tasks.")
+        if self._alone_since is not None:
+            self._engine.check()
+
+    # --- leases and hosts
+
+    def _take_notice(self, notice: Granted | Over) -> None:
+        known = self._leases.get(notice.lease)
+        if isinstance(notice, Over):
+            if known is None:
+                return
+            del self._leases[notice.lease]
+            host = self._hosts.get(known[1] or "")
+            if host is not None:
+                host.leases.pop(notice.lease, None)
+                host.send("slots", known[0], host.slots(known[0]))
+            if notice.error is not None:
+                raise FlowstoreError(notice.error)
+        elif known is None or notice.host in self._lost:
+            self._engine.give_back(notice.lease)
+        else:
+            self._grant(notice, known)
+
+    def _grant(self, notice: Granted, known: tuple[int, str | None]) -> None:
+        """Count a lease as one of a host's; one that the engine has granted again belongs to the new host alone."""
+        pool, before = known
+        if before is not None and before in self._hosts:
+            self._hosts[before].leases.pop(notice.lease, None)
+        if notice.host not in self._hosts:
+            host = Host(notice.host, self._engine.open(notice.host))
+            self._hosts[notice.host] = host
+            self._selector.register(host.connection, selectors.EVENT_READ, host)
+        host = self._hosts[notice.host]
+        self._leases[notice.lease] = pool, notice.host
+        host.leases[notice.lease] = pool
+        if host.ready:
+            host.send("slots", pool, host.slots(pool))
+
+    def _set_up(self, host: Host, hello: Mapping[str, Any]) -> None:
+        """Check who a host is, and send it the flow."""
+        host.name, host.address = str(hello["name"]), str(hello.get("address", "127.0.0.1"))
+        refusal, warning = compare(hello, host.name)
+        if refusal is not None:
+            raise FlowstoreError(refusal)
+        if warning is not None and warning not in self._warned:
+            self._warned.add(warning)
+            print(warning, file=sys.stderr)
+        program = Program.of(self._setup, self._sources, self._engine.folder, self._lease_s, self._cache_bytes)
+        host.send("setup", attrs.asdict(program, recurse=False))
+        host.send("files", b"".join(self._sources.files.values()))
+
+    def _lose(self, host: Host, how: str) -> None:
+        """Forget a host; its attempts have died with it."""
+        self._lost.add(host.key)
+        self._drop(host)
+        for attempt in list(host.attempts.values()):
+            self._forget(attempt)
+            self._events.append(Died(attempt.number, None, None, lost=f"{host.name}, {how}"))
+        for lease in list(host.leases):  # the engine may grant them again, elsewhere
+            self._leases[lease] = host.leases[lease], None
+
+    # --- what hosts say
+
+    def _take(self, host: Host, message: Message) -> None:
+        assert self._services is not None
+        kind, *values = message
+        if kind == "hello":
+            self._set_up(host, values[0])
+        elif kind == "ready":
+            host.ready = True
+            for pool in set(host.leases.values()):
+                host.send("slots", pool, host.slots(pool))
+        elif kind == "failed":
+            what = "The task server died" if host.ready else "The flow could not be imported"
+            raise FlowstoreError(f"{what} on {host.name}: {values[0]}")
+        elif kind == "ask":
+            host.send(*answered(self._services.source, *values))
+        elif kind != "beat":
+            attempt = host.attempts.get(values[0])
+            if attempt is not None:
+                self._take_event(host, attempt, kind, values)
+
+    def _take_event(self, host: Host, attempt: Attempt, kind: str, values: Sequence[Any]) -> None:
+        assert self._services is not None
+        number, results = attempt.number, self._services.results
+        if kind == "started":
+            attempt.begun = True
+            self._events.append(Started(number, values[1], host.name))
+        elif kind == "printed":
+            self._events.append(Printed(number, values[1], values[2]))
+        elif kind == "card":
+            self._events.append(Refreshed(number, RenderedCard.unpacked(values[1])))
+        elif kind == "offer":
+            host.send("send", number, results.missing(number, [*map(NewBlob.unpacked, values[1])]))
+        elif kind == "data":
+            results.take(number, values[1])
+        elif kind == "reported":
+            self._events.append(Reported(number, decode_report(values[1])))
+        elif kind == "returned":
+            self._take_back(attempt)
+        else:
+            self._forget(attempt)
+            self._events.append(Ended(*values) if kind == "ended" else Died(*values))
+
+    def _take_back(self, attempt: Attempt) -> None:
+        """Send an order elsewhere that a host has returned, or return it to the driver."""
+        is_moving = attempt.moving
+        self._forget(attempt)
+        if is_moving:
+            attempt.host, attempt.moving = None, False
+            self._attempts[attempt.number] = attempt
+            self._waiting.appendleft(attempt)
+        else:
+            self._events.append(Returned(attempt.number))
+
+    # --- placing
+
+    def _place(self) -> None:
+        """Send orders to hosts that have room, and ask for more room where it is needed."""
+        self._gather_gangs()
+        while self._gangs and self._place_gang(self._gangs[0]):
+            self._gangs.popleft()
+        if not self._gangs:  # a gang that waits gets whatever becomes free
+            for attempt in list(self._waiting):
+                host = freest(self._hosts.values(), attempt.pool, 0 if self._pools[attempt.pool] else AHEAD)
+                if host is not None:
+                    self._waiting.remove(attempt)
+                    self._send(attempt, host)
+            self._move()
+        self._request()
+
+    def _gather_gangs(self) -> None:
+        """Group the members of gangs, which start together, and refuse what can never start."""
+        gangs: dict[int, list[Attempt]] = {}
+        for attempt in self._launched:
+            gangs.setdefault(attempt.order.first_node_id, []).append(attempt)
+        self._launched = []
+        for members in gangs.values():
+            step = members[0].order.step
+            room = self._room(step)
+            if room < len(members):
+                raise FlowstoreError(
+                    f"Step {step} needs {counted(len(members), 'task')} at the same time, but there is room for {room}."
+                )
+            self._gangs.append(members)
+
+    def _place_gang(self, members: list[Attempt]) -> bool:
+        """Send all members of a gang to hosts, or none."""
+        if not members:
+            return True
+        pool = members[0].pool
+        free = [host for host in self._hosts.values() if host.ready for _ in range(host.slots(pool) - host.has(pool))]
+        if len(free) < len(members):
+            return False
+        members.sort(key=lambda attempt: attempt.order.node_index or 0)
+        first = free[0].address
+        for attempt, host in zip(members, free, strict=False):
+            if len(members) > 1 or attempt.order.node_index == 0:
+                attempt.order = attrs.evolve(attempt.order, main_ip=first)
+            self._send(attempt, host)
+        return True
+
+    def _move(self) -> None:
+        """Ask an order back that waits at a busy host while another is free."""
+        now = time.monotonic()
+        free = [host for host in self._hosts.values() if host.ready and not host.attempts and host.leases]
+        for host in self._hosts.values() if free and not self._waiting else ():
+            for attempt in host.attempts.values():
+                if not attempt.begun and not attempt.moving and now - attempt.sent_at > MOVE_S and free:
+                    attempt.moving = True
+                    host.send("withdraw", attempt.number)
+                    free.pop()
+
+    def _send(self, attempt: Attempt, host: Host) -> None:
+        attempt.host, attempt.sent_at = host, time.monotonic()
+        host.attempts[attempt.number] = attempt
+        host.send("order", attempt.pool, attempt.number, encode_order(attempt.order))
+
+    def _request(self) -> None:
+        """Ask for as many leases as there is work for."""
+        gangs = {id(attempt) for gang in self._gangs for attempt in gang}
+        most = self._setup.max_workers or self.capacity or 1
+        for pool in range(len(self._pools)):
+            attempts = [attempt for attempt in self._attempts.values() if attempt.pool == pool]
+            gang = sum(attempt.order.num_nodes > 0 or id(attempt) in gangs for attempt in attempts)
+            wanted = min(most, len(attempts) - gang) + gang
+            have = sum(other == pool for other, _ in self._leases.values())
+            for _ in range(wanted - have):
+                self._lease_numbers += 1
+                self._leases[self._lease_numbers] = pool, None
+                self._engine.request(self._lease_numbers, dict(self._pools[pool]))
+
+    # --- the end
+
+    def close(self) -> None:
+        """End every attempt, and every host."""
+        for host in list(self._hosts.values()):
+            if host.ready:
+                host.send("close")
+                self._flush(host)
+            else:
+                self._drop(host)
+        deadline = time.monotonic() + CLOSE_S
+        while self._hosts and time.monotonic() < deadline:
+            for key, _ in self._selector.select(0.1):
+                if isinstance(key.data, Host):
+                    self._drain(key.data)
+        for host in self._hosts.values():
+            host.connection.close()
+        self._selector.close()
+        self._engine.close()
+
+    def _drain(self, host: Host) -> None:
+        """Take what a host still says before it ends; nothing of it counts any more."""
+        self._flush(host)
+        with contextlib.suppress(ValueError):
+            if host.receive() is None:
+                self._drop(host)
+
+    def _drop(self, host: Host) -> None:
+        del self._hosts[host.key]
+        self._selector.unregister(host.connection)
+        host.connection.close()

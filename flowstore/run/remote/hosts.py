@@ -1,0 +1,216 @@
+"""Engines, which find hosts, and the hosts as a driver sees them.
+
+An engine, such as a Dask cluster, decides where attempts run: it grants leases, of which each is the right to run one
+attempt at a time on one host. Where a new engine comes from: a class that fulfils `Engine`, and a `RemoteExecutor` that
+starts it.
+"""
+
+from __future__ import annotations
+
+import abc
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.run.executor import Setup
+from flowstore.run.orders import Order
+from flowstore.run.policies import policies_of
+from flowstore.run.remote.host import READ_BYTES
+from flowstore.run.remote.messages import Message, Reader, encode
+
+Amounts = tuple[tuple[str, float], ...]  # resources, sorted by name
+
+
+@attrs.frozen(eq=False, repr=False)
+class Granted:
+    """A host may run another attempt at a time.
+
+    Attributes:
+        lease: the number of the lease.
+        host: what the engine calls the host.
+    """
+
+    lease: int
+    host: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class Over:
+    """A lease is over, since it was given back, or its host has ended, or `error` kept it from being granted."""
+
+    lease: int
+    error: str | None = None
+
+
+class Engine(abc.ABC):
+    """Finds hosts. All methods are called from one thread.
+
+    Attributes:
+        waker: readable when there are notices.
+        folder: where hosts run the flow, if they share this machine's files; default: each in a folder of its own.
+    """
+
+    waker: socket.socket
+    folder: str | None = None
+
+    @abc.abstractmethod
+    def request(self, lease: int, amounts: Mapping[str, float]) -> None:
+        """Ask for a lease; `Granted` follows when there is room, perhaps several times, or `Over`."""
+
+    @abc.abstractmethod
+    def give_back(self, lease: int) -> None:
+        """Give a lease back, whether or not it was granted; `Over` may follow."""
+
+    @abc.abstractmethod
+    def notices(self) -> list[Granted | Over]:
+        """Return what has happened since the last call."""
+
+    @abc.abstractmethod
+    def open(self, host: str) -> socket.socket:
+        """Return the stream to a host that was granted, to be opened once."""
+
+    @abc.abstractmethod
+    def room(self, amounts: Mapping[str, float]) -> int:
+        """Return how many attempts with such resources could run at a time if nothing else ran.
+
+        Raises:
+            FlowstoreError: nobody offers these resources.
+        """
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raise FlowstoreError where the engine is gone, or can't be reached."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give everything back, and end what was started."""
+
+
+@attrs.define(eq=False, repr=False)
+class Attempt:
+    """An order that has not ended.
+
+    Attributes:
+        number: the attempt's.
+        order: what to run.
+        pool: its resources' index.
+        host: where it was sent.
+        sent_at: when.
+        begun: whether it has begun.
+        moving: whether it was asked back, to be sent to another host.
+    """
+
+    number: int
+    order: Order
+    pool: int
+    host: Host | None = None
+    sent_at: float = 0.0
+    begun: bool = False
+    moving: bool = False
+
+
+class Host:
+    """A host, seen from the driver."""
+
+    def __init__(self, key: str, connection: socket.socket) -> None:
+        self.key = key
+        self.name = key
+        self.ready = False
+        self.connection = connection
+        self.heard_at = self.began_at = self.sent_at = time.monotonic()
+        self.leases: dict[int, int] = {}  # lease: pool
+        self.attempts: dict[int, Attempt] = {}  # by number, those that were sent there
+        self.address = "127.0.0.1"
+        self._out: deque[memoryview] = deque()
+        self._reader = Reader()
+        connection.setblocking(False)
+
+    def slots(self, pool: int) -> int:
+        """Return how many attempts of a pool may run there at a time."""
+        return sum(other == pool for other in self.leases.values())
+
+    def has(self, pool: int) -> int:
+        """Return how many attempts of a pool it has."""
+        return sum(attempt.pool == pool for attempt in self.attempts.values())
+
+    def send(self, kind: str, *values: Any) -> None:
+        """Send a message with the next `flush`: those that belong together arrive together."""
+        self._out.append(memoryview(encode(kind, *values)))
+        self.sent_at = time.monotonic()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the host takes it; a stream that has ended is noticed by reading."""
+        try:
+            while self._out:
+                if len(self._out) > 1 and sum(map(len, self._out)) < READ_BYTES:
+                    self._out = deque([memoryview(b"".join(self._out))])
+                sent = self.connection.send(self._out[0])
+                self._out[0] = self._out[0][sent:]
+                if not self._out[0]:
+                    self._out.popleft()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._out.clear()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is still to be sent."""
+        return bool(self._out)
+
+    def receive(self) -> list[Message] | None:
+        """Return the messages that have arrived; `None` at the end.
+
+        Raises:
+            ValueError: it sent something else.
+        """
+        try:
+            data = self.connection.recv(READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        self.heard_at = time.monotonic()
+        return list(self._reader.feed(data))
+
+
+def freest(hosts: Iterable[Host], pool: int, ahead: int) -> Host | None:
+    """Return the host with the most room for an attempt of a pool, if there is one.
+
+    Args:
+        hosts: all of them.
+        pool: the attempt's.
+        ahead: how many orders a host takes beyond those that it runs.
+    """
+    best, most = None, 0
+    for host in hosts:
+        slots = host.slots(pool) if host.ready else 0
+        room = slots - host.has(pool)
+        if slots and room + ahead > 0 and (best is None or room > most):
+            best, most = host, room
+    return best
+
+
+def amounts_by_step(setup: Setup) -> dict[str, Amounts]:
+    """Return the resources that each step asks for.
+
+    Raises:
+        FlowstoreError: one is no number.
+    """
+    policies = policies_of(setup.flow, setup.graph, setup.with_, lambda _text: None)
+    amounts: dict[str, Amounts] = {}
+    for step, policy in policies.items():
+        wanted = policy.metadata.get("resources", {})
+        try:
+            numbers = {name: float(value) for name, value in wanted.items() if name in ("cpu", "memory", "gpu")}
+        except (TypeError, ValueError):
+            raise FlowstoreError(f"Step {step}: @resources has an amount that is no number: {wanted}.") from None
+        amounts[step] = tuple(sorted((name, value) for name, value in numbers.items() if value > 0))
+    return amounts
