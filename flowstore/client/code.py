@@ -54,7 +54,7 @@ def where_code_is(run: str) -> str:
     )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Frame:
     """A line of the source at which something failed.
 

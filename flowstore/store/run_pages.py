@@ -25,7 +25,7 @@ _NUMBERS_SINCE = 7  # the schema version; metrics of an older file that can't be
 _FEW_RUNS = 500  # that are sorted rather than met on a walk through an index
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunQuery:
     """A description of runs: those that are wanted, their order, and the columns to show.
 
@@ -70,7 +70,7 @@ class RunQuery:
         return not (self.wanted or self.without or self.statuses or any(value is not None for value in chosen))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Page:
     """A part of the runs that a query finds.
 
@@ -201,7 +201,7 @@ def _tagged(store: Store, query: RunQuery) -> Condition | None:
 # --- in the order of a column
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _Order:
     """A column to sort runs by.
 
