@@ -33,7 +33,7 @@ MAY_IMPORT["cli"] = {*LAYERS, *TOGETHER, "web"}
 NAME_EACH_OTHER = {"flowstore.client.run", "flowstore.client.task", "flowstore.client.artifact"}
 LONGEST_FILE = 450
 LONGEST_FUNCTION_OF_95_IN_100 = 25
-MOST_WITH_ONE_IMPORTER = 20
+MODULES_A_FRAGMENT = 8  # at least so many modules to one that only one other imports
 
 
 def module_of(name):
@@ -56,7 +56,7 @@ def imports_of(tree):
             if node.module.split(".")[0] == "flowstore":
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 yield from {name if name in MODULES else node.module for name in names}
-        else:
+        elif not isinstance(node, ast.expr):  # most nodes are expressions, and none of them imports
             yield from imports_of(node)
 
 
@@ -129,7 +129,7 @@ def test_few_modules_have_one_visitor():
     visitors = collections.Counter(other for used in graph().values() for other in used)
     by_name = {text.partition(":")[0] for name in NAMES for text in strings_in(tree_of(name))}
     fragments = [module for module in MODULES if visitors[module] == 1 and module not in by_name]
-    assert len(fragments) <= MOST_WITH_ONE_IMPORTER
+    assert len(fragments) * MODULES_A_FRAGMENT <= len(MODULES)
 
 
 def test_functions_are_short():
@@ -181,7 +181,7 @@ def test_the_public_names():
 
 IMPORT_EACH = """
 import os, sys
-import attrs, click, cloudpickle, numpy, pandas, pyarrow, sqlite_utils  # of others, and slow
+import attrs, click, cloudpickle, jinja2, numpy, pandas, pyarrow, sqlite_utils, starlette.applications  # slow
 for name in sys.argv[1:]:
     if (child := os.fork()) == 0:
         __import__(name)

@@ -72,6 +72,11 @@ def of_run(run: Run, most: int) -> list[TaskCard]:
     return [TaskCard(f"{run.pathspec}/{row['step']}/{row['task_id']}", _row(row, row["attempts"] - 1)) for row in rows]
 
 
+def are_in(run: Run) -> bool:
+    """Return whether any task of a run has a card."""
+    return cards.are_in(run._store, int(run.id))
+
+
 def _row(row: Row, attempt: int) -> CardRow:
     return CardRow(
         n=row["n"],

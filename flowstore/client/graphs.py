@@ -76,6 +76,11 @@ class GraphStep:
         return max(0, (self.expected or 0) - self.begun)
 
     @property
+    def absence(self) -> str:
+        """The words for a step without tasks. A run that succeeded did not need it: a switch passed it by."""
+        return "not needed" if self.run_status == "successful" else "not started"
+
+    @property
     def state(self) -> str | None:
         """The worst state of its tasks; `None` where it has not started, or was left before all tasks started."""
         if self.row is None or not self.begun:
@@ -139,7 +144,7 @@ def _box(step: GraphStep, href: str | None) -> Box:
 def note_of(step: GraphStep) -> str:
     """Return in a line how far a step of a run is: '31 ✓ · 1 ✕ · 8 not started', '1 task · 0.4 s'."""
     if step.row is None or not step.begun:
-        return "not started"
+        return step.absence
     took = duration(step.row.duration_s if step.row.duration_s is not None else _since(step.row))
     if step.not_started or (step.begun > 1 and set(step.row.tasks) != {"successful"}):
         counts = [f"{step.row.tasks[state]:,} {shape}" for state, shape in SHAPES.items() if state in step.row.tasks]

@@ -80,7 +80,7 @@ def run(item: Run) -> str:
 
 def _steps(steps: Sequence[graphs.GraphStep]) -> str:
     cells = (
-        (step.name, rows.in_words(step.tasks) or "not started", ", ".join(step.before), step.duration_s)
+        (step.name, rows.in_words(step.tasks) or step.absence, ", ".join(step.before), step.duration_s)
         for step in _with_before(steps)
     )
     return _table(("step", "tasks", "after", "took"), cells, most=1000)
@@ -94,13 +94,14 @@ class _StepLine:
     tasks: Mapping[str, int]
     before: Sequence[str]
     duration_s: float | None
+    absence: str
 
 
 def _with_before(steps: Sequence[graphs.GraphStep]) -> Iterable[_StepLine]:
     for step in steps:
         before = [other.name for other in steps if step.name in other.targets]
         tasks = {} if step.row is None else step.row.tasks
-        yield _StepLine(step.name, tasks, before, None if step.row is None else step.row.duration_s)
+        yield _StepLine(step.name, tasks, before, None if step.row is None else step.row.duration_s, step.absence)
 
 
 def step(item: Step) -> str:

@@ -14,7 +14,7 @@ from flowstore.store import queries
 from flowstore.store.schema import STATUSES
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class TaskTable:
     """A page of a run's tasks.
 

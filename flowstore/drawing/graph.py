@@ -86,7 +86,7 @@ def _text(text: str) -> str:
 
 
 def _spoken(box: Box) -> str:
-    state = {None: "not started", "plain": ""}.get(box.state, box.state or "")
+    state = {None: "" if box.note else "not started", "plain": ""}.get(box.state, box.state or "")
     return ", ".join(part for part in (f"{shorten(box.name, 100)} {box.times}".strip(), state, box.note) if part)
 
 

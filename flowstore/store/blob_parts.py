@@ -16,17 +16,22 @@ _KEPT_CHUNKS = 8  # in memory, of a blob that is read here and there
 def stream(store: Store, blob: Blob, name: str) -> Iterator[bytes]:
     """Yield a blob's bytes like `verified`, without a transaction between the pieces: a reader may be slow.
 
+    The last piece is held back until all are compared with the hash, so nobody gets all of a damaged blob.
+
     Raises:
         NotFound: it was deleted meanwhile.
     """
     part = Part(store, blob, name, most_compared=-1)  # which is done below
     digest = hashlib.sha256()
+    held = b""
     for at in range(0, blob.size_bytes, CHUNK_BYTES):
-        piece = part.read(at, CHUNK_BYTES)
-        digest.update(piece)
-        yield piece
+        if held:
+            yield held
+        held = part.read(at, CHUNK_BYTES)
+        digest.update(held)
     if digest.digest() != blob.sha:
         raise StoreCorrupt(f"{store.path}: the bytes of {name} do not match their hash. {SEE}")
+    yield held
 
 
 class Part:

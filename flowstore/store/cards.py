@@ -73,11 +73,9 @@ def put(db: sqlite3.Connection, attempt_id: int, card: RenderedCard, blob_id: in
 
 def _discard_unused(db: sqlite3.Connection, blob_id: int) -> None:
     """Remove a blob that was a card's, unless something else refers to it."""
-    row = db.execute(
-        f"select b.data is null as is_large from blobs b where b.id = ? and {tables.unused('blob', 'b.id')}", (blob_id,)
-    ).fetchone()
-    if row is not None:
-        blobs.discard(db, blob_id, is_large=bool(row["is_large"]))
+    unused = f"select 1 from blobs b where b.id = ? and {tables.unused('blob', 'b.id')}"
+    if db.execute(unused, (blob_id,)).fetchone() is not None:
+        blobs.discard(db, blob_id, is_large=False)  # its few chunks go at once, as a state of a card is no large value
 
 
 def take_over(db: sqlite3.Connection, attempt_id: int, origin_id: int) -> None:
@@ -108,6 +106,13 @@ def of_run(store: Store, run_id: int, most: int) -> Sequence[Row]:
             where t.run_id = ? order by x.updated_at desc, t.id desc, x.n limit ?""",
         (run_id, most),
     )
+
+
+def are_in(store: Store, run_id: int) -> bool:
+    """Return whether the last attempt of any of a run's tasks has a card; quick in a store without cards."""
+    sql = """select exists (select 1 from cards) and exists (
+               select 1 from tasks t cross join cards c on c.attempt_id = t.attempt_id where t.run_id = ?)"""
+    return bool(store.value(sql, (run_id,)))
 
 
 def html(store: Store, blob: Blob, name: str) -> str:

@@ -120,7 +120,7 @@ def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> 
         last = onward(store.path, last, rows[-1]["id"])
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class TaskQuery:
     """A choice of a run's tasks, those first that did not succeed.
 

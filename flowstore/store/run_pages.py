@@ -25,7 +25,7 @@ _NUMBERS_SINCE = 7  # the schema version; metrics of an older file that can't be
 _FEW_RUNS = 500  # that are sorted rather than met on a walk through an index
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RunQuery:
     """A description of runs: those that are wanted, their order, and the columns to show.
 
@@ -40,7 +40,7 @@ class RunQuery:
         text: with this text in the pathspec, user, tags, note or parameters, in upper or lower case.
         columns: metrics, parameters and facts to show.
         sort: the column that decides the order, `-NAME` from the largest down; `None` for the newest first. Runs
-    X
+            without a value in it come last.
         after: where a page begins, as the page before it says.
         limit: how many runs a page has at most.
     """
@@ -70,7 +70,7 @@ class RunQuery:
         return not (self.wanted or self.without or self.statuses or any(value is not None for value in chosen))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Page:
     """A part of the runs that a query finds.
 
@@ -201,7 +201,7 @@ def _tagged(store: Store, query: RunQuery) -> Condition | None:
 # --- in the order of a column
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _Order:
     """A column to sort runs by.
 

@@ -18,7 +18,7 @@ from flowstore.client.store import seen
 from flowstore.sqlite.database import Row, Store
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@attrs.frozen(kw_only=True, repr=False)  # compared: without a choice, nothing is deleted
 class Selection:
     """A user's choice of runs.
 

@@ -211,6 +211,7 @@ LIVE = """
 @card(type="live")
 @card(type="blank", id="b")
 current.card["b"].append(ProgressBar(label="Training"), id="bar")
+current.card["b"].append(Markdown("large " * 50_000))
 for n in range(1, 4):
     current.card["b"].components["bar"].update(n)
     current.card["b"].refresh(force=True)
@@ -307,3 +308,22 @@ def test_looking_at_an_artifact_does_not_store_it_again(flow):
     assert "[1, 7]" in cards(script, "middle")[0].get()
     assert script.client().data.x == [1]
     assert script.sql("select step from artifact_values where name = 'x'") == ["start"]
+
+
+def test_types_of_installed_packages(flow, tmp_path):
+    """An entry point names one, which is imported when a card of it is rendered; a broken one is an error card."""
+    (tmp_path / "cards_of_somebody.py").write_text(
+        "from flowstore.cards import MetaflowCard\n"
+        "class Shiny(MetaflowCard):\n    type = 'shiny'\n    def render(self, task):\n        return 'it shines'\n"
+    )
+    folder = tmp_path / "somebody-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(
+        "[flowstore.cards]\nshiny = cards_of_somebody:Shiny\nbroken = cards_of_nobody:Broken\n"
+    )
+    script = flow(flow_source(LINEAR, start='@card(type="shiny")\n@card(type="broken")'))
+    script("run")
+    shiny, broken = cards(script)
+    assert shiny.get() == "it shines"
+    assert "No module named &#x27;cards_of_nobody&#x27;" in broken.get()

@@ -129,6 +129,23 @@ def test_steps_of_base_classes_are_known(tmp_path):
     assert graphs.note_of(steps["end"]) == "not started"
 
 
+def test_a_step_that_a_switch_passed_by_was_not_needed(flow):
+    """In a run that succeeded nothing is left to start."""
+    script = flow(
+        flow_source(
+            {"start": "self.next({'x': self.a, 'y': self.b}, condition='kind')", "a": "self.next(self.end)",
+             "b": "self.next(self.end)", "end": ""},
+            start="self.kind = 'x'",
+        )
+    )  # fmt: skip
+    script("run")
+    script.client()
+    assert {name: graphs.note_of(step).partition(" ·")[0] for name, step in graph_of("F/1").items()} == {
+        "start": "1 task", "a": "1 task", "b": "not needed", "end": "1 task",
+    }  # fmt: skip
+    assert "not started" not in Run("F/1")._repr_html_()
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -83,7 +83,7 @@ def test_export_says_what_it_did(source, out):
     assert command("export", out, "G", "--store", source).stdout.startswith("Exported 1 run (")
     [found] = json.loads(command("--json", "export", out, "--force", "--store", source).stdout)
     assert found == {"path": str(out), "runs": 5, "size_bytes": out.stat().st_size, "left_out": 0}
-    assert "OUT.db" in command("export", expect=2).stderr
+    assert "OUT" in command("export", expect=2).stderr
 
 
 # --- export: what is in it
@@ -186,7 +186,7 @@ assert json.loads(call("sql", "select value ->> '$.accuracy' as a from artifact_
                        "--json")) == [{"a": 0.5}]
 assert "nothing wrong" in call("check", "--deep")
 for words in (["delete", "F/1", "--yes"], ["vacuum"], ["check", "--repair"]):
-    assert "cannot be" in call(*words, expect=1).replace("can't", "cannot"), words
+    assert "cannot be" in call(*words, expect=1), words
 flowstore.use_store(sys.argv[1])
 flowstore.namespace(None)
 run = flowstore.Flow("F").latest_run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from urllib.parse import quote
 
 import pytest
@@ -163,7 +162,27 @@ def test_damage_is_one_sentence(browse, path):
     browser = browse(path)
     page = browser.page(f"{BASE}/x")
     assert "do not match their hash. The file is damaged." in page
-    assert json.loads(browser.ask(f"{BASE}/x.json", 503).text)["error"]
+    data = browser.json(f"{BASE}/x.json")
+    assert (data["value"], "damaged" in data["problem"], data["type"]) == (None, True, "dict")
+    browser.ask(f"{BASE}/x?download=.json", 503)
+
+
+def test_what_an_export_left_out_is_one_sentence(browse, path):
+    """It says how the bytes come, and the preview is shown."""
+    store = opening.ensure_store(path)
+    task_with(store, x=[*range(30_000)])
+    with store.write() as db:
+        row = store.value("select id from blobs where type = 'list'")
+        db.execute("delete from chunks where blob_id = ?", (row,))
+        blobs.leave_out(db, row)
+    store.close()
+    browser = browse(path)
+    page = browser.page(f"{BASE}/x")
+    assert "was left out" in page
+    assert "flowstore import FILE" in page
+    assert "[0, 1, 2," in page
+    assert browser.json(f"{BASE}/x.json")["value"] is None
+    browser.ask(f"{BASE}/x?download=.json", 400)
 
 
 def test_equal_values_are_named(browse, path):

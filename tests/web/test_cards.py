@@ -64,3 +64,11 @@ def test_the_cards_of_a_run(browser):
     assert browser.page("/cards/F/latest?most=1&every=7").count("<iframe") == 1
     assert [card["task"] for card in browser.json("/cards/F/1.json")["cards"]] == ["F/1/start/1"] * 2
     browser.page("/cards/F/9", 404)
+    assert 'href="/cards/F/1"' in browser.page("/run/F/1")
+
+
+def test_a_run_without_cards(browse, path):
+    """It has no link to them, and its page says how to make one."""
+    browser = browse(store_with(path, {"a": 1}))
+    assert "/cards/" not in browser.page("/run/F/1")
+    assert "No task of this run made a card." in browser.page("/cards/F/1")

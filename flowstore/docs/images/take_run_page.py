@@ -15,19 +15,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 HERE = Path(__file__).parent
-SIZE = {"width": 1080, "height": 900}
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
-def take(browser: Browser, url: str, scheme: str) -> None:
+def take(browser: Browser, url: str, scheme: Literal["light", "dark"]) -> None:
     """Write the picture of the demo's run in one colour scheme."""
-    page = browser.new_page(viewport=SIZE, color_scheme=scheme, device_scale_factor=1.5)
+    page = browser.new_page(viewport={"width": 1080, "height": 900}, color_scheme=scheme, device_scale_factor=1.5)
     page.goto(url)
     page.goto(f"http://{urlsplit(url).netloc}/run/PenguinsFlow/latest")
     picture = Image.open(io.BytesIO(page.screenshot()))
@@ -46,8 +46,8 @@ def main() -> None:
             url = server.stdout.readline().strip()
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=OPTIONS)
-                for scheme in ("light", "dark"):
-                    take(browser, url, scheme)
+                take(browser, url, "light")
+                take(browser, url, "dark")
                 browser.close()
             server.terminate()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -52,7 +53,7 @@ def _page(view: View, shown: DataArtifact) -> Page:
     def as_json() -> dict[str, Any]:
         return {
             **facts,
-            "value": values.plain_value(shown),
+            "value": None if value.problem else values.plain_value(shown),
             "problem": value.problem or None,
             "has_picture": value.has_picture,
             "table": attrs.asdict(value.look) if isinstance(value.look, Table) else None,
@@ -105,4 +106,6 @@ def _download(shown: DataArtifact, suffix: str) -> Download:
         raise NotFound(f"{shown.pathspec} cannot be downloaded as {suffix[:20]}.")
     name = "".join("_" if character in '/\\:*?"<>|' else character for character in safe(shown.id))
     headers = {} if form.size_bytes is None else {"content-length": str(form.size_bytes)}
-    return Download(f"{name}{suffix}", form.media_type, pieces(shown, suffix), headers=headers)
+    chunks = pieces(shown, suffix)
+    first = next(chunks, b"")  # what is wrong with it becomes a page, rather than a file that is cut off
+    return Download(f"{name}{suffix}", form.media_type, itertools.chain([first], chunks), headers=headers)

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from flowstore.client import Run, graphs, rows, timelines
+from flowstore.client import Run, cards, graphs, rows, timelines
 from flowstore.client.code import Code, Frame, last_frame
 from flowstore.client.listings import TaskTable, table_of_tasks
 from flowstore.client.rows import ArtifactRow, RunRow, StepRow, TaskRow
@@ -97,6 +97,7 @@ def run(view: View, flow: str, run_id: str) -> Page:
         "metrics": sorted(metrics.items(), key=lambda pair: _natural(pair[0])),
         "artifacts": artifacts,
         "artifacts_of": of_task,
+        "has_cards": cards.are_in(item),
         "code": code,
         "source": None if code is None else code.source(code.script_name, _LARGEST_SOURCE // 10),
         "statuses": STATUSES,
