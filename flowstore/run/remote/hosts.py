@@ -185,6 +185,14 @@ class Host:
         return list(self._reader.feed(data))
 
 
+def by_gang(attempts: Iterable[Attempt]) -> list[list[Attempt]]:
+    """Return attempts, which were launched together, by their gangs."""
+    gangs: dict[int, list[Attempt]] = {}
+    for attempt in attempts:
+        gangs.setdefault(attempt.order.first_node_id, []).append(attempt)
+    return list(gangs.values())
+
+
 def freest(hosts: Iterable[Host], pool: int, ahead: int) -> Host | None:
     """Return the host with the most room for an attempt of a pool, if there is one.
 
