@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -218,7 +219,7 @@ class DaskEngine(Engine):
         lease, host = message["lease"], message["host"]
         if isinstance(lease, int) and isinstance(host, str):
             self._granted[lease] = host
-            self._note(Granted(lease, host))
+            self._note(Granted(lease, host, urlsplit(host.partition(" ")[0]).hostname or "127.0.0.1"))
 
     def _take_end(self, lease: int, future: distributed.Future) -> None:
         """Note that a lease is over; called in a thread of Dask's client."""

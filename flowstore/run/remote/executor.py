@@ -263,7 +263,7 @@ class RemoteExecutor(Executor):
         if before is not None and before in self._hosts:
             self._hosts[before].leases.pop(notice.lease, None)
         if notice.host not in self._hosts:
-            host = Host(notice.host, self._engine.open(notice.host))
+            host = Host(notice.host, notice.address, self._engine.open(notice.host))
             self._hosts[notice.host] = host
             self._selector.register(host.connection, selectors.EVENT_READ, host)
         host = self._hosts[notice.host]
@@ -274,7 +274,7 @@ class RemoteExecutor(Executor):
 
     def _set_up(self, host: Host, hello: Mapping[str, Any]) -> None:
         """Check who a host is, and send it the flow."""
-        host.name, host.address = str(hello["name"]), str(hello.get("address", "127.0.0.1"))
+        host.name = str(hello["name"])
         refusal, warning = compare(hello, host.name)
         if refusal is not None:
             raise FlowstoreError(refusal)
