@@ -9,7 +9,7 @@ import attrs
 from flowstore.client.rows import RunRow, TaskRow
 from flowstore.client.run import Run
 from flowstore.sqlite.database import Row
-from flowstore.sqlite.typed_rows import place_of, time_of
+from flowstore.sqlite.typed_rows import positions_of, time_of
 from flowstore.store import queries
 from flowstore.store.schema import STATUSES
 
@@ -76,7 +76,7 @@ def _listed_task(run: str, task: Row, now: Mapping[str, str]) -> TaskRow:
         pathspec=f"{run}/{task['step']}/{task['id']}",
         status=now.get(task["status"], task["status"]),
         attempts=task["attempts"],
-        index=None if path is None else place_of(path)[-1],
+        index=None if path is None else positions_of(path)[-1],
         item=task["item"],
         created_at=time_of(task["started_at"]),
         finished_at=None if task["finished_at"] is None else time_of(task["finished_at"]),

@@ -16,7 +16,7 @@ from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.base import Ending, Tagged
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
-from flowstore.sqlite.typed_rows import json_of, place_of, time_of
+from flowstore.sqlite.typed_rows import json_of, positions_of, time_of
 from flowstore.store import queries, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
@@ -222,7 +222,7 @@ class Task(Tagged, Ending):
     def index(self) -> int | None:
         """Its position in the innermost foreach; `None` outside one."""
         path = self._row()["foreach_path"]
-        return None if path is None else place_of(path)[-1]
+        return None if path is None else positions_of(path)[-1]
 
     @property
     def origin_pathspec(self) -> str | None:

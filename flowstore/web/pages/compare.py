@@ -15,7 +15,7 @@ from flowstore.drawing.plot import Amount, Point, bars, plot
 from flowstore.store import metrics
 from flowstore.store.run_pages import RunQuery
 from flowstore.text import size
-from flowstore.web.pages import Page, View
+from flowstore.web.pages import Page, View, run_json
 from flowstore.web.templating import pathspec, value
 
 _OFFERED = 20  # runs to choose from where none is chosen
@@ -95,17 +95,12 @@ def compare(view: View) -> Page:
 
     def as_json() -> dict[str, Any]:
         return {
-            "runs": [_run_json(row, own) for row, own in zip(listed, numbers, strict=True)],
+            "runs": [{**run_json(row), "metrics": own} for row, own in zip(listed, numbers, strict=True)],
             "rows": [attrs.asdict(row, recurse=False) for row in compared],
         }
 
     names = ", ".join(row.pathspec for row in listed[:3])
     return Page("compare.html", f"Compare {names}", data, as_json, any(row.status == "running" for row in listed))
-
-
-def _run_json(row: RunRow, measured: dict[str, float]) -> dict[str, Any]:
-    known = {"run": row.pathspec, "run_id": row.run_id, "duration_s": row.duration_s}
-    return {**known, **attrs.asdict(row), "metrics": measured}
 
 
 def _choose(view: View, runs: Sequence[Run]) -> Page:
@@ -114,7 +109,9 @@ def _choose(view: View, runs: Sequence[Run]) -> Page:
     newest = rows.table_of_runs(view.store._scope, RunQuery(flow=flow, limit=_OFFERED)).rows
     chosen = [row for row in rows.of_runs(runs) if row.pathspec not in {other.pathspec for other in newest}]
     data = {"offered": [*chosen, *newest], "chosen": [run.pathspec for run in runs], "runs": []}
-    return Page("compare.html", "Compare runs", data, lambda: {"runs": rows.of_runs(runs), "rows": []})
+    return Page(
+        "compare.html", "Compare runs", data, lambda: {"runs": [*map(run_json, rows.of_runs(runs))], "rows": []}
+    )
 
 
 def _metrics(numbers: Sequence[dict[str, float]], *, everything: bool) -> Iterator[Row]:
