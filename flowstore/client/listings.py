@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -12,6 +13,9 @@ from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import positions_of, time_of
 from flowstore.store import queries
 from flowstore.store.schema import STATUSES
+
+if TYPE_CHECKING:
+    from flowstore.store.search import Hit
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -57,6 +61,21 @@ def table_of_tasks(
     ]
     last = _RANK.get(shown[-1]["status"], 3) if shown else 0
     return TaskTable(task_rows, errors, f"{last}-{shown[-1]['id']}" if len(listed) > limit else None)
+
+
+def rows_of_hits(runs: Sequence[RunRow], hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    """Return what a search has found as rows: the run, where it holds the text, and an excerpt."""
+    return [
+        {
+            "run": row.pathspec,
+            "status": row.status,
+            "created_at": row.created_at,
+            "where": hit.where,
+            "task": hit.task,
+            "excerpt": hit.excerpt,
+        }
+        for row, hit in zip(runs, hits, strict=True)
+    ]
 
 
 _RANK = {"failed": 0, "running": 1, "stopped": 2}  # as `queries.task_page` has it

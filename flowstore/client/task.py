@@ -17,7 +17,7 @@ from flowstore.client.base import Ending, Tagged
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, positions_of, time_of
-from flowstore.store import queries, tags
+from flowstore.store import log_chunks, queries, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.text import did_you_mean
@@ -249,7 +249,7 @@ class Task(Tagged, Ending):
         return self._text("stderr")
 
     def _text(self, stream: str) -> str:
-        return "".join(row["text"] for row in queries.log(self._store, self._attempt_row()["log_id"], stream))
+        return "".join(row["text"] for row in log_chunks.read(self._store, self._attempt_row()["log_id"], stream))
 
     def loglines(self, *streams: str) -> Iterator[tuple[datetime, str]]:
         """Yield the lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read."""
@@ -258,7 +258,9 @@ class Task(Tagged, Ending):
                 raise ValueError(f"There is no stream {stream!r}; there are stdout and stderr.")
         rests = dict.fromkeys(_STREAMS, "")
         at = self.created_at
-        for row in queries.log(self._store, self._attempt_row()["log_id"], streams[0] if len(streams) == 1 else None):
+        for row in log_chunks.read(
+            self._store, self._attempt_row()["log_id"], streams[0] if len(streams) == 1 else None
+        ):
             at = time_of(row["written_at"])
             if row["stream"] not in rests:
                 raise StoreCorrupt(f"{self._store.path} is damaged: {self.pathspec} has the log of no stream.")

@@ -107,11 +107,10 @@ def _choose(view: View, runs: Sequence[Run]) -> Page:
     """Return a page on which runs are chosen, the newest of the flow of the one that is chosen already."""
     flow = runs[0].path_components[0] if runs else None
     newest = rows.table_of_runs(view.store._scope, RunQuery(flow=flow, limit=_OFFERED)).rows
-    chosen = [row for row in rows.of_runs(runs) if row.pathspec not in {other.pathspec for other in newest}]
-    data = {"offered": [*chosen, *newest], "chosen": [run.pathspec for run in runs], "runs": []}
-    return Page(
-        "compare.html", "Compare runs", data, lambda: {"runs": [*map(run_json, rows.of_runs(runs))], "rows": []}
-    )
+    chosen = rows.of_runs(runs)
+    older = [row for row in chosen if row.pathspec not in {other.pathspec for other in newest}]
+    data = {"offered": [*older, *newest], "chosen": [row.pathspec for row in chosen], "runs": []}
+    return Page("compare.html", "Compare runs", data, lambda: {"runs": [*map(run_json, chosen)], "rows": []})
 
 
 def _metrics(numbers: Sequence[dict[str, float]], *, everything: bool) -> Iterator[Row]:

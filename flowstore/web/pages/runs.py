@@ -96,14 +96,11 @@ def flows(view: View) -> Page:
     latest = [run for run in (flow.latest_run for flow in named) if run is not None]
     listed = rows.of_runs(latest)
     data = {"runs": listed, "store_path": shlex.quote(str(view.store.path))}
-    running = any(row.status == "running" for row in listed)
-    return Page(
-        "flows.html",
-        "Flows",
-        data,
-        lambda: {"flows": [row.flow for row in listed], "runs": [*map(run_json, listed)]},
-        runs_now=running,
-    )
+
+    def as_json() -> dict[str, Any]:
+        return {"flows": [row.flow for row in listed], "runs": [*map(run_json, listed)]}
+
+    return Page("flows.html", "Flows", data, as_json, runs_now=any(row.status == "running" for row in listed))
 
 
 def _json(listed: Sequence[Listed], data: dict[str, Any]) -> dict[str, Any]:
