@@ -40,7 +40,7 @@ class RunQuery:
         text: with this text in the pathspec, user, tags, note or parameters, in upper or lower case.
         columns: metrics, parameters and facts to show.
         sort: the column that decides the order, `-NAME` from the largest down; `None` for the newest first. Runs
-    X
+            without a value in it come last.
         after: where a page begins, as the page before it says.
         limit: how many runs a page has at most.
     """

@@ -82,13 +82,13 @@ def save(store: Store, out: Path, selection: Selection, *, logs: bool = True, fo
         with outputs.replaced(out) as path, path.open("w", encoding="utf-8") as file:
             file.writelines(_pieces(environment, store, ids, logs=logs))
     except OSError as error:
-        raise FlowstoreError(f"{out} can't be written: {error.strerror or error}.") from error
+        raise FlowstoreError(f"{out} cannot be written: {error.strerror or error}.") from error
     return Saved(out, out.stat().st_size, len(ids))
 
 
 def _check_target(out: Path, *, force: bool) -> None:
     if not out.parent.is_dir():
-        raise FlowstoreError(f"{out} can't be written: there is no folder {out.parent}.")
+        raise FlowstoreError(f"{out} cannot be written: there is no folder {out.parent}.")
     if os.path.lexists(out) and not force:
         raise FlowstoreError(f"{out} is there already. Choose another file, or replace that one with --force.")
     outputs.check(out)

@@ -154,6 +154,6 @@ def check_editable(view: View) -> None:
     """Raise `NotEditable` where nothing may be changed."""
     if not view.editable:
         raise NotEditable(
-            f"{view.store.path} is only looked at here: it is not your own file, it can't be written, or flowstore ui "
+            f"{view.store.path} is only looked at here: it is not your own file, it cannot be written, or flowstore ui "
             "was started with --read-only."
         )
