@@ -110,7 +110,7 @@ class CardComponent:
 
     def update(self, *_args: Any, **_options: Any) -> None:
         """Change what the component shows. Those that can be changed define it."""
-        raise TypeError(f"{type(self).__name__} can't be updated.")
+        raise TypeError(f"{type(self).__name__} cannot be updated.")
 
 
 MetaflowCard, MetaflowCardComponent = FlowstoreCard, CardComponent

@@ -33,6 +33,7 @@ from flowstore.text import did_you_mean
 _PAUSE_S = 0.1  # at least, between two states that are sent; the driver writes one a second
 _SHARE = 10  # drawing a card again takes at most one part in so many of the step's time
 _DEFAULT_INTERVAL_S = 5
+_MOST_SHOWN = 16 << 20  # bytes of a state; a larger one comes with the report
 _MOST_DATA = 1 << 20  # bytes of what `refresh` returned
 
 
@@ -271,16 +272,16 @@ class TaskCards:
         message = {"user": data, "render_seq": self._drawn[n], "mode": "render_runtime", "components": {}}
         self._drawn[n] += 1
         try:
-            card = self._made(n, kind)
+            card = self._card_of(n, kind)
             html = card.render_runtime(self._task, message)
-            rendered, _ = self._packed(n, html, self._data(card, message))
+            rendered, encoded = self._packed(n, html, self._data(card, message))
         except Exception:
             self._broken.add(n)
             self._complain(n, traceback.format_exc(), "could not be drawn while the step runs")
             return
-        if rendered.blob.data is None:  # too large for a message: it comes with the report
-            return
-        self._show(rendered)
+        if encoded.size_bytes <= _MOST_SHOWN:  # a state travels whole, whatever its size
+            blob = NewBlob(encoded.description, data=encoded.content)
+            self._show(RenderedCard(n, rendered.type, rendered.card_id, blob, rendered.data))
 
     def abandon(self) -> None:
         """Send what was not drawn for want of time: the attempt has failed, so there will be no other state."""
@@ -327,7 +328,7 @@ class TaskCards:
         kind = self._kinds[n]
         if not isinstance(kind, type):
             raise kind
-        card = self._made(n, kind)
+        card = self._card_of(n, kind)
         html = card.render(self._task)
         data = None
         if kind.RUNTIME_UPDATABLE and self._drawn[n]:
@@ -340,7 +341,7 @@ class TaskCards:
             data = self._data(card, message) if n in self._waiting else None
         return self._packed(n, html, data)
 
-    def _made(self, n: int, kind: type[FlowstoreCard]) -> FlowstoreCard:
+    def _card_of(self, n: int, kind: type[FlowstoreCard]) -> FlowstoreCard:
         """Return an object of a type of card, made with as many arguments as its `__init__` takes."""
         given = {
             "options": dict(self.wanted[n].options),

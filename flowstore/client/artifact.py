@@ -138,7 +138,7 @@ class DataArtifact(Tagged):
         return self._task._run.created_at if setter is None else time_of(setter["at"])
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Provenance:
     """Where the bytes of an artifact come from, and where else they are.
 

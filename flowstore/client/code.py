@@ -28,7 +28,7 @@ def missing_module(code: Code | None, error: BaseException) -> str | None:
     while cause is not None and cause.__cause__ is not None and not isinstance(cause, ImportError | AttributeError):
         cause = cause.__cause__
     if isinstance(cause, ImportError):
-        name, state = cause.name, "can't be imported here"
+        name, state = cause.name, "cannot be imported here"
     elif isinstance(cause, AttributeError):  # from a pickle: "Can't get attribute 'C' on <module 'm' from '…'>"
         match = re.search(r"on <module '([\w.]+)'", str(cause))
         name, state = match and match[1], "is another one here"
@@ -54,7 +54,7 @@ def where_code_is(run: str) -> str:
     )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Frame:
     """A line of the source at which something failed.
 
@@ -158,7 +158,7 @@ class Code(InStore):
                 output.parent.mkdir(parents=True, exist_ok=True)
                 output.write_bytes(data)
             except OSError as error:
-                raise FlowstoreError(f"{output} can't be written: {error.strerror}. Choose another folder.") from error
+                raise FlowstoreError(f"{output} cannot be written: {error.strerror}. Choose another folder.") from error
         return target
 
     def source(self, path: str, most_bytes: int) -> str | None:

@@ -25,7 +25,7 @@ def check_name(name: object) -> None:
     if isinstance(name, str) and name.isidentifier():
         return
     if problem := _problem(name):
-        raise ArtifactError(f"An artifact can't be named {name!r}: {problem}. Use another name.")
+        raise ArtifactError(f"An artifact cannot be named {name!r}: {problem}. Use another name.")
 
 
 def _problem(name: object) -> str | None:

@@ -135,7 +135,7 @@ class Store:
     def write(self) -> Iterator[sqlite3.Connection]:
         """Open a transaction: everything inside becomes visible together, or not at all."""
         if not self.writable:
-            raise FlowstoreError(f"{self.path} can't be written: the file, its folder or its medium is read-only.")
+            raise FlowstoreError(f"{self.path} cannot be written: the file, its folder or its medium is read-only.")
         with self._lock, self._clearly:
             connection = self.connection()
             connection.execute("begin immediate")
@@ -220,7 +220,7 @@ class Store:
         connection.close()
         journal.back_to_rollback_journal(self.path)
         self.warning = (
-            f"{self.path} can't use a write-ahead log ({problem}): readers wait while a run writes. "
+            f"{self.path} cannot use a write-ahead log ({problem}): readers wait while a run writes. "
             "A local disk is faster and safer."
         )
 
@@ -259,7 +259,7 @@ class Store:
                     self.connection().execute("vacuum into cast(? as text)", (os.fsencode(temporary),))
                     side_files.install(temporary, copy, replace=False)
             except OSError as error:
-                raise FlowstoreError(f"{copy} can't be written: {error.strerror}.") from error
+                raise FlowstoreError(f"{copy} cannot be written: {error.strerror}.") from error
             if self._log is not None:
                 side_files.drop_log(self.path, self._log)
 
@@ -332,7 +332,7 @@ def _connect(
         connection.close()
         if not writable and (files.has_side_file(path, "-wal") or files.has_side_file(path, "-journal")):
             raise FlowstoreError(
-                f"{path} needs recovery after a crash, and can't be written here. Copy it together with "
+                f"{path} needs recovery after a crash, and cannot be written here. Copy it together with "
                 f"{path.name}-wal or {path.name}-journal to a folder that can be written, and open the copy."
             ) from error
         if error.sqlite_errorname == "SQLITE_ERROR":  # such as a format number that no SQLite knows
@@ -426,9 +426,9 @@ def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
         return None
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith("SQLITE_FULL"):
-        return FlowstoreError(f"{path} can't grow: the disk is full. What was committed before is kept.")
+        return FlowstoreError(f"{path} cannot grow: the disk is full. What was committed before is kept.")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-        return FlowstoreError(f"{path} can't be opened or written ({error}). Check its permissions.")
+        return FlowstoreError(f"{path} cannot be opened or written ({error}). Check its permissions.")
     if name.startswith("SQLITE_IOERR"):
         return FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
     if name.startswith("SQLITE_INTERRUPT"):

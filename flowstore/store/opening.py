@@ -235,7 +235,7 @@ def ensure_store(path: str | os.PathLike[str]) -> Store:
     if not store.writable:
         store.close()
         raise FlowstoreError(
-            f"{path} can't be written: the file or its folder is read-only. Choose another with --store."
+            f"{path} cannot be written: the file or its folder is read-only. Choose another with --store."
         )
     return store
 
@@ -245,7 +245,7 @@ def _create(path: Path) -> None:
     from flowstore._version import __version__
 
     if not path.parent.is_dir():
-        raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")
+        raise StoreNotFound(f"{path} cannot be created: there is no folder {path.parent}.")
     side_files.check_name(path)
     try:
         with files.temporary_file(path) as temporary:  # created by us, because SQLite would ignore a generous umask
@@ -255,7 +255,7 @@ def _create(path: Path) -> None:
             with contextlib.suppress(FileExistsError):  # somebody was faster, which is as good
                 side_files.install(temporary, path, replace=False)
     except (OSError, sqlite3.Error) as error:
-        raise FlowstoreError(f"{path} can't be created: {error}. Choose another with --store.") from error
+        raise FlowstoreError(f"{path} cannot be created: {error}. Choose another with --store.") from error
 
 
 def _check_library() -> None:
@@ -280,7 +280,7 @@ def _check_header(path: Path) -> None:
     except FileNotFoundError:
         raise StoreNotFound(f"There is no store at {path}.") from None
     except OSError as error:
-        raise FlowstoreError(f"{path} can't be read: {error.strerror}.") from error
+        raise FlowstoreError(f"{path} cannot be read: {error.strerror}.") from error
     if not header.startswith(side_files.DATABASE) or len(header) < 100:
         raise NotAStore(f"{path} is not a flowstore store: it is not an SQLite file.")
     _check_page(path, header)

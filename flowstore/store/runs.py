@@ -18,7 +18,7 @@ from flowstore.sqlite.typed_rows import LATER, PAGE, onward
 from flowstore.store.tags import all_of, are_texts, last_met
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Match:
     """A run that was found.
 
@@ -43,7 +43,7 @@ class Match:
         return self.created_at, self.run_id
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Condition:
     """An SQL condition on a run `r`, and its parameters.
 

@@ -25,7 +25,7 @@ _CHUNKS = 64  # of a log, each as much as was read at once
 _BEFORE, _BEHIND = 80, 120  # characters of an excerpt
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Hit:
     """A run that holds the text.
 
@@ -42,7 +42,7 @@ class Hit:
     excerpt: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Search:
     """The runs that a search has found, and how far it looked.
 
@@ -61,7 +61,7 @@ class Search:
     unread: list[Match]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Wanted:
     """A text to look for, and where.
 

@@ -64,13 +64,13 @@ _STATUS: tuple[tuple[type[FlowstoreError], int], ...] = (
     (StoreTooNew, 503),
 )
 _TITLES = {
-    400: "This can't be done",
+    400: "This cannot be done",
     403: "This is not allowed",
     404: "Not found",
     405: "Not possible here",
     413: "Too much text",
     500: "This page failed",
-    503: "The store can't be read",
+    503: "The store cannot be read",
 }
 Answer = Page | Redirect | Download
 Function = Callable[..., Answer]
@@ -236,7 +236,7 @@ class _Answering:
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
         if as_json:
             return _json({"error": text}, code, headers)
-        title = _TITLES.get(code, "This can't be done")
+        title = _TITLES.get(code, "This cannot be done")
         html = self._render("error.html", title, "", message=text, code=code)
         return HTMLResponse(html, code, headers)
 
@@ -253,13 +253,13 @@ def _explained(error: Exception) -> tuple[int, str]:
         texts = {404: "There is no page at this address.", 405: "This address answers no such request."}
         return error.status_code, texts.get(error.status_code, str(error.detail))
     if isinstance(error, OSError):
-        return 503, f"The store can't be read: {error.strerror or error}."
+        return 503, f"The store cannot be read: {error.strerror or error}."
     traceback.print_exception(error)
     return 500, f"{type(error).__name__}: {error}. The terminal of flowstore ui shows where it happened."
 
 
-def _json(value: Any, code: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    return Response(templating.dumps(value), code, dict(headers), "application/json")
+def _json(value: Any, code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(templating.dumps(value), code, dict(headers or {}), "application/json")
 
 
 def _query(text: bytes) -> Query:

@@ -19,7 +19,7 @@ from flowstore.errors import NotFound
 from flowstore.text import did_you_mean, one_line, size
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Choice:
     """A choice of cards: by id, type or the beginning of the hash, with or without those of tasks that were reused."""
 
@@ -178,7 +178,7 @@ def _row(card: Card) -> dict[str, Any]:
     }
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Shown:
     """The page that the server shows: `--run-id`, `--max-cards` and `--poll-interval`."""
 

@@ -15,7 +15,7 @@ from flowstore.drawing.plot import Amount, Point, bars, plot
 from flowstore.store import metrics
 from flowstore.store.run_pages import RunQuery
 from flowstore.text import size
-from flowstore.web.pages import Page, View
+from flowstore.web.pages import Page, View, run_json
 from flowstore.web.templating import pathspec, value
 
 _OFFERED = 20  # runs to choose from where none is chosen
@@ -98,7 +98,7 @@ def compare(view: View) -> Page:
 
     def as_json() -> dict[str, Any]:
         return {
-            "runs": [_run_json(row, own) for row, own in zip(listed, numbers, strict=True)],
+            "runs": [{**run_json(row), "metrics": own} for row, own in zip(listed, numbers, strict=True)],
             "rows": [attrs.asdict(row, recurse=False) for row in compared],
         }
 
@@ -106,18 +106,14 @@ def compare(view: View) -> Page:
     return Page("compare.html", f"Compare {names}", data, as_json, any(row.status == "running" for row in listed))
 
 
-def _run_json(row: RunRow, measured: dict[str, float]) -> dict[str, Any]:
-    known = {"run": row.pathspec, "run_id": row.run_id, "duration_s": row.duration_s}
-    return {**known, **attrs.asdict(row), "metrics": measured}
-
-
 def _choose(view: View, runs: Sequence[Run]) -> Page:
     """Return a page on which runs are chosen, the newest of the flow of the one that is chosen already."""
     flow = runs[0].path_components[0] if runs else None
     newest = rows.table_of_runs(view.store._scope, RunQuery(flow=flow, limit=_OFFERED)).rows
-    chosen = [row for row in rows.of_runs(runs) if row.pathspec not in {other.pathspec for other in newest}]
-    data = {"offered": [*chosen, *newest], "chosen": [run.pathspec for run in runs], "runs": []}
-    return Page("compare.html", "Compare runs", data, lambda: {"runs": rows.of_runs(runs), "rows": []})
+    chosen = rows.of_runs(runs)
+    older = [row for row in chosen if row.pathspec not in {other.pathspec for other in newest}]
+    data = {"offered": [*older, *newest], "chosen": [row.pathspec for row in chosen], "runs": []}
+    return Page("compare.html", "Compare runs", data, lambda: {"runs": [*map(run_json, chosen)], "rows": []})
 
 
 def _metrics(numbers: Sequence[dict[str, float]], *, everything: bool) -> Iterator[Row]:
