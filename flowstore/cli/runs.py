@@ -123,6 +123,7 @@ def search(
     Example:
         flowstore search "out of memory" HelloFlow
     """
+    from flowstore.client.listings import rows_of_hits
     from flowstore.store.search import Wanted
     from flowstore.store.search import search as look
 
@@ -140,28 +141,13 @@ def search(
         deadline_s=seconds,
     )
     result = look(active_scope().store, wanted)
-    output.echo(_hit_rows(result), form, columns=_HIT)
+    hits = result.hits
+    output.echo(rows_of_hits(of_runs(runs_of(active_scope(), [hit.run for hit in hits])), hits), form, columns=_HIT)
     for line in _how_far(result, wanted):
         click.echo(safe(line), err=True)
 
 
 _HIT = ("run", "status", "created_at", "where", "task", "excerpt")
-
-
-def _hit_rows(result: Search) -> output.Rows:
-    """Return a row a run that was found."""
-    runs = runs_of(active_scope(), [hit.run for hit in result.hits])
-    return [
-        {
-            "run": row.pathspec,
-            "status": row.status,
-            "created_at": row.created_at,
-            "where": hit.where,
-            "task": hit.task,
-            "excerpt": hit.excerpt,
-        }
-        for row, hit in zip(of_runs(runs), result.hits, strict=True)
-    ]
 
 
 def _how_far(result: Search, wanted: Wanted) -> Iterator[str]:

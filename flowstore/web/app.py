@@ -258,8 +258,8 @@ def _explained(error: Exception) -> tuple[int, str]:
     return 500, f"{type(error).__name__}: {error}. The terminal of flowstore ui shows where it happened."
 
 
-def _json(value: Any, code: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    return Response(templating.dumps(value), code, dict(headers), "application/json")
+def _json(value: Any, code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(templating.dumps(value), code, dict(headers or {}), "application/json")
 
 
 def _query(text: bytes) -> Query:

@@ -156,10 +156,16 @@ def many(tmp_path_factory):
     store.close()
 
 
-SAME = (RunQuery(), RunQuery(flow="F"), RunQuery(tags=("t",)), RunQuery(statuses=("failed",)), RunQuery(text="f/"))
+FIRST_PAGES = {
+    "all": RunQuery(),
+    "a flow": RunQuery(flow="F"),
+    "a tag": RunQuery(tags=("t",)),
+    "a status": RunQuery(statuses=("failed",)),
+    "a text": RunQuery(text="f/"),
+}
 
 
-@pytest.mark.parametrize("query", SAME, ids=str)
+@pytest.mark.parametrize("query", FIRST_PAGES.values(), ids=FIRST_PAGES)
 def test_a_first_page_looks_at_few_runs(many, query):
     """Its cost does not follow from how many runs there are: so many steps of SQLite's machine."""
     steps = itertools.count()

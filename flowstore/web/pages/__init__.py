@@ -22,6 +22,7 @@ from urllib.parse import urlencode
 
 import attrs
 
+from flowstore.client.rows import RunRow
 from flowstore.client.store import Store
 from flowstore.errors import FlowstoreError
 
@@ -98,7 +99,7 @@ class View:
     path: str = "/"
     query: Query = Query()
     editable: bool = False
-    form: Mapping[str, str] = {}
+    form: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -143,7 +144,12 @@ class Download:
     type: str
     chunks: Iterable[bytes]
     inline: bool = False
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def run_json(row: RunRow) -> dict[str, Any]:
+    """Return a run with the keys that it has in the JSON of every page."""
+    return {"run": row.pathspec, "run_id": row.run_id, "duration_s": row.duration_s, **attrs.asdict(row)}
 
 
 class NotEditable(FlowstoreError):
