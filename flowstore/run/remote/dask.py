@@ -112,6 +112,7 @@ class DaskEngine(Engine):
         self._cluster = cluster
         self._run = uuid.uuid4().hex
         self._futures: dict[int, distributed.Future] = {}
+        self._shunned: set[str] = set()  # addresses of workers
         self._granted: dict[int, str] = {}
         self._notices: collections.deque[Granted | Over] = collections.deque()
         self.waker, self._wake = socket.socketpair()
@@ -170,12 +171,20 @@ class DaskEngine(Engine):
             )
         return sum(rooms)
 
+    def shun(self, host: str) -> None:
+        """Submit no more leases to the worker of a host."""
+        self._shunned.add(host.partition(" ")[0])
+
     def request(self, lease: int, amounts: Mapping[str, float]) -> None:
         """Submit a task that holds a thread of a worker with these resources."""
-        declared = {name for worker in self._workers.values() for name in worker["resources"]} if amounts else set()
+        workers = self._workers if amounts or self._shunned else {}
+        declared = {name for worker in workers.values() for name in worker["resources"]}
+        others = sorted(workers.keys() - self._shunned) if self._shunned & workers.keys() else None
         needed = {RESOURCES[name]: amount for name, amount in amounts.items() if RESOURCES[name] in declared}
         key = f"flowstore-{self._run}-{lease}"
-        future = self._client.submit(hold, self._run, lease, key=key, pure=False, resources=needed or None)
+        future = self._client.submit(
+            hold, self._run, lease, key=key, pure=False, resources=needed or None, workers=others or None
+        )
         self._futures[lease] = future
         future.add_done_callback(lambda done: self._take_end(lease, done))
 

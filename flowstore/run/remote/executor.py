@@ -211,6 +211,7 @@ class RemoteExecutor(Executor):
     def _look_after(self, host: Host, now: float, beat_s: float) -> None:
         silent_s = now - host.heard_at
         if silent_s > (self._lease_s if host.ready else START_S):
+            self._engine.shun(host.key)
             self._lose(host, f"from which nothing was heard for {silent_s:.0f} s")
             return
         if host.ready and now - host.sent_at > beat_s:
@@ -244,11 +245,10 @@ class RemoteExecutor(Executor):
         elif known is None or notice.host in self._lost:
             self._engine.give_back(notice.lease)
         else:
-            self._grant(notice, known)
+            self._grant(notice, *known)
 
-    def _grant(self, notice: Granted, known: tuple[int, str | None]) -> None:
+    def _grant(self, notice: Granted, pool: int, before: str | None) -> None:
         """Count a lease as one of a host's; one that the engine has granted again belongs to the new host alone."""
-        pool, before = known
         if before is not None and before in self._hosts:
             self._hosts[before].leases.pop(notice.lease, None)
         if notice.host not in self._hosts:
@@ -270,7 +270,7 @@ class RemoteExecutor(Executor):
         if warning is not None and warning not in self._warned:
             self._warned.add(warning)
             print(warning, file=sys.stderr)
-        program = Program.of(self._setup, self._sources, self._engine.folder, self._lease_s, self._cache_bytes)
+        program = Program.of(self._setup, self._sources, self._engine.folder, self._lease_s * 2 / 3, self._cache_bytes)
         host.send("setup", attrs.asdict(program, recurse=False))
         host.send("files", b"".join(self._sources.files.values()))
 
@@ -281,8 +281,9 @@ class RemoteExecutor(Executor):
         for attempt in list(host.attempts.values()):
             self._forget(attempt)
             self._events.append(Died(attempt.number, None, None, lost=f"{host.name}, {how}"))
-        for lease in list(host.leases):  # the engine may grant them again, elsewhere
-            self._leases[lease] = host.leases[lease], None
+        for lease in list(host.leases):
+            del self._leases[lease]
+            self._engine.give_back(lease)
 
     # --- what hosts say
 

@@ -67,6 +67,10 @@ class Engine(abc.ABC):
         """Give a lease back, whether or not it was granted; `Over` may follow."""
 
     @abc.abstractmethod
+    def shun(self, host: str) -> None:
+        """Ask for no more leases where a host is that has not been heard of, though the engine may not notice."""
+
+    @abc.abstractmethod
     def notices(self) -> list[Granted | Over]:
         """Return what has happened since the last call."""
 
