@@ -1,4 +1,4 @@
-"""What SQLite's errors mean to whoever uses a store: by their codes, never by their texts."""
+"""SQLite errors as errors of ours, which tell what happened: by their codes, never by their texts."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ from flowstore.errors import (
     UntrustedArtifact,
 )
 from flowstore.sqlite.clear_errors import StoreLocked
+from flowstore.text import escaped
 from flowstore.web import templating
 from flowstore.web.pages import QUESTIONS, ROUTES, Download, NotEditable, Page, Query, Redirect, View
 from flowstore.web.security import Access, Guard
@@ -265,7 +266,8 @@ def _explained(error: Exception) -> tuple[int, str]:
 
 
 def _json(value: Any, code: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    return Response(templating.dumps(value), code, dict(headers), "application/json")
+    text = escaped(templating.dumps(value))  # terminals act on some of what JSON may hold as it is
+    return Response(text, code, dict(headers), "application/json")
 
 
 def _query(text: bytes) -> Query:
@@ -287,7 +289,10 @@ async def _form(request: Request) -> dict[str, str]:
         body += chunk
         if len(body) > _LARGEST_FORM:
             raise HTTPException(413, "This is more text than a form may hold.")
-    return {"": "", **dict(_fields(body.decode("utf-8", "replace")))}  # never empty, so that a form without fields is one
+    return {
+        "": "",
+        **dict(_fields(body.decode("utf-8", "replace"))),
+    }  # never empty, so that a form without fields is one
 
 
 def _download(download: Download, lease: contextlib.ExitStack) -> Response:

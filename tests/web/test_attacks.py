@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import shutil
+import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from urllib.parse import quote, urlsplit
 
 import pytest
 
-import flowstore
 from flowstore.web import stores as web_stores
 from flowstore.web.pages import sql as sql_page
 from support.canaries import FORMS, hostile_stores
 from support.cli import ended, started
 from support.flows import FOREACH, flow_source
 from support.hostile import UNSAFE
-from support.processes import AS_NOBODY, wait_for
+from support.processes import AS_NOBODY, python, told, wait_for, with_support
 from support.recording import store_with
 from support.stores import assert_sound, make_store, names_beside, untouched
 from support.web import Browser
@@ -32,7 +29,9 @@ ENDLESS = quote("with recursive n (x) as (select 1 union all select x + 1 from n
 PAGES = (
     "/", "/runs.json", "/flows", "/flows.json", "/flow/F", "/flow/F.json", "/run/F/1", "/run/F/1.json",
     "/run/F/1?expand=body", "/code/F/1", "/task/F/1/start/1", "/task/F/1/start/1.json", "/cards/F/1", "/cards/F/1.json",
-    "/card/F/1/start/1/0", "/compare", "/compare?run=F/1&run=F/2&all=1", "/compare.json?run=F/1&run=F/2",
+    "/card/F/1/start/1/0", "/artifact/F/1/start/1/metrics", "/artifact/F/1/start/1/metrics.json",
+    "/artifact/F/1/start/1/model", "/artifact/F/1/start/1/large?page=2", "/artifact/F/1/start/1/large?download=.npy",
+    "/task/F/1/start/1?log=stdout", "/compare", "/compare?run=F/1&run=F/2&all=1", "/compare.json?run=F/1&run=F/2",
     "/search?q=e", "/search.json?q=e", "/sql?q=select+*+from+run_summary", "/sql.json?q=select+*+from+artifact_values",
     "/sql?as=csv&q=select+*+from+task_summary", "/deployments", "/deployments.json",
 )  # fmt: skip
@@ -53,11 +52,11 @@ class Wire:
     def send(self, request, timeout=20):
         """All that is answered to these bytes, until the connection is closed; nothing if it is closed at once."""
         answer = b""
-        with contextlib.closing(socket.create_connection(("127.0.0.1", self.port), timeout)) as connection:
-            with contextlib.suppress(ConnectionError):
-                connection.sendall(request)
-                while chunk := connection.recv(1 << 16):
-                    answer += chunk
+        connecting = contextlib.closing(socket.create_connection(("127.0.0.1", self.port), timeout))
+        with connecting as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(request)
+            while chunk := connection.recv(1 << 16):
+                answer += chunk
         return answer
 
     def ask(self, path="/", *headers, method="GET", version="1.1", host="127.0.0.1", body=b"", timeout=20):
@@ -90,8 +89,9 @@ def wire(tmp_path_factory):
 HOSTS = {
     "127.0.0.1:99999": 200, "LOCALHOST:80": 200, "[::1]": 200, "[0:0:0:0:0:0:0:1]:80": 200, "localhost.": 403,
     "127.0.0.1.": 403, "0x7f.1": 403, "2130706433": 403, "0.0.0.0": 403, "[::]": 403, "[::ffff:8.8.8.8]": 403,
-    "user@localhost": 403, "localhost@evil.example": 403, "localhost/evil": 403, "localhost#": 403, "localhost,evil": 403,
-    "localhost evil": 403, "[localhost]": 403, "[127.0.0.1": 403, "localhost:-1": 403, "localhost:1:2": 403,
+    "user@localhost": 403, "localhost@evil.example": 403, "localhost/evil": 403, "localhost#": 403,
+    "localhost,evil": 403, "localhost evil": 403, "[localhost]": 403,
+    "[127.0.0.1": 403, "localhost:-1": 403, "localhost:1:2": 403,
     "evil.example:8765": 403, "xn--lcalhost-n1a": 403, "\u00b2.0.0.1": 403,
 }  # fmt: skip
 
@@ -172,9 +172,9 @@ def test_odd_addresses(wire, path):
     [
         "a=" + "b" * 60_000, "&" * 60_000, "%00=%00", "sort=%00", "sort=" + "-" * 5000, "limit=" + "9" * 5000,
         "limit=-1", "limit=0", "limit=%C2%B2", "after=x", "after=F/99999999999999999999", "since=99999999999w",
-        "since=9999-99-99", "user=%ff", "tag=%ed%a0%80", "columns=" + "%22" * 500, "columns=a'b%22;--", "status=nothing",
-        "over=%00", "plot=%00&over=a", "flow=" + "%2e%2e%2f" * 50, "namespace=%00", "text=%25%25%25", "version=%00",
-        *(f"a{n}=1" for n in (1,)), "&".join(f"columns=c{n}" for n in range(900)), "&".join(["run=F/1"] * 5000),
+        "since=9999-99-99", "user=%ff", "tag=%ed%a0%80", "columns=" + "%22" * 500, "columns=a'b%22;--",
+        "status=nothing", "over=%00", "plot=%00&over=a", "flow=" + "%2e%2e%2f" * 50, "namespace=%00",
+        "text=%25%25%25", "version=%00", "&".join(f"columns=c{n}" for n in range(900)), "&".join(["run=F/1"] * 5000),
     ],
 )  # fmt: skip
 def test_odd_queries(browse, path, query):
@@ -269,17 +269,336 @@ def assert_silent(tmp_path, form, every):
     assert wrong == {}
 
 
-@pytest.mark.parametrize("form", ["pickle", "tricks"])
+@pytest.mark.long
+@pytest.mark.parametrize("form", FORMS)
 def test_pages_of_a_stranger_s_file(tmp_path, stranger, form):
-    """A pickle or tricks in some of the columns: each page is shown or says what is wrong; nothing runs."""
+    """A pickle, tricks, nothing or a number in some columns: each page is shown or says what is wrong; nothing runs."""
     stranger()
     assert_silent(tmp_path, form, every=12)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("form", FORMS)
 def test_pages_of_all_strangers_files(tmp_path, stranger, form):
-    """Anything in any column."""
+    """The same with every column."""
     stranger()
     assert_silent(tmp_path, form, every=1)
+
+
+# --- a file that changes under the page
+
+
+def test_a_store_that_another_process_locks(browse, path, monkeypatch):
+    """All who ask meanwhile hear soon, and together, that it is locked; afterwards the page is there again."""
+    monkeypatch.setattr(web_stores, "BUSY_S", 0.2)
+    browser = browse(make_store(path))
+    browser.page("/")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        began = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(lambda _: browser.stranger.get("/", headers=browser.headers), range(20)))
+        assert {answer.status_code for answer in answers} == {503}
+        assert "stayed locked" in answers[0].text
+        assert "stayed locked" in browser.json("/runs.json", 503)["error"]
+        assert time.monotonic() - began < 5
+        other.execute("rollback")
+    wait_for(lambda: browser.stranger.get("/", headers=browser.headers).status_code == 200)
+    assert_one_file(browser)
+
+
+@pytest.mark.parametrize("size", [0, 50, 5000, 20_000])
+def test_a_store_that_is_cut_off(browse, path, size):
+    """A file that ends early is named on each page, and nothing is written to it."""
+    browser = browse(make_store(path))
+    browser.page("/")
+    data = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(size)
+    browser.stores.close_idle(0.0)
+    kept = path.read_bytes()
+    for url in ("/", "/run/F/1", "/runs.json", "/run/F/1.json", "/sql?q=select+*+from+run_summary"):
+        answer = browser.stranger.get(url, headers=browser.headers)
+        assert answer.status_code == 503 or (answer.status_code < 500 and "damaged" in answer.text), answer.text[-500:]
+    assert path.read_bytes() == kept
+    path.write_bytes(data)
+    browser.stores.close_idle(0.0)
+    assert "F/1" in browser.page("/")
+
+
+@pytest.mark.parametrize("instead", ["folder", "link to nothing", "pipe", "another database", "text"])
+def test_a_store_that_becomes_something_else(browse, path, instead):
+    """Whatever lies at its path is named; nothing waits, and nothing of it is shown."""
+    browser = browse(make_store(path))
+    browser.page("/")
+    path.unlink()
+    if instead == "folder":
+        path.mkdir()
+    elif instead == "link to nothing":
+        path.symlink_to("nowhere")
+    elif instead == "pipe":
+        os.mkfifo(path)
+    elif instead == "another database":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("create table secret as select 'hidden' as x")
+    else:
+        path.write_text("hidden" * 5000)
+    for url in ("/", "/run/F/1", "/runs.json", "/sql?q=select+*+from+secret"):
+        answer = browser.stranger.get(url, headers=browser.headers)
+        assert answer.status_code == 503, (url, answer.text[-500:])
+        assert "hidden" not in answer.text
+    browser.send("/run/F/1/tags", 503, add="x")
+
+
+def test_a_folder_that_goes_away(browse, tmp_path):
+    """A store whose folder was moved is missing, and shown again when that comes back."""
+    (tmp_path / "inner").mkdir()
+    path = make_store(tmp_path / "inner" / "flowstore.db")
+    browser = browse(path)
+    browser.page("/")
+    path.parent.rename(tmp_path / "moved")
+    assert "There is no store at" in browser.page("/", 503)
+    browser.send("/run/F/1/note", 503, note="lost")
+    (tmp_path / "moved").rename(path.parent)
+    assert "F/1" in browser.page("/")
+    assert browser.json("/run/F/1.json")["note"] is None
+
+
+def assert_one_file(browser):
+    """Afterwards the store is sound, and lies there alone."""
+    browser.stores.close()
+    assert names_beside(browser.path) == [browser.path.name]
+    assert_sound(browser.path)
+
+
+# --- files that are only looked at
+
+
+READING = f"""
+import sys
+from support.web import Browser
+URLS = [
+    "/", "/run/F/1", "/task/F/1/end/1", "/sql?q=select+*+from+run_summary", "/search?q=blue", "/runs.json",
+    "/nothing",
+]
+def look(path):
+    browser = Browser(path)
+    texts = [browser.stranger.get(url, headers=browser.headers).text for url in URLS]
+    codes = [browser.stranger.post(f"/run/F/1/{{name}}", data={{"add": "x"}}, headers={{**browser.headers,
+             "origin": "http://127.0.0.1:8765"}}).status_code for name in ("tags", "note")]
+    browser.close()
+    return texts, codes
+look(sys.argv[2])  # all that it uses is imported before it may no longer be read
+{AS_NOBODY}
+os.chdir("/")
+os.environ["FLOWSTORE_HOME"] = "/nonexistent"
+texts, codes = look(sys.argv[1])
+assert codes == [403, 403], codes
+assert not any('method="post"' in text for text in texts)
+assert all("F/1" in text for text in texts[:-1]), texts
+print("read")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("header", ["rollback", "log"])
+@pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o444, 0o777), (0o666, 0o555), (0o444, 0o555)])
+def test_a_file_that_cannot_be_written(open_folder, tmp_path, file_mode, folder_mode, header):
+    """A colleague's file, or one on a medium that can't be written: all pages, no form, and not one byte beside it."""
+    path = make_store(open_folder / "flowstore.db")
+    if header == "log":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("pragma journal_mode = wal")
+    path.chmod(file_mode)
+    open_folder.chmod(folder_mode)
+    with untouched(open_folder):
+        env = with_support({**os.environ, "FLOWSTORE_HOME": str(tmp_path)})
+        assert told(python(READING, path, make_store(tmp_path / "own.db"), env=env)) == "read\n"
+
+
+def test_a_stranger_s_file_is_only_looked_at(browse, path, stranger):
+    """So it is without --read-only, too, and by a form that was open before."""
+    make_store(path)
+    stranger()
+    browser = browse(path)
+    assert 'method="post"' not in browser.page("/run/F/1")
+    for name, value in (("tags", {"add": "mine"}), ("note", {"note": "mine"})):
+        assert "only looked at here" in browser.send(f"/run/F/1/{name}", 403, **value).text
+    assert browser.json("/run/F/1.json")["tags"] == ["blue"]
+
+
+def test_read_only_changes_nothing(browse, path):
+    """Not a byte of one's own file, whatever is asked and sent."""
+    make_store(path)
+    with untouched(path.parent):
+        browser = browse(path, read_only=True)
+        assert 'method="post"' not in browser.page("/run/F/1")
+        for url in PAGES:
+            browser.stranger.get(url, headers=browser.headers)
+        for name in ("tags", "note"):
+            browser.send(f"/run/F/1/{name}", 403, add="x", note="x")
+        browser.close()
+
+
+# --- too much at once
+
+
+def test_questions_without_end(browse, path, monkeypatch):
+    """Many at once end at their deadline, one after the other, while other pages are answered at once."""
+    monkeypatch.setattr(sql_page, "DEADLINE_S", 0.5)
+    browser = browse(make_store(path))
+    browser.page("/sql?q=select+1")
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        endless = [
+            pool.submit(browser.stranger.get, f"/sql?q={ENDLESS}&n={n}", headers=browser.headers) for n in range(9)
+        ]
+        wait_for(lambda: browser.stores._busy)
+        began = time.monotonic()
+        assert set(pool.map(lambda url: browser.ask(url).status_code, ["/", "/run/F/1", "/docs", "/runs.json"])) == {
+            200
+        }
+        took = time.monotonic() - began
+        assert not all(question.done() for question in endless)
+        assert took < 1.5
+        assert all("took more than" in question.result().text for question in endless)
+    assert browser.json("/sql.json?q=select+1+as+x")["rows"] == [{"x": 1}]
+
+
+@pytest.mark.long
+def test_downloads_that_nobody_reads(path):
+    """Browsers that stop in the middle of a file keep nobody from the pages, and the end from nothing."""
+    store_with(path, {"text": "x" * 30_000_000})
+    with serving(path) as wire, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            paused = stack.enter_context(contextlib.closing(socket.create_connection(("127.0.0.1", wire.port), 20)))
+            request = "GET /artifact/F/1/start/1/text?download=.txt HTTP/1.1\r\nHost: localhost\r\n"
+            paused.sendall(f"{request}Authorization: Bearer {wire.token}\r\n\r\n".encode())
+            assert paused.recv(12) == b"HTTP/1.1 200"
+        assert wire.ask("/", timeout=10)[0] == wire.ask("/run/F/1", timeout=10)[0] == 200
+        assert_ends(wire, path, signal.SIGINT)
+
+
+class Crowd:
+    """Clients that ask for pages again and again; their answers that were no pages."""
+
+    def __init__(self, wire, urls, clients=50):
+        self.wrong, self.count, self._over = [], 0, threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(wire, urls[n % len(urls)]), daemon=True) for n in range(clients)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, wire, url):
+        while not self._over.is_set():
+            try:
+                code, text = wire.ask(url, timeout=60)
+            except OSError:
+                code, text = 0, b""
+            self.count += 1
+            if code != 200 and not self._over.is_set():
+                self.wrong.append((url, code, text[-300:]))
+
+    def leave(self):
+        """Ask no more; whatever is answered from here on does not count."""
+        self._over.set()
+
+    def wait(self):
+        """Wait until all have had their last answer."""
+        self.leave()
+        for thread in self._threads:
+            thread.join(60)
+
+
+def assert_ends(wire, path, number):
+    """A signal ends the server at once and without a word, and leaves one sound file."""
+    began = time.monotonic()
+    wire.process.send_signal(number)
+    result = ended(wire.process, timeout=30)
+    assert time.monotonic() - began < 5
+    assert (result.code, result.stderr) == (128 + number, "")
+    assert names_beside(path) == [path.name]
+    assert_sound(path)
+
+
+WATCHED = (
+    "/",
+    "/run/F/latest",
+    "/runs.json",
+    "/flow/F",
+    "/run/F/1.json",
+    "/task/F/1/start/1",
+    "/compare?run=F/1&run=F/1",
+)
+
+
+@pytest.mark.long
+def test_fifty_browsers_while_runs_write(flow):
+    """All get whole pages, runs go on, nothing is locked or lost; afterwards there is one file."""
+    script = flow(flow_source(FOREACH, start="self.xs = [*range(30)]"))
+    script("run")
+    with serving(script.db) as wire:
+        crowd = Crowd(wire, WATCHED)
+        for _ in range(2):
+            assert "locked" not in script("run", timeout=200).stderr
+        crowd.wait()
+        assert crowd.wrong == []
+        assert crowd.count >= 50
+        assert_ends(wire, script.db, signal.SIGINT)
+    assert script.sql("select status, count(*) from run_summary group by status") == [("successful", 3)]
+    assert script.counts(3)["body"] == 30
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_end_under_load(path, number):
+    """With fifty browsers that ask, some of them for ever, a signal ends it at once and leaves one file."""
+    make_store(path, runs=5)
+    with serving(path) as wire:
+        assert wire.ask("/sql?q=select+1")[0] == 200
+        crowd = Crowd(wire, [*WATCHED, f"/sql?q={ENDLESS}"])
+        wait_for(lambda: crowd.count > 60)
+        crowd.leave()
+        assert_ends(wire, path, number)
+        crowd.wait()
+
+
+@pytest.mark.long
+def test_the_end_while_the_file_is_locked(path):
+    """Another process that holds the file does not keep the server."""
+    make_store(path)
+    with serving(path) as wire:
+        assert wire.ask()[0] == 200
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("begin exclusive")
+            crowd = Crowd(wire, ["/"], clients=10)
+            time.sleep(0.5)
+            crowd.leave()
+            began = time.monotonic()
+            wire.process.send_signal(signal.SIGINT)
+            assert ended(wire.process, timeout=30).code == 130
+            assert time.monotonic() - began < 8
+            crowd.wait()
+    assert_sound(path)
+
+
+@pytest.mark.long
+def test_a_server_that_is_killed(flow):
+    """Under load, while a run writes: the run goes on, the file opens soundly, and another server shows it."""
+    script = flow(flow_source(FOREACH, start="self.xs = [*range(30)]"))
+    script("run")
+    with serving(script.db) as wire:
+        crowd = Crowd(wire, WATCHED, clients=20)
+        with script.start("run") as run:
+            wait_for(lambda: script.sql("select count(*) from runs") == [2], 60)
+            wire.process.kill()
+            wire.process.wait()
+            crowd.wait()
+            assert ended(run).code == 0
+    assert_sound(script.db)
+    with serving(script.db) as wire:
+        assert wire.ask("/run/F/2")[0] == 200
+        wire.process.kill()
+        wire.process.wait()
+    script.flowstore("check", "--deep")
