@@ -29,6 +29,30 @@ function keepOpened(before, after) {
   }
 }
 
+// A card has no origin and can't reach this page; it says how high it is, which is all that is believed of it.
+const heights = new Map();
+const LOWEST = 60, HIGHEST = 3000; // pixels
+
+function fit(frame) {
+  const height = heights.get(new URL(frame.src).pathname);
+  if (height) frame.style.height = `${height}px`;
+}
+
+addEventListener("message", (event) => {
+  const height = event.data?.flowstoreCardHeight;
+  if (!Number.isFinite(height)) return;
+  for (const frame of document.querySelectorAll("iframe.card")) {
+    if (frame.contentWindow !== event.source) continue;
+    heights.set(new URL(frame.src).pathname, Math.min(Math.max(height, LOWEST), HIGHEST));
+    fit(frame);
+  }
+});
+
+// A part's HTML but for how long ago something was, which goes on by itself: cards would be loaded again for it.
+function html(part) {
+  return part.outerHTML.replace(/(<time\b[^>]*>)[^<]*/g, "$1");
+}
+
 // Where the focus was, as what finds it again: an id, or the address of a link.
 function focusIn(part) {
   const focused = document.activeElement;
@@ -43,7 +67,7 @@ function replace(text) {
   for (const part of parts(document)) {
     const after = fresh.getElementById(part.id);
     if (!after || isInUse(part)) continue;
-    const raw = after.outerHTML;
+    const raw = html(after);
     if (part.shownAs === raw) continue;
     const focused = focusIn(part);
     const scrolled = part.scrollTop, aside = part.scrollLeft, height = part.scrollHeight;
@@ -81,6 +105,7 @@ function schedule(wait) {
 
 function ready(root) {
   for (const button of root.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
+  for (const frame of root.querySelectorAll("iframe.card")) fit(frame);
 }
 
 document.addEventListener("click", async (event) => {
@@ -113,5 +138,6 @@ setInterval(() => {
 }, 5000);
 
 document.addEventListener("visibilitychange", () => schedule(0));
+for (const part of parts(document)) part.shownAs = html(part);
 ready(document);
 schedule(INTERVAL_MS);
