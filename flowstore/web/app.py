@@ -250,7 +250,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, FlowstoreError):
         return next((code for kind, code in _STATUS if isinstance(error, kind)), 400), str(error)
     if isinstance(error, HTTPException):
-        texts = {404: "There is no page at this address.", 405: "This address answers no such request."}
+        texts = {404: "There is no page at this address.", 405: "This address does not take such a request."}
         return error.status_code, texts.get(error.status_code, str(error.detail))
     if isinstance(error, OSError):
         return 503, f"The store cannot be read: {error.strerror or error}."
@@ -272,7 +272,7 @@ async def _form(request: Request) -> dict[str, str]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _LARGEST_FORM:
-            raise HTTPException(413, "This is more text than a form may hold.")
+            raise HTTPException(413, "A form takes at most 1 MiB of text, and this is more.")
     pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     return {"": "", **dict(pairs)}  # never empty, so that a form without fields is one
 

@@ -160,6 +160,6 @@ def check_editable(view: View) -> None:
     """Raise `NotEditable` where nothing may be changed."""
     if not view.editable:
         raise NotEditable(
-            f"{view.store.path} is only looked at here: it is not your own file, it cannot be written, or flowstore ui "
-            "was started with --read-only."
+            f"{view.store.path} cannot be changed here: it is not your own file, it is read-only, or flowstore ui was "
+            "started with --read-only."
         )
