@@ -14,6 +14,7 @@ from flowstore.cards.contract import CardComponent
 from flowstore.cards.page import is_number, picture, python, table, text
 from flowstore.store.codecs import preview
 from flowstore.store.preview import type_name
+from flowstore.text import counted
 
 _MOST_ROWS, _MOST_COLUMNS = 100, 50  # of a data frame that is truncated
 _MOST_DIGITS = 10  # of a number, which is rounded if it has more
@@ -128,7 +129,7 @@ def _with_index(frame: Any, columns: list[str], rows: list[list[Any]]) -> tuple[
 
 
 def _left_out(rows: int, columns: int) -> str:
-    parts = [f"{count:,} more {what}" for count, what in ((rows, "rows"), (columns, "columns")) if count > 0]
+    parts = [counted(count, f"more {what}") for count, what in ((rows, "row"), (columns, "column")) if count > 0]
     return " and ".join(parts)
 
 

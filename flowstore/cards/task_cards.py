@@ -272,7 +272,7 @@ class TaskCards:
         message = {"user": data, "render_seq": self._drawn[n], "mode": "render_runtime", "components": {}}
         self._drawn[n] += 1
         try:
-            card = self._made(n, kind)
+            card = self._card_of(n, kind)
             html = card.render_runtime(self._task, message)
             rendered, encoded = self._packed(n, html, self._data(card, message))
         except Exception:
@@ -328,7 +328,7 @@ class TaskCards:
         kind = self._kinds[n]
         if not isinstance(kind, type):
             raise kind
-        card = self._made(n, kind)
+        card = self._card_of(n, kind)
         html = card.render(self._task)
         data = None
         if kind.RUNTIME_UPDATABLE and self._drawn[n]:
@@ -341,7 +341,7 @@ class TaskCards:
             data = self._data(card, message) if n in self._waiting else None
         return self._packed(n, html, data)
 
-    def _made(self, n: int, kind: type[FlowstoreCard]) -> FlowstoreCard:
+    def _card_of(self, n: int, kind: type[FlowstoreCard]) -> FlowstoreCard:
         """Return an object of a type of card, made with as many arguments as its `__init__` takes."""
         given = {
             "options": dict(self.wanted[n].options),

@@ -257,7 +257,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, FlowstoreError):
         return next((code for kind, code in _STATUS if isinstance(error, kind)), 400), str(error)
     if isinstance(error, HTTPException):
-        texts = {404: "There is no page at this address.", 405: "This address answers no such request."}
+        texts = {404: "There is no page at this address.", 405: "This address does not take such a request."}
         return error.status_code, texts.get(error.status_code, str(error.detail))
     if isinstance(error, OSError):
         return 503, f"The store cannot be read: {error.strerror or error}."
@@ -265,9 +265,9 @@ def _explained(error: Exception) -> tuple[int, str]:
     return 500, f"{type(error).__name__}: {error}. The terminal of flowstore ui shows where it happened."
 
 
-def _json(value: Any, code: int = 200, headers: Mapping[str, str] = {}) -> Response:
+def _json(value: Any, code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     text = escaped(templating.dumps(value))  # terminals act on some of what JSON may hold as it is
-    return Response(text, code, dict(headers), "application/json")
+    return Response(text, code, dict(headers or {}), "application/json")
 
 
 def _query(text: bytes) -> Query:
@@ -288,11 +288,9 @@ async def _form(request: Request) -> dict[str, str]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _LARGEST_FORM:
-            raise HTTPException(413, "This is more text than a form may hold.")
-    return {
-        "": "",
-        **dict(_fields(body.decode("utf-8", "replace"))),
-    }  # never empty, so that a form without fields is one
+            raise HTTPException(413, "A form takes at most 1 MiB of text, and this is more.")
+    pairs = _fields(body.decode("utf-8", "replace"))
+    return {"": "", **dict(pairs)}  # never empty, so that a form without fields is one
 
 
 def _download(download: Download, lease: contextlib.ExitStack) -> Response:

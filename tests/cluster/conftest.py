@@ -33,10 +33,10 @@ class Cluster:
         wait_for(lambda: self.file.exists() and self.file.read_text(), 60)
         self.address = json.loads(self.file.read_text())["address"]
 
-    def _start(self, what, *options, env=None, cwd=None):
+    def _start(self, what, *options, env=None, cwd=None, python=sys.executable):
         with (self.folder / f"{what}-{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", f"distributed.cli.dask_{what}", *map(str, options)],
+                [python, "-P", "-m", f"distributed.cli.dask_{what}", *map(str, options)],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -46,20 +46,22 @@ class Cluster:
         self.processes.append(process)
         return process
 
-    def worker(self, *options, threads=2, nanny=False, env=None):
+    def worker(self, *options, threads=2, nanny=False, env=None, python=sys.executable):
         """Start a worker; return its process."""
         cwd = self.folder / f"worker-{len(self.processes)}"
         cwd.mkdir()
         nannied = "--nanny" if nanny else "--no-nanny"
         return self._start(
             "worker", self.address, nannied, "--nthreads", threads, "--host", "127.0.0.1", "--no-dashboard",
-            "--local-directory", cwd, *self.options, *options, env=env, cwd=cwd,
+            "--local-directory", cwd, *self.options, *options, env=env, cwd=cwd, python=python,
         )  # fmt: skip
 
-    def wait(self, count):
+    def wait(self, count, **env):
         """Wait until so many workers are there."""
         code = "import sys, distributed as d; d.Client(sys.argv[1]).wait_for_workers(int(sys.argv[2]), timeout=60)"
-        subprocess.run([sys.executable, "-c", code, self.address, str(count)], check=True, timeout=90)
+        subprocess.run(
+            [sys.executable, "-c", code, self.address, str(count)], check=True, timeout=90, env={**os.environ, **env}
+        )
 
     def close(self):
         """End all processes, and wait until their hosts have ended, too."""

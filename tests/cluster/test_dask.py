@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+import flowstore
 from cluster.conftest import gone
 from support.cli import stop
 from support.flows import BRANCH, FOREACH, GANG, LINEAR, MIDDLE, flow_source
@@ -183,6 +186,38 @@ class TestRefusals:
         assert "lowstore is not installed on the Dask worker tcp://127.0.0.1:" in stderr
         assert "pip install flowstore==" in stderr
 
+    def test_workers_of_another_version(self, make_cluster, flow, tmp_path):
+        """A worker with another version of flowstore or Python is refused; both versions are named."""
+        package = Path(flowstore.__file__).parent
+        copy = tmp_path / "other" / "flowstore"
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / "_version.py").write_text('"""Version."""\n__version__ = "9.9"\n')
+        cluster = make_cluster()
+        cluster.worker(env={"PYTHONPATH": str(copy.parent)})
+        script = flow(flow_source(LINEAR))
+        stderr = script("run", *on(cluster), expect=1, timeout=90).stderr
+        assert f"has flowstore 9.9, and this process has flowstore {flowstore.__version__}" in stderr
+
+    def test_tls(self, make_cluster, flow, tmp_path):
+        """With TLS, a run works with the certificates where Dask looks for them, and says so without them."""
+        if shutil.which("openssl") is None:
+            pytest.skip("needs openssl")
+        pem, key = tmp_path / "ca.pem", tmp_path / "key.pem"
+        request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
+        subprocess.run(["openssl", *request.split(), "-keyout", key, "-out", pem], check=True, capture_output=True)
+        cluster = make_cluster("--protocol", "tls", "--tls-ca-file", pem, "--tls-cert", pem, "--tls-key", key)
+        cluster.worker()
+        names = {"CA_FILE": pem, "CLIENT__CERT": pem, "CLIENT__KEY": key}
+        env = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(value) for name, value in names.items()}
+        assert cluster.address.startswith("tls://")
+        script = flow(flow_source(LINEAR))
+        stderr = script("run", *on(cluster), expect=1, timeout=90).stderr
+        assert "needs TLS, and this process has no fitting certificates" in stderr
+        assert "Traceback" not in stderr
+        cluster.wait(1, **env)
+        script("run", *on(cluster), timeout=90, **env)
+        script("run", "--executor", f"dask:{cluster.file}", timeout=90, **env)
+
 
 class TestResources:
     """Resources that workers declare are passed to Dask."""
@@ -291,9 +326,10 @@ class TestDeaths:
         wait_for(begun.exists, 60)
         os.killpg(cluster.scheduler.pid, signal.SIGKILL)
         os.killpg(cluster.processes[1].pid, signal.SIGKILL)
-        _, stderr = process.communicate(timeout=90)
+        stdout, stderr = process.communicate(timeout=90)
         assert process.returncode == 1
-        assert b"lost" in stderr
+        assert b"lost" in stdout + stderr
+        assert b"Traceback" not in stderr
         script("resume", timeout=60)
 
 

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -68,7 +69,7 @@ class DaskExecutor(RemoteExecutor):
             )
 
     def _start_engine(self, setup: Setup) -> Engine:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said once, by this executor
+        _silence()
         began = time.monotonic()
         slots = setup.max_workers or os.cpu_count() or 1
         cluster = None if setup.address else Cluster(slots)
@@ -218,7 +219,7 @@ class DaskEngine(Engine):
         lease, host = message["lease"], message["host"]
         if isinstance(lease, int) and isinstance(host, str):
             self._granted[lease] = host
-            self._note(Granted(lease, host))
+            self._note(Granted(lease, host, urlsplit(host.partition(" ")[0]).hostname or "127.0.0.1"))
 
     def _take_end(self, lease: int, future: distributed.Future) -> None:
         """Note that a lease is over; called in a thread of Dask's client."""
@@ -317,6 +318,15 @@ def _connect(address: str) -> distributed.Client:
                 "Set them where Dask looks for them: distributed.comm.tls in ~/.config/dask/distributed.yaml."
             ) from None
         raise FlowstoreError(f"There is no Dask scheduler at {address} ({error}). Start one: dask scheduler") from None
+
+
+def _silence() -> None:
+    """Have Dask's client log nothing: what goes wrong is said once, by the executor."""
+    import distributed.client  # noqa: F401  # makes its loggers, each with a level of its own
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _room(worker: Mapping[str, Any], amounts: Mapping[str, float]) -> int:
