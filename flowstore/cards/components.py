@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from flowstore.cards.contract import CardComponent
-from flowstore.cards.page import is_number, picture, python, table, text
+from flowstore.cards.page import picture, python, table, text
 from flowstore.store.codecs import preview
 from flowstore.store.preview import type_name
-from flowstore.text import counted
+from flowstore.text import counted, is_number
 
 _MOST_ROWS, _MOST_COLUMNS = 100, 50  # of a data frame that is truncated
 _MOST_DIGITS = 10  # of a number, which is rounded if it has more

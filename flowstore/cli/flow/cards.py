@@ -227,6 +227,8 @@ def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
     from flowstore.web.server import Options, serve
 
     path = opening.active_store().path
+    if not shown.run_id.startswith("latest"):  # which may still begin
+        this.find(shown.run_id, Run, everywhere=True)
     options = Options(port=port, no_browser=no_browser, read_only=True, page=shown.page(this.name))
     return serve(path, options, click.echo)
 
