@@ -184,7 +184,7 @@ def _kind_of(src: bytes) -> str:
             return kind
     if src.lstrip()[:5] in (b"<svg ", b"<?xml"):
         return "image/svg+xml"
-    raise ValueError("Image takes the bytes of a PNG, JPEG, GIF, WebP or SVG, and these are none.")
+    raise ValueError("Image takes the bytes of a PNG, JPEG, GIF, WebP or SVG, and these bytes are none of them.")
 
 
 def _png_of_figure(plot: Any) -> bytes:

@@ -80,7 +80,7 @@ class CardParts:
             component = Artifact(component)
         if id is not None:
             if id in self.components:
-                _warn(f"a component with the id {id!r} is there already, so the new one has no id.")
+                _warn(f"another component has the id {id!r} already, so the new one has none.")
             else:
                 component.id = id
         self._parts.append(component)
