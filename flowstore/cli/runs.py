@@ -126,8 +126,7 @@ def search(
         flowstore search "out of memory" HelloFlow
     """
     from flowstore.client.listings import rows_of_hits
-    from flowstore.store.search import Wanted
-    from flowstore.store.search import search as look
+    from flowstore.store.search import Wanted, search_runs
 
     if not text:
         raise click.UsageError("Give a text to look for.")
@@ -142,7 +141,7 @@ def search(
         limit=limit,
         deadline_s=seconds,
     )
-    result = look(active_scope().store, wanted)
+    result = search_runs(active_scope().store, wanted)
     hits = result.hits
     output.echo(rows_of_hits(of_runs(runs_of(active_scope(), [hit.run for hit in hits])), hits), form, columns=_HIT)
     for line in _how_far(result, wanted):

@@ -49,6 +49,8 @@ ROUTES = (
     ("/deployments", "GET", "flowstore.web.pages.deployments:deployments"),
 )
 
+QUESTIONS = frozenset({"/sql", "/search"})  # the pages whose answer may take many seconds
+
 
 @attrs.frozen
 class Query:
