@@ -51,4 +51,4 @@ def test_the_workflow_tests_the_python_versions_that_are_claimed():
     claimed = re.findall(r"Programming Language :: Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
     assert re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.+)\]", WORKFLOW)[1]) == claimed
     for script in re.findall(r"run: (\.ci/\w+)", WORKFLOW):
-        assert (ROOT / script).stat().st_mode & 0o100, f"{script} can't be run"
+        assert (ROOT / script).stat().st_mode & 0o100, f"{script} cannot be run"

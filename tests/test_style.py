@@ -1,4 +1,4 @@
-"""How the package's prose and names read: summaries that are commands, and no private vocabulary."""
+"""How the package's prose and names read: summaries that are commands, plain messages, no private vocabulary."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ NAMES = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py"))
 RETIRED = r"rubbish|anew|mend(?:s|ed|ing)?|strange|told|drafts?|doomed|bur(?:y|ied)|obeys?"
 RETIRED_WORD = re.compile(rf"\b(?:{RETIRED})\b", re.IGNORECASE)
 GIVES = re.compile(r";\s+gives\b")
+CONTRACTION = re.compile(r"\b\w+n't\b", re.IGNORECASE)
 RETIRED_NAMES = {"told", "found", "made", "asked", "each", "place", "draft", "content", "contents", "said", "strange"}
 VAGUE = {"what", "whose", "which", "that", "those", "these", "whether", "how", "who", "when", "where", "as", "undo"}
 ARTICLES = {"the", "a", "an", "all", "every", "each", "one", "some", "no", "any", "its", "our", "same"}
@@ -54,6 +55,17 @@ def prose(name):
     return [(token.start[0], token.string) for token in tokens if token.type in kinds]
 
 
+def messages(name):
+    """The texts in a file that may reach users, with their lines: no docstrings, and no SQL over several lines."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    documented = (node for node in nodes_of(name) if isinstance(node, kinds))
+    docstrings = {id(node.body[0].value) for node in documented if ast.get_docstring(node, clean=False) is not None}
+    for node in nodes_of(name):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+        if is_text and "\n" not in node.value.strip():
+            yield node.lineno, node.value
+
+
 def bound_names(name):
     """The names that a file binds: variables, arguments, functions."""
     for node in nodes_of(name):
@@ -84,6 +96,11 @@ def test_classes_and_modules_are_nouns():
 def test_no_private_vocabulary():
     """Comments, docstrings and messages use the field's words: orphan, temporary file, untrusted, repair."""
     assert wrong(lambda name: [(line, word) for line, text in prose(name) for word in RETIRED_WORD.findall(text)]) == {}
+
+
+def test_messages_have_no_contractions():
+    """An error message says cannot and does not."""
+    assert wrong(lambda name: [(line, text) for line, text in messages(name) if CONTRACTION.search(text)]) == {}
 
 
 def test_returns_rather_than_gives():

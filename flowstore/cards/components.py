@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from flowstore.cards.contract import CardComponent
-from flowstore.cards.page import is_number, picture, python, table, text
+from flowstore.cards.page import picture, python, table, text
 from flowstore.store.codecs import preview
 from flowstore.store.preview import type_name
+from flowstore.text import counted, is_number
 
 _MOST_ROWS, _MOST_COLUMNS = 100, 50  # of a data frame that is truncated
 _MOST_DIGITS = 10  # of a number, which is rounded if it has more
@@ -128,7 +129,7 @@ def _with_index(frame: Any, columns: list[str], rows: list[list[Any]]) -> tuple[
 
 
 def _left_out(rows: int, columns: int) -> str:
-    parts = [f"{count:,} more {what}" for count, what in ((rows, "rows"), (columns, "columns")) if count > 0]
+    parts = [counted(count, f"more {what}") for count, what in ((rows, "row"), (columns, "column")) if count > 0]
     return " and ".join(parts)
 
 
@@ -183,7 +184,7 @@ def _kind_of(src: bytes) -> str:
             return kind
     if src.lstrip()[:5] in (b"<svg ", b"<?xml"):
         return "image/svg+xml"
-    raise ValueError("Image takes the bytes of a PNG, JPEG, GIF, WebP or SVG, and these are none.")
+    raise ValueError("Image takes the bytes of a PNG, JPEG, GIF, WebP or SVG, and these bytes are none of them.")
 
 
 def _png_of_figure(plot: Any) -> bytes:

@@ -33,6 +33,7 @@ from flowstore.text import did_you_mean
 _PAUSE_S = 0.1  # at least, between two states that are sent; the driver writes one a second
 _SHARE = 10  # drawing a card again takes at most one part in so many of the step's time
 _DEFAULT_INTERVAL_S = 5
+_MOST_SHOWN = 16 << 20  # bytes of a state; a larger one comes with the report
 _MOST_DATA = 1 << 20  # bytes of what `refresh` returned
 
 
@@ -79,7 +80,7 @@ class CardParts:
             component = Artifact(component)
         if id is not None:
             if id in self.components:
-                _warn(f"a component with the id {id!r} is there already, so the new one has no id.")
+                _warn(f"another component has the id {id!r} already, so the new one has none.")
             else:
                 component.id = id
         self._parts.append(component)
@@ -268,19 +269,19 @@ class TaskCards:
         kind = self._kinds[n]
         if not (isinstance(kind, type) and kind.RUNTIME_UPDATABLE):
             return
-        message = {"user": data, "render_seq": self._drawn[n], "mode": "render_runtime", "components": {}}
+        message = self._message(n, data, "render_runtime")
         self._drawn[n] += 1
         try:
-            card = self._made(n, kind)
+            card = self._card_of(n, kind)
             html = card.render_runtime(self._task, message)
-            rendered, _ = self._packed(n, html, self._data(card, message))
+            rendered, encoded = self._packed(n, html, self._data(card, message))
         except Exception:
             self._broken.add(n)
             self._complain(n, traceback.format_exc(), "could not be drawn while the step runs")
             return
-        if rendered.blob.data is None:  # too large for a message: it comes with the report
-            return
-        self._show(rendered)
+        if encoded.size_bytes <= _MOST_SHOWN:  # a state travels whole, whatever its size
+            blob = NewBlob(encoded.description, data=encoded.content)
+            self._show(RenderedCard(n, rendered.type, rendered.card_id, blob, rendered.data))
 
     def abandon(self) -> None:
         """Send what was not drawn for want of time: the attempt has failed, so there will be no other state."""
@@ -327,20 +328,17 @@ class TaskCards:
         kind = self._kinds[n]
         if not isinstance(kind, type):
             raise kind
-        card = self._made(n, kind)
+        card = self._card_of(n, kind)
         html = card.render(self._task)
-        data = None
-        if kind.RUNTIME_UPDATABLE and self._drawn[n]:
-            message: dict[str, Any] = {
-                "user": self._waiting.get(n),
-                "render_seq": self._drawn[n],
-                "mode": "render",
-                "components": {},
-            }
-            data = self._data(card, message) if n in self._waiting else None
+        has_new_data = kind.RUNTIME_UPDATABLE and self._drawn[n] and n in self._waiting
+        data = self._data(card, self._message(n, self._waiting[n], "render")) if has_new_data else None
         return self._packed(n, html, data)
 
-    def _made(self, n: int, kind: type[FlowstoreCard]) -> FlowstoreCard:
+    def _message(self, n: int, data: Any, mode: str) -> dict[str, Any]:
+        """Return what `render_runtime` and `refresh` of a card are called with."""
+        return {"user": data, "render_seq": self._drawn[n], "mode": mode, "components": {}}
+
+    def _card_of(self, n: int, kind: type[FlowstoreCard]) -> FlowstoreCard:
         """Return an object of a type of card, made with as many arguments as its `__init__` takes."""
         given = {
             "options": dict(self.wanted[n].options),

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from flowstore.cards.contract import FlowstoreCard
-from flowstore.cards.page import error_html, is_number, page, picture, python, section, table, text
+from flowstore.cards.page import error_html, page, picture, python, section, table, text
 from flowstore.cards.task_view import ArtifactView, TaskView
 from flowstore.drawing import SHAPES
 from flowstore.store.codecs import preview
-from flowstore.text import size
+from flowstore.text import is_number, size
 
 _MOST_ROWS = 200  # artifacts
 _MOST_PICTURES = 2_000_000  # bytes of all pictures of a card
@@ -51,16 +51,14 @@ class DefaultCard(FlowstoreCard):
         pictures, rest = _pictures(shown), len(shown) - _MOST_ROWS
         more = f'<p class="muted">and {rest:,} more</p>' if rest > 0 else ""
         head = f"<h1>{text(task.path_components[-2])}</h1>{_subtitle(task, self.flow)}"
-        parameters = table(
-            ("parameter", "value"), [(text(name), _value(value)) for name, value in task.parameters().items()]
-        )
+        parameters = [(text(name), _value(value)) for name, value in task.parameters().items()]
         return page(
             task.pathspec,
             head
             + _parts(self.components)
             + section("Pictures", pictures)
             + section("Artifacts set here", (_artifacts(shown[:_MOST_ROWS]) + more) if shown else "")
-            + section("Parameters", parameters if task.parameters() else "")
+            + section("Parameters", table(("parameter", "value"), parameters) if parameters else "")
             + section("Code", _code(getattr(type(self.flow), task.path_components[-2], None))),
         )
 

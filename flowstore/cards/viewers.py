@@ -9,6 +9,7 @@ from typing import Any
 
 from flowstore.cards.contract import CardComponent
 from flowstore.cards.page import text
+from flowstore.text import counted
 
 _MOST_LEAVES = 5000  # of a tree
 _MOST_LEVELS = 60
@@ -150,10 +151,8 @@ class EventsTimeline(CardComponent):
         """Return the events."""
         title = f"<b>{text(self.title)}</b> " if self.title else ""
         state = ", finished" if self.finished else ""
-        shown = (
-            f"the last {len(self._events):,} of {self.count:,}" if self.count > len(self._events) else f"{self.count:,}"
-        )
-        events = f"{shown} events" if self.count != 1 else "1 event"
+        last = f"the last {len(self._events):,} of " if self.count > len(self._events) else ""
+        events = f"{last}{counted(self.count, 'event')}"
         return (
             f'<p>{title}<span class="muted">{events}{state}</span></p><ul class="events">{"".join(self._events)}</ul>'
         )

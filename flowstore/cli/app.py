@@ -25,7 +25,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import attrs
@@ -192,6 +192,7 @@ class Group(_WithExample, click.Group):
         help: what the group is for.
         example: a command line.
         settings: what may stand before its commands.
+        of_flows: names that are commands of a flow's own file instead.
         options: further click arguments.
     """
 
@@ -203,12 +204,14 @@ class Group(_WithExample, click.Group):
         help: str,  # click's name
         example: str,
         settings: Sequence[Setting] = (),
+        of_flows: Collection[str] = (),
         **options: Any,
     ) -> None:
         options["context_settings"] = {**HELP_NAMES, **options.get("context_settings", {})}
         super().__init__(name, help=help, **options)
         self.example = example
         self.settings = tuple(settings)
+        self._of_flows = of_flows
         self.params += [option for setting in settings for option in setting.options]
         self._listed: Mapping[str, Listed] = {}
         if isinstance(commands, Mapping):
@@ -245,7 +248,8 @@ class Group(_WithExample, click.Group):
         known = self.list_commands(ctx)
         name = ctx.token_normalize_func(args[0]) if ctx.token_normalize_func else args[0]
         if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(f"There is no command {name!r}.{did_you_mean(name, known)}", ctx)
+            hint = f" A flow's own file has it: python flow.py {name}" if name in self._of_flows else ""
+            raise click.UsageError(f"There is no command {name!r}.{hint or did_you_mean(name, known)}", ctx)
         return super().resolve_command(ctx, args)
 
 

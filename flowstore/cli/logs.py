@@ -16,22 +16,12 @@ import click
 from flowstore.cli.output import Rows, say
 from flowstore.client import Run, Step, Task
 from flowstore.client.task import last_state
-from flowstore.sqlite.database import Store
 from flowstore.sqlite.typed_rows import time_of
+from flowstore.store import log_chunks
 
 COLUMNS = ("task", "attempt", "stream", "written_at", "text")
 _POLL_S = 0.3
-_PAGE = 1000
 
-_NEW = """
-select c.id, c.stream, c.written_at, c.text, t.id as task_id, s.name as step
-from log_chunks c join attempts a on a.log_id = c.log_id join tasks t on t.id = a.task_id
-join steps s on s.id = t.step_id
-where c.id > :last and t.run_id = :run_id
-  and (:step is null or s.name = :step) and (:task_id is null or t.id = :task_id)
-  and (:attempt is null or a.number = :attempt) and (:stream is null or c.stream = :stream)
-order by c.id limit :page
-"""
 _OPTIONS = (
     click.option("--stdout", is_flag=True, help="Only stdout."),
     click.option("--stderr", is_flag=True, help="Only stderr."),
@@ -132,18 +122,18 @@ def _follow(of: Run | Step | Task, wish: Wish) -> Iterator[_Line]:
     """Yield the lines that the tasks of a run, step or task have printed, and print until they end."""
     store, parts = of._store, of.path_components
     run = of if isinstance(of, Run) else Run._at(of._scope, "/".join(parts[:2]))
-    values = {
-        "run_id": int(run.id),
-        "step": parts[2] if len(parts) > 2 else None,
-        "task_id": int(parts[3]) if len(parts) > 3 else None,
-        "attempt": wish.attempt,
-        "stream": wish.streams[0] if len(wish.streams) == 1 else None,
-    }
+    query = log_chunks.Followed(
+        run_id=int(run.id),
+        step=parts[2] if len(parts) > 2 else None,
+        task_id=int(parts[3]) if len(parts) > 3 else None,
+        attempt=wish.attempt,
+        stream=wish.streams[0] if len(wish.streams) == 1 else None,
+    )
     last = 0
     unfinished: dict[tuple[str, str], tuple[datetime, str]] = {}  # lines, by task and stream
     while True:
         ended = (of if isinstance(of, Task) else run).status != "running"
-        for row in _new(store, values, last):
+        for row in log_chunks.read_after(store, query, last):
             last = row["id"]
             key = (f"{row['step']}/{row['task_id']}", row["stream"])
             at = time_of(row["written_at"])
@@ -154,9 +144,3 @@ def _follow(of: Run | Step | Task, wish: Wish) -> Iterator[_Line]:
             break
         time.sleep(_POLL_S)
     yield from (_Line(at, task, last_state(rest)) for (task, _), (at, rest) in unfinished.items() if rest)
-
-
-def _new(store: Store, values: dict[str, Any], last: int) -> Iterator[Any]:
-    while rows := store.rows(_NEW, {**values, "last": last, "page": _PAGE}):
-        yield from rows
-        last = rows[-1]["id"]

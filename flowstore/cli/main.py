@@ -55,6 +55,7 @@ flowstore = app.Group(
     help="Look into a store: one SQLite file with everything that flows have run.",
     example="flowstore demo",
     settings=(STORE, NAMESPACE, FORM),
+    of_flows=("run", "resume", "card", "deploy"),
     params=[app.VERSION],
     callback=_see_everything,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
 from flowstore import context
@@ -44,16 +42,14 @@ with_tags = click.option(
     help="Only runs with this tag; may be repeated.",
 )
 with_raw = click.option("--raw", is_flag=True, help="Keep control characters.")
-_UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def time_before(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
     """Return the time that was 45m, 12h, 30d or 2w ago, in milliseconds since 1970."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a duration: give a number and m, h, d or w, as in 45m, 12h, 30d.")
-    from flowstore.store.records import now_ms
+    from flowstore.errors import FlowstoreError
+    from flowstore.store.run_pages import ms_ago
 
-    return now_ms() - int(match[1]) * _UNITS_S[match[2]] * 1000
+    try:
+        return None if value is None else ms_ago(value)
+    except FlowstoreError as error:
+        raise click.BadParameter(str(error)) from error

@@ -28,7 +28,7 @@ def missing_module(code: Code | None, error: BaseException) -> str | None:
     while cause is not None and cause.__cause__ is not None and not isinstance(cause, ImportError | AttributeError):
         cause = cause.__cause__
     if isinstance(cause, ImportError):
-        name, state = cause.name, "can't be imported here"
+        name, state = cause.name, "cannot be imported here"
     elif isinstance(cause, AttributeError):  # from a pickle: "Can't get attribute 'C' on <module 'm' from '…'>"
         match = re.search(r"on <module '([\w.]+)'", str(cause))
         name, state = match and match[1], "is another one here"
@@ -80,8 +80,9 @@ def last_frame(traceback: str, files: Collection[str]) -> Frame | None:
     r"""Return the last line of a traceback that is in the code of a run; else its last line; `None` if it has none.
 
     >>> text = 'Traceback …:\n  File "/x/flow.py", line 24, in try_out\n    self.ratio = 1 / 0\nZeroDivisionError: …'
-    >>> last_frame(text, ["flow.py"])
-    Frame(file='flow.py', line=24, function='try_out', text='    self.ratio = 1 / 0', own=True)
+    >>> frame = last_frame(text, ["flow.py"])
+    >>> frame.file, frame.line, frame.function, frame.text, frame.own
+    ('flow.py', 24, 'try_out', '    self.ratio = 1 / 0', True)
     """
     frames: list[Frame] = []
     lines: list[list[str]] = []
@@ -158,7 +159,7 @@ class Code(InStore):
                 output.parent.mkdir(parents=True, exist_ok=True)
                 output.write_bytes(data)
             except OSError as error:
-                raise FlowstoreError(f"{output} can't be written: {error.strerror}. Choose another folder.") from error
+                raise FlowstoreError(f"{output} cannot be written: {error.strerror}. Choose another folder.") from error
         return target
 
     def source(self, path: str, most_bytes: int) -> str | None:

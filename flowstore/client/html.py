@@ -79,29 +79,13 @@ def run(item: Run) -> str:
 
 
 def _steps(steps: Sequence[graphs.GraphStep]) -> str:
-    cells = (
-        (step.name, rows.in_words(step.tasks) or step.absence, ", ".join(step.before), step.duration_s)
-        for step in _with_before(steps)
-    )
-    return _table(("step", "tasks", "after", "took"), cells, most=1000)
-
-
-@attrs.frozen
-class _StepLine:
-    """A step in the table beside the graph."""
-
-    name: str
-    tasks: Mapping[str, int]
-    before: Sequence[str]
-    duration_s: float | None
-    absence: str
-
-
-def _with_before(steps: Sequence[graphs.GraphStep]) -> Iterable[_StepLine]:
+    """Return the table below the graph: of each step its tasks, the steps before it, and how long it took."""
+    cells = []
     for step in steps:
-        before = [other.name for other in steps if step.name in other.targets]
-        tasks = {} if step.row is None else step.row.tasks
-        yield _StepLine(step.name, tasks, before, None if step.row is None else step.row.duration_s, step.absence)
+        before = ", ".join(other.name for other in steps if step.name in other.targets)
+        tasks = "" if step.row is None else rows.in_words(step.row.tasks)
+        cells.append((step.name, tasks or step.absence, before, step.row and step.row.duration_s))
+    return _table(("step", "tasks", "after", "took"), cells, most=1000)
 
 
 def step(item: Step) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from flowstore.client.rows import RunRow, TaskRow
 from flowstore.client.run import Run
 from flowstore.sqlite.database import Row
-from flowstore.sqlite.typed_rows import place_of, time_of
+from flowstore.sqlite.typed_rows import positions_of, time_of
 from flowstore.store import queries
 from flowstore.store.schema import STATUSES
+
+if TYPE_CHECKING:
+    from flowstore.store.search import Hit
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -59,6 +63,21 @@ def table_of_tasks(
     return TaskTable(task_rows, errors, f"{last}-{shown[-1]['id']}" if len(listed) > limit else None)
 
 
+def rows_of_hits(runs: Sequence[RunRow], hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    """Return what a search has found as rows: the run, where it holds the text, and an excerpt."""
+    return [
+        {
+            "run": row.pathspec,
+            "status": row.status,
+            "created_at": row.created_at,
+            "where": hit.where,
+            "task": hit.task,
+            "excerpt": hit.excerpt,
+        }
+        for row, hit in zip(runs, hits, strict=True)
+    ]
+
+
 _RANK = {"failed": 0, "running": 1, "stopped": 2}  # as `queries.task_page` has it
 
 
@@ -76,7 +95,7 @@ def _listed_task(run: str, task: Row, now: Mapping[str, str]) -> TaskRow:
         pathspec=f"{run}/{task['step']}/{task['id']}",
         status=now.get(task["status"], task["status"]),
         attempts=task["attempts"],
-        index=None if path is None else place_of(path)[-1],
+        index=None if path is None else positions_of(path)[-1],
         item=task["item"],
         created_at=time_of(task["started_at"]),
         finished_at=None if task["finished_at"] is None else time_of(task["finished_at"]),

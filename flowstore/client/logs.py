@@ -17,7 +17,7 @@ import attrs
 from flowstore.client.task import Task, last_state
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import time_of
-from flowstore.store import queries
+from flowstore.store import log_chunks
 
 MOST_LINES = 500  # on a page
 MOST_CHARACTERS = 200_000  # on a page
@@ -221,7 +221,7 @@ def _chunks(task: Task, stream: str | None, position: Position | None, *, newest
     log_id = task._attempt_row()["log_id"]
     last = None if position is None else position.chunk
     own = True
-    while rows := queries.log_chunks(
+    while rows := log_chunks.read_from(
         task._store, log_id, stream, last, with_it=own, newest_first=newest_first, limit=_BATCH
     ):
         yield from rows
@@ -231,7 +231,7 @@ def _chunks(task: Task, stream: str | None, position: Position | None, *, newest
 def _has_chunks(task: Task, stream: str | None, position: Position, *, newest_first: bool) -> bool:
     """Return whether there are chunks beyond that of a position."""
     log_id = task._attempt_row()["log_id"]
-    rows = queries.log_chunks(
+    rows = log_chunks.read_from(
         task._store, log_id, stream, position.chunk, with_it=False, newest_first=newest_first, limit=1
     )
     return bool(rows)
@@ -239,7 +239,7 @@ def _has_chunks(task: Task, stream: str | None, position: Position, *, newest_fi
 
 def _pieces(task: Task, stream: str | None) -> Iterator[_Piece]:
     """Yield a whole log."""
-    for row in queries.log(task._store, task._attempt_row()["log_id"], stream):
+    for row in log_chunks.read(task._store, task._attempt_row()["log_id"], stream):
         yield _Piece(row["stream"], row["written_at"], row["text"])
 
 

@@ -15,7 +15,7 @@ from flowstore.client.addresses import Scope
 from flowstore.client.base import kinds, status_of
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Row
-from flowstore.sqlite.typed_rows import json_of, place_of, time_of
+from flowstore.sqlite.typed_rows import json_of, positions_of, time_of
 from flowstore.store import blobs, codecs, metrics, queries, steps, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.queries import Failure
@@ -312,7 +312,7 @@ def _task_row(task: Task, items: Mapping[int, str]) -> TaskRow:
         pathspec=task.pathspec,
         status=task.status if row["status"] == "running" else row["status"],
         attempts=row["attempts"],
-        index=None if path is None else place_of(path)[-1],
+        index=None if path is None else positions_of(path)[-1],
         item=items.get(row["id"]),
         created_at=time_of(row["started_at"]),
         finished_at=None if row["finished_at"] is None else time_of(row["finished_at"]),

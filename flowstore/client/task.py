@@ -16,8 +16,8 @@ from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.base import Ending, Tagged
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
-from flowstore.sqlite.typed_rows import json_of, place_of, time_of
-from flowstore.store import queries, tags
+from flowstore.sqlite.typed_rows import json_of, positions_of, time_of
+from flowstore.store import log_chunks, queries, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.text import did_you_mean
@@ -222,7 +222,7 @@ class Task(Tagged, Ending):
     def index(self) -> int | None:
         """Its position in the innermost foreach; `None` outside one."""
         path = self._row()["foreach_path"]
-        return None if path is None else place_of(path)[-1]
+        return None if path is None else positions_of(path)[-1]
 
     @property
     def origin_pathspec(self) -> str | None:
@@ -249,7 +249,7 @@ class Task(Tagged, Ending):
         return self._text("stderr")
 
     def _text(self, stream: str) -> str:
-        return "".join(row["text"] for row in queries.log(self._store, self._attempt_row()["log_id"], stream))
+        return "".join(row["text"] for row in log_chunks.read(self._store, self._attempt_row()["log_id"], stream))
 
     def loglines(self, *streams: str) -> Iterator[tuple[datetime, str]]:
         """Yield the lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read."""
@@ -258,7 +258,9 @@ class Task(Tagged, Ending):
                 raise ValueError(f"There is no stream {stream!r}; there are stdout and stderr.")
         rests = dict.fromkeys(_STREAMS, "")
         at = self.created_at
-        for row in queries.log(self._store, self._attempt_row()["log_id"], streams[0] if len(streams) == 1 else None):
+        for row in log_chunks.read(
+            self._store, self._attempt_row()["log_id"], streams[0] if len(streams) == 1 else None
+        ):
             at = time_of(row["written_at"])
             if row["stream"] not in rests:
                 raise StoreCorrupt(f"{self._store.path} is damaged: {self.pathspec} has the log of no stream.")

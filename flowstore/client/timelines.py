@@ -20,7 +20,7 @@ import attrs
 from flowstore.client import rows
 from flowstore.drawing.timeline import LEVELS, MOST_BARS, Bar, Line, timeline
 from flowstore.sqlite.database import Row
-from flowstore.sqlite.typed_rows import place_of
+from flowstore.sqlite.typed_rows import positions_of
 from flowstore.store import steps
 from flowstore.text import counted, duration
 
@@ -237,7 +237,7 @@ class _Reader:
             tasks=1,
             state="reused" if reused else spans[-1].state,
             spans=(Span("reused", 0, 0),) if reused else spans,
-            index=() if task["foreach_path"] is None else tuple(place_of(task["foreach_path"])),
+            index=() if task["foreach_path"] is None else tuple(positions_of(task["foreach_path"])),
             item=task["item"],
             origin=task["origin_pathspec"],
             attempts=1 if reused else task["attempts"],

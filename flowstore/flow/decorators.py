@@ -123,7 +123,7 @@ class Environment(StepDecorator):
             raise GraphError(f"@environment: vars must be a dict of names and values, not {self.vars!r}.")
         for name, value in self.vars.items():
             if not str(name) or "=" in str(name) or "\0" in f"{name}{value}":
-                raise GraphError(f"@environment: {name!r}={value!r} can't be a variable of a process.")
+                raise GraphError(f"@environment: {name!r}={value!r} cannot be a variable of a process.")
 
 
 class Resources(StepDecorator):

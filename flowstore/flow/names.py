@@ -20,12 +20,12 @@ def check_name(name: object) -> None:
         >>> check_name("val/loss")
         Traceback (most recent call last):
         ...
-        flowstore.errors.ArtifactError: An artifact can't be named 'val/loss': ... Use another name.
+        flowstore.errors.ArtifactError: An artifact cannot be named 'val/loss': ... Use another name.
     """
     if isinstance(name, str) and name.isidentifier():
         return
     if problem := _problem(name):
-        raise ArtifactError(f"An artifact can't be named {name!r}: {problem}. Use another name.")
+        raise ArtifactError(f"An artifact cannot be named {name!r}: {problem}. Use another name.")
 
 
 def _problem(name: object) -> str | None:

@@ -207,9 +207,9 @@ class IncludeFile(Parameter):
             data = Path(value).expanduser().read_bytes()
             return data.decode(self.encoding) if self.is_text else data
         except OSError as error:
-            raise ParameterError(f"Parameter {self.name}: {value} can't be read: {error.strerror}.") from None
+            raise ParameterError(f"Parameter {self.name}: {value} cannot be read: {error.strerror}.") from None
         except RuntimeError as error:  # ~ or ~name of somebody who has no home
-            raise ParameterError(f"Parameter {self.name}: {value} can't be read: {error}") from None
+            raise ParameterError(f"Parameter {self.name}: {value} cannot be read: {error}") from None
         except (UnicodeDecodeError, LookupError) as error:
             raise ParameterError(
                 f"Parameter {self.name}: {value} is not text in {self.encoding} ({error}). "

@@ -90,7 +90,7 @@ class _Unstorable:
     def __setstate__(self, values: Any) -> None:
         if state.at_store:
             raise ArtifactError(
-                "It holds a flow, which an earlier version stored by mistake and which can't be used outside of its "
+                "It holds a flow, which an earlier version stored by mistake and which cannot be used outside of its "
                 "task. Store a value of it instead, as in self.best = best.model, and run that step again."
             )
         attributes, slots = values if isinstance(values, tuple) else (values, None)
@@ -101,7 +101,7 @@ class Inputs(_Unstorable):
     """The tasks that a join joins: by the name of their step, by index, by iteration."""
 
     _REFUSAL = (
-        "inputs can't be stored, since they exist only while the join runs. Store values of theirs instead, as in "
+        "inputs cannot be stored, since they exist only while the join runs. Store values of theirs instead, as in "
         "self.scores = [i.score for i in inputs]."
     )
 
@@ -326,10 +326,10 @@ def check_assignable(flow: type, name: str) -> None:
     """
     if name in fixed_names(flow):
         if isinstance(_class_attributes(flow).get(name), Parameter):
-            raise AttributeError(f"{name} is a parameter; parameters can't be assigned. Use another name.")
+            raise AttributeError(f"{name} is a parameter; parameters cannot be assigned. Use another name.")
         what = "a constant" if name in constants_of(flow) else "a step, a method or a property"
         owner = "FlowSpec" if name in OWN_NAMES else flow.__name__
-        raise AttributeError(f"{name} is {what} of {owner} and can't be assigned. Use another name.")
+        raise AttributeError(f"{name} is {what} of {owner} and cannot be assigned. Use another name.")
     check_name(name)
 
 

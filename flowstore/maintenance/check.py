@@ -346,7 +346,7 @@ def _wrong_bytes(db: sqlite3.Connection, row: Any) -> str | None:
             db, "select n, data from chunks where blob_id = ? and n >= ? order by n limit 1", (row["id"], n)
         )
         if error is not None:
-            return f"its bytes can't be read ({error})"
+            return f"its bytes cannot be read ({error})"
         if not rows:
             break
         if rows[0]["n"] == -1:
@@ -361,7 +361,7 @@ def _wrong_bytes(db: sqlite3.Connection, row: Any) -> str | None:
         n = expected + 1
     if size != row["size_bytes"]:
         return f"it has {counted(size, 'byte')} instead of {row['size_bytes']}"
-    return None if digest.digest() == row["sha"] else "its bytes don't match their hash"
+    return None if digest.digest() == row["sha"] else "its bytes do not match their hash"
 
 
 def _bad_bytes(db: sqlite3.Connection, blob_id: int, wrong: str) -> Problem:

@@ -51,7 +51,7 @@ def repair(store: Store) -> Repaired:
         FlowstoreError: the store can't be written, or another process uses a file that has to be replaced.
     """
     if not store.writable:
-        raise FlowstoreError(f"{store.path} can't be written, so it can't be repaired. Copy it to where it can be.")
+        raise FlowstoreError(f"{store.path} cannot be written, so it cannot be repaired. Copy it to where it can be.")
     done = Repaired()
     reindexed = False
     for _ in range(_ROUNDS):
@@ -84,7 +84,7 @@ def save(path: Path, done: Repaired) -> None:
     saved = salvage(path)
     done.damaged = saved.damaged
     done.problems += [
-        Problem("page", line.partition(":")[0], line.partition(": ")[2], "", repair="drops what can't be read")
+        Problem("page", line.partition(":")[0], line.partition(": ")[2], "", repair="drops what cannot be read")
         for line in saved.lost
     ]
 
@@ -151,12 +151,12 @@ def salvage(path: Path) -> Saved:
                 damaged = _rename(path)
                 side_files.install(temporary, path, replace=True)
     except OSError as error:
-        raise FlowstoreError(f"{path} can't be repaired: {error}. It is unchanged.") from error
+        raise FlowstoreError(f"{path} cannot be repaired: {error}. It is unchanged.") from error
     return Saved(damaged, lost)
 
 
 def _in_use(path: Path) -> FlowstoreError:
-    return FlowstoreError(f"{path} is in use by another process, and can't be replaced under it. End that one first.")
+    return FlowstoreError(f"{path} is in use by another process, and cannot be replaced under it. End that one first.")
 
 
 def _rename(path: Path) -> Path:
@@ -211,8 +211,8 @@ def _tables(old: sqlite3.Connection, path: Path) -> set[str]:
 
 def _unreadable(path: Path, problem: str) -> StoreCorrupt:
     return StoreCorrupt(
-        f"{path} can't be repaired: the list of its tables is damaged ({problem}). It is unchanged. Restore a copy, or "
-        f"see what SQLite itself recovers: sqlite3 {path.name} .recover"
+        f"{path} cannot be repaired: the list of its tables is damaged ({problem}). It is unchanged. Restore a copy, "
+        f"or see what SQLite itself recovers: sqlite3 {path.name} .recover"
     )
 
 
@@ -257,7 +257,7 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) ->
     for row in from_both_ends(old, f"select {names} from {table} order by {key}", lost):
         read += 1
         new.execute(f"insert or ignore into {table} ({names}) values ({values})", row)
-    yield from (f"{table}: rows can't be read ({error})" for error in dict.fromkeys(lost))
+    yield from (f"{table}: rows cannot be read ({error})" for error in dict.fromkeys(lost))
     unfit = read - new.execute(f"select count(*) from {table}").fetchone()[0]
     if unfit > 0 and not lost:
         yield f"{table}: {counted(unfit, 'row')} {'does' if unfit == 1 else 'do'} not fit the schema"

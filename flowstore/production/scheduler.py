@@ -214,7 +214,7 @@ class Scheduler:
             running = _Running(self._start(self._store, entry.deployment), entry)
         except OSError as error:
             self._failures += 1
-            self._say(f"{entry}, due at {entry.shown(due_at)}, can't be started: {error}.")
+            self._say(f"{entry}, due at {entry.shown(due_at)}, cannot be started: {error}.")
         else:
             self._running.append(running)
             self._say(f"Started {running}, due at {entry.shown(due_at)}.")

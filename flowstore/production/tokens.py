@@ -58,13 +58,15 @@ def _read(path: Path) -> dict[str, dict[str, str]] | None:
         data = private.read(path, "tokens")
         tokens = None if data is None else json.loads(data.decode("utf-8"))
     except OSError as error:
-        raise FlowstoreError(f"Your tokens {path} can't be read: {error.strerror}. Nothing was changed.") from error
+        raise FlowstoreError(f"Your tokens {path} cannot be read: {error.strerror}. Nothing was changed.") from error
     except ValueError as error:
-        raise FlowstoreError(f"Your tokens {path} can't be read: {error}. {_REPAIR}") from error
+        raise FlowstoreError(f"Your tokens {path} cannot be read: {error}. {_REPAIR}") from error
     except FlowstoreError as error:  # others may have written it
         raise FlowstoreError(f"{error} Nothing was changed.") from None
     if tokens is not None and not _holds_tokens(tokens):
-        raise FlowstoreError(f"Your tokens {path} can't be read: it does not hold tokens by store and scope. {_REPAIR}")
+        raise FlowstoreError(
+            f"Your tokens {path} cannot be read: it does not hold tokens by store and scope. {_REPAIR}"
+        )
     return tokens
 
 
@@ -89,7 +91,7 @@ def _write(path: Path, text: str) -> None:
             files.move_to(temporary, path, replace=True)
     except OSError as error:
         raise FlowstoreError(
-            f"{path} can't be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
+            f"{path} cannot be written: {error.strerror}. Set $FLOWSTORE_HOME to a folder of yours."
         ) from error
 
 
@@ -120,7 +122,7 @@ def least_version(store: Store, flow: str, scope: str) -> int:
         noted = private.read(path, "note of what is deployed")
         return 0 if noted is None else int(noted)
     except (OSError, ValueError) as error:
-        raise FlowstoreError(f"{path} can't be read: {error}. Remove it, and deploy again.") from error
+        raise FlowstoreError(f"{path} cannot be read: {error}. Remove it, and deploy again.") from error
 
 
 def note_version(store: Store, flow: str, scope: str, version: int) -> None:

@@ -198,7 +198,7 @@ def _failed(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order, erro
     try:
         return _product(instance, link, order, result)
     except ArtifactError as unstorable:  # what failed may be the storing itself: keep what can be kept
-        _complain(f"@catch leaves out what can't be stored: {unstorable}\n")
+        _complain(f"@catch leaves out what cannot be stored: {unstorable}\n")
         return _product(instance, link, order, result, lenient=True)
 
 
@@ -379,7 +379,7 @@ def _product(instance: FlowSpec, link: TaskLink, order: Order, result: _Result, 
         except ArtifactError as error:
             if lenient or link.first_values.get(name) is value:  # every task makes that itself
                 continue
-            raise ArtifactError(f"Artifact {name!r} of step {link.step} can't be stored: {error}") from None
+            raise ArtifactError(f"Artifact {name!r} of step {link.step} cannot be stored: {error}") from None
         if encoded is not None:
             description = encoded.description
             if description.codec not in NOTATIONS:  # builtins have no picture

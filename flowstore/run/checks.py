@@ -92,7 +92,7 @@ def check_run_id_file(file: str | None, store: str | None = None) -> None:
         elif not path.parent.is_dir():
             problem = f"there is no folder {path.parent}"
         elif not os.access(path if path.exists() else path.parent, os.W_OK):
-            problem = "it can't be written" if path.exists() else f"nothing can be written in {path.parent}"
+            problem = "it cannot be written" if path.exists() else f"nothing can be written in {path.parent}"
         elif path.exists() and not path.is_file() and not path.is_char_device():
             problem = "it is no plain file"
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null character

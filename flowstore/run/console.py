@@ -186,7 +186,7 @@ class Console:
             with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # a device, not a path of the user's
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())  # what waits in the buffer goes there, too
             if not isinstance(error, BrokenPipeError):
-                self.say(f"The output can't be written ({error.strerror}), so the run goes on without it.")
+                self.say(f"The output cannot be written ({error.strerror}), so the run goes on without it.")
 
     def banner(self, text: str) -> None:
         """Show a line about the run, unless it is quiet."""

@@ -296,7 +296,7 @@ class _Reader:
         except OSError as error:
             if self.files and not self._strict:
                 return
-            raise FlowstoreError(f"{full} can't be read: {error.strerror}. Nothing was started.") from error
+            raise FlowstoreError(f"{full} cannot be read: {error.strerror}. Nothing was started.") from error
         self._size_bytes += len(data)
         if self._size_bytes > LARGEST_BYTES:
             if self.files and not self._strict:
@@ -360,7 +360,7 @@ def _from_archive(archive: str, suffixes: Sequence[str]) -> dict[str, bytes]:
         with zipfile.ZipFile(archive) as opened:
             return {item.filename: opened.read(item) for item in opened.infolist() if item.filename.endswith(kept)}
     except (OSError, zipfile.BadZipFile) as error:
-        raise FlowstoreError(f"{archive} can't be read: {error}. Nothing was started.") from error
+        raise FlowstoreError(f"{archive} cannot be read: {error}. Nothing was started.") from error
 
 
 def checked_suffixes(given: Sequence[str]) -> tuple[str, ...]:

@@ -253,7 +253,7 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
         return encode(value)
     except ArtifactError as error:
         hint = " Begin its name with an underscore to keep it out of the store." if kind == "Constant" else ""
-        raise ArtifactError(f"{kind} {name!r} can't be stored: {error}.{hint}") from None
+        raise ArtifactError(f"{kind} {name!r} cannot be stored: {error}.{hint}") from None
 
 
 def _origin_id(store: Store, flow: str, origin_run_id: str | None) -> int:

@@ -139,7 +139,7 @@ def check_name(path: Path) -> None:
         side = files.side_file(path, suffix)
         if begins(side, len(DATABASE)) == DATABASE:
             raise FlowstoreError(
-                f"{path} can't be a store: SQLite would keep its log in {side.name}, which is a database. "
+                f"{path} cannot be a store: SQLite would keep its log in {side.name}, which is a database. "
                 "Move that one, or choose another name."
             )
         owner = path.with_name(path.name.removesuffix(suffix))

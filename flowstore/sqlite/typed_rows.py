@@ -86,10 +86,10 @@ def time_of(at_ms: int) -> datetime:
         raise StoreCorrupt.damaged(f"{at_ms!r} is not a time in milliseconds: {error}") from error
 
 
-def place_of(foreach_path: str) -> tuple[int, ...]:
+def positions_of(foreach_path: str) -> tuple[int, ...]:
     """Return the index in each enclosing foreach; raise StoreCorrupt if the path is malformed.
 
-    >>> place_of("3/0")
+    >>> positions_of("3/0")
     (3, 0)
     """
     parts = foreach_path.split("/")

@@ -73,11 +73,9 @@ def put(db: sqlite3.Connection, attempt_id: int, card: RenderedCard, blob_id: in
 
 def _discard_unused(db: sqlite3.Connection, blob_id: int) -> None:
     """Remove a blob that was a card's, unless something else refers to it."""
-    row = db.execute(
-        f"select b.data is null as is_large from blobs b where b.id = ? and {tables.unused('blob', 'b.id')}", (blob_id,)
-    ).fetchone()
-    if row is not None:
-        blobs.discard(db, blob_id, is_large=bool(row["is_large"]))
+    unused = f"select 1 from blobs b where b.id = ? and {tables.unused('blob', 'b.id')}"
+    if db.execute(unused, (blob_id,)).fetchone() is not None:
+        blobs.discard(db, blob_id, is_large=False)  # its few chunks go at once, as a state of a card is no large value
 
 
 def take_over(db: sqlite3.Connection, attempt_id: int, origin_id: int) -> None:

@@ -137,7 +137,7 @@ def _times(table: str, key: str, begin: str) -> Rule:
         "time", table,
         f"""select id as {key}, {begin} as began, finished_at from {table}
             where not {begin} {_SANE} or not finished_at {_SANE} or finished_at < {begin}""",
-        "its times can't be: from {began} to {finished_at}",
+        "its times cannot be: from {began} to {finished_at}",
         (
             f"update {table} set {begin} = 0 where id = :{key} and not {begin} {_SANE}",
             f"""update {table} set finished_at = {begin}
@@ -222,7 +222,7 @@ ROWS = (
     Rule(
         "time", "runs",
         f"select id as run_id, last_seen_at from runs where not last_seen_at {_SANE}",
-        "it was last seen at {last_seen_at}, which can't be",
+        "it was last seen at {last_seen_at}, which cannot be",
         ("update runs set last_seen_at = max(created_at, 0) where id = :run_id",), "sets it to its run's creation",
     ),
     Rule(
@@ -235,7 +235,7 @@ ROWS = (
     Rule(
         "time", "steps",
         f"select id as step_id, created_at from steps where not created_at {_SANE}",
-        "it was created at {created_at}, which can't be",
+        "it was created at {created_at}, which cannot be",
         ("""update steps set created_at = coalesce((select min(started_at) from tasks where step_id = :step_id), 0)
             where id = :step_id""",),
         "sets it to when its first task started",
@@ -244,7 +244,7 @@ ROWS = (
         "time", "log_chunks",
         f"""select id as log_chunk, (select min(a.id) from attempts a where a.log_id = c.log_id) as attempt_id
             from log_chunks c where not written_at {_SANE}""",
-        "a line of its log was written at a time that can't be",
+        "a line of its log was written at a time that cannot be",
         ("update log_chunks set written_at = 0 where id = :log_chunk",), "sets it to 1970",
     ),
     *(_id(table) for table in ("runs", "tasks", "attempts")),

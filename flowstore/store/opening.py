@@ -195,8 +195,15 @@ def get_store() -> Path:
 # --- opening
 
 
-def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
+def open_store(
+    path: str | os.PathLike[str], *, trusted: bool = False, busy_timeout_s: float = database.BUSY_TIMEOUT_S
+) -> Store:
     """Open an existing store, for reading and, where the system permits, writing.
+
+    Args:
+        path: the file.
+        trusted: whether the user said that its pickles may be loaded.
+        busy_timeout_s: how long to wait, in seconds, for another process that has locked the file.
 
     Raises:
         StoreNotFound, NotAStore, StoreCorrupt, StoreTooNew: nothing was written.
@@ -212,7 +219,7 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
             alone = side_files.settle(path, writable=writable)
             if not alone:
                 _check_header_beside(path)
-        store = Store(path, LAYOUT, writable=writable, trusted=trusted, alone=alone)
+        store = Store(path, LAYOUT, writable=writable, trusted=trusted, alone=alone, busy_timeout_s=busy_timeout_s)
         try:
             with store.read() as connection:
                 _check_open(connection, path)
@@ -235,7 +242,7 @@ def ensure_store(path: str | os.PathLike[str]) -> Store:
     if not store.writable:
         store.close()
         raise FlowstoreError(
-            f"{path} can't be written: the file or its folder is read-only. Choose another with --store."
+            f"{path} cannot be written: the file or its folder is read-only. Choose another with --store."
         )
     return store
 
@@ -245,7 +252,7 @@ def _create(path: Path) -> None:
     from flowstore._version import __version__
 
     if not path.parent.is_dir():
-        raise StoreNotFound(f"{path} can't be created: there is no folder {path.parent}.")
+        raise StoreNotFound(f"{path} cannot be created: there is no folder {path.parent}.")
     side_files.check_name(path)
     try:
         with files.temporary_file(path) as temporary:  # created by us, because SQLite would ignore a generous umask
@@ -255,7 +262,7 @@ def _create(path: Path) -> None:
             with contextlib.suppress(FileExistsError):  # somebody was faster, which is as good
                 side_files.install(temporary, path, replace=False)
     except (OSError, sqlite3.Error) as error:
-        raise FlowstoreError(f"{path} can't be created: {error}. Choose another with --store.") from error
+        raise FlowstoreError(f"{path} cannot be created: {error}. Choose another with --store.") from error
 
 
 def _check_library() -> None:
@@ -280,7 +287,7 @@ def _check_header(path: Path) -> None:
     except FileNotFoundError:
         raise StoreNotFound(f"There is no store at {path}.") from None
     except OSError as error:
-        raise FlowstoreError(f"{path} can't be read: {error.strerror}.") from error
+        raise FlowstoreError(f"{path} cannot be read: {error.strerror}.") from error
     if not header.startswith(side_files.DATABASE) or len(header) < 100:
         raise NotAStore(f"{path} is not a flowstore store: it is not an SQLite file.")
     _check_page(path, header)

@@ -108,6 +108,15 @@ def describe_json(value: Any) -> Plain:
     return Plain(numbers=numbers, too_many=too_many) if numbers or too_many else NOTHING
 
 
+def kept_value(store: Store, blob_id: int) -> Any:
+    """Return the plain JSON that was kept of a blob, as builtins; `None` where there is none."""
+    text = find_kept(store, blob_id)
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):  # another program's, or a stranger's
+        return None
+
+
 def find_kept(store: Store, blob_id: int) -> str | None:
     """Return the plain JSON that was kept beside a blob whose bytes are not that JSON; `None` where there is none."""
     if store.value("select 1 from pragma_table_info('blob_values')") is None:  # in a file that an older version wrote

@@ -1,4 +1,4 @@
-"""Questions about runs, steps, tasks, logs and code, each a query; `tags` finds runs, and `records` writes them."""
+"""Questions about runs, steps, tasks and code, each a query; `tags` finds runs, and `records` writes them."""
 
 from __future__ import annotations
 
@@ -232,49 +232,6 @@ def step_began_at(store: Store, run_id: int, step_id: int, created_at: int) -> i
     """Return when a step's first task started; `created_at` where none did before."""
     [row] = store.rows("select min(started_at) as begun from tasks where run_id = ? and step_id = ?", (run_id, step_id))
     return created_at if row["begun"] is None else min(row["begun"], created_at)
-
-
-def log(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
-    """Yield what an attempt printed: `stream`, `written_at`, `text`, in order, a page at a time."""
-    last = 0
-    while rows := store.rows(
-        """select id, stream, written_at, text from log_chunks
-           where log_id = ? and id > ? and (? is null or stream = ?) order by id limit ?""",
-        (log_id, last, stream, stream, PAGE),
-    ):
-        yield from rows
-        last = -onward(store.path, -last, -rows[-1]["id"])
-
-
-def log_chunks(
-    store: Store,
-    log_id: int,
-    stream: str | None,
-    position: int | None,
-    *,
-    with_it: bool,
-    newest_first: bool,
-    limit: int,
-) -> list[Row]:
-    """Return some chunks of a log, from one of them on, in either direction.
-
-    Args:
-        store: the store.
-        log_id: the log.
-        stream: of this stream; `None`: of both.
-        position: the chunk to begin at; `None`: at the end that comes first.
-        with_it: whether that chunk itself is wanted.
-        newest_first: the direction.
-        limit: the most that are wanted.
-    """
-    beyond, order = ("<", "desc") if newest_first else (">", "asc")
-    begin = (2**63 - 1 if newest_first else 0) if position is None else position
-    return store.rows(
-        f"""select id, stream, written_at, text from log_chunks
-            where log_id = ? and (id {beyond} ? or (? and id = ?)) and (? is null or stream = ?)
-            order by id {order} limit ?""",
-        (log_id, begin, with_it, begin, stream, stream, limit),
-    )
 
 
 def attempts(store: Store, task_id: int, limit: int) -> list[Row]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +24,7 @@ from flowstore.store.runs import NOTHING, SUCCESSFUL, Condition, Match, newest_f
 from flowstore.store.tags import all_of, tag_ids_of
 
 _NUMBERS_SINCE = 7  # the schema version; metrics of an older file that can't be written are computed
+_UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 _FEW_RUNS = 500  # that are sorted rather than met on a walk through an index
 
 
@@ -40,7 +43,7 @@ class RunQuery:
         text: with this text in the pathspec, user, tags, note or parameters, in upper or lower case.
         columns: metrics, parameters and facts to show.
         sort: the column that decides the order, `-NAME` from the largest down; `None` for the newest first. Runs
-    X
+            without a value in it come last.
         after: where a page begins, as the page before it says.
         limit: how many runs a page has at most.
     """
@@ -81,6 +84,18 @@ class Page:
 
     matches: list[Match]
     after: str | None
+
+
+def ms_ago(text: str) -> int:
+    """Return the time that was 45m, 12h, 30d or 2w ago, in milliseconds since 1970.
+
+    Raises:
+        FlowstoreError: the text is not such a duration.
+    """
+    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", text)
+    if match is None:
+        raise FlowstoreError(f"{text!r} is not a duration: give a number and m, h, d or w, as in 45m, 12h, 30d.")
+    return time.time_ns() // 1_000_000 - int(match[1]) * _UNITS_S[match[2]] * 1000
 
 
 def find_page(store: Store, query: RunQuery) -> Page:
@@ -179,7 +194,7 @@ def _with_text(store: Store, text: str) -> Condition:
     )
 
 
-def _holds(text: str) -> Any:
+def _holds(text: str) -> Callable[[object], bool]:
     wanted = text.casefold()
     return lambda value: wanted in str(value).casefold()
 

@@ -68,11 +68,11 @@ def _checked(tag: object) -> str:
     if not isinstance(tag, str):
         raise TaggingError(f"A tag is text, not {tag!r}.")
     if not tag:
-        raise TaggingError("A tag can't be empty.")
+        raise TaggingError("A tag cannot be empty.")
     if len(tag) > MAX_LENGTH:
         raise TaggingError(f"A tag has at most {MAX_LENGTH} characters; this one has {len(tag)}: {tag[:40]!r}…")
     if not is_text(tag):
-        raise TaggingError(f"The tag {tag!r} can't be stored: it is not valid Unicode text.")
+        raise TaggingError(f"The tag {tag!r} cannot be stored: it is not valid Unicode text.")
     return tag
 
 
@@ -85,7 +85,7 @@ def check_not_reserved(tags: Iterable[str]) -> None:
     for tag in tags:
         if tag.startswith(RESERVED):
             raise TaggingError(
-                f"The tag {tag!r} can't be set: tags that begin with user: or production: are set by flowstore alone."
+                f"The tag {tag!r} cannot be set: tags that begin with user: or production: are set by flowstore alone."
             )
 
 
@@ -146,7 +146,7 @@ def _tags_above(db: sqlite3.Connection, node: Node) -> dict[str, list[_SetOn]]:
 def _check_removable(node: Node, tag: str, carriers: Sequence[_SetOn]) -> None:
     for carrier in carriers:
         if carrier.system:
-            raise TaggingError(f"{tag!r} is a system tag of {carrier.pathspec} and can't be removed.")
+            raise TaggingError(f"{tag!r} is a system tag of {carrier.pathspec} and cannot be removed.")
         if not carrier.own:
             raise TaggingError(f"{node.pathspec} inherits {tag!r}: it is set on {carrier.pathspec}; remove it there.")
 

@@ -98,7 +98,7 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
 
 def _check_target(store: Store, target: Path, *, force: bool) -> None:
     if not target.parent.is_dir():
-        raise FlowstoreError(f"{target} can't be written: there is no folder {target.parent}.")
+        raise FlowstoreError(f"{target} cannot be written: there is no folder {target.parent}.")
     side_files.check_name(target)
     if not os.path.lexists(target):
         return
@@ -117,11 +117,11 @@ def _clear_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FlowstoreError(f"{out} can't be written: {error.strerror or error}.") from error
+        raise FlowstoreError(f"{out} cannot be written: {error.strerror or error}.") from error
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_READONLY")):
-            raise FlowstoreError(f"{out} can't be written: {error}. Nothing was left there.") from error
+            raise FlowstoreError(f"{out} cannot be written: {error}. Nothing was left there.") from error
         if isinstance(error, sqlite3.IntegrityError):
             raise StoreCorrupt(f"The store to export is damaged: {error}. flowstore check says more.") from error
         raise

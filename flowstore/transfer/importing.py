@@ -119,7 +119,7 @@ def import_runs(store: Store, sources: Sequence[Source]) -> Imported:
     """
     for source in sources:
         if source.store.path.samefile(store.path):
-            raise FlowstoreError(f"{store.path} can't be imported into itself.")
+            raise FlowstoreError(f"{store.path} cannot be imported into itself.")
     store.use_wal()  # others may read while this writes
     records.record_dead_runs(store)
     intake = _Intake(store)

@@ -27,10 +27,10 @@ from flowstore.client.listings import table_of_tasks
 from flowstore.client.rows import TaskRow
 from flowstore.client.store import seen
 from flowstore.client.task import last_state
-from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
+from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite import outputs
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import cards, queries, steps
+from flowstore.store import cards, log_chunks, queries, steps
 from flowstore.store.blobs import Blob
 from flowstore.store.pictures import find_picture
 from flowstore.text import safe
@@ -82,13 +82,13 @@ def save(store: Store, out: Path, selection: Selection, *, logs: bool = True, fo
         with outputs.replaced(out) as path, path.open("w", encoding="utf-8") as file:
             file.writelines(_pieces(environment, store, ids, logs=logs))
     except OSError as error:
-        raise FlowstoreError(f"{out} can't be written: {error.strerror or error}.") from error
+        raise FlowstoreError(f"{out} cannot be written: {error.strerror or error}.") from error
     return Saved(out, out.stat().st_size, len(ids))
 
 
 def _check_target(out: Path, *, force: bool) -> None:
     if not out.parent.is_dir():
-        raise FlowstoreError(f"{out} can't be written: there is no folder {out.parent}.")
+        raise FlowstoreError(f"{out} cannot be written: there is no folder {out.parent}.")
     if os.path.lexists(out) and not force:
         raise FlowstoreError(f"{out} is there already. Choose another file, or replace that one with --force.")
     outputs.check(out)
@@ -316,7 +316,7 @@ class _Written:
     def _attempt(self, row: Row, artifacts: list[SavedArtifact]) -> SavedAttempt:
         dead = row["status"] == "running" and self._row.status == "dead"
         took = None if row["finished_at"] is None else (row["finished_at"] - row["started_at"]) / 1000
-        log = _lines(queries.log(self._store, row["log_id"])) if self._logs else ()
+        log = _lines(log_chunks.read(self._store, row["log_id"])) if self._logs else ()
         traceback = "" if self._logs else row["traceback"] or ""  # the log ends with it
         shown = [self._card(card, row["task_id"]) for card in cards.of_attempt(self._store, row["id"])]
         status = "dead" if dead else row["status"]
@@ -339,14 +339,15 @@ class _Written:
     def sources(self) -> Iterator[SavedSource]:
         """Yield the files of the run's code."""
         code: Code | None = self._run.code
-        for name in [] if code is None else code.files:
+        if code is None:
+            return
+        macros = self._environment.get_template("parts.html").module
+        for name in code.files:
             anchor = f"{self._prefix}-file-{quote(name, safe='')}"
-            assert code is not None
             try:
                 text = code.source(name, _LARGEST_SOURCE)
-            except (StoreCorrupt, FlowstoreError):  # one file that cannot be read hides no other
+            except FlowstoreError:  # one file that cannot be read hides no other
                 text = None
-            macros = self._environment.get_template("parts.html").module
             html = None if text is None else self._linked(str(macros.source(text)), anchor)  # type: ignore[attr-defined]
             yield SavedSource(anchor, name, html)
 

@@ -131,7 +131,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             reason = error
     if port is None:
         raise FlowstoreError(f"No port of {host} can be used: {reason.strerror}. Choose another with --host.")
-    raise FlowstoreError(f"Port {port} of {host} can't be used: {reason.strerror}. Choose another with --port.")
+    raise FlowstoreError(f"Port {port} of {host} cannot be used: {reason.strerror}. Choose another with --port.")
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -20,9 +20,9 @@ if (top !== self) attempt("top", () => { top.location.href = "http://stranger.ex
 attempt("cookie", () => document.cookie.length.toString());
 attempt("storage", () => localStorage.length);
 attempt("opener", () => { if (!window.open("/runs")) throw 1; });
-const asked = ["/runs", "/static/page.js", "http://stranger.example/"].map((url) =>
+const attempts = ["/runs", "/static/page.js", "http://stranger.example/"].map((url) =>
   fetch(url, { credentials: "include" }).then(() => log.push(url + " worked"), () => log.push(url + " failed")));
-Promise.all(asked).then(() => {
+Promise.all(attempts).then(() => {
   document.getElementById("log").textContent = log.concat("origin " + origin).join("\\n");
 });
 </script>"""
@@ -42,6 +42,38 @@ def test_a_hostile_card_reaches_nothing(visit, path, alone):
     assert "origin null" in lines
     assert seen.page.url.startswith(seen.home)
     seen.problems.clear()  # the browser has refused all of it, aloud
+
+
+@pytest.mark.parametrize(
+    ("html", "lowest", "highest"),
+    [
+        ("<!doctype html><div style='height: 1234px'>", 1234, 1280),
+        ("<p>short", 60, 120),
+        ("<!doctype html><div style='height: 90000px'>", 3000, 3000),
+        ("<!doctype html><body style='margin: 0'><div style='height: 100vh'>", 200, 230),
+        ("<script>setInterval(() => parent.postMessage({flowstoreCardHeight: '1px; x'}, '*'), 1)</script>", 60, 120),
+        ("<p><script>onload = () => parent.postMessage({flowstoreCardHeight: 1e9}, '*')</script>", 60, 3000),
+    ],
+    ids=["tall", "short", "endless", "as high as its window", "what is no number", "lies"],
+)
+def test_the_frame_of_a_card_is_as_high_as_the_card(visit, path, html, lowest, highest):
+    """Within limits, whatever the card says."""
+    card_in(store_with(path, {"a": 1}), html)
+    seen = visit(path)
+    seen.go("task/F/1/start/1")
+    frame = seen.page.locator("iframe.card[style]")
+    frame.wait_for()
+    seen.page.wait_for_timeout(300)  # in which it would grow on
+    assert lowest <= frame.bounding_box()["height"] <= highest
+
+
+def test_a_card_that_opens_grows_its_frame(visit, path):
+    """A part of it that was folded is seen whole."""
+    card_in(store_with(path, {"a": 1}), "<!doctype html><details><summary>more</summary><div style='height: 700px'>")
+    seen = visit(path)
+    seen.go("task/F/1/start/1")
+    seen.page.frame_locator("iframe.card").get_by_text("more").click()
+    seen.page.locator("iframe.card[style*='height: 7']").wait_for()
 
 
 def test_a_card_changes_while_its_task_runs(visit, tmp_path):

@@ -45,7 +45,7 @@ def test_list(script):
     assert listed(script, "body", "--hash", rows[1]["hash"][:8]) in (bodies, bodies[1:])
     table = script("card", "list", "1/start").stdout.splitlines()
     assert table[0].split() == ["pathspec", "number", "type", "id", "hash", "updated_at"]
-    assert "There are no cards." in script("card", "list", "end").stderr
+    assert script("card", "list", "end").stderr == "There are no cards.\n"
 
 
 def test_get(script):
@@ -59,6 +59,8 @@ def test_get(script):
     assert "has no card with id 'x'" in script("card", "get", "start", "--id", "x", expect=1).stderr
     assert "1/end has no card." in script("card", "view", "1/end", expect=1).stderr
     script("card", "get", expect=2)
+    assert "F has no step 'strat'. Did you mean 'start'?" in script("card", "get", "strat", expect=2).stderr
+    assert "'F/1' does not address a step or a task" in script("card", "get", "1", expect=2).stderr
 
 
 def test_view(script):
@@ -81,4 +83,5 @@ def test_server(script):
         assert 'data-every="5"' in page
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
+    assert "There is no run F/99" in script("card", "server", "--run-id", "99", "--no-browser", expect=1).stderr
     script.check()

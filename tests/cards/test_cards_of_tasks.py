@@ -211,6 +211,7 @@ LIVE = """
 @card(type="live")
 @card(type="blank", id="b")
 current.card["b"].append(ProgressBar(label="Training"), id="bar")
+current.card["b"].append(Markdown("large " * 50_000))
 for n in range(1, 4):
     current.card["b"].components["bar"].update(n)
     current.card["b"].refresh(force=True)

@@ -126,7 +126,7 @@ def test_values_that_change():
     assert "<details open>" in tree.render()
     tree.update({"set": {1}})
     assert "set:" in tree.render()
-    with pytest.raises(TypeError, match="Error can't be updated"):
+    with pytest.raises(TypeError, match="Error cannot be updated"):
         Error(ValueError()).update()
 
 

@@ -110,7 +110,7 @@ def test_a_bad_name_fails_its_task_only(name, way, flow):
     script("run")
     run = script.client()
     assert run["middle"].task.current_attempt == 1
-    assert f"can't be named {name!r}" in run.data.problem.message
+    assert f"cannot be named {name!r}" in run.data.problem.message
     assert [artifact.id for artifact in run.end_task] == ["kept", "problem"]
 
 
@@ -395,7 +395,7 @@ def test_a_flow_is_no_artifact(how, flow):
     )
     script("run", expect=1)
     told = failure(script).message
-    assert told.startswith("Artifact 'best' of step join can't be stored: ")
+    assert told.startswith("Artifact 'best' of step join cannot be stored: ")
     assert "Store " in told
     assert ", as in self." in told
 

@@ -22,7 +22,7 @@ def missing():
         return "Rscript is not installed"
     program = 'stopifnot(requireNamespace("reticulate")); invisible(reticulate::py_config())'
     done = run(["-e", program], Path.cwd())
-    return None if done.returncode == 0 else f"R can't use {sys.executable}: {done.stderr.strip().splitlines()[0]}"
+    return None if done.returncode == 0 else f"R cannot use {sys.executable}: {done.stderr.strip().splitlines()[0]}"
 
 
 def run(arguments, folder):

@@ -309,7 +309,7 @@ def test_what_is_read_only_is_checked_and_not_repaired(tmp_path):
     with contextlib.closing(open_store(path)) as store:
         store.writable = False
         assert check.check(store, deep=True).problems == []
-        with pytest.raises(FlowstoreError, match="can't be repaired"):
+        with pytest.raises(FlowstoreError, match="cannot be repaired"):
             repair.repair(store)
 
 

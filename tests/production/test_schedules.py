@@ -210,9 +210,9 @@ def test_a_run_that_cant_be_started_is_told(scheduled, hand):
 
     scheduler = hand(scheduled(), "2025-06-01T12:10", start=fail)
     scheduler.look_at(utc("2025-06-01T13:00"))
-    assert scheduler.told("can't be started: [Errno 11] Resource temporarily unavailable") == 1
+    assert scheduler.told("cannot be started: [Errno 11] Resource temporarily unavailable") == 1
     scheduler.look_at(utc("2025-06-01T13:10"))
-    assert scheduler.told("can't be started") == 1
+    assert scheduler.told("cannot be started") == 1
 
 
 def test_endings_are_told(scheduled, hand):

@@ -164,7 +164,7 @@ def test_a_token_file_that_may_not_be_read_is_told(open_folder):
     environment = {**os.environ, "FLOWSTORE_HOME": str(open_folder)}
     done = subprocess.run([sys.executable, "-c", FORBIDDEN], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"Your tokens {file} can't be read: Permission denied. Nothing was changed.\n"
+    assert done.stdout == f"Your tokens {file} cannot be read: Permission denied. Nothing was changed.\n"
 
 
 def test_the_tokens_file_of_an_older_flowstore_is_read(deployed):
@@ -193,7 +193,7 @@ def test_a_token_that_cannot_be_kept_is_not_made(flow, monkeypatch):
 
     monkeypatch.setattr(deploy.snapshot, "take", lambda *_, **__: Sources(script="flow.py", files={"flow.py": b"pass"}))
     monkeypatch.setattr(tokens.files.os, "open", full)
-    with unchanged(script), pytest.raises(FlowstoreError, match=r"tokens.*\.json can't be written: No space left"):
+    with unchanged(script), pytest.raises(FlowstoreError, match=r"tokens.*\.json cannot be written: No space left"):
         deploy.create(type("F", (flowstore.FlowSpec,), {}), asked)
     assert script.sql("select count(*) from production_tokens") == [0]
 

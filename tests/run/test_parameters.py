@@ -145,7 +145,7 @@ def test_parameters_and_constants_cannot_be_assigned(assignment, flow):
     script = flow(flow_source(LINEAR, members=PARAMETERS, start=assignment))
     script("run", expect=1)
     assert failure(script).type == "AttributeError"
-    assert "can't be assigned" in failure(script).message
+    assert "cannot be assigned" in failure(script).message
 
 
 def test_resume_takes_no_parameter(flow):

@@ -53,7 +53,7 @@ def test_a_read_only_file_or_folder_can_be_read(open_folder, file_mode, folder_m
     with untouched(open_folder):
         said = told(python(AS_NOBODY + READ_ALL, path)).splitlines()
     assert said[0] == "successful 0.5 ['blue']"
-    assert "can't be written" in said[1]
+    assert "cannot be written" in said[1]
 
 
 def test_a_log_beside_a_read_only_file_is_a_clear_error(open_folder):
@@ -86,7 +86,7 @@ def test_a_store_in_a_forbidden_folder_is_one_clear_error(open_folder, what):
 def test_no_store_is_made_in_a_read_only_folder(open_folder):
     """Where no file can be made, that is one clear error."""
     open_folder.chmod(0o555)
-    assert "can't be created" in refusal(open_folder / "flowstore.db", "opening.ensure_store")
+    assert "cannot be created" in refusal(open_folder / "flowstore.db", "opening.ensure_store")
     assert list(open_folder.iterdir()) == []
 
 
@@ -140,7 +140,7 @@ print(create(store), store.value("pragma journal_mode"))
 store.close()
 """
     said = told(python(CREATE_RUN + body, path, env={**os.environ, "LD_PRELOAD": str(tmp_path / "shim.so")}))
-    assert said.splitlines()[0].startswith(f"{path} can't use a write-ahead log")
+    assert said.splitlines()[0].startswith(f"{path} cannot use a write-ahead log")
     assert said.splitlines()[1:] == ["2 delete"]
     assert names_beside(path) == ["flowstore.db"]
 

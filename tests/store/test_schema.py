@@ -70,7 +70,7 @@ def test_an_older_store_is_read_where_it_cannot_be_written(path, monkeypatch):
     with untouched(path.parent):
         store = database.Store(path, opening.LAYOUT, writable=False)
         assert store.value("select flow from run_summary") == "F"
-        with pytest.raises(FlowstoreError, match="can't be written"), store.write():
+        with pytest.raises(FlowstoreError, match="cannot be written"), store.write():
             pass
         store.close()
 

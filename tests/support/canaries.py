@@ -43,6 +43,12 @@ def full_store(path):
         ("insert into leases values (1, ?, ?, ?, ?, ?)", *me),
         ("insert or ignore into blob_values values (1, '1', 1, 1.0)",),
         ("insert into pictures values (1, x'89504e470d0a1a0a')",),
+        (
+            """insert into blobs (id, sha, codec, size_bytes, type, preview, data)
+               values (77, x'33f2799467177287a29260780a107ac98ea63dd6165f67fcc0d74767d0a82090', 'html',
+                 3, 'Html', 'HTML', x'3c703e')""",
+        ),
+        ("insert into cards values (1, 0, 'blank', 'id', 77, x'7b7d', 0)",),
         ("insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (1, 1, 'x', 'x', 1.0, 0)",),
         ("insert into backlog values (1, 1)",),
     )

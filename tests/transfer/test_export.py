@@ -186,7 +186,7 @@ assert json.loads(call("sql", "select value ->> '$.accuracy' as a from artifact_
                        "--json")) == [{"a": 0.5}]
 assert "nothing wrong" in call("check", "--deep")
 for words in (["delete", "F/1", "--yes"], ["vacuum"], ["check", "--repair"]):
-    assert "cannot be" in call(*words, expect=1).replace("can't", "cannot"), words
+    assert "cannot be" in call(*words, expect=1), words
 flowstore.use_store(sys.argv[1])
 flowstore.namespace(None)
 run = flowstore.Flow("F").latest_run

@@ -251,7 +251,7 @@ def test_a_store_is_not_imported_into_itself(source, tmp_path):
     (tmp_path / "link.db").symlink_to(source)
     for name in (source, tmp_path / "link.db"):
         failed = command("import", name, "--store", source, expect=1)
-        assert "can't be imported into itself" in failed.stderr
+        assert "cannot be imported into itself" in failed.stderr
     copied = Path(shutil.copy(source, tmp_path / "copy.db"))
     store = open_store(copied)
     add_run(store, x="new")

@@ -34,13 +34,13 @@ def test_a_task_lists_its_cards(browser):
 def test_a_card_is_served_without_an_origin(browser):
     """Whoever opens it, in a frame or in a tab of its own; it can load nothing and send nothing."""
     answer = browser.ask("/card/F/1/start/1/0")
-    assert answer.text == HOSTILE
+    assert answer.text.startswith(HOSTILE)
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("sandbox allow-scripts; default-src 'none'")
     assert "allow-same-origin" not in policy
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert browser.stranger.get("/card/F/1/start/1/0").status_code == 403
-    assert browser.ask("/card/F/1/start/1/1?attempt=0").text == "<p>fine"
+    assert browser.ask("/card/F/1/start/1/1?attempt=0").text.startswith("<p>fine")
     for missing in ("/card/F/1/start/1/7", "/card/F/1/start/1/x", "/card/F/1/end/2/0", "/card/F/9/start/1/0"):
         browser.ask(missing, 404)
 

@@ -75,6 +75,29 @@ def test_a_comparison_as_json(browser):
     assert ("parameter", "same") not in rows
 
 
+def test_what_only_one_run_has_is_folded(browse, tmp_path):
+    """What several have comes first; the rest of a long group is one link away. What one run measured is not drawn."""
+    store = ensure_store(tmp_path / "flowstore.db")
+    add_run(store, parameters={"z": 1})
+    add_run(store, "G", parameters={**{f"p{n:02}": n for n in range(30)}, "z": 2})
+    with store.write() as db:
+        db.execute(
+            """insert into numbers (run_id, task_id, artifact, name, magnitude, final)
+               select 2, min(id), 'alone', 'alone', 7.0, 1 from tasks where run_id = 2"""
+        )
+    store.close()
+    browser = browse(store.path)
+    page = browser.page("/compare?run=F/1&run=G/2")
+    assert page.index('title="z"') < page.index('title="p00"')
+    assert 'title="p18"' in page
+    assert 'title="p19"' not in page
+    assert "unfold=Parameters" in page
+    assert "11 more" in page
+    assert 'title="alone"' in page
+    assert 'class="bars"' not in page
+    assert 'title="p29"' in browser.page("/compare?run=F/1&run=G/2&unfold=Parameters")
+
+
 def test_many_runs_cost_the_same_each(browser):
     """Statements for a comparison grow with the number of runs, whatever those hold."""
     counts = []
@@ -209,7 +232,11 @@ def test_the_server_ends_in_the_middle_of_a_question(browse, store_path):
     """It does not wait for the deadline."""
     browser = browse(store_path)
     browser.page("/sql?q=select+1")  # all that it needs is imported
-    asking = threading.Thread(target=lambda: browser.page(f"/sql?q={ENDLESS}"), daemon=True)
+    answers = []
+    url = f"/sql?q={ENDLESS}"
+    asking = threading.Thread(
+        target=lambda: answers.append(browser.stranger.get(url, headers=browser.headers)), daemon=True
+    )
     asking.start()
     deadline = time.monotonic() + 10
     while not browser.stores._busy and time.monotonic() < deadline:
@@ -219,6 +246,8 @@ def test_the_server_ends_in_the_middle_of_a_question(browse, store_path):
     asking.join(timeout=10)
     assert not asking.is_alive()
     assert time.monotonic() - began < 5
+    assert answers[0].status_code in {200, 503}, "it is interrupted in the question, or beside it"
+    assert "was stopped" in browser.page("/", 503)
 
 
 # --- deployments

@@ -93,7 +93,7 @@ def test_the_next_free_port(path):
         ports = urlsplit(first).port, urlsplit(second).port
         assert ports[0] != ports[1]
         result = command("ui", path, "--no-browser", "--port", ports[0], expect=1)
-    assert result.stderr.startswith(f"Error: Port {ports[0]} of 127.0.0.1 can't be used: Address already in use.")
+    assert result.stderr.startswith(f"Error: Port {ports[0]} of 127.0.0.1 cannot be used: Address already in use.")
 
 
 def test_no_store(tmp_path):

@@ -16,7 +16,7 @@ from flowstore.cli.flow.flow_file import NAMESPACE, FlowFile
 from flowstore.client import Flow, Flows, Run, Step, Task
 from flowstore.client.rows import tasks_of
 from flowstore.errors import NotFound
-from flowstore.text import one_line, size
+from flowstore.text import did_you_mean, one_line, size
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -43,12 +43,12 @@ def _with_choice(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--id", metavar="ID", help="Only the card with this id."),
         click.option("--type", metavar="TYPE", help="Only cards of this type."),
-        click.option("--hash", metavar="HASH", help="Only the card whose hash begins so."),
+        click.option("--hash", metavar="HASH", help="Only cards whose hash begins with this."),
         click.option(
             "--follow-resumed/--no-follow-resumed",
             default=True,
             show_default=True,
-            help="Whether a task that was taken over from another run has the cards of its origin.",
+            help="Whether a task that was taken over from another run has the cards of the original task.",
         ),
     )
     decorated = gather(choice=_Choice)(function)
@@ -60,6 +60,10 @@ def _with_choice(function: Callable[..., Any]) -> Callable[..., Any]:
 def _tasks(this: FlowFile, pathspec: str) -> list[Task]:
     """Return the tasks of STEP, RUN/STEP or RUN/STEP/TASK; STEP alone is that of the latest run."""
     address = f"latest/{pathspec}" if pathspec in this.graph else pathspec
+    if address.isidentifier() and address != "latest":
+        raise click.UsageError(
+            f"{this.name} has no step {pathspec!r}.{did_you_mean(pathspec, [node.name for node in this.graph])}"
+        )
     return tasks_of(this.find(address, Step, Task, everywhere=address == pathspec))
 
 
@@ -146,9 +150,10 @@ def list_(this: FlowFile, pathspec: str | None, as_json: bool, file: Path | None
     if as_json:
         output.echo(rows, "json")
     elif file is None:
-        if not rows:
+        if rows:
+            output.echo_table([{**row, "hash": row["hash"][:10]} for row in rows])
+        else:
             click.echo("There are no cards.", err=True)
-        output.echo_table([{**row, "hash": row["hash"][:10]} for row in rows])
 
 
 def _listed(this: FlowFile, pathspec: str | None) -> Iterable[Task]:
@@ -208,7 +213,7 @@ class _Shown:
     metavar="N",
     help="How many cards are shown.",
 )
-@click.option("--no-browser", is_flag=True, help="Print the address, and open nothing.")
+@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @gather(shown=_Shown)
 def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
     """Serve the cards of a run as a web page.
@@ -222,6 +227,8 @@ def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
     from flowstore.web.server import Options, serve
 
     path = opening.active_store().path
+    if not shown.run_id.startswith("latest"):  # which may still begin
+        this.find(shown.run_id, Run, everywhere=True)
     options = Options(port=port, no_browser=no_browser, read_only=True, page=shown.page(this.name))
     return serve(path, options, click.echo)
 
@@ -229,6 +236,6 @@ def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
 card = Group(
     "card",
     [view, get, list_, server],
-    help="Show and keep the cards that tasks have made.",
+    help="Show and save the cards of tasks.",
     example="python flow.py card view 5/train",
 )

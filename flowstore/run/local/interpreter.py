@@ -138,7 +138,7 @@ def check_importable(flow: type[FlowSpec], sources: Sources) -> None:
     """Raise FlowstoreError where a flow was not read from anything that another process could read."""
     if flow.__module__ == "__main__" and sources.text is None and not sources.script:
         raise FlowstoreError(
-            f"The tasks of {flow.__name__} are to start in fresh interpreters, which can't import it: "
+            f"The tasks of {flow.__name__} are to start in fresh interpreters, which cannot import it: "
             "it was not read from a file. Save it in one, and run: python flow.py run"
         )
 
@@ -328,7 +328,7 @@ def _run_program(sources: Sources, names: dict[str, Any]) -> None:
     if sources.module is not None:
         spec = importlib.util.find_spec(sources.module)
         if spec is None or spec.loader is None:
-            raise FlowstoreError(f"The module {sources.module} can't be found.")
+            raise FlowstoreError(f"The module {sources.module} cannot be found.")
         names |= {"__file__": spec.origin, "__cached__": spec.cached, "__package__": spec.parent, "__spec__": spec}
         names["__loader__"] = spec.loader
         code = spec.loader.get_code(sources.module)  # type: ignore[attr-defined]

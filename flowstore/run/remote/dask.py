@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -68,7 +69,7 @@ class DaskExecutor(RemoteExecutor):
             )
 
     def _start_engine(self, setup: Setup) -> Engine:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said once, by this executor
+        _silence()
         began = time.monotonic()
         slots = setup.max_workers or os.cpu_count() or 1
         cluster = None if setup.address else Cluster(slots)
@@ -112,6 +113,7 @@ class DaskEngine(Engine):
         self._cluster = cluster
         self._run = uuid.uuid4().hex
         self._futures: dict[int, distributed.Future] = {}
+        self._shunned: set[str] = set()  # addresses of workers
         self._granted: dict[int, str] = {}
         self._notices: collections.deque[Granted | Over] = collections.deque()
         self.waker, self._wake = socket.socketpair()
@@ -170,12 +172,20 @@ class DaskEngine(Engine):
             )
         return sum(rooms)
 
+    def shun(self, host: str) -> None:
+        """Submit no more leases to the worker of a host."""
+        self._shunned.add(host.partition(" ")[0])
+
     def request(self, lease: int, amounts: Mapping[str, float]) -> None:
         """Submit a task that holds a thread of a worker with these resources."""
-        declared = {name for worker in self._workers.values() for name in worker["resources"]} if amounts else set()
+        workers = self._workers if amounts or self._shunned else {}
+        declared = {name for worker in workers.values() for name in worker["resources"]}
+        others = sorted(workers.keys() - self._shunned) if self._shunned & workers.keys() else None
         needed = {RESOURCES[name]: amount for name, amount in amounts.items() if RESOURCES[name] in declared}
         key = f"flowstore-{self._run}-{lease}"
-        future = self._client.submit(hold, self._run, lease, key=key, pure=False, resources=needed or None)
+        future = self._client.submit(
+            hold, self._run, lease, key=key, pure=False, resources=needed or None, workers=others or None
+        )
         self._futures[lease] = future
         future.add_done_callback(lambda done: self._take_end(lease, done))
 
@@ -209,7 +219,7 @@ class DaskEngine(Engine):
         lease, host = message["lease"], message["host"]
         if isinstance(lease, int) and isinstance(host, str):
             self._granted[lease] = host
-            self._note(Granted(lease, host))
+            self._note(Granted(lease, host, urlsplit(host.partition(" ")[0]).hostname or "127.0.0.1"))
 
     def _take_end(self, lease: int, future: distributed.Future) -> None:
         """Note that a lease is over; called in a thread of Dask's client."""
@@ -308,6 +318,15 @@ def _connect(address: str) -> distributed.Client:
                 "Set them where Dask looks for them: distributed.comm.tls in ~/.config/dask/distributed.yaml."
             ) from None
         raise FlowstoreError(f"There is no Dask scheduler at {address} ({error}). Start one: dask scheduler") from None
+
+
+def _silence() -> None:
+    """Have Dask's client log nothing: what goes wrong is said once, by the executor."""
+    import distributed.client  # noqa: F401  # makes its loggers, each with a level of its own
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _room(worker: Mapping[str, Any], amounts: Mapping[str, float]) -> int:

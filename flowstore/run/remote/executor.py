@@ -38,7 +38,7 @@ from flowstore.run.executor import (
 from flowstore.run.local.interpreter import check_importable
 from flowstore.run.orders import Order, decode_report, encode_order
 from flowstore.run.remote.host import Program
-from flowstore.run.remote.hosts import Amounts, Attempt, Engine, Granted, Host, Over, amounts_by_step, freest
+from flowstore.run.remote.hosts import Amounts, Attempt, Engine, Granted, Host, Over, amounts_by_step, by_gang, freest
 from flowstore.run.remote.identity import compare
 from flowstore.run.remote.inputs import answered
 from flowstore.run.remote.messages import Message
@@ -50,7 +50,7 @@ LEASE_S = 30.0
 CACHE_GIB = 4.0
 START_S = 300.0  # for a host to import the flow
 CLOSE_S = 10.0  # for hosts to end their tasks
-PATIENCE_S = 60.0  # while no host is there at all
+PATIENCE_S = 60.0  # while orders wait, nothing runs, and no host is there that could run them
 MOVE_S = 0.05  # an order that has waited so long at one host goes to another that is free
 AHEAD = 2  # orders that wait at a host that is busy, so that it need not wait for the next
 
@@ -99,7 +99,7 @@ class RemoteExecutor(Executor):
         self._lost: set[str] = set()  # hosts that were there
         self._leases: dict[int, tuple[int, str | None]] = {}  # by number: pool, host
         self._numbers = self._lease_numbers = 0
-        self._alone_since: float | None = None  # since when there is no host
+        self._starving_since: float | None = None  # since when orders wait, and nothing runs
         self._engine = self._start_engine(setup)
         try:
             for step in self._amounts:
@@ -183,7 +183,7 @@ class RemoteExecutor(Executor):
         now = time.monotonic()
         for host in list(self._hosts.values()):
             self._look_after(host, now, beat_s)
-        self._check_alone(now)
+        self._check_room(now)
         self._place()
         for host in self._hosts.values():
             self._flush(host)
@@ -211,21 +211,33 @@ class RemoteExecutor(Executor):
     def _look_after(self, host: Host, now: float, beat_s: float) -> None:
         silent_s = now - host.heard_at
         if silent_s > (self._lease_s if host.ready else START_S):
+            self._engine.shun(host.key)
             self._lose(host, f"from which nothing was heard for {silent_s:.0f} s")
             return
         if host.ready and now - host.sent_at > beat_s:
             host.send("beat")
 
-    def _check_alone(self, now: float) -> None:
-        """Raise where orders wait and there has been no host for a while."""
-        if self._hosts or not self._attempts:
-            self._alone_since = None
-        elif self._alone_since is None:
-            self._alone_since = now
-        elif now - self._alone_since > PATIENCE_S:
-            raise FlowstoreError(f"For {PATIENCE_S:g} s no host has been there that could run tasks.")
-        if self._alone_since is not None:
-            self._engine.check()
+    def _check_room(self, now: float) -> None:
+        """Raise where orders wait, nothing runs, and there has long been nobody who could run them."""
+        waiting = self._gangs[0] if self._gangs else [*self._waiting][:1]
+        if not waiting or any(attempt.host is not None for attempt in self._attempts.values()):
+            self._starving_since = None
+            return
+        self._engine.check()
+        if self._starving_since is None:
+            self._starving_since = now
+        elif now - self._starving_since > PATIENCE_S:
+            self._starving_since = now - PATIENCE_S / 2
+            self._check_fits(waiting)
+
+    def _check_fits(self, members: Sequence[Attempt]) -> None:
+        """Raise where attempts of a step could never run at the same time, whatever else ends."""
+        step = members[0].order.step
+        room = self._room(step)
+        if room < len(members):
+            raise FlowstoreError(
+                f"Step {step} needs {counted(len(members), 'task')} at the same time, but there is room for {room}."
+            )
 
     # --- leases and hosts
 
@@ -244,15 +256,14 @@ class RemoteExecutor(Executor):
         elif known is None or notice.host in self._lost:
             self._engine.give_back(notice.lease)
         else:
-            self._grant(notice, known)
+            self._grant(notice, *known)
 
-    def _grant(self, notice: Granted, known: tuple[int, str | None]) -> None:
+    def _grant(self, notice: Granted, pool: int, before: str | None) -> None:
         """Count a lease as one of a host's; one that the engine has granted again belongs to the new host alone."""
-        pool, before = known
         if before is not None and before in self._hosts:
             self._hosts[before].leases.pop(notice.lease, None)
         if notice.host not in self._hosts:
-            host = Host(notice.host, self._engine.open(notice.host))
+            host = Host(notice.host, notice.address, self._engine.open(notice.host))
             self._hosts[notice.host] = host
             self._selector.register(host.connection, selectors.EVENT_READ, host)
         host = self._hosts[notice.host]
@@ -263,14 +274,14 @@ class RemoteExecutor(Executor):
 
     def _set_up(self, host: Host, hello: Mapping[str, Any]) -> None:
         """Check who a host is, and send it the flow."""
-        host.name, host.address = str(hello["name"]), str(hello.get("address", "127.0.0.1"))
+        host.name = str(hello["name"])
         refusal, warning = compare(hello, host.name)
         if refusal is not None:
             raise FlowstoreError(refusal)
         if warning is not None and warning not in self._warned:
             self._warned.add(warning)
             print(warning, file=sys.stderr)
-        program = Program.of(self._setup, self._sources, self._engine.folder, self._lease_s, self._cache_bytes)
+        program = Program.of(self._setup, self._sources, self._engine.folder, self._lease_s * 2 / 3, self._cache_bytes)
         host.send("setup", attrs.asdict(program, recurse=False))
         host.send("files", b"".join(self._sources.files.values()))
 
@@ -281,8 +292,9 @@ class RemoteExecutor(Executor):
         for attempt in list(host.attempts.values()):
             self._forget(attempt)
             self._events.append(Died(attempt.number, None, None, lost=f"{host.name}, {how}"))
-        for lease in list(host.leases):  # the engine may grant them again, elsewhere
-            self._leases[lease] = host.leases[lease], None
+        for lease in list(host.leases):
+            del self._leases[lease]
+            self._engine.give_back(lease)
 
     # --- what hosts say
 
@@ -342,7 +354,10 @@ class RemoteExecutor(Executor):
 
     def _place(self) -> None:
         """Send orders to hosts that have room, and ask for more room where it is needed."""
-        self._gather_gangs()
+        gangs, self._launched = by_gang(self._launched), []
+        for members in gangs:
+            self._check_fits(members)
+            self._gangs.append(members)
         while self._gangs and self._place_gang(self._gangs[0]):
             self._gangs.popleft()
         if not self._gangs:  # a gang that waits gets whatever becomes free
@@ -353,21 +368,6 @@ class RemoteExecutor(Executor):
                     self._send(attempt, host)
             self._move()
         self._request()
-
-    def _gather_gangs(self) -> None:
-        """Group the members of gangs, which start together, and refuse what can never start."""
-        gangs: dict[int, list[Attempt]] = {}
-        for attempt in self._launched:
-            gangs.setdefault(attempt.order.first_node_id, []).append(attempt)
-        self._launched = []
-        for members in gangs.values():
-            step = members[0].order.step
-            room = self._room(step)
-            if room < len(members):
-                raise FlowstoreError(
-                    f"Step {step} needs {counted(len(members), 'task')} at the same time, but there is room for {room}."
-                )
-            self._gangs.append(members)
 
     def _place_gang(self, members: list[Attempt]) -> bool:
         """Send all members of a gang to hosts, or none."""

@@ -33,10 +33,12 @@ class Granted:
     Attributes:
         lease: the number of the lease.
         host: what the engine calls the host.
+        address: where other machines reach that one.
     """
 
     lease: int
     host: str
+    address: str
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -65,6 +67,10 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def give_back(self, lease: int) -> None:
         """Give a lease back, whether or not it was granted; `Over` may follow."""
+
+    @abc.abstractmethod
+    def shun(self, host: str) -> None:
+        """Ask for no more leases where a host is that has not been heard of, though the engine may not notice."""
 
     @abc.abstractmethod
     def notices(self) -> list[Granted | Over]:
@@ -117,15 +123,14 @@ class Attempt:
 class Host:
     """A host, seen from the driver."""
 
-    def __init__(self, key: str, connection: socket.socket) -> None:
-        self.key = key
-        self.name = key
+    def __init__(self, key: str, address: str, connection: socket.socket) -> None:
+        self.key = self.name = key
+        self.address = address
         self.ready = False
         self.connection = connection
         self.heard_at = self.began_at = self.sent_at = time.monotonic()
         self.leases: dict[int, int] = {}  # lease: pool
         self.attempts: dict[int, Attempt] = {}  # by number, those that were sent there
-        self.address = "127.0.0.1"
         self._out: deque[memoryview] = deque()
         self._reader = Reader()
         connection.setblocking(False)
@@ -179,6 +184,14 @@ class Host:
             return None
         self.heard_at = time.monotonic()
         return list(self._reader.feed(data))
+
+
+def by_gang(attempts: Iterable[Attempt]) -> list[list[Attempt]]:
+    """Return attempts, which were launched together, by their gangs."""
+    gangs: dict[int, list[Attempt]] = {}
+    for attempt in attempts:
+        gangs.setdefault(attempt.order.first_node_id, []).append(attempt)
+    return list(gangs.values())
 
 
 def freest(hosts: Iterable[Host], pool: int, ahead: int) -> Host | None:

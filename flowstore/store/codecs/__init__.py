@@ -225,7 +225,7 @@ def _first_that_can(value: Any) -> tuple[Entry, Pieces]:
             pass
         if pieces is not None:
             return entry, pieces
-    raise ArtifactError("it can't be pickled")  # never: the last one takes everything, or says why not
+    raise ArtifactError("it cannot be pickled")  # never: the last one takes everything, or says why not
 
 
 def decode(name: str, pieces: Iterator[bytes], size_bytes: int) -> Any:

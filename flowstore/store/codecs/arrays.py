@@ -123,7 +123,7 @@ def header_of(first: bytes, size_bytes: int) -> Header:
     if math.prod(shape) * dtype.itemsize != size_bytes - start:
         raise ArtifactError("Its bytes are not a plain .npy array: the header does not fit the length.")
     if dtype.itemsize == 0 and math.prod(shape) > MOST_EMPTY_TEXTS:
-        raise ArtifactError("Its bytes are not a plain .npy array: so many empty texts can't have been stored.")
+        raise ArtifactError("Its bytes are not a plain .npy array: so many empty texts cannot have been stored.")
     return Header(dtype, shape, match[2] == b"True", start)
 
 

@@ -71,7 +71,7 @@ class Datasets(Codec):
             header = typed_json.load(_taken(file, length))
             sizes = _checked(header)
             if _LENGTH.size + length + sum(sizes) != size_bytes:
-                raise ValueError("the arrays don't fit the length")
+                raise ValueError("the arrays do not fit the length")
             arrays = [_arrays.decode(_part(file, size), size) for size in sizes]
             return _built(header, arrays)
         except ArtifactError:

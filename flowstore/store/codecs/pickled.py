@@ -42,7 +42,7 @@ class Pickled(Codec):
         except ArtifactError:  # of an object of ours that says itself why it can't be stored
             raise
         except Exception as error:  # pickling calls the value's own methods, which may raise anything
-            raise ArtifactError(f"it can't be pickled: {type(error).__name__}: {error}") from error
+            raise ArtifactError(f"it cannot be pickled: {type(error).__name__}: {error}") from error
         pieces.append(small)
         return Pieces(pieces, keep)
 
@@ -55,4 +55,4 @@ class Pickled(Codec):
         except (ImportError, ArtifactError):
             raise
         except Exception as error:  # unpickling calls the value's own methods, which may raise anything
-            raise ArtifactError(f"Its pickle can't be loaded here: {type(error).__name__}: {error}") from error
+            raise ArtifactError(f"Its pickle cannot be loaded here: {type(error).__name__}: {error}") from error

@@ -22,6 +22,7 @@ from urllib.parse import urlencode
 
 import attrs
 
+from flowstore.client.rows import RunRow
 from flowstore.client.store import Store
 from flowstore.errors import FlowstoreError
 
@@ -47,6 +48,8 @@ ROUTES = (
     ("/sql", "GET", "flowstore.web.pages.sql:sql"),
     ("/deployments", "GET", "flowstore.web.pages.deployments:deployments"),
 )
+
+QUESTIONS = frozenset({"/sql", "/search"})  # the pages whose answer may take many seconds
 
 
 @attrs.frozen
@@ -98,7 +101,7 @@ class View:
     path: str = "/"
     query: Query = Query()
     editable: bool = False
-    form: Mapping[str, str] = {}
+    form: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -143,7 +146,12 @@ class Download:
     type: str
     chunks: Iterable[bytes]
     inline: bool = False
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def run_json(row: RunRow) -> dict[str, Any]:
+    """Return a run with the keys that it has in the JSON of every page."""
+    return {"run": row.pathspec, "run_id": row.run_id, "duration_s": row.duration_s, **attrs.asdict(row)}
 
 
 class NotEditable(FlowstoreError):
@@ -154,6 +162,6 @@ def check_editable(view: View) -> None:
     """Raise `NotEditable` where nothing may be changed."""
     if not view.editable:
         raise NotEditable(
-            f"{view.store.path} is only looked at here: it is not your own file, it can't be written, or flowstore ui "
-            "was started with --read-only."
+            f"{view.store.path} cannot be changed here: it is not your own file, it is read-only, or flowstore ui was "
+            "started with --read-only."
         )

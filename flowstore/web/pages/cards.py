@@ -17,6 +17,24 @@ _CARD_POLICY = (
     "font-src data:; media-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'self'"
 )
 
+# Follows each card, and says how high it is, so that page.js makes its frame as high. A card that fills its window is
+# resized by that, which is not said again: it would grow without end.
+_HEIGHT = b"""<script>(() => {
+  let resized = false, width = innerWidth;
+  const say = () => {
+    if (resized) return;
+    const range = document.createRange();
+    range.selectNodeContents(document.body);
+    parent.postMessage({ flowstoreCardHeight: Math.ceil(range.getBoundingClientRect().bottom + scrollY) + 16 }, "*");
+  };
+  addEventListener("resize", () => {
+    resized = innerWidth === width;
+    width = innerWidth;
+    requestAnimationFrame(() => setTimeout(() => { resized = false; }));
+  });
+  if (parent !== self) addEventListener("load", () => new ResizeObserver(say).observe(document.body));
+})();</script>"""
+
 
 def card(view: View, flow: str, run_id: str, step: str, task_id: str, n: str) -> Download:
     """Return the HTML of a card of a task, for a frame that has no origin."""
@@ -26,7 +44,7 @@ def card(view: View, flow: str, run_id: str, step: str, task_id: str, n: str) ->
         raise NotFound(f"Task {item.pathspec} has no card {n[:40]}.")
     html = cards.card_html(item, row).encode()
     return Download(
-        f"{row.type}.html", "text/html; charset=utf-8", [html], inline=True,
+        f"{row.type}.html", "text/html; charset=utf-8", [html, _HEIGHT], inline=True,
         headers={"content-security-policy": _CARD_POLICY},
     )  # fmt: skip
 

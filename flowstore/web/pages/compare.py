@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -15,10 +15,11 @@ from flowstore.drawing.plot import Amount, Point, bars, plot
 from flowstore.store import metrics
 from flowstore.store.run_pages import RunQuery
 from flowstore.text import size
-from flowstore.web.pages import Page, View
+from flowstore.web.pages import Page, View, run_json
 from flowstore.web.templating import pathspec, value
 
 _OFFERED = 20  # runs to choose from where none is chosen
+_MOST_LINES_FOLDED = 20  # of a group, until the rest is asked for
 _MOST_PLOTS = 8
 _MOST_BARS = 12  # runs: more of them are points
 _MOST_CHANGES = 20  # of files, each against the first run's
@@ -79,7 +80,7 @@ def compare(view: View) -> Page:
     compared = [*side_by_side(runs, everything=everything), *_metrics(numbers, everything=everything)]
     ends = [None if run.end_task is None else run.end_task.pathspec for run in runs]
     groups = {
-        title: [line for row in _once(compared) if row.kind == kind for line in _lines(row, ends)]
+        title: _shared_first(line for row in _once(compared) if row.kind == kind for line in _lines(row, ends))
         for kind, title in _TITLES.items()
     }
     changes = list(itertools.islice(_changes(listed, compared), _MOST_CHANGES + 1))
@@ -90,12 +91,14 @@ def compare(view: View) -> Page:
         "changes": changes[:_MOST_CHANGES],
         "more_changes": len(changes) > _MOST_CHANGES,
         "everything": everything,
+        "unfolded": view.query.all("unfold"),
+        "folded": _MOST_LINES_FOLDED,
         "query": view.query,
     }
 
     def as_json() -> dict[str, Any]:
         return {
-            "runs": [_run_json(row, own) for row, own in zip(listed, numbers, strict=True)],
+            "runs": [{**run_json(row), "metrics": own} for row, own in zip(listed, numbers, strict=True)],
             "rows": [attrs.asdict(row, recurse=False) for row in compared],
         }
 
@@ -103,18 +106,14 @@ def compare(view: View) -> Page:
     return Page("compare.html", f"Compare {names}", data, as_json, any(row.status == "running" for row in listed))
 
 
-def _run_json(row: RunRow, measured: dict[str, float]) -> dict[str, Any]:
-    known = {"run": row.pathspec, "run_id": row.run_id, "duration_s": row.duration_s}
-    return {**known, **attrs.asdict(row), "metrics": measured}
-
-
 def _choose(view: View, runs: Sequence[Run]) -> Page:
     """Return a page on which runs are chosen, the newest of the flow of the one that is chosen already."""
     flow = runs[0].path_components[0] if runs else None
     newest = rows.table_of_runs(view.store._scope, RunQuery(flow=flow, limit=_OFFERED)).rows
-    chosen = [row for row in rows.of_runs(runs) if row.pathspec not in {other.pathspec for other in newest}]
-    data = {"offered": [*chosen, *newest], "chosen": [run.pathspec for run in runs], "runs": []}
-    return Page("compare.html", "Compare runs", data, lambda: {"runs": rows.of_runs(runs), "rows": []})
+    chosen = rows.of_runs(runs)
+    older = [row for row in chosen if row.pathspec not in {other.pathspec for other in newest}]
+    data = {"offered": [*older, *newest], "chosen": [row.pathspec for row in chosen], "runs": []}
+    return Page("compare.html", "Compare runs", data, lambda: {"runs": [*map(run_json, chosen)], "rows": []})
 
 
 def _metrics(numbers: Sequence[dict[str, float]], *, everything: bool) -> Iterator[Row]:
@@ -148,6 +147,11 @@ def _lines(row: Row, ends: Sequence[str | None]) -> Iterator[Line]:
         yield Line(part.name, same, part.differs)
 
 
+def _shared_first(lines: Iterable[Line]) -> list[Line]:
+    """Return lines with those that only one run has last: runs of two flows have hundreds of them."""
+    return sorted(lines, key=lambda line: sum(cell.text is not None for cell in line.cells) < 2)
+
+
 def _cell(row: Row, one: Any, end: str | None) -> Cell:
     """Return how a run has what a row is about."""
     if one is None:
@@ -172,9 +176,12 @@ def _cell(row: Row, one: Any, end: str | None) -> Cell:
 
 
 def _plots(listed: Sequence[RunRow], compared: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """Yield a caption and a picture of each metric that differs: bars, or a plot, which names it, of many runs."""
+    """Yield a caption and a picture of metrics that differ between runs which have them.
+
+    A picture is bars or, of many runs, a plot, which names the metric itself.
+    """
     for row in compared:
-        if row.kind != "metric" or not row.differs:
+        if row.kind != "metric" or not row.differs or sum(number is not None for number in row.values) < 2:
             continue
         if len(listed) <= _MOST_BARS:
             amounts = [

@@ -44,7 +44,8 @@ def deployments(view: View) -> Page:
         if item is not None:
             query = RunQuery(flow=item.flow, tags=(item.production_namespace,), limit=_RECENT)
             listed.append(Deployed(facts, item, rows.table_of_runs(view.store._scope, query).rows))
-    waiting = any(one.facts["schedule"] for one in listed) and find_scheduler(store) is None
+    scheduler = find_scheduler(store)
+    waiting = any(one.facts["schedule"] for one in listed) and scheduler is None
     running = any(row.status == "running" for one in listed for row in one.runs)
 
     def as_json() -> dict[str, Any]:
@@ -54,16 +55,14 @@ def deployments(view: View) -> Page:
                     **one.facts,
                     "parameters": one.deployment.parameters,
                     "tags": one.deployment.tags,
-                    "runs": [
-                        {"run": row.pathspec, "status": row.status, "created_at": row.created_at} for row in one.runs
-                    ],
+                    "runs": [_run_json(row) for row in one.runs],
                 }
                 for one in listed
             ],
-            "scheduler": find_scheduler(store) is not None,
+            "scheduler": scheduler is not None,
         }
 
-    data = {"listed": listed, "waiting": waiting}
+    data = {"listed": listed, "waiting": waiting, "recent": _RECENT}
     return Page("deployments.html", "Deployments", data, as_json, runs_now=running)
 
 

@@ -14,7 +14,7 @@ from flowstore.client.listings import TaskTable, table_of_tasks
 from flowstore.client.rows import ArtifactRow, RunRow, StepRow, TaskRow
 from flowstore.errors import InvalidPathspec, NotFound
 from flowstore.store.schema import STATUSES
-from flowstore.web.pages import Page, Redirect, View, check_editable
+from flowstore.web.pages import Page, Redirect, View, check_editable, run_json
 from flowstore.web.templating import pathspec
 
 FEW = 10  # tasks of a step that is not folded
@@ -74,7 +74,7 @@ def run(view: View, flow: str, run_id: str) -> Page:
 
     def as_json() -> dict[str, Any]:
         return {
-            **rows_of(row),
+            **run_json(row),
             "note": note,
             "error": None if why.failure is None else str(why.failure),
             "resume_command": why.resume_command or None,
@@ -112,11 +112,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
         (int(part), "") if part.isdecimal() and part.isascii() and len(part) < 19 else (-1, part)
         for part in re.split(r"(\d+)", name)
     ]
-
-
-def rows_of(row: RunRow) -> dict[str, Any]:
-    """Return what the JSON of a run has from its row."""
-    return {"run": row.pathspec, "run_id": row.run_id, "duration_s": row.duration_s, **attrs.asdict(row)}
 
 
 def _task_json(task: TaskRow) -> dict[str, Any]:

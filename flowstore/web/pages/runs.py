@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,13 +13,13 @@ import attrs
 from flowstore.client import graphs, rows
 from flowstore.client.rows import RunRow, RunTable, table_of_runs
 from flowstore.drawing.plot import Point, plot
-from flowstore.errors import FlowstoreError
 from flowstore.production import schedule
 from flowstore.store import queries
-from flowstore.store.run_pages import RunQuery
+from flowstore.store.run_pages import RunQuery, ms_ago
 from flowstore.store.schema import STATUSES
-from flowstore.web.pages import Page, View
-from flowstore.web.templating import is_number, pathspec
+from flowstore.text import is_number
+from flowstore.web.pages import Page, View, run_json
+from flowstore.web.templating import pathspec
 
 AT_ONCE = 50  # runs on a page
 MOST_AT_ONCE = 1000  # that somebody may ask for
@@ -29,7 +28,6 @@ MOST_COLUMNS = 40
 _MOST_FLOWS = 500  # that can be chosen from
 _MOST_NAMES = 200  # of parameters and metrics, to choose as columns
 _FILTERS = ("flow", "tag", "without", "namespace", "status", "user", "since", "q")
-_UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @attrs.frozen
@@ -50,10 +48,7 @@ class Listed:
         """Return it with the keys that it has in every JSON."""
         parameters = self.row.parameters
         return {
-            "run": self.row.pathspec,
-            "run_id": self.row.run_id,
-            "duration_s": self.row.duration_s,
-            **attrs.asdict(self.row),
+            **run_json(self.row),
             "metrics": {name: value for name, value in self.values.items() if name not in parameters},
             "error": self.error,
         }
@@ -102,10 +97,11 @@ def flows(view: View) -> Page:
     latest = [run for run in (flow.latest_run for flow in named) if run is not None]
     listed = rows.of_runs(latest)
     data = {"runs": listed, "store_path": shlex.quote(str(view.store.path))}
-    running = any(row.status == "running" for row in listed)
-    return Page(
-        "flows.html", "Flows", data, lambda: {"flows": [row.flow for row in listed], "runs": listed}, runs_now=running
-    )
+
+    def as_json() -> dict[str, Any]:
+        return {"flows": [row.flow for row in listed], "runs": [*map(run_json, listed)]}
+
+    return Page("flows.html", "Flows", data, as_json, runs_now=any(row.status == "running" for row in listed))
 
 
 def _json(listed: Sequence[Listed], data: dict[str, Any]) -> dict[str, Any]:
@@ -151,23 +147,13 @@ def _query(view: View, flow: str | None) -> RunQuery:
         namespace=given.get("namespace") or None,
         statuses=tuple(status for status in given.all("status") if status in STATUSES),
         user=given.get("user") or None,
-        since_ms=_since_ms(given.get("since")),
+        since_ms=ms_ago(since) if (since := given.get("since")) else None,
         text=given.get("q") or None,
         columns=tuple(dict.fromkeys(columns))[:MOST_COLUMNS],
         sort=given.get("sort") or None,
         after=given.get("after") or None,
         limit=max(1, given.whole("limit", AT_ONCE, MOST_AT_ONCE)),
     )
-
-
-def _since_ms(text: str) -> int | None:
-    """Return the time that was 45m, 12h, 30d or 2w ago, in milliseconds since 1970."""
-    if not text:
-        return None
-    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", text)
-    if match is None:
-        raise FlowstoreError(f"{text!r} is not a duration: give a number and m, h, d or w, as in 45m, 12h, 30d.")
-    return int(datetime.now(UTC).timestamp() * 1000) - int(match[1]) * _UNITS_S[match[2]] * 1000
 
 
 # --- a plot
@@ -185,7 +171,7 @@ def _plotted(view: View, query: RunQuery, listed: Sequence[Listed]) -> dict[str,
     newest = table_of_runs(view.store._scope, attrs.evolve(query, sort=None, after=None, limit=MOST_POINTS))
     points = [
         Point(
-            row.created_at if x == "time" else _place(values.get(x)),
+            row.created_at if x == "time" else _position(values.get(x)),
             values[y] if is_number(values.get(y)) else None,
             title=row.pathspec,
             href=pathspec(row.pathspec),
@@ -196,5 +182,6 @@ def _plotted(view: View, query: RunQuery, listed: Sequence[Listed]) -> dict[str,
     return {"plot": Markup(drawn), "plot_y": y, "plot_x": x}  # noqa: S704  # made by `drawing`, which escapes
 
 
-def _place(value: Any) -> float | str | None:
+def _position(value: Any) -> float | str | None:
+    """Return a value as a position on the horizontal axis of a plot."""
     return value if value is None or is_number(value) or isinstance(value, str) else str(value)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
 from flowstore.client import rows
+from flowstore.client.listings import rows_of_hits
 from flowstore.client.rows import RunRow
 from flowstore.sqlite.typed_rows import time_of
-from flowstore.store.search import Hit, Wanted
-from flowstore.store.search import search as look
+from flowstore.store.search import Hit, Search, Wanted, search_runs
 from flowstore.web.pages import Page, View
 
 DEADLINE_S = 3.0  # after which a page says how far it looked
@@ -20,7 +21,7 @@ _AT_ONCE = 50
 
 
 @attrs.frozen
-class Found:
+class RunHit:
     """A run that holds the text: its row, where it holds it, and the text as it was typed."""
 
     row: RunRow
@@ -53,9 +54,9 @@ def search(view: View) -> Page:
         limit=_AT_ONCE,
         deadline_s=DEADLINE_S,
     )
-    result = look(view.store._scope.store, wanted)
+    result = search_runs(view.store._scope.store, wanted)
     runs = rows.runs_of(view.store._scope, [hit.run for hit in result.hits])
-    hits = [Found(row, hit, text) for row, hit in zip(rows.of_runs(runs), result.hits, strict=True)]
+    hits = [RunHit(row, hit, text) for row, hit in zip(rows.of_runs(runs), result.hits, strict=True)]
     last = result.last
     data = {
         "text": text,
@@ -67,22 +68,14 @@ def search(view: View) -> Page:
         "before": before,
         "command": f"flowstore search {shlex.join([text, *([flow] if flow else [])])} --seconds 60",
     }
-    return Page("search.html", f"Search: {text}", data, lambda: _as_json(data["result"], hits))
+    return Page("search.html", f"Search: {text}", data, lambda: _as_json(result, hits))
 
 
-def _as_json(result: Any, hits: list[Found]) -> dict[str, Any]:
-    listed = [
-        {
-            "run": one.row.pathspec,
-            "status": one.row.status,
-            "created_at": one.row.created_at,
-            "where": one.hit.where,
-            "task": one.hit.task,
-            "excerpt": one.hit.excerpt,
-        }
-        for one in hits
-    ]
+def _as_json(result: Search | None, hits: Sequence[RunHit]) -> dict[str, Any]:
     complete = result is None or result.complete
-    looked_at = 0 if result is None else result.looked_at
-    before = None if complete or result.last is None else result.last.pathspec
-    return {"runs": listed, "looked_at": looked_at, "complete": complete, "before": before}
+    return {
+        "runs": rows_of_hits([one.row for one in hits], [one.hit for one in hits]),
+        "looked_at": 0 if result is None else result.looked_at,
+        "complete": complete,
+        "before": None if complete or result is None or result.last is None else result.last.pathspec,
+    }

@@ -12,7 +12,7 @@ from flowstore.client.code import Code, Frame, last_frame
 from flowstore.client.logs import Line, LogPage, Matches, Position
 from flowstore.client.rows import AttemptRow
 from flowstore.errors import NotFound
-from flowstore.sqlite.typed_rows import place_of
+from flowstore.sqlite.typed_rows import positions_of
 from flowstore.store import metrics, queries
 from flowstore.store.pictures import with_pictures
 from flowstore.web.pages import Download, Page, View
@@ -136,7 +136,6 @@ def _page(view: View, item: Task, stream: str) -> Page:
         "timestamps": bool(view.query.get("timestamps")),
         "query": view.query,
         "chosen": view.query.get("attempt"),
-        "code": item._run.code is not None,
     }
     return Page("task.html", item.pathspec, data | shown, as_json, runs_now=running)
 
@@ -152,7 +151,7 @@ def _facts(item: Task, current: AttemptRow | None) -> dict[str, Any]:
         "finished_at": item.finished_at,
         "duration_s": None if current is None else current.duration_s,
         "item": queries.item_of(item._store, int(item.id)),
-        "foreach": None if path is None else place_of(path),
+        "foreach": None if path is None else positions_of(path),
         "host": facts.get("host"),
         "pid": facts.get("pid"),
         "origin": item.origin_pathspec,

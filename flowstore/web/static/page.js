@@ -2,7 +2,7 @@
 "use strict";
 
 const VERSION = "x-flowstore-version";
-const EACH_MS = 1000;
+const INTERVAL_MS = 1000;
 let version = "-";
 let timer = 0;
 
@@ -29,6 +29,30 @@ function keepOpened(before, after) {
   }
 }
 
+// A card has no origin and can't reach this page; it says how high it is, which is all that is believed of it.
+const heights = new Map();
+const LOWEST = 60, HIGHEST = 3000; // pixels
+
+function fit(frame) {
+  const height = heights.get(new URL(frame.src).pathname);
+  if (height) frame.style.height = `${height}px`;
+}
+
+addEventListener("message", (event) => {
+  const height = event.data?.flowstoreCardHeight;
+  if (!Number.isFinite(height)) return;
+  for (const frame of document.querySelectorAll("iframe.card")) {
+    if (frame.contentWindow !== event.source) continue;
+    heights.set(new URL(frame.src).pathname, Math.min(Math.max(height, LOWEST), HIGHEST));
+    fit(frame);
+  }
+});
+
+// A part's HTML but for how long ago something was, which goes on by itself: cards would be loaded again for it.
+function html(part) {
+  return part.outerHTML.replace(/(<time\b[^>]*>)[^<]*/g, "$1");
+}
+
 // Where the focus was, as what finds it again: an id, or the address of a link.
 function focusIn(part) {
   const focused = document.activeElement;
@@ -43,7 +67,7 @@ function replace(text) {
   for (const part of parts(document)) {
     const after = fresh.getElementById(part.id);
     if (!after || isInUse(part)) continue;
-    const raw = after.outerHTML;
+    const raw = html(after);
     if (part.shownAs === raw) continue;
     const focused = focusIn(part);
     const scrolled = part.scrollTop, aside = part.scrollLeft, height = part.scrollHeight;
@@ -71,7 +95,7 @@ async function poll() {
   }
   const took = performance.now() - began; // a page that takes long is asked for less often
   const every = Number(document.querySelector("[data-every]")?.dataset.every || 1); // seconds
-  schedule(Math.max(every * EACH_MS, Math.min(10 * took, 10 * EACH_MS)));
+  schedule(Math.max(every * INTERVAL_MS, Math.min(10 * took, 10 * INTERVAL_MS)));
 }
 
 function schedule(wait) {
@@ -81,6 +105,7 @@ function schedule(wait) {
 
 function ready(root) {
   for (const button of root.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
+  for (const frame of root.querySelectorAll("iframe.card")) fit(frame);
 }
 
 document.addEventListener("click", async (event) => {
@@ -90,6 +115,7 @@ document.addEventListener("click", async (event) => {
   button.textContent = "copied";
   setTimeout(() => { button.textContent = "copy"; }, 1500);
 });
+
 // How long ago something was goes on by itself, as `ago` in templating.py has it; the exact time stays in the title.
 function ago(seconds) {
   for (const [size, unit] of [[31536000, "year"], [2592000, "month"], [86400, "day"], [3600, "hour"]]) {
@@ -99,6 +125,11 @@ function ago(seconds) {
   return seconds >= 60 ? `${Math.floor(seconds / 60)} min ago` : `${Math.floor(seconds)} s ago`;
 }
 
+// A filter that is chosen from a list applies at once.
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+});
+
 setInterval(() => {
   for (const time of document.hidden ? [] : document.querySelectorAll("time[datetime]")) {
     const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
@@ -107,8 +138,6 @@ setInterval(() => {
 }, 5000);
 
 document.addEventListener("visibilitychange", () => schedule(0));
+for (const part of parts(document)) part.shownAs = html(part);
 ready(document);
-schedule(EACH_MS);
-document.addEventListener("change", (event) => {
-  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
-});
+schedule(INTERVAL_MS);

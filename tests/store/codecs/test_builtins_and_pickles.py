@@ -233,7 +233,7 @@ class Opaque:
 )
 def test_what_cannot_be_pickled_is_an_artifact_error(value):
     """Whatever pickling raises, it is one ArtifactError."""
-    with pytest.raises(ArtifactError, match="can't be pickled"):
+    with pytest.raises(ArtifactError, match="cannot be pickled"):
         codecs.encode(value)
 
 

@@ -175,7 +175,7 @@ class TestContract:
         for source in CASES[name].declined:
             value = made(source)
             if name == "pickle":
-                with pytest.raises(ArtifactError, match="can't be pickled"):
+                with pytest.raises(ArtifactError, match="cannot be pickled"):
                     codecs.encode(value)
             else:
                 assert codecs.encode(value).codec != name, source

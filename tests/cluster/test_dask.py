@@ -1,0 +1,360 @@
+"""Flows on a Dask cluster of real processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+import flowstore
+from cluster.conftest import gone
+from support.cli import stop
+from support.flows import BRANCH, FOREACH, GANG, LINEAR, MIDDLE, flow_source
+from support.processes import wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+
+def on(cluster):
+    """The options that choose a cluster."""
+    return "--executor", f"dask:{cluster.address}"
+
+
+class TestAsLocally:
+    """What holds for a task on this machine holds for one that is not."""
+
+    def test_a_flow_with_its_modules(self, shared, flow):
+        """Code beside the script comes along; tasks run in a folder of the host's own, and their results come back."""
+        script = flow(
+            flow_source(
+                FOREACH,
+                head="import helper",
+                members="size = Parameter('size', default=3)\nlarge = Parameter('large', default='p' * 10_000)",
+                start="self.xs = ['x' * 5000 + str(i) for i in range(self.size)]\nself.shared = b'ab' * 3_000_000",
+                body="self.last = helper.last(self.input)\nself.n = len(self.shared) + len(self.large)\n"
+                "self.folder = str(Path.cwd())\nprint('line', self.index)\nprint('error', file=sys.stderr)",
+                join="self.all = [(i.last, i.n) for i in inputs]\nself.folders = {i.folder for i in inputs}\n"
+                "self.merge_artifacts(inputs, include=['shared'])",
+                end="assert len(self.shared) == 6_000_000",
+            )
+        )
+        (script.folder / "helper.py").write_text("def last(text): return text[-1]")
+        (script.folder / "data.txt").write_text("not shipped")
+        script("run", *on(shared), timeout=120)
+        data = script.client()["end"].task.data
+        assert data.all == [(str(i), 6_010_000) for i in range(3)]
+        assert str(script.folder) not in data.folders
+        assert script.sql("select count(*) from blobs where size_bytes > 1000000") == [1]
+        for task in script.client()["body"]:
+            assert (task.stdout, task.stderr) == (f"line {task.index}\n", "error\n")
+        hosts = set(script.sql("select host from task_summary"))
+        assert hosts == {os.uname().nodename}
+
+    def test_where_it_ran_is_named(self, shared, flow):
+        """The label of each line, and `show`, name the host."""
+        script = flow(flow_source(LINEAR, start="print('hello')"))
+        stdout = script("run", *on(shared), timeout=120).stdout
+        assert f" on {os.uname().nodename})] hello" in stdout
+
+    def test_failures_are_tried_again(self, shared, flow):
+        """Exceptions, deaths and timeouts of attempts are those of the attempt alone."""
+        script = flow(
+            flow_source(
+                BRANCH,
+                start="self.x = 1",
+                a="@retry(times=2, minutes_between_retries=0)\n"
+                "if current.retry_count == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+                "if current.retry_count == 1: raise ValueError('no')\nself.n = current.retry_count",
+                b="@timeout(seconds=1)\n@catch(var='why')\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
+                "while True: time.sleep(1)",
+                join="self.n = inputs.a.n\nself.why = inputs.b.why.type",
+            )
+        )
+        script("run", *on(shared), timeout=120)
+        data = script.client()["end"].task.data
+        assert (data.n, data.why) == (2, "TimeoutExpired")
+        assert script.sql("select error_type from attempts where error_type is not null order by id") is not None
+
+    def test_a_gang(self, shared, flow):
+        """The members of a gang run at the same time, beyond `--max-workers`, and know the first one's address."""
+        body = """
+        @parallel
+        import socket
+        server = None
+        if current.parallel.node_index == 0:
+            server = socket.create_server(('127.0.0.1', int(self.port)))
+            for _ in range(current.parallel.num_nodes - 1): server.accept()[0].sendall(b'x')
+        else:
+            for _ in range(500):
+                try: connection = socket.create_connection((current.parallel.main_ip, int(self.port))); break
+                except OSError: time.sleep(0.02)
+            assert connection.recv(1) == b'x'
+        self.ip = current.parallel.main_ip
+        """
+        tails = {**GANG, "start": "self.next(self.body, num_parallel=4)"}
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        script = flow(
+            flow_source(tails, start=f"self.port = {port}", body=body, join="self.ips = [i.ip for i in inputs]")
+        )
+        script("run", *on(shared), "--max-workers", 1, timeout=120)
+        assert script.client()["join"].task.data.ips == ["127.0.0.1"] * 4
+
+    def test_a_gang_that_can_never_fit(self, shared, flow):
+        """A gang that is larger than the cluster is refused at once, with the number that would fit."""
+        tails = {**GANG, "start": "self.next(self.body, num_parallel=5)"}
+        script = flow(flow_source(tails, body="@parallel\npass"))
+        stderr = script("run", *on(shared), expect=1, timeout=120).stderr
+        assert "Step body needs 5 tasks at the same time, but there is room for 4." in stderr
+
+    def test_the_client_is_refused(self, shared, flow):
+        """A task that uses the Client fails with an error that says why."""
+        script = flow(flow_source(LINEAR, start="Run('F/1')"))
+        script("run", *on(shared), expect=1, timeout=120)
+        [message] = script.sql("select error_message from attempts where status = 'failed'")
+        assert "This task runs on another machine than the store" in message
+
+    def test_resume_goes_between_executors(self, shared, flow):
+        """A run on a cluster is resumed on this machine, and the other way round."""
+        body = "assert Path(self.mark).exists(), 'no'"
+        script = flow(flow_source(MIDDLE, start=f"self.mark = {'mark'!r}", middle=body))
+        script.rewrite(script.file.read_text().replace("'mark'", repr(str(script.folder / "mark"))))
+        script("run", *on(shared), expect=1, timeout=120)
+        script("resume", expect=1)
+        (script.folder / "mark").touch()
+        script("resume", *on(shared), timeout=120)
+        assert script.client(3).successful
+        assert script.counts(3) == {"start": 1, "middle": 1, "end": 1}
+
+
+class TestRefusals:
+    """What can't work is said at once, in one message."""
+
+    def test_resources_that_nobody_has(self, shared, flow):
+        """A step that asks for more than any worker offers ends the command before there is a run."""
+        script = flow(flow_source(LINEAR, start="@resources(gpu=1)\npass"))
+        stderr = script("run", *on(shared), expect=1, timeout=60).stderr
+        assert "Step start: @resources(gpu=1) is more than any worker" in stderr
+        assert "They offer: 2 threads" in stderr
+        assert '--resources "GPU=1"' in stderr
+        assert not script.db.exists()
+
+    def test_no_scheduler(self, flow):
+        """A scheduler that is not there is named."""
+        script = flow(flow_source(LINEAR))
+        stderr = script("run", "--executor", "dask:tcp://127.0.0.1:9", expect=1, timeout=60).stderr
+        assert "There is no Dask scheduler at tcp://127.0.0.1:9" in stderr
+
+    @pytest.mark.parametrize(
+        ("options", "why"),
+        [
+            (["--executor", "dask:nowhere.json"], "neither an address"),
+            (["--executor", "dask", "--executor-option", "leese=3"], "no option 'leese'"),
+            (["--executor", "dask", "--executor-option", "lease=soon"], "must be a number"),
+            (["--executor", "dask", "--executor-option", "lease"], "write NAME=VALUE"),
+            (["--executor-option", "lease=3"], "The executor 'local' has no options"),
+            (["--executor", "local:here"], "takes no address"),
+        ],
+    )
+    def test_wrong_options(self, flow, options, why):
+        """A wrong address or option is wrong usage."""
+        script = flow(flow_source(LINEAR))
+        assert why in script("run", *options, expect=2).stderr
+
+    def test_no_workers(self, make_cluster, flow):
+        """A scheduler without workers is no place to run."""
+        script = flow(flow_source(LINEAR))
+        stderr = script("run", *on(make_cluster()), expect=1, timeout=90).stderr
+        assert "has no workers. Start one: dask worker tcp://" in stderr
+
+    def test_workers_that_lack_flowstore(self, make_cluster, flow, tmp_path):
+        """The message names the worker, and what to install there."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "import importlib.util\nfind = importlib.util.find_spec\n"
+            "importlib.util.find_spec = lambda name, *more: None if name == 'flowstore' else find(name, *more)\n"
+        )
+        cluster = make_cluster()
+        cluster.worker(env={"PYTHONPATH": str(tmp_path)})
+        script = flow(flow_source(LINEAR))
+        stderr = script("run", *on(cluster), expect=1, timeout=90).stderr
+        assert "lowstore is not installed on the Dask worker tcp://127.0.0.1:" in stderr
+        assert "pip install flowstore==" in stderr
+
+    def test_workers_of_another_version(self, make_cluster, flow, tmp_path):
+        """A worker with another version of flowstore or Python is refused; both versions are named."""
+        package = Path(flowstore.__file__).parent
+        copy = tmp_path / "other" / "flowstore"
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / "_version.py").write_text('"""Version."""\n__version__ = "9.9"\n')
+        cluster = make_cluster()
+        cluster.worker(env={"PYTHONPATH": str(copy.parent)})
+        script = flow(flow_source(LINEAR))
+        stderr = script("run", *on(cluster), expect=1, timeout=90).stderr
+        assert f"has flowstore 9.9, and this process has flowstore {flowstore.__version__}" in stderr
+
+    def test_tls(self, make_cluster, flow, tmp_path):
+        """With TLS, a run works with the certificates where Dask looks for them, and says so without them."""
+        if shutil.which("openssl") is None:
+            pytest.skip("needs openssl")
+        pem, key = tmp_path / "ca.pem", tmp_path / "key.pem"
+        request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
+        subprocess.run(["openssl", *request.split(), "-keyout", key, "-out", pem], check=True, capture_output=True)
+        cluster = make_cluster("--protocol", "tls", "--tls-ca-file", pem, "--tls-cert", pem, "--tls-key", key)
+        cluster.worker()
+        names = {"CA_FILE": pem, "CLIENT__CERT": pem, "CLIENT__KEY": key}
+        env = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(value) for name, value in names.items()}
+        assert cluster.address.startswith("tls://")
+        script = flow(flow_source(LINEAR))
+        stderr = script("run", *on(cluster), expect=1, timeout=90).stderr
+        assert "needs TLS, and this process has no fitting certificates" in stderr
+        assert "Traceback" not in stderr
+        cluster.wait(1, **env)
+        script("run", *on(cluster), timeout=90, **env)
+        script("run", "--executor", f"dask:{cluster.file}", timeout=90, **env)
+
+
+class TestResources:
+    """Resources that workers declare are passed to Dask."""
+
+    def test_a_step_runs_where_its_resources_are(self, make_cluster, flow):
+        """A step with `gpu=1` runs on the worker that declares it; no more run at a time than it has."""
+        cluster = make_cluster()
+        cluster.worker()
+        cluster.worker("--resources", "GPU=1", env={"HAS_GPU": "yes"})
+        cluster.wait(2)
+        body = "@resources(gpu=1)\nself.has = os.environ.get('HAS_GPU')"
+        script = flow(
+            flow_source(FOREACH, start="self.xs = [1, 2, 3]", body=body, join="self.has = {i.has for i in inputs}")
+        )
+        script("run", *on(cluster), timeout=120)
+        assert script.client()["join"].task.data.has == {"yes"}
+
+
+class TestDeaths:
+    """What a driver, a host or a worker does when another one dies."""
+
+    def test_a_killed_worker(self, make_cluster, flow):
+        """Its attempt dies with a message that names the host, runs again on another worker, and has one result."""
+        cluster = make_cluster()
+        cluster.worker(threads=1)
+        cluster.wait(1)
+        ran = cluster.folder / "ran"
+        body = f"""
+        @retry(times=1, minutes_between_retries=0)
+        with open({str(ran)!r}, 'a') as file: file.write(f'{{current.retry_count}} {{os.getpid()}}\\n')
+        if current.retry_count == 0: time.sleep(300)
+        """
+        script = flow(flow_source(MIDDLE, middle=body))
+        process = script.start("run", *on(cluster))
+        wait_for(lambda: ran.exists() and ran.read_text(), 60)
+        cluster.worker(threads=1)
+        cluster.wait(2)
+        os.killpg(cluster.processes[1].pid, signal.SIGKILL)
+        assert process.wait(60) == 0
+        process.communicate()
+        assert [line[0] for line in ran.read_text().splitlines()] == ["0", "1"]
+        [message] = script.sql("select error_message from attempts where status = 'failed'")
+        assert f"The task was lost with its host {os.uname().nodename}" in message
+        first = int(ran.read_text().split()[1])
+        wait_for(lambda: not Path(f"/proc/{first}").exists(), 30)
+
+    def test_a_killed_driver(self, shared, flow):
+        """Nothing is left of its tasks after 30 s, and the run can be resumed."""
+        mark = f"FLOWSTORE_TEST_{os.getpid()}_{time.time_ns()}"
+        body = "import subprocess\nsubprocess.Popen(['sleep', '300'])\nPath(self.begun).touch()\ntime.sleep(300)"
+        script = flow(
+            flow_source(
+                MIDDLE,
+                start="self.begun = os.environ['BEGUN']",
+                middle=f"@environment(vars={{'MARK': {mark!r}}})\n{body}",
+            )
+        )
+        script.rewrite(script.file.read_text().replace("os.environ['BEGUN']", repr(str(script.folder / "begun"))))
+        process = script.start("run", *on(shared))
+        wait_for((script.folder / "begun").exists, 60)
+        process.kill()
+        process.communicate()
+        assert gone(mark, 30)
+        script.rewrite(script.file.read_text().replace("time.sleep(300)", "pass"))
+        script("resume", timeout=60)
+
+    def test_a_frozen_worker(self, make_cluster, flow):
+        """A worker that stops answering is lost after its lease, and what it did counts no more when it wakes up."""
+        cluster = make_cluster()
+        cluster.worker(threads=1)
+        cluster.wait(1)
+        ran = cluster.folder / "ran"
+        body = f"""
+        @retry(times=1, minutes_between_retries=0)
+        with open({str(ran)!r}, 'a') as file: file.write(f'{{current.retry_count}}\\n')
+        if current.retry_count == 0: time.sleep(12)
+        self.value = current.retry_count
+        """
+        script = flow(flow_source(MIDDLE, middle=body))
+        process = script.start("run", *on(cluster), "--executor-option", "lease=3")
+        wait_for(lambda: ran.exists() and ran.read_text(), 60)
+        cluster.worker(threads=1)
+        cluster.wait(2)
+        os.killpg(cluster.processes[1].pid, signal.SIGSTOP)
+        assert process.wait(60) == 0
+        process.communicate()
+        assert script.client()["middle"].task.data.value == 1
+        assert script.sql("select status from attempts where number = 1 or error_type is not null") == [
+            "failed",
+            "successful",
+        ]
+
+    def test_a_scheduler_that_dies(self, make_cluster, flow):
+        """The run ends with a message that says so, and can be resumed."""
+        cluster = make_cluster()
+        cluster.worker()
+        cluster.wait(1)
+        begun = cluster.folder / "begun"
+        script = flow(
+            flow_source(
+                MIDDLE,
+                middle=f"if not Path({str(begun)!r}).exists():\n    Path({str(begun)!r}).touch()\n    time.sleep(300)",
+            )
+        )
+        process = script.start("run", *on(cluster))
+        wait_for(begun.exists, 60)
+        os.killpg(cluster.scheduler.pid, signal.SIGKILL)
+        os.killpg(cluster.processes[1].pid, signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=90)
+        assert process.returncode == 1
+        assert b"lost" in stdout + stderr
+        assert b"Traceback" not in stderr
+        script("resume", timeout=60)
+
+
+def test_a_stop(shared, flow):
+    """A run that is stopped ends its tasks, and keeps what had finished."""
+    mark = f"FLOWSTORE_TEST_{os.getpid()}_{time.time_ns()}"
+    body = f"@environment(vars={{'MARK': {mark!r}}})\nPath(self.begun).touch()\ntime.sleep(300)"
+    script = flow(flow_source(MIDDLE, start="self.begun = 'BEGUN'", middle=body))
+    script.rewrite(script.file.read_text().replace("'BEGUN'", repr(str(script.folder / "begun"))))
+    process = script.start("run", *on(shared))
+    wait_for((script.folder / "begun").exists, 60)
+    assert stop(process, signal.SIGINT).code == 130
+    assert gone(mark, 5)
+    assert script.sql("select status from runs") == ["stopped"]
+
+
+def test_an_artifact_is_fetched_once_a_host(shared, flow):
+    """A large artifact that ten tasks read crosses the network once for each of the two hosts."""
+    script = flow(
+        flow_source(
+            FOREACH,
+            start="self.xs = list(range(10))\nself.large = os.urandom(1 << 20) * 64",
+            body="self.n = len(self.large)\nfolder = Path(os.environ.get('TMPDIR', '/tmp'))\ntime.sleep(0.5)",
+            join="self.ns = {i.n for i in inputs}",
+        )
+    )
+    script("run", *on(shared), "--max-workers", 4, timeout=120)
+    assert script.client()["join"].task.data.ns == {64 << 20}
