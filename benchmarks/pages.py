@@ -1,8 +1,8 @@
 """Pages of `flowstore ui`: what it takes to ask a large store or a large run, against a small one.
 
-Each contestant is a server of its own, asked as a browser would. Floor is the small one: 1,000
-runs for the list, 10 tasks for the page of a run. The page's size is that of the HTML before compression. A run that
-is watched is a fan-out whose page is asked for every 0.5 s while it runs; floor is the same run unwatched.
+Each contestant is a server of its own, which is asked as a browser would. Floor is the small one: 1,000 runs for the
+list, 10 tasks for the page of a run. The size of a page is that of its HTML before compression. A run that is watched
+is a fan-out whose page is loaded every 0.5 s while it runs; floor is the same run unwatched.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def _lists(settings: Settings) -> Iterator[Line]:
             fill(store, runs)
             sites[runs] = stack.enter_context(serving(store))
         for question in ("/", "/?tag=even", "/?status=failed", "/?tag=early&tag=late"):
-            asked = {runs: partial(call_s, partial(site.get, question)) for runs, site in sites.items()}
-            ms = {runs: [1000 * s for s in samples] for runs, samples in in_turns(asked, settings.rounds).items()}
+            calls = {runs: partial(call_s, partial(site.get, question)) for runs, site in sites.items()}
+            ms = {runs: [1000 * s for s in samples] for runs, samples in in_turns(calls, settings.rounds).items()}
             samples = {"floor": ms[few], "flowstore": ms[many]}
             yield Line(f"page {question}, {many:,} runs", "ms", samples, times_floor(1.5, f"{few:,} runs (as floor)"))
 
@@ -104,8 +104,8 @@ def _runs(settings: Settings) -> Iterator[Line]:
             options = ["--tasks", tasks, "--max-num-splits", tasks, "--reuse-workers"]
             FLOWSTORE.run("fanout", folder, *options)
             sites[tasks] = stack.enter_context(serving(folder / "flowstore.db"))
-        asked = {tasks: partial(call_s, partial(site.get, "/run/Fanout/1")) for tasks, site in sites.items()}
-        ms = {tasks: [1000 * s for s in samples] for tasks, samples in in_turns(asked, settings.rounds).items()}
+        calls = {tasks: partial(call_s, partial(site.get, "/run/Fanout/1")) for tasks, site in sites.items()}
+        ms = {tasks: [1000 * s for s in samples] for tasks, samples in in_turns(calls, settings.rounds).items()}
         samples = {"floor": ms[few], "flowstore": ms[many]}
         yield Line(f"page of a run, {many:,} tasks", "ms", samples, times_floor(5, f"{few} tasks (as floor)"))
         sizes = {

@@ -131,6 +131,15 @@ def shorten(text: str, columns: int) -> str:
     return text[:low] + "…"
 
 
+def is_number(value: object) -> bool:
+    """Return whether a value is shown as a number, right-aligned.
+
+    >>> is_number(1.5), is_number(True), is_number("1")
+    (True, False, False)
+    """
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def counted(count: int, what: str) -> str:
     """Return how many there are, in words.
 

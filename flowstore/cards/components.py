@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from flowstore.cards.contract import CardComponent
-from flowstore.cards.page import is_number, picture, python, table, text
+from flowstore.cards.page import picture, python, table, text
 from flowstore.store.codecs import preview
 from flowstore.store.preview import type_name
-from flowstore.text import counted
+from flowstore.text import counted, is_number
 
 _MOST_ROWS, _MOST_COLUMNS = 100, 50  # of a data frame that is truncated
 _MOST_DIGITS = 10  # of a number, which is rounded if it has more
@@ -184,7 +184,7 @@ def _kind_of(src: bytes) -> str:
             return kind
     if src.lstrip()[:5] in (b"<svg ", b"<?xml"):
         return "image/svg+xml"
-    raise ValueError("Image takes the bytes of a PNG, JPEG, GIF, WebP or SVG, and these are none.")
+    raise ValueError("Image takes the bytes of a PNG, JPEG, GIF, WebP or SVG, and these bytes are none of them.")
 
 
 def _png_of_figure(plot: Any) -> bytes:

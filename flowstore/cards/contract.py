@@ -69,7 +69,7 @@ class FlowstoreCard:
         Args:
             task: the task, with its `pathspec`, `data`, `artifacts` and whatever else the Client's `Task` has.
         """
-        raise TypeError(f"{type(self).__name__} has no render(task).")
+        raise TypeError(f"{type(self).__name__} has no render(task): define it, and return HTML.")
 
     def render_runtime(self, task: Any, data: Any) -> str:  # noqa: ARG002
         """Return the card as HTML while the task runs.
@@ -79,7 +79,7 @@ class FlowstoreCard:
             data: a dict; under `user` is what `current.card.refresh(…)` was given, under `render_seq` how often the
                 card was drawn before.
         """
-        raise TypeError(f"{type(self).__name__} has no render_runtime(task, data).")
+        raise TypeError(f"{type(self).__name__} has no render_runtime(task, data): define it, and return HTML.")
 
     def refresh(self, task: Any, data: Any) -> Any:  # noqa: ARG002  # for those who have data
         """Return what `Card.get_data()` answers: anything that JSON can hold. Called like `render_runtime`."""
@@ -106,7 +106,7 @@ class CardComponent:
 
     def render(self) -> Any:
         """Return the component as HTML."""
-        raise TypeError(f"{type(self).__name__} has no render().")
+        raise TypeError(f"{type(self).__name__} has no render(): define it, and return HTML.")
 
     def update(self, *_args: Any, **_options: Any) -> None:
         """Change what the component shows. Those that can be changed define it."""

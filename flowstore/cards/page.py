@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from flowstore.drawing import stylesheet
 from flowstore.text import safe
@@ -101,8 +100,3 @@ def error_html(pathspec: str, kind: str, message: str) -> str:
         f'<div class="error"><b>The card “{text(kind)}” could not be rendered.</b> The task itself is not affected.'
         f"<pre>{text(message)}</pre></div>",
     )
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is shown as a number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

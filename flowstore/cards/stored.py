@@ -12,6 +12,8 @@ from typing import Any
 from flowstore.client import Task, cards
 from flowstore.client.cards import CardRow
 
+_SHORT = 1500  # characters without the style sheet, which is the same in all cards: some lines of text, or a bar
+
 
 class Card:
     """A card of a task.
@@ -67,8 +69,12 @@ class Card:
 
     def _repr_html_(self) -> str:
         """Return a frame in which the card can do nothing but show itself."""
-        source = escape(self.get(), quote=True)
-        return f'<iframe sandbox="allow-scripts" width="100%" height="600" frameborder="0" srcdoc="{source}"></iframe>'
+        html = self.get()
+        height = 200 if len(html) - html.find("<body") < _SHORT else 600  # a frame can't ask its card
+        return (
+            f'<iframe sandbox="allow-scripts" width="100%" height="{height}" frameborder="0" '
+            f'srcdoc="{escape(html, quote=True)}"></iframe>'
+        )
 
     def __repr__(self) -> str:
         name = "" if self.id is None else f", id={self.id!r}"

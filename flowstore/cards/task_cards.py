@@ -80,7 +80,7 @@ class CardParts:
             component = Artifact(component)
         if id is not None:
             if id in self.components:
-                _warn(f"a component with the id {id!r} is there already, so the new one has no id.")
+                _warn(f"another component has the id {id!r} already, so the new one has none.")
             else:
                 component.id = id
         self._parts.append(component)
@@ -269,7 +269,7 @@ class TaskCards:
         kind = self._kinds[n]
         if not (isinstance(kind, type) and kind.RUNTIME_UPDATABLE):
             return
-        message = {"user": data, "render_seq": self._drawn[n], "mode": "render_runtime", "components": {}}
+        message = self._message(n, data, "render_runtime")
         self._drawn[n] += 1
         try:
             card = self._card_of(n, kind)
@@ -330,16 +330,13 @@ class TaskCards:
             raise kind
         card = self._card_of(n, kind)
         html = card.render(self._task)
-        data = None
-        if kind.RUNTIME_UPDATABLE and self._drawn[n]:
-            message: dict[str, Any] = {
-                "user": self._waiting.get(n),
-                "render_seq": self._drawn[n],
-                "mode": "render",
-                "components": {},
-            }
-            data = self._data(card, message) if n in self._waiting else None
+        has_new_data = kind.RUNTIME_UPDATABLE and self._drawn[n] and n in self._waiting
+        data = self._data(card, self._message(n, self._waiting[n], "render")) if has_new_data else None
         return self._packed(n, html, data)
+
+    def _message(self, n: int, data: Any, mode: str) -> dict[str, Any]:
+        """Return what `render_runtime` and `refresh` of a card are called with."""
+        return {"user": data, "render_seq": self._drawn[n], "mode": mode, "components": {}}
 
     def _card_of(self, n: int, kind: type[FlowstoreCard]) -> FlowstoreCard:
         """Return an object of a type of card, made with as many arguments as its `__init__` takes."""

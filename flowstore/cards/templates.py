@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from flowstore.cards.contract import FlowstoreCard
-from flowstore.cards.page import error_html, is_number, page, picture, python, section, table, text
+from flowstore.cards.page import error_html, page, picture, python, section, table, text
 from flowstore.cards.task_view import ArtifactView, TaskView
 from flowstore.drawing import SHAPES
 from flowstore.store.codecs import preview
-from flowstore.text import size
+from flowstore.text import is_number, size
 
 _MOST_ROWS = 200  # artifacts
 _MOST_PICTURES = 2_000_000  # bytes of all pictures of a card

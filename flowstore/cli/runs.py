@@ -80,8 +80,10 @@ def runs(query: RunQuery, form: str) -> None:
         columns = tuple(dict.fromkeys([*columns, query.sort.removeprefix("-")]))
     table = table_of_runs(active_scope(), attrs.evolve(query, namespace=context.get_namespace()))
     rows = _with_columns(table, columns, form=form)
-    if query.sort and rows and all(row.get(columns[-1]) is None for row in rows):
-        click.echo(safe(f"No run here has a {columns[-1]!r} to sort by."), err=True)
+    for name in columns:
+        if rows and name != "error" and all(row.get(name) is None for row in rows):
+            purpose = " to sort by" if (query.sort or "").removeprefix("-") == name else ""
+            click.echo(safe(f"No run here has a {name!r}{purpose}."), err=True)
     output.echo(rows, form, columns=(*output.RUN, *(name for name in columns if name not in output.RUN)))
     if table.after is not None and form == "table":
         click.echo(f"There are more than these {query.limit}; to see them: --limit {10 * query.limit}", err=True)
@@ -124,8 +126,7 @@ def search(
         flowstore search "out of memory" HelloFlow
     """
     from flowstore.client.listings import rows_of_hits
-    from flowstore.store.search import Wanted
-    from flowstore.store.search import search as look
+    from flowstore.store.search import Wanted, search_runs
 
     if not text:
         raise click.UsageError("Give a text to look for.")
@@ -140,7 +141,7 @@ def search(
         limit=limit,
         deadline_s=seconds,
     )
-    result = look(active_scope().store, wanted)
+    result = search_runs(active_scope().store, wanted)
     hits = result.hits
     output.echo(rows_of_hits(of_runs(runs_of(active_scope(), [hit.run for hit in hits])), hits), form, columns=_HIT)
     for line in _how_far(result, wanted):

@@ -27,8 +27,8 @@ from flowstore.web.server import PORT, Options, serve
     metavar="NAME",
     help="A name of this machine that browsers may use, besides localhost; may be repeated.",
 )
-@click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")
-@click.option("--read-only", is_flag=True, help="Let nobody change tags or notes.")
+@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
+@click.option("--read-only", is_flag=True, help="Do not allow tags or notes to be changed.")
 @gather(options=Options)
 def ui(file: str | None, store: str | None, options: Options) -> int:
     """Show the store as web pages, until Ctrl-C.

@@ -80,8 +80,9 @@ def last_frame(traceback: str, files: Collection[str]) -> Frame | None:
     r"""Return the last line of a traceback that is in the code of a run; else its last line; `None` if it has none.
 
     >>> text = 'Traceback …:\n  File "/x/flow.py", line 24, in try_out\n    self.ratio = 1 / 0\nZeroDivisionError: …'
-    >>> last_frame(text, ["flow.py"])
-    Frame(file='flow.py', line=24, function='try_out', text='    self.ratio = 1 / 0', own=True)
+    >>> frame = last_frame(text, ["flow.py"])
+    >>> frame.file, frame.line, frame.function, frame.text, frame.own
+    ('flow.py', 24, 'try_out', '    self.ratio = 1 / 0', True)
     """
     frames: list[Frame] = []
     lines: list[list[str]] = []

@@ -112,7 +112,7 @@ def _box(box: Box, corner: tuple[int, int, int]) -> str:
     title = "\n".join(part for part in (_spoken(box), box.title) if part)
     drawn = (
         f"<title>{escape(safe(title))}</title>"
-        f'<rect x="{x}" y="{y}" width="{width}" height="{_HEIGHT}" rx="4" class="box stroke-{escape(state)}"/>'
+        f'<rect x="{x}" y="{y}" width="{width}" height="{_HEIGHT}" rx="4" class="box stroke-{_text(state)}"/>'
         f'<text x="{x + 13}" y="{y + 21}">{_coloured(_text(_head(box)), box.state)}</text>'
         f'<text x="{x + 13}" y="{y + 39}" class="faint">{_text(_note(box))}</text>'
     )
@@ -198,13 +198,11 @@ class _Layout:
             self._left.append(x)
             x += width + _GAP_X
         self._widths = widths
-        indent = (
-            0 if row or self._back or self._own else _GAP_X - 2
-        )  # room at the left for arrows that come from elsewhere
-        self._left = [left - indent for left in self._left]
-        self.width = max(left + width for left, width in zip(self._left, widths, strict=True)) + (
-            _GAP_X // 2 if row or self._back or self._own else 2
-        )
+        has_margins = bool(row or self._back or self._own)  # for arrows that run beside the boxes
+        if not has_margins:
+            self._left = [left - _GAP_X + 2 for left in self._left]
+        right = max(left + width for left, width in zip(self._left, widths, strict=True))
+        self.width = right + (_GAP_X // 2 if has_margins else 2)
         self._top: list[int] = []  # of each row: where arrows that lead back, or come from the row before, run
         self._shift: list[float] = []
         bottom = 0

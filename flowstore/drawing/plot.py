@@ -7,6 +7,7 @@ Positions are percentages, so a plot is as wide as its page. Points are links; w
 
 from __future__ import annotations
 
+import abc
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -98,7 +99,19 @@ def _left_out(not_numbers: int, too_many: int) -> str:
     return " ".join(filter(None, [without, f"{too_many:,} of the points are not drawn." if too_many else ""]))
 
 
-class _Numbers:
+class _Axis(abc.ABC):
+    """An axis of a plot."""
+
+    @abc.abstractmethod
+    def share(self, position: Position | Decimal) -> float:
+        """Return how far along the axis a position is, from 0 to 1."""
+
+    @abc.abstractmethod
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return where the axis has a label, and which."""
+
+
+class _Numbers(_Axis):
     """An axis of numbers: from a round one to a round one. Decimal numbers neither overflow nor lose small steps."""
 
     def __init__(self, numbers: Sequence[float], most: int) -> None:
@@ -112,12 +125,10 @@ class _Numbers:
         self._ticks = [n * step for n in range(first, last + 1)]
 
     def share(self, position: Position | Decimal) -> float:
-        """Return how far along the axis a position is, from 0 to 1."""
         assert not isinstance(position, str | datetime)
         return float((Decimal(str(position)) - self._low) / (self._high - self._low))
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Return where the axis has a label, and which."""
         step = self._ticks[1] - self._ticks[0]
         texts = [_label(tick, step) for tick in self._ticks]
         if len(set(texts)) < len(texts):  # too many digits: the first in full, and how much more the others are
@@ -133,7 +144,10 @@ def _label(tick: Decimal, step: Decimal) -> str:
     return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
 
 
-class _Times(_Numbers):
+_TIME_FORMS = ((4e7, "%Y-%m"), (3 * 86_400, "%d %b"), (3600, "%m-%d %H:%M"), (0, "%H:%M:%S"))
+
+
+class _Times(_Axis):
     """An axis of times, in UTC."""
 
     def __init__(self, times: Sequence[datetime]) -> None:
@@ -145,21 +159,13 @@ class _Times(_Numbers):
         return (position.timestamp() - self._begin) / self._length
 
     def ticks(self) -> list[tuple[float, str]]:
-        form = (
-            "%Y-%m"
-            if self._length > 4e7
-            else "%d %b"
-            if self._length > 3 * 86_400
-            else "%m-%d %H:%M"
-            if self._length > 3600
-            else "%H:%M:%S"
-        )
+        form = next(form for longer_than_s, form in _TIME_FORMS if self._length > longer_than_s)
         shares = [0.0, 0.25, 0.5, 0.75, 1.0]
         texts = [f"{datetime.fromtimestamp(self._begin + share * self._length, UTC):{form}}" for share in shares]
         return [pair for n, pair in enumerate(zip(shares, texts, strict=True)) if n == 0 or pair[1] != texts[n - 1]]
 
 
-class _Texts(_Numbers):
+class _Texts(_Axis):
     """An axis of categories, in the order in which they come."""
 
     def __init__(self, positions: Sequence[Position]) -> None:
@@ -173,7 +179,7 @@ class _Texts(_Numbers):
         return [(self.share(text), shorten(one_line(text), 16)) for text in list(self._at)[::every]]
 
 
-def _axis_of(positions: Sequence[Position]) -> _Numbers:
+def _axis_of(positions: Sequence[Position]) -> _Axis:
     numbers = [position for position in positions if not isinstance(position, str | datetime)]
     times = [position for position in positions if isinstance(position, datetime)]
     if len(numbers) == len(positions):
@@ -210,7 +216,7 @@ def _down(share: float) -> str:
     return f"{_HEIGHT * (1 - min(1.0, max(0.0, share))):.1f}".removesuffix(".0")
 
 
-def _frame(across: _Numbers, up: _Numbers, x_label: str, y_label: str) -> Iterable[str]:
+def _frame(across: _Axis, up: _Axis, x_label: str, y_label: str) -> Iterable[str]:
     """Yield the axes: thin lines across, labels at the left and below."""
     for share, text in up.ticks():
         yield f'<line class="rule" x1="0%" x2="100%" y1="{_down(share)}" y2="{_down(share)}"/>'
@@ -227,9 +233,7 @@ def _frame(across: _Numbers, up: _Numbers, x_label: str, y_label: str) -> Iterab
     yield f'<text x="100%" y="{_HEIGHT + 36}" text-anchor="end">{escape(shorten(one_line(x_label), 60))}</text>'
 
 
-def _series(
-    points: Sequence[Point], series: Sequence[str], across: _Numbers, up: _Numbers, *, joined: bool
-) -> Iterable[str]:
+def _series(points: Sequence[Point], series: Sequence[str], across: _Axis, up: _Axis, *, joined: bool) -> Iterable[str]:
     """Yield lines, points and, of several series, their names beside the last point of each."""
     ends: list[tuple[float, float, int]] = []
     for n, name in enumerate(series):

@@ -20,7 +20,7 @@ def check_name(name: object) -> None:
         >>> check_name("val/loss")
         Traceback (most recent call last):
         ...
-        flowstore.errors.ArtifactError: An artifact can't be named 'val/loss': ... Use another name.
+        flowstore.errors.ArtifactError: An artifact cannot be named 'val/loss': ... Use another name.
     """
     if isinstance(name, str) and name.isidentifier():
         return

@@ -21,14 +21,14 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
 import attrs
 
-from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
+from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import files, journal, side_files, typed_rows
+from flowstore.sqlite.clear_errors import clearly
 
 BUSY_TIMEOUT_S = journal.BUSY_TIMEOUT_S
 PAGE_SIZE = 8192  # measured: large blobs within 5 % of 16 KiB pages, small commits within 10 % of 4 KiB
@@ -79,19 +79,27 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, layout: Layout, *, writable: bool, trusted: bool = False, alone: bool = False
+        self,
+        path: Path,
+        layout: Layout,
+        *,
+        writable: bool,
+        trusted: bool = False,
+        alone: bool = False,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         self.path = path
         self._layout = layout
         self.writable = writable
         self.trusted = trusted
+        self._busy_timeout_s = busy_timeout_s  # how long it waits for others who lock the file
         self._alone = alone  # read without the files beside it, which are another store's
         self.durable = False
         self.warning: str | None = None
         self._wal = False
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.RLock()
-        self._clearly = clearly(path)
+        self._clearly = clearly(path, busy_timeout_s)
         self._uuid: str | None = None
         self._version: int | None = None
         self._has_written = False
@@ -191,7 +199,7 @@ class Store:
         while True:
             before = files.identity(self.path)
             with side_files.one_thread():  # which no thread can be that looks at the file's header
-                connection = connect(self.path, writable=self.writable)
+                connection = connect(self.path, writable=self.writable, busy_timeout_s=self._busy_timeout_s)
             if files.identity(self.path) == before:
                 return connection, before
             connection.close()
@@ -208,7 +216,7 @@ class Store:
         problem = (
             "it is on a network file system"
             if journal.on_network(self.path)
-            else journal.try_wal(connection, BUSY_TIMEOUT_S)
+            else journal.try_wal(connection, self._busy_timeout_s)
         )
         if problem is None:
             self._log = files.identity(files.side_file(self.path, "-wal"))
@@ -279,7 +287,14 @@ class Store:
                 files.remove_abandoned(self.path)
             if not left and not is_open_here(self.path):
                 journal.leave_one_file_later(
-                    self.path, functools.partial(_connect, self.path, types=self._layout.types, writable=True)
+                    self.path,
+                    functools.partial(
+                        _connect,
+                        self.path,
+                        types=self._layout.types,
+                        writable=True,
+                        busy_timeout_s=self._busy_timeout_s,
+                    ),
                 )
 
     def __del__(self) -> None:
@@ -312,7 +327,7 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 
 def _connect(
-    path: Path, *, types: Mapping[str, frozenset[type]], writable: bool, alone: bool = False
+    path: Path, *, types: Mapping[str, frozenset[type]], writable: bool, busy_timeout_s: float, alone: bool = False
 ) -> sqlite3.Connection:
     # An own store is opened read-write even to read: the last closer of a `mode=ro` connection leaves side files.
     mode = "mode=rw" if writable else "mode=ro"
@@ -320,7 +335,7 @@ def _connect(
         mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
     uri = f"file:{quote(os.fsencode(path))}?{mode}"
     connection = sqlite3.connect(
-        uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+        uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     connection.row_factory = typed_rows.Checked(path, types)
     try:
@@ -398,52 +413,3 @@ def _watch_forks() -> None:
 
 
 # --- SQLite's errors
-
-
-class clearly:  # noqa: N801  # a context manager used as a function; it is around each query, so no generator
-    """Turn SQLite's errors into ours."""
-
-    __slots__ = ("_path",)
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None and (ours := _translated(self._path, error)) is not None:
-            raise ours from (None if _is_undecodable(error) else error)
-
-
-def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
-    """Return what an error means, by its code rather than its text; `None` for one that is not SQLite's."""
-    if isinstance(error, UnicodeEncodeError):  # lone surrogates, as of an argument that is not UTF-8
-        return NotFound(f"{error.object!r} is no Unicode text, so nothing in {path} is called that.")
-    if isinstance(error, (UnicodeDecodeError, OverflowError)):  # the latter from arithmetic with numbers that were read
-        return StoreCorrupt.damaged(error, path)
-    if not isinstance(error, sqlite3.Error):
-        return None
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith("SQLITE_FULL"):
-        return FlowstoreError(f"{path} cannot grow: the disk is full. What was committed before is kept.")
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-        return FlowstoreError(f"{path} cannot be opened or written ({error}). Check its permissions.")
-    if name.startswith("SQLITE_IOERR"):
-        return FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
-    if name.startswith("SQLITE_INTERRUPT"):
-        return FlowstoreError(f"{path} was not read to the end: whoever asked for it has stopped.")
-    if journal.is_busy(error):
-        return FlowstoreError(f"{path} stayed locked for {journal.BUSY_TIMEOUT_S:.0f} s by another process.")
-    damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)
-    if damaged or name.startswith(_DAMAGED):  # not every Python has a name for each of these
-        return StoreCorrupt.damaged(error, path)
-    return None
-
-
-_DAMAGED = tuple(f"SQLITE_{name}" for name in ("CORRUPT", "NOTADB", "TOOBIG", "CONSTRAINT", "MISMATCH", "FORMAT"))
-
-
-def _is_undecodable(error: BaseException) -> bool:
-    """Return whether text was not UTF-8. Its message quotes what was read, so it is better not shown as a cause."""
-    return isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error)

@@ -195,8 +195,15 @@ def get_store() -> Path:
 # --- opening
 
 
-def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
+def open_store(
+    path: str | os.PathLike[str], *, trusted: bool = False, busy_timeout_s: float = database.BUSY_TIMEOUT_S
+) -> Store:
     """Open an existing store, for reading and, where the system permits, writing.
+
+    Args:
+        path: the file.
+        trusted: whether the user said that its pickles may be loaded.
+        busy_timeout_s: how long to wait, in seconds, for another process that has locked the file.
 
     Raises:
         StoreNotFound, NotAStore, StoreCorrupt, StoreTooNew: nothing was written.
@@ -212,7 +219,7 @@ def open_store(path: str | os.PathLike[str], *, trusted: bool = False) -> Store:
             alone = side_files.settle(path, writable=writable)
             if not alone:
                 _check_header_beside(path)
-        store = Store(path, LAYOUT, writable=writable, trusted=trusted, alone=alone)
+        store = Store(path, LAYOUT, writable=writable, trusted=trusted, alone=alone, busy_timeout_s=busy_timeout_s)
         try:
             with store.read() as connection:
                 _check_open(connection, path)

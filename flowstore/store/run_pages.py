@@ -194,7 +194,7 @@ def _with_text(store: Store, text: str) -> Condition:
     )
 
 
-def _holds(text: str) -> Any:
+def _holds(text: str) -> Callable[[object], bool]:
     wanted = text.casefold()
     return lambda value: wanted in str(value).casefold()
 

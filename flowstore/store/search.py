@@ -82,7 +82,7 @@ class Wanted:
     deadline_s: float = DEADLINE_S
 
 
-def search(store: Store, wanted: Wanted) -> Search:
+def search_runs(store: Store, wanted: Wanted) -> Search:
     """Look for a text in runs, newest first, until there are enough of them or the time is over."""
     looking = _Looking(store, wanted)
     last = (LATER, LATER) if wanted.before is None else wanted.before.moment

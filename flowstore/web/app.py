@@ -40,16 +40,19 @@ from flowstore.errors import (
     TaggingError,
     UntrustedArtifact,
 )
+from flowstore.sqlite.clear_errors import StoreLocked
+from flowstore.text import escaped
 from flowstore.web import templating
-from flowstore.web.pages import ROUTES, Download, NotEditable, Page, Query, Redirect, View
+from flowstore.web.pages import QUESTIONS, ROUTES, Download, NotEditable, Page, Query, Redirect, View
 from flowstore.web.security import Access, Guard
-from flowstore.web.stores import Stores
+from flowstore.web.stores import Stopped, Stores
 
 JSON = ".json"
 VERSION = "x-flowstore-version"  # of what a live page shows
 _LARGEST_FORM = 1 << 20  # bytes: a note has at most 10,000 characters
 _MOST_FIELDS = 1000
 _TICK_S = 5  # how often a page on which something runs is made again although the file did not change
+_MOST_QUESTIONS = 3  # answered at once, which leaves turns and threads for all other pages
 _KEPT = "public, max-age=31536000, immutable"
 _STATUS: tuple[tuple[type[FlowstoreError], int], ...] = (
     (NotFound, 404),
@@ -62,6 +65,8 @@ _STATUS: tuple[tuple[type[FlowstoreError], int], ...] = (
     (NotAStore, 503),
     (StoreCorrupt, 503),
     (StoreTooNew, 503),
+    (StoreLocked, 503),
+    (Stopped, 503),
 )
 _TITLES = {
     400: "This cannot be done",
@@ -170,6 +175,7 @@ class _Answering:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
+        self._patience = asyncio.Semaphore(_MOST_QUESTIONS)
 
     async def answer(self, functions: Mapping[str, str], request: Request) -> Response:
         """Return the response to a request that belongs to a route."""
@@ -186,7 +192,8 @@ class _Answering:
             version=request.headers.get(VERSION, ""),
             as_json=fixed,
         )
-        return await run_in_threadpool(self._answer, wanted)
+        async with self._patience if wanted.path in QUESTIONS else contextlib.nullcontext():  # who waits has no thread
+            return await run_in_threadpool(self._answer, wanted)
 
     def _answer(self, wanted: _Request) -> Response:
         try:
@@ -200,7 +207,7 @@ class _Answering:
 
     def _lent(self, wanted: _Request, version: str) -> Response:
         """Return the response of a page function; the store is lent until all of a download is sent."""
-        with contextlib.ExitStack() as stack:
+        with self._stores.turns, contextlib.ExitStack() as stack:
             store, editable = stack.enter_context(self._stores.lease())
             view = View(store, wanted.path, wanted.query, editable, wanted.form)
             answer = wanted.function(view, **wanted.names)
@@ -250,7 +257,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, FlowstoreError):
         return next((code for kind, code in _STATUS if isinstance(error, kind)), 400), str(error)
     if isinstance(error, HTTPException):
-        texts = {404: "There is no page at this address.", 405: "This address answers no such request."}
+        texts = {404: "There is no page at this address.", 405: "This address does not take such a request."}
         return error.status_code, texts.get(error.status_code, str(error.detail))
     if isinstance(error, OSError):
         return 503, f"The store cannot be read: {error.strerror or error}."
@@ -259,11 +266,20 @@ def _explained(error: Exception) -> tuple[int, str]:
 
 
 def _json(value: Any, code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(templating.dumps(value), code, dict(headers or {}), "application/json")
+    text = escaped(templating.dumps(value))  # terminals act on some of what JSON may hold as it is
+    return Response(text, code, dict(headers or {}), "application/json")
 
 
 def _query(text: bytes) -> Query:
-    return Query(tuple(parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)))
+    return Query(tuple(_fields(text.decode("latin-1"))))
+
+
+def _fields(text: str) -> list[tuple[str, str]]:
+    """Return the names and values of a query or of a form."""
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError as error:
+        raise HTTPException(400, f"An address or a form has at most {_MOST_FIELDS:,} fields.") from error
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -272,8 +288,8 @@ async def _form(request: Request) -> dict[str, str]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _LARGEST_FORM:
-            raise HTTPException(413, "This is more text than a form may hold.")
-    pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+            raise HTTPException(413, "A form takes at most 1 MiB of text, and this is more.")
+    pairs = _fields(body.decode("utf-8", "replace"))
     return {"": "", **dict(pairs)}  # never empty, so that a form without fields is one
 
 

@@ -119,7 +119,7 @@ class Guard:
         hosts = _header(scope, b"host")
         if len(hosts) != 1 or not self._access.allows_host(hosts[0]):
             return _refusal(
-                "This address is not one of this machine. To allow its name: flowstore ui --allow-host NAME"
+                "The name in this address is not one of this machine. To allow it: flowstore ui --allow-host NAME"
             )
         if scope["path"].startswith(PUBLIC) and scope["method"] in _READING:
             return None
@@ -130,7 +130,7 @@ class Guard:
         if not self._has_token(scope):
             return _refusal("This page needs a token. Open the address that flowstore ui printed.")
         if scope["method"] not in _READING and not _is_from_us(_header(scope, b"origin"), hosts[0]):
-            return _refusal("This change was not asked for by one of these pages. Open the page, and try it there.")
+            return _refusal("This change came from somewhere else. Open the page, and make the change there.")
         return None
 
     def _has_token(self, scope: Scope) -> bool:

@@ -17,13 +17,20 @@ from pathlib import Path
 
 import attrs
 
-from flowstore.client.store import Store, open_store
-from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreNotFound
-from flowstore.store import trust
+from flowstore.client.store import Store, seen
+from flowstore.errors import FlowstoreError, InvalidPathspec, NamespaceMismatch, NotFound, StoreNotFound
+from flowstore.sqlite.clear_errors import StoreLocked
+from flowstore.store import opening, trust
 
-MOST = 8  # connections: more requests wait, which is quicker than to share two cores between them
+MOST = 8  # pages that are made at once: more requests wait, which is quicker than to share two cores between them
 IDLE_S = 3.0
+BUSY_S = 2.0  # for which a page waits for another process that has locked the file; it is asked for again anyway
+_LOCKED_S = 1.0  # in which all who waited meanwhile get the same answer, rather than wait one after the other
 _HARMLESS = (NotFound, InvalidPathspec, NamespaceMismatch)
+
+
+class Stopped(FlowstoreError):
+    """A request that has no answer, because the pages are no longer served."""
 
 
 @attrs.define(eq=False)
@@ -44,17 +51,24 @@ class Stores:
     Args:
         path: the file.
         read_only: change nothing in it, whoever owns it.
+
+    Attributes:
+        path: the file, absolute.
+        turns: for the time in which a page is made. What is downloaded holds a store for longer, since that lasts as
+            long as the browser wants.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.path = Path(os.path.abspath(path))
         self._read_only = read_only
-        self._limit = threading.BoundedSemaphore(MOST)
+        self.turns = threading.BoundedSemaphore(MOST)
         self._lock = threading.Lock()  # of opening and closing: closing may open the file once more, beside SQLite
         self._idle: list[_Open] = []
         self._busy: set[_Open] = set()
         self._watch: _Open | None = None
         self._watches = 0
+        self._stopped = False
+        self._locked: tuple[float, StoreLocked] | None = None  # when the file could not be read, and the error
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[tuple[Store, bool]]:
@@ -63,22 +77,23 @@ class Stores:
         Raises:
             FlowstoreError: it can't be opened, or no longer.
         """
-        with self._limit:
-            lent = self._take()
-            try:
-                yield lent.store, lent.editable
-            except _HARMLESS:
-                self._put_back(lent)
-                raise
-            except BaseException:
-                self._drop(lent)
-                raise
-            else:
-                self._put_back(lent)
+        lent = self._take()
+        try:
+            yield lent.store, lent.editable
+        except _HARMLESS:
+            self._put_back(lent)
+            raise
+        except BaseException as error:
+            self._drop(lent)
+            if self._stopped and isinstance(error, Exception):
+                raise _stopped() from error
+            raise
+        else:
+            self._put_back(lent)
 
     def version(self) -> str:
         """Return a text that changes with whatever anybody commits to the file."""
-        with self._lock:
+        with self._using_the_file():
             if self._watch is not None and not self._watch.store._scope.store.in_place:
                 self._watch.close()
                 self._watch = None
@@ -100,7 +115,8 @@ class Stores:
                 self._watch = None
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Interrupt what is being asked, and close the file."""
+        """Interrupt what is being asked, and close the file for good."""
+        self._stopped = True
         deadline = time.monotonic() + timeout_s
         while True:
             with self._lock:
@@ -113,6 +129,7 @@ class Stores:
 
     def end(self) -> None:
         """Interrupt what is being asked until the process ends, also what begins meanwhile; for a thread of its own."""
+        self._stopped = True
         while True:
             self._interrupt()
             time.sleep(0.02)
@@ -123,8 +140,22 @@ class Stores:
                 with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
                     connection.interrupt()
 
-    def _take(self) -> _Open:
+    @contextlib.contextmanager
+    def _using_the_file(self) -> Iterator[None]:
+        """Hold the lock, unless the pages are no longer served, or somebody else has just locked the file."""
         with self._lock:
+            if self._stopped:
+                raise _stopped()
+            if self._locked is not None and time.monotonic() < self._locked[0] + _LOCKED_S:
+                raise StoreLocked(str(self._locked[1]))
+            try:
+                yield
+            except StoreLocked as error:
+                self._locked = time.monotonic(), error
+                raise
+
+    def _take(self) -> _Open:
+        with self._using_the_file():
             while self._idle:
                 opened = self._idle.pop()
                 if opened.store._scope.store.in_place:
@@ -141,8 +172,8 @@ class Stores:
             opened.close()
         if not os.path.exists(self.path):  # noqa: PTH110  # answers in a folder that is forbidden, too
             raise StoreNotFound(f"There is no store at {self.path} any more.")
-        store = open_store(self.path, namespace=None)
-        inner = store._scope.store
+        inner = opening.open_store(self.path, busy_timeout_s=BUSY_S)
+        store = seen(inner, None)
         try:
             return _Open(store, not self._read_only and inner.writable and not trust.is_foreign(inner))
         except BaseException:
@@ -159,3 +190,7 @@ class Stores:
         with self._lock:
             self._busy.discard(lent)
             lent.close()
+
+
+def _stopped() -> Stopped:
+    return Stopped("These pages are no longer served: flowstore ui was stopped.")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flowstore import drawing
-from flowstore.text import counted, duration, safe, size
+from flowstore.text import counted, duration, is_number, safe, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -136,11 +136,6 @@ def count(many: int, what: str = "") -> str:
     ('1,234', '1 task')
     """
     return counted(many, what) if what else f"{many:,}"
-
-
-def is_number(item: Any) -> bool:
-    """Return whether a value is shown as a number, right-aligned."""
-    return isinstance(item, (int, float)) and not isinstance(item, bool)
 
 
 def number(item: float) -> str:

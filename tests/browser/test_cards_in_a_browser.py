@@ -20,9 +20,9 @@ if (top !== self) attempt("top", () => { top.location.href = "http://stranger.ex
 attempt("cookie", () => document.cookie.length.toString());
 attempt("storage", () => localStorage.length);
 attempt("opener", () => { if (!window.open("/runs")) throw 1; });
-const asked = ["/runs", "/static/page.js", "http://stranger.example/"].map((url) =>
+const attempts = ["/runs", "/static/page.js", "http://stranger.example/"].map((url) =>
   fetch(url, { credentials: "include" }).then(() => log.push(url + " worked"), () => log.push(url + " failed")));
-Promise.all(asked).then(() => {
+Promise.all(attempts).then(() => {
   document.getElementById("log").textContent = log.concat("origin " + origin).join("\\n");
 });
 </script>"""

@@ -24,10 +24,10 @@ def exported(tmp_path):
 
 @pytest.mark.parametrize(("width", "colours"), [(1280, "light"), (400, "dark")])
 def test_an_exported_page_is_whole_by_itself(chromium, exported, request, width, colours):
-    """Nothing is asked for, nothing runs, and a name in the timeline opens its task, with its log and card."""
+    """Nothing is requested for, nothing runs, and a name in the timeline opens its task, with its log and card."""
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=colours, offline=True)
-    page, asked, problems = context.new_page(), [], []
-    page.on("request", lambda sent: asked.append(sent.url))
+    page, requested, problems = context.new_page(), [], []
+    page.on("request", lambda sent: requested.append(sent.url))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(exported.as_uri())
     page.locator(".timeline li", has_text="start").locator("a").click()
@@ -41,6 +41,6 @@ def test_an_exported_page_is_whole_by_itself(chromium, exported, request, width,
     assert page.locator("body").evaluate("body => body.scrollWidth <= window.innerWidth")
     if folder := request.config.getoption("screenshots"):
         page.screenshot(path=f"{folder}/exported-{width}-{colours}.png", full_page=True)
-    assert [url.partition("#")[0] for url in asked] == [exported.as_uri()]
+    assert [url.partition("#")[0] for url in requested] == [exported.as_uri()]
     assert problems == []
     context.close()

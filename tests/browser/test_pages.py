@@ -136,7 +136,7 @@ def test_the_keyboard_alone(visit, path):
     watched = visit(make_store(path))
     page = watched.page
     page.keyboard.press("Tab")
-    assert page.locator(":focus").inner_text() == "To the page"
+    assert page.locator(":focus").inner_text() == "Skip to content"
     page.keyboard.press("Enter")
     for _ in range(40):
         page.keyboard.press("Tab")

@@ -83,4 +83,5 @@ def test_server(script):
         assert 'data-every="5"' in page
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
+    assert "There is no run F/99" in script("card", "server", "--run-id", "99", "--no-browser", expect=1).stderr
     script.check()

@@ -137,6 +137,9 @@ def test_cards_as_objects(source):
     assert Path(cards[0].path).read_text() == "<p>small"
     assert cards[0].get_data() is None
     assert 'sandbox="allow-scripts"' in cards._repr_html_()
+    assert [f'height="{height}"' in card._repr_html_() for card, height in zip(cards, (200, 600), strict=True)] == [
+        True
+    ] * 2
     assert len(get_cards("F/1/start/1", type="default")) == 0
     with pytest.raises(flowstore.NotFound):
         get_cards("F/1/start/77")

@@ -107,6 +107,7 @@ def test_settings_stand_before_or_after(story):
 WRONG = [
     (["flowstore", "shwo", "F/1"], 2, "There is no command 'shwo'. Did you mean 'show'?"),
     (["flowstore", "zzz"], 2, "There is no command 'zzz'.\n"),
+    (["flowstore", "run"], 2, "There is no command 'run'. A flow's own file has it: python flow.py run\n"),
     (["flowstore", "runs", "--limt", "3"], 2, "There is no option --limt. Did you mean '--limit'?"),
     (["flowstore", "runs", "--alpha", "3"], 2, "There is no option --alpha.\n"),
     (["flowstore", "schema", "--namespace", "x"], 2, "There is no option --namespace."),

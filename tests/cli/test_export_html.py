@@ -163,13 +163,14 @@ def test_cards_are_in_frames_in_which_nothing_runs(tmp_path):
     """A card is the text of an attribute, and what is not one is said to be none; the rest of the file stays."""
     hostile = '</iframe>"><script>parent.document.body.textContent = "EVIL"</script><img src=http://127.0.0.1:1/x>'
     path = store_with(tmp_path / "flowstore.db", {"x": 1})
-    card_in(path, "<h1>A report</h1>", kind="default")
+    card_in(path, f"<style>{'.' * 9000}</style><body><h1>A report</h1>", kind="default")
     card_in(path, hostile, n=1, kind="own")
     out = tmp_path / "out.html"
     command("--store", path, "export", "--html", out, "F/1")
     text, shown = read(out)
     assert text.count("<iframe ") == text.count('sandbox=""') == 2
-    assert 'srcdoc="&lt;h1&gt;A report&lt;/h1&gt;"' in text
+    assert '&lt;body&gt;&lt;h1&gt;A report&lt;/h1&gt;"' in text
+    assert text.count('class="card short"') == 2  # a style sheet makes no card higher
     assert "It has a script, which does not run in this file." in shown
     assert "EVIL" not in shown
 

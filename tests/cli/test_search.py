@@ -11,7 +11,7 @@ import pytest
 from flowstore import open_store
 from flowstore.store import records
 from flowstore.store.opening import ensure_store
-from flowstore.store.search import Wanted, excerpt, search
+from flowstore.store.search import Wanted, excerpt, search_runs
 from support.cli import command
 from support.recording import add_run
 
@@ -39,7 +39,7 @@ def add_run_in(db):
     return run_id
 
 
-def found(path, *words):
+def hits_of(path, *words):
     """The rows that `flowstore search WORDS` prints as JSON."""
     return json.loads(command("search", *words, "--json", "--store", path).stdout)
 
@@ -59,13 +59,13 @@ def found(path, *words):
 )
 def test_where_a_text_is(searched, text, hits):
     """In upper or lower case, newest run first, with what is around it."""
-    assert [(row["run"], row["where"], row["excerpt"]) for row in found(searched, text)] == hits
+    assert [(row["run"], row["where"], row["excerpt"]) for row in hits_of(searched, text)] == hits
 
 
 def test_which_task_it_was(searched):
     """An error and a log line say whose they are."""
-    [error] = found(searched, "it failed")
-    [line] = found(searched, "näedle")
+    [error] = hits_of(searched, "it failed")
+    [line] = hits_of(searched, "näedle")
     assert error["task"].startswith("join/")
     assert line["task"] == "start/1"
     assert list(line) == ["run", "status", "created_at", "where", "task", "excerpt"]
@@ -73,9 +73,9 @@ def test_which_task_it_was(searched):
 
 def test_only_some_runs(searched):
     """A flow, a tag and a namespace narrow it."""
-    assert [row["run"] for row in found(searched, "needle", "Tags")] == ["Tags/4"]
-    assert [row["run"] for row in found(searched, "needle", "--namespace", "user:me")] == ["Notes/5"]
-    assert found(searched, "needle", "--tag", "odd") == []
+    assert [row["run"] for row in hits_of(searched, "needle", "Tags")] == ["Tags/4"]
+    assert [row["run"] for row in hits_of(searched, "needle", "--namespace", "user:me")] == ["Notes/5"]
+    assert hits_of(searched, "needle", "--tag", "odd") == []
     assert "no run of a flow 'Tag'" in command("search", "x", "Tag", "--store", searched, expect=1).stderr
     assert "Give a text" in command("search", "", "--store", searched, expect=2).stderr
 
@@ -114,11 +114,11 @@ def test_a_long_log_is_not_read_for_ever(tmp_path):
     store = ensure_store(tmp_path / "flowstore.db")
     add_run(store, printed="x" * 60_000 + "\n", width=40)
     add_run(store, printed="short\n")
-    result = search(store, Wanted(text="missing", deadline_s=0))
+    result = search_runs(store, Wanted(text="missing", deadline_s=0))
     assert (result.looked_at, result.complete) == (1, False)
-    result = search(store, Wanted(text="missing", deadline_s=0, before=result.last))
+    result = search_runs(store, Wanted(text="missing", deadline_s=0, before=result.last))
     assert (result.looked_at, result.complete, [run.run_id for run in result.unread]) == (1, True, [1])
-    assert search(store, Wanted(text="missing")).unread == []
+    assert search_runs(store, Wanted(text="missing")).unread == []
     assert (
         "--seconds 60" in command("search", "missing", "--before", "F/2", "--seconds", 0, "--store", store.path).stderr
     )
@@ -133,7 +133,7 @@ def test_a_line_that_was_read_in_two_pieces(tmp_path):
         [log_id] = db.execute("select log_id from log_chunks order by id desc limit 1").fetchone()
         rows = [(log_id, "stdout", 1, "dle of hay\nand more"), (log_id, "stderr", 1, "other")]
         db.executemany("insert into log_chunks (log_id, stream, written_at, text) values (?, ?, ?, ?)", rows)
-    [hit] = search(store, Wanted(text="Needle")).hits
+    [hit] = search_runs(store, Wanted(text="Needle")).hits
     assert (hit.run.run_id, hit.excerpt) == (run_id, "a needle of hay")
     store.close()
 
@@ -147,15 +147,15 @@ def test_a_search_keeps_nobody_waiting(tmp_path):
     store.close()
     with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other, open_store(path) as mine:
         inner = mine._scope.store
-        asked = inner.rows
+        original = inner.rows
 
         def rows(*args):
-            result = asked(*args)
+            result = original(*args)
             other.execute("update runs set note = 'changed' where id = 1")
             return result
 
         inner.rows = rows
-        assert search(inner, Wanted(text="missing")).complete
+        assert search_runs(inner, Wanted(text="missing")).complete
 
 
 @pytest.mark.parametrize(

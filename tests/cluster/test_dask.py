@@ -18,7 +18,7 @@ from support.cli import stop
 from support.flows import BRANCH, FOREACH, GANG, LINEAR, MIDDLE, flow_source
 from support.processes import wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), pytest.mark.untraced]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 def on(cluster):

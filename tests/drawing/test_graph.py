@@ -67,7 +67,7 @@ def test_thirty_steps_fit_a_page():
     assert len({place[0] for place in boxes_of(html).values()}) == 1  # nothing is known of their order
     html = graph([Box(f"s{n}") for n in range(31)], arrows_of(SHAPES["long"]))
     assert float(re.search('width="([0-9]+)"', html)[1]) <= drawing.WIDEST_ROW + 50
-    assert len({place[1] for place in boxes_of(html).values()}) > 3
+    assert len({corner[1] for corner in boxes_of(html).values()}) > 3
 
 
 def test_a_state_is_a_shape_a_word_and_a_colour():

@@ -175,8 +175,11 @@ def test_chosen_columns_take_the_place_of_what_is_wide(several):
 def test_a_column_that_no_run_has_is_told(several):
     """The runs are listed all the same."""
     result = command("runs", "--sort", "nothing", "--store", several.db)
-    assert "'nothing'" in result.stderr
+    assert result.stderr == "No run here has a 'nothing' to sort by.\n"
     assert len(result.stdout.splitlines()) == 5
+    shown = command("runs", "--columns", "nothing,m.x", "--store", several.db)
+    assert shown.stderr == "No run here has a 'nothing'.\n"
+    assert len(shown.stdout.splitlines()) == 5
 
 
 def test_the_readme_s_question_is_answered(several):

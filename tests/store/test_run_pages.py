@@ -97,20 +97,20 @@ def answer(model, query):
             and (query.text is None or any(query.text.casefold() in text.casefold() for text in shown))
         )
 
-    found = sorted(filter(matches, model), key=lambda known: known.run_id, reverse=True)
+    matching = sorted(filter(matches, model), key=lambda known: known.run_id, reverse=True)
     column, falling = (query.sort or "-created_at").removeprefix("-"), (query.sort or "-").startswith("-")
     if column == "created_at":
-        return [known.run_id for known in (found if falling else reversed(found))]
+        return [known.run_id for known in (matching if falling else reversed(matching))]
 
     def value(known):
         value = getattr(known, column, None)
         return value if value is None else (isinstance(value, str), value)
 
-    have = [known for known in found if value(known) is not None]
+    have = [known for known in matching if value(known) is not None]
     if column == "score" and not falling:
         have.reverse()  # of equal numbers, the older first
     have.sort(key=value, reverse=falling)
-    return [known.run_id for known in (*have, *(known for known in found if value(known) is None))]
+    return [known.run_id for known in (*have, *(known for known in matching if value(known) is None))]
 
 
 @pytest.fixture(scope="module", params=[1, 500])
@@ -123,20 +123,20 @@ def few(request):
 
 @pytest.mark.long
 @settings(max_examples=10, deadline=None)
-@given(recorded=st.lists(runs, min_size=1, max_size=12), asked=st.lists(queries, min_size=12, max_size=12))
-def test_pages_are_what_a_model_finds(tmp_path_factory, few, recorded, asked):
+@given(recorded=st.lists(runs, min_size=1, max_size=12), wanted=st.lists(queries, min_size=12, max_size=12))
+def test_pages_are_what_a_model_finds(tmp_path_factory, few, recorded, wanted):
     """Page after page, whichever way it is looked for, each run once."""
     store = ensure_store(tmp_path_factory.mktemp("pages") / "flowstore.db")
     model = [record(store, known) for known in recorded]
-    for query in asked:
-        found, after = [], None
+    for query in wanted:
+        listed, after = [], None
         while True:
             page = find_page(store, attrs.evolve(query, after=after))
             assert len(page.matches) <= query.limit
-            found += [match.run_id for match in page.matches]
+            listed += [match.run_id for match in page.matches]
             if (after := page.after) is None:
                 break
-        assert found == answer(model, query), query
+        assert listed == answer(model, query), query
     store.close()
 
 

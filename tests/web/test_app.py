@@ -86,7 +86,7 @@ def test_other_methods(browse, path):
 def test_too_large_a_form(browse, path):
     """A form of more than a megabyte is refused."""
     browser = browse(make_store(path))
-    assert "more text" in browser.send("/run/F/1/note", 413, note="x" * 2_000_000).text
+    assert "at most 1 MiB" in browser.send("/run/F/1/note", 413, note="x" * 2_000_000).text
     assert "at most 10,000 characters" in browser.send("/run/F/1/note", 400, note="x" * 10_001).text
 
 

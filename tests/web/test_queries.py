@@ -232,7 +232,11 @@ def test_the_server_ends_in_the_middle_of_a_question(browse, store_path):
     """It does not wait for the deadline."""
     browser = browse(store_path)
     browser.page("/sql?q=select+1")  # all that it needs is imported
-    asking = threading.Thread(target=lambda: browser.page(f"/sql?q={ENDLESS}"), daemon=True)
+    answers = []
+    url = f"/sql?q={ENDLESS}"
+    asking = threading.Thread(
+        target=lambda: answers.append(browser.stranger.get(url, headers=browser.headers)), daemon=True
+    )
     asking.start()
     deadline = time.monotonic() + 10
     while not browser.stores._busy and time.monotonic() < deadline:
@@ -242,6 +246,8 @@ def test_the_server_ends_in_the_middle_of_a_question(browse, store_path):
     asking.join(timeout=10)
     assert not asking.is_alive()
     assert time.monotonic() - began < 5
+    assert answers[0].status_code in {200, 503}, "it is interrupted in the question, or beside it"
+    assert "was stopped" in browser.page("/", 503)
 
 
 # --- deployments

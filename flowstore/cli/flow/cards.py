@@ -43,12 +43,12 @@ def _with_choice(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--id", metavar="ID", help="Only the card with this id."),
         click.option("--type", metavar="TYPE", help="Only cards of this type."),
-        click.option("--hash", metavar="HASH", help="Only the card whose hash begins so."),
+        click.option("--hash", metavar="HASH", help="Only cards whose hash begins with this."),
         click.option(
             "--follow-resumed/--no-follow-resumed",
             default=True,
             show_default=True,
-            help="Whether a task that was taken over from another run has the cards of its origin.",
+            help="Whether a task that was taken over from another run has the cards of the original task.",
         ),
     )
     decorated = gather(choice=_Choice)(function)
@@ -213,7 +213,7 @@ class _Shown:
     metavar="N",
     help="How many cards are shown.",
 )
-@click.option("--no-browser", is_flag=True, help="Print the address, and open nothing.")
+@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @gather(shown=_Shown)
 def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
     """Serve the cards of a run as a web page.
@@ -227,6 +227,8 @@ def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
     from flowstore.web.server import Options, serve
 
     path = opening.active_store().path
+    if not shown.run_id.startswith("latest"):  # which may still begin
+        this.find(shown.run_id, Run, everywhere=True)
     options = Options(port=port, no_browser=no_browser, read_only=True, page=shown.page(this.name))
     return serve(path, options, click.echo)
 
@@ -234,6 +236,6 @@ def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
 card = Group(
     "card",
     [view, get, list_, server],
-    help="Show and keep the cards that tasks have made.",
+    help="Show and save the cards of tasks.",
     example="python flow.py card view 5/train",
 )

@@ -49,6 +49,8 @@ ROUTES = (
     ("/deployments", "GET", "flowstore.web.pages.deployments:deployments"),
 )
 
+QUESTIONS = frozenset({"/sql", "/search"})  # the pages whose answer may take many seconds
+
 
 @attrs.frozen
 class Query:
@@ -160,6 +162,6 @@ def check_editable(view: View) -> None:
     """Raise `NotEditable` where nothing may be changed."""
     if not view.editable:
         raise NotEditable(
-            f"{view.store.path} is only looked at here: it is not your own file, it cannot be written, or flowstore ui "
-            "was started with --read-only."
+            f"{view.store.path} cannot be changed here: it is not your own file, it is read-only, or flowstore ui was "
+            "started with --read-only."
         )

@@ -62,7 +62,7 @@ def deployments(view: View) -> Page:
             "scheduler": scheduler is not None,
         }
 
-    data = {"listed": listed, "waiting": waiting}
+    data = {"listed": listed, "waiting": waiting, "recent": _RECENT}
     return Page("deployments.html", "Deployments", data, as_json, runs_now=running)
 
 

@@ -17,8 +17,9 @@ from flowstore.production import schedule
 from flowstore.store import queries
 from flowstore.store.run_pages import RunQuery, ms_ago
 from flowstore.store.schema import STATUSES
+from flowstore.text import is_number
 from flowstore.web.pages import Page, View, run_json
-from flowstore.web.templating import is_number, pathspec
+from flowstore.web.templating import pathspec
 
 AT_ONCE = 50  # runs on a page
 MOST_AT_ONCE = 1000  # that somebody may ask for

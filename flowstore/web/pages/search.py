@@ -13,8 +13,7 @@ from flowstore.client import rows
 from flowstore.client.listings import rows_of_hits
 from flowstore.client.rows import RunRow
 from flowstore.sqlite.typed_rows import time_of
-from flowstore.store.search import Hit, Search, Wanted
-from flowstore.store.search import search as look
+from flowstore.store.search import Hit, Search, Wanted, search_runs
 from flowstore.web.pages import Page, View
 
 DEADLINE_S = 3.0  # after which a page says how far it looked
@@ -55,7 +54,7 @@ def search(view: View) -> Page:
         limit=_AT_ONCE,
         deadline_s=DEADLINE_S,
     )
-    result = look(view.store._scope.store, wanted)
+    result = search_runs(view.store._scope.store, wanted)
     runs = rows.runs_of(view.store._scope, [hit.run for hit in result.hits])
     hits = [RunHit(row, hit, text) for row, hit in zip(rows.of_runs(runs), result.hits, strict=True)]
     last = result.last

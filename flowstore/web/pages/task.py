@@ -136,7 +136,6 @@ def _page(view: View, item: Task, stream: str) -> Page:
         "timestamps": bool(view.query.get("timestamps")),
         "query": view.query,
         "chosen": view.query.get("attempt"),
-        "code": item._run.code is not None,
     }
     return Page("task.html", item.pathspec, data | shown, as_json, runs_now=running)
 

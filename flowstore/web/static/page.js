@@ -2,7 +2,7 @@
 "use strict";
 
 const VERSION = "x-flowstore-version";
-const EACH_MS = 1000;
+const INTERVAL_MS = 1000;
 let version = "-";
 let timer = 0;
 
@@ -95,7 +95,7 @@ async function poll() {
   }
   const took = performance.now() - began; // a page that takes long is asked for less often
   const every = Number(document.querySelector("[data-every]")?.dataset.every || 1); // seconds
-  schedule(Math.max(every * EACH_MS, Math.min(10 * took, 10 * EACH_MS)));
+  schedule(Math.max(every * INTERVAL_MS, Math.min(10 * took, 10 * INTERVAL_MS)));
 }
 
 function schedule(wait) {
@@ -115,6 +115,7 @@ document.addEventListener("click", async (event) => {
   button.textContent = "copied";
   setTimeout(() => { button.textContent = "copy"; }, 1500);
 });
+
 // How long ago something was goes on by itself, as `ago` in templating.py has it; the exact time stays in the title.
 function ago(seconds) {
   for (const [size, unit] of [[31536000, "year"], [2592000, "month"], [86400, "day"], [3600, "hour"]]) {
@@ -123,6 +124,11 @@ function ago(seconds) {
   }
   return seconds >= 60 ? `${Math.floor(seconds / 60)} min ago` : `${Math.floor(seconds)} s ago`;
 }
+
+// A filter that is chosen from a list applies at once.
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+});
 
 setInterval(() => {
   for (const time of document.hidden ? [] : document.querySelectorAll("time[datetime]")) {
@@ -134,7 +140,4 @@ setInterval(() => {
 document.addEventListener("visibilitychange", () => schedule(0));
 for (const part of parts(document)) part.shownAs = html(part);
 ready(document);
-schedule(EACH_MS);
-document.addEventListener("change", (event) => {
-  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
-});
+schedule(INTERVAL_MS);
