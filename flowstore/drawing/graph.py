@@ -112,7 +112,7 @@ def _box(box: Box, corner: tuple[int, int, int]) -> str:
     title = "\n".join(part for part in (_spoken(box), box.title) if part)
     drawn = (
         f"<title>{escape(safe(title))}</title>"
-        f'<rect x="{x}" y="{y}" width="{width}" height="{_HEIGHT}" rx="4" class="box stroke-{escape(state)}"/>'
+        f'<rect x="{x}" y="{y}" width="{width}" height="{_HEIGHT}" rx="4" class="box stroke-{_text(state)}"/>'
         f'<text x="{x + 13}" y="{y + 21}">{_coloured(_text(_head(box)), box.state)}</text>'
         f'<text x="{x + 13}" y="{y + 39}" class="faint">{_text(_note(box))}</text>'
     )

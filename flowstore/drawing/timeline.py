@@ -164,7 +164,7 @@ def _bar(bar: Bar, top: int, length: float, kind: str) -> str:
         return f"<g>{title}{''.join(_strip(bar, top, length))}</g>"
     visible = width if end - begin > 0.008 * length else "3"
     return (
-        f'<rect class="fill-{escape(bar.state)}{kind}" x="{x}" y="{top}" width="{visible}" height="{_BAR}">'
+        f'<rect class="fill-{escape(one_line(bar.state))}{kind}" x="{x}" y="{top}" width="{visible}" height="{_BAR}">'
         f"{title}</rect>"
     )
 
@@ -180,7 +180,7 @@ def _strip(bar: Bar, top: int, length: float) -> Iterable[str]:
             x, width = _percent(bar.begin + first * part, length), _percent((at - first) * part, length)
             opacity = round(0.25 + 0.75 * level / LEVELS, 2)
             yield (
-                f'<rect class="fill-{escape(bar.state)}" x="{x}" y="{top}" width="{width}" height="{_BAR}" '
+                f'<rect class="fill-{escape(one_line(bar.state))}" x="{x}" y="{top}" width="{width}" height="{_BAR}" '
                 f'opacity="{opacity}"/>'
             )
         first = at

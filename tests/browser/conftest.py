@@ -76,10 +76,13 @@ def visit(chromium, request, tmp_path):
     with contextlib.ExitStack() as stack:
         watched = []
 
-        def begin(store, *, width=1280, color_scheme="light", javascript=True, options=()):
+        def begin(store, *, width=1280, color_scheme="light", javascript=True, bypass_csp=False, options=()):
             url = stack.enter_context(served(store, *options))
             context = chromium.new_context(
-                viewport={"width": width, "height": 900}, color_scheme=color_scheme, java_script_enabled=javascript
+                viewport={"width": width, "height": 900},
+                color_scheme=color_scheme,
+                java_script_enabled=javascript,
+                bypass_csp=bypass_csp,
             )
             stack.callback(context.close)
             watched.append(Watched(context.new_page(), url, request.config.getoption("screenshots")))
