@@ -88,7 +88,7 @@ class RemoteExecutor(Executor):
         self._amounts = amounts_by_step(setup)
         self._pools: list[Amounts] = list(dict.fromkeys(self._amounts.values()))
         self._warned: set[str] = set()
-        self._services: Services | None = None
+        self._services: Services
         self._selector = selectors.DefaultSelector()
         self._events: list[Event] = []
         self._attempts: dict[int, Attempt] = {}  # by number
@@ -197,8 +197,11 @@ class RemoteExecutor(Executor):
                 self._lose(host, "whose connection ended")
                 return
             for message in messages:
-                self._take(host, message)
+                if host.key in self._hosts:  # not lost meanwhile
+                    self._take(host, message)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            if isinstance(error, FlowstoreError):
+                raise
             self._lose(host, f"which sent something that is not a message ({error})")
 
     def _flush(self, host: Host) -> None:
@@ -299,7 +302,6 @@ class RemoteExecutor(Executor):
     # --- what hosts say
 
     def _take(self, host: Host, message: Message) -> None:
-        assert self._services is not None
         kind, *values = message
         if kind == "hello":
             self._set_up(host, values[0])
@@ -307,9 +309,10 @@ class RemoteExecutor(Executor):
             host.ready = True
             for pool in set(host.leases.values()):
                 host.send("slots", pool, host.slots(pool))
+        elif kind == "failed" and host.ready:
+            self._lose(host, "where the task server died")
         elif kind == "failed":
-            what = "The task server died" if host.ready else "The flow could not be imported"
-            raise FlowstoreError(f"{what} on {host.name}: {values[0]}")
+            raise FlowstoreError(f"The flow could not be imported on {host.name}: {values[0]}")
         elif kind == "ask":
             host.send(*answered(self._services.source, *values))
         elif kind != "beat":
@@ -318,7 +321,6 @@ class RemoteExecutor(Executor):
                 self._take_event(host, attempt, kind, values)
 
     def _take_event(self, host: Host, attempt: Attempt, kind: str, values: Sequence[Any]) -> None:
-        assert self._services is not None
         number, results = attempt.number, self._services.results
         if kind == "started":
             attempt.begun = True
@@ -439,7 +441,7 @@ class RemoteExecutor(Executor):
         """Take what a host still says before it ends; nothing of it counts any more."""
         self._flush(host)
         with contextlib.suppress(ValueError):
-            if host.receive() is None:
+            if host.receive() is None:  # what else it says is not even read
                 self._drop(host)
 
     def _drop(self, host: Host) -> None:

@@ -168,12 +168,8 @@ class Host:
         """Whether something is still to be sent."""
         return bool(self._out)
 
-    def receive(self) -> list[Message] | None:
-        """Return the messages that have arrived; `None` at the end.
-
-        Raises:
-            ValueError: it sent something else.
-        """
+    def receive(self) -> Iterable[Message] | None:
+        """Return the messages that have arrived; `None` at the end. Iterating raises ValueError at what is none."""
         try:
             data = self.connection.recv(READ_BYTES)
         except BlockingIOError:
@@ -183,7 +179,7 @@ class Host:
         if not data:
             return None
         self.heard_at = time.monotonic()
-        return list(self._reader.feed(data))
+        return self._reader.feed(data)
 
 
 def by_gang(attempts: Iterable[Attempt]) -> list[list[Attempt]]:
