@@ -1,7 +1,7 @@
 """The frame of both command lines: how commands are declared and found, and how they end.
 
 `flowstore …` (`cli.main`) and `python flow.py …` (`cli.flow`) are trees of commands. A `Group` knows its commands by
-name and by the module that has them, and imports that module when the command is asked for. A command is a function:
+name, module and summary, and imports the module when the command is asked for. A command is a function:
 
     @command(STORE, NAMESPACE, FORM)
     @click.argument("pathspec")
@@ -170,12 +170,25 @@ def _refuse_unused(ctx: click.Context, taken: Sequence[Setting]) -> None:
 # --- groups
 
 
+@attrs.frozen(eq=False, repr=False)
+class Listed:
+    """A command in the list of a group, which imports nothing for its help.
+
+    Attributes:
+        module: where the command is.
+        summary: the first sentence of the command's own help.
+    """
+
+    module: str
+    summary: str
+
+
 class Group(_WithExample, click.Group):
     """A group of commands, in the order in which they are listed; each is imported when it is asked for.
 
     Args:
         name: the group's.
-        commands: the module that has each command, by the command's name; or the commands themselves.
+        commands: where each command is, by the command's name; or the commands themselves.
         help: what the group is for.
         example: a command line.
         settings: what may stand before its commands.
@@ -186,7 +199,7 @@ class Group(_WithExample, click.Group):
     def __init__(
         self,
         name: str,
-        commands: Mapping[str, str] | Sequence[click.Command],
+        commands: Mapping[str, Listed] | Sequence[click.Command],
         *,
         help: str,  # click's name
         example: str,
@@ -200,23 +213,33 @@ class Group(_WithExample, click.Group):
         self.settings = tuple(settings)
         self._of_flows = of_flows
         self.params += [option for setting in settings for option in setting.options]
-        self._modules: Mapping[str, str] = {}
+        self._listed: Mapping[str, Listed] = {}
         if isinstance(commands, Mapping):
-            self._modules = commands
+            self._listed = commands
         else:
             for member in commands:
                 self.add_command(member)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Return the names of the commands."""
-        return [*self._modules] or [*self.commands]
+        return [*self._listed] or [*self.commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by name, or `None`."""
-        if cmd_name in self._modules and cmd_name not in self.commands:
-            members = vars(import_at_rest(self._modules[cmd_name])).values()
+        if cmd_name in self._listed and cmd_name not in self.commands:
+            members = vars(import_at_rest(self._listed[cmd_name].module)).values()
             self.add_command(next(one for one in members if isinstance(one, click.Command) and one.name == cmd_name))
         return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with their summaries."""
+        if not self._listed:
+            super().format_commands(ctx, formatter)
+            return
+        limit = formatter.width - 6 - max(map(len, self._listed))
+        with formatter.section("Commands"):
+            one_line = (click.Command(name, help=one.summary) for name, one in self._listed.items())
+            formatter.write_dl([(str(command.name), command.get_short_help_str(limit)) for command in one_line])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -7,30 +7,31 @@ from typing import Any
 
 from flowstore import context
 from flowstore.cli import app
+from flowstore.cli.app import Listed
 from flowstore.cli.settings import FORM, NAMESPACE, STORE
 
 COMMANDS = {
-    "runs": "flowstore.cli.runs",
-    "show": "flowstore.cli.inspect",
-    "diff": "flowstore.cli.diff",
-    "search": "flowstore.cli.runs",
-    "note": "flowstore.cli.inspect",
-    "tags": "flowstore.cli.runs",
-    "namespaces": "flowstore.cli.runs",
-    "logs": "flowstore.cli.inspect",
-    "get": "flowstore.cli.inspect",
-    "schema": "flowstore.cli.inspect",
-    "sql": "flowstore.cli.inspect",
-    "ui": "flowstore.cli.ui",
-    "export": "flowstore.cli.transfer",
-    "import": "flowstore.cli.transfer",
-    "trust": "flowstore.cli.transfer",
-    "delete": "flowstore.cli.maintenance",
-    "vacuum": "flowstore.cli.maintenance",
-    "check": "flowstore.cli.maintenance",
-    "deployments": "flowstore.cli.production",
-    "scheduler": "flowstore.cli.production",
-    "demo": "flowstore.cli.demo",
+    "runs": Listed("flowstore.cli.runs", "List runs, newest first."),
+    "show": Listed("flowstore.cli.inspect", "Show a flow, a run, a step, a task or an artifact."),
+    "diff": Listed("flowstore.cli.diff", "Compare two runs, and show what differs."),
+    "search": Listed("flowstore.cli.runs", "Find runs by a text in what is known of them."),
+    "note": Listed("flowstore.cli.inspect", "Show the note on a run, or write one."),
+    "tags": Listed("flowstore.cli.runs", "List all tags of runs, with counts and last use."),
+    "namespaces": Listed("flowstore.cli.runs", "List the namespaces of users and of production."),
+    "logs": Listed("flowstore.cli.inspect", "Show what the tasks of a run, step or task printed."),
+    "get": Listed("flowstore.cli.inspect", "Print an artifact, or write it to a file."),
+    "schema": Listed("flowstore.cli.inspect", "Explain the views that answer questions in SQL."),
+    "sql": Listed("flowstore.cli.inspect", "Ask a question in SQL; the store is only read."),
+    "ui": Listed("flowstore.cli.ui", "Show the store as web pages, until Ctrl-C."),
+    "export": Listed("flowstore.cli.transfer", "Write selected runs, or all, to a new store or HTML file."),
+    "import": Listed("flowstore.cli.transfer", "Add the runs of other stores to this one."),
+    "trust": Listed("flowstore.cli.transfer", "Trust a store, so that its pickles are loaded."),
+    "delete": Listed("flowstore.cli.maintenance", "Delete runs, and the bytes that nothing else uses."),
+    "vacuum": Listed("flowstore.cli.maintenance", "Give back the space that deleted runs and crashes left."),
+    "check": Listed("flowstore.cli.maintenance", "Check that the store is sound."),
+    "deployments": Listed("flowstore.cli.production", "List what is in production, and when it runs next."),
+    "scheduler": Listed("flowstore.cli.production", "Start deployments as their schedules fall due."),
+    "demo": Listed("flowstore.cli.demo", "Run a small real flow, and show where to look next."),
 }
 
 

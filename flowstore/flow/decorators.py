@@ -25,7 +25,15 @@ def step(function: F) -> F:
     return function
 
 
-class StepDecorator:
+class _Decorator:
+    """The base of all decorators, with one text for people; generated in each class, it would slow imports down."""
+
+    def __repr__(self) -> str:
+        options = (f"{name}={getattr(self, name)!r}" for name in _option_names(type(self)) or vars(self))
+        return f"{type(self).__qualname__}({', '.join(options)})"
+
+
+class StepDecorator(_Decorator):
     """The base of step decorators, which have a name and add themselves to a function."""
 
     name: ClassVar[str]
@@ -66,7 +74,7 @@ def _text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise GraphError(f"@{instance.name}: {attribute.name} must be a short text, not {value!r}.")
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Retry(StepDecorator):
     """Try a failed task again."""
 
@@ -75,7 +83,7 @@ class Retry(StepDecorator):
     minutes_between_retries: float = attrs.field(default=0, validator=_amount)
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Catch(StepDecorator):
     """Let the run go on when a task has failed for good."""
 
@@ -84,7 +92,7 @@ class Catch(StepDecorator):
     print_exception: bool = attrs.field(default=True, validator=_of_type(bool, "True or False"))
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Timeout(StepDecorator):
     """Fail an attempt that takes too long."""
 
@@ -103,7 +111,7 @@ class Timeout(StepDecorator):
         return self.seconds + 60 * self.minutes + 3600 * self.hours
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Environment(StepDecorator):
     """Set environment variables for the step's tasks."""
 
@@ -127,7 +135,7 @@ class Resources(StepDecorator):
         self.amounts = amounts
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Card(StepDecorator):
     """Have each task of the step make a card; a step may have several."""
 
@@ -169,7 +177,7 @@ def is_card(text: str) -> bool:
     return text.partition(":")[0] == Card.name
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Parallel(StepDecorator):
     """The step runs as a gang, started with `self.next(…, num_parallel=n)`."""
 
@@ -314,7 +322,7 @@ def _pairs(text: str) -> list[str]:
 # --- decorators of flows
 
 
-class FlowDecorator:
+class FlowDecorator(_Decorator):
     """The base of flow decorators, which add themselves to a class."""
 
     name: ClassVar[str]
@@ -326,7 +334,7 @@ class FlowDecorator:
         return flow
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class project(FlowDecorator):  # noqa: N801  # used as a decorator
     """Put a flow into a project, whose flows find each other's results in production.
 
@@ -346,7 +354,7 @@ class project(FlowDecorator):  # noqa: N801  # used as a decorator
             )
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class schedule(FlowDecorator):  # noqa: N801  # used as a decorator
     """Say when a deployed flow runs: `hourly`, `daily` (the default), `weekly`, or a `cron` line; in `timezone`."""
 

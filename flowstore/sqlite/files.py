@@ -6,7 +6,6 @@ A file is written completely under a temporary name beside its path and then mov
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import sys
@@ -161,4 +160,6 @@ def _machine(process: liveness.Process) -> str:
 
 
 def _hash(text: str) -> str:
+    import hashlib  # OpenSSL, which most commands do without
+
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]

@@ -13,10 +13,9 @@ allows it. This module makes every write to `blobs`, `chunks`, `blob_values` and
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
@@ -27,6 +26,9 @@ from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.description import Described, Description
 from flowstore.store.preview import MAX_PREVIEW, in_line
 from flowstore.text import counted
+
+if TYPE_CHECKING:
+    import hashlib
 
 INLINE_BYTES = 65536
 CHUNK_BYTES = 1 << 20
@@ -327,6 +329,8 @@ def verified(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str)
         StoreCorrupt: they don't match.
         ArtifactError: they were left out of this file.
     """
+    import hashlib  # OpenSSL, which most commands do without
+
     blob = fetched(db, blob)
     check_size(db, store, blob, name)
     digest = hashlib.sha256()

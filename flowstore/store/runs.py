@@ -7,7 +7,6 @@ worst case: 40 ms where a flow has 100,000 runs and each tag is on two of three.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -90,6 +89,8 @@ def newest_first(
     """
     flows = [flow] if flow is not None else [row["name"] for row in store.rows("select name from flows")]
     matches = (_of_flow(store, name, tags, condition, last) for name in flows)
+    import heapq  # most questions have one condition
+
     return heapq.merge(*matches, key=lambda match: match.moment, reverse=True)
 
 

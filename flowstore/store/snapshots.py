@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +24,8 @@ def digest(script_name: str, files: Mapping[str, bytes], module: str | None = No
         files: the SHA-256 of each file, by path.
         module: the module that `python -m` runs, if any.
     """
+    import hashlib  # OpenSSL, which most commands do without
+
     start = [script_name] if module is None else [script_name, "-m", module]
     listing = "\0".join([*start, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
@@ -34,6 +35,8 @@ def ensure(
     db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes], module: str | None = None
 ) -> int:
     """Store a snapshot of source files, unless it is there, and return its row's id."""
+    import hashlib  # OpenSSL, which most commands do without
+
     shas = {path: hashlib.sha256(source).digest() for path, source in files.items()}  # those of their blobs
     sha = digest(script_name, shas, module)
     code_id = find(db, sha)

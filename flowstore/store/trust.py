@@ -10,8 +10,6 @@ one of the user's own runs wrote the same bytes: a row of `unverified` says so, 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import os
 import sqlite3
@@ -77,11 +75,22 @@ def _make_key(path: Path) -> bytes:
 
 def key_id(key: bytes) -> bytes:
     """Return what a signature says of the key that made it, without giving the key away."""
+    import hashlib  # OpenSSL, which most commands do without
+
     return hashlib.sha256(b"flowstore key id" + key).digest()[:8]
 
 
 def _mac(key: bytes, store_uuid: str, sha: bytes, codec: str) -> bytes:
+    import hmac  # with OpenSSL, which most commands do without
+
     return hmac.digest(key, b"\0".join((store_uuid.encode(), sha, codec.encode())), "sha256")
+
+
+def _is_same(mac: bytes, other: bytes) -> bool:
+    """Return whether two signatures are equal, in a time that says nothing of where they differ."""
+    import hmac
+
+    return hmac.compare_digest(mac, other)
 
 
 def sign(db: sqlite3.Connection, store_uuid: str, blob_id: int, sha: bytes, codec: str) -> None:
@@ -108,7 +117,7 @@ def may_load(store: Store, run_id: int | None, blob_id: int, sha: bytes, codec: 
     )
     if row is None or row["mac"] is None or row["is_flag"]:
         return False
-    return hmac.compare_digest(bytes(row["mac"]), _mac(key, row["uuid"], sha, codec))
+    return _is_same(bytes(row["mac"]), _mac(key, row["uuid"], sha, codec))
 
 
 def signed_by_user(store: Store, blob_ids: Iterable[int]) -> set[int]:
@@ -124,8 +133,7 @@ def signed_by_user(store: Store, blob_ids: Iterable[int]) -> set[int]:
     return {
         row["blob_id"]
         for row in rows
-        if row["sha"] is not None
-        and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, row["sha"], row["codec"]))
+        if row["sha"] is not None and _is_same(bytes(row["mac"]), _mac(key, store.uuid, row["sha"], row["codec"]))
     }
 
 
@@ -167,7 +175,7 @@ def is_key_of(signed_by: bytes) -> bool:
 
 def signed_deployment(store: Store, digest: bytes, signed_by: bytes, mac: bytes) -> bool:
     """Return whether this user signed a deployment of this digest."""
-    return is_key_of(signed_by) and hmac.compare_digest(mac, _mac(user_key(), store.uuid, digest, _DEPLOYMENT))
+    return is_key_of(signed_by) and _is_same(mac, _mac(user_key(), store.uuid, digest, _DEPLOYMENT))
 
 
 def is_trusted(path: Path, store_uuid: str) -> bool:
@@ -205,6 +213,8 @@ def revoke(path: Path) -> bool:
 
 def _place(path: Path) -> Path:
     """Return the file that records trust in a store: one for each, so that two processes don't undo each other."""
+    import hashlib  # OpenSSL, which most commands do without
+
     return home() / "trusted" / hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
@@ -235,7 +245,7 @@ def is_foreign(store: Store) -> bool:
     key = user_key()
     if store.value("select 1 from sqlite_master where name = 'owners'"):
         row = store.row("select mac from owners where key_id = ?", (key_id(key),))
-        if row is not None and hmac.compare_digest(bytes(row["mac"]), _mac(key, store.uuid, b"", _OWNER)):
+        if row is not None and _is_same(bytes(row["mac"]), _mac(key, store.uuid, b"", _OWNER)):
             return False
     signed = store.row("select max(blob_id) as blob_id from signatures where key_id = ?", (key_id(key),))
     return signed is None or signed["blob_id"] is None or not signed_by_user(store, [signed["blob_id"]])

@@ -7,8 +7,12 @@ import shutil
 import subprocess
 import sys
 
+import click
 import pytest
 
+from flowstore import FlowSpec
+from flowstore.cli import flow as flow_commands
+from flowstore.cli import main
 from flowstore.store import opening, records
 
 WORDS = ["F/latest", "F/latest-successful"]
@@ -114,3 +118,10 @@ def test_tab_is_quiet_where_there_is_nothing_to_offer(tmp_path):
     (tmp_path / "flowstore.db").write_bytes(b"SQLite format 3\x00" + b"x" * 5000)
     assert complete("flowstore show ", folder=tmp_path) == []
     assert complete("flowstore runs --tag x", folder=tmp_path) == []
+
+
+@pytest.mark.parametrize("group", [main.flowstore, flow_commands.commands_of(FlowSpec)], ids=["flowstore", "flow.py"])
+def test_the_list_of_commands_says_what_each_command_says_of_itself(group):
+    context = click.Context(group)
+    listed = {name: one.summary for name, one in group._listed.items()}
+    assert listed == {name: group.get_command(context, name).get_short_help_str(999) for name in listed}

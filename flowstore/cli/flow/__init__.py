@@ -15,23 +15,24 @@ import click
 
 from flowstore import context
 from flowstore.cli import app
+from flowstore.cli.app import Listed
 from flowstore.cli.flow.flow_file import SETTINGS, FlowFile
 from flowstore.flow.spec import FlowSpec
 
 COMMANDS = {
-    "run": "flowstore.cli.flow.run",
-    "resume": "flowstore.cli.flow.run",
-    "show": "flowstore.cli.flow.run",
-    "check": "flowstore.cli.flow.run",
-    "output-dot": "flowstore.cli.flow.run",
-    "dump": "flowstore.cli.flow.results",
-    "logs": "flowstore.cli.flow.results",
-    "list": "flowstore.cli.flow.results",
-    "tag": "flowstore.cli.flow.tags",
-    "card": "flowstore.cli.flow.cards",
-    "deploy": "flowstore.cli.flow.deploy",
-    "step-functions": "flowstore.cli.flow.deploy",
-    "argo-workflows": "flowstore.cli.flow.deploy",
+    "run": Listed("flowstore.cli.flow.run", "Run the flow."),
+    "resume": Listed("flowstore.cli.flow.run", "Run again what did not succeed."),
+    "show": Listed("flowstore.cli.flow.run", "Show the flow's steps."),
+    "check": Listed("flowstore.cli.flow.run", "Check that the flow is valid, without running it."),
+    "output-dot": Listed("flowstore.cli.flow.run", "Print the flow's graph for Graphviz."),
+    "dump": Listed("flowstore.cli.flow.results", "Show the artifacts of a step's tasks, or of one task."),
+    "logs": Listed("flowstore.cli.flow.results", "Show what tasks printed."),
+    "list": Listed("flowstore.cli.flow.results", "List runs, steps or tasks of this flow."),
+    "tag": Listed("flowstore.cli.flow.tags", "Tag runs, and what is in them."),
+    "card": Listed("flowstore.cli.flow.cards", "Show and keep the cards that tasks have made."),
+    "deploy": Listed("flowstore.cli.flow.deploy", "Put the flow into production, and run it there."),
+    "step-functions": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
+    "argo-workflows": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
 }
 _KERNELS = frozenset({"ipykernel_launcher.py", "colab_kernel_launcher.py"})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -59,6 +58,8 @@ class Encoded(Described):
     @functools.cached_property
     def sha(self) -> bytes:
         """SHA-256 of all pieces, computed when it is first asked for: not everything that is encoded is stored."""
+        import hashlib  # OpenSSL, which most commands do without
+
         digest = hashlib.sha256()
         for piece in self.pieces:
             digest.update(piece)
