@@ -424,7 +424,7 @@ def test_a_stranger_s_file_is_only_looked_at(browse, path, stranger):
     browser = browse(path)
     assert 'method="post"' not in browser.page("/run/F/1")
     for name, value in (("tags", {"add": "mine"}), ("note", {"note": "mine"})):
-        assert "only looked at here" in browser.send(f"/run/F/1/{name}", 403, **value).text
+        assert "was started with --read-only" in browser.send(f"/run/F/1/{name}", 403, **value).text
     assert browser.json("/run/F/1.json")["tags"] == ["blue"]
 
 
