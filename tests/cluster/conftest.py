@@ -99,15 +99,15 @@ def shared(tmp_path_factory):
     cluster.close()
 
 
-def processes_of(text):
+def processes_of(text, *where):
     """The ids of the processes whose command line or environment holds a text."""
-    found = []
+    holding = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             with contextlib.suppress(OSError):
-                if text.encode() in (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-    return found
+                if any(text.encode() in (folder / name).read_bytes() for name in where or ("environ", "cmdline")):
+                    holding.append(int(folder.name))
+    return holding
 
 
 def gone(text, seconds):

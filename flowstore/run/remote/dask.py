@@ -150,13 +150,27 @@ class DaskEngine(Engine):
                 f"Start one: dask worker {self._client.scheduler.address}"
             ) from None
         warnings = set()
-        for address, identity in self._client.run(eval, IDENTITY).items():
+        for address, identity in self._identities().items():
             refusal, warning = compare(identity, f"the Dask worker {address}")
             if refusal is not None:
                 raise FlowstoreError(refusal[:1].upper() + refusal[1:])
             warnings |= {warning} - {None}
         for warning in sorted(filter(None, warnings)):
             print(warning, file=sys.stderr)
+
+    def _identities(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what each worker says of itself; nothing where one does not answer, since hosts say it again."""
+
+        async def ask() -> Mapping[str, Mapping[str, Any]]:
+            answers: Mapping[str, Any] = await asyncio.wait_for(
+                self._client.run(eval, IDENTITY, on_error="ignore"), CONNECT_S
+            )
+            return {address: answer for address, answer in answers.items() if isinstance(answer, dict)}
+
+        try:
+            return asyncio.run_coroutine_threadsafe(ask(), self._client.loop.asyncio_loop).result()
+        except (OSError, TimeoutError):
+            return {}
 
     def room(self, amounts: Mapping[str, float]) -> int:
         """Return how many attempts with such resources could run at a time if nothing else ran."""
