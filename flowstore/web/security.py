@@ -80,7 +80,7 @@ def _name_of(host: str) -> str:
     """
     if host.startswith("["):
         name, _, port = host[1:].partition("]:") if "]:" in host else (host[1:].removesuffix("]"), "", "")
-        name = name if "]" in host else ""
+        name = name if "]" in host and ":" in name else ""
     else:
         name, _, port = host.partition(":")
     return name.lower() if not port or (port.isascii() and port.isdecimal()) else ""
