@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ def _show_task(task: Task, form: str, *, raw: bool) -> None:
     [row] = of_tasks([task])
     if row.item is not None:
         output.say(f"foreach item: {one_line(row.item)}", raw=raw)
+    host = task.metadata_dict.get("host", "")
+    if host != socket.gethostname():
+        output.say(f"ran on: {one_line(host)}", raw=raw)
     why = task.exception
     if why is not None:
         output.say(f"{task.status}: {why.type}: {why.message}", raw=raw)

@@ -282,7 +282,7 @@ class Task(Tagged, Ending):
             "attempt": attempt["number"],
             "attempt_ok": attempt["status"] == "successful",
             "pid": attempt["pid"],
-            "host": run["host"],
+            "host": dict(attempt).get("ran_on") or run["host"],  # older files have no such column
             "user": run["user"],
             "origin-task": self.origin_pathspec,
             "origin-run-id": run["origin_run_id"],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -358,3 +360,14 @@ def test_an_artifact_is_fetched_once_a_host(shared, flow):
     )
     script("run", *on(shared), "--max-workers", 4, timeout=120)
     assert script.client()["join"].task.data.ns == {64 << 20}
+
+
+def test_the_host_is_told(shared, flow):
+    """`show`, the metadata of a task and the views say where it ran, also where that is another machine."""
+    script = flow(flow_source(LINEAR))
+    script("run", *on(shared), timeout=120)
+    with contextlib.closing(sqlite3.connect(script.db)) as db, db:
+        db.execute("update attempts set ran_on = 'node7'")
+    assert "ran on: node7" in script.flowstore("show", "F/1/start/1").stdout
+    assert script.client()["start"].task.metadata_dict["host"] == "node7"
+    assert script.sql("select distinct host from task_summary") == ["node7"]

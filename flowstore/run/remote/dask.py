@@ -15,9 +15,10 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import distributed  # which only who uses it has, and which takes half a second to import
 
 CONNECT_S = 10.0
+CLOSE_S = 5.0
 DIRECT_S = 5.0  # for the first answer of a worker; else it is reached by way of the scheduler
 RESOURCES = {"cpu": "CPU", "memory": "MEMORY", "gpu": "GPU"}  # as workers declare them
 
@@ -132,8 +134,13 @@ class DaskEngine(Engine):
 
     @property
     def _workers(self) -> Mapping[str, Any]:
-        workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
-        return workers
+        info: list[Mapping[str, Any]] = []
+        if (
+            not _bounded(lambda: info.append(self._client.scheduler_info(n_workers=-1)["workers"]), CONNECT_S)
+            or not info
+        ):
+            raise FlowstoreError(f"The connection to {self._where} was lost.")
+        return info[0]
 
     @property
     def threads(self) -> int:
@@ -207,10 +214,13 @@ class DaskEngine(Engine):
         """Let a task end that holds a thread, or not begin."""
         future, host = self._futures.pop(lease, None), self._granted.pop(lease, None)
         if future is not None:
-            future.cancel()
+            self._start(self._cancel(future))
         if host is not None:
             address, _, ident = host.partition(" ")
             self._start(self._call(_Link(address, ident, self.waker), "release", lease=lease))
+
+    async def _cancel(self, future: distributed.Future) -> None:
+        await self._client.cancel([future])
 
     def notices(self) -> list[Granted | Over]:
         """Return what has happened since the last call."""
@@ -241,7 +251,9 @@ class DaskEngine(Engine):
 
         error = None
         if future.status == "error":
-            raised = future.exception(timeout=CONNECT_S)
+            raised = (
+                future._state.exception
+            )  # `future.exception()` waits for ever where the client was closed meanwhile
             if not isinstance(raised, KilledWorker):  # whose worker died too often: ask again
                 error = f"No task can be started on {self._where}: {type(raised).__name__}: {raised}"
         self._note(Over(lease, error))
@@ -255,8 +267,7 @@ class DaskEngine(Engine):
         """Give all leases back, and end a local cluster."""
         for lease in list(self._futures):
             self.give_back(lease)
-        with contextlib.suppress(Exception):  # whatever a scheduler that is gone makes of it
-            self._client.close(timeout=2)
+        _bounded(lambda: self._client.close(timeout=2), CLOSE_S)
         if self._cluster is not None:
             self._cluster.close()
         self.waker.close()
@@ -310,6 +321,19 @@ class DaskEngine(Engine):
             msg={"op": f"flowstore_{what}", **message}, workers=[link.address]
         )
         return answers[link.address]
+
+
+def _bounded(call: Callable[[], object], seconds: float) -> bool:
+    """Call something of Dask's that may wait for ever, as for a scheduler that is gone; return whether it ended."""
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):  # the caller sees that there is no result
+            call()
+
+    thread = threading.Thread(target=quietly, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
 
 
 async def _quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
