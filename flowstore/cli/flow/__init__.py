@@ -29,7 +29,7 @@ COMMANDS = {
     "logs": Listed("flowstore.cli.flow.results", "Show what tasks printed."),
     "list": Listed("flowstore.cli.flow.results", "List runs, steps or tasks of this flow."),
     "tag": Listed("flowstore.cli.flow.tags", "Tag runs, and what is in them."),
-    "card": Listed("flowstore.cli.flow.cards", "Show and keep the cards that tasks have made."),
+    "card": Listed("flowstore.cli.flow.cards", "Show and save the cards of tasks."),
     "deploy": Listed("flowstore.cli.flow.deploy", "Put the flow into production, and run it there."),
     "step-functions": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
     "argo-workflows": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
