@@ -90,6 +90,7 @@ LEFT = {  # what a step leaves: what stands at the top of the file, the step's b
 }
 
 
+@pytest.mark.fresh  # what a command imports after the flow must not hide the flow's files
 @pytest.mark.parametrize("options", [METHODS["fork"], METHODS["spawn"], METHODS["reused fork"]], ids=str)
 @pytest.mark.parametrize(("head", "start", "lines"), LEFT.values(), ids=LEFT)
 @pytest.mark.quick(
