@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen(eq=False)
 class Migration:
     """A step that brings a store to the next version.
 

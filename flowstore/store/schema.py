@@ -229,7 +229,8 @@ def create_views(connection: sqlite3.Connection) -> None:
             connection.execute(sql)
         connection.execute(_METRICS)
     connection.execute(_NO_CARDS)
-    connection.execute(newest["card_list"])
+    if "card_list" in newest:
+        connection.execute(newest["card_list"])
 
 
 def drop_views(connection: sqlite3.Connection) -> None:

@@ -159,6 +159,7 @@ BROKEN = (  # statements that break each of the other rules
     "update blobs set data = x'7b' where codec = 'json'", "insert into task_parents values (1, 1)",
     "update tasks set foreach_path = 'x'", "update blob_values set magnitude = 5.0, value = '[1]'",
     "update blob_values set value = 'no'", "update blob_values set exact = 7", "update pictures set png = x'00'",
+    "insert into cards select 1, -1, 'default', null, min(id), null, 0 from blobs",
 )  # fmt: skip
 
 
