@@ -6,6 +6,7 @@ the origin of the next plain `resume`.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ def check_decorators(flow: type, texts: Sequence[str]) -> None:
 def _check_cards(flow: type, texts: Sequence[str]) -> None:
     """Check the types of cards; what cards need is imported before tasks are forked, so that none of them has to."""
     for name in dir(flow):
-        step = getattr(flow, name, None)
+        step = inspect.getattr_static(flow, name, None)  # `getattr` would run the code of a descriptor
         for card in decorators.cards_of(step, texts) if getattr(step, "is_step", False) else ():
             from flowstore.cards.task_cards import check_type, warm_up
 

@@ -26,6 +26,8 @@ import matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 import pandas as pd
+from flowstore.store import pictures
+pictures.LONGEST_S = 30.0  # on a busy machine
 """
 WAITING = """
 for n in range(300):

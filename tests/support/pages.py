@@ -94,7 +94,7 @@ class Reader:
                 env=with_scripts(),
                 timeout=60,
             )
-            errors = [line for line in ran.stderr.splitlines(True) if line.startswith(("Run ", "Error: "))]
+            errors = [line for line in ran.stderr.splitlines(True) if line.startswith(("Run ", "Error: ", "Wrote "))]
             printed = ran.stdout + "".join(errors)
             assert matches(expected, printed), f"{command}\n{printed}\n{ran.stderr}"
 
