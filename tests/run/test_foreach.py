@@ -64,6 +64,7 @@ def test_a_foreach_over_what_is_not_set(flow):
     assert "'xs' is not set" in failure(script).message
 
 
+@pytest.mark.untraced  # a tracer writes a file for each of the thousand processes, which takes minutes
 def test_a_wide_foreach(flow):
     """A thousand tasks, each with its own item, all joined."""
     script = flow(
