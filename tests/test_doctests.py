@@ -13,7 +13,7 @@ import flowstore
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(flowstore.__path__, "flowstore.")
-    if not module.name.startswith(("flowstore.tutorials.", "flowstore.__main__"))
+    if not module.name.startswith(("flowstore.tutorials.", "flowstore.__main__", "flowstore.metaflow"))
 ]
 
 

@@ -43,6 +43,11 @@ class Flows(InStore):
     def _names(self) -> list[str]:
         return queries.flow_names(self._store, self._scope.namespace)
 
+    @property
+    def flows(self) -> list[Flow]:
+        """The flows, as a list."""
+        return [*self]
+
     def __iter__(self) -> Iterator[Flow]:
         return (Flow._at(self._scope, name) for name in self._names())
 

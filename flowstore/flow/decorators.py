@@ -28,6 +28,8 @@ def step(function: F) -> F:
 class _Decorator:
     """The base of all decorators, with one text for people; generated in each class, it would slow imports down."""
 
+    is_followed: ClassVar[bool] = True  # or only accepted, as it names what flowstore does not have
+
     def __repr__(self) -> str:
         options = (f"{name}={getattr(self, name)!r}" for name in _option_names(type(self)) or vars(self))
         return f"{type(self).__qualname__}({', '.join(options)})"
@@ -278,7 +280,7 @@ def _unknown_option(kind: Any, options: Mapping[str, Any]) -> str:
     return f"@{kind.name} has no option {unknown}; it has: {', '.join(names) or 'none'}."
 
 
-WITH: Mapping[str, Any] = {kind.name: kind for kind in (Retry, Catch, Timeout, Environment, Resources, Card)}
+WITH: dict[str, Any] = {kind.name: kind for kind in (Retry, Catch, Timeout, Environment, Resources, Card)}
 
 
 def from_text(text: str) -> StepDecorator:

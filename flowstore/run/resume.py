@@ -214,13 +214,14 @@ def parameters_from(store: Store, flow: type, origin_id: int, old: Mapping[str, 
 
 
 def _new_value(flow: type, parameter: Parameter, origin_id: int) -> Any:
-    variable = parameter.environment_variable
-    if variable in os.environ:
-        return parameter.convert(os.environ[variable])
+    given = next((os.environ[name] for name in parameter.environment_variables if name in os.environ), None)
+    if given is not None:
+        return parameter.convert(given)
     if parameter.required and parameter.default is None:
         raise ParameterError(
             f"Parameter {parameter.name} is required, but run {origin_id} has no value for it, and resume takes none. "
-            f"Give it a default, or set ${variable}, or start a new run: run --{parameter.name} …"
+            f"Give it a default, or set ${parameter.environment_variables[0]}, or start a new run: "
+            f"run --{parameter.name} …"
         )
     return parameter.default_value(flow.__name__, context.username())
 

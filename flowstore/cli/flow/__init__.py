@@ -52,7 +52,7 @@ def main(flow: type[FlowSpec]) -> None:
 def commands_of(flow: type[FlowSpec]) -> click.Group:
     """Return the tree of commands of a flow."""
     this = FlowFile(flow)
-    return app.Group(
+    group = app.Group(
         this.name,
         COMMANDS,
         help=(flow.__doc__ or "").strip() or f"The flow {this.name}.",
@@ -63,6 +63,9 @@ def commands_of(flow: type[FlowSpec]) -> click.Group:
         invoke_without_command=True,
         context_settings={"obj": this, "token_normalize_func": lambda name: name.replace("_", "-")},
     )
+    if context.state.add_options is not None:
+        context.state.add_options(group)
+    return group
 
 
 @click.pass_context

@@ -64,13 +64,13 @@ def _parameter_option(parameter: Parameter) -> click.Option:
     shown = "" if parameter.default is None or callable(parameter.default) else f"  [default: {parameter.default}]"
     if parameter.is_flag:
         return click.Option(
-            names, is_flag=True, default=None, envvar=parameter.environment_variable, help=parameter.help
+            names, is_flag=True, default=None, envvar=parameter.environment_variables, help=parameter.help
         )
     return click.Option(
         names,
         type=_ParameterType(parameter),
         required=parameter.required and parameter.default is None,
-        envvar=parameter.environment_variable,
+        envvar=parameter.environment_variables,
         metavar=parameter.type_name.upper(),
         help=(parameter.help + shown).strip() or None,
     )
