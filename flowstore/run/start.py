@@ -231,6 +231,8 @@ def _create(
         system_tags=system_tags,
         tags=user_tags,
         origin_run_id=origin_run_id,
+        start_step=None if session.graph.start == "start" else session.graph.start,
+        end_step=None if session.graph.end == "end" else session.graph.end,
     )
     trust.claim(db, store.uuid)
     return records.create_run(db, run)
