@@ -271,6 +271,12 @@ class Store:
             if self._log is not None:
                 side_files.drop_log(self.path, self._log)
 
+    def interrupt(self) -> None:
+        """End what another thread is asking the file, with an error there."""
+        if (connection := self._connection) is not None:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
+                connection.interrupt()
+
     def close(self, *, tidy: bool = True) -> None:
         """Close the file; where `tidy`, leave just that one file if nobody else has it open."""
         with self._lock:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import attrs
 from flowstore.client.store import Store, seen
 from flowstore.errors import FlowstoreError, InvalidPathspec, NamespaceMismatch, NotFound, StoreNotFound
 from flowstore.sqlite.clear_errors import StoreLocked
+from flowstore.sqlite.database import Store as Database
 from flowstore.store import opening, trust
 
 MOST = 8  # pages that are made at once: more requests wait, which is quicker than to share two cores between them
@@ -40,6 +40,11 @@ class _Open:
     store: Store
     editable: bool
     used_at: float = 0.0
+
+    @property
+    def database(self) -> Database:
+        """The open file itself."""
+        return self.store._scope.store
 
     def close(self) -> None:
         self.store.close()
@@ -94,14 +99,14 @@ class Stores:
     def version(self) -> str:
         """Return a text that changes with whatever anybody commits to the file."""
         with self._using_the_file():
-            if self._watch is not None and not self._watch.store._scope.store.in_place:
+            if self._watch is not None and not self._watch.database.in_place:
                 self._watch.close()
                 self._watch = None
             if self._watch is None:
                 self._watch = self._open()
                 self._watches += 1
             self._watch.used_at = time.monotonic()
-            return f"{self._watches}.{self._watch.store._scope.store.value('pragma data_version')}"
+            return f"{self._watches}.{self._watch.database.value('pragma data_version')}"
 
     def close_idle(self, idle_s: float = IDLE_S) -> None:
         """Close what was not used for some time."""
@@ -136,9 +141,7 @@ class Stores:
 
     def _interrupt(self) -> None:
         for lent in [*self._busy]:
-            if (connection := lent.store._scope.store._connection) is not None:
-                with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
-                    connection.interrupt()
+            lent.database.interrupt()
 
     @contextlib.contextmanager
     def _using_the_file(self) -> Iterator[None]:
@@ -158,7 +161,7 @@ class Stores:
         with self._using_the_file():
             while self._idle:
                 opened = self._idle.pop()
-                if opened.store._scope.store.in_place:
+                if opened.database.in_place:
                     break
                 opened.close()
             else:
@@ -167,7 +170,7 @@ class Stores:
             return opened
 
     def _open(self) -> _Open:
-        for opened in [one for one in self._idle if not one.store._scope.store.in_place]:  # of a file that was replaced
+        for opened in [one for one in self._idle if not one.database.in_place]:  # of a file that was replaced
             self._idle.remove(opened)
             opened.close()
         if not os.path.exists(self.path):  # noqa: PTH110  # answers in a folder that is forbidden, too

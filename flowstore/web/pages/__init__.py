@@ -25,6 +25,7 @@ import attrs
 from flowstore.client.rows import RunRow
 from flowstore.client.store import Store
 from flowstore.errors import FlowstoreError
+from flowstore.sqlite.database import Store as Database
 
 # The URL, whether it is asked by GET or POST, and the module and function that answer. A name in braces is one part
 # of the path, with `:path` all the rest of it. Modules are imported when they are first asked for.
@@ -102,6 +103,11 @@ class View:
     query: Query = Query()
     editable: bool = False
     form: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def database(self) -> Database:
+        """The open file, for functions of `store/`."""
+        return self.store._scope.store
 
 
 @attrs.frozen

@@ -75,7 +75,7 @@ def compare(view: View) -> Page:
     runs = list({run.pathspec: run for run in runs}.values())
     if len(runs) < 2:
         return _choose(view, runs)
-    listed, measured = rows.of_runs(runs), metrics.final(view.store._scope.store, [int(run.id) for run in runs])
+    listed, measured = rows.of_runs(runs), metrics.final(view.database, [int(run.id) for run in runs])
     numbers = [measured[int(run.id)] for run in runs]
     compared = [*side_by_side(runs, everything=everything), *_metrics(numbers, everything=everything)]
     ends = [None if run.end_task is None else run.end_task.pathspec for run in runs]

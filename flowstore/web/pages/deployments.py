@@ -36,7 +36,7 @@ class Deployed:
 
 def deployments(view: View) -> Page:
     """Return what is in production."""
-    store = view.store._scope.store
+    store = view.database
     active = {(item.flow, item.project, item.branch): item for item in stored.active(store)}
     listed = []
     for facts in schedule.listing(store, datetime.now(UTC)):

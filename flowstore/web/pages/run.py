@@ -25,7 +25,7 @@ _LARGEST_SOURCE = 1_000_000  # bytes
 
 
 @attrs.frozen
-class Trouble:
+class RunFailure:
     """Why a run failed.
 
     Attributes:
@@ -69,7 +69,7 @@ def run(view: View, flow: str, run_id: str) -> Page:
     item = view.store.find(f"{flow}/{run_id}", Run)
     row, code = rows.of_run(item), item.code
     steps, why, note, metrics = rows.of_steps(item, row.status), rows.explanation(item, row), item.note, item.metrics
-    trouble = _trouble(view, item, why, code)
+    trouble = _failure(view, item, why, code)
     artifacts, of_task = _artifacts(item)
 
     def as_json() -> dict[str, Any]:
@@ -118,18 +118,18 @@ def _task_json(task: TaskRow) -> dict[str, Any]:
     return {"task": task.pathspec, "task_id": task.task_id, "duration_s": task.duration_s, **attrs.asdict(task)}
 
 
-def _trouble(view: View, item: Run, why: rows.Explanation, code: Code | None) -> Trouble | None:
+def _failure(view: View, item: Run, why: rows.Explanation, code: Code | None) -> RunFailure | None:
     if why.failure is None:
         return None
     try:
         task = view.store.task(f"{item.pathspec}/{why.failure.task}")
     except (NotFound, InvalidPathspec):  # deleted meanwhile, or a step whose name no flow can have
-        return Trouble(item.pathspec, why.failure.item, why.failure.error, 1, None, "")
+        return RunFailure(item.pathspec, why.failure.item, why.failure.error, 1, None, "")
     error = task.exception
     traceback = "" if error is None else error.traceback[-20_000:]
     frame = last_frame(traceback, [] if code is None else code.files)
     attempts = task.current_attempt + 1
-    return Trouble(task.pathspec, why.failure.item, why.failure.error, attempts, frame, traceback)
+    return RunFailure(task.pathspec, why.failure.item, why.failure.error, attempts, frame, traceback)
 
 
 def _artifacts(item: Run) -> tuple[list[ArtifactRow], str | None]:

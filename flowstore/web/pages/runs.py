@@ -59,7 +59,7 @@ def runs(view: View) -> Page:
     data, listed = _listing(view, view.query.get("flow") or None)
     data |= {
         "store_path": shlex.quote(str(view.store.path)),
-        "flows": queries.flow_names(view.store._scope.store, None)[:_MOST_FLOWS],
+        "flows": queries.flow_names(view.database, None)[:_MOST_FLOWS],
     }
     return Page("runs.html", "Runs", data, lambda: _json(listed, data), runs_now=data["runs_now"])
 

@@ -54,7 +54,7 @@ def search(view: View) -> Page:
         limit=_AT_ONCE,
         deadline_s=DEADLINE_S,
     )
-    result = search_runs(view.store._scope.store, wanted)
+    result = search_runs(view.database, wanted)
     runs = rows.runs_of(view.store._scope, [hit.run for hit in result.hits])
     hits = [RunHit(row, hit, text) for row, hit in zip(rows.of_runs(runs), result.hits, strict=True)]
     last = result.last

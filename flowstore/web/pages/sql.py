@@ -60,7 +60,7 @@ def sql(view: View) -> Page | Download:
     data = {
         "question": question,
         "answer": answer,
-        "views": public_views(view.store._scope.store),
+        "views": public_views(view.database),
         "questions": cookbook(),
         "query": view.query,
     }
@@ -75,7 +75,7 @@ def sql(view: View) -> Page | Download:
 
 
 def _ask(view: View, question: str, most: int) -> list[dict[str, Any]]:
-    store = view.store._scope.store
+    store = view.database
     return ask(store, question, untrusted=trust.is_foreign(store), deadline_s=DEADLINE_S, most=most)
 
 

@@ -25,7 +25,7 @@ _STREAMS = ("stdout", "stderr")
 
 
 @attrs.frozen
-class Trouble:
+class TaskError:
     """Why an attempt failed, or what was caught.
 
     Attributes:
@@ -109,7 +109,7 @@ def _page(view: View, item: Task, stream: str) -> Page:
         "cards": cards.of_cards(item),
     }
     log = _log(view, item, stream)
-    trouble = _trouble(item)
+    trouble = _error(item)
     own = queries.names_set(item._store, item._attempt_row()["id"])
 
     def as_json() -> dict[str, Any]:
@@ -158,13 +158,13 @@ def _facts(item: Task, current: AttemptRow | None) -> dict[str, Any]:
     }
 
 
-def _trouble(item: Task) -> Trouble | None:
+def _error(item: Task) -> TaskError | None:
     error = item.exception
     if error is None:
         return None
     code: Code | None = item._run.code
     traceback = error.traceback[-_MOST_TRACEBACK:]
-    return Trouble(error.type, error.message, traceback, last_frame(traceback, [] if code is None else code.files))
+    return TaskError(error.type, error.message, traceback, last_frame(traceback, [] if code is None else code.files))
 
 
 def _near(item: Task, *, children: bool) -> Near:
