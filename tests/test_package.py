@@ -24,7 +24,7 @@ LAYERS = (
     "_version", "alarm", "text", "errors", "progress", "drawing", "context", "sqlite", "store", "flow", "client",
     "cards", "run",
 )  # fmt: skip
-TOGETHER = ("production", "transfer", "maintenance")  # above `run`, each on its own
+TOGETHER = ("production", "transfer", "maintenance", "runner")  # above `run`, each on its own
 MAY_IMPORT = {layer: set(LAYERS[:at]) for at, layer in enumerate(LAYERS)}
 MAY_IMPORT["flow"] -= {"store", "sqlite"}
 MAY_IMPORT |= {layer: set(LAYERS) for layer in TOGETHER}
@@ -152,6 +152,7 @@ def test_the_package_reaches_up_in_one_place_only():
         "context",
         "errors",
         "flow",
+        "runner",
         "store",
     }
 

@@ -290,7 +290,7 @@ class Run(Tagged, Container["Step"], Ending):
 
     @property
     def end_task(self) -> Task | None:
-        """The task of the step `end`, or `None` while there is none that succeeded."""
+        """The task of the last step, or `None` while there is none that succeeded."""
         if self._end is None:
             row = queries.end_task(self._store, int(self.id))
             if row is None or row["status"] != "successful":
@@ -300,7 +300,7 @@ class Run(Tagged, Container["Step"], Ending):
 
     @property
     def data(self) -> Data | None:
-        """The artifacts of `end`, inherited ones included; `None` while there is no end."""
+        """The artifacts of the end task, inherited ones included; `None` while there is none."""
         end = self.end_task
         return None if end is None else end.data
 
