@@ -24,6 +24,7 @@ from flowstore.cli.flow.flow_file import (
     package_suffixes,
     wrong_usage,
 )
+from flowstore.flow.expressions import Delayed
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.text import did_you_mean, safe
 
@@ -41,6 +42,8 @@ def _find(this: FlowFile) -> tuple[Store, Deployment]:
     from flowstore.store.opening import active_store
 
     options = settings_of(click.get_current_context())
+    if any(isinstance(item, Delayed) for item in this.type.flow_decorators):  # the project may depend on a config
+        this.configure(options)
     store = active_store()
     return store, deploy.find(store, this.type, options.get("branch"), production=bool(options.get("production")))
 
@@ -63,8 +66,9 @@ def create(this: FlowFile, **_given: Any) -> None:
     from flowstore.run import checks
     from flowstore.run.snapshot import checked_suffixes
 
-    _ = this.graph  # a mistake in it is reported first
     options = settings_of(click.get_current_context())
+    this.configure(options)
+    _ = this.graph  # a mistake in it is reported first
     wish = deploy.Options(
         store=options["store"],
         branch=options.get("branch"),
@@ -191,7 +195,8 @@ def show(this: FlowFile, **_chosen: Any) -> None:
         python flow.py deploy show
     """
     from flowstore.store import snapshots
-    from flowstore.store.deployments import parameters_of
+    from flowstore.store.deployments import configs_of, parameters_of
+    from flowstore.store.records import shown
 
     store, deployment = _find(this)
     at = time_of(deployment.deployed_at)
@@ -211,6 +216,7 @@ def show(this: FlowFile, **_chosen: Any) -> None:
             (f"parameter {item.name}", _value(item, deployment.parameters))
             for item in parameters_of(store, deployment.id)
         ),
+        *((item.option, shown(item.blob)) for item in configs_of(store, deployment.id) if item.blob is not None),
         ("script", deployment.script_name),
         *([("module", deployment.module)] if deployment.module else []),
     ]
