@@ -425,4 +425,12 @@ create table cards (
 create index cards_by_blob on cards (blob_id);
 """,
     ),
+    Migration(
+        "m009_metaflow",
+        "runs that were made by Metaflow, which are found by the addresses that they had there",
+        """
+alter table tasks add column imported_from /* its pathspec in Metaflow, in a run that comes from there */ text;
+create index origins_by_pathspec on origins (pathspec);
+""",
+    ),
 )

@@ -165,10 +165,12 @@ def statements(sql: str) -> list[str]:
     return [statement for statement in complete if statement != ";"]
 
 
+_ORIGIN = "coalesce(t.imported_from, t.origin_pathspec)"
 _NEW = {  # what the newest views read that an older file lacks, and what stands for it
     "r.note as note": "null as note",
     "t.item as item": "null as item",
     "(select a.ran_on from attempts a where a.id = t.attempt_id)": "null",
+    _ORIGIN: "t.origin_pathspec",
     "left join blob_values v": (
         "left join (select null as blob_id, null as value, null as exact, null as magnitude) v"
     ),
@@ -220,6 +222,8 @@ def create_views(connection: sqlite3.Connection) -> None:
     version = connection.execute("pragma user_version").fetchone()[0]
     views_now = views.of_version(SCHEMA_VERSION).items()
     newest = {name: view.sql.replace("create view", "create temp view", 1) for name, view in views_now}
+    if 7 <= version < 9:
+        connection.execute(newest["task_summary"].replace(_ORIGIN, _NEW[_ORIGIN]))
     if version < 7:
         connection.create_function("flowstore_numbers", 2, _numbers, deterministic=True)
         for name in _OLDER_THAN_7:
@@ -228,8 +232,8 @@ def create_views(connection: sqlite3.Connection) -> None:
                 sql = sql.replace(missing, instead)
             connection.execute(sql)
         connection.execute(_METRICS)
-    connection.execute(_NO_CARDS)
-    if "card_list" in newest:
+    if version < 8:
+        connection.execute(_NO_CARDS)
         connection.execute(newest["card_list"])
 
 

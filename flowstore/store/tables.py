@@ -120,7 +120,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "script_name scope token created_by deployed_by option": (str,),
     "json tags with_decorators store_uuid pathspec flowstore_version": (str,),
     "step artifact status codec type preview foreach_path transition": (str, _NONE),
-    "origin_pathspec origin_run_id": (str, _NONE),
+    "origin_pathspec origin_run_id imported_from": (str, _NONE),
     "metadata error_type error_message traceback schedule namespace project branch": (str, _NONE),
     "note item ran_on module value deleted_by card_id": (str, _NONE),
     "magnitude": (float, _NONE),
