@@ -425,4 +425,20 @@ create table cards (
 create index cards_by_blob on cards (blob_id);
 """,
     ),
+    Migration(
+        "m009_state_machines",
+        "state machines of AWS Step Functions, so that what was made there can be found and removed",
+        """
+create table state_machines (
+  -- what deploying to AWS Step Functions made, or was about to make when it was interrupted. One row for each flow and
+  -- scope; its queue is named after the store, its schedule after the state machine
+  flow text not null,
+  scope text not null references production_tokens (scope),
+  arn text not null,                                   -- of the state machine: says region, account and name
+  created_at integer not null,
+  created_by text not null,
+  primary key (flow, scope)
+) strict, without rowid;
+""",
+    ),
 )
