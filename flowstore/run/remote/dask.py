@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -201,18 +202,19 @@ class DaskEngine(Engine):
         """Submit no more leases to the worker of a host."""
         self._shunned.add(host.partition(" ")[0])
 
-    def request(self, lease: int, amounts: Mapping[str, float]) -> None:
-        """Submit a task that holds a thread of a worker with these resources."""
+    def request(self, leases: Sequence[int], amounts: Mapping[str, float]) -> None:
+        """Submit tasks, each of which holds a thread of a worker with these resources."""
         workers = self._workers if amounts or self._shunned else {}
         declared = {name for worker in workers.values() for name in worker["resources"]}
         others = sorted(workers.keys() - self._shunned) if self._shunned & workers.keys() else None
         needed = {RESOURCES[name]: amount for name, amount in amounts.items() if RESOURCES[name] in declared}
-        key = f"flowstore-{self._run}-{lease}"
-        future = self._client.submit(
-            hold, self._run, lease, key=key, pure=False, resources=needed or None, workers=others or None
-        )
-        self._futures[lease] = future
-        future.add_done_callback(lambda done: self._take_end(lease, done))
+        for lease in leases:
+            key = f"flowstore-{self._run}-{lease}"
+            future = self._client.submit(
+                hold, self._run, lease, key=key, pure=False, resources=needed or None, workers=others or None
+            )
+            self._futures[lease] = future
+            future.add_done_callback(partial(self._take_end, lease))
 
     def give_back(self, lease: int) -> None:
         """Let a task end that holds a thread, or not begin."""
