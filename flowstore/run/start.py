@@ -23,7 +23,7 @@ from flowstore.flow import decorators, spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import ownership, snapshot
+from flowstore.run import caller, ownership, snapshot
 from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
@@ -233,6 +233,8 @@ def _create(
         system_tags=system_tags,
         tags=user_tags,
         origin_run_id=origin_run_id,
+        start_step=None if session.graph.start == "start" else session.graph.start,
+        end_step=None if session.graph.end == "end" else session.graph.end,
     )
     if who.execution is not None:
         from flowstore.store import state_machines  # which a plain run does not need
@@ -300,6 +302,7 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
     driver = Driver(store, run, session.executor, console, session.stop)
     began = time.monotonic()  # the clock may be set back meanwhile
     try:
+        caller.announce(f"{name}/{run_id}", store.path)
         if options.run_id_file:
             with outputs.replaced(Path(options.run_id_file)) as file:
                 file.write_text(str(run_id), "utf-8")
