@@ -99,7 +99,7 @@ def create(connection: sqlite3.Connection, flowstore_version: str) -> None:
 # Patterns are compiled where an older or an untrusted store needs them.
 CREATE = r"(?i)\s*create\s+(unique\s+)?(table|view|index)\s+\"?(\w+)\"?"
 _ALTER = r"(?s)\s*alter table (\w+) add column (.+)"
-_END_OF_COLUMNS = r",(?=\s+unique \()|\)(?=[^)]*$)"  # where SQLite puts a column that is added
+_END_OF_COLUMNS = r",(?=(\s*--.*)?\s+unique \()|\)(?=[^)]*$)"  # where SQLite puts a column that is added
 
 
 def definitions(version: int) -> dict[str, str]:
@@ -165,12 +165,12 @@ def statements(sql: str) -> list[str]:
     return [statement for statement in complete if statement != ";"]
 
 
-_ORIGIN = "coalesce(t.imported_from, t.origin_pathspec)"
 _NEW = {  # what the newest views read that an older file lacks, and what stands for it
     "r.note as note": "null as note",
     "t.item as item": "null as item",
+    "coalesce(r.start_step, 'start')": "'start'",
     "(select a.ran_on from attempts a where a.id = t.attempt_id)": "null",
-    _ORIGIN: "t.origin_pathspec",
+    "coalesce(t.imported_from, t.origin_pathspec)": "t.origin_pathspec",
     "left join blob_values v": (
         "left join (select null as blob_id, null as value, null as exact, null as magnitude) v"
     ),
@@ -222,8 +222,6 @@ def create_views(connection: sqlite3.Connection) -> None:
     version = connection.execute("pragma user_version").fetchone()[0]
     views_now = views.of_version(SCHEMA_VERSION).items()
     newest = {name: view.sql.replace("create view", "create temp view", 1) for name, view in views_now}
-    if 7 <= version < 9:
-        connection.execute(newest["task_summary"].replace(_ORIGIN, _NEW[_ORIGIN]))
     if version < 7:
         connection.create_function("flowstore_numbers", 2, _numbers, deterministic=True)
         for name in _OLDER_THAN_7:

@@ -14,7 +14,7 @@ import selectors
 import signal
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,32 +22,32 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.run import snapshot
-from flowstore.run.executor import (
-    Died,
-    Ended,
-    Event,
-    Executor,
-    Printed,
-    Refreshed,
-    Reported,
-    Returned,
-    Services,
-    Setup,
-    Started,
-)
+from flowstore.run.executor import Died, Ended, Event, Executor, Returned, Services, Setup
 from flowstore.run.local.interpreter import check_importable
-from flowstore.run.orders import Order, decode_report, encode_order
+from flowstore.run.orders import Order, encode_order
 from flowstore.run.remote.host import Program
-from flowstore.run.remote.hosts import Amounts, Attempt, Engine, Granted, Host, Over, amounts_by_step, by_gang, freest
+from flowstore.run.remote.hosts import (
+    CACHE_GIB,
+    LEASE_S,
+    Amounts,
+    Attempt,
+    Engine,
+    Granted,
+    Host,
+    Over,
+    amounts_by_step,
+    by_gang,
+    check_number,
+    event_of,
+    freest,
+    seat_gang,
+)
 from flowstore.run.remote.identity import compare
 from flowstore.run.remote.inputs import answered
 from flowstore.run.remote.messages import Message
-from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
 from flowstore.text import counted
 
-LEASE_S = 30.0
-CACHE_GIB = 4.0
 START_S = 300.0  # for a host to import the flow
 CLOSE_S = 10.0  # for hosts to end their tasks
 PATIENCE_S = 60.0  # while orders wait, nothing runs, and no host is there that could run them
@@ -64,17 +64,18 @@ class RemoteExecutor(Executor):
     """
 
     ahead = 4
+    own_options: Sequence[str] = ()  # beside those that all have: the lease in seconds, and the cache in GiB
 
     @classmethod
     def check(cls, address: str, options: Mapping[str, str]) -> None:  # noqa: ARG003  # engines check addresses
-        """Check the options that all executors of this kind have: the lease in seconds, and the cache in GiB."""
+        """Check the names of options, and the values of those that all executors of this kind have."""
+        known = [*cls.own_options, "lease", "cache"]
         for name, value in options.items():
-            if name not in ("lease", "cache"):
-                raise FlowstoreError(f"The executor {cls.name!r} has no option {name!r}. There are: lease, cache.")
-            with contextlib.suppress(ValueError):
-                if float("inf") > float(value) > 0:
-                    continue
-            raise FlowstoreError(f"--executor-option {name}={value}: this must be a number greater than 0.")
+            if name not in known:
+                there_are = ", ".join(known)
+                raise FlowstoreError(f"The executor {cls.name!r} has no option {name!r}. There are: {there_are}.")
+            if name not in cls.own_options:
+                check_number(name, value)
 
     def __init__(self, setup: Setup) -> None:
         if setup.reuse:
@@ -86,7 +87,7 @@ class RemoteExecutor(Executor):
         self._setup = setup
         self._sources = sources
         self._amounts = amounts_by_step(setup)
-        self._pools: list[Amounts] = list(dict.fromkeys(self._amounts.values()))
+        self._pools: list[tuple[Amounts, int]] = [(amounts, 0) for amounts in dict.fromkeys(self._amounts.values())]
         self._warned: set[str] = set()
         self._services: Services
         self._selector = selectors.DefaultSelector()
@@ -128,7 +129,10 @@ class RemoteExecutor(Executor):
         """Take an order, to be sent to a host as soon as there is room."""
         self._numbers += 1
         without_store = attrs.evolve(order, run=attrs.evolve(order.run, store=""))
-        attempt = Attempt(self._numbers, without_store, self._pools.index(self._amounts[order.step]))
+        pool = self._amounts[order.step], order.first_node_id if self._engine.gangs_apart else 0
+        if pool not in self._pools:
+            self._pools.append(pool)
+        attempt = Attempt(self._numbers, without_store, self._pools.index(pool))
         self._attempts[attempt.number] = attempt
         if order.num_nodes:
             self._launched.append(attempt)
@@ -194,9 +198,8 @@ class RemoteExecutor(Executor):
         try:
             messages = host.receive()
             if messages is None:
-                self._lose(host, "whose connection ended")
-                return
-            for message in messages:
+                self._lose(host, self._engine.why_lost(host.key) or "whose connection ended")
+            for message in messages or ():
                 if host.key in self._hosts:  # not lost meanwhile
                     self._take(host, message)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -219,10 +222,11 @@ class RemoteExecutor(Executor):
             return
         if host.ready and now - host.sent_at > beat_s:
             host.send("beat")
+            self._end_idle(host)
 
     def _check_room(self, now: float) -> None:
         """Raise where orders wait, nothing runs, and there has long been nobody who could run them."""
-        waiting = self._gangs[0] if self._gangs else [*self._waiting][:1]
+        waiting = [*self._gangs, [*self._waiting][:1]][0]
         if not waiting or any(attempt.host is not None for attempt in self._attempts.values()):
             self._starving_since = None
             return
@@ -243,6 +247,14 @@ class RemoteExecutor(Executor):
             )
 
     # --- leases and hosts
+
+    def _end_idle(self, host: Host) -> None:
+        """Give leases back that have long been of no use."""
+        for lease in host.long_spare(self._engine.idle_s):
+            pool = host.leases.pop(lease)
+            del self._leases[lease]
+            host.send("slots", pool, host.slots(pool))
+            self._engine.give_back(lease)
 
     def _take_notice(self, notice: Granted | Over) -> None:
         known = self._leases.get(notice.lease)
@@ -321,25 +333,20 @@ class RemoteExecutor(Executor):
                 self._take_event(host, attempt, kind, values)
 
     def _take_event(self, host: Host, attempt: Attempt, kind: str, values: Sequence[Any]) -> None:
-        number, results = attempt.number, self._services.results
-        if kind == "started":
-            attempt.begun = True
-            self._events.append(Started(number, values[1], host.name))
-        elif kind == "printed":
-            self._events.append(Printed(number, values[1], values[2]))
-        elif kind == "card":
-            self._events.append(Refreshed(number, RenderedCard.unpacked(values[1])))
-        elif kind == "offer":
-            host.send("send", number, results.missing(number, [*map(NewBlob.unpacked, values[1])]))
+        results = self._services.results
+        if kind == "offer":
+            wanted = results.missing(attempt.number, [*map(NewBlob.unpacked, values[1])])
+            host.send("send", attempt.number, wanted)
         elif kind == "data":
-            results.take(number, values[1])
-        elif kind == "reported":
-            self._events.append(Reported(number, decode_report(values[1])))
+            results.take(attempt.number, values[1])
         elif kind == "returned":
             self._take_back(attempt)
         else:
-            self._forget(attempt)
-            self._events.append(Ended(*values) if kind == "ended" else Died(*values))
+            event = event_of(host, kind, values)
+            self._events.append(event)
+            attempt.begun = True
+            if isinstance(event, (Ended, Died)):
+                self._forget(attempt)
 
     def _take_back(self, attempt: Attempt) -> None:
         """Send an order elsewhere that a host has returned, or return it to the driver."""
@@ -360,32 +367,22 @@ class RemoteExecutor(Executor):
         for members in gangs:
             self._check_fits(members)
             self._gangs.append(members)
-        while self._gangs and self._place_gang(self._gangs[0]):
-            self._gangs.popleft()
-        if not self._gangs:  # a gang that waits gets whatever becomes free
+        for members in list(self._gangs):
+            seats = seat_gang(members, self._hosts.values())
+            if seats is not None:
+                self._gangs.remove(members)
+                for attempt, seat in seats:
+                    self._send(attempt, seat)
+            elif not self._engine.gangs_apart:
+                break
+        if not self._gangs or self._engine.gangs_apart:  # else a gang that waits gets whatever becomes free
             for attempt in list(self._waiting):
-                host = freest(self._hosts.values(), attempt.pool, 0 if self._pools[attempt.pool] else AHEAD)
+                host = freest(self._hosts.values(), attempt.pool, 0 if self._pools[attempt.pool][0] else AHEAD)
                 if host is not None:
                     self._waiting.remove(attempt)
                     self._send(attempt, host)
             self._move()
         self._request()
-
-    def _place_gang(self, members: list[Attempt]) -> bool:
-        """Send all members of a gang to hosts, or none."""
-        if not members:
-            return True
-        pool = members[0].pool
-        free = [host for host in self._hosts.values() if host.ready for _ in range(host.slots(pool) - host.has(pool))]
-        if len(free) < len(members):
-            return False
-        members.sort(key=lambda attempt: attempt.order.node_index or 0)
-        first = free[0].address
-        for attempt, host in zip(members, free, strict=False):
-            if len(members) > 1 or attempt.order.node_index == 0:
-                attempt.order = attrs.evolve(attempt.order, main_ip=first)
-            self._send(attempt, host)
-        return True
 
     def _move(self) -> None:
         """Ask an order back that waits at a busy host while another is free."""
@@ -405,17 +402,18 @@ class RemoteExecutor(Executor):
 
     def _request(self) -> None:
         """Ask for as many leases as there is work for."""
-        gangs = {id(attempt) for gang in self._gangs for attempt in gang}
         most = self._setup.max_workers or self.capacity or 1
-        for pool in range(len(self._pools)):
-            attempts = [attempt for attempt in self._attempts.values() if attempt.pool == pool]
-            gang = sum(attempt.order.num_nodes > 0 or id(attempt) in gangs for attempt in attempts)
-            wanted = min(most, len(attempts) - gang) + gang
-            have = sum(other == pool for other, _ in self._leases.values())
-            for _ in range(wanted - have):
-                self._lease_numbers += 1
-                self._leases[self._lease_numbers] = pool, None
-                self._engine.request(self._lease_numbers, dict(self._pools[pool]))
+        have = Counter(pool for pool, _ in self._leases.values())
+        gangs = Counter(attempt.pool for attempt in self._attempts.values() if attempt.order.num_nodes)
+        plain = Counter(attempt.pool for attempt in self._attempts.values() if not attempt.order.num_nodes)
+        for pool in sorted({*gangs, *plain}):
+            lacking = min(most, plain[pool]) + gangs[pool] - have[pool]
+            leases = [self._lease_numbers + 1 + i for i in range(lacking)]
+            self._lease_numbers += len(leases)
+            self._leases.update(dict.fromkeys(leases, (pool, None)))
+            amounts, is_gang = self._pools[pool]
+            if leases:
+                (self._engine.request_gang if is_gang else self._engine.request)(leases, dict(amounts))
 
     # --- the end
 

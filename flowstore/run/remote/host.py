@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 
@@ -170,6 +170,15 @@ def main(descriptor: int) -> None:
     """Run a host whose stream is a socket that this process has inherited."""
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
+    serve(connection)
+
+
+def serve(connection: socket.socket) -> NoReturn:
+    """Run a host, and end this process with it.
+
+    Args:
+        connection: the stream to the driver.
+    """
     scratch = Path(tempfile.mkdtemp(prefix="flowstore-host-")).resolve()
     leader = os.getpid()
     try:

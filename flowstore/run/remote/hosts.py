@@ -8,22 +8,27 @@ starts it.
 from __future__ import annotations
 
 import abc
+import contextlib
+import math
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from flowstore.errors import FlowstoreError
-from flowstore.run.executor import Setup
-from flowstore.run.orders import Order
+from flowstore.run.executor import Died, Ended, Event, Printed, Refreshed, Reported, Setup, Started
+from flowstore.run.orders import Order, decode_report
 from flowstore.run.policies import policies_of
 from flowstore.run.remote.host import READ_BYTES
 from flowstore.run.remote.messages import Message, Reader, encode
+from flowstore.store.cards import RenderedCard
 
 Amounts = tuple[tuple[str, float], ...]  # resources, sorted by name
+LEASE_S = 30.0
+CACHE_GIB = 4.0
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -55,14 +60,22 @@ class Engine(abc.ABC):
     Attributes:
         waker: readable when there are notices.
         folder: where hosts run the flow, if they share this machine's files; default: each in a folder of its own.
+        idle_s: how long a lease may be of no use before it is given back; default: until the run ends.
+        gangs_apart: whether each gang has leases of its own, so that a gang that waits keeps no others waiting.
     """
 
     waker: socket.socket
     folder: str | None = None
+    idle_s: float = math.inf
+    gangs_apart: bool = False
 
     @abc.abstractmethod
-    def request(self, lease: int, amounts: Mapping[str, float]) -> None:
-        """Ask for a lease; `Granted` follows when there is room, perhaps several times, or `Over`."""
+    def request(self, leases: Sequence[int], amounts: Mapping[str, float]) -> None:
+        """Ask for leases; `Granted` follows for each when there is room, perhaps several times, or `Over`."""
+
+    def request_gang(self, leases: Sequence[int], amounts: Mapping[str, float]) -> None:
+        """Ask for the leases of a gang, where gangs are apart."""
+        self.request(leases, amounts)
 
     @abc.abstractmethod
     def give_back(self, lease: int) -> None:
@@ -79,6 +92,10 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def open(self, host: str) -> socket.socket:
         """Return the stream to a host that was granted, to be opened once."""
+
+    def why_lost(self, host: str) -> str | None:  # noqa: ARG002  # optional
+        """Return how a host was lost whose stream has ended, such as `whose job was cancelled`, where that is known."""
+        return None
 
     @abc.abstractmethod
     def room(self, amounts: Mapping[str, float]) -> int:
@@ -131,6 +148,7 @@ class Host:
         self.heard_at = self.began_at = self.sent_at = time.monotonic()
         self.leases: dict[int, int] = {}  # lease: pool
         self.attempts: dict[int, Attempt] = {}  # by number, those that were sent there
+        self._spare: dict[int, tuple[float, int]] = {}  # by pool: since when that many leases at least were of no use
         self._out: deque[memoryview] = deque()
         self._reader = Reader()
         connection.setblocking(False)
@@ -142,6 +160,22 @@ class Host:
     def has(self, pool: int) -> int:
         """Return how many attempts of a pool it has."""
         return sum(attempt.pool == pool for attempt in self.attempts.values())
+
+    def long_spare(self, idle_s: float) -> list[int]:
+        """Return the leases that have been of no use for so long, as far as calls every few seconds can see."""
+        now = time.monotonic()
+        long_spare: list[int] = []
+        for pool in set(self.leases.values()):
+            spare = self.slots(pool) - self.has(pool)
+            since, least = self._spare.get(pool, (now, spare))
+            if spare > 0:
+                self._spare[pool] = since, min(least, spare)
+            else:
+                self._spare.pop(pool, None)
+            if spare > 0 and now - since > idle_s:
+                del self._spare[pool]
+                long_spare += [lease for lease, other in self.leases.items() if other == pool][-min(least, spare) :]
+        return long_spare
 
     def send(self, kind: str, *values: Any) -> None:
         """Send a message with the next `flush`: those that belong together arrive together."""
@@ -182,12 +216,54 @@ class Host:
         return self._reader.feed(data)
 
 
+def check_number(name: str, value: str) -> None:
+    """Raise FlowstoreError unless an option's value is a number greater than 0."""
+    with contextlib.suppress(ValueError):
+        if float("inf") > float(value) > 0:
+            return
+    raise FlowstoreError(f"--executor-option {name}={value}: this must be a number greater than 0.")
+
+
 def by_gang(attempts: Iterable[Attempt]) -> list[list[Attempt]]:
     """Return attempts, which were launched together, by their gangs."""
     gangs: dict[int, list[Attempt]] = {}
     for attempt in attempts:
         gangs.setdefault(attempt.order.first_node_id, []).append(attempt)
     return list(gangs.values())
+
+
+def seat_gang(members: Sequence[Attempt], hosts: Iterable[Host]) -> list[tuple[Attempt, Host]] | None:
+    """Return where each member of a gang is to run; `None` as long as there is no room for all of them.
+
+    Args:
+        members: attempts of one pool, some of which may have gone meanwhile.
+        hosts: all of them.
+    """
+    pool = members[0].pool if members else 0
+    free = [host for host in hosts if host.ready for _ in range(host.slots(pool) - host.has(pool))]
+    if len(free) < len(members):
+        return None
+    for attempt in members:
+        if len(members) > 1 or attempt.order.node_index == 0:
+            attempt.order = attrs.evolve(attempt.order, main_ip=free[0].address)
+    return [*zip(sorted(members, key=lambda attempt: attempt.order.node_index or 0), free, strict=False)]
+
+
+def event_of(host: Host, kind: str, values: Sequence[Any]) -> Event:
+    """Return the event that a host tells of.
+
+    Raises:
+        ValueError, TypeError, IndexError, KeyError, AttributeError: the values are not what they stand for.
+    """
+    if kind == "started":
+        return Started(values[0], values[1], host.name)
+    if kind == "printed":
+        return Printed(*values)
+    if kind == "card":
+        return Refreshed(values[0], RenderedCard.unpacked(values[1]))
+    if kind == "reported":
+        return Reported(values[0], decode_report(values[1]))
+    return Ended(*values) if kind == "ended" else Died(*values)
 
 
 def freest(hosts: Iterable[Host], pool: int, ahead: int) -> Host | None:

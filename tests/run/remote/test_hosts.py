@@ -44,8 +44,8 @@ class OneHost(Engine):
         self.granted = []
         self.closed = []
 
-    def request(self, lease, amounts):
-        self.granted.append(Granted(lease, "node7", "10.0.0.7"))
+    def request(self, leases, amounts):
+        self.granted += [Granted(lease, "node7", "10.0.0.7") for lease in leases]
 
     def give_back(self, lease):
         self.closed.append(lease)
