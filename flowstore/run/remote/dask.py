@@ -112,6 +112,8 @@ class DaskEngine(Engine):
         cluster: a local cluster, which ends with the engine.
     """
 
+    waker: socket.socket
+
     def __init__(self, address: str, cluster: Cluster | None) -> None:
         self._cluster = cluster
         self._run = uuid.uuid4().hex
