@@ -68,10 +68,12 @@ from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
+    from flowstore.runner import Runner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
+_RUNNER = frozenset({"Runner"})
 
 
 def __getattr__(name: str) -> Any:
@@ -84,6 +86,10 @@ def __getattr__(name: str) -> Any:
         from flowstore.store import opening
 
         return getattr(opening, name)
+    if name in _RUNNER:
+        from flowstore import runner
+
+        return getattr(runner, name)
     raise AttributeError(f"module 'flowstore' has no attribute {name!r}")
 
 
@@ -127,6 +133,7 @@ __all__ = [
     "Parameter",
     "ParameterError",
     "Run",
+    "Runner",
     "Step",
     "Store",
     "StoreCorrupt",

@@ -1,8 +1,8 @@
 """The user, the active namespace and store of this process, and `current`.
 
-The `state` object below holds what this process has chosen. Everything else is handed what it needs. Three hooks point
-upwards in the layers (`make_run` and `make_task` for `current.run` and `current.task`, `main` for `FlowSpec()` in a
-script); the package's `__init__` sets them.
+The `state` object below holds what this process has chosen. Everything else is handed what it needs. Four hooks point
+upwards in the layers: `make_run` and `make_task` for `current.run` and `current.task`, and `main` for `FlowSpec()` in a
+script, are set by the package's `__init__`; `add_options` by `flowstore.metaflow`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ class State:
         self.make_run: Callable[[str], Any] | None = None
         self.make_task: Callable[[str], Any] | None = None
         self.main: Callable[[type], None] | None = None
+        self.launcher: str | None = None  # the module that runs the program, as `python -m LAUNCHER flow.py`
+        self.prefixes: tuple[str, ...] = ("FLOWSTORE",)  # of environment variables; the first that is set counts
+        self.add_options: Callable[[Any], None] | None = None  # adds to a flow's tree of commands
 
 
 state = State()
@@ -48,7 +51,7 @@ state = State()
 
 def username() -> str:
     """Return the name that runs are tagged with: `$FLOWSTORE_USER`, `$USERNAME`, `$USER`, else the account's."""
-    for variable in ("FLOWSTORE_USER", "USERNAME", "USER"):
+    for variable in (*variables("USER"), "USERNAME", "USER"):
         if name := os.environ.get(variable):
             if not is_text(name):
                 raise FlowstoreError(f"${variable} is {name!r}, which is not valid Unicode text. Set $FLOWSTORE_USER.")
@@ -59,6 +62,15 @@ def username() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # an account without a name, as in some containers
         raise FlowstoreError("This account has no name: set $FLOWSTORE_USER to the name to tag runs with.") from None
+
+
+def variables(name: str) -> list[str]:
+    """Return the environment variables that may hold a setting, the one that counts first.
+
+    >>> variables("RUN_ALPHA")
+    ['FLOWSTORE_RUN_ALPHA']
+    """
+    return [f"{prefix}_{name}" for prefix in state.prefixes]
 
 
 def is_text(value: str) -> bool:
@@ -100,10 +112,11 @@ def called_as() -> str:
 
     if sys.argv[:1] == ["-c"]:
         return "python -c '…'"
+    python = "python" if state.launcher is None else f"python -m {state.launcher}"
     name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", None)
     if name is None or name == "__main__":  # the latter in a folder or zip file that is run
-        return f"python {shlex.quote(sys.argv[0])}"
-    return f"python -m {name.removesuffix('.__main__')}"
+        return f"{python} {shlex.quote(sys.argv[0])}"
+    return f"{python} -m {name.removesuffix('.__main__')}"
 
 
 def namespace(tag: str | None) -> str | None:

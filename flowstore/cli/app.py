@@ -18,6 +18,7 @@ Exit codes: 0 success, 1 an error of ours or a failed run, 2 wrong usage, 128 + 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import functools
 import gc
@@ -194,6 +195,9 @@ class Group(_WithExample, click.Group):
         settings: what may stand before its commands.
         of_flows: names that are commands of a flow's own file instead.
         options: further click arguments.
+
+    Attributes:
+        added: further options of commands, by the command's name.
     """
 
     def __init__(
@@ -211,6 +215,7 @@ class Group(_WithExample, click.Group):
         super().__init__(name, help=help, **options)
         self.example = example
         self.settings = tuple(settings)
+        self.added: Mapping[str, Sequence[click.Option]] = {}
         self._of_flows = of_flows
         self.params += [option for setting in settings for option in setting.options]
         self._listed: Mapping[str, Listed] = {}
@@ -228,7 +233,11 @@ class Group(_WithExample, click.Group):
         """Return a command by name, or `None`."""
         if cmd_name in self._listed and cmd_name not in self.commands:
             members = vars(import_at_rest(self._listed[cmd_name].module)).values()
-            self.add_command(next(one for one in members if isinstance(one, click.Command) and one.name == cmd_name))
+            command = next(one for one in members if isinstance(one, click.Command) and one.name == cmd_name)
+            if cmd_name in self.added:
+                command = copy.copy(command)
+                command.params = [*command.params, *self.added[cmd_name]]
+            self.add_command(command)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

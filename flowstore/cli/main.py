@@ -31,6 +31,7 @@ COMMANDS = {
     "check": Listed("flowstore.cli.maintenance", "Check that the store is sound."),
     "deployments": Listed("flowstore.cli.production", "List what is in production, and when it runs next."),
     "scheduler": Listed("flowstore.cli.production", "Start deployments as their schedules fall due."),
+    "worker": Listed("flowstore.cli.production", "Run what AWS Step Functions asks for."),
     "demo": Listed("flowstore.cli.demo", "Run a small real flow, and show where to look next."),
 }
 
@@ -55,7 +56,7 @@ flowstore = app.Group(
     help="Look into a store: one SQLite file with everything that flows have run.",
     example="flowstore demo",
     settings=(STORE, NAMESPACE, FORM),
-    of_flows=("run", "resume", "card", "deploy"),
+    of_flows=("run", "resume", "card", "deploy", "step-functions"),
     params=[app.VERSION],
     callback=_see_everything,
 )

@@ -211,7 +211,7 @@ def _in_end_task(store: Store, parts: Sequence[str], *, may_be_step: bool) -> li
     if name not in names:
         problem = f"{'step and no ' if may_be_step else ''}artifact {name!r} at its end"
         raise NotFound(f"Run {flow}/{run} has no {problem}.{did_you_mean(name, [*steps, *names])}")
-    return [flow, run, "end", str(end["id"]), name]
+    return [flow, run, str(end["step"]), str(end["id"]), name]
 
 
 def _invalid(text: str, depths: Collection[int]) -> InvalidPathspec:

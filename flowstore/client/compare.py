@@ -102,7 +102,7 @@ def side_by_side(runs: Sequence[Run], *, code: bool = True, everything: bool = F
     sides = [_Side(run) for run in runs]
     single = set.intersection(*({name for name, tasks in side.states.items() if sum(tasks.values()) == 1}
                                 for side in sides))  # fmt: skip
-    steps = single - {"end"}  # whose artifacts are among the visible ones
+    steps = single - {side.end_step for side in sides}  # whose artifacts are among the visible ones
     compared = itertools.chain(
         _plain("run", [side.facts for side in sides]),
         _plain("tag", [side.tags for side in sides]),
@@ -175,6 +175,7 @@ class _Side:
             self._set = queries.single_artifacts(self.store, run_id)
             end = run.end_task
             visible = {} if end is None else end._blobs()
+        self.end_step = None if end is None else end.path_components[2]
         self.visible = {name: blob for name, blob in visible.items() if name not in self.parameters}
 
     def set_in(self, steps: Collection[str]) -> dict[str, Blob]:

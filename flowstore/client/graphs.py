@@ -24,7 +24,7 @@ from flowstore.client.rows import RunRow, StepRow
 from flowstore.drawing import SHAPES
 from flowstore.drawing.graph import Arrow, Box, graph
 from flowstore.errors import FlowstoreError
-from flowstore.flow.graph import SPLITS, Node, read_step
+from flowstore.flow.graph import SPLITS, Node, part_of, read_step, step_mark
 from flowstore.store import steps
 from flowstore.text import counted, duration, shorten
 
@@ -182,6 +182,7 @@ def _steps(nodes: Mapping[str, Node], began: Sequence[str], taken: Iterable[tupl
         if node.kind in {"foreach", "parallel"}
         for target in node.targets
     }
+    first = part_of(nodes, "start")
     return [
         GraphStep(
             name,
@@ -192,7 +193,7 @@ def _steps(nodes: Mapping[str, Node], began: Sequence[str], taken: Iterable[tupl
             nodes[name].condition if name in nodes else None,
             nodes[name].doc if name in nodes else "",
         )
-        for name in sorted(targets, key=lambda name: name != "start")
+        for name in sorted(targets, key=lambda name: name != first)
     ]
 
 
@@ -212,7 +213,7 @@ def _expected(nodes: Mapping[str, Node], announced: Mapping[str, int]) -> dict[s
 
 def _scopes(nodes: Mapping[str, Node]) -> dict[str, tuple[str, ...]]:
     """Return the splits that are open where each step begins, outermost first."""
-    scopes: dict[str, tuple[str, ...]] = {"start": ()} if "start" in nodes else {}
+    scopes: dict[str, tuple[str, ...]] = {first: ()} if (first := part_of(nodes, "start")) in nodes else {}
     queue = list(scopes)
     for name in queue:
         node = nodes[name]
@@ -329,14 +330,6 @@ def _parse(source: str) -> _File:
 
 
 def _class(node: ast.ClassDef) -> _Class:
-    marked = [
-        child
-        for child in node.body
-        if isinstance(child, ast.FunctionDef) and any(_is_step(mark) for mark in child.decorator_list)
-    ]
+    marked = [child for child in node.body if isinstance(child, ast.FunctionDef) and step_mark(child) is not None]
     bases = tuple(ast.unparse(base) for base in node.bases if isinstance(base, ast.Name | ast.Attribute))
     return _Class(bases, {child.name: read_step(child) for child in marked})
-
-
-def _is_step(mark: ast.expr) -> bool:
-    return "step" in {getattr(mark, "id", None), getattr(mark, "attr", None)}

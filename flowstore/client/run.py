@@ -43,6 +43,11 @@ class Flows(InStore):
     def _names(self) -> list[str]:
         return queries.flow_names(self._store, self._scope.namespace)
 
+    @property
+    def flows(self) -> list[Flow]:
+        """The flows, as a list."""
+        return [*self]
+
     def __iter__(self) -> Iterator[Flow]:
         return (Flow._at(self._scope, name) for name in self._names())
 
@@ -285,7 +290,7 @@ class Run(Tagged, Container["Step"], Ending):
 
     @property
     def end_task(self) -> Task | None:
-        """The task of the step `end`, or `None` while there is none that succeeded."""
+        """The task of the last step, or `None` while there is none that succeeded."""
         if self._end is None:
             row = queries.end_task(self._store, int(self.id))
             if row is None or row["status"] != "successful":
@@ -295,7 +300,7 @@ class Run(Tagged, Container["Step"], Ending):
 
     @property
     def data(self) -> Data | None:
-        """The artifacts of `end`, inherited ones included; `None` while there is no end."""
+        """The artifacts of the end task, inherited ones included; `None` while there is none."""
         end = self.end_task
         return None if end is None else end.data
 

@@ -20,6 +20,7 @@ from flowstore.client.code import Code
 from flowstore.client.store import Store
 from flowstore.client.task import Metadata
 from flowstore.context import Current
+from flowstore.runner import ExecutingProcess, ExecutingRun
 
 PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
@@ -29,9 +30,17 @@ GROUPS = {
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),
     "Stores": ("open_store", "Store", "use_store", "get_store"),
+    "Runs started from Python": ("Runner",),
     "Namespaces": ("namespace", "get_namespace", "default_namespace"),
 }
-RETURNED = (Data, Artifacts, Code, Metadata)  # classes of what attributes of the results return
+RETURNED = (
+    ExecutingProcess,
+    ExecutingRun,
+    Data,
+    Artifacts,
+    Code,
+    Metadata,
+)  # by methods and attributes
 NEVER_MADE = (Store, *RETURNED[:-1])  # users call none of them
 SHARED = """## What the results have in common
 
@@ -58,7 +67,7 @@ def page() -> str:
     for title, names in GROUPS.items():
         parts.append(f"## {title}\n\n")
         parts += [_entry(name, getattr(flowstore, name)) for name in names if name in flowstore.__all__]
-    parts += [SHARED, _bullets(flowstore.Run, own=False), "\n## What the results return\n\n"]
+    parts += [SHARED, _bullets(flowstore.Run, own=False), "\n## What is returned\n\n"]
     parts += [_class(kind.__name__, kind) for kind in RETURNED]
     errors = [name for name in flowstore.__all__ if name not in grouped]
     parts += ["## Errors\n\n", "| error | is also a | when |\n|---|---|---|\n", *map(_error, errors)]

@@ -7,8 +7,7 @@ A decorator says what is wanted; the driver and the task do it. Each is a frozen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FunctionType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, overload
 
 import attrs
@@ -19,14 +18,35 @@ F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 
 
-def step(function: F) -> F:
-    """Mark a method of a flow as one of its steps."""
-    function.is_step = True  # type: ignore[attr-defined]
-    return function
+@overload
+def step(function: F) -> F: ...
+@overload
+def step(*, start: bool = False, end: bool = False) -> Callable[[F], F]: ...
+def step(function: Any = None, *, start: bool = False, end: bool = False) -> Any:
+    """Mark a method of a flow as one of its steps.
+
+    A run begins at the step `start` and ends at the step `end`. Others can take their parts: `@step(start=True)` and
+    `@step(end=True)`. The only step of a flow is both.
+
+    Args:
+        function: the step, where used without parentheses.
+        start: whether a run begins here.
+        end: whether a run ends here.
+    """
+    parts = (*["start"] * bool(start), *["end"] * bool(end))
+    marks = {"is_step": True, **({"parts": parts} if parts else {})}
+
+    def mark(function: F) -> F:
+        vars(function).update(marks)
+        return function
+
+    return mark if function is None else mark(function)
 
 
 class _Decorator:
     """The base of all decorators, with one text for people; generated in each class, it would slow imports down."""
+
+    is_followed: ClassVar[bool] = True  # or only accepted, as it names what flowstore does not have
 
     def __repr__(self) -> str:
         options = (f"{name}={getattr(self, name)!r}" for name in _option_names(type(self)) or vars(self))
@@ -278,7 +298,7 @@ def _unknown_option(kind: Any, options: Mapping[str, Any]) -> str:
     return f"@{kind.name} has no option {unknown}; it has: {', '.join(names) or 'none'}."
 
 
-WITH: Mapping[str, Any] = {kind.name: kind for kind in (Retry, Catch, Timeout, Environment, Resources, Card)}
+WITH: dict[str, Any] = {kind.name: kind for kind in (Retry, Catch, Timeout, Environment, Resources, Card)}
 
 
 def from_text(text: str) -> StepDecorator:
@@ -368,68 +388,3 @@ class schedule(FlowDecorator):  # noqa: N801  # used as a decorator
     def __attrs_post_init__(self) -> None:
         if sum(map(bool, (self.hourly, self.daily, self.weekly, self.cron))) > 1:
             raise GraphError("@schedule: give one of hourly, daily, weekly and cron.")
-
-
-def restore_marks(flow: type) -> None:
-    """Give wrappers around a flow's own steps the name and the marks of the steps that they wrap."""
-    for name, value in list(vars(flow).items()):
-        if isinstance(value, FunctionType) and not _is_marked(value, name):
-            chain = _chain(value, name)
-            if any(getattr(function, "is_step", False) for function in chain):
-                _copy_marks(chain)
-
-
-def hidden_step(value: object, name: str) -> FunctionType | None:
-    """Return the step inside an object that is no function, as a class used as a decorator makes one."""
-    if isinstance(value, (FunctionType, type)):
-        return None
-    parts = [*getattr(value, "__dict__", {}).values(), getattr(value, "func", None)]
-    for part in parts:
-        if isinstance(part, FunctionType) and part.__name__ == name:
-            marked = getattr(part, "is_step", False) or getattr(value, "__dict__", {}).get("is_step", False)
-            return part if marked else None
-    return None
-
-
-def _is_marked(function: FunctionType, name: str) -> bool:
-    return function.__name__ == name and getattr(function, "is_step", False)
-
-
-def _chain(function: FunctionType, name: str) -> list[FunctionType]:
-    """Return the functions from a wrapper down to the one of this name that it wraps; empty if it wraps none."""
-    left: list[list[FunctionType]] = [[function]]
-    seen = {function}
-    while left:
-        chain = left.pop()
-        for inner in _enclosed(chain[-1]):
-            if inner.__name__ == name:
-                return [*chain, inner]
-            if inner not in seen:
-                seen.add(inner)
-                left.append([*chain, inner])
-    return []
-
-
-def _enclosed(function: FunctionType) -> Iterator[FunctionType]:
-    if isinstance(wrapped := getattr(function, "__wrapped__", None), FunctionType):
-        yield wrapped
-    for cell in function.__closure__ or ():
-        try:
-            value: Any = cell.cell_contents
-        except ValueError:  # not filled yet, as that of the class that is being made
-            continue
-        if isinstance(value, FunctionType):
-            yield value
-
-
-def _copy_marks(chain: list[FunctionType]) -> None:
-    outer, inner = chain[0], chain[-1]
-    attached = [item for function in reversed(chain) for item in getattr(function, "decorators", ())]
-    decorators = {id(item) if isinstance(item, Card) else item.name: item for item in attached}
-    marks: dict[str, Any] = {}
-    for function in reversed(chain):
-        marks.update(vars(function))
-    outer.__dict__.update({**marks, "is_step": True, "__wrapped__": inner})
-    if decorators:
-        outer.__dict__["decorators"] = list(decorators.values())
-    outer.__name__, outer.__qualname__, outer.__doc__ = inner.__name__, inner.__qualname__, inner.__doc__

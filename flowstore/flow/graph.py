@@ -23,7 +23,7 @@ from flowstore.context import command_text
 from flowstore.errors import GraphError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import CodeType
 
 SPLITS = frozenset({"split", "foreach", "parallel"})  # the kinds that open branches, for a join to close
@@ -41,6 +41,7 @@ class Node:
     kind: str  # end (no self.next), linear, split, foreach, parallel, switch; or invalid, see `problem`
     targets: tuple[str, ...] = ()  # the next steps in the order written; those of a switch once each
     is_join: bool = False  # it takes `inputs`
+    parts: tuple[str, ...] = ()  # 'start' and 'end', as `@step(start=True)` says
     foreach: str | None = None  # name of the artifact that a foreach iterates over
     condition: str | None = None  # name of the artifact that a switch looks at
     cases: dict[Any, str] = attrs.field(factory=dict)  # the step of each of a switch's values
@@ -72,6 +73,16 @@ class Graph:
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
 
+    @cached_property
+    def start(self) -> str:
+        """The name of the step where a run begins, which may be missing."""
+        return part_of(self.nodes, "start")
+
+    @cached_property
+    def end(self) -> str:
+        """The name of the step where a run ends, which may be missing."""
+        return part_of(self.nodes, "end")
+
     def parents(self, name: str) -> tuple[str, ...]:
         """Names of the steps whose `self.next` leads to `name`, in source order."""
         return self._parents.get(name, ())
@@ -83,6 +94,14 @@ class Graph:
             for target in node.targets:
                 parents.setdefault(target, []).append(node.name)
         return {target: tuple(names) for target, names in parents.items()}
+
+
+def part_of(nodes: Mapping[str, Node], part: str) -> str:
+    """Return the name of the step that is a flow's start or end: the one marked so, or the only one, or that name."""
+    for node in nodes.values():
+        if part in node.parts or (len(nodes) == 1 and node.kind == "end"):
+            return node.name
+    return part
 
 
 def graph_of(flow: type) -> Graph:
@@ -207,6 +226,7 @@ def _node(name: str, func: FunctionType, tree: _Step, sources: _Sources) -> Node
     return Node(
         name=name,
         is_join=code.co_argcount == 2,
+        parts=getattr(func, "parts", ()),
         file=code.co_filename,
         line=tree.lineno,
         next_line=ending[-1].lineno if ending else tree.body[-1].lineno,
@@ -229,7 +249,22 @@ def read_step(tree: _Step) -> Node:
         tail = _read_next(me, calls[-1]) if calls else {"kind": "end"}
     except _TailError as error:
         tail = {"kind": "invalid", "problem": str(error)}
-    return Node(name=tree.name, is_join=len(names) == 2, doc=ast.get_docstring(tree) or "", line=tree.lineno, **tail)
+    parts = tuple(
+        option.arg
+        for option in getattr(step_mark(tree), "keywords", ())
+        if option.arg in {"start", "end"} and getattr(option.value, "value", False)
+    )
+    doc = ast.get_docstring(tree) or ""
+    return Node(name=tree.name, is_join=len(names) == 2, doc=doc, line=tree.lineno, parts=parts, **tail)
+
+
+def step_mark(tree: _Step) -> ast.expr | None:
+    """Return what marks a `def` as a step, `@step` or `@step(…)`; `None` where it is none."""
+    for mark in tree.decorator_list:
+        name = mark.func if isinstance(mark, ast.Call) else mark
+        if "step" in {getattr(name, "id", None), getattr(name, "attr", None)}:
+            return mark
+    return None
 
 
 def _self_name(code: CodeType) -> str:
@@ -246,7 +281,7 @@ def _tail(name: str, func: FunctionType, tree: _Step, sources: _Sources) -> dict
             version = sources.overridden(name, func, base)
             if version is not None:
                 return _tail(name, version, sources.find(name, version)[0], sources)
-        if name not in {"end", code.co_name}:
+        if name not in {"end", code.co_name} and "end" not in getattr(func, "parts", ()):
             maker = code.co_qualname.partition(".<locals>")[0]
             raise _TailError(
                 f"its source is not seen, since {maker!r} put its function {code.co_name!r} in its place. Mark that "

@@ -75,31 +75,45 @@ def check_has_steps(graph: Graph) -> Iterator[str]:
 
 
 def check_start(graph: Graph) -> Iterator[str]:
-    """Check that a run begins at `start`, with nothing to join."""
-    if "start" not in graph:
+    """Check that a run begins at one step, with nothing to join, to which no other leads."""
+    yield from _one(graph, "start", [node for node in graph if "start" in node.parts])
+    if graph.start not in graph:
         yield (
             f"{graph.file}:{graph.line}: flow {graph.flow!r} has no step 'start', where a run begins. "
-            "Add one, or mark it with @step."
+            "Add one, or mark the first step with @step(start=True)."
         )
-    elif graph["start"].is_join:
-        yield f"{_at(graph['start'])} takes inputs, but a run begins here. Write `def start(self)`."
+    elif graph[graph.start].is_join:
+        yield f"{_at(graph[graph.start])} takes inputs, but a run begins here. Write `def {graph.start}(self)`."
 
 
 def check_end(graph: Graph) -> Iterator[str]:
-    """Check that a run ends at `end`, and only there."""
-    if "end" not in graph:
+    """Check that a run ends at one step, and only there."""
+    yield from _one(graph, "end", [node for node in graph if "end" in node.parts])
+    if graph.end not in graph:
         yield (
             f"{graph.file}:{graph.line}: flow {graph.flow!r} has no step 'end', where a run ends. "
-            "Add one, or mark it with @step."
+            "Add one, or mark the last step with @step(end=True)."
         )
     for node in graph:
-        if node.name == "end" and node.targets:
+        if node.name == graph.end and node.targets:
             yield f"{_at(node, tail=True)} calls self.next, but a run ends here. Remove the call."
-        elif node.name != "end" and node.kind == "end":
+        elif node.name != graph.end and node.kind == "end":
+            target = graph.end if graph.end in graph else "end"
             yield (
                 f"{_at(node, tail=True)} has no self.next(...). Add one as its last statement, such as "
-                "self.next(self.end)."
+                f"self.next(self.{target})."
             )
+
+
+def _one(graph: Graph, part: str, marked: list[Node]) -> Iterator[str]:
+    """Check that one step is marked as the start or the end, and that no other is named so."""
+    for node in marked[1:]:
+        yield f"{_at(node)} is marked @step({part}=True), and so is {marked[0].name!r}. Mark one of them."
+    if marked and marked[0].name != part and part in graph:
+        yield (
+            f"{_at(graph[part])} is named like the {part} of a flow, but {marked[0].name!r} is marked "
+            f"@step({part}=True). Rename this step, or remove the mark."
+        )
 
 
 def check_names(graph: Graph) -> Iterator[str]:
@@ -138,7 +152,7 @@ def check_targets(graph: Graph) -> Iterator[str]:
                 )
 
 
-# Whether every step lies on a way from `start` to `end`.
+# Whether every step lies on a way from the first step to the last.
 
 
 def check_cycles(graph: Graph) -> Iterator[str]:
@@ -154,25 +168,25 @@ def check_cycles(graph: Graph) -> Iterator[str]:
         yield (
             f"{_at(graph[cycle[-1]], tail=True)} leads back to {cycle[0]!r} ({way}), so the run never ends. "
             "To go back, use a switch, which can also go on: "
-            f'self.next({{True: self.{cycle[0]}, False: self.end}}, condition="again").'
+            f'self.next({{True: self.{cycle[0]}, False: self.{graph.end}}}, condition="again").'
         )
 
 
 def check_reached(graph: Graph) -> Iterator[str]:
-    """Check that each step can be reached from `start`."""
-    reached = _closure("start", lambda name: graph[name].targets)
+    """Check that each step can be reached from the first one."""
+    reached = _closure(graph.start, lambda name: graph[name].targets)
     for node in graph:
         if node.name not in reached:
-            yield f"{_at(node)} is never reached from 'start'. Lead a self.next(...) to it, or remove it."
+            yield f"{_at(node)} is never reached from {graph.start!r}. Lead a self.next(...) to it, or remove it."
 
 
 def check_ends(graph: Graph) -> Iterator[str]:
-    """From each step, `end` can be reached."""
-    ending = _closure("end", graph.parents)
+    """From each step, the last one can be reached."""
+    ending = _closure(graph.end, graph.parents)
     for node in graph:
         if node.name not in ending:
             yield (
-                f"{_at(node, tail=True)} never gets to 'end': from here the run goes round for ever. Give a "
+                f"{_at(node, tail=True)} never gets to {graph.end!r}: from here the run goes round for ever. Give a "
                 "switch on the way a case that leads out."
             )
 
@@ -192,7 +206,7 @@ def _closure(first: str, following: Callable[[str], tuple[str, ...]]) -> set[str
 def check_nesting(graph: Graph) -> Iterator[str]:
     """Check that each step has one stack of open splits, and each split one join."""
     walk = _Walk(graph)
-    left, seen = deque(["start"]), {"start"}
+    left, seen = deque([graph.start]), {graph.start}
     reported: set[str] = set()
     while left:
         node = graph[left.popleft()]
@@ -211,10 +225,13 @@ class _Walk:
     """The splits that are open at each step met so far, from its first arrival; later ones must agree."""
 
     graph: Graph
-    stacks: dict[str, Stack] = attrs.field(factory=lambda: {"start": ()})
+    stacks: dict[str, Stack] = attrs.field(init=False)
     closes: dict[str, str] = attrs.field(factory=dict)  # join -> the split it closes
     joined: dict[str, str] = attrs.field(factory=dict)  # split -> the join that closes it
     unjoined: set[str] = attrs.field(factory=set)  # splits that are open at `end`
+
+    def __attrs_post_init__(self) -> None:
+        self.stacks = {self.graph.start: ()}
 
     def arrive(self, node: Node, target: Node) -> str | None:
         """Go along one edge; what is wrong with it, if anything."""
@@ -224,7 +241,7 @@ class _Walk:
         problem = self._close(node, target, stack) if target.is_join else None
         if target.is_join:
             stack = stack[:-1]
-        if target.name == "end":
+        if target.name == self.graph.end:
             return problem or self._left_open(stack)
         first = self.stacks.setdefault(target.name, stack)
         return problem or (None if first == stack else self._meet(node, target, stack, first))
@@ -263,8 +280,9 @@ class _Walk:
         split = self.graph[stack[-1][0]]
         self.unjoined.add(split.name)
         return (
-            f"{_at(split, tail=True)} has a branch, {stack[-1][1]!r}, that gets to 'end' without a join. "
-            "Lead it to a step that takes inputs, such as `def join(self, inputs)`, and that one to 'end'."
+            f"{_at(split, tail=True)} has a branch, {stack[-1][1]!r}, that gets to {self.graph.end!r} without a join. "
+            "Lead it to a step that takes inputs, such as `def join(self, inputs)`, and that one to "
+            f"{self.graph.end!r}."
         )
 
     def _meet(self, node: Node, target: Node, stack: Stack, first: Stack) -> str:
@@ -296,8 +314,8 @@ def check_parallel(graph: Graph) -> Iterator[str]:
                     f"{_at(node, tail=True)} leads to {target!r}, which is marked @parallel. Write "
                     f"self.next(self.{target}, num_parallel=n), or remove @parallel."
                 )
-    if "parallel" in graph["start"].decorators:
-        yield f"{_at(graph['start'])} is marked @parallel, but a run begins with one task. Remove @parallel."
+    if "parallel" in graph[graph.start].decorators:
+        yield f"{_at(graph[graph.start])} is marked @parallel, but a run begins with one task. Remove @parallel."
 
 
 def check_catch(graph: Graph) -> Iterator[str]:

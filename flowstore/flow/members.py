@@ -9,10 +9,11 @@ from types import FunctionType
 from typing import Any
 
 from flowstore.errors import ArtifactError, GraphError
-from flowstore.flow.decorators import Catch, FlowDecorator, hidden_step
+from flowstore.flow.decorators import Catch, FlowDecorator
 from flowstore.flow.names import check_name
 from flowstore.flow.parameters import Parameter
 from flowstore.flow.spec import OWN_NAMES, FlowSpec, check_assignable, is_constant
+from flowstore.flow.wrappers import hidden_step
 
 
 def check_members(flow: type) -> None:

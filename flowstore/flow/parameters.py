@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from flowstore import context
 from flowstore.errors import ParameterError
 
 LONGEST_SHOWN = 200  # characters of a value, in a message
@@ -108,9 +109,9 @@ class Parameter:
         raise AssertionError  # FlowSpec.__setattr__ refuses first; as a data descriptor it is read before vars(flow)
 
     @property
-    def environment_variable(self) -> str:
-        """Where a value may also come from."""
-        return f"FLOWSTORE_RUN_{self.name.upper().replace('-', '_')}"
+    def environment_variables(self) -> list[str]:
+        """Where a value may also come from: the first that is set."""
+        return context.variables(f"RUN_{self.name.upper().replace('-', '_')}")
 
     @property
     def type_name(self) -> str:

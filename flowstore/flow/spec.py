@@ -18,9 +18,9 @@ import attrs
 
 from flowstore.context import state
 from flowstore.errors import ArtifactError, GraphError
-from flowstore.flow.decorators import restore_marks
 from flowstore.flow.names import check_name
 from flowstore.flow.parameters import Parameter
+from flowstore.flow.wrappers import restore_marks
 
 _LINK = "_flowstore_link"
 

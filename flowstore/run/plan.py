@@ -102,7 +102,7 @@ class Plan:
 
     def start(self) -> PlannedTask:
         """Return the first task."""
-        return self._new("start", (), ())
+        return self._new(self._graph.start, (), ())
 
     def finish(self, task: PlannedTask, outcome: Outcome) -> list[PlannedTask]:
         """Return the tasks that become ready because `task` finished with `outcome`."""

@@ -46,15 +46,28 @@ def policies_of(
         with_: the decorators of `--with`, which the step's own override.
         say: tells the user which of these is left out.
     """
-    return {node.name: _policy(flow, node, with_, say) for node in graph}
+    attached = {node.name: _attached(flow, node, with_, say) for node in graph}
+    used = [*flow.flow_decorators, *(item for items in attached.values() for item in items.values())]
+    others = sorted({f"@{item.name}" for item in used if not item.is_followed})
+    if others:
+        say(f"{', '.join(others)}: flowstore has none of these, and runs such steps like all others, in this Python.")
+    return {node.name: _policy(flow, node, attached[node.name], with_) for node in graph}
 
 
-def _policy(flow: type[FlowSpec], node: Node, with_: Sequence[str], say: Callable[[str], None]) -> StepPolicy:
+def _attached(
+    flow: type[FlowSpec], node: Node, with_: Sequence[str], say: Callable[[str], None]
+) -> dict[str, decorators.StepDecorator]:
+    """Return the decorators of a step, by name."""
     attached = {item.name: item for item in map(decorators.from_text, with_)}
     if "catch" in attached and node.kind in CHOOSING:
         del attached["catch"]
         say(f"--with catch: not for step {node.name}, where what follows is chosen while it runs ({node.kind}).")
-    attached |= {item.name: item for item in getattr(getattr(flow, node.name), "decorators", ())}
+    return attached | {item.name: item for item in getattr(getattr(flow, node.name), "decorators", ())}
+
+
+def _policy(
+    flow: type[FlowSpec], node: Node, attached: Mapping[str, decorators.StepDecorator], with_: Sequence[str]
+) -> StepPolicy:
     retry, catch, timeout = attached.get("retry"), attached.get("catch"), attached.get("timeout")
     environment, resources = attached.get("environment"), attached.get("resources")
     return StepPolicy(

@@ -68,10 +68,10 @@ class Origin:
     @property
     def takes_over(self) -> bool:
         """Whether there is anything to take over, or the user wants none of it."""
-        first = self._tasks.get(("start", (), None))
-        wanted = self._from_step != "start"
-        return not wanted or (
-            first is not None and _fitting(self._graph["start"], json_of(first["transition"] or "{}", dict)) is not None
+        start = self._graph[self._graph.start]
+        first = self._tasks.get((start.name, (), None))
+        return self._from_step == start.name or (
+            first is not None and _fitting(start, json_of(first["transition"] or "{}", dict)) is not None
         )
 
     def take(self, task: PlannedTask) -> tuple[Row, Outcome] | None:
@@ -157,8 +157,7 @@ def nothing_to_take(store: Store, flow: str, origin: Origin, *, named: bool) -> 
 
 
 def _has_finished_tasks(store: Store, run_id: int) -> bool:
-    sql = """select 1 from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id
-             where s.run_id = ? and s.name = 'start' and t.status = 'successful' limit 1"""
+    sql = """select 1 from tasks t where t.run_id = ? and t.status = 'successful' limit 1"""
     return store.value(sql, (run_id,)) is not None
 
 
@@ -214,13 +213,14 @@ def parameters_from(store: Store, flow: type, origin_id: int, old: Mapping[str, 
 
 
 def _new_value(flow: type, parameter: Parameter, origin_id: int) -> Any:
-    variable = parameter.environment_variable
-    if variable in os.environ:
-        return parameter.convert(os.environ[variable])
+    given = next((os.environ[name] for name in parameter.environment_variables if name in os.environ), None)
+    if given is not None:
+        return parameter.convert(given)
     if parameter.required and parameter.default is None:
         raise ParameterError(
             f"Parameter {parameter.name} is required, but run {origin_id} has no value for it, and resume takes none. "
-            f"Give it a default, or set ${variable}, or start a new run: run --{parameter.name} …"
+            f"Give it a default, or set ${parameter.environment_variables[0]}, or start a new run: "
+            f"run --{parameter.name} …"
         )
     return parameter.default_value(flow.__name__, context.username())
 

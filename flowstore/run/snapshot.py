@@ -45,6 +45,7 @@ class Sources:
         module: the program's name, where it was started with `python -m`.
         main_file: the `__file__` of the program.
         text: the program itself, where it was given with `python -c`.
+        launcher: the module that ran the program, and is imported before it.
     """
 
     root: str = ""
@@ -54,6 +55,7 @@ class Sources:
     module: str | None = None
     main_file: str | None = None
     text: str | None = None
+    launcher: str | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -103,6 +105,7 @@ def take(flow: type, suffixes: Sequence[str] = (), *, whole: bool = False) -> So
         module=program.module if has_main else None,
         main_file=program.file if has_main else None,
         text=text,
+        launcher=context.state.launcher,
     )
 
 

@@ -105,8 +105,9 @@ def settle(db: sqlite3.Connection, run_id: int) -> None:
     if not rows:
         return
     end = db.execute(
-        """select min(t.id) as end_id from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id
-           where s.run_id = ? and s.name = 'end' and t.status = 'successful'""",
+        """select min(t.id) as end_id from runs r join steps s on s.run_id = r.id
+           join tasks t on t.run_id = s.run_id and t.step_id = s.id
+           where r.id = ? and s.name = coalesce(r.end_step, 'end') and t.status = 'successful'""",
         (run_id,),
     ).fetchone()["end_id"]
     for (artifact,) in rows:

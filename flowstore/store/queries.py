@@ -182,9 +182,13 @@ def first_task(store: Store, run_id: int, step_id: int) -> Row | None:
 
 
 def end_task(store: Store, run_id: int) -> Row | None:
-    """Return the row of a run's end task, whatever its status; `None` where the step `end` has not begun."""
+    """Return the row of a run's end task, whatever its status; `None` where its last step has not begun."""
+    # A file of an older version has no column of this name: there, the name stands for the null that `last` has.
+    end = "coalesce((select end_step from runs o where o.id = :run), 'end')"
+    last = "cross join (select null as end_step) last"
     return store.row(
-        f"{TASK} where s.run_id = ? and s.name = 'end' and t.run_id = ? order by t.id limit 1", (run_id,) * 2
+        f"{TASK} {last} where s.run_id = :run and s.name = {end} and t.run_id = :run order by t.id limit 1",
+        {"run": run_id},
     )
 
 

@@ -99,7 +99,7 @@ def create(connection: sqlite3.Connection, flowstore_version: str) -> None:
 # Patterns are compiled where an older or an untrusted store needs them.
 CREATE = r"(?i)\s*create\s+(unique\s+)?(table|view|index)\s+\"?(\w+)\"?"
 _ALTER = r"(?s)\s*alter table (\w+) add column (.+)"
-_END_OF_COLUMNS = r",(?=\s+unique \()|\)(?=[^)]*$)"  # where SQLite puts a column that is added
+_END_OF_COLUMNS = r",(?=(\s*--.*)?\s+unique \()|\)(?=[^)]*$)"  # where SQLite puts a column that is added
 
 
 def definitions(version: int) -> dict[str, str]:
@@ -168,6 +168,7 @@ def statements(sql: str) -> list[str]:
 _NEW = {  # what the newest views read that an older file lacks, and what stands for it
     "r.note as note": "null as note",
     "t.item as item": "null as item",
+    "coalesce(r.start_step, 'start')": "'start'",
     "(select a.ran_on from attempts a where a.id = t.attempt_id)": "null",
     "left join blob_values v": (
         "left join (select null as blob_id, null as value, null as exact, null as magnitude) v"
@@ -228,8 +229,8 @@ def create_views(connection: sqlite3.Connection) -> None:
                 sql = sql.replace(missing, instead)
             connection.execute(sql)
         connection.execute(_METRICS)
-    connection.execute(_NO_CARDS)
-    if "card_list" in newest:
+    if version < 8:
+        connection.execute(_NO_CARDS)
         connection.execute(newest["card_list"])
 
 

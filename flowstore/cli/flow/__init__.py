@@ -18,6 +18,7 @@ from flowstore.cli import app
 from flowstore.cli.app import Listed
 from flowstore.cli.flow.flow_file import SETTINGS, FlowFile
 from flowstore.flow.spec import FlowSpec
+from flowstore.run import caller
 
 COMMANDS = {
     "run": Listed("flowstore.cli.flow.run", "Run the flow."),
@@ -31,7 +32,7 @@ COMMANDS = {
     "tag": Listed("flowstore.cli.flow.tags", "Tag runs, and what is in them."),
     "card": Listed("flowstore.cli.flow.cards", "Show and save the cards of tasks."),
     "deploy": Listed("flowstore.cli.flow.deploy", "Put the flow into production, and run it there."),
-    "step-functions": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
+    "step-functions": Listed("flowstore.cli.flow.step_functions", "Have AWS start, schedule and watch the flow."),
     "argo-workflows": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
 }
 _KERNELS = frozenset({"ipykernel_launcher.py", "colab_kernel_launcher.py"})
@@ -42,6 +43,7 @@ def main(flow: type[FlowSpec]) -> None:
 
     Where another program has loaded the flow, only say how to run it.
     """
+    caller.calling()  # before anything is started, which is not to answer for this process
     host = name_of_host(flow)
     if host is None:
         app.run(lambda: commands_of(flow), _program())
@@ -52,7 +54,7 @@ def main(flow: type[FlowSpec]) -> None:
 def commands_of(flow: type[FlowSpec]) -> click.Group:
     """Return the tree of commands of a flow."""
     this = FlowFile(flow)
-    return app.Group(
+    group = app.Group(
         this.name,
         COMMANDS,
         help=(flow.__doc__ or "").strip() or f"The flow {this.name}.",
@@ -63,6 +65,9 @@ def commands_of(flow: type[FlowSpec]) -> click.Group:
         invoke_without_command=True,
         context_settings={"obj": this, "token_normalize_func": lambda name: name.replace("_", "-")},
     )
+    if context.state.add_options is not None:
+        context.state.add_options(group)
+    return group
 
 
 @click.pass_context
@@ -114,10 +119,12 @@ def message(flow: type, host: str) -> str:
     if file is None:
         guard = f'if __name__ == "__main__": {flow.__name__}()'
         how = f"save it in a file that ends with `{guard}`, and run that: python flow.py run"
+        how += f", or in a notebook: NBRunner({flow.__name__}).nbrun()" if host == "a notebook" else ""
     else:
         import shlex
 
-        how = f"run it: python {shlex.quote(os.path.relpath(file))} run"
+        path = os.path.relpath(file)
+        how = f"run it: python {shlex.quote(path)} run, or in Python: Runner({path!r}).run()"
     return f"{flow.__name__}() made an object and ran nothing, since this is {host}. To run the flow, {how}"
 
 

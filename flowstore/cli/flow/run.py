@@ -26,9 +26,11 @@ from flowstore.cli.flow.flow_file import (
 from flowstore.errors import FlowstoreError, ParameterError
 from flowstore.flow.graph import describe, to_dot
 from flowstore.flow.parameters import Parameter
+from flowstore.run import caller
 from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
+    from flowstore.run.ownership import Assigned
     from flowstore.run.snapshot import Sources
 
 _SETTINGS: tuple[Setting, ...] = (STORE_PATH, QUIET, NAMESPACE_INSIDE, WITH, DURABLE, BRANCH, PRODUCTION)
@@ -64,13 +66,13 @@ def _parameter_option(parameter: Parameter) -> click.Option:
     shown = "" if parameter.default is None or callable(parameter.default) else f"  [default: {parameter.default}]"
     if parameter.is_flag:
         return click.Option(
-            names, is_flag=True, default=None, envvar=parameter.environment_variable, help=parameter.help
+            names, is_flag=True, default=None, envvar=parameter.environment_variables, help=parameter.help
         )
     return click.Option(
         names,
         type=_ParameterType(parameter),
         required=parameter.required and parameter.default is None,
-        envvar=parameter.environment_variable,
+        envvar=parameter.environment_variables,
         metavar=parameter.type_name.upper(),
         help=(parameter.help + shown).strip() or None,
     )
@@ -78,13 +80,39 @@ def _parameter_option(parameter: Parameter) -> click.Option:
 
 @functools.cache
 def _parameter_options(this: FlowFile) -> list[click.Option]:
-    return [_parameter_option(parameter) for parameter in this.parameters.values()]
+    options = [_parameter_option(parameter) for parameter in this.parameters.values()]
+    given = {f"parameter_{name}" for name in _values_of_caller(this)}
+    for option in options:
+        option.required = option.required and option.name not in given
+    return options
 
 
 class _Run(Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the parameters of the flow as options, and `run`'s own."""
         return [*_parameter_options(ctx.obj), *super().get_params(ctx)]
+
+
+@functools.cache
+def _values_of_caller(this: FlowFile) -> dict[str, _Given]:
+    """Return the values of parameters that a program has given, which are no texts.
+
+    Raises:
+        click.UsageError: the flow has no such parameter, or the value does not fit.
+    """
+    exchange = caller.calling()
+    if exchange is None:
+        return {}
+    known = {parameter.name.replace("-", "_"): parameter for parameter in this.parameters.values()}
+    values: dict[str, _Given] = {}
+    for name, value in exchange.values().items():
+        if name not in known:
+            near = did_you_mean(name, known)
+            there = ", ".join(known) or "none"
+            raise click.UsageError(f"{name!r} is no parameter of {this.name}, nor an option.{near} It has: {there}.")
+        with wrong_usage(ParameterError):
+            values[known[name].attribute] = _Given(known[name].convert(value))
+    return values
 
 
 # --- run and resume
@@ -105,7 +133,7 @@ def run(this: FlowFile, **given: Any) -> int:
     generators = _generators(this)
     graph = this.graph
     deployment = assigned_deployment()
-    texts = {name: given[f"parameter_{name}"] for name in this.parameters}
+    texts = {name: given[f"parameter_{name}"] for name in this.parameters} | _values_of_caller(this)
     if deployment is not None:  # which knows the defaults as they were when it was made
         texts = {name: text for name, text in texts.items() if text is not None}
     values = {name: _value(this, name, text) for name, text in texts.items()}
@@ -150,8 +178,11 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     Example:
         python flow.py resume --origin-run-id 5
     """
+    from flowstore.run.ownership import assigned_deployment
+
     generators = _generators(this)
     graph = this.graph
+    deployment = assigned_deployment()
     if step is not None and step not in graph:
         near = did_you_mean(step, graph.nodes)
         raise click.UsageError(f"There is no step {step!r}.{near} The steps are: {', '.join(graph.nodes)}.")
@@ -160,7 +191,8 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     executor = _executor(this, options, sources, generators)
     start = import_at_rest("flowstore.run.start")
     with wrong_usage(ParameterError):
-        code: int = start.resume_flow(this.type, graph, step, origin_run_id, _options(options, sources), executor)
+        wish = _options(options, sources, deployment)
+        code: int = start.resume_flow(this.type, graph, step, origin_run_id, wish, executor)
     return code
 
 
@@ -215,7 +247,7 @@ def _named(texts: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _options(options: Mapping[str, Any], sources: Sources, deployment: str | None = None) -> Any:
+def _options(options: Mapping[str, Any], sources: Sources, deployment: Assigned | None = None) -> Any:
     from flowstore.run.start import Options
 
     return Options(

@@ -287,6 +287,9 @@ def become(
 
     sys.argv[:] = argv
     imports.install(sources)
+    if sources.launcher is not None:
+        context.state.launcher = sources.launcher
+        importlib.import_module(sources.launcher)
     context.state.main = reached
     main_module = sys.modules["__main__"]
     for variable in [variable for variable in vars(main_module) if not variable.startswith("__")]:

@@ -1,0 +1,255 @@
+"""Flows run from Python: in a script, in a test, in a notebook.
+
+    Runner("flow.py")        a flow's file; `run`, `resume` and `spin` run it in a process of its own
+    ExecutingRun             a run that was started, as an `ExecutingProcess`: its status, its output, its `run`
+    NBRunner(MyFlow)         the same for a flow that a notebook's cell defines
+    Deployer("flow.py")      puts a flow into production; `DeployedFlow`, `TriggeredRun`
+
+Example:
+    >>> from flowstore import Runner
+    >>> with Runner("flow.py").run(alpha=3, tags=["baseline"]) as running:
+    ...     print(running.status, running.run.data.accuracy)
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: There is no flow's file at ...flow.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from flowstore.runner import words
+from flowstore.runner.process import FlowProcess, chosen_store, existing_file
+
+if TYPE_CHECKING:
+    from flowstore.client import Run
+
+
+class ExecutingProcess:
+    """A command of a flow that was started, and what it prints. As a context manager it removes temporary files."""
+
+    _WHAT: str
+
+    def __init__(self, process: FlowProcess) -> None:
+        self._process = process
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code of the process; `None` while it runs."""
+        return self._process.returncode
+
+    @property
+    def status(self) -> str:
+        """`'running'`, `'successful'` or `'failed'`; `'timeout'` where `wait` has stopped it."""
+        if self._process.timed_out:
+            return "timeout"
+        code = self.returncode
+        return "running" if code is None else "failed" if code else "successful"
+
+    @property
+    def stdout(self) -> str:
+        """The output so far: lines about tasks, and what these printed."""
+        return self._process.text("stdout")
+
+    @property
+    def stderr(self) -> str:
+        """The messages so far: banner, progress, warnings and errors."""
+        return self._process.text("stderr")
+
+    async def wait(self, timeout: float | None = None, stream: str | None = None) -> Self:  # noqa: ASYNC109  # Metaflow's
+        """Wait for the end.
+
+        Args:
+            timeout: the number of seconds after which it is stopped; its `status` is `'timeout'` then.
+            stream: `'stdout'` or `'stderr'`, to print what appears there meanwhile.
+
+        Returns:
+            This object.
+        """
+        if stream is not None:
+            async for _, line in self.stream_log(stream):
+                print(line)
+        await self._process.until_end(timeout)
+        return self
+
+    async def stream_log(self, stream: str, position: int | None = None) -> AsyncIterator[tuple[int, str]]:
+        """Yield the lines of a log as they appear, until the end.
+
+        Args:
+            stream: `'stdout'` or `'stderr'`.
+            position: where to begin, as yielded earlier; default: the beginning.
+
+        Yields:
+            The position after a line, and the line.
+
+        Raises:
+            ValueError: there is no such log.
+        """
+        if stream not in {"stdout", "stderr"}:
+            raise ValueError(f"There is no log {stream!r}: choose 'stdout' or 'stderr'.")
+        async for after, line in self._process.lines(stream, position or 0):
+            yield after, line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.remove_files()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._process.need_started(self._WHAT).pathspec}: {self.status}>"
+
+
+class ExecutingRun(ExecutingProcess):
+    """A run that a `Runner` has started."""
+
+    _WHAT = "The run"
+
+    @property
+    def run(self) -> Run:
+        """The run, as the Client shows it, whichever namespace is active."""
+        from flowstore.client.store import seen
+        from flowstore.store.opening import store_at
+
+        started = self._process.need_started(self._WHAT)
+        return seen(store_at(started.store), None).run(started.pathspec)
+
+
+class Runner:
+    """Runs a flow's file, in a process of its own each time, and waits for it or not.
+
+    As a context manager it removes the temporary files of what it has started, as `cleanup` does.
+
+    Args:
+        flow_file: the path of the flow's file, relative to this process's folder.
+        show_output: print what a run prints, where it is waited for.
+        profile: of Metaflow, which has no meaning here.
+        env: environment variables for the flow, besides this process's own.
+        cwd: the folder to run in; by default this process's own, and then with the store that is active in it.
+        file_read_timeout: of Metaflow, which has no meaning here.
+        options: options before the command: `quiet`, `namespace`, `store`, `durable`, `branch`, `production`,
+            `decospecs` (texts for `--with`), `config` and `config_value` (pairs of a name and a file, or a value).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ParameterError: there is no such option.
+
+    Example:
+        >>> from flowstore import Runner
+        >>> with Runner("flow.py", decospecs=["retry:times=2"]) as runner:
+        ...     first = runner.run(alpha=3)
+        ...     second = runner.run(alpha=4, tags=["larger"])
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: There is no flow's file at ...flow.py.
+    """
+
+    def __init__(
+        self,
+        flow_file: str | os.PathLike[str],
+        show_output: bool = True,
+        profile: str | None = None,  # noqa: ARG002  # Metaflow's
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        file_read_timeout: float = 3600,  # noqa: ARG002  # Metaflow's
+        **options: Any,
+    ) -> None:
+        file = existing_file(flow_file)
+        self.flow_file = os.fspath(file if cwd is None else file.absolute())
+        self.show_output = show_output
+        self._env = dict(env or {})
+        self._cwd = cwd
+        self._options = options
+        self._before = words.settings(options, type(self).__name__)
+        self._processes: list[FlowProcess] = []
+
+    def run(self, **arguments: Any) -> ExecutingRun:
+        """Run the flow, and wait for the end.
+
+        Args:
+            arguments: values of parameters, and options of `run` such as `tags`, `max_workers` and `decospecs`.
+
+        Returns:
+            The run, which may have failed.
+
+        Raises:
+            ParameterError: a parameter or option does not exist, or its value does not fit; nothing was run.
+        """
+        return ExecutingRun(self._finished("run", [], arguments, ExecutingRun._WHAT))
+
+    def resume(self, step_to_rerun: str | None = None, **arguments: Any) -> ExecutingRun:
+        """Resume a run, and wait for the end.
+
+        Args:
+            step_to_rerun: a step to run again in any case, with all steps after it.
+            arguments: `origin_run_id`, the run to resume, by default the latest one; and options of `run`.
+
+        Returns:
+            The new run, which may have failed.
+
+        Raises:
+            ParameterError, FlowstoreError: there is nothing to resume, or an option is wrong; nothing was run.
+        """
+        return ExecutingRun(self._finished("resume", _steps(step_to_rerun), arguments, ExecutingRun._WHAT))
+
+    async def async_run(self, **arguments: Any) -> ExecutingRun:
+        """Start a run, and return as soon as it exists; see `run`."""
+        return ExecutingRun(await self._started("run", [], arguments))
+
+    async def async_resume(self, step_to_rerun: str | None = None, **arguments: Any) -> ExecutingRun:
+        """Start a run that resumes another one, and return as soon as it exists; see `resume`."""
+        return ExecutingRun(await self._started("resume", _steps(step_to_rerun), arguments))
+
+    def cleanup(self) -> None:
+        """Remove the temporary files of what was started."""
+        for process in self._processes:
+            process.remove_files()
+
+    def _finished(self, command: str, steps: list[str], arguments: Mapping[str, Any], what: str) -> FlowProcess:
+        process = self._begin(command, steps, arguments)
+        process.finish(show=self.show_output)
+        process.need_started(what)
+        return process
+
+    async def _started(self, command: str, steps: list[str], arguments: Mapping[str, Any]) -> FlowProcess:
+        process = self._begin(command, steps, arguments)
+        await process.until_started()
+        process.need_started(ExecutingRun._WHAT)
+        return process
+
+    def _begin(self, command: str, steps: list[str], arguments: Mapping[str, Any]) -> FlowProcess:
+        known = words.RUN_OPTIONS if command == "run" else {**words.RUN_OPTIONS, "origin_run_id": "--origin-run-id"}
+        suffixes = {"package_suffixes": self._options.get("package_suffixes")}
+        options, values = words.split({**suffixes, **arguments}, known)
+        before = [*self._before]
+        store = None if self._cwd is not None or "FLOWSTORE_STORE" in self._env else chosen_store()
+        if store is not None and "store" not in self._options:
+            before.insert(0, f"--store={store}")
+        process = FlowProcess([self.flow_file, *before, command, *options, *steps], values, self._env, self._cwd)
+        self._processes.append(process)
+        return process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cleanup()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cleanup()
+
+
+def _steps(step: str | None) -> list[str]:
+    return [] if step is None else [step]
