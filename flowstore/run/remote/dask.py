@@ -115,6 +115,8 @@ class DaskEngine(Engine):
         lease_s: how long a host may be out of reach.
     """
 
+    waker: socket.socket
+
     def __init__(self, address: str, cluster: Cluster | None, lease_s: float) -> None:
         self._cluster = cluster
         self._lease_s = lease_s
