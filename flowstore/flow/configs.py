@@ -39,7 +39,7 @@ FILES, VALUES = "FLOWSTORE_FLOW_CONFIG", "FLOWSTORE_FLOW_CONFIG_VALUE"  # enviro
 
 @attrs.define(eq=False, repr=False)
 class Definition:
-    """The arguments of a `Config`, whose own attributes stand for keys of its value; and that value, once it is known."""
+    """The arguments of a `Config`, whose own attributes stand for keys of its value, and that value once known."""
 
     name: str
     default: Any
@@ -194,7 +194,7 @@ def _from_environment(variable: str) -> dict[str, Any]:
 
 @attrs.frozen
 class _Outside:
-    """Everything that was given from outside: files and values of the command line, and of the environment, by config."""
+    """Files and values by config, as the command line and the environment give them."""
 
     files: Mapping[str, str]
     texts: Mapping[str, str]

@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -51,10 +53,20 @@ class Cluster:
         cwd = self.folder / f"worker-{len(self.processes)}"
         cwd.mkdir()
         nannied = "--nanny" if nanny else "--no-nanny"
+        where = () if "--listen-address" in options else ("--host", "127.0.0.1")
         return self._start(
-            "worker", self.address, nannied, "--nthreads", threads, "--host", "127.0.0.1", "--no-dashboard",
+            "worker", self.address, nannied, "--nthreads", threads, *where, "--no-dashboard",
             "--local-directory", cwd, *self.options, *options, env=env, cwd=cwd, python=python,
         )  # fmt: skip
+
+    def wired_worker(self, **options):
+        """Start a worker that others reach only by way of a wire, which is returned."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        wire = Wire(port)
+        at = f"tcp://127.0.0.1:{wire.port}", "--listen-address", f"tcp://127.0.0.1:{port}"
+        self.worker("--contact-address", *at, **options)
+        return wire
 
     def wait(self, count, **env):
         """Wait until so many workers are there."""
@@ -70,6 +82,55 @@ class Cluster:
                 os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()
+
+
+class Wire:
+    """A port that leads to another one, by connections that can be cut and frozen."""
+
+    def __init__(self, port):
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._frozen = set()
+        self._connections = []
+        threading.Thread(target=self._accept, args=[port], daemon=True).start()
+
+    def _accept(self, port):
+        while True:
+            near = self._server.accept()[0]
+            try:
+                pair = near, socket.create_connection(("127.0.0.1", port))
+            except OSError:  # which is not there yet, or no more
+                near.close()
+                continue
+            self._connections.append(pair)
+            for source, sink in (pair, pair[::-1]):
+                threading.Thread(target=self._carry, args=[source, sink, pair], daemon=True).start()
+
+    def _carry(self, source, sink, pair):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if pair not in self._frozen:
+                    sink.sendall(data)
+        self._end(pair)
+
+    def _end(self, pair):
+        for connection in pair:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def count(self):
+        """How many connections there have been."""
+        return len(self._connections)
+
+    def cut(self):
+        """End all connections that there are."""
+        for pair in self._connections:
+            self._end(pair)
+
+    def freeze(self):
+        """Let the connections that there are carry nothing any more."""
+        self._frozen |= set(self._connections)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,10 +13,13 @@ from flowstore import context
 from flowstore.cli.app import STORE, Command, Setting
 from flowstore.errors import FlowstoreError, InvalidPathspec
 from flowstore.flow import init
-from flowstore.flow.expressions import Expression
+from flowstore.flow.expressions import Delayed, Expression
 from flowstore.flow.graph import Graph, graph_of
 from flowstore.flow.parameters import check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
+
+if TYPE_CHECKING:
+    from flowstore.run.ownership import Assigned
 
 # --- settings
 
@@ -109,7 +112,7 @@ _RUN_OPTIONS = (
                  help="The most tasks of one foreach."),
     click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),
     click.option("--executor", envvar="FLOWSTORE_EXECUTOR", default="local", show_default=True, metavar="WHERE",
-                 help="Where tasks run: local, dask, dask:tcp://HOST:8786 or dask:SCHEDULER-FILE."),
+                 help="Where tasks run: local, dask, dask:tcp://HOST:8786, dask:SCHEDULER-FILE or slurm."),
     click.option("--executor-option", "executor_options", multiple=True, metavar="NAME=VALUE",
                  help="An option of the executor, such as lease=60; may be repeated."),
     click.option("--reuse-workers", is_flag=True, help="Tasks of a step may share a process: faster, less isolated."),
@@ -144,11 +147,16 @@ class FlowFile:
         check_names(self.parameters, _reserved_names())
 
     @functools.cached_property
-    def deployment(self) -> str | None:
+    def deployment(self) -> Assigned | None:
         """The deployment that this process was started to run, if any."""
         from flowstore.run.ownership import assigned_deployment
 
         return assigned_deployment()
+
+    def configure_project(self, settings: Mapping[str, Any]) -> None:
+        """Fix the values of the flow's configs where a decorator of its class, such as `@project`, needs them."""
+        if any(isinstance(item, Delayed) for item in self.type.flow_decorators):
+            self.configure(settings)
 
     def configure(self, settings: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> None:
         """Fix the values of the flow's configs, and all that depends on them.

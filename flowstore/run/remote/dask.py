@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10.0
 CLOSE_S = 5.0
+ANSWER_S = 10.0  # for a call to a worker, at most; then it is repeated
+AGAIN_S = 0.5  # before that, in which the scheduler notices that a worker is gone
 DIRECT_S = 5.0  # for the first answer of a worker; else it is reached by way of the scheduler
 RESOURCES = {"cpu": "CPU", "memory": "MEMORY", "gpu": "GPU"}  # as workers declare them
 
@@ -77,7 +79,7 @@ class DaskExecutor(RemoteExecutor):
         slots = setup.max_workers or os.cpu_count() or 1
         cluster = None if setup.address else Cluster(slots)
         try:
-            engine = DaskEngine(setup.address if cluster is None else cluster.address, cluster)
+            engine = DaskEngine(setup.address if cluster is None else cluster.address, cluster, self._lease_s)
         except BaseException:
             if cluster is not None:
                 cluster.close()
@@ -110,10 +112,14 @@ class DaskEngine(Engine):
     Args:
         address: of the scheduler, or the file that names it.
         cluster: a local cluster, which ends with the engine.
+        lease_s: how long a host may be out of reach.
     """
 
-    def __init__(self, address: str, cluster: Cluster | None) -> None:
+    waker: socket.socket
+
+    def __init__(self, address: str, cluster: Cluster | None, lease_s: float) -> None:
         self._cluster = cluster
+        self._lease_s = lease_s
         self._run = uuid.uuid4().hex
         self._futures: dict[int, distributed.Future] = {}
         self._shunned: set[str] = set()  # addresses of workers
@@ -291,7 +297,7 @@ class DaskEngine(Engine):
     async def _carry(self, link: _Link) -> None:
         """Carry a stream both ways until either side ends it."""
         try:
-            await asyncio.wait_for(self._call(link, "write", data=b""), DIRECT_S)
+            await _answer(self._call(link, "write", at=0, data=b""), DIRECT_S)
         except (OSError, TimeoutError):
             link.direct = False
         ways = [asyncio.ensure_future(self._carry_up(link)), asyncio.ensure_future(self._carry_down(link))]
@@ -302,17 +308,38 @@ class DaskEngine(Engine):
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             link.theirs.close()
-            await asyncio.wait_for(self._call(link, "drop"), DIRECT_S)
+            await _answer(self._call(link, "drop"), DIRECT_S)
 
     async def _carry_up(self, link: _Link) -> None:
-        loop = asyncio.get_running_loop()
+        loop, at = asyncio.get_running_loop(), 0
         while data := await loop.sock_recv(link.theirs, READ_BYTES):
-            await self._call(link, "write", data=data)
+            await self._repeat(link, "write", at=at, data=data)
+            at += len(data)
 
     async def _carry_down(self, link: _Link) -> None:
-        loop = asyncio.get_running_loop()
-        while data := await self._call(link, "read"):
+        loop, at = asyncio.get_running_loop(), 0
+        wait_s = min(ANSWER_S, self._lease_s / 4) / 2
+        while (data := await self._repeat(link, "read", at=at, wait_s=wait_s)) is not None:
             await loop.sock_sendall(link.theirs, data)
+            at += len(data)
+
+    async def _repeat(self, link: _Link, what: str, **arguments: Any) -> Any:
+        """Call a handler of a worker until it answers.
+
+        A call that is cut off, or stays without an answer, is repeated over another connection as long as the scheduler
+        has the worker, and until the driver counts the host as lost.
+        """
+        deadline = time.monotonic() + self._lease_s
+        answer_s = min(ANSWER_S, self._lease_s / 4)
+        while True:
+            try:
+                return await _answer(self._call(link, what, **arguments), answer_s)
+            except (OSError, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(AGAIN_S)
+                if not await _answer(self._client.scheduler.ncores(workers=[link.address]), answer_s):
+                    raise
 
     async def _call(self, link: _Link, what: str, **arguments: Any) -> Any:
         """Call a handler of a worker, at its own address or, where that can't be reached, by way of the scheduler."""
@@ -336,6 +363,21 @@ def _bounded(call: Callable[[], object], seconds: float) -> bool:
     thread.start()
     thread.join(seconds)
     return not thread.is_alive()
+
+
+async def _answer(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    """Await a call's answer for so long; unlike `wait_for`, not for the call's end, which may close a dead connection.
+
+    Raises:
+        TimeoutError: none came.
+    """
+    call = asyncio.ensure_future(coroutine)
+    try:
+        if not (await asyncio.wait([call], timeout=seconds))[0]:
+            raise TimeoutError
+        return call.result()
+    finally:
+        call.cancel()
 
 
 async def _quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
