@@ -37,6 +37,7 @@ from flowstore.store.opening import activate, active_store, ensure_active_store,
 __all__ = ["Created", "Deployment", "Options", "check_trusted", "create", "delete", "deployments", "find", "trigger"]
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
+_RANDOM_LETTERS = 16  # so that nobody guesses a token from its hash, which others may learn
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +92,20 @@ def find(store: Store, flow: type[FlowSpec], branch: str | None = None, *, produ
 
 
 # --- create and delete
+
+
+def scope_of(flow: type[FlowSpec], branch: str | None, *, production: bool) -> str:
+    """Return the scope of a flow's deployment: its own, or that of its project's branch."""
+    return _scope(flow, project_of(flow, branch, production=production))
+
+
+def check_authorized(store: Store, flow: str, scope: str, authorize: str | None) -> None:
+    """Raise unless the user gives or holds the token of a scope.
+
+    Raises:
+        TokenError: says who deployed last.
+    """
+    _authorize(store, flow, scope, rows.find_token(store, scope), authorize)
 
 
 def create(flow: type[FlowSpec], options: Options) -> Created:
@@ -213,10 +228,20 @@ def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str
 def _new_token(store: Store, name: str, generation: int) -> str:
     """Return a new token that a person can read and that no other scope has."""
     while True:
-        letters = "".join(secrets.choice(_LETTERS) for _ in range(5))
+        letters = "".join(secrets.choice(_LETTERS) for _ in range(_RANDOM_LETTERS))
         token = f"{name.lower()[:60]}-{generation}-{letters}"
         if not rows.is_taken(store, token):
             return token
+
+
+def is_guessable(token: str) -> bool:
+    """Return whether a token, which an older flowstore made, could be found by trying all with a given hash.
+
+    Example:
+        >>> is_guessable("helloflow-1-yc5a7"), is_guessable("helloflow-1-yc5a7b2hmzk8qw3e")
+        (True, False)
+    """
+    return len(token.rpartition("-")[2]) < _RANDOM_LETTERS
 
 
 def _schedule(flow: type[FlowSpec]) -> dict[str, Any] | None:

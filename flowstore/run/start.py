@@ -29,7 +29,7 @@ from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
 from flowstore.run.order_writer import RunPlan
 from flowstore.run.orders import Inline, RunFacts
-from flowstore.run.ownership import Identity
+from flowstore.run.ownership import Assigned, Identity
 from flowstore.run.policies import policies_of
 from flowstore.run.resume import Origin, names_of, nothing_to_take
 from flowstore.run.signals import Stop
@@ -65,7 +65,7 @@ class Options:
     max_num_splits: int = 10_000
     run_id_file: str | None = None
     sources: Sources = attrs.field(factory=Sources)
-    deployment: str | None = None  # not an option: what `ownership.assigned_deployment` returned
+    deployment: Assigned | None = None  # not an option: what `ownership.assigned_deployment` returned
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -130,9 +130,11 @@ def resume_flow(
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
     from flowstore.run.resume import parameters_from
 
-    with _session(flow, graph, options, executor) as session:
-        store = session.store
-        who = ownership.own(flow, options.branch, production=options.production)
+    with _session(flow, graph, options, executor) as opened:
+        store = opened.store
+        with store.read():
+            who, options = _identity(store, flow, options)
+        session = attrs.evolve(opened, options=options)
         origin_id = _origin_id(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
@@ -234,6 +236,10 @@ def _create(
         start_step=None if session.graph.start == "start" else session.graph.start,
         end_step=None if session.graph.end == "end" else session.graph.end,
     )
+    if who.execution is not None:
+        from flowstore.store import state_machines  # which a plain run does not need
+
+        state_machines.check_only(db, run.system_tags, origin_run_id)
     trust.claim(db, store.uuid)
     return records.create_run(db, run)
 

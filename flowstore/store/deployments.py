@@ -138,6 +138,13 @@ def is_taken(store: Store, token: str) -> bool:
     )
 
 
+def tokens(store: Store) -> list[str]:
+    """Return all production tokens that are valid."""
+    if not _has_tables(store):
+        return []
+    return [str(row["token"]) for row in store.rows("select token from production_tokens")]
+
+
 def put_token(db: sqlite3.Connection, scope: str, token: str, user: str) -> None:
     """Set the first or next token of a scope."""
     db.execute(

@@ -32,7 +32,7 @@ COMMANDS = {
     "tag": Listed("flowstore.cli.flow.tags", "Tag runs, and what is in them."),
     "card": Listed("flowstore.cli.flow.cards", "Show and save the cards of tasks."),
     "deploy": Listed("flowstore.cli.flow.deploy", "Put the flow into production, and run it there."),
-    "step-functions": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
+    "step-functions": Listed("flowstore.cli.flow.step_functions", "Have AWS start, schedule and watch the flow."),
     "argo-workflows": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
 }
 _KERNELS = frozenset({"ipykernel_launcher.py", "colab_kernel_launcher.py"})

@@ -86,7 +86,7 @@ _RUN_OPTIONS = (
                  help="The most tasks of one foreach."),
     click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),
     click.option("--executor", envvar="FLOWSTORE_EXECUTOR", default="local", show_default=True, metavar="WHERE",
-                 help="Where tasks run: local, dask, dask:tcp://HOST:8786 or dask:SCHEDULER-FILE."),
+                 help="Where tasks run: local, dask, dask:tcp://HOST:8786, dask:SCHEDULER-FILE or slurm."),
     click.option("--executor-option", "executor_options", multiple=True, metavar="NAME=VALUE",
                  help="An option of the executor, such as lease=60; may be repeated."),
     click.option("--reuse-workers", is_flag=True, help="Tasks of a step may share a process: faster, less isolated."),

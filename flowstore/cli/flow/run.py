@@ -30,6 +30,7 @@ from flowstore.run import caller
 from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
+    from flowstore.run.ownership import Assigned
     from flowstore.run.snapshot import Sources
 
 _SETTINGS: tuple[Setting, ...] = (STORE_PATH, QUIET, NAMESPACE_INSIDE, WITH, DURABLE, BRANCH, PRODUCTION)
@@ -177,8 +178,11 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     Example:
         python flow.py resume --origin-run-id 5
     """
+    from flowstore.run.ownership import assigned_deployment
+
     generators = _generators(this)
     graph = this.graph
+    deployment = assigned_deployment()
     if step is not None and step not in graph:
         near = did_you_mean(step, graph.nodes)
         raise click.UsageError(f"There is no step {step!r}.{near} The steps are: {', '.join(graph.nodes)}.")
@@ -187,7 +191,8 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     executor = _executor(this, options, sources, generators)
     start = import_at_rest("flowstore.run.start")
     with wrong_usage(ParameterError):
-        code: int = start.resume_flow(this.type, graph, step, origin_run_id, _options(options, sources), executor)
+        wish = _options(options, sources, deployment)
+        code: int = start.resume_flow(this.type, graph, step, origin_run_id, wish, executor)
     return code
 
 
@@ -242,7 +247,7 @@ def _named(texts: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _options(options: Mapping[str, Any], sources: Sources, deployment: str | None = None) -> Any:
+def _options(options: Mapping[str, Any], sources: Sources, deployment: Assigned | None = None) -> Any:
     from flowstore.run.start import Options
 
     return Options(

@@ -117,6 +117,8 @@ class DaskEngine(Engine):
         lease_s: how long a host may be out of reach.
     """
 
+    waker: socket.socket
+
     def __init__(self, address: str, cluster: Cluster | None, lease_s: float) -> None:
         self.idle_s = IDLE_S
         self._cluster = cluster
