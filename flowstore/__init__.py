@@ -71,11 +71,12 @@ if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
     from flowstore.flow.configs import Config
     from flowstore.runner import Runner
+    from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
-_MODULES = {"Config": "flowstore.flow.configs", "Runner": "flowstore.runner"}
+_MODULES = {"Config": "flowstore.flow.configs", "NBRunner": "flowstore.runner.notebook", "Runner": "flowstore.runner"}
 
 
 def __getattr__(name: str) -> Any:
@@ -130,6 +131,7 @@ __all__ = [
     "IncludeFile",
     "InvalidPathspec",
     "JSONType",
+    "NBRunner",
     "NamespaceMismatch",
     "NotAStore",
     "NotFound",
