@@ -68,12 +68,16 @@ from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
+    from flowstore.flow.mutators import FlowMutator, StepMutator
+    from flowstore.flow.own import user_step_decorator
     from flowstore.runner import Runner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
 _RUNNER = frozenset({"Runner"})
+_MUTATORS = frozenset({"FlowMutator", "StepMutator"})
+_OWN = frozenset({"USER_SKIP_STEP", "user_step_decorator"})
 
 
 def __getattr__(name: str) -> Any:
@@ -90,6 +94,14 @@ def __getattr__(name: str) -> Any:
         from flowstore import runner
 
         return getattr(runner, name)
+    if name in _OWN:
+        from flowstore.flow import own
+
+        return getattr(own, name)
+    if name in _MUTATORS:
+        from flowstore.flow import mutators
+
+        return getattr(mutators, name)
     raise AttributeError(f"module 'flowstore' has no attribute {name!r}")
 
 
@@ -120,6 +132,7 @@ __all__ = [
     "DataArtifact",
     "ExceptionInfo",
     "Flow",
+    "FlowMutator",
     "FlowSpec",
     "Flows",
     "FlowstoreError",
@@ -135,6 +148,7 @@ __all__ = [
     "Run",
     "Runner",
     "Step",
+    "StepMutator",
     "Store",
     "StoreCorrupt",
     "StoreNotFound",
@@ -161,4 +175,5 @@ __all__ = [
     "step",
     "timeout",
     "use_store",
+    "user_step_decorator",
 ]

@@ -14,6 +14,7 @@ from flowstore.cli.app import STORE, Command, Setting
 from flowstore.errors import FlowstoreError, InvalidPathspec
 from flowstore.flow import init
 from flowstore.flow.graph import Graph, graph_of
+from flowstore.flow.mutators import prepare
 from flowstore.flow.parameters import check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
 
@@ -117,6 +118,7 @@ class FlowFile:
     def __init__(self, flow: type[FlowSpec]) -> None:
         self.type = flow
         self.name = flow.__name__
+        prepare(flow)
         self.parameters = parameters_of(flow)
         check_names(self.parameters, _reserved_names())
 

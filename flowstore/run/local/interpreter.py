@@ -279,7 +279,9 @@ def become(
         if [flow.__module__, flow.__qualname__] != list(name):
             return
         from flowstore.flow.graph import graph_of
+        from flowstore.flow.mutators import prepare
 
+        prepare(flow)
         act(flow, graph_of(flow))
         sys.stdout.flush()
         sys.stderr.flush()
