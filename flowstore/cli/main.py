@@ -25,12 +25,14 @@ COMMANDS = {
     "ui": Listed("flowstore.cli.ui", "Show the store as web pages, until Ctrl-C."),
     "export": Listed("flowstore.cli.transfer", "Write selected runs, or all, to a new store or HTML file."),
     "import": Listed("flowstore.cli.transfer", "Add the runs of other stores to this one."),
+    "import-metaflow": Listed("flowstore.cli.transfer", "Add the runs of Metaflow's local store to this one."),
     "trust": Listed("flowstore.cli.transfer", "Trust a store, so that its pickles are loaded."),
     "delete": Listed("flowstore.cli.maintenance", "Delete runs, and the bytes that nothing else uses."),
     "vacuum": Listed("flowstore.cli.maintenance", "Give back the space that deleted runs and crashes left."),
     "check": Listed("flowstore.cli.maintenance", "Check that the store is sound."),
     "deployments": Listed("flowstore.cli.production", "List what is in production, and when it runs next."),
     "scheduler": Listed("flowstore.cli.production", "Start deployments as their schedules fall due."),
+    "worker": Listed("flowstore.cli.production", "Run what AWS Step Functions asks for."),
     "demo": Listed("flowstore.cli.demo", "Run a small real flow, and show where to look next."),
 }
 
@@ -55,7 +57,7 @@ flowstore = app.Group(
     help="Look into a store: one SQLite file with everything that flows have run.",
     example="flowstore demo",
     settings=(STORE, NAMESPACE, FORM),
-    of_flows=("run", "resume", "card", "deploy"),
+    of_flows=("run", "resume", "card", "deploy", "step-functions"),
     params=[app.VERSION],
     callback=_see_everything,
 )

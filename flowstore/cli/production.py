@@ -45,8 +45,34 @@ def scheduler(once: bool) -> int:
     """
     from flowstore.production.scheduler import Scheduler
 
-    def say(text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the reader of stderr is gone
-            click.echo(safe(text), err=True)
+    return Scheduler(opening.active_store(), _say).run(once=once)
 
-    return Scheduler(opening.active_store(), say).run(once=once)
+
+@command(STORE)
+@click.option("--once", is_flag=True, help="Run what is asked for now, and end; exit 1 if a run failed.")
+@click.option(
+    "--max-runs",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="How many runs there may be at a time.",
+)
+def worker(once: bool, max_runs: int) -> int:
+    """Run what AWS Step Functions asks for.
+
+    The worker waits beside the store for what was put into AWS with step-functions create, until Ctrl-C. If it dies,
+    the next one resumes its runs.
+
+    Example:
+        flowstore worker --max-runs 2
+    """
+    from flowstore.production.worker import of_store
+
+    return of_store(opening.active_store(), _say, max_runs).run(once=once)
+
+
+def _say(text: str) -> None:
+    """Print a line for whoever operates a scheduler or a worker."""
+    with contextlib.suppress(BrokenPipeError):  # the reader of stderr is gone
+        click.echo(safe(text), err=True)

@@ -10,11 +10,10 @@ adds, the decorators of the steps are computed, once in a process.
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -30,6 +29,7 @@ from flowstore.flow.decorators import (
     project,
     schedule,
 )
+from flowstore.flow.expressions import Delayable
 from flowstore.flow.graph import steps_of
 from flowstore.flow.parameters import Parameter, parameters_of
 
@@ -99,7 +99,7 @@ class StepMutator(_Mutator, StepDecorator):
         return self.attach(function)
 
 
-class FlowMutator(_Mutator):
+class FlowMutator(_Mutator, metaclass=Delayable):
     """The base of mutators of flows, which are written like a decorator of the class, `@robust(times=3)`.
 
     Override `init(*args, **kwargs)`, `pre_mutate(mutable_flow)` or `mutate(mutable_flow)`; see `MutableFlow`.
@@ -111,6 +111,12 @@ class FlowMutator(_Mutator):
         ...             step.add_decorator("retry")
     """
 
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.name = cls.__name__
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Return a mutator; the flow itself where this was written above its class, without parentheses."""
         self = super().__new__(cls)
@@ -119,13 +125,18 @@ class FlowMutator(_Mutator):
     def __call__(self, flow: Any) -> Any:
         """Decorate a flow."""
         if not _is_flow(flow):
-            raise GraphError(f"@{type(self).__name__} decorates flows: write it above the class of a flow.")
+            raise GraphError(f"@{self.name} decorates flows: write it above the class of a flow.")
         setattr(flow, _FLOW_MUTATORS, (*vars(flow).get(_FLOW_MUTATORS, ()), self))
         return flow
 
 
 def _is_flow(value: Any) -> bool:
     return isinstance(value, type) and hasattr(value, "flow_decorators")
+
+
+def has_mutators(flow: type) -> bool:
+    """Return whether mutators change a flow itself."""
+    return bool(_mutators_of(flow))
 
 
 def _mutators_of(flow: type) -> list[FlowMutator]:
@@ -251,13 +262,9 @@ class MutableFlow(_Duplicates):
     @property
     def configs(self) -> list[tuple[str, Any]]:
         """The configurations, each with its attribute and its value."""
-        kind = getattr(sys.modules.get("flowstore.flow.config"), "Config", None)  # which a flow without any spares
-        members = {name: value for cls in reversed(self._change.flow.__mro__) for name, value in vars(cls).items()}
-        return [
-            (name, getattr(self._change.flow, name))
-            for name, value in members.items()
-            if kind is not None and isinstance(value, kind)
-        ]
+        from flowstore.flow.configs import configs_of  # which most flows do without
+
+        return [(attribute, item.value) for attribute, item in configs_of(self._change.flow).items()]
 
     @property
     def decorator_specs(self) -> Iterator[tuple[str, str, list[Any], dict[str, Any]]]:

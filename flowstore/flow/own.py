@@ -39,6 +39,7 @@ _SIGNATURE = "(step_name, flow, inputs=None, attributes=None)"
 class OwnDecorator(StepDecorator):
     """A decorator of the user's own as it stands on a step, with its attributes."""
 
+    name = "user_step_decorator"
     is_single = False
 
     def __init__(self, kind: UserStepDecorator, attributes: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ import attrs
 from flowstore import context
 from flowstore.errors import FlowstoreError, NotFound, ParameterError, TokenError
 from flowstore.flow import decorators
+from flowstore.flow.expressions import Expression
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.production import tokens
@@ -37,6 +38,7 @@ from flowstore.store.opening import activate, active_store, ensure_active_store,
 __all__ = ["Created", "Deployment", "Options", "check_trusted", "create", "delete", "deployments", "find", "trigger"]
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
+_RANDOM_LETTERS = 16  # so that nobody guesses a token from its hash, which others may learn
 
 
 @attrs.frozen(kw_only=True)
@@ -93,6 +95,20 @@ def find(store: Store, flow: type[FlowSpec], branch: str | None = None, *, produ
 # --- create and delete
 
 
+def scope_of(flow: type[FlowSpec], branch: str | None, *, production: bool) -> str:
+    """Return the scope of a flow's deployment: its own, or that of its project's branch."""
+    return _scope(flow, project_of(flow, branch, production=production))
+
+
+def check_authorized(store: Store, flow: str, scope: str, authorize: str | None) -> None:
+    """Raise unless the user gives or holds the token of a scope.
+
+    Raises:
+        TokenError: says who deployed last.
+    """
+    _authorize(store, flow, scope, rows.find_token(store, scope), authorize)
+
+
 def create(flow: type[FlowSpec], options: Options) -> Created:
     """Put this version of a flow into production.
 
@@ -106,7 +122,7 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
     tags.check_not_reserved(user_tags)
     check_decorators(flow, options.with_)
     schedule = _schedule(flow)
-    values = _defaults(flow, user, scheduled=schedule is not None)
+    values = [*_defaults(flow, user, scheduled=schedule is not None), *_configs(flow)]
     sources = _sources(flow, options)
     scope = _scope(flow, project)
     trust.user_key()  # fails, as an unreadable tokens file does, before a store is made
@@ -213,10 +229,20 @@ def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str
 def _new_token(store: Store, name: str, generation: int) -> str:
     """Return a new token that a person can read and that no other scope has."""
     while True:
-        letters = "".join(secrets.choice(_LETTERS) for _ in range(5))
+        letters = "".join(secrets.choice(_LETTERS) for _ in range(_RANDOM_LETTERS))
         token = f"{name.lower()[:60]}-{generation}-{letters}"
         if not rows.is_taken(store, token):
             return token
+
+
+def is_guessable(token: str) -> bool:
+    """Return whether a token, which an older flowstore made, could be found by trying all with a given hash.
+
+    Example:
+        >>> is_guessable("helloflow-1-yc5a7"), is_guessable("helloflow-1-yc5a7b2hmzk8qw3e")
+        (True, False)
+    """
+    return len(token.rpartition("-")[2]) < _RANDOM_LETTERS
 
 
 def _schedule(flow: type[FlowSpec]) -> dict[str, Any] | None:
@@ -227,6 +253,17 @@ def _schedule(flow: type[FlowSpec]) -> dict[str, Any] | None:
     if not schedules:
         return None
     return schedule_of(schedules[0])
+
+
+def _configs(flow: type[FlowSpec]) -> list[tuple[str, str, bool, Encoded | None]]:
+    """Return each config in the form in which `_defaults` returns parameters."""
+    if not Expression.are_used:
+        return []
+    from flowstore.flow.configs import configs_of
+    from flowstore.run import configs
+
+    names = {attribute: item.name for attribute, item in configs_of(flow).items()}
+    return [(name, f"{rows.CONFIG}{names[name]}", False, value) for name, value in configs.encoded(flow).items()]
 
 
 def _defaults(flow: type[FlowSpec], user: str, *, scheduled: bool) -> list[tuple[str, str, bool, Encoded | None]]:

@@ -40,6 +40,9 @@ def trigger(
     quiet: bool = False,
     durable: bool = False,
     namespace: str | context.Unset | None = context.UNSET,
+    max_workers: int | None = None,
+    execution: str | None = None,
+    origin_run_id: int | None = None,
 ) -> int:
     """Run a deployment now, in the foreground, with this process's stdout and stderr.
 
@@ -50,6 +53,9 @@ def trigger(
         quiet: no banner and no progress.
         durable: lose nothing at a power cut either.
         namespace: what the Client sees inside, instead of what the deployment says.
+        max_workers: how many of its tasks run at a time; default: as many as there are cores.
+        execution: the tag of the execution in AWS that asks for the run.
+        origin_run_id: the run to resume, with its own values.
 
     Returns:
         The run's exit code.
@@ -69,8 +75,12 @@ def trigger(
             digest = check_trusted(store, deployment)
             Code(Scope(store), deployment.code_id).extract(folder)
         store.close()  # opened again when it is used; the run is to be the last to close it
-        command = [*_program(deployment, folder), "--store", str(store.path), *before, "run", *options]
-        assignment = {ownership.VARIABLE: f"{deployment.id}:{os.getpid()}:{digest.hex()}:{deployment.token}"}
+        command = ["run", *options] if origin_run_id is None else ["resume", "--origin-run-id", str(origin_run_id)]
+        if max_workers is not None:
+            command += ["--max-workers", str(max_workers)]
+        command = [*_program(deployment, folder), "--store", str(store.path), *before, *command]
+        assigned = ownership.Assigned(deployment.id, os.getpid(), digest.hex(), deployment.token, execution)
+        assignment = {ownership.VARIABLE: assigned.text()}
         return _run(
             child, command, {**_outside_parameters(), **_paths(deployment, folder), **environment, **assignment}
         )

@@ -5,6 +5,8 @@ That decides the tag that says which namespace it is in, the project's branch, a
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,14 +17,12 @@ from flowstore import context
 from flowstore.errors import FlowstoreError, TokenError, UntrustedArtifact
 from flowstore.flow import decorators
 from flowstore.flow.spec import FlowSpec
+from flowstore.run.local.worker import die_with_parent
 from flowstore.sqlite.database import Store
 from flowstore.store.tags import MAX_LENGTH
 
 if TYPE_CHECKING:
     from flowstore.store.deployments import Deployment
-import os
-
-from flowstore.run.local.worker import die_with_parent
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -34,20 +34,23 @@ class Identity:
         tag: `user:NAME` or `production:TOKEN`.
         project: what `current` says of the project.
         deployment: of a production run.
+        execution: the tag of the execution in AWS that a production run belongs to.
     """
 
     user: str
     tag: str
     project: Mapping[str, Any]
     deployment: Deployment | None = None
+    execution: str | None = None
 
     @property
     def system_tags(self) -> list[str]:
-        """The tags that name the owner."""
+        """The tags that name the owner, and what the run belongs to."""
+        own = [self.tag] if self.execution is None else [self.tag, self.execution]
         if self.project.get("project_name") is None:
-            return [self.tag]
+            return own
         branch = self.project["branch_name"]
-        return [self.tag, f"project:{self.project['project_name']}", f"project_branch:{branch}"]
+        return [*own, f"project:{self.project['project_name']}", f"project_branch:{branch}"]
 
     def sees(self, namespace: str | context.Unset | None) -> str | None:
         """Return the namespace inside the run's tasks: the given one, else the deployment's, else its own."""
@@ -72,8 +75,8 @@ def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identi
     return identity
 
 
-def deployed(store: Store, assigned: str) -> Identity:
-    """Return the deployment that this process is to run, from `ID:PARENT:DIGEST:TOKEN`.
+def deployed(store: Store, assigned: Assigned) -> Identity:
+    """Return the deployment that this process is to run.
 
     Raises:
         NotFound, TokenError, UntrustedArtifact: there is none, or it was given another token or changed while this
@@ -81,19 +84,18 @@ def deployed(store: Store, assigned: str) -> Identity:
     """
     from flowstore.store import deployments
 
-    number, _, digest, token = assigned.split(":", 3)
-    deployment = deployments.get(store, int(number))
-    if token != deployment.token:
+    deployment = deployments.get(store, assigned.deployment_id)
+    if assigned.token != deployment.token:
         raise TokenError(
             f"{deployment.flow} was given a new production token while it was being started. Trigger it again."
         )
-    if digest != deployments.digest(store, deployment).hex():
+    if assigned.digest != deployments.digest(store, deployment).hex():
         raise UntrustedArtifact(f"The deployment of {deployment.flow} was changed while it was being started.")
     project = {
         **(_project(deployment.flow, deployment.project, deployment.branch or "") if deployment.project else {}),
         "is_production": deployment.branch is None or is_production(deployment.branch),
     }
-    return Identity(deployment.deployed_by, deployment.production_namespace, project, deployment)
+    return Identity(deployment.deployed_by, deployment.production_namespace, project, deployment, assigned.execution)
 
 
 def project_of(flow: type[FlowSpec], branch: str | None, *, production: bool) -> dict[str, Any]:
@@ -128,19 +130,43 @@ def _project(flow: str, project: str, branch: str) -> dict[str, Any]:
     }
 
 
-VARIABLE = "FLOWSTORE_DEPLOYMENT"  # holds ID:PARENT:DIGEST:TOKEN
+VARIABLE = "FLOWSTORE_DEPLOYMENT"  # holds the JSON of an `Assigned`
 
 
-def assigned_deployment() -> str | None:
+@attrs.frozen(eq=False, repr=False)
+class Assigned:
+    """A deployment that a process was started to run.
+
+    Attributes:
+        deployment_id: its row.
+        parent: the process that started this one, which ends with it.
+        digest: of the deployment, as it was checked.
+        token: its token at that time.
+        execution: the tag of the execution in AWS that asked for the run.
+    """
+
+    deployment_id: int
+    parent: int
+    digest: str
+    token: str
+    execution: str | None = None
+
+    def text(self) -> str:
+        """Return it as the environment carries it."""
+        return json.dumps(attrs.asdict(self))
+
+
+def assigned_deployment() -> Assigned | None:
     """Return the deployment assigned through the environment, if any, and remove it there.
 
     This process then ends with the process that assigned it.
     """
-    assigned = os.environ.pop(VARIABLE, None)
-    if assigned is None:
+    text = os.environ.pop(VARIABLE, None)
+    if text is None:
         return None
-    parts = assigned.split(":", 3)
-    if len(parts) < 4 or not (parts[0].isdecimal() and parts[1].isdecimal()):
-        raise FlowstoreError(f"${VARIABLE} is set by deploy trigger, and by nobody else. Unset it.")
-    die_with_parent(int(parts[1]))
+    try:
+        assigned = Assigned(**json.loads(text))
+        die_with_parent(int(assigned.parent))
+    except (ValueError, TypeError):
+        raise FlowstoreError(f"${VARIABLE} is set by deploy trigger, and by nobody else. Unset it.") from None
     return assigned

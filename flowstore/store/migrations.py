@@ -247,12 +247,16 @@ create index cards_by_blob on cards (blob_id);
     Migration(
         "m009_events",
         """a flow's first and last step may have any name; events start deployments. Runs and deployments keep what they
-        have to do with events as JSON, which travels with the row""",
+        have to do with events as JSON, which travels with the row. State machines of AWS Step Functions are noted, so
+        that what was made there can be found and removed. Runs and tasks that come from Metaflow are found by the
+        addresses that they had there""",
         """
 alter table runs add column start_step text /* the name of the step where it begins; null: start */;
 alter table runs add column end_step text /* the name of the step where it ends; null: end */;
 alter table runs add column trigger_events text /* JSON list: the events that started it */;
+alter table tasks add column imported_from text /* its pathspec in Metaflow, in a run that comes from there */;
 alter table deployments add column triggers text /* JSON object: the events that start it */;
+create index origins_by_pathspec on origins (pathspec);
 
 create table events (
   -- what has happened: events that somebody published, and runs of deployments that were successful
@@ -269,6 +273,17 @@ create table event_marks (
   deployment_id integer primary key references deployments (id) on delete cascade,
   event_id integer not null
 ) strict;
+
+create table state_machines (
+  -- what deploying to AWS Step Functions made, or was about to make when it was interrupted. One row for each flow and
+  -- scope; its queue is named after the store, its schedule after the state machine
+  flow text not null,
+  scope text not null references production_tokens (scope),
+  arn text not null,                                   -- of the state machine: says region, account and name
+  created_at integer not null,
+  created_by text not null,
+  primary key (flow, scope)
+) strict, without rowid;
 """,
     ),
 )

@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +27,7 @@ class Cluster:
         self.folder = folder
         self.file = folder / "scheduler.json"
         self.processes = []
+        self._mark = f"FLOWSTORE_TEST_{os.getpid()}_{time.time_ns()}"
         self.options = options
         self.scheduler = self._start(
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--dashboard-address", "127.0.0.1:0",
@@ -41,7 +44,7 @@ class Cluster:
                 stderr=log,
                 start_new_session=True,
                 cwd=cwd or self.folder,
-                env={**os.environ, "PYTHONWARNINGS": "ignore", **(env or {})},
+                env={**os.environ, "PYTHONWARNINGS": "ignore", "CLUSTER": self._mark, **(env or {})},
             )
         self.processes.append(process)
         return process
@@ -51,10 +54,20 @@ class Cluster:
         cwd = self.folder / f"worker-{len(self.processes)}"
         cwd.mkdir()
         nannied = "--nanny" if nanny else "--no-nanny"
+        where = () if "--listen-address" in options else ("--host", "127.0.0.1")
         return self._start(
-            "worker", self.address, nannied, "--nthreads", threads, "--host", "127.0.0.1", "--no-dashboard",
+            "worker", self.address, nannied, "--nthreads", threads, *where, "--no-dashboard",
             "--local-directory", cwd, *self.options, *options, env=env, cwd=cwd, python=python,
         )  # fmt: skip
+
+    def wired_worker(self, **options):
+        """Start a worker that others reach only by way of a wire, which is returned."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        wire = Wire(port)
+        at = f"tcp://127.0.0.1:{wire.port}", "--listen-address", f"tcp://127.0.0.1:{port}"
+        self.worker("--contact-address", *at, **options)
+        return wire
 
     def wait(self, count, **env):
         """Wait until so many workers are there."""
@@ -63,13 +76,70 @@ class Cluster:
             [sys.executable, "-c", code, self.address, str(count)], check=True, timeout=90, env={**os.environ, **env}
         )
 
+    def members(self, text):
+        """The ids of its processes with a text in their command line."""
+        return set(processes_of(text, "cmdline")) & set(processes_of(self._mark, "environ"))
+
+    def hosts(self):
+        """The ids of its hosts, and of what they have forked."""
+        return self.members("flowstore.run.remote.host")
+
     def close(self):
-        """End all processes, and wait until their hosts have ended, too."""
+        """End all processes; hosts end with their workers."""
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()
+
+
+class Wire:
+    """A port that leads to another one, by connections that can be cut and frozen."""
+
+    def __init__(self, port):
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._frozen = set()
+        self._connections = []
+        threading.Thread(target=self._accept, args=[port], daemon=True).start()
+
+    def _accept(self, port):
+        while True:
+            near = self._server.accept()[0]
+            try:
+                pair = near, socket.create_connection(("127.0.0.1", port))
+            except OSError:  # which is not there yet, or no more
+                near.close()
+                continue
+            self._connections.append(pair)
+            for source, sink in (pair, pair[::-1]):
+                threading.Thread(target=self._carry, args=[source, sink, pair], daemon=True).start()
+
+    def _carry(self, source, sink, pair):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if pair not in self._frozen:
+                    sink.sendall(data)
+        self._end(pair)
+
+    def _end(self, pair):
+        for connection in pair:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def count(self):
+        """How many connections there have been."""
+        return len(self._connections)
+
+    def cut(self):
+        """End all connections that there are."""
+        for pair in self._connections:
+            self._end(pair)
+
+    def freeze(self):
+        """Let the connections that there are carry nothing any more."""
+        self._frozen |= set(self._connections)
 
 
 @pytest.fixture
@@ -97,6 +167,11 @@ def shared(tmp_path_factory):
     cluster.wait(2)
     yield cluster
     cluster.close()
+
+
+def on(cluster):
+    """The options that choose a cluster."""
+    return "--executor", f"dask:{cluster.address}"
 
 
 def processes_of(text, *where):

@@ -175,3 +175,34 @@ def test_flows_do_not_share_what_a_mutator_changes(flow):
     script = flow(flow_source({}, head=head, members="x = 1").replace("class F(FlowSpec)", "class F(Base)"))
     script("run")
     assert script.client().end_task.current_attempt == 0
+
+
+CONFIGURED = """
+    class limiting(FlowMutator):
+        def init(self, *args, **kwargs):
+            self.note = kwargs["note"]
+
+        def pre_mutate(self, mutable_flow):
+            for name, value in mutable_flow.config.sizes.items():
+                mutable_flow.add_parameter(name, Parameter(name, default=value))
+
+        def mutate(self, mutable_flow):
+            [(attribute, config)] = mutable_flow.configs
+            assert attribute == "config" and config == mutable_flow.config
+            for name, step in mutable_flow.steps:
+                step.add_decorator(noting, deco_kwargs={"note": self.note})
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_configs_reach_mutators_and_decorators(flow, method):
+    """As options of mutators and of one's own decorators, and as attributes of what a mutator is given."""
+    config = "Config('config', default_value={'note': 'n', 'sizes': {'wide': 3}})"
+    start = "@noting(note=config.note)\n@dataset(url=config.note)\nself.x = self.wide"
+    head = HEAD.replace("duplicates=mutable_step.ERROR", "duplicates=mutable_step.OVERRIDE") + CONFIGURED
+    source = flow_source(LINEAR, head=head, members=f"config = {config}", start=start)
+    script = flow(decorated(source, "@limiting(note=config_expr('config.note'))"))
+    script("run", *METHODS[method])
+    data = script.client().data
+    assert (data.x, data.notes) == (3, ["start {'url': 'n'}", "end {'note': 'n'}"])
+    script("--config-value", "config", '{"note": "m", "sizes": {"tall": 5}}', "run", "--wide", "1", expect=2)

@@ -302,7 +302,7 @@ def test_a_run_dies_with_who_triggered_it(anne_and_will):
     wait_for(lambda: anne.script.client(1).status == "dead")
 
 
-@pytest.mark.parametrize("name", ["step-functions", "argo-workflows"])
+@pytest.mark.parametrize("name", ["argo-workflows"])
 @pytest.mark.parametrize("given", [(), ("create",), ("create", "--authorize", "x", "--help"), ("--nonsense", "-x")])
 def test_commands_of_others_name_deploy(flow, name, given):
     """Whatever their arguments: exit code 2."""

@@ -29,7 +29,7 @@ def test_the_first_deployment_makes_a_token(anne_and_will):
     anne, _ = anne_and_will()
     told = anne("deploy", "create").stdout
     [token] = anne.tokens().values()
-    assert re.fullmatch(r"f-1-[a-z0-9]{5}", token)
+    assert re.fullmatch(r"f-1-[a-z0-9]{16}", token)
     assert anne.tokens() == {"flow:F": token}
     assert f'namespace("production:{token}")' in told
     assert f"deploy create --authorize {token}" in told

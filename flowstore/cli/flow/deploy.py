@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -28,11 +29,11 @@ from flowstore.sqlite.typed_rows import time_of
 from flowstore.text import did_you_mean, safe
 
 if TYPE_CHECKING:
-    from flowstore.production.deploy import Created, Deployment
+    from flowstore.production.deploy import Created, Deployment, Options
     from flowstore.sqlite.database import Store
     from flowstore.store.deployments import DeployedParameter
 
-_with_token = click.option("--authorize", metavar="TOKEN", help="The production token; kept, so needed once.")
+with_token = click.option("--authorize", metavar="TOKEN", help="The production token; kept, so needed once.")
 
 
 def _find(this: FlowFile) -> tuple[Store, Deployment]:
@@ -41,6 +42,7 @@ def _find(this: FlowFile) -> tuple[Store, Deployment]:
     from flowstore.store.opening import active_store
 
     options = settings_of(click.get_current_context())
+    this.configure_project(options)
     store = active_store()
     return store, deploy.find(store, this.type, options.get("branch"), production=bool(options.get("production")))
 
@@ -48,11 +50,21 @@ def _find(this: FlowFile) -> tuple[Store, Deployment]:
 # --- create and delete
 
 
+_CREATE_OPTIONS = (
+    with_token,
+    click.option("--generate-new-token", is_flag=True, help="Begin a fresh, empty production namespace."),
+    click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag its runs; may be repeated."),
+    package_suffixes,
+)
+
+
+def create_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that all forms of `create` share."""
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(_CREATE_OPTIONS), function)
+
+
 @command(STORE_PATH, NAMESPACE_INSIDE, WITH, BRANCH, PRODUCTION)
-@_with_token
-@click.option("--generate-new-token", is_flag=True, help="Begin a fresh, empty production namespace.")
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag its runs; may be repeated.")
-@package_suffixes
+@create_options
 def create(this: FlowFile, **_given: Any) -> None:
     """Deploy this version of the flow.
 
@@ -60,11 +72,19 @@ def create(this: FlowFile, **_given: Any) -> None:
         python flow.py deploy create --tag nightly
     """
     from flowstore.production import deploy
+
+    options = settings_of(click.get_current_context())
+    _echo_created(deploy.create(this.type, checked_options(this, options)), called(options))
+
+
+def checked_options(this: FlowFile, options: Mapping[str, Any]) -> Options:
+    """Return what the options ask for; wrong usage where the flow cannot be deployed so."""
+    from flowstore.production import deploy
     from flowstore.run import checks
     from flowstore.run.snapshot import checked_suffixes
 
+    this.configure(options)
     _ = this.graph  # a mistake in it is reported first
-    options = settings_of(click.get_current_context())
     wish = deploy.Options(
         store=options["store"],
         branch=options.get("branch"),
@@ -79,10 +99,10 @@ def create(this: FlowFile, **_given: Any) -> None:
     with wrong_usage():
         checks.check_flow(this.type)
         checks.check_decorators(this.type, wish.with_)
-    _echo_created(deploy.create(this.type, wish), _called(options))
+    return wish
 
 
-def _called(options: Mapping[str, Any]) -> str:
+def called(options: Mapping[str, Any]) -> str:
     """Return how to call this flow's command line again, about the same deployment."""
     parts: list[str] = []
     for name in ("store", "branch"):
@@ -94,16 +114,10 @@ def _called(options: Mapping[str, Any]) -> str:
 def _echo_created(created: Created, called: str) -> None:
     deployment = created.deployment
     seen = deployment.production_namespace
-    where = f" in {deployment.project}/{deployment.branch}" if deployment.project else ""
-    click.echo(f"Deployed {deployment.flow}{where}, version {deployment.version}.")
-    click.echo(f"Production token:      {deployment.token}{' (new)' if created.new_token else ''}")
-    click.echo(f"Production namespace:  {seen}")
+    echo_deployed(created)
     if deployment.schedule:
-        click.echo(f"Schedule:              {_schedule(deployment)}; started by: flowstore scheduler")
-    if created.moved:
-        click.echo("The new token also moved:")
-        for other in created.moved:
-            click.echo(f"  {other.flow}, version {other.version}, deployed by {safe(other.deployed_by)}")
+        click.echo(f"Schedule:              {schedule_text(deployment)}; started by: flowstore scheduler")
+    echo_moved(created)
     click.echo(
         f'\nTo run it now:\n  {called} deploy trigger\nTo look at its results, in Python:\n  namespace("{seen}")'
     )
@@ -111,8 +125,26 @@ def _echo_created(created: Created, called: str) -> None:
                f"--authorize {deployment.token}")  # fmt: skip
 
 
+def echo_deployed(created: Created) -> None:
+    """Print what was deployed, its token and its namespace."""
+    deployment = created.deployment
+    seen = deployment.production_namespace
+    where = f" in {deployment.project}/{deployment.branch}" if deployment.project else ""
+    click.echo(f"Deployed {deployment.flow}{where}, version {deployment.version}.")
+    click.echo(f"Production token:      {deployment.token}{' (new)' if created.new_token else ''}")
+    click.echo(f"Production namespace:  {seen}")
+
+
+def echo_moved(created: Created) -> None:
+    """Print which other deployments a new token has moved."""
+    if created.moved:
+        click.echo("The new token also moved:")
+        for other in created.moved:
+            click.echo(f"  {other.flow}, version {other.version}, deployed by {safe(other.deployed_by)}")
+
+
 @command(STORE, BRANCH, PRODUCTION)
-@_with_token
+@with_token
 def delete(this: FlowFile, authorize: str | None, **_chosen: Any) -> None:
     """Take the flow out of production; its runs stay.
 
@@ -148,14 +180,14 @@ def trigger(
     from flowstore.store.deployments import parameters_of
 
     store, deployment = _find(this)
-    values = _values(parameters_of(store, deployment.id), arguments)
+    values = parameter_values(parameters_of(store, deployment.id), arguments)
     return deploy.trigger(store, deployment, values, quiet=quiet, durable=durable, namespace=namespace_of(namespace))
 
 
 trigger.context_settings = {**trigger.context_settings, "ignore_unknown_options": True}
 
 
-def _values(parameters: Sequence[DeployedParameter], arguments: Sequence[str]) -> dict[str, str]:
+def parameter_values(parameters: Sequence[DeployedParameter], arguments: Sequence[str]) -> dict[str, str]:
     """Return values of the deployed parameters, from arguments and environment: today's file may have others."""
     from flowstore.production.trigger import variable
 
@@ -191,7 +223,8 @@ def show(this: FlowFile, **_chosen: Any) -> None:
         python flow.py deploy show
     """
     from flowstore.store import snapshots
-    from flowstore.store.deployments import parameters_of
+    from flowstore.store.deployments import configs_of, parameters_of
+    from flowstore.store.records import shown
 
     store, deployment = _find(this)
     at = time_of(deployment.deployed_at)
@@ -204,13 +237,14 @@ def show(this: FlowFile, **_chosen: Any) -> None:
         ("deployed at", f"{at:%Y-%m-%d %H:%M:%S} UTC"),
         ("namespace", deployment.production_namespace),
         ("its runs see", sees or "everything"),
-        ("schedule", _schedule(deployment)),
+        ("schedule", schedule_text(deployment)),
         *([("tags", ", ".join(deployment.tags))] if deployment.tags else []),
         *([("with", ", ".join(deployment.with_))] if deployment.with_ else []),
         *(
             (f"parameter {item.name}", _value(item, deployment.parameters))
             for item in parameters_of(store, deployment.id)
         ),
+        *((item.option, shown(item.blob)) for item in configs_of(store, deployment.id) if item.blob is not None),
         ("script", deployment.script_name),
         *([("module", deployment.module)] if deployment.module else []),
     ]
@@ -222,7 +256,8 @@ def show(this: FlowFile, **_chosen: Any) -> None:
     output.echo_table([{"file": path, "size_bytes": blob.size_bytes} for path, blob in files.items()])
 
 
-def _schedule(deployment: Deployment) -> str:
+def schedule_text(deployment: Deployment) -> str:
+    """Return the schedule of a deployment, for people."""
     if deployment.schedule is None:
         return "none"
     return f"{deployment.schedule['cron']} ({deployment.schedule['timezone'] or 'UTC'})"
@@ -279,5 +314,4 @@ def _elsewhere(name: str) -> click.Command:
     return refusal
 
 
-step_functions = _elsewhere("step-functions")
 argo_workflows = _elsewhere("argo-workflows")

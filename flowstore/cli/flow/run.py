@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from flowstore import context
@@ -24,12 +25,14 @@ from flowstore.cli.flow.flow_file import (
     wrong_usage,
 )
 from flowstore.errors import FlowstoreError, ParameterError
+from flowstore.flow.expressions import Expression
 from flowstore.flow.graph import describe, to_dot
 from flowstore.flow.parameters import Parameter
 from flowstore.run import caller
 from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
+    from flowstore.run.ownership import Assigned
     from flowstore.run.snapshot import Sources
 
 _SETTINGS: tuple[Setting, ...] = (STORE_PATH, QUIET, NAMESPACE_INSIDE, WITH, DURABLE, BRANCH, PRODUCTION)
@@ -127,11 +130,9 @@ def run(this: FlowFile, **given: Any) -> int:
     Example:
         python flow.py run --tag baseline --max-workers 4
     """
-    from flowstore.run.ownership import assigned_deployment
-
     generators = _generators(this)
     graph = this.graph
-    deployment = assigned_deployment()
+    deployment = this.deployment
     texts = {name: given[f"parameter_{name}"] for name in this.parameters} | _values_of_caller(this)
     if deployment is not None:  # which knows the defaults as they were when it was made
         texts = {name: text for name, text in texts.items() if text is not None}
@@ -178,16 +179,18 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
         python flow.py resume --origin-run-id 5
     """
     generators = _generators(this)
+    options = this.configure_as_origin(settings_of(click.get_current_context()), origin_run_id)
     graph = this.graph
+    deployment = this.deployment
     if step is not None and step not in graph:
         near = did_you_mean(step, graph.nodes)
         raise click.UsageError(f"There is no step {step!r}.{near} The steps are: {', '.join(graph.nodes)}.")
-    options = settings_of(click.get_current_context())
     sources = _sources(this, options)
     executor = _executor(this, options, sources, generators)
     start = import_at_rest("flowstore.run.start")
     with wrong_usage(ParameterError):
-        code: int = start.resume_flow(this.type, graph, step, origin_run_id, _options(options, sources), executor)
+        wish = _options(options, sources, deployment)
+        code: int = start.resume_flow(this.type, graph, step, origin_run_id, wish, executor)
     return code
 
 
@@ -204,7 +207,12 @@ def _sources(this: FlowFile, options: Mapping[str, Any]) -> Sources:
     with wrong_usage():
         checks.check_decorators(this.type, options["with_"])  # which may import modules of the flow
 
-    return snapshot.take(this.type, snapshot.checked_suffixes(options["package_suffixes"]))
+    sources = snapshot.take(this.type, snapshot.checked_suffixes(options["package_suffixes"]))
+    if not Expression.are_used:
+        return sources
+    from flowstore.run import configs
+
+    return attrs.evolve(sources, configs=configs.packed(this.type))
 
 
 def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
@@ -244,7 +252,7 @@ def _named(texts: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _options(options: Mapping[str, Any], sources: Sources, deployment: str | None = None) -> Any:
+def _options(options: Mapping[str, Any], sources: Sources, deployment: Assigned | None = None) -> Any:
     from flowstore.run.start import Options
 
     return Options(

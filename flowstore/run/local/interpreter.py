@@ -281,6 +281,11 @@ def become(
         from flowstore.flow.graph import graph_of
         from flowstore.flow.mutators import prepare
 
+        if sources.configs is not None:
+            from flowstore.flow.configs import settle
+            from flowstore.run import configs
+
+            settle(flow, configs.unpacked(sources.configs))
         prepare(flow)
         act(flow, graph_of(flow))
         sys.stdout.flush()

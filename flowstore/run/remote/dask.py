@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -28,7 +29,7 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Setup, check_package
-from flowstore.run.remote.dask_cluster import Cluster, hold
+from flowstore.run.remote.dask_cluster import Cluster, hold, key_of
 from flowstore.run.remote.executor import RemoteExecutor
 from flowstore.run.remote.host import READ_BYTES
 from flowstore.run.remote.hosts import Engine, Granted, Over
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10.0
 CLOSE_S = 5.0
+IDLE_S = 15.0  # then a thread that is of no use is left to others; as to its host, so are the inputs that it has
+ANSWER_S = 10.0  # for a call to a worker, at most; then it is repeated
+AGAIN_S = 0.5  # before that, in which the scheduler notices that a worker is gone
 DIRECT_S = 5.0  # for the first answer of a worker; else it is reached by way of the scheduler
 RESOURCES = {"cpu": "CPU", "memory": "MEMORY", "gpu": "GPU"}  # as workers declare them
 
@@ -77,7 +81,7 @@ class DaskExecutor(RemoteExecutor):
         slots = setup.max_workers or os.cpu_count() or 1
         cluster = None if setup.address else Cluster(slots)
         try:
-            engine = DaskEngine(setup.address if cluster is None else cluster.address, cluster)
+            engine = DaskEngine(setup.address if cluster is None else cluster.address, cluster, self._lease_s)
         except BaseException:
             if cluster is not None:
                 cluster.close()
@@ -110,10 +114,15 @@ class DaskEngine(Engine):
     Args:
         address: of the scheduler, or the file that names it.
         cluster: a local cluster, which ends with the engine.
+        lease_s: how long a host may be out of reach.
     """
 
-    def __init__(self, address: str, cluster: Cluster | None) -> None:
+    waker: socket.socket
+
+    def __init__(self, address: str, cluster: Cluster | None, lease_s: float) -> None:
+        self.idle_s = IDLE_S
         self._cluster = cluster
+        self._lease_s = lease_s
         self._run = uuid.uuid4().hex
         self._futures: dict[int, distributed.Future] = {}
         self._shunned: set[str] = set()  # addresses of workers
@@ -125,7 +134,7 @@ class DaskEngine(Engine):
         self.folder = None if cluster is None else str(Path.cwd())
         self._client = _connect(address)
         self._where = f"the Dask cluster at {self._client.scheduler.address}"
-        self._links: set[asyncio.Task[None]] = set()
+        self._calls: set[concurrent.futures.Future[None]] = set()  # that have not ended
         try:
             self._check_workers()
             self._client.subscribe_topic(self._run, self._take_grant)
@@ -205,11 +214,15 @@ class DaskEngine(Engine):
         others = sorted(workers.keys() - self._shunned) if self._shunned & workers.keys() else None
         needed = {RESOURCES[name]: amount for name, amount in amounts.items() if RESOURCES[name] in declared}
         for lease in leases:
-            key = f"flowstore-{self._run}-{lease}"
-            future = self._client.submit(
-                hold, self._run, lease, key=key, pure=False, resources=needed or None, workers=others or None
+            self._futures[lease] = future = self._client.submit(
+                hold,
+                self._run,
+                lease,
+                key=key_of(self._run, lease),
+                pure=False,
+                resources=needed or None,
+                workers=others or None,
             )
-            self._futures[lease] = future
             future.add_done_callback(partial(self._take_end, lease))
 
     def give_back(self, lease: int) -> None:
@@ -269,6 +282,7 @@ class DaskEngine(Engine):
         """Give all leases back, and end a local cluster."""
         for lease in list(self._futures):
             self.give_back(lease)
+        concurrent.futures.wait(set(self._calls), CLOSE_S)  # else threads are held until the hosts miss the driver
         _bounded(lambda: self._client.close(timeout=2), CLOSE_S)
         if self._cluster is not None:
             self._cluster.close()
@@ -278,7 +292,9 @@ class DaskEngine(Engine):
     # --- the streams of hosts
 
     def _start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(_quietly(coroutine), self._client.loop.asyncio_loop)
+        call = asyncio.run_coroutine_threadsafe(_quietly(coroutine), self._client.loop.asyncio_loop)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
 
     def open(self, host: str) -> socket.socket:
         """Return one end of a pair of sockets, whose other end is connected with the host by way of Dask."""
@@ -291,7 +307,7 @@ class DaskEngine(Engine):
     async def _carry(self, link: _Link) -> None:
         """Carry a stream both ways until either side ends it."""
         try:
-            await asyncio.wait_for(self._call(link, "write", data=b""), DIRECT_S)
+            await _answer(self._call(link, "write", at=0, data=b""), DIRECT_S)
         except (OSError, TimeoutError):
             link.direct = False
         ways = [asyncio.ensure_future(self._carry_up(link)), asyncio.ensure_future(self._carry_down(link))]
@@ -302,17 +318,38 @@ class DaskEngine(Engine):
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             link.theirs.close()
-            await asyncio.wait_for(self._call(link, "drop"), DIRECT_S)
+            await _answer(self._call(link, "drop"), DIRECT_S)
 
     async def _carry_up(self, link: _Link) -> None:
-        loop = asyncio.get_running_loop()
+        loop, at = asyncio.get_running_loop(), 0
         while data := await loop.sock_recv(link.theirs, READ_BYTES):
-            await self._call(link, "write", data=data)
+            await self._repeat(link, "write", at=at, data=data)
+            at += len(data)
 
     async def _carry_down(self, link: _Link) -> None:
-        loop = asyncio.get_running_loop()
-        while data := await self._call(link, "read"):
+        loop, at = asyncio.get_running_loop(), 0
+        wait_s = min(ANSWER_S, self._lease_s / 4) / 2
+        while (data := await self._repeat(link, "read", at=at, wait_s=wait_s)) is not None:
             await loop.sock_sendall(link.theirs, data)
+            at += len(data)
+
+    async def _repeat(self, link: _Link, what: str, **arguments: Any) -> Any:
+        """Call a handler of a worker until it answers.
+
+        A call that is cut off, or stays without an answer, is repeated over another connection as long as the scheduler
+        has the worker, and until the driver counts the host as lost.
+        """
+        deadline = time.monotonic() + self._lease_s
+        answer_s = min(ANSWER_S, self._lease_s / 4)
+        while True:
+            try:
+                return await _answer(self._call(link, what, **arguments), answer_s)
+            except (OSError, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(AGAIN_S)
+                if not await _answer(self._client.scheduler.ncores(workers=[link.address]), answer_s):
+                    raise
 
     async def _call(self, link: _Link, what: str, **arguments: Any) -> Any:
         """Call a handler of a worker, at its own address or, where that can't be reached, by way of the scheduler."""
@@ -336,6 +373,21 @@ def _bounded(call: Callable[[], object], seconds: float) -> bool:
     thread.start()
     thread.join(seconds)
     return not thread.is_alive()
+
+
+async def _answer(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    """Await a call's answer for so long; unlike `wait_for`, not for the call's end, which may close a dead connection.
+
+    Raises:
+        TimeoutError: none came.
+    """
+    call = asyncio.ensure_future(coroutine)
+    try:
+        if not (await asyncio.wait([call], timeout=seconds))[0]:
+            raise TimeoutError
+        return call.result()
+    finally:
+        call.cancel()
 
 
 async def _quietly(coroutine: Coroutine[Any, Any, Any]) -> None:

@@ -19,6 +19,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.run.remote.host import READ_BYTES, START
 
 MOST_THREADS = 1000
+OPEN_S = 30.0  # for a worker's event loop to take a stream
 
 # --- a cluster of this machine
 
@@ -69,13 +70,19 @@ def serve_cluster(slots: int) -> None:
 
 
 class _Hosted:
-    """A host beside a Dask worker, and the leases that it has."""
+    """A host beside a Dask worker, the leases that it has, and its stream, whose pieces may be asked for twice.
 
-    def __init__(self) -> None:
+    Only the worker's event loop reads, writes and closes the stream. A loop that is not there when a descriptor is
+    closed believes that it polls this number still, so it would never poll the worker's next connection that gets it.
+
+    Args:
+        loop: the worker's event loop, in whose thread this is not made.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.ident = uuid.uuid4().hex
         self.leases: dict[int, threading.Event] = {}
-        self.connection, theirs = socket.socketpair()
-        self.connection.setblocking(False)
+        ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", START, str(Path(context.__file__).parent.parent), str(theirs.fileno())],
@@ -83,17 +90,47 @@ class _Hosted:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        self.was_called = False  # by its driver
         self._ended = threading.Lock()
+        self._loop = loop
+        opening = asyncio.run_coroutine_threadsafe(asyncio.open_connection(sock=ours, limit=READ_BYTES), loop)
+        self._reader, self._writer = opening.result(OPEN_S)
+        self._reading, self._writing = asyncio.Lock(), asyncio.Lock()
+        self._read_bytes = self._written_bytes = 0
+        self._piece = b""  # the last one, which the driver may not have got
 
     @property
     def is_over(self) -> bool:
         """Whether the host has ended."""
         return self._process.poll() is not None
 
+    async def write(self, at: int, data: bytes) -> None:
+        """Pass bytes on to the host, but for those that it has; `at` says how many came before them."""
+        self.was_called = True
+        async with self._writing:
+            fresh = data[self._written_bytes - at :]
+            self._written_bytes += len(fresh)
+            self._writer.write(fresh)
+            await self._writer.drain()
+
+    async def read(self, at: int, wait_s: float) -> bytes | None:
+        """Return the bytes that follow the first `at` ones: none when it has waited in vain, `None` at the end."""
+        async with self._reading:
+            if at == self._read_bytes:
+                try:
+                    self._piece = await asyncio.wait_for(self._reader.read(READ_BYTES), wait_s)
+                except TimeoutError:
+                    return b""
+                except OSError:
+                    return None
+                self._read_bytes += len(self._piece)
+            return self._piece or None
+
     def end(self) -> None:
         """Close the stream, at which the host ends, and see to it that it does."""
         with self._ended:
-            self.connection.close()
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._writer.transport.abort)
             for lease in list(self.leases.values()):
                 lease.set()
             try:
@@ -108,6 +145,11 @@ _hosts: dict[str, _Hosted] = {}  # of this worker, by run and by ident
 _starting = threading.Lock()
 
 
+def key_of(run: str, lease: int) -> str:
+    """Return the key of the task that holds a lease."""
+    return f"flowstore-{run}-{lease}"
+
+
 def hold(run: str, lease: int) -> None:
     """Hold a thread of this worker for a run, which has a host here, until the lease is given back."""
     from distributed.core import Status
@@ -120,12 +162,14 @@ def hold(run: str, lease: int) -> None:
         )
         host = _hosts.get(run)
         if host is None or host.is_over:
-            host = _hosts[run] = _Hosted()
+            host = _hosts[run] = _Hosted(worker.loop.asyncio_loop)
             _hosts[host.ident] = host
         released = host.leases[lease] = threading.Event()
     worker.log_event(run, {"lease": lease, "host": f"{worker.address} {host.ident}"})
     while not released.wait(0.5) and not host.is_over and worker.status is Status.running:
-        pass
+        task = worker.state.tasks.get(key_of(run, lease))
+        if not host.was_called and (task is None or task.state == "cancelled"):
+            break  # the run ended before it knew of this host
     with _starting:
         del host.leases[lease]
         is_last = not host.leases
@@ -136,20 +180,15 @@ def hold(run: str, lease: int) -> None:
         _hosts.pop(host.ident, None)
 
 
-async def _write(host: str, data: bytes) -> None:
-    """Pass bytes on to a host."""
-    await asyncio.get_running_loop().sock_sendall(_hosts[host].connection, data)
+async def _write(host: str, at: int, data: bytes) -> None:
+    """Pass bytes on to a host: see `_Hosted.write`."""
+    await _hosts[host].write(at, data)
 
 
-async def _read(host: str) -> bytes:
-    """Wait for bytes from a host, which says something every few seconds; empty at the end."""
+async def _read(host: str, at: int, wait_s: float) -> bytes | None:
+    """Wait for bytes from a host: see `_Hosted.read`."""
     known = _hosts.get(host)
-    if known is None:
-        return b""
-    try:
-        return await asyncio.get_running_loop().sock_recv(known.connection, READ_BYTES)
-    except OSError:
-        return b""
+    return None if known is None else await known.read(at, wait_s)
 
 
 async def _drop(host: str) -> None:

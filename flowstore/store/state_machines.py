@@ -1,0 +1,157 @@
+"""Rows of state machines in AWS Step Functions, and the runs that their executions started.
+
+A row is written before anything is made in AWS, and removed after everything was removed there: so whatever is
+interrupted, what is there can be found. A run says in a system tag which execution it belongs to. The tag is written
+in the transaction that creates the run, which checks that the execution has no other run that goes on.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.liveness import is_dead
+from flowstore.store.records import now_ms
+
+TAG = "sfn:"
+
+
+@attrs.frozen
+class StateMachine:
+    """A flow of this store in AWS.
+
+    Attributes:
+        flow: the flow's name.
+        scope: that of its deployment.
+        arn: the state machine's.
+        created_by: the user who deployed it there last.
+    """
+
+    flow: str
+    scope: str
+    arn: str
+    created_by: str
+
+
+def find(store: Store, flow: str, scope: str) -> StateMachine | None:
+    """Return the state machine of a flow in a scope."""
+    return next((one for one in all_of(store) if (one.flow, one.scope) == (flow, scope)), None)
+
+
+def all_of(store: Store) -> list[StateMachine]:
+    """Return all state machines of the store, by flow and scope."""
+    if not store.value("select 1 from sqlite_master where type = 'table' and name = 'state_machines'"):
+        return []
+    rows = store.rows("select * from state_machines order by flow, scope")
+    return [StateMachine(row["flow"], row["scope"], row["arn"], row["created_by"]) for row in rows]
+
+
+def put(db: sqlite3.Connection, machine: StateMachine) -> None:
+    """Insert a state machine, or replace that of its flow and scope."""
+    db.execute(
+        "insert or replace into state_machines (flow, scope, arn, created_at, created_by) values (?, ?, ?, ?, ?)",
+        (machine.flow, machine.scope, machine.arn, now_ms(), machine.created_by),
+    )
+
+
+def remove(db: sqlite3.Connection, machine: StateMachine) -> None:
+    """Remove the row of a state machine."""
+    db.execute("delete from state_machines where flow = ? and scope = ?", (machine.flow, machine.scope))
+
+
+# --- runs of executions
+
+
+def execution_tag(arn: str) -> str:
+    """Return the tag of an execution's runs.
+
+    Example:
+        >>> execution_tag("arn:aws:states:eu-central-1:123456789012:execution:HelloFlow:4fe1")
+        'sfn:HelloFlow/4fe1'
+    """
+    return TAG + "/".join(arn.split(":")[-2:])
+
+
+@attrs.frozen
+class ExecutionRun:
+    """A run of an execution.
+
+    Attributes:
+        id: its row.
+        flow: the flow's name.
+        status: as it was recorded, but `dead` where its process is gone.
+        error: its first failure, in one line.
+    """
+
+    id: int
+    flow: str
+    status: str
+    error: str | None
+
+    @property
+    def pathspec(self) -> str:
+        """Its address."""
+        return f"{self.flow}/{self.id}"
+
+
+_RUNS = """select r.id, r.status, r.host, r.boot, r.pid, r.pid_started, r.last_seen_at, f.name as flow
+  from tags t join run_tags rt on rt.tag_id = t.id join runs r on r.id = rt.run_id join flows f on f.id = r.flow_id
+  where t.tag = ? and rt.system = 1 order by r.id desc"""
+
+
+def newest_run(store: Store, tag: str) -> ExecutionRun | None:
+    """Return the newest run of an execution."""
+    row = store.row(f"{_RUNS} limit 1", (tag,))
+    if row is None:
+        return None
+    error = None
+    if row["status"] == "failed":
+        error = store.value("select error from run_summary where run_id = ?", (row["id"],))
+    return ExecutionRun(row["id"], row["flow"], _status(row), error)
+
+
+def execution_of(store: Store, run_id: int) -> str | None:
+    """Return the tag that says which execution a run belongs to."""
+    tag = store.value(
+        """select t.tag from run_tags rt join tags t on t.id = rt.tag_id
+           where rt.run_id = ? and rt.system = 1 and t.tag like 'sfn:%'""",
+        (run_id,),
+    )
+    return None if tag is None else str(tag)
+
+
+def runs_without_progress(store: Store, tag: str) -> int:
+    """Return how many of an execution's newest runs ended without a task of their own that succeeded."""
+    rows = store.rows(
+        """select exists (select 1 from tasks k where k.run_id = rt.run_id and k.status = 'successful'
+             and k.origin_pathspec is null) as successful
+           from tags t join run_tags rt on rt.tag_id = t.id
+           where t.tag = ? and rt.system = 1 order by rt.run_id desc limit 100""",
+        (tag,),
+    )
+    return next((number for number, row in enumerate(rows) if row["successful"]), len(rows))
+
+
+def check_only(db: sqlite3.Connection, tags: Sequence[str], origin_run_id: str | None) -> None:
+    """Raise where another run of the same execution goes on, or has ended and is not the one to resume.
+
+    Args:
+        db: a transaction, in which the new run is then created.
+        tags: the new run's.
+        origin_run_id: the run that it resumes.
+
+    Raises:
+        FlowstoreError: names that run.
+    """
+    tag = next((tag for tag in tags if tag.startswith(TAG)), None)
+    row = None if tag is None else db.execute(f"{_RUNS} limit 1", (tag,)).fetchone()
+    if row is not None and (str(row["id"]) != origin_run_id or _status(row) in {"running", "successful"}):
+        raise FlowstoreError(f"The execution {tag} has the run {row['flow']}/{row['id']}, which is {_status(row)}.")
+
+
+def _status(row: Row) -> str:
+    return "dead" if row["status"] == "running" and is_dead(row) else str(row["status"])

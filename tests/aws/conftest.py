@@ -1,0 +1,96 @@
+"""Flows in AWS, by the real commands and boto3, against an emulator in a process and an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from support.aws import Emulator
+from support.cli import ended, started
+
+MOTO = os.environ.get("FLOWSTORE_TEST_MOTO")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark all tests here, so that they run where they are asked for only."""
+    for item in items:
+        if "tests/aws/" in item.nodeid:
+            item.add_marker("aws")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The one emulator."""
+    if MOTO is None:
+        pytest.skip("needs $FLOWSTORE_TEST_MOTO: the program moto_server of an environment with moto")
+    emulator = Emulator(MOTO, tmp_path_factory.mktemp("moto"))
+    yield emulator
+    emulator.close()
+
+
+@pytest.fixture
+def aws(server, monkeypatch):
+    """The emulator, with nothing in it; all commands talk to it."""
+    server.reset()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, text in server.environment.items():
+        monkeypatch.setenv(name, text)
+    return server
+
+
+class Stage:
+    """A flow, its commands, and workers beside its store."""
+
+    def __init__(self, script, aws):
+        self.script = script
+        self.aws = aws
+        self.states = aws.client("stepfunctions")
+        self.queues = aws.client("sqs")
+
+    def __call__(self, *words, before=(), **options):
+        return self.script(*before, "step-functions", *words, **options)
+
+    def create(self, *words, **options):
+        """Deploy; returns the token."""
+        said = self("create", *words, **options).stdout
+        return re.search(r"^Production token: +(\S+)", said, re.MULTILINE)[1]
+
+    def trigger(self, *words, **options):
+        """Start an execution; returns its ARN."""
+        return re.search(r"arn:\S+", self("trigger", *words, **options).stdout)[0]
+
+    def worker(self, *words, **env):
+        """Begin a worker."""
+        return started("-m", "flowstore", "worker", *words, folder=self.script.folder, **{**self.script.env, **env})
+
+    def work(self, *words, expect=0, **env):
+        """Have a worker run what is in the queue."""
+        with self.worker("--once", *words, **env) as process:
+            result = ended(process)
+        assert result.code == expect, (result, self.aws.received[-12:])
+        assert "Traceback" not in result.stderr, result.stderr
+        return result
+
+    def execution(self, arn):
+        return self.states.describe_execution(executionArn=arn)
+
+    def status(self, arn):
+        """How an execution is or has ended."""
+        return self.execution(arn)["status"]
+
+    def history(self, arn):
+        return self.states.get_execution_history(executionArn=arn, maxResults=1000)["events"]
+
+
+@pytest.fixture
+def stage(flow, aws):
+    """Write a flow that is to go to AWS."""
+    return lambda source, **env: Stage(_with(flow(source), env), aws)
+
+
+def _with(script, env):
+    script.env = {**script.env, **env}
+    return script
