@@ -7,8 +7,10 @@ import re
 
 import pytest
 
+import flowstore
 from support.aws import Emulator
 from support.cli import ended, started
+from support.processes import wait_for
 
 MOTO = os.environ.get("FLOWSTORE_TEST_MOTO")
 
@@ -45,6 +47,7 @@ class Stage:
     """A flow, its commands, and workers beside its store."""
 
     def __init__(self, script, aws):
+        flowstore.namespace(None)  # for what tests look at themselves
         self.script = script
         self.aws = aws
         self.states = aws.client("stepfunctions")
@@ -73,6 +76,13 @@ class Stage:
         assert result.code == expect, (result, self.aws.received[-12:])
         assert "Traceback" not in result.stderr, result.stderr
         return result
+
+    def settle(self, arn):
+        """Have a worker run until an execution is over."""
+        with self.worker() as process:
+            wait_for(lambda: self.status(arn) != "RUNNING", 60)
+            process.kill()
+            ended(process)
 
     def execution(self, arn):
         return self.states.describe_execution(executionArn=arn)

@@ -54,8 +54,8 @@ _HINTS = {
     "AWS.SimpleQueueService.QueueDeletedRecently": "it was deleted less than a minute ago. Try again in a minute.",
     "QueueDeletedRecently": "it was deleted less than a minute ago. Try again in a minute.",
 }
-POLL_S = 20  # the longest that SQS waits for a message
-VISIBILITY_S = 30  # how long others do not see a message that was received
+POLL_S = 10  # how long SQS waits for a message: at most 20, and stopping in good order waits for it
+VISIBILITY_S = 10  # how long others do not see a message that was received
 
 
 class AwsError(FlowstoreError):
