@@ -1,4 +1,4 @@
-"""What IAM has to allow: a policy for each of the four that have to do with a flow in AWS, and no more than needed."""
+"""Policies for IAM: one for each of the four that have to do with a flow in AWS, and no more than needed."""
 
 from __future__ import annotations
 
