@@ -16,6 +16,7 @@ from flowstore import context, namespace, use_store
 from support.cli import Script
 from support.flows import flow_source
 from support.looks import BODIES, LONG, MEMBERS, SHAPE
+from support.slurm import Slurm, why_not
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on each machine, however slow
 settings.load_profile("steady")
@@ -175,3 +176,27 @@ def look(story, monkeypatch):
 def stranger(tmp_path, monkeypatch):
     """Call it to become somebody else, with another key."""
     return lambda: monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path / "stranger"))
+
+
+# --- Slurm
+
+SLURM_REQUIRED = os.environ.get("FLOWSTORE_TEST_SLURM") == "1"  # before each test loses the user's own settings
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory):
+    """A Slurm cluster of this machine with two nodes; with FLOWSTORE_TEST_SLURM=1 it may not be missing."""
+    reason = why_not()
+    if reason is not None:
+        (pytest.fail if SLURM_REQUIRED else pytest.skip)(reason)
+    cluster = Slurm(tmp_path_factory.mktemp("slurm"))
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def slurm(slurm_cluster, monkeypatch):
+    """The cluster, which commands of this test find, and on which they leave no job."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm_cluster.config))
+    yield slurm_cluster
+    slurm_cluster.wait(lambda: not slurm_cluster.jobs(), "the end of all jobs")

@@ -351,6 +351,7 @@ class Executor(abc.ABC):
 REGISTRY: dict[str, str] = {  # name: module and class, which is imported when it is first asked for
     "local": "flowstore.run.local.executor:LocalExecutor",
     "dask": "flowstore.run.remote.dask:DaskExecutor",
+    "slurm": "flowstore.run.remote.slurm:SlurmExecutor",
 }
 
 

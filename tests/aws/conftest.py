@@ -91,6 +91,12 @@ class Stage:
         """How an execution is or has ended."""
         return self.execution(arn)["status"]
 
+    def executions(self):
+        """The ARNs of all executions."""
+        machines = self.states.list_state_machines()["stateMachines"]
+        found = [self.states.list_executions(stateMachineArn=one["stateMachineArn"])["executions"] for one in machines]
+        return [one["executionArn"] for executions in found for one in executions]
+
     def history(self, arn):
         return self.states.get_execution_history(executionArn=arn, maxResults=1000)["events"]
 

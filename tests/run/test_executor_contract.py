@@ -27,22 +27,23 @@ NOTED = "with open('executed', 'a') as file: file.write(f'{self.index}\\n')"  # 
 
 
 @pytest.fixture
-def run(flow, monkeypatch):
-    """Write a flow, and return a function that runs it with an executor."""
+def run(request, flow, monkeypatch, tmp_path):
+    """Write a flow, and return a function that runs it with an executor; tasks elsewhere find this folder as `HERE`."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    if "name" in request.fixturenames and request.getfixturevalue("name") == "slurm":
+        request.getfixturevalue("slurm")
 
     def write(tails, **bodies):
-        return flow(flow_source(tails, head=HEAD, **bodies))
+        return flow(flow_source(tails, head=f"{HEAD}\nHERE = Path({str(tmp_path)!r})", **bodies))
 
     return write
 
 
-NAMES = [
-    name
-    if name == "local"
-    else pytest.param(name, marks=pytest.mark.skipif(find_spec("distributed") is None, reason="needs flowstore[dask]"))
-    for name in executor.REGISTRY
-]
+MARKS = {
+    "dask": pytest.mark.skipif(find_spec("distributed") is None, reason="needs flowstore[dask]"),
+    "slurm": pytest.mark.cluster,
+}
+NAMES = [pytest.param(name, marks=MARKS.get(name, ())) for name in executor.REGISTRY]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,8 +127,8 @@ class TestEveryExecutor:
         """The members of a gang wait for each other, however few may run at a time."""
         body = """
         @parallel
-        Path(f"here-{current.parallel.node_index}").touch()
-        while not all(Path(f"here-{n}").exists() for n in range(current.parallel.num_nodes)): time.sleep(0.01)
+        (HERE / f"here-{current.parallel.node_index}").touch()
+        while not all((HERE / f"here-{n}").exists() for n in range(current.parallel.num_nodes)): time.sleep(0.01)
         self.seen = current.parallel.num_nodes, int(current.parallel.control_task_id)
         """
         script = run(GANG, body=body, join="self.seen = [i.seen for i in inputs]")
@@ -137,8 +138,8 @@ class TestEveryExecutor:
 
     def test_a_stop(self, name, run):
         """A run that is stopped ends its tasks, keeps what had finished, and can be resumed."""
-        body = "if not Path('mended').exists(): time.sleep(300)"
-        script = run(FOREACH, start="self.xs = [0, 1, 2]", body=f"Path(f'begun-{{self.index}}').touch()\n{body}")
+        body = "if not (HERE / 'mended').exists(): time.sleep(300)"
+        script = run(FOREACH, start="self.xs = [0, 1, 2]", body=f"(HERE / f'begun-{{self.index}}').touch()\n{body}")
         process = script.start("run", "--executor", name, "--max-workers", 1)
         wait_for((script.folder / "begun-0").exists)
         assert stop(process, signal.SIGTERM).code == 143
@@ -206,8 +207,8 @@ def test_the_name_of_no_executor(flow):
     """A wrong name is wrong usage, before there is a run; the message says which names there are."""
     script = flow(flow_source(LINEAR))
     result = script("run", "--executor", "locl", expect=2)
-    assert "There is no executor 'locl'. There are: local, dask. Did you mean 'local'?" in result.stderr
-    assert script("run", expect=2, FLOWSTORE_EXECUTOR="nowhere").stderr.count("There are: local, dask.") == 1
+    assert "There is no executor 'locl'. There are: local, dask, slurm. Did you mean 'local'?" in result.stderr
+    assert script("run", expect=2, FLOWSTORE_EXECUTOR="nowhere").stderr.count("There are: local, dask, slurm.") == 1
     assert not script.db.exists()
 
 

@@ -250,7 +250,9 @@ class RemoteExecutor(Executor):
 
     def _end_idle(self, host: Host) -> None:
         """Give leases back that have long been of no use."""
-        for lease in host.long_spare(self._engine.idle_s):
+        wanted = {attempt.pool for attempt in self._attempts.values()}  # members of a gang may still be missing
+        over = {pool for pool, (_, is_gang) in enumerate(self._pools) if is_gang and pool not in wanted}
+        for lease in host.long_spare(lambda pool: 0.0 if pool in over else self._engine.idle_s):
             pool = host.leases.pop(lease)
             del self._leases[lease]
             host.send("slots", pool, host.slots(pool))

@@ -13,8 +13,8 @@ import math
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 
@@ -54,6 +54,13 @@ class Over:
     error: str | None = None
 
 
+class Wakeable(Protocol):
+    """Something that a selector can wait for."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+
+
 class Engine(abc.ABC):
     """Finds hosts. All methods are called from one thread.
 
@@ -64,7 +71,7 @@ class Engine(abc.ABC):
         gangs_apart: whether each gang has leases of its own, so that a gang that waits keeps no others waiting.
     """
 
-    waker: socket.socket
+    waker: Wakeable
     folder: str | None = None
     idle_s: float = math.inf
     gangs_apart: bool = False
@@ -161,8 +168,12 @@ class Host:
         """Return how many attempts of a pool it has."""
         return sum(attempt.pool == pool for attempt in self.attempts.values())
 
-    def long_spare(self, idle_s: float) -> list[int]:
-        """Return the leases that have been of no use for so long, as far as calls every few seconds can see."""
+    def long_spare(self, idle_s: Callable[[int], float]) -> list[int]:
+        """Return the leases that have been of no use for so long, as far as calls every few seconds can see.
+
+        Args:
+            idle_s: returns how long, of a pool.
+        """
         now = time.monotonic()
         long_spare: list[int] = []
         for pool in set(self.leases.values()):
@@ -172,7 +183,7 @@ class Host:
                 self._spare[pool] = since, min(least, spare)
             else:
                 self._spare.pop(pool, None)
-            if spare > 0 and now - since > idle_s:
+            if spare > 0 and now - since > idle_s(pool):
                 del self._spare[pool]
                 long_spare += [lease for lease, other in self.leases.items() if other == pool][-min(least, spare) :]
         return long_spare
@@ -240,7 +251,8 @@ def seat_gang(members: Sequence[Attempt], hosts: Iterable[Host]) -> list[tuple[A
         hosts: all of them.
     """
     pool = members[0].pool if members else 0
-    free = [host for host in hosts if host.ready for _ in range(host.slots(pool) - host.has(pool))]
+    by_key = sorted((host for host in hosts if host.ready), key=lambda host: host.key)
+    free = [host for host in by_key for _ in range(host.slots(pool) - host.has(pool))]
     if len(free) < len(members):
         return None
     for attempt in members:

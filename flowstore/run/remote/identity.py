@@ -25,7 +25,7 @@ def identity() -> dict[str, Any]:
         "flowstore": __version__,
         "python": ".".join(platform.python_version_tuple()[:2]),
         "packages": versions,
-        "name": socket.gethostname(),
+        "name": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         "pid": os.getpid(),
     }
 

@@ -1,6 +1,6 @@
 """A Slurm cluster on this machine: munge, a controller, and nodes that are processes. Needs root, but no systemd.
 
-To try things out by hand, run `python -m cluster.slurm` in `tests`, and set `SLURM_CONF` to what it prints.
+To try things out by hand, run `python -m support.slurm` in `tests`, and set `SLURM_CONF` to what it prints.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 NODES = ("node1", "node2")
 CPUS = 4  # of each node, whatever this machine has
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scancel")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scancel", "setpriv")
 
 CONFIG = """
 ClusterName=test
@@ -106,7 +105,7 @@ class Slurm:
         """Start a daemon in the foreground, in a session of its own."""
         with (self.folder / f"{name}.out").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*map(str, command)],
+                ["setpriv", "--pdeathsig", "KILL", *map(str, command)],  # nothing is left, however this process ends
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -121,7 +120,7 @@ class Slurm:
         key.chmod(0o400)
         paths = [f"--{name}-file={folder / name}" for name in ("key", "log", "pid", "seed")]
         self.start("munged", "munged", "-F", "-f", f"--socket={folder / 'socket'}", *paths)
-        self._wait((folder / "socket").exists, "munged")
+        self.wait((folder / "socket").exists, "munged")
 
     def start_node(self, node):
         """Start the daemon of a node."""
@@ -129,14 +128,15 @@ class Slurm:
 
     def wait_for_nodes(self):
         """Wait until all nodes are idle."""
-        self._wait(lambda: self.ask("sinfo", "-h", "-p", "main", "-o", "%t %D").split() == ["idle", str(len(NODES))])
+        self.wait(lambda: self.ask("sinfo", "-h", "-p", "main", "-o", "%t %D").split() == ["idle", str(len(NODES))])
 
-    def _wait(self, condition, what="the nodes"):
-        deadline = time.monotonic() + 60
+    def wait(self, condition, what="idle nodes", seconds=60):
+        """Wait until something is so."""
+        deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 logs = "\n".join(file.read_text()[-2000:] for file in self.folder.glob("*.*") if file.suffix != ".conf")
-                raise TimeoutError(f"{what} did not start:\n{logs}")
+                raise TimeoutError(f"{what} did not come:\n{self.ask('squeue')}\n{logs}")
             time.sleep(0.1)
 
     def ask(self, *command):
@@ -158,22 +158,20 @@ class Slurm:
         if "slurmctld" in self.processes:
             self.ask("scancel", "--quiet", "--user", "root")
             with contextlib.suppress(TimeoutError):
-                deadline = time.monotonic() + 15
-                while self.jobs() and time.monotonic() < deadline:
-                    time.sleep(0.2)
+                self.wait(lambda: not self.jobs(), seconds=15)
         for name in list(self.processes):
             with contextlib.suppress(ProcessLookupError):
                 self.kill(name)
 
 
 def main():
-    """Run a cluster until stdin ends."""
+    """Run a cluster until Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
         cluster = Slurm(folder)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # only now: children inherit it
         try:
             print(f"export SLURM_CONF={cluster.config}", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                sys.stdin.buffer.read()
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
         finally:
             cluster.close()
 

@@ -1,0 +1,448 @@
+"""Tasks in jobs of Slurm: `--executor slurm`.
+
+A pilot is a job that becomes a host: it is submitted with sbatch, waits in the queue as any job does, connects to the
+driver, and runs attempts as long as there are any. A pilot of steps without `@resources` has room for several; one
+that was asked for with resources has room for one attempt, which therefore has them for itself. A gang is one job.
+
+Pilots connect to a port of the driver. The alternative needs no port: a stream through `srun --overlap` into the job.
+It was as reliable, 100 MB of random bytes both ways, but carried 35 to 50 MB/s where a connection carries several
+hundred; it costs a process with a dozen threads for each pilot on a login node; and a job whose driver has died would
+not end with its last host. srun needs ports that nodes reach as well, and encrypts as little: see `signed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import secrets
+import selectors
+import shutil
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from flowstore._version import __version__
+from flowstore.errors import FlowstoreError
+from flowstore.run.executor import Setup, check_package
+from flowstore.run.remote import pilot, signed
+from flowstore.run.remote.executor import RemoteExecutor
+from flowstore.run.remote.hosts import Engine, Granted, Over, check_number
+from flowstore.run.remote.slurm_commands import (
+    HOW_LOST,
+    Job,
+    JobQueue,
+    Node,
+    Outcome,
+    Refused,
+    Submitted,
+    address_towards,
+    fate_of,
+    nodes_of,
+)
+from flowstore.text import counted
+
+FLAGS = ("partition", "account", "time", "qos", "constraint", "reservation")  # of sbatch, with the same meaning
+OPTIONS = (*FLAGS, "pilots", "idle", "python", "listen")
+TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}")
+MOST_WORKERS = 32  # by default
+FEWEST_PILOTS = 4  # among which these are spread, by default
+IDLE_S = 60.0
+CONNECT_S = 120.0  # for a job that runs to connect
+MOST_FAILURES = 3  # jobs one after the other that end without a word
+CLOSE_S = 3.0  # for jobs to end by themselves when the run ends
+END_S = 10.0  # the same when it does not
+FATE_S = 3.0  # for Slurm to say how a job ended, while hosts wait
+PATIENCE_S = 10.0  # with a job that waits for the usual reasons
+LISTEN_HINT = "Choose an address that nodes reach, and a port that is open: --executor-option listen=ADDRESS:PORT"
+PYTHON_HINT = "--executor-option python=PATH"
+NEVER = (  # reasons in Slurm's queue that no waiting changes
+    "AccountNotAllowed",
+    "AssocMaxCpuPerJobLimit",
+    "AssocMaxMemPerJob",
+    "AssocMaxNodePerJobLimit",
+    "AssocMaxWallDurationPerJobLimit",
+    "BadConstraints",
+    "InvalidAccount",
+    "InvalidQOS",
+    "PartitionDown",
+    "PartitionInactive",
+    "PartitionNodeLimit",
+    "PartitionTimeLimit",
+    "QOSMaxCpuPerJobLimit",
+    "QOSMaxGRESPerJob",
+    "QOSMaxMemoryPerJob",
+    "QOSMaxNodePerJobLimit",
+    "QOSMaxWallDurationPerJobLimit",
+    "QOSNotAllowed",
+    "ReservationDeleted",
+)
+USUAL = ("", "None", "Priority", "Resources", "Prolog", "BeginTime", "JobLaunchFailure", "Cleaning")
+
+
+class SlurmExecutor(RemoteExecutor):
+    """Runs attempts in jobs of Slurm."""
+
+    name = "slurm"
+    own_options = OPTIONS
+
+    @classmethod
+    def check(cls, address: str, options: Mapping[str, str]) -> None:
+        """Check the options, and whether this machine can submit jobs."""
+        if address:
+            raise FlowstoreError(f"The executor {cls.name!r} takes no address, so not {address!r}.")
+        check_package(cls.name, "msgpack")
+        super().check(address, options)
+        for name in ("pilots", "idle"):
+            if name in options:
+                check_number(name, options[name])
+        if not float(options.get("pilots", 1)).is_integer():
+            raise FlowstoreError(f"--executor-option pilots={options['pilots']}: this must be a whole number.")
+        if not TIME.fullmatch(options.get("time", "1")):
+            raise FlowstoreError(
+                f"--executor-option time={options['time']}: this must be minutes, or HOURS:MINUTES:SECONDS, "
+                "or DAYS-HOURS, as sbatch takes it."
+            )
+        _listener_of(options.get("listen", ""))
+        if shutil.which("sbatch") is None:
+            raise FlowstoreError(
+                "The executor 'slurm' needs the command sbatch, which is not on the PATH. "
+                "Run the flow on a machine from which jobs are submitted, such as a login node."
+            )
+
+    def _start_engine(self, setup: Setup) -> Engine:
+        nodes = nodes_of(setup.options.get("partition"))
+        self.capacity = min(MOST_WORKERS, sum(node.cpus for node in nodes))
+        return SlurmEngine(setup.flow.__name__, setup.options, nodes, setup.max_workers or self.capacity)
+
+
+def _listener_of(text: str) -> tuple[str, int]:
+    """Return the address and the port in `--executor-option listen=ADDRESS[:PORT]`; 0 is any port."""
+    address, _, port = text.rpartition(":") if re.search(r"(^[^:]*|\]):\d+$", text) else (text, "", "0")
+    if int(port) > 65535 or re.search(r"[\s/]", text):
+        raise FlowstoreError(
+            f"--executor-option listen={text}: this must be an address of this machine, or ADDRESS:PORT."
+        )
+    return address.strip("[]"), int(port)
+
+
+@attrs.define(eq=False, repr=False)
+class _Pilot:
+    """A job, its hosts and their leases.
+
+    Attributes:
+        number: ours.
+        amounts: the resources of each attempt.
+        tasks: how many hosts it has: as many as a gang has members.
+        slots: how many attempts each may run at a time.
+        secret: what it must know.
+        leases: in a gang, one for each host, in their order.
+        job: Slurm's number, once it was submitted.
+        streams: of its hosts, by rank.
+        addresses: of these.
+        since: when it was submitted.
+        running_since: when it was first seen to run.
+        is_over: whether it was ended, or has ended.
+    """
+
+    number: int
+    amounts: Mapping[str, float]
+    tasks: int
+    slots: int
+    secret: bytes
+    leases: list[int]
+    job: str | None = None
+    streams: dict[int, signed.SignedSocket] = attrs.field(factory=dict)
+    addresses: dict[int, str] = attrs.field(factory=dict)
+    since: float = attrs.field(factory=time.monotonic)
+    running_since: float | None = None
+    is_over: bool = False
+
+    def takes(self, amounts: Mapping[str, float]) -> bool:
+        """Return whether it is for single attempts with such resources."""
+        return self.tasks == 1 and not self.is_over and self.amounts == amounts
+
+    def key(self, rank: int) -> str:
+        """Return what a host of it is called: such keys are in the order of their ranks."""
+        return f"{self.number}.{rank:06}"
+
+
+class SlurmEngine(Engine):
+    """Finds hosts by submitting jobs.
+
+    Args:
+        flow: its name, for the names of jobs.
+        options: of `--executor-option`.
+        nodes: where jobs may run.
+        workers: how many attempts may run at a time.
+    """
+
+    gangs_apart = True
+    waker: selectors.DefaultSelector
+
+    def __init__(self, flow: str, options: Mapping[str, str], nodes: Sequence[Node], workers: int) -> None:
+        self.idle_s = float(options.get("idle", IDLE_S))
+        self._nodes = nodes
+        self._flags = [f"--{name}={options[name]}" for name in FLAGS if name in options]
+        self._python = options.get("python", sys.executable)
+        self._most_pilots = int(float(options["pilots"])) if "pilots" in options else None
+        most_cpus = max(node.cpus for node in nodes)
+        self._slots = min(math.ceil(workers / (self._most_pilots or FEWEST_PILOTS)), most_cpus)
+        self._pilots: dict[int, _Pilot] = {}
+        self._by_lease: dict[int, _Pilot] = {}
+        self._unplaced: deque[tuple[int, Mapping[str, float]]] = deque()  # leases for which no more jobs are allowed
+        self._numbers = self._failures = 0
+        self._tested: set[str] = set()
+        self._said: set[str] = set()
+        self._notices: list[Granted | Over] = []
+        self.waker = selectors.DefaultSelector()
+        self._listener = self._listen(*_listener_of(options.get("listen", "")))
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self.waker.register(self._woken, selectors.EVENT_READ, lambda: self._woken.recv(4096))
+        self._queue = JobQueue(f"flowstore-{flow}-{secrets.token_hex(6)}", self._wake_up)
+
+    def _listen(self, address: str, port: int) -> signed.Listener:
+        address = address or address_towards(self._nodes)
+        try:
+            return signed.Listener(self.waker, address, port, self._secret_of, self._welcome)
+        except OSError as error:
+            text = f"This run cannot listen at {address}:{port} ({error.strerror}). {LISTEN_HINT}"
+            raise FlowstoreError(text) from None
+
+    def _wake_up(self) -> None:
+        with contextlib.suppress(OSError):  # it is awake
+            self._wake.send(b"x")
+
+    # --- leases
+
+    def room(self, amounts: Mapping[str, float]) -> int:
+        """Return how many attempts with such resources could run at a time if nothing else ran."""
+        room = sum(node.room(amounts) for node in self._nodes)
+        wanted = ", ".join(f"{name}={amount:g}" for name, amount in amounts.items())
+        if not room:
+            offers = "; ".join(sorted({str(node) for node in self._nodes}))
+            raise FlowstoreError(f"@resources({wanted}) is more than any node of Slurm offers. They offer: {offers}.")
+        if wanted not in self._tested:
+            self._tested.add(wanted)
+            self._job(_Pilot(0, amounts, 1, self._slots_for(amounts), b"", [])).test()
+        return room
+
+    def _slots_for(self, amounts: Mapping[str, float]) -> int:
+        return 1 if amounts else self._slots
+
+    def _job(self, of: _Pilot) -> Job:
+        return Job(
+            number=of.number,
+            tasks=of.tasks,
+            cpus=of.slots * math.ceil(of.amounts.get("cpu", 1)),
+            memory=math.ceil(of.amounts.get("memory", 0)),
+            gpus=math.ceil(of.amounts.get("gpu", 0)),
+            flags=self._flags,
+            python=self._python,
+            ticket=pilot.Ticket(self._listener.address, self._listener.port, of.number, of.secret),
+        )
+
+    def _submit(self, leases: Sequence[int], amounts: Mapping[str, float], tasks: int, slots: int) -> None:
+        self._numbers += 1
+        new = _Pilot(self._numbers, amounts, tasks, slots, secrets.token_bytes(32), [*leases])
+        self._pilots[new.number] = new
+        self._by_lease.update(dict.fromkeys(leases, new))
+        self._queue.submit(self._job(new))
+
+    def request(self, leases: Sequence[int], amounts: Mapping[str, float]) -> None:
+        """Take room in pilots that are there, and submit others as far as `pilots=` allows."""
+        self._unplaced += [(lease, amounts) for lease in leases]
+        self._place()
+
+    def request_gang(self, leases: Sequence[int], amounts: Mapping[str, float]) -> None:
+        """Submit a job with a process for each lease."""
+        self._submit(leases, amounts, len(leases), 1)
+
+    def _place(self) -> None:
+        waiting, self._unplaced = self._unplaced, deque()
+        for lease, amounts in waiting:
+            fitting = [one for one in self._pilots.values() if one.takes(amounts)]
+            free = next((one for one in fitting if len(one.leases) < one.slots), None)
+            if free is not None:
+                free.leases.append(lease)
+                self._by_lease[lease] = free
+                if free.streams:
+                    self._grant(free, 0, lease)
+            elif self._most_pilots is None or len(fitting) < self._most_pilots:
+                self._submit([lease], amounts, 1, self._slots_for(amounts))
+            else:
+                self._unplaced.append((lease, amounts))
+
+    def _grant(self, to: _Pilot, rank: int, lease: int) -> None:
+        self._notices.append(Granted(lease, to.key(rank), to.addresses[rank]))
+
+    def give_back(self, lease: int) -> None:
+        """Take a lease back; a pilot without one ends."""
+        self._unplaced = deque(waiting for waiting in self._unplaced if waiting[0] != lease)
+        self._notices.append(Over(lease))
+        of = self._by_lease.pop(lease, None)
+        if of is not None:
+            of.leases.remove(lease)
+            if not of.leases:
+                self._end(of)
+        self._wake_up()
+
+    def _end(self, ended: _Pilot) -> None:
+        """End a pilot; one with hosts ends with these, or else is ended."""
+        ended.is_over = True
+        for stream in ended.streams.values():
+            with contextlib.suppress(OSError):  # the executor has closed it
+                stream.shutdown(socket.SHUT_RDWR)
+        self._queue.note_connected(ended.number)
+        if ended.job is not None:
+            self._queue.cancel(ended.job, END_S if len(ended.streams) == ended.tasks else 0.0)
+
+    def shun(self, host: str) -> None:
+        """End the job of a host that has not been heard of."""
+        of, _ = self._pilot_of(host)
+        of.is_over = True
+        if of.job is not None:
+            self._queue.cancel(of.job)
+
+    def why_lost(self, host: str) -> str | None:
+        """Return what Slurm says of a job whose connection has ended."""
+        of, _ = self._pilot_of(host)
+        if of.is_over or of.job is None:
+            return None
+        of.is_over = True
+        if of.tasks > 1:
+            self._queue.cancel(of.job, END_S)
+        try:
+            how = HOW_LOST.get(fate_of(of.job, FATE_S).state)
+        except FlowstoreError:
+            return None
+        return None if how is None else f"whose job {of.job} {how}"
+
+    def _pilot_of(self, host: str) -> tuple[_Pilot, int]:
+        number, _, rank = host.partition(".")
+        return self._pilots[int(number)], int(rank)
+
+    def open(self, host: str) -> socket.socket:
+        """Return the stream to a host, over which its pilot has connected."""
+        of, rank = self._pilot_of(host)
+        return of.streams[rank]
+
+    def check(self) -> None:
+        """Raise nothing: what goes wrong is raised by `notices`."""
+
+    def close(self) -> None:
+        """End all jobs."""
+        self._listener.close()
+        self._queue.close(CLOSE_S)
+        self.waker.close()
+        self._woken.close()
+        self._wake.close()
+
+    # --- what happens
+
+    def notices(self) -> list[Granted | Over]:
+        """Return what has happened since the last call.
+
+        Raises:
+            FlowstoreError: no job can become a host, and why.
+        """
+        for key, _ in self.waker.select(0):
+            with contextlib.suppress(BlockingIOError):
+                key.data()
+        self._listener.drop_slow()
+        while self._queue.outcomes:
+            self._take(self._queue.outcomes.popleft())
+        self._place()
+        notices, self._notices = self._notices, []
+        return notices
+
+    def _secret_of(self, number: int, rank: int) -> bytes | None:
+        of = self._pilots.get(number)
+        if of is None or of.is_over or rank >= of.tasks or rank in of.streams:
+            return None
+        return of.secret
+
+    def _welcome(self, arrived: signed.Arrived) -> None:
+        """Take a host of a pilot, which has the room that was asked for."""
+        of, rank = self._pilots[arrived.number], arrived.rank
+        of.streams[rank], of.addresses[rank] = arrived.stream, arrived.address
+        self._failures = 0
+        if len(of.streams) == of.tasks:
+            self._queue.note_connected(of.number)
+        for lease in of.leases if of.tasks == 1 else of.leases[rank : rank + 1]:
+            self._grant(of, rank, lease)
+
+    def _take(self, outcome: Outcome) -> None:
+        if isinstance(outcome, FlowstoreError):
+            raise outcome
+        of = self._pilots[outcome.number]
+        if isinstance(outcome, Submitted):
+            of.job = outcome.job
+            if of.is_over:
+                self._queue.cancel(of.job)
+        elif of.is_over or len(of.streams) == of.tasks:
+            return
+        elif isinstance(outcome, Refused):
+            raise FlowstoreError(outcome.error)
+        elif outcome.state == "PENDING":
+            self._take_reason(of, outcome.reason)
+        elif outcome.state in ("RUNNING", "CONFIGURING"):
+            self._take_running(of, outcome.state)
+        elif outcome.state != "COMPLETING":
+            self._take_end(of)
+
+    def _take_reason(self, of: _Pilot, reason: str) -> None:
+        """Say why a job waits; end the run where it will for ever, and nothing else runs."""
+        kind = re.split(r"[^A-Za-z]", reason)[0]
+        is_lost = kind in NEVER or reason.startswith("Job's ")
+        if is_lost and not any(one.streams and not one.is_over for one in self._pilots.values()):
+            raise FlowstoreError(f"Slurm will not start job {of.job}: {reason}.")
+        if kind in USUAL and time.monotonic() - of.since < PATIENCE_S:
+            return
+        if kind not in self._said:
+            self._said.add(kind)
+            print(f"Job {of.job} waits in Slurm's queue: {reason}.", file=sys.stderr)
+
+    def _take_running(self, of: _Pilot, state: str) -> None:
+        now = time.monotonic()
+        of.running_since = now if state != "RUNNING" else of.running_since or now
+        if now - of.running_since > CONNECT_S:
+            raise FlowstoreError(
+                f"Slurm's job {of.job} has been running for {CONNECT_S:.0f} s, but has not connected to {self._where}. "
+                f"{LISTEN_HINT}"
+            )
+
+    @property
+    def _where(self) -> str:
+        return f"{self._listener.address}:{self._listener.port}"
+
+    def _take_end(self, of: _Pilot) -> None:
+        """Say why a job has ended without becoming a host, or try again."""
+        fate = fate_of(of.job or "", FATE_S)
+        node = f"on {fate.node or 'its node'}"
+        if fate.code == pilot.NO_DRIVER:
+            raise FlowstoreError(
+                f"Slurm's job {of.job} could not connect to {self._where} from {fate.node}. {LISTEN_HINT}"
+            )
+        if fate.code == pilot.NOT_INSTALLED:
+            raise FlowstoreError(
+                f"flowstore is not installed for {self._python} {node}. Install it there: "
+                f"pip install 'flowstore[slurm]=={__version__}', or choose another Python: {PYTHON_HINT}"
+            )
+        if fate.code in (126, 127):
+            raise FlowstoreError(f"There is no Python at {self._python} {node}. Choose another: {PYTHON_HINT}")
+        self._failures += 1
+        if self._failures >= MOST_FAILURES:
+            raise FlowstoreError(
+                f"{counted(self._failures, 'job')} in a row ended before a task could begin. The last one, job "
+                f"{of.job} {node}, is {fate.state or 'gone'}, with exit code {fate.code}."
+            )
+        of.is_over = True
+        for lease in [*of.leases]:
+            self.give_back(lease)

@@ -1,0 +1,438 @@
+"""Slurm's commands, as far as pilots need them: what nodes there are, and jobs to submit, to look after and to end.
+
+Their output is asked for in columns, which all versions have. A controller may need seconds to answer, so only
+questions from before a run are asked by the thread that keeps hosts alive; all else is done by `JobQueue`, in its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import re
+import shlex
+import socket
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.run.remote.pilot import PROGRAM, VARIABLE, Ticket
+
+COMMAND_S = 60.0  # for a controller to answer
+UNUSABLE = ("down", "drain", "drng", "fail", "inval", "unk", "error", "blocked", "futr", "perfctrs")
+FIRST_POLL_S, SLOWEST_POLL_S = 0.5, 10.0
+HOW_LOST = {
+    "BOOT_FAIL": "was lost with its node",
+    "CANCELLED": "was cancelled",
+    "DEADLINE": "reached its deadline",
+    "NODE_FAIL": "was lost with its node",
+    "OUT_OF_MEMORY": "ran out of memory",
+    "PREEMPTED": "was preempted",
+    "TIMEOUT": "reached its time limit",
+}
+WATCH = """read done || for _ in 1 2 3; do scancel --quiet --name="$0"; sleep 2; done"""  # twice: one may just be born
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of Slurm's commands: without that of a job that this process may run in."""
+    kept = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")
+    return {name: value for name, value in os.environ.items() if name in kept or not name.startswith("SLURM_")}
+
+
+def call(
+    *command: str, stdin: str = "", timeout_s: float = COMMAND_S, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one of Slurm's commands.
+
+    Raises:
+        FlowstoreError: it isn't there, or did not answer.
+    """
+    try:
+        return subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            start_new_session=True,  # so that Ctrl-C ends nothing halfway
+            env={**environment(), **(variables or {})},
+            check=False,
+        )
+    except OSError as error:
+        raise FlowstoreError(
+            f"Slurm's command {command[0]} cannot be run ({error.strerror}). "
+            "Run the flow on a machine from which jobs are submitted."
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise FlowstoreError(f"Slurm's command {command[0]} did not answer for {timeout_s:.0f} s.") from None
+
+
+def complaint(result: subprocess.CompletedProcess[str]) -> str:
+    """Return what a command that failed has to say, as one line without the names of commands."""
+    lines = [re.sub(r"^(\w+: )?((error|fatal): )?", "", line) for line in result.stderr.splitlines()]
+    lines = [re.sub(r"^(Batch job submission failed|allocation failure): ", "", line).strip(". ") for line in lines]
+    return "; ".join(dict.fromkeys(filter(None, lines))) or f"it exited with code {result.returncode}"
+
+
+# --- nodes
+
+
+@attrs.frozen(eq=False, repr=False)
+class Node:
+    """A node of a partition.
+
+    Attributes:
+        name, address: its name, and where it is reached.
+        cpus, memory, gpus: what it has; memory in megabytes.
+    """
+
+    name: str
+    address: str
+    cpus: int
+    memory: int
+    gpus: int
+
+    def room(self, amounts: Mapping[str, float]) -> int:
+        """Return how many attempts with such resources could run there at a time if nothing else ran."""
+        has = {"cpu": self.cpus, "memory": self.memory, "gpu": self.gpus}
+        wanted = {"cpu": 1.0, **amounts}
+        return min(int(has[name] // math.ceil(amount)) for name, amount in wanted.items())
+
+    def __str__(self) -> str:
+        gpus = f", gpu={self.gpus}" if self.gpus else ""
+        return f"cpu={self.cpus}, memory={self.memory}{gpus}"
+
+
+def nodes_of(partition: str | None) -> list[Node]:
+    """Return the nodes of a partition, by default of the default one, that can run jobs.
+
+    Raises:
+        FlowstoreError: there is no such partition, none of its nodes is up, or the controller does not answer.
+    """
+    result = call("sinfo", "--noheader", "--Node", "--format=%P|%N|%o|%c|%m|%G|%t")
+    if result.returncode:
+        raise FlowstoreError(f"Slurm does not say which nodes there are: {complaint(result)}.")
+    rows = [line.strip().split("|") for line in result.stdout.splitlines() if line.count("|") == 6]
+    partitions = sorted({row[0].rstrip("*") for row in rows})
+    defaults = [row[0].rstrip("*") for row in rows if row[0].endswith("*")]
+    wanted = partition or next(iter(defaults), None)
+    if wanted is None:
+        raise FlowstoreError(f"Slurm has no default partition. Choose one: {_choice(partitions)}")
+    names = wanted.split(",")
+    for name in names:
+        if name not in partitions:
+            raise FlowstoreError(f"Slurm has no partition {name!r}. Choose another: {_choice(partitions)}")
+    nodes = {row[1]: _node(row) for row in rows if row[0].rstrip("*") in names and not row[6].startswith(UNUSABLE)}
+    if not nodes:
+        raise FlowstoreError(f"Slurm's partition {wanted} has no node that is up. sinfo --list-reasons tells why.")
+    return list(nodes.values())
+
+
+def _choice(partitions: Sequence[str]) -> str:
+    return f"--executor-option partition=NAME. There are: {', '.join(partitions)}."
+
+
+def _node(row: Sequence[str]) -> Node:
+    _, name, address, cpus, memory, gres, _ = row
+    counts = re.findall(r"(?:^|,)gpu(?::[^,:(]+)?:(\d+)", re.sub(r"\([^)]*\)", "", gres))
+    return Node(name, address, int(cpus), int(memory.rstrip("+")), sum(map(int, counts)))
+
+
+def address_towards(nodes: Sequence[Node]) -> str:
+    """Return the address of this machine from which the nodes are reached, and which they therefore reach."""
+    for node in nodes[:3]:
+        with contextlib.suppress(OSError):
+            family, kind, protocol, _, address = socket.getaddrinfo(node.address, 9, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.connect(address)  # which sends nothing
+                return str(probe.getsockname()[0])
+    return socket.gethostname()
+
+
+# --- jobs
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Job:
+    """A job that is to be submitted.
+
+    Attributes:
+        number: the pilot's.
+        tasks: how many processes it has.
+        cpus, memory, gpus: of each.
+        flags: for sbatch, of the user's options.
+        python: the interpreter.
+        ticket: for the pilot.
+    """
+
+    number: int
+    tasks: int
+    cpus: int
+    memory: int
+    gpus: int
+    flags: Sequence[str]
+    python: str
+    ticket: Ticket
+
+    def command(self, name: str, *more: str) -> list[str]:
+        """Return the command that submits it, under a name."""
+        flags = [f"--job-name={name}", f"--ntasks={self.tasks}", f"--cpus-per-task={self.cpus}"]
+        if self.memory and self.tasks == 1:
+            flags.append(f"--mem={self.memory}M")
+        elif self.memory:
+            flags.append(f"--mem-per-cpu={math.ceil(self.memory / self.cpus)}M")
+        if self.gpus:
+            flags.append(f"--gres=gpu:{self.gpus}" if self.tasks == 1 else f"--gpus-per-task={self.gpus}")
+        fixed = ["--parsable", "--no-requeue", "--export=ALL", "--chdir=/", "--output=/dev/null"]
+        return ["sbatch", *fixed, *flags, *self.flags, *more]
+
+    @property
+    def script(self) -> str:
+        """Its program."""
+        program = shlex.join([self.python, "-c", PROGRAM])
+        if self.tasks > 1:
+            program = f"srun --kill-on-bad-exit=1 --wait=0 --cpus-per-task={self.cpus} {program}"
+        return f"#!/bin/sh\nexec {program}\n"
+
+    def test(self) -> None:
+        """Ask Slurm whether it would take such a job.
+
+        Raises:
+            FlowstoreError: it would not.
+        """
+        result = call(*self.command("flowstore", "--test-only"), stdin=self.script)
+        if result.returncode:
+            raise FlowstoreError(f"Slurm refuses such a job: {complaint(result)}.")
+
+
+@attrs.frozen(eq=False, repr=False)
+class Submitted:
+    """A job has been submitted."""
+
+    number: int
+    job: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class Refused:
+    """A job could not be submitted."""
+
+    number: int
+    error: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class Status:
+    """The state of a job whose pilot has not connected.
+
+    Attributes:
+        number: the pilot's.
+        state: in Slurm's words, such as PENDING.
+        reason: why it waits.
+    """
+
+    number: int
+    state: str
+    reason: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class Fate:
+    """How a job has ended.
+
+    Attributes:
+        state: in Slurm's words, such as CANCELLED; empty where Slurm no longer knows the job.
+        code: its exit code.
+        node: where it ran, as far as that is known.
+    """
+
+    state: str
+    code: int
+    node: str
+
+
+def fate_of(job: str, timeout_s: float) -> Fate:
+    """Return how a job has ended; Slurm knows that for some minutes.
+
+    Raises:
+        FlowstoreError: Slurm does not answer.
+    """
+    text = call("scontrol", "--oneliner", "show", "job", job, timeout_s=timeout_s).stdout
+    values = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    code = values.get("ExitCode", "0:0").partition(":")[0]
+    return Fate(values.get("JobState", ""), int(code), values.get("BatchHost") or values.get("NodeList", ""))
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Cancel:
+    """A job is to be ended that has not ended by itself until then."""
+
+    job: str
+    at: float
+
+
+Outcome = Submitted | Refused | Status | FlowstoreError
+
+
+class JobQueue:
+    """Does with jobs what takes time, in a thread of its own.
+
+    Whatever becomes of this process, a small shell ends the jobs that are left: it waits for the end of a pipe.
+
+    Args:
+        name: of all jobs.
+        wake: is called, in that thread, when there are outcomes.
+    """
+
+    def __init__(self, name: str, wake: Callable[[], None]) -> None:
+        self.name = name
+        self.outcomes: deque[Outcome] = deque()
+        self._wake = wake
+        self._work: queue.SimpleQueue[Job | _Cancel | None] = queue.SimpleQueue()
+        self._unconnected: dict[str, int] = {}  # the number of the pilot, by job
+        self._connected: set[int] = set()
+        self._cancel_at: dict[str, float] = {}
+        self._has_submitted = False
+        self._silent_since: float | None = None
+        self._poll_s, self._poll_at = FIRST_POLL_S, 0.0
+        self._watch = subprocess.Popen(
+            ["/bin/sh", "-c", WATCH, name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True, env=environment(),
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Submit a job: `Submitted` or `Refused` follows."""
+        self._work.put(job)
+
+    def note_connected(self, number: int) -> None:
+        """Look no more after a job whose pilot has connected."""
+        self._connected.add(number)
+
+    def cancel(self, job: str, after_s: float = 0.0) -> None:
+        """End a job that has not ended by itself until then."""
+        self._work.put(_Cancel(job, time.monotonic() + after_s))
+
+    def close(self, grace_s: float) -> None:
+        """End all jobs, after a moment in which those with pilots end by themselves."""
+        self._work.put(None)
+        self._thread.join(COMMAND_S)
+        done = b""
+        if not self._has_submitted:
+            done = b"done\n"
+        else:
+            with contextlib.suppress(FlowstoreError):
+                done = self._end_jobs(grace_s)
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            self._watch.communicate(done, timeout=0.5)
+
+    def _end_jobs(self, grace_s: float) -> bytes:
+        """End the jobs that are left; return what the shell reads when it has nothing to do."""
+        if set(self._unconnected.values()) - self._connected:
+            call("scancel", "--quiet", f"--name={self.name}", "--state=PENDING", timeout_s=grace_s + 5)
+        deadline = time.monotonic() + grace_s
+        left = "squeue", "--noheader", f"--name={self.name}", "--states=PENDING,CONFIGURING,RUNNING,SUSPENDED"
+        while call(*left, timeout_s=grace_s + 5).stdout.strip():
+            if time.monotonic() > deadline:
+                call("scancel", "--quiet", f"--name={self.name}", timeout_s=grace_s + 5)
+                break
+            time.sleep(0.1)
+        return b"done\n"
+
+    # --- in its thread
+
+    def _serve(self) -> None:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                item = self._work.get(timeout=self._sleep_s())
+                if item is None:
+                    return
+                if isinstance(item, Job):
+                    self._submit(item)
+                    continue  # all that wait come first
+                self._cancel_at[item.job] = item.at
+            try:
+                self._cancel_due()
+                self._poll()
+                self._silent_since = None
+            except FlowstoreError as error:
+                self._note_silence(error)
+
+    def _sleep_s(self) -> float | None:
+        """Return how long there is nothing to do."""
+        times = [*self._cancel_at.values()]
+        if self._watched():
+            times.append(self._poll_at)
+        return max(0.01, min(times) - time.monotonic()) if times else None
+
+    def _watched(self) -> dict[str, int]:
+        self._unconnected = {job: number for job, number in self._unconnected.items() if number not in self._connected}
+        return self._unconnected
+
+    def _note(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self._wake()
+
+    def _submit(self, job: Job) -> None:
+        self._has_submitted = True
+        try:
+            result = call(*job.command(self.name), stdin=job.script, variables={VARIABLE: job.ticket.packed()})
+        except FlowstoreError as error:
+            self._note(Refused(job.number, str(error)))
+            return
+        ident = result.stdout.strip().partition(";")[0]
+        if result.returncode or not ident.isdecimal():
+            self._note(Refused(job.number, f"Slurm refuses a job: {complaint(result)}."))
+            return
+        self._unconnected[ident] = job.number
+        self._poll_s = FIRST_POLL_S
+        self._poll_at = time.monotonic() + self._poll_s
+        self._note(Submitted(job.number, ident))
+
+    def _cancel_due(self) -> None:
+        now = time.monotonic()
+        due = [job for job, at in list(self._cancel_at.items()) if at <= now]
+        if due:
+            call("scancel", "--quiet", *due)
+        for job in due:
+            del self._cancel_at[job]
+            self._unconnected.pop(job, None)
+
+    def _poll(self) -> None:
+        """Note the states of jobs whose pilots have not connected."""
+        watched = dict(self._watched())
+        if not watched or time.monotonic() < self._poll_at:
+            return
+        self._poll_s = min(SLOWEST_POLL_S, self._poll_s * 1.5)
+        self._poll_at = time.monotonic() + self._poll_s
+        result = call("squeue", "--noheader", "--states=all", f"--name={self.name}", "--format=%i|%T|%r")
+        if result.returncode:
+            raise FlowstoreError(f"Slurm does not say how its jobs are: {complaint(result)}.")
+        rows = dict.fromkeys(watched, ("", ""))
+        for line in result.stdout.splitlines():
+            job, state, reason = [*line.strip().split("|", 2), "", ""][:3]
+            if job in rows:
+                rows[job] = state, reason
+        for job, (state, reason) in rows.items():
+            if watched[job] not in self._connected:
+                self._note(Status(watched[job], state, reason))
+
+    def _note_silence(self, error: FlowstoreError) -> None:
+        """Go on for a while where the controller does not answer, as while it is started again."""
+        now = time.monotonic()
+        self._poll_at = now + self._poll_s
+        for job in self._cancel_at:
+            self._cancel_at[job] = max(self._cancel_at[job], now + self._poll_s)
+        if self._silent_since is None:
+            self._silent_since = now
+        elif now - self._silent_since > COMMAND_S and self._watched():
+            self._silent_since = None
+            self._note(error)
