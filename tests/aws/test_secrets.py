@@ -27,7 +27,9 @@ def everything(stage):
     """All that the emulator was sent or has answered, and what it keeps."""
     kept = [json.dumps(stage.history(arn), default=str) for arn in stage.executions()]
     machines = stage.states.list_state_machines()["stateMachines"]
-    kept += [stage.states.describe_state_machine(stateMachineArn=one["stateMachineArn"])["definition"] for one in machines]
+    kept += [
+        stage.states.describe_state_machine(stateMachineArn=one["stateMachineArn"])["definition"] for one in machines
+    ]
     return "\n".join([*stage.aws.sent, *stage.aws.received, *kept]).lower()
 
 
