@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from support.aws import ROLE
 from support.cli import Script, ended
 from support.flows import LINEAR, flow_source
 from support.production import Person, one_message, unchanged
@@ -80,12 +81,11 @@ def test_what_was_half_made_is_made_whole(stage):
     assert stage.status(execution) == "SUCCEEDED"
 
 
-def test_the_state_machine_of_another_store(stage, tmp_path):
+def test_the_state_machine_of_another_store(stage, tmp_path_factory):
     """It is refused, unless its token is shown; then it is taken over, with a token of this store's own."""
     first = stage(PLAIN)
     token = first.create()
-    (tmp_path / "other").mkdir()
-    other = type(first)(Script(tmp_path / "other", PLAIN), first.aws)
+    other = type(first)(Script(tmp_path_factory.mktemp("other"), PLAIN), first.aws)
     one_message(other("create", expect=1), "belongs to another store", "deployed by tester", "--name")
     one_message(other("create", "--authorize", "f-1-wrong", expect=1), "not its production token")
     assert not other.script.db.exists()
@@ -103,7 +103,7 @@ def test_a_state_machine_that_somebody_made_by_hand(stage):
     """Nobody's token is for it."""
     stage = stage(PLAIN)
     stage.states.create_state_machine(
-        name="F", definition='{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}', roleArn="arn:aws:iam::1:role/x"
+        name="F", definition='{"StartAt": "A", "States": {"A": {"Type": "Succeed"}}}', roleArn=ROLE
     )
     one_message(stage("create", expect=1), "flowstore did not make", "--name")
     assert not stage.script.db.exists()
