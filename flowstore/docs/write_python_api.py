@@ -24,7 +24,7 @@ from flowstore.runner import ExecutingProcess, ExecutingRun
 
 PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
-    "Flows": ("FlowSpec", "step", "Parameter", "JSONType", "IncludeFile"),
+    "Flows": ("FlowSpec", "step", "Parameter", "JSONType", "IncludeFile", "Config", "config_expr"),
     "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "parallel", "card"),
     "Decorators of flows": ("project", "schedule"),
     "The task that is running": ("current",),
@@ -48,7 +48,7 @@ Each of them has a `pathspec`, which is its address. Runs, steps, tasks and arti
 Only runs and tasks have `successful` and `finished`.
 
 """
-WITHOUT_MEMBERS = ("Parameter", "IncludeFile", "use_store")  # users give them, and call nothing of them
+WITHOUT_MEMBERS = ("Parameter", "IncludeFile", "Config", "use_store")  # users give them, and call nothing of them
 HEAD = """# Python API
 
 Every public name of `flowstore`, with its docstring. `from flowstore import *` imports all of them.

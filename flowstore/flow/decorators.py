@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar, overload
 import attrs
 
 from flowstore.errors import GraphError
+from flowstore.flow.expressions import Delayable
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
@@ -43,7 +44,7 @@ def step(function: Any = None, *, start: bool = False, end: bool = False) -> Any
     return mark if function is None else mark(function)
 
 
-class _Decorator:
+class _Decorator(metaclass=Delayable):
     """The base of all decorators, with one text for people; generated in each class, it would slow imports down."""
 
     is_followed: ClassVar[bool] = True  # or only accepted, as it names what flowstore does not have

@@ -27,6 +27,7 @@ class Cluster:
         self.folder = folder
         self.file = folder / "scheduler.json"
         self.processes = []
+        self._mark = f"FLOWSTORE_TEST_{os.getpid()}_{time.time_ns()}"
         self.options = options
         self.scheduler = self._start(
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--dashboard-address", "127.0.0.1:0",
@@ -43,7 +44,7 @@ class Cluster:
                 stderr=log,
                 start_new_session=True,
                 cwd=cwd or self.folder,
-                env={**os.environ, "PYTHONWARNINGS": "ignore", **(env or {})},
+                env={**os.environ, "PYTHONWARNINGS": "ignore", "CLUSTER": self._mark, **(env or {})},
             )
         self.processes.append(process)
         return process
@@ -75,8 +76,16 @@ class Cluster:
             [sys.executable, "-c", code, self.address, str(count)], check=True, timeout=90, env={**os.environ, **env}
         )
 
+    def members(self, text):
+        """The ids of its processes with a text in their command line."""
+        return set(processes_of(text, "cmdline")) & set(processes_of(self._mark, "environ"))
+
+    def hosts(self):
+        """The ids of its hosts, and of what they have forked."""
+        return self.members("flowstore.run.remote.host")
+
     def close(self):
-        """End all processes, and wait until their hosts have ended, too."""
+        """End all processes; hosts end with their workers."""
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -158,6 +167,11 @@ def shared(tmp_path_factory):
     cluster.wait(2)
     yield cluster
     cluster.close()
+
+
+def on(cluster):
+    """The options that choose a cluster."""
+    return "--executor", f"dask:{cluster.address}"
 
 
 def processes_of(text, *where):

@@ -15,17 +15,12 @@ from pathlib import Path
 import pytest
 
 import flowstore
-from cluster.conftest import gone
+from cluster.conftest import gone, on
 from support.cli import stop
 from support.flows import BRANCH, FOREACH, GANG, LINEAR, MIDDLE, flow_source
 from support.processes import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-
-
-def on(cluster):
-    """The options that choose a cluster."""
-    return "--executor", f"dask:{cluster.address}"
 
 
 class TestAsLocally:

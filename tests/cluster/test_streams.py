@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from support.flows import MIDDLE, flow_source
+from cluster.conftest import on
+from support.flows import FOREACH, MIDDLE, flow_source
 from support.processes import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -25,7 +26,7 @@ def unpolled():  # what a worker's event loop believes that it polls, and does n
 
 engine = DaskEngine(sys.argv[1], None, 10.0)
 for lease in range(4):
-    engine.request(lease, {})
+    engine.request([lease], {})
     while True:
         assert select.select([engine.waker], [], [], 30)[0], "no lease is granted"
         hosts = [notice.host for notice in engine.notices() if isinstance(notice, Granted)]
@@ -47,6 +48,14 @@ def test_a_dropped_host_leaves_the_worker_as_it_was(shared):
     """A driver that leaves a host which has not ended harms no later connection of the worker."""
     ran = subprocess.run([sys.executable, "-c", DROPS, shared.address], capture_output=True, text=True, timeout=120)
     assert (ran.returncode, ran.stdout) == (0, "\n"), ran.stderr[-3000:]
+
+
+def test_a_run_leaves_no_host(shared, flow):
+    """When a run has ended its hosts end soon, also those that were still starting."""
+    script = flow(flow_source(FOREACH, start="self.xs = list(range(4))"))
+    for _ in range(2):
+        script("run", *on(shared), timeout=120)
+        wait_for(lambda: not shared.hosts(), 10)
 
 
 @pytest.mark.parametrize("harm", ["cut", "freeze"])

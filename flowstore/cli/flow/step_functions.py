@@ -33,6 +33,7 @@ def _find(this: FlowFile) -> InAws:
     from flowstore.store.opening import active_store
 
     options = settings_of(click.get_current_context())
+    this.configure_project(options)
     store = active_store()
     return commands.find(store, this.type, options.get("branch"), production=bool(options.get("production")))
 

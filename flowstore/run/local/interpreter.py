@@ -280,6 +280,11 @@ def become(
             return
         from flowstore.flow.graph import graph_of
 
+        if sources.configs is not None:
+            from flowstore.flow.configs import settle
+            from flowstore.run import configs
+
+            settle(flow, configs.unpacked(sources.configs))
         act(flow, graph_of(flow))
         sys.stdout.flush()
         sys.stderr.flush()
