@@ -63,17 +63,28 @@ from flowstore.flow.decorators import (
     step,
     timeout,
 )
+from flowstore.flow.expressions import config_expr
 from flowstore.flow.parameters import IncludeFile, JSONType, Parameter
 from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
+    from flowstore.flow.configs import Config
+    from flowstore.flow.mutators import FlowMutator, StepMutator
+    from flowstore.flow.own import user_step_decorator
     from flowstore.runner import Runner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
-_RUNNER = frozenset({"Runner"})
+_MODULES = {
+    "Config": "flowstore.flow.configs",
+    "FlowMutator": "flowstore.flow.mutators",
+    "Runner": "flowstore.runner",
+    "StepMutator": "flowstore.flow.mutators",
+    "USER_SKIP_STEP": "flowstore.flow.own",
+    "user_step_decorator": "flowstore.flow.own",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -86,10 +97,10 @@ def __getattr__(name: str) -> Any:
         from flowstore.store import opening
 
         return getattr(opening, name)
-    if name in _RUNNER:
-        from flowstore import runner
+    if name in _MODULES:
+        import importlib
 
-        return getattr(runner, name)
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'flowstore' has no attribute {name!r}")
 
 
@@ -117,9 +128,11 @@ _context.state.main = _main
 
 __all__ = [
     "ArtifactError",
+    "Config",
     "DataArtifact",
     "ExceptionInfo",
     "Flow",
+    "FlowMutator",
     "FlowSpec",
     "Flows",
     "FlowstoreError",
@@ -135,6 +148,7 @@ __all__ = [
     "Run",
     "Runner",
     "Step",
+    "StepMutator",
     "Store",
     "StoreCorrupt",
     "StoreNotFound",
@@ -146,6 +160,7 @@ __all__ = [
     "UntrustedArtifact",
     "card",
     "catch",
+    "config_expr",
     "current",
     "default_namespace",
     "environment",
@@ -161,4 +176,5 @@ __all__ = [
     "step",
     "timeout",
     "use_store",
+    "user_step_decorator",
 ]

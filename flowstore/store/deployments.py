@@ -80,14 +80,25 @@ class Deployment:
         return f"production:{self.token}"
 
 
+CONFIG = "config "  # begins the option of a config
+
+
 @attrs.frozen
 class DeployedParameter:
-    """A parameter as it was deployed; `blob` is its default, `None` where it is required and has none."""
+    """A parameter as it was deployed; `blob` is its default, `None` where it is required and has none.
+
+    A config is kept as one too, and always has a value. No parameter has an option of two words.
+    """
 
     name: str
     option: str
     is_flag: bool
     blob: Blob | None
+
+    @property
+    def is_config(self) -> bool:
+        """Whether it is a config, whose option is `config NAME`."""
+        return self.option.startswith(CONFIG)
 
 
 @attrs.frozen(kw_only=True)
@@ -245,6 +256,15 @@ def delete(db: sqlite3.Connection, deployment: Deployment, user: str) -> None:
 
 def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
     """Return a deployment's parameters, by name."""
+    return [item for item in _values_of(store, deployment_id) if not item.is_config]
+
+
+def configs_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
+    """Return the values of a deployment's configs, by attribute."""
+    return [item for item in _values_of(store, deployment_id) if item.is_config]
+
+
+def _values_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
     rows = store.rows(
         f"""select p.name, p.option, p.is_flag, {COLUMNS} from deployment_parameters p
             left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",
@@ -303,7 +323,7 @@ def digest(store: Store, deployment: Deployment) -> bytes:
         [one.schedule, one.tags, one.with_, seen],
         [
             [item.name, item.option, item.is_flag, item.blob and [_hex(item.blob.sha), item.blob.codec]]
-            for item in parameters_of(store, one.id)
+            for item in _values_of(store, one.id)
         ],
         snapshots.facts(store, one.code_id),
     ]

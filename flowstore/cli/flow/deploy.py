@@ -42,6 +42,7 @@ def _find(this: FlowFile) -> tuple[Store, Deployment]:
     from flowstore.store.opening import active_store
 
     options = settings_of(click.get_current_context())
+    this.configure_project(options)
     store = active_store()
     return store, deploy.find(store, this.type, options.get("branch"), production=bool(options.get("production")))
 
@@ -82,6 +83,7 @@ def checked_options(this: FlowFile, options: Mapping[str, Any]) -> Options:
     from flowstore.run import checks
     from flowstore.run.snapshot import checked_suffixes
 
+    this.configure(options)
     _ = this.graph  # a mistake in it is reported first
     wish = deploy.Options(
         store=options["store"],
@@ -221,7 +223,8 @@ def show(this: FlowFile, **_chosen: Any) -> None:
         python flow.py deploy show
     """
     from flowstore.store import snapshots
-    from flowstore.store.deployments import parameters_of
+    from flowstore.store.deployments import configs_of, parameters_of
+    from flowstore.store.records import shown
 
     store, deployment = _find(this)
     at = time_of(deployment.deployed_at)
@@ -241,6 +244,7 @@ def show(this: FlowFile, **_chosen: Any) -> None:
             (f"parameter {item.name}", _value(item, deployment.parameters))
             for item in parameters_of(store, deployment.id)
         ),
+        *((item.option, shown(item.blob)) for item in configs_of(store, deployment.id) if item.blob is not None),
         ("script", deployment.script_name),
         *([("module", deployment.module)] if deployment.module else []),
     ]
