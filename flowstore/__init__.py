@@ -70,13 +70,23 @@ from flowstore.flow.spec import FlowSpec
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
     from flowstore.flow.configs import Config
+    from flowstore.flow.mutators import FlowMutator, StepMutator
+    from flowstore.flow.own import user_step_decorator
     from flowstore.runner import Runner
     from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
-_MODULES = {"Config": "flowstore.flow.configs", "NBRunner": "flowstore.runner.notebook", "Runner": "flowstore.runner"}
+_MODULES = {
+    "Config": "flowstore.flow.configs",
+    "FlowMutator": "flowstore.flow.mutators",
+    "NBRunner": "flowstore.runner.notebook",
+    "Runner": "flowstore.runner",
+    "StepMutator": "flowstore.flow.mutators",
+    "USER_SKIP_STEP": "flowstore.flow.own",
+    "user_step_decorator": "flowstore.flow.own",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -124,6 +134,7 @@ __all__ = [
     "DataArtifact",
     "ExceptionInfo",
     "Flow",
+    "FlowMutator",
     "FlowSpec",
     "Flows",
     "FlowstoreError",
@@ -140,6 +151,7 @@ __all__ = [
     "Run",
     "Runner",
     "Step",
+    "StepMutator",
     "Store",
     "StoreCorrupt",
     "StoreNotFound",
@@ -167,4 +179,5 @@ __all__ = [
     "step",
     "timeout",
     "use_store",
+    "user_step_decorator",
 ]

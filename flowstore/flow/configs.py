@@ -359,7 +359,7 @@ class _Settling:
             member.configs = self._configs
             if is_delayed(member.default):
                 member.set_default(unwrapped(self._known(member.default)))
-        elif name == "flow_decorators":
+        elif name in {"flow_decorators", "_flow_mutators"}:
             with _located(f"class {cls.__name__}"):
                 setattr(cls, name, tuple(map(self._known, member)))
         elif is_delayed(member):

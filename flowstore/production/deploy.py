@@ -121,7 +121,7 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
     user_tags = tags.checked(options.tags)
     tags.check_not_reserved(user_tags)
     check_decorators(flow, options.with_)
-    schedule = _schedule(flow)
+    schedule = schedule_of(flow)
     values = [*_defaults(flow, user, scheduled=schedule is not None), *_configs(flow)]
     sources = _sources(flow, options)
     scope = _scope(flow, project)
@@ -245,14 +245,14 @@ def is_guessable(token: str) -> bool:
     return len(token.rpartition("-")[2]) < _RANDOM_LETTERS
 
 
-def _schedule(flow: type[FlowSpec]) -> dict[str, Any] | None:
+def schedule_of(flow: type[FlowSpec]) -> dict[str, Any] | None:
     """Return `@schedule` as cron and zone."""
-    from flowstore.flow.cron import schedule_of
+    from flowstore.flow import cron
 
     schedules = [item for item in flow.flow_decorators if isinstance(item, decorators.schedule)]
     if not schedules:
         return None
-    return schedule_of(schedules[0])
+    return cron.schedule_of(schedules[0])
 
 
 def _configs(flow: type[FlowSpec]) -> list[tuple[str, str, bool, Encoded | None]]:

@@ -19,7 +19,7 @@ import attrs
 from flowstore import context
 from flowstore._version import __version__
 from flowstore.errors import ArtifactError, FlowstoreError
-from flowstore.flow import decorators, spec
+from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
@@ -371,7 +371,7 @@ def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         parameters={name: _inline(row) for name, row in names_of(artifacts, "parameter").items()},
         constants=sorted(names_of(artifacts, "constant")),
         current=current,
-        cards=[text for text in session.options.with_ if decorators.is_card(text)],
+        with_=session.options.with_,
     )
 
 

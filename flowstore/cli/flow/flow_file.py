@@ -15,7 +15,8 @@ from flowstore.errors import FlowstoreError, InvalidPathspec
 from flowstore.flow import init
 from flowstore.flow.expressions import Delayed, Expression
 from flowstore.flow.graph import Graph, graph_of
-from flowstore.flow.parameters import check_names, parameters_of
+from flowstore.flow.mutators import has_mutators, prepare
+from flowstore.flow.parameters import Parameter, check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
@@ -143,8 +144,15 @@ class FlowFile:
     def __init__(self, flow: type[FlowSpec]) -> None:
         self.type = flow
         self.name = flow.__name__
-        self.parameters = parameters_of(flow)
-        check_names(self.parameters, _reserved_names())
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The flow's parameters by attribute, checked: mutators, which may read configs, have added theirs."""
+        with wrong_usage():
+            prepare(self.type)
+        parameters = parameters_of(self.type)
+        check_names(parameters, _reserved_names())
+        return parameters
 
     @functools.cached_property
     def deployment(self) -> Assigned | None:
@@ -154,9 +162,11 @@ class FlowFile:
         return assigned_deployment()
 
     def configure_project(self, settings: Mapping[str, Any]) -> None:
-        """Fix the values of the flow's configs where a decorator of its class, such as `@project`, needs them."""
-        if any(isinstance(item, Delayed) for item in self.type.flow_decorators):
+        """Find out the flow's project: configs are settled and mutators asked where it may depend on them."""
+        if has_mutators(self.type) or any(isinstance(item, Delayed) for item in self.type.flow_decorators):
             self.configure(settings)
+            with wrong_usage():
+                prepare(self.type)
 
     def configure(self, settings: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> None:
         """Fix the values of the flow's configs, and all that depends on them.
@@ -221,6 +231,7 @@ class FlowFile:
         from flowstore.flow.lint import check
         from flowstore.flow.members import check_members
 
+        _ = self.parameters
         check_members(self.type)
         graph = graph_of(self.type)
         check(graph)

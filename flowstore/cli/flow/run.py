@@ -202,7 +202,10 @@ def _generators(this: FlowFile) -> Any:
 
 
 def _sources(this: FlowFile, options: Mapping[str, Any]) -> Sources:
-    from flowstore.run import snapshot
+    from flowstore.run import checks, snapshot
+
+    with wrong_usage():
+        checks.check_decorators(this.type, options["with_"])  # which may import modules of the flow
 
     sources = snapshot.take(this.type, snapshot.checked_suffixes(options["package_suffixes"]))
     if not Expression.are_used:
@@ -224,7 +227,6 @@ def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, gene
         kind.check(address, executor_options)
         checks.check_fixed_defaults(this.type)
         checks.check_schedule(this.type)
-        checks.check_decorators(this.type, options["with_"])
         checks.check_run_id_file(options["run_id_file"], options["store"])
     setup = Setup(
         flow=this.type,
