@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
     from flowstore.runner import Runner
+    from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
@@ -80,6 +81,7 @@ _STORE = frozenset({"get_store", "use_store"})
 _MODULES = {
     "Config": "flowstore.flow.configs",
     "FlowMutator": "flowstore.flow.mutators",
+    "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
     "StepMutator": "flowstore.flow.mutators",
     "USER_SKIP_STEP": "flowstore.flow.own",
@@ -140,6 +142,7 @@ __all__ = [
     "IncludeFile",
     "InvalidPathspec",
     "JSONType",
+    "NBRunner",
     "NamespaceMismatch",
     "NotAStore",
     "NotFound",
