@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from flowstore.flow.own import user_step_decorator
     from flowstore.flow.secrets import secrets
     from flowstore.runner import Runner
+    from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
@@ -81,6 +82,7 @@ _STORE = frozenset({"get_store", "use_store"})
 _MODULES = {
     "Config": "flowstore.flow.configs",
     "FlowMutator": "flowstore.flow.mutators",
+    "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
     "StepMutator": "flowstore.flow.mutators",
     "secrets": "flowstore.flow.secrets",
@@ -142,6 +144,7 @@ __all__ = [
     "IncludeFile",
     "InvalidPathspec",
     "JSONType",
+    "NBRunner",
     "NamespaceMismatch",
     "NotAStore",
     "NotFound",

@@ -32,7 +32,7 @@ GROUPS = {
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),
     "Stores": ("open_store", "Store", "use_store", "get_store"),
-    "Runs started from Python": ("Runner",),
+    "Runs started from Python": ("Runner", "NBRunner"),
     "Namespaces": ("namespace", "get_namespace", "default_namespace"),
 }
 RETURNED = (

@@ -306,6 +306,10 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
 
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
     """Return the command that goes on with a run."""
+    exchange = caller.calling()
+    hint = None if exchange is None else exchange.resume_hint(run_id)
+    if hint is not None:
+        return hint
     deployed = who.deployment  # runs from a temporary copy, which nobody can resume
     script = context.called_as() if deployed is None else deployed.called_as
     return f"{script}{options} resume --origin-run-id {run_id}"
