@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from flowstore.flow.configs import Config
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
+    from flowstore.flow.secrets import secrets
     from flowstore.runner import Runner
     from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
@@ -84,6 +85,7 @@ _MODULES = {
     "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
     "StepMutator": "flowstore.flow.mutators",
+    "secrets": "flowstore.flow.secrets",
     "USER_SKIP_STEP": "flowstore.flow.own",
     "user_step_decorator": "flowstore.flow.own",
 }
@@ -176,6 +178,7 @@ __all__ = [
     "resources",
     "retry",
     "schedule",
+    "secrets",
     "step",
     "timeout",
     "use_store",

@@ -6,12 +6,16 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import attrs
 
 from flowstore.run.lines import Lines
 from flowstore.run.orders import Failure, Report
 from flowstore.run.plan import PlannedTask
+
+if TYPE_CHECKING:
+    from flowstore.flow.secrets import Stream
 
 LAST_LINES = 5  # how many of the last lines that an attempt printed are kept for the case that it dies
 END_S = 10.0  # how long a process may take for what is left to do after its attempt
@@ -39,6 +43,7 @@ class RunningTask:
         fallback: why the process of the last attempt died, where `@catch` is to handle that.
         measured: the artifacts that have metrics from the last attempt.
         streams: what it prints.
+        hidden: what hides secrets in that, where a step of the run has some.
         last_lines: the last lines that it printed.
     """
 
@@ -59,6 +64,7 @@ class RunningTask:
     fallback: Failure | None = None
     measured: Collection[str] = ()
     streams: dict[str, Lines] = attrs.field(factory=dict)
+    hidden: dict[str, Stream] = attrs.field(factory=dict)
     last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
 
 
