@@ -48,13 +48,16 @@ def option(**values):
     return [word for name, value in values.items() for word in ("--executor-option", f"{name}={value}")]
 
 
-def pilots():
-    """The ids of the processes that became hosts, by job, without the shells and sruns around them."""
+def pilots(slurm):
+    """The ids of the processes that became hosts on a cluster, by job, without the shells and sruns around them."""
     hosts = {}
     for pid in processes_of(PILOT, "cmdline"):
         with contextlib.suppress(OSError):
             environment = Path(f"/proc/{pid}/environ").read_bytes()
-            if b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]:
+            if (
+                str(slurm.config).encode() in environment
+                and b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
+            ):
                 hosts.setdefault(re.search(rb"SLURM_JOB_ID=(\d+)", environment)[1].decode(), pid)
     return hosts
 
@@ -294,7 +297,7 @@ class TestDeaths:
     def test_a_killed_host(self, slurm, flow):
         """The same where only the pilot's process is killed; its task ends with it."""
         script, process, job, pid = self.started(flow)
-        pilot = pilots()[job]
+        pilot = pilots(slurm)[job]
         os.kill(pilot, signal.SIGKILL)
         self.lost(script, process, f"whose job {job} (failed|ended)")
         wait_for(lambda: not Path(f"/proc/{pid}").exists(), 10)
@@ -303,7 +306,7 @@ class TestDeaths:
         """A host that stops answering is lost after its lease, and its job is ended."""
         script, process, job, _ = self.started(flow, *option(lease=3))
         slurm.ask("scancel", "--signal=STOP", "--batch", job)
-        os.kill(pilots()[job], signal.SIGSTOP)
+        os.kill(pilots(slurm)[job], signal.SIGSTOP)
         self.lost(script, process, "from which nothing was heard for 3 s")
         wait_for(lambda: job not in slurm.jobs(), 20)
 
@@ -348,7 +351,7 @@ class TestDeaths:
             process.communicate()
         finally:
             slurm.start_controller()
-            slurm.wait(lambda: "idle" in slurm.ask("sinfo", "-h", "-o", "%t"))
+            slurm.wait_for_nodes()
         assert script.client().successful
 
 
@@ -374,7 +377,7 @@ def test_the_secret_of_a_pilot_is_nowhere_to_be_seen(slurm, flow):
     script = flow(flow_source(MIDDLE, middle="self.names = dict(os.environ)\ntime.sleep(3)"))
     process = script.start("run", *ON, *option(python=os.sys.executable))
     wait_for(lambda: script.db.exists() and script.counts().get("middle"), 60)
-    [pilot, *_] = pilots().values()
+    [pilot, *_] = pilots(slurm).values()
     environment = Path(f"/proc/{pilot}/environ").read_bytes()
     [secret] = re.findall(rb"FLOWSTORE_PILOT=\S+ \d+ \d+ ([0-9a-f]{64})", environment)
     assert processes_of(secret.decode(), "cmdline") == []
@@ -405,7 +408,7 @@ def test_a_storm(slurm, flow):
     until = time.monotonic() + 12
     while process.poll() is None:
         time.sleep(rng.uniform(0.5, 1.5))
-        jobs, hosts = slurm.ask("squeue", "-h", "-o", "%i", "--state=R").split(), [*pilots().values()]
+        jobs, hosts = slurm.ask("squeue", "-h", "-o", "%i", "--state=R").split(), [*pilots(slurm).values()]
         if time.monotonic() < until and rng.random() < 0.5 and jobs:
             slurm.ask("scancel", rng.choice(jobs))
         elif time.monotonic() < until and hosts:
