@@ -227,6 +227,27 @@ class TestRefusals:
         stderr = script("run", *ON, *options, expect=1).stderr
         assert re.search(re.escape(why).replace(r"\{\}", r"\d+"), stderr), stderr
 
+    @pytest.mark.parametrize(
+        ("reason", "message", "code"),
+        [
+            ("AssocGrpCpuLimit", "Job {} waits in Slurm's queue: AssocGrpCpuLimit.", 0),
+            ("QOSMaxCpuPerJobLimit", "Slurm will not start job {}: QOSMaxCpuPerJobLimit.", 1),
+        ],
+    )
+    def test_why_a_job_waits(self, slurm, flow, tmp_path, reason, message, code):
+        """A reason that may pass is told once; one that never does ends the run.
+
+        The limits of accounts need a database, so here squeue takes another reason for one of these.
+        """
+        fake = tmp_path / "squeue"
+        fake.write_text(f'#!/bin/sh\n{shutil.which("squeue")} "$@" | sed "s/PENDING|[A-Z].*/PENDING|{reason}/"\n')
+        fake.chmod(0o755)
+        script = flow(flow_source(LINEAR))
+        slurm.ask("sbatch", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 6")
+        result = script("run", *ON, expect=code, PATH=f"{tmp_path}:{os.environ['PATH']}")
+        assert len(re.findall(re.escape(message).replace(r"\{\}", r"\d+"), result.stderr)) == 1, result.stderr
+        slurm.ask("scancel", "--user=root")
+
     def test_a_gang_that_can_never_fit(self, flow):
         """A gang that is larger than the cluster is refused at once, with the number that would fit."""
         tails = {**GANG, "start": "self.next(self.body, num_parallel=9)"}
