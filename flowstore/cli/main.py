@@ -25,6 +25,7 @@ COMMANDS = {
     "ui": Listed("flowstore.cli.ui", "Show the store as web pages, until Ctrl-C."),
     "export": Listed("flowstore.cli.transfer", "Write selected runs, or all, to a new store or HTML file."),
     "import": Listed("flowstore.cli.transfer", "Add the runs of other stores to this one."),
+    "import-metaflow": Listed("flowstore.cli.transfer", "Add the runs of Metaflow's local store to this one."),
     "trust": Listed("flowstore.cli.transfer", "Trust a store, so that its pickles are loaded."),
     "delete": Listed("flowstore.cli.maintenance", "Delete runs, and the bytes that nothing else uses."),
     "vacuum": Listed("flowstore.cli.maintenance", "Give back the space that deleted runs and crashes left."),

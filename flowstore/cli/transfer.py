@@ -1,4 +1,4 @@
-"""`export`, `import` and `trust`: runs on their way from one store to another."""
+"""`export`, `import`, `import-metaflow` and `trust`: runs on their way from one store to another."""
 
 from __future__ import annotations
 
@@ -133,6 +133,35 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
         click.echo(safe(f"Runs tagged {tag} there are tagged {kept} here: you do not trust their file."), err=True)
     for pathspec in done.running:
         click.echo(safe(f"Skipped {pathspec}, which is still running: import again when it has ended."), err=True)
+
+
+@command(STORE_PATH, FORM)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--trust", "trusted", is_flag=True, help="Let the pickles in it be loaded.")
+def import_metaflow(folder: Path, trusted: bool, store: str | None, form: str) -> None:
+    """Add the runs of Metaflow's local store to this one.
+
+    FOLDER is the folder .metaflow, or the one that it is in. The store is created if there is none. All finished runs
+    are imported or, on an error, none. Runs that are here already are skipped, so importing twice is importing once.
+    They get new ids; their addresses in Metaflow still find them, as in: flowstore show HelloFlow/1795762421095488
+
+    Nothing in the folder is executed. Artifacts of Python's plain types are stored as values that anybody can read;
+    all others stay pickles, which are not loaded unless you import with --trust: loading a pickle can run code of the
+    person who wrote it.
+
+    Example:
+        flowstore import-metaflow .metaflow
+    """
+    from flowstore.transfer.metaflow_history import import_history
+
+    done = import_history(lambda: opening.ensure_active_store(store), folder, trusted=trusted)
+    if form != "table":
+        output.echo([done.row], form)
+        return
+    for line in done.summary(opening.active_store().path):
+        click.echo(safe(line))
+    for line in done.notes:
+        click.echo(safe(line), err=True)
 
 
 @command(STORE_UNUSED, FORM)

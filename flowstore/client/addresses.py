@@ -7,6 +7,7 @@
     FlowName/RUN/step/TASK/artifact   an artifact
     FlowName/RUN/artifact             an artifact of the run's end task; a step of that name comes first
 
+What was imported from Metaflow also has the address that it had there, as in FlowName/1795762421095488/start/1.
 `latest` looks in the namespace of whoever asks. Ids of runs and tasks are digits, so a word is never an id.
 """
 
@@ -42,6 +43,7 @@ _WORDS = {
     5: "FlowName/run_id/name is an artifact of the end task",
 }
 _LATEST = {"run": [LATEST, LATEST_SUCCESSFUL], "task": [LATEST]}
+_METAFLOW_DIGITS = 16  # of its run ids: microseconds since 1970
 _MOST_NAMES = 1000  # that a mistyped one is compared with
 
 
@@ -125,7 +127,7 @@ def _a(depth: int) -> str:
 
 
 def with_ids(scope: Scope, parts: Sequence[str]) -> list[str]:
-    """Return the parts of a pathspec with the ids of what `latest` and `latest-successful` stand for.
+    """Return the parts of a pathspec with the ids of what `latest`, `latest-successful`, and Metaflow's ids stand for.
 
     Raises:
         NotFound: there is no such run or task.
@@ -134,6 +136,8 @@ def with_ids(scope: Scope, parts: Sequence[str]) -> list[str]:
     parts = list(parts)
     if len(parts) > 1 and parts[1] in {LATEST, LATEST_SUCCESSFUL}:
         parts[1] = _latest_run(scope, parts[0], successful=parts[1] == LATEST_SUCCESSFUL)
+    elif len(parts) > 1 and len(parts[1]) >= _METAFLOW_DIGITS:
+        parts = queries.find_imported(scope.store, parts)
     if len(parts) > 3 and parts[3] == LATEST:
         parts[3] = _latest_task(scope.store, parts)
     return parts

@@ -212,6 +212,13 @@ class Run(Tagged, Container["Step"], Ending):
         return None if at is None else time_of(at)
 
     @property
+    def origin_pathspec(self) -> str | None:
+        """Its pathspec in Metaflow, where it was imported from there; else that of the run that it resumed."""
+        flow, run_id = self.path_components
+        there = queries.pathspec_in_metaflow(self._store, addresses.number("run", run_id))
+        return there or (None if self.origin_run_id is None else f"{flow}/{self.origin_run_id}")
+
+    @property
     def origin_run_id(self) -> str | None:
         """The run that it resumed, or `None`."""
         run_id: str | None = self._facts()["origin_run_id"]

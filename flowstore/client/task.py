@@ -226,9 +226,13 @@ class Task(Tagged, Ending):
 
     @property
     def origin_pathspec(self) -> str | None:
-        """The task that this one stands for, in a resumed run that took it over; else `None`."""
-        pathspec: str | None = self._row()["origin_pathspec"]
-        return pathspec
+        """The task that this one stands for, in a resumed run that took it over; else `None`.
+
+        Of a task that was imported from Metaflow, its pathspec there.
+        """
+        row = self._row()
+        pathspec: str | None = row["origin_pathspec"]
+        return queries.pathspec_in_metaflow(self._store, row["run_id"], row["id"]) or pathspec
 
     @property
     def exception(self) -> ExceptionInfo | None:

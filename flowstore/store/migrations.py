@@ -248,12 +248,15 @@ create index cards_by_blob on cards (blob_id);
         "m009_events",
         """a flow's first and last step may have any name; events start deployments. Runs and deployments keep what they
         have to do with events as JSON, which travels with the row. State machines of AWS Step Functions are noted, so
-        that what was made there can be found and removed""",
+        that what was made there can be found and removed. Runs and tasks that come from Metaflow are found by the
+        addresses that they had there""",
         """
 alter table runs add column start_step text /* the name of the step where it begins; null: start */;
 alter table runs add column end_step text /* the name of the step where it ends; null: end */;
 alter table runs add column trigger_events text /* JSON list: the events that started it */;
+alter table tasks add column imported_from text /* its pathspec in Metaflow, in a run that comes from there */;
 alter table deployments add column triggers text /* JSON object: the events that start it */;
+create index origins_by_pathspec on origins (pathspec);
 
 create table events (
   -- what has happened: events that somebody published, and runs of deployments that were successful

@@ -170,6 +170,7 @@ _NEW = {  # what the newest views read that an older file lacks, and what stands
     "t.item as item": "null as item",
     "coalesce(r.start_step, 'start')": "'start'",
     "(select a.ran_on from attempts a where a.id = t.attempt_id)": "null",
+    "coalesce(t.imported_from, t.origin_pathspec)": "t.origin_pathspec",
     "left join blob_values v": (
         "left join (select null as blob_id, null as value, null as exact, null as magnitude) v"
     ),

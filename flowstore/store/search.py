@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import LATER, json_of, texts_of
+from flowstore.store import queries
 from flowstore.store.runs import NOTHING, Match, newest_first
 
 DEADLINE_S = 10.0
@@ -98,7 +99,7 @@ class _Looking:
 
     def __init__(self, store: Store, wanted: Wanted) -> None:
         self._store, self._limit = store, wanted.limit
-        self._text = wanted.text.casefold()
+        self._wanted, self._text = wanted.text, wanted.text.casefold()
         self._until = time.monotonic() + wanted.deadline_s
         self._hits: list[Hit] = []
         self._unread: list[Match] = []
@@ -143,7 +144,8 @@ class _Looking:
     def _short(self, runs: Sequence[Match]) -> Iterator[tuple[int, Hit]]:
         """Yield what holds the text in the addresses, tags, notes and parameters of runs."""
         rows = self._store.rows(
-            """select r.id, r.parameters, v.note, v.tags from json_each(?) j cross join runs r on r.id = j.value
+            f"""select r.id, r.parameters, v.note, v.tags, {queries.metaflow_column(self._store)} as there
+               from json_each(?) j cross join runs r on r.id = j.value
                join run_summary v on v.run_id = r.id""",
             (json.dumps([run.run_id for run in runs]),),
         )
@@ -152,6 +154,9 @@ class _Looking:
             if self._holds(name := f"{run.flow}/{run.run_id}"):
                 yield run.run_id, self._hit(run, "name", name)
             elif (row := by_id.get(run.run_id)) is not None:
+                if (there := self._address_in_metaflow(row)) is not None:
+                    yield run.run_id, self._hit(run, "name", there)
+                    continue
                 parameters = json_of(row["parameters"], dict)
                 texts = [("tag", tag) for tag in texts_of(row["tags"])]
                 texts += [("note", row["note"] or "")]
@@ -159,6 +164,15 @@ class _Looking:
                 where = next(((where, text) for where, text in texts if self._holds(text)), None)
                 if where is not None:
                     yield run.run_id, self._hit(run, *where)
+
+    def _address_in_metaflow(self, row: Row) -> str | None:
+        """Return the address that a run had in Metaflow, or a task of it, where that is what is looked for."""
+        there: str | None = row["there"]
+        if there is None or self._holds(there):
+            return there
+        is_task = self._wanted.startswith(f"{there}/") and self._wanted.count("/") == 3
+        is_there = is_task and queries.task_from_metaflow(self._store, row["id"], self._wanted) is not None
+        return self._wanted if is_there else None
 
     def _errors(self, runs: Sequence[Match]) -> dict[int, Hit]:
         """Return what holds the text in the errors of the attempts of runs, by run."""

@@ -123,7 +123,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "script_name scope arn token created_by deployed_by option payload published_by": (str,),
     "json tags with_decorators store_uuid pathspec flowstore_version": (str,),
     "step artifact status codec type preview foreach_path transition": (str, _NONE),
-    "origin_pathspec origin_run_id": (str, _NONE),
+    "origin_pathspec origin_run_id imported_from": (str, _NONE),
     "metadata error_type error_message traceback schedule namespace project branch": (str, _NONE),
     "note item ran_on module value deleted_by card_id start_step end_step trigger_events triggers": (str, _NONE),
     "magnitude": (float, _NONE),

@@ -64,10 +64,11 @@ VIEWS = (
     ),
     View(
         "task_summary",
-        7,
+        9,
         """
   -- one row per task. foreach_index counts within the innermost foreach, and item shows the task's item there.
-  -- origin_pathspec is set where a resumed run reused another run's task. error is the last failure
+  -- origin_pathspec is set where a resumed run reused another run's task, and where a run comes from Metaflow: there it
+  -- is the task's address in Metaflow. error is the last failure
   select t.id as task_id, t.run_id as run_id, f.name as flow, s.name as step, t.status as status,
          t.attempts as attempts,
          strftime('%Y-%m-%d %H:%M:%f', t.started_at / 1000.0, 'unixepoch') as started_at,
@@ -76,7 +77,7 @@ VIEWS = (
          case when t.foreach_path is null then null
               else cast(replace(t.foreach_path, rtrim(t.foreach_path, '0123456789'), '') as integer)
          end as foreach_index,
-         t.origin_pathspec as origin_pathspec,
+         coalesce(t.imported_from, t.origin_pathspec) as origin_pathspec,
          t.foreach_path as foreach_path,
          t.item as item,
          coalesce((select a.ran_on from attempts a where a.id = t.attempt_id),
@@ -413,6 +414,29 @@ FORMER = (
   from run_artifacts p cross join steps s cross join tasks t
   where s.run_id = p.run_id and s.name = 'start' and t.run_id = p.run_id and t.step_id = s.id
     and not exists (select 1 from tasks o where o.run_id = t.run_id and o.step_id = t.step_id and o.id < t.id)""",
+    ),
+    View(
+        "task_summary",
+        7,
+        """
+  select t.id as task_id, t.run_id as run_id, f.name as flow, s.name as step, t.status as status,
+         t.attempts as attempts,
+         strftime('%Y-%m-%d %H:%M:%f', t.started_at / 1000.0, 'unixepoch') as started_at,
+         strftime('%Y-%m-%d %H:%M:%f', t.finished_at / 1000.0, 'unixepoch') as finished_at,
+         (t.finished_at - t.started_at) / 1000.0 as duration_s,
+         case when t.foreach_path is null then null
+              else cast(replace(t.foreach_path, rtrim(t.foreach_path, '0123456789'), '') as integer)
+         end as foreach_index,
+         t.origin_pathspec as origin_pathspec,
+         t.foreach_path as foreach_path,
+         t.item as item,
+         coalesce((select a.ran_on from attempts a where a.id = t.attempt_id),
+                  case when t.origin_pathspec is null then r.host end) as host,
+         (select a.error_type || case when a.error_message = '' then '' else ': ' ||
+             substr(a.error_message, 1, instr(a.error_message || '\n', '\n') - 1) end
+          from attempts a where a.task_id = t.id and a.error_type is not null
+          order by a.number desc limit 1) as error
+  from tasks t join steps s on s.id = t.step_id join runs r on r.id = t.run_id join flows f on f.id = r.flow_id""",
     ),
     # It differs from the newest in this alone; whoever changes that again writes this one out.
     *(

@@ -1,0 +1,235 @@
+"""Imports the runs of Metaflow's local store, the folder `.metaflow`: of all that are finished, or nothing.
+
+A run is recognised by its flow, its id, its user and its time, so importing twice is importing once. It gets new ids
+here, and its tags, times, logs, artifacts and cards. `origins` keeps its pathspec in Metaflow, and
+`tasks.imported_from` that of each task: the Client finds them by these, too.
+
+Nothing in the folder is believed: links are not followed, names and sizes are checked, hashes compared, and no pickle
+is loaded (see `values`). All runs are read before the first row is written, so that one message names all that is
+damaged. Values come first, under a lease (see `store.staging`); then all rows in one transaction.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.progress import Progress
+from flowstore.sqlite.database import Store
+from flowstore.store import records, trust
+from flowstore.store.staging import Staging
+from flowstore.text import counted, size
+from flowstore.transfer.metaflow_history.folder import Folder, Problem, Report, flow_folders, root_of
+from flowstore.transfer.metaflow_history.reader import Reader
+from flowstore.transfer.metaflow_history.rows import Writer
+from flowstore.transfer.metaflow_history.runs import Run, is_internal, uuid_of
+from flowstore.transfer.metaflow_history.values import Artifact, Values
+
+_JUST_NOW_S = 2.0  # an unfinished run whose folder changed since may be going on between two tasks
+
+
+@attrs.define
+class Imported:
+    """The result of an import.
+
+    Attributes:
+        runs: the pathspec in Metaflow and the pathspec here of each run that was added.
+        known: the pathspecs in Metaflow of those that were here already.
+        running: of those that are still going on.
+        copied_bytes: how many bytes of values were read.
+        untrusted: how many pickles nobody vouches for.
+        kept_apart: the tags that would have put a run into a production namespace, and what they are now.
+    """
+
+    runs: list[tuple[str, str]] = attrs.field(factory=list)
+    known: list[str] = attrs.field(factory=list)
+    running: list[str] = attrs.field(factory=list)
+    copied_bytes: int = 0
+    untrusted: int = 0
+    kept_apart: dict[str, str] = attrs.field(factory=dict)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The result as one row of JSON."""
+        runs = [{"origin": there, "run": here} for there, here in self.runs]
+        return {**attrs.asdict(self), "runs": runs}
+
+    def summary(self, path: Path) -> list[str]:
+        """Return what was done to the store at a path, in a sentence or two."""
+        text = f"Imported {counted(len(self.runs), 'run')} ({size(self.copied_bytes)}) of Metaflow into {path}."
+        if known := len(self.known):
+            text += f" {known} of {known + len(self.runs)} {'was' if known == 1 else 'were'} here already."
+        return [text]
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines that say more of it."""
+        notes = []
+        if self.untrusted:
+            notes.append(
+                f"{counted(self.untrusted, 'artifact')} stayed {'a pickle' if self.untrusted == 1 else 'pickles'}, "
+                "which nobody loads until you vouch for the folder: import it again with --trust."
+            )
+        for tag, kept in self.kept_apart.items():
+            notes.append(f"Runs tagged {tag} there are tagged {kept} here: that namespace is this store's production.")
+        running = (
+            f"Skipped {pathspec}, which is still running: import again when it has ended." for pathspec in self.running
+        )
+        return [*notes, *running]
+
+
+def import_history(open_store: Callable[[], Store], path: Path, *, trusted: bool = False) -> Imported:
+    """Add the runs of Metaflow's local store.
+
+    Args:
+        open_store: opens the store where they go, or creates it, once the folder was looked at.
+        path: the folder `.metaflow`, or the one that it is in.
+        trusted: whether their pickles may be loaded from now on.
+
+    Raises:
+        FlowstoreError: there is no such folder, or something in it is damaged; nothing was added.
+    """
+    folder = Folder(root_of(path))
+    store = open_store()
+    store.use_wal()  # others may read while this writes
+    records.record_dead_runs(store)
+    staging = Staging(store)
+    try:
+        history = _History(store, folder, Values(folder, staging))
+        runs = history.read()
+        history.stage(runs)
+        staging.wait()
+        with store.write() as db:
+            history.write(db, runs, trusted=trusted)
+    finally:
+        staging.close()
+    return history.done
+
+
+class _History:
+    """The runs of one folder, on their way into a store."""
+
+    def __init__(self, store: Store, folder: Folder, values: Values) -> None:
+        self._store = store
+        self._folder = folder
+        self._values = values
+        self.done = Imported()
+
+    def read(self) -> list[Run]:
+        """Return the runs that are new here, the oldest first.
+
+        Raises:
+            FlowstoreError: names what is damaged.
+        """
+        report = Report(self._folder.root)
+        reader = Reader(self._folder, self._values, report)
+        flows = [*flow_folders(self._folder.root)]
+        ids = [(flow, run_id) for flow in flows for run_id in reader.run_ids(flow)]
+        known = {row["uuid"] for row in self._store.rows("select uuid from runs")}
+        alive = _named_by_processes()
+        runs = []
+        with Progress("Reading", len(ids), items=True) as progress:
+            for flow, run_id in ids:
+                try:
+                    run = self._read(reader, flow, run_id, known, alive)
+                except Problem as problem:
+                    report.add(problem)
+                    continue
+                finally:
+                    progress.add(1)
+                if run is not None:
+                    runs.append(run)
+        report.check()
+        return sorted(runs, key=lambda run: (run.created_at, run.id))
+
+    def _read(self, reader: Reader, flow: str, run_id: str, known: set[str], alive: set[str]) -> Run | None:
+        """Return a run, or `None` where it is here already, or still going on."""
+        record = reader.record(flow, run_id)
+        uuid = uuid_of(flow, run_id, record.text("user_name", "unknown"), record.time_ms("ts_epoch"))
+        if uuid in known:
+            self.done.known.append(f"{flow}/{run_id}")
+            return None
+        run = reader.run(flow, run_id)
+        if run.status == "dead" and (run_id in alive or self._is_fresh(run)):
+            self.done.running.append(run.pathspec)
+            return None
+        return run
+
+    def _is_fresh(self, run: Run) -> bool:
+        return time.time() - self._folder.newest_change(run.pathspec) < _JUST_NOW_S
+
+    def stage(self, runs: Sequence[Run]) -> None:
+        """Bring the values of runs into the store, where nobody sees them yet.
+
+        Raises:
+            FlowstoreError: names what is missing or damaged.
+        """
+        report = Report(self._folder.root)
+        wanted = {(artifact.flow, artifact.sha1): artifact for run in runs for artifact in _artifacts(run)}
+        total = sum(artifact.size_bytes or 0 for artifact in wanted.values())
+        _check_room(self._store.path, total)
+        with Progress("Importing", total) as progress:
+            for artifact in wanted.values():
+                try:
+                    self._values.stage(artifact)
+                except Problem as problem:
+                    report.add(problem)
+                progress.add(artifact.size_bytes or 0)
+        report.check()
+        self.done.copied_bytes = self._values.read_bytes
+
+    def write(self, db: sqlite3.Connection, runs: Sequence[Run], *, trusted: bool) -> None:
+        """Write the rows of runs, in the caller's transaction."""
+        trust.claim(db, self._store.uuid)
+        known = {row["uuid"] for row in db.execute("select uuid from runs")}
+        writer = Writer(db, self._store, self._folder, trusted=trusted)
+        for run in runs:
+            if run.uuid in known:  # somebody else has imported it meanwhile
+                self.done.known.append(run.pathspec)
+            else:
+                self.done.runs.append((run.pathspec, writer.write(run, self._values)))
+        self.done.kept_apart = writer.kept_apart
+
+
+def _artifacts(run: Run) -> Iterator[Artifact]:
+    """Yield the artifacts of a run that are imported."""
+    yield from (artifact for _, artifact in run.parameters.values())
+    for task in run.tasks:
+        for attempt in task.attempts:
+            yield from (artifact for name, artifact in attempt.artifacts.items() if not is_internal(name))
+
+
+def _check_room(path: Path, total: int) -> None:
+    import shutil
+
+    free = shutil.disk_usage(path.parent).free
+    if total > free:
+        raise FlowstoreError(
+            f"The artifacts would take {total} bytes, and {free} are free in {path.parent}. Nothing was imported."
+        )
+
+
+def _named_by_processes() -> set[str]:
+    """Return the numbers that look like run ids in the command lines of this machine's processes.
+
+    Metaflow's local store does not say whether a run is still going on, but the command line of a task names its run.
+    """
+    ids: set[str] = set()
+    try:
+        processes = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    except OSError:
+        return ids
+    for process in processes:
+        try:
+            line = (process / "cmdline").read_bytes()
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        ids.update(match.decode() for match in re.findall(rb"[0-9]{1,18}", line) if len(match) >= 10)
+    return ids

@@ -1,0 +1,133 @@
+"""Runs of Metaflow arrive as they were there: their values, tags, times, logs and lineage, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import flowstore
+from flowstore.store.opening import use_store
+from support.cli import command
+from support.shipped import check, dump, sql
+
+FOLDERS = Path(__file__).parent / "metaflow" / "folders.tar.xz"
+VERSIONS = ("2.0", "2.19")
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """By version of Metaflow, the folder that it wrote: a run that succeeded and one that failed, of two users."""
+    root = tmp_path_factory.mktemp("metaflow")
+    with tarfile.open(FOLDERS) as archive:
+        archive.extractall(root, filter="data")
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest.fixture(params=VERSIONS)
+def folder(request, folders):
+    return folders[request.param]
+
+
+@pytest.fixture
+def imported(folder, tmp_path):
+    """A store with the runs of a folder; all of it is visible."""
+    path = tmp_path / "here.db"
+    command("import-metaflow", folder, "--store", path)
+    with use_store(path):
+        flowstore.namespace(None)
+        yield flowstore.Flow("OldFlow")
+
+
+def test_values_come_as_they_were(imported):
+    """Plain pickles are values that need no trust; what a task inherits it has, too."""
+    run = imported["1"]
+    data = run.data
+    assert (data.alpha, data.label, data.alpha_seen) == (0.25, "plain", 0.25)
+    assert data.juices == ["apple juice", "pear juice"]
+    start = run["start"].task.data
+    assert start.table == {"a": [1, 2.5, None], "b": (1, "t"), 3: {4}}
+    assert start.blob == b"\x00\xff" * 10
+    assert [task.data.juice for task in sorted(run["each"], key=lambda task: task.index)] == data.juices
+    assert run["each"].task.data.fruits == ["apple", "pear"]
+
+
+def test_other_pickles_stay_untrusted(imported, folder, tmp_path):
+    """In the user's own store, too, unless the folder is trusted."""
+    with pytest.raises(flowstore.UntrustedArtifact, match="OrderedDict"):
+        _ = imported["1"]["start"].task.data.obj
+    path = tmp_path / "trusted.db"
+    command("import-metaflow", folder, "--trust", "--store", path)
+    with use_store(path):
+        assert flowstore.Run("OldFlow/1")["start"].task.data.obj == {"a": 1}
+
+
+def test_tags_users_and_status(imported):
+    """Anne's run succeeded, Will's failed; each is in the namespace of who ran it."""
+    anne, will = imported["1"], imported["2"]
+    assert (anne.status, will.status) == ("successful", "failed")
+    assert anne.user_tags == {"good", "two words"}
+    assert {"user:anne", "runtime:dev"} <= anne.system_tags
+    assert "user:will" in will.system_tags
+    assert imported.latest_successful_run == anne
+    flowstore.namespace("user:will")
+    assert [run.id for run in flowstore.Flow("OldFlow")] == ["2"]
+
+
+def test_attempts_errors_and_logs(imported):
+    """A retried task has both attempts, with what each printed and why the first failed."""
+    task = imported["1"]["start"].task
+    assert (task.status, task.current_attempt, task.exception) == ("successful", 1, None)
+    first = flowstore.Task(task.pathspec, attempt=0)
+    assert first.status == "failed"
+    assert (first.exception.type, first.exception.message) == ("ValueError", "the first try fails")
+    assert "Traceback" in first.exception.traceback
+    assert task.stdout.strip() == "out of start"
+    assert "err of start" in task.stderr
+    assert all(run.created_at <= at for run in [imported["1"]] for at, _ in task.loglines())
+    assert imported["2"]["last"].task.exception.message == "it is bad"
+
+
+def test_lineage_of_branches_and_foreaches(imported):
+    """Metaflow does not record it; it follows from where each task went."""
+    run = imported["1"]
+    parents = {
+        f"{step.id}/{task.index}": sorted(parent.path_components[2] for parent in task.parent_tasks)
+        for step in run
+        for task in step
+    }
+    assert parents == {
+        "start/None": [], "left/None": ["start"], "right/None": ["start"], "each/0": ["left"], "each/1": ["left"],
+        "gather/None": ["each", "each"], "both/None": ["gather", "right"], "last/None": ["both"], "end/None": ["last"],
+    }  # fmt: skip
+
+
+def test_metaflow_s_addresses_find_what_was_imported(imported, tmp_path):
+    """`Run`, `Task`, `show` and `search` take them, and each object names its own."""
+    there = imported["1"].origin_pathspec
+    run = flowstore.Run(there)
+    assert run == imported["1"]
+    task = flowstore.Task(f"{there}/each/5")
+    assert (task.index, task.origin_pathspec) == (1, f"{there}/each/5")
+    assert flowstore.DataArtifact(f"{there}/each/5/juice").data == "pear juice"
+    store = tmp_path / "here.db"
+    assert "pear juice" in command("show", f"{there}/each/5", "--store", store).stdout
+    for text in (there, f"{there}/each/5"):
+        [hit] = json.loads(command("search", text, "--json", "--store", store).stdout)
+        assert hit["run"] == "OldFlow/1"
+    assert sql(store, "select count(*) from task_summary where origin_pathspec = :there", there=f"{there}/each/5") == [
+        1
+    ]
+
+
+def test_importing_twice_is_importing_once(folder, tmp_path):
+    """Runs that are here are recognised."""
+    path = tmp_path / "here.db"
+    command("import-metaflow", folder, "--store", path)
+    before = dump(path)
+    [row] = json.loads(command("import-metaflow", folder, "--json", "--store", path).stdout)
+    assert (row["runs"], len(row["known"])) == ([], 2)
+    assert dump(path) == before
+    check(path)
