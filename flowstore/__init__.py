@@ -68,12 +68,14 @@ from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
+    from flowstore.flow.helpers import parallel_imap_unordered, parallel_map, profile
     from flowstore.runner import Runner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
 _RUNNER = frozenset({"Runner"})
+_HELPERS = frozenset({"parallel_imap_unordered", "parallel_map", "profile"})
 
 
 def __getattr__(name: str) -> Any:
@@ -90,6 +92,10 @@ def __getattr__(name: str) -> Any:
         from flowstore import runner
 
         return getattr(runner, name)
+    if name in _HELPERS:
+        from flowstore.flow import helpers
+
+        return getattr(helpers, name)
     raise AttributeError(f"module 'flowstore' has no attribute {name!r}")
 
 
@@ -154,6 +160,9 @@ __all__ = [
     "namespace",
     "open_store",
     "parallel",
+    "parallel_imap_unordered",
+    "parallel_map",
+    "profile",
     "project",
     "resources",
     "retry",

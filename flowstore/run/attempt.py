@@ -193,7 +193,7 @@ def _failed(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order, erro
     if catch.var:
         from flowstore.client import ExceptionInfo
 
-        object.__setattr__(instance, catch.var, ExceptionInfo(failure.type, failure.message, failure.traceback))
+        object.__setattr__(instance, catch.var, ExceptionInfo(failure.full_type, failure.message, failure.traceback))
     result = _Result("successful", Outcome(graph[link.step].targets), failure=failure)
     try:
         return _product(instance, link, order, result)
@@ -222,7 +222,7 @@ def _describe(error: BaseException) -> Failure:
         message = str(error)
     except Exception:  # a user's __str__ may raise anything
         message = ""
-    texts = (type(error).__qualname__, message, text)
+    texts = (type(error).__qualname__, message, text, str(type(error).__module__))
     return Failure(*(value.encode("utf-8", "backslashreplace").decode() for value in texts))
 
 

@@ -2,10 +2,11 @@
 
     python tests/beside_metaflow --metaflow /tmp/environment/bin/python [NAME…]
 
-The first is the Python of an environment in which Metaflow is installed. Each flow begins with lines `#: COMMAND`, the
+The first is the Python of an environment in which Metaflow is installed. Each flow begins with lines `#: COMMAND`:
 command lines to call it with. Compared are exit codes, what tasks print, and what the Client answers (`look.py`): runs,
-their statuses, tags and steps, tasks, their artifacts, attempts, logs, parents and origins. A program of the flow's name
-with `_ask` at its end asks more; what it prints is compared. A line `#! TEXT: REASON` names a difference that is meant.
+their statuses, tags and steps, tasks, their artifacts, attempts, logs, parents and origins. A program called as the
+flow, with `_ask` at its end, asks more; what it prints is compared. A line `#! TEXT: REASON` names a difference that
+is meant.
 """
 
 from __future__ import annotations

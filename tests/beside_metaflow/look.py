@@ -75,7 +75,7 @@ def task_of(task):
         attempts=lambda: sorted(entry.value for entry in task.metadata if entry.name == "attempt"),
         kinds_of_metadata=lambda: sorted({entry.type for entry in task.metadata}),
         metadata=lambda: sorted({entry.name for entry in task.metadata}),
-        in_namespace=lambda: task.is_in_namespace(),
+        in_namespace=task.is_in_namespace,
         runtime=lambda: task.runtime_name is not None,
         code=lambda: task.code is None,
         environment=lambda: type(task.environment_info).__name__,

@@ -6,6 +6,7 @@ Notebooks, test runners and prompts contain a flow without being it: their argum
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from flowstore import context
 from flowstore.cli import app
 from flowstore.cli.app import Listed
 from flowstore.cli.flow.flow_file import SETTINGS, FlowFile
+from flowstore.errors import FlowstoreError
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import caller
 
@@ -73,6 +75,7 @@ def commands_of(flow: type[FlowSpec]) -> click.Group:
 @click.pass_context
 def _check_alone(ctx: click.Context, /, **_settings: Any) -> Any:
     """Check the flow where no command is given."""
+    _note_project(ctx)
     if ctx.invoked_subcommand is not None:
         return None
     assert isinstance(ctx.command, app.Group)
@@ -80,6 +83,17 @@ def _check_alone(ctx: click.Context, /, **_settings: Any) -> Any:
     assert check is not None
     with check.make_context("check", [], parent=ctx) as inner:
         return check.invoke(inner)
+
+
+def _note_project(ctx: click.Context) -> None:
+    """Have the defaults of parameters know the flow's project; what is wrong with it is reported later."""
+    flow = ctx.obj.type
+    if not flow.flow_decorators:  # as in most flows, which need not import this
+        return
+    from flowstore.run.ownership import project_of
+
+    with contextlib.suppress(FlowstoreError):
+        context.state.project = project_of(flow, ctx.params["branch"], production=bool(ctx.params["production"]))
 
 
 def _program() -> str:
