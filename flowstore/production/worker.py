@@ -313,12 +313,19 @@ class Worker:
                 job.look(stopping=True)
                 if job.answer is not None:
                     self._finish(job)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._drain(self._events.get_nowait())
+        if running:
+            self._await_poll()
+
+    def _await_poll(self) -> None:
+        """Wait for messages that are on their way, which nobody else would see for a while, unless a signal comes."""
+        deadline, signals = time.monotonic() + POLL_S + 1, len(self._signals)
+        while self._is_polling and time.monotonic() < deadline and len(self._signals) == signals:
+            with contextlib.suppress(queue.Empty):
+                self._drain(self._events.get(timeout=0.2))
 
     def _drain(self, event: _Event) -> None:
         """Give back messages that came too late."""
+        self._is_polling = self._is_polling and event.messages is None and event.error is None
         for received in event.messages or []:
             with contextlib.suppress(AwsError):
                 self._aws.give_back(self._url, received)

@@ -6,15 +6,17 @@ the origin of the next plain `resume`.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import FunctionType
 
 from flowstore import context
-from flowstore.errors import FlowstoreError
+from flowstore.errors import FlowstoreError, GraphError
 from flowstore.flow import decorators
+from flowstore.flow.graph import steps_of
 from flowstore.flow.members import check_catch
+from flowstore.flow.mutators import decorators_of
 from flowstore.flow.parameters import IncludeFile, parameters_of
 
 
@@ -60,21 +62,24 @@ def check_decorators(flow: type, texts: Sequence[str]) -> None:
         GraphError: one is no decorator, or a decorator can't have such an option, or there is no such type.
     """
     for text in texts:
-        decorator = decorators.from_text(text)
+        try:
+            decorator = decorators.from_text(text)
+        except GraphError as error:
+            raise GraphError(f"--with {text}: {error}") from None
         if isinstance(decorator, decorators.Catch):
             check_catch(flow, decorator)
-    _check_cards(flow, texts)
+    for name, step in steps_of(flow).items():
+        for decorator in decorators_of(flow, name, texts):
+            if isinstance(decorator, decorators.Card):
+                _check_card(decorator, name, step)
 
 
-def _check_cards(flow: type, texts: Sequence[str]) -> None:
-    """Check the types of cards; what cards need is imported before tasks are forked, so that none of them has to."""
-    for name in dir(flow):
-        step = inspect.getattr_static(flow, name, None)  # `getattr` would run the code of a descriptor
-        for card in decorators.cards_of(step, texts) if getattr(step, "is_step", False) else ():
-            from flowstore.cards.task_cards import check_type, warm_up
+def _check_card(card: decorators.Card, step: str, function: FunctionType) -> None:
+    """Check the type of a card; what cards need is imported before tasks are forked, so that none of them has to."""
+    from flowstore.cards.task_cards import check_type, warm_up
 
-            check_type(card.type, name)
-            warm_up(getattr(getattr(step, "__code__", None), "co_filename", ""))
+    check_type(card.type, step)
+    warm_up(function.__code__.co_filename)
 
 
 def check_run_id_file(file: str | None, store: str | None = None) -> None:

@@ -91,7 +91,7 @@ class RunFacts:
         parameters: the value of each parameter; `None` where it is too large to travel.
         constants: the names of the flow's constants.
         current: what `current` answers about the run.
-        cards: the texts of `--with` that add cards to every step.
+        with_: the texts of `--with`, which decorate every step.
     """
 
     flow: str
@@ -102,7 +102,7 @@ class RunFacts:
     parameters: Mapping[str, Inline | None]
     constants: Sequence[str]
     current: Mapping[str, Any]
-    cards: Sequence[str] = ()
+    with_: Sequence[str] = ()
 
 
 @attrs.frozen(eq=False, repr=False)

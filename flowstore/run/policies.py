@@ -9,6 +9,7 @@ import attrs
 
 from flowstore.flow import decorators
 from flowstore.flow.graph import CHOOSING, Graph, Node
+from flowstore.flow.mutators import decorators_of
 from flowstore.flow.spec import FlowSpec
 
 
@@ -46,28 +47,30 @@ def policies_of(
         with_: the decorators of `--with`, which the step's own override.
         say: tells the user which of these is left out.
     """
-    attached = {node.name: _attached(flow, node, with_, say) for node in graph}
+    decorated = {node.name: decorators_of(flow, node.name, with_) for node in graph}
+    attached = {node.name: _attached(node, decorated[node.name], say) for node in graph}
     used = [*flow.flow_decorators, *(item for items in attached.values() for item in items.values())]
     others = sorted({f"@{item.name}" for item in used if not item.is_followed})
     if others:
         say(f"{', '.join(others)}: flowstore has none of these, and runs such steps like all others, in this Python.")
-    return {node.name: _policy(flow, node, attached[node.name], with_) for node in graph}
+    return {
+        name: _policy(items, sum(item.timeout for item in decorated[name] if isinstance(item, decorators.Card)))
+        for name, items in attached.items()
+    }
 
 
 def _attached(
-    flow: type[FlowSpec], node: Node, with_: Sequence[str], say: Callable[[str], None]
+    node: Node, decorated: Sequence[decorators.StepDecorator], say: Callable[[str], None]
 ) -> dict[str, decorators.StepDecorator]:
     """Return the decorators of a step, by name."""
-    attached = {item.name: item for item in map(decorators.from_text, with_)}
-    if "catch" in attached and node.kind in CHOOSING:
+    attached = {item.name: item for item in decorated}
+    if "catch" in attached and node.kind in CHOOSING:  # in the source, the check of the graph has refused it
         del attached["catch"]
         say(f"--with catch: not for step {node.name}, where what follows is chosen while it runs ({node.kind}).")
-    return attached | {item.name: item for item in getattr(getattr(flow, node.name), "decorators", ())}
+    return attached
 
 
-def _policy(
-    flow: type[FlowSpec], node: Node, attached: Mapping[str, decorators.StepDecorator], with_: Sequence[str]
-) -> StepPolicy:
+def _policy(attached: Mapping[str, decorators.StepDecorator], cards_s: float) -> StepPolicy:
     retry, catch, timeout = attached.get("retry"), attached.get("catch"), attached.get("timeout")
     environment, resources = attached.get("environment"), attached.get("resources")
     return StepPolicy(
@@ -79,5 +82,5 @@ def _policy(
         if isinstance(environment, decorators.Environment)
         else {},
         metadata={"resources": resources.amounts} if isinstance(resources, decorators.Resources) else {},
-        cards_s=sum(card.timeout for card in decorators.cards_of(getattr(flow, node.name), with_)),
+        cards_s=cards_s,
     )

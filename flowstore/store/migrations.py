@@ -259,6 +259,7 @@ alter table runs add column environment text /* JSON object: versions of the dis
 alter table tasks add column imported_from text /* its pathspec in Metaflow, in a run that comes from there */;
 alter table codes add column launcher text /* the module that runs the program, as python -m LAUNCHER flow.py */;
 alter table deployments add column triggers text /* JSON object: the events that start it */;
+alter table deployments add column executor text /* JSON list: where its tasks run, and the options of that */;
 create index origins_by_pathspec on origins (pathspec);
 
 create table events (

@@ -126,7 +126,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "origin_pathspec origin_run_id imported_from": (str, _NONE),
     "metadata error_type error_message traceback schedule namespace project branch": (str, _NONE),
     "note item ran_on module value deleted_by card_id start_step end_step trigger_events triggers": (str, _NONE),
-    "environment launcher": (str, _NONE),
+    "environment launcher executor": (str, _NONE),
     "magnitude": (float, _NONE),
     "sha data key_id mac png": (bytes, _NONE),
 }

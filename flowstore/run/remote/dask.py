@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -28,7 +29,7 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Setup, check_package
-from flowstore.run.remote.dask_cluster import Cluster, hold
+from flowstore.run.remote.dask_cluster import Cluster, hold, key_of
 from flowstore.run.remote.executor import RemoteExecutor
 from flowstore.run.remote.host import READ_BYTES
 from flowstore.run.remote.hosts import Engine, Granted, Over
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10.0
 CLOSE_S = 5.0
+IDLE_S = 15.0  # then a thread that is of no use is left to others; as to its host, so are the inputs that it has
 ANSWER_S = 10.0  # for a call to a worker, at most; then it is repeated
 AGAIN_S = 0.5  # before that, in which the scheduler notices that a worker is gone
 DIRECT_S = 5.0  # for the first answer of a worker; else it is reached by way of the scheduler
@@ -118,6 +120,7 @@ class DaskEngine(Engine):
     waker: socket.socket
 
     def __init__(self, address: str, cluster: Cluster | None, lease_s: float) -> None:
+        self.idle_s = IDLE_S
         self._cluster = cluster
         self._lease_s = lease_s
         self._run = uuid.uuid4().hex
@@ -131,7 +134,7 @@ class DaskEngine(Engine):
         self.folder = None if cluster is None else str(Path.cwd())
         self._client = _connect(address)
         self._where = f"the Dask cluster at {self._client.scheduler.address}"
-        self._links: set[asyncio.Task[None]] = set()
+        self._calls: set[concurrent.futures.Future[None]] = set()  # that have not ended
         try:
             self._check_workers()
             self._client.subscribe_topic(self._run, self._take_grant)
@@ -211,11 +214,15 @@ class DaskEngine(Engine):
         others = sorted(workers.keys() - self._shunned) if self._shunned & workers.keys() else None
         needed = {RESOURCES[name]: amount for name, amount in amounts.items() if RESOURCES[name] in declared}
         for lease in leases:
-            key = f"flowstore-{self._run}-{lease}"
-            future = self._client.submit(
-                hold, self._run, lease, key=key, pure=False, resources=needed or None, workers=others or None
+            self._futures[lease] = future = self._client.submit(
+                hold,
+                self._run,
+                lease,
+                key=key_of(self._run, lease),
+                pure=False,
+                resources=needed or None,
+                workers=others or None,
             )
-            self._futures[lease] = future
             future.add_done_callback(partial(self._take_end, lease))
 
     def give_back(self, lease: int) -> None:
@@ -275,6 +282,7 @@ class DaskEngine(Engine):
         """Give all leases back, and end a local cluster."""
         for lease in list(self._futures):
             self.give_back(lease)
+        concurrent.futures.wait(set(self._calls), CLOSE_S)  # else threads are held until the hosts miss the driver
         _bounded(lambda: self._client.close(timeout=2), CLOSE_S)
         if self._cluster is not None:
             self._cluster.close()
@@ -284,7 +292,9 @@ class DaskEngine(Engine):
     # --- the streams of hosts
 
     def _start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(_quietly(coroutine), self._client.loop.asyncio_loop)
+        call = asyncio.run_coroutine_threadsafe(_quietly(coroutine), self._client.loop.asyncio_loop)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
 
     def open(self, host: str) -> socket.socket:
         """Return one end of a pair of sockets, whose other end is connected with the host by way of Dask."""

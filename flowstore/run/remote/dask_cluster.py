@@ -90,6 +90,7 @@ class _Hosted:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        self.was_called = False  # by its driver
         self._ended = threading.Lock()
         self._loop = loop
         opening = asyncio.run_coroutine_threadsafe(asyncio.open_connection(sock=ours, limit=READ_BYTES), loop)
@@ -105,6 +106,7 @@ class _Hosted:
 
     async def write(self, at: int, data: bytes) -> None:
         """Pass bytes on to the host, but for those that it has; `at` says how many came before them."""
+        self.was_called = True
         async with self._writing:
             fresh = data[self._written_bytes - at :]
             self._written_bytes += len(fresh)
@@ -143,6 +145,11 @@ _hosts: dict[str, _Hosted] = {}  # of this worker, by run and by ident
 _starting = threading.Lock()
 
 
+def key_of(run: str, lease: int) -> str:
+    """Return the key of the task that holds a lease."""
+    return f"flowstore-{run}-{lease}"
+
+
 def hold(run: str, lease: int) -> None:
     """Hold a thread of this worker for a run, which has a host here, until the lease is given back."""
     from distributed.core import Status
@@ -160,7 +167,9 @@ def hold(run: str, lease: int) -> None:
         released = host.leases[lease] = threading.Event()
     worker.log_event(run, {"lease": lease, "host": f"{worker.address} {host.ident}"})
     while not released.wait(0.5) and not host.is_over and worker.status is Status.running:
-        pass
+        task = worker.state.tasks.get(key_of(run, lease))
+        if not host.was_called and (task is None or task.state == "cancelled"):
+            break  # the run ended before it knew of this host
     with _starting:
         del host.leases[lease]
         is_last = not host.leases

@@ -30,6 +30,9 @@ FIRST_POLL_S, SLOWEST_POLL_S = 0.5, 10.0
 HOW_LOST = {
     "BOOT_FAIL": "was lost with its node",
     "CANCELLED": "was cancelled",
+    "COMPLETED": "ended",
+    "COMPLETING": "ended",
+    "FAILED": "failed",
     "DEADLINE": "reached its deadline",
     "NODE_FAIL": "was lost with its node",
     "OUT_OF_MEMORY": "ran out of memory",
@@ -259,13 +262,18 @@ class Fate:
 
 
 def fate_of(job: str, timeout_s: float) -> Fate:
-    """Return how a job has ended; Slurm knows that for some minutes.
+    """Return how a job has ended, or is ending after so long; Slurm knows that for some minutes.
 
     Raises:
         FlowstoreError: Slurm does not answer.
     """
-    text = call("scontrol", "--oneliner", "show", "job", job, timeout_s=timeout_s).stdout
-    values = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        text = call("scontrol", "--oneliner", "show", "job", job, timeout_s=timeout_s).stdout
+        values = dict(word.split("=", 1) for word in text.split() if "=" in word)
+        if values.get("JobState") not in ("RUNNING", "COMPLETING") or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
     code = values.get("ExitCode", "0:0").partition(":")[0]
     return Fate(values.get("JobState", ""), int(code), values.get("BatchHost") or values.get("NodeList", ""))
 
