@@ -70,12 +70,25 @@ from flowstore.flow.spec import FlowSpec
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
     from flowstore.flow.configs import Config
+    from flowstore.flow.mutators import FlowMutator, StepMutator
+    from flowstore.flow.own import user_step_decorator
+    from flowstore.flow.secrets import secrets
     from flowstore.runner import Runner
+    from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
-_MODULES = {"Config": "flowstore.flow.configs", "Runner": "flowstore.runner"}
+_MODULES = {
+    "Config": "flowstore.flow.configs",
+    "FlowMutator": "flowstore.flow.mutators",
+    "NBRunner": "flowstore.runner.notebook",
+    "Runner": "flowstore.runner",
+    "StepMutator": "flowstore.flow.mutators",
+    "secrets": "flowstore.flow.secrets",
+    "USER_SKIP_STEP": "flowstore.flow.own",
+    "user_step_decorator": "flowstore.flow.own",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -123,6 +136,7 @@ __all__ = [
     "DataArtifact",
     "ExceptionInfo",
     "Flow",
+    "FlowMutator",
     "FlowSpec",
     "Flows",
     "FlowstoreError",
@@ -130,6 +144,7 @@ __all__ = [
     "IncludeFile",
     "InvalidPathspec",
     "JSONType",
+    "NBRunner",
     "NamespaceMismatch",
     "NotAStore",
     "NotFound",
@@ -138,6 +153,7 @@ __all__ = [
     "Run",
     "Runner",
     "Step",
+    "StepMutator",
     "Store",
     "StoreCorrupt",
     "StoreNotFound",
@@ -162,7 +178,9 @@ __all__ = [
     "resources",
     "retry",
     "schedule",
+    "secrets",
     "step",
     "timeout",
     "use_store",
+    "user_step_decorator",
 ]

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import attrs
 
+from flowstore import context
 from flowstore.errors import GraphError, ParameterError
 from flowstore.flow.expressions import (
     ConfigValue,
@@ -34,7 +35,7 @@ from flowstore.flow.expressions import (
 from flowstore.flow.parameters import DeployTimeContext, Parameter, call_default
 from flowstore.text import did_you_mean
 
-FILES, VALUES = "FLOWSTORE_FLOW_CONFIG", "FLOWSTORE_FLOW_CONFIG_VALUE"  # environment variables
+FILES, VALUES = "FLOW_CONFIG", "FLOW_CONFIG_VALUE"  # environment variables, after a prefix
 
 
 @attrs.define(eq=False, repr=False)
@@ -178,11 +179,12 @@ def _check_name(flow: type, name: str, names: Mapping[str, Definition]) -> None:
         raise ParameterError(f"{flow.__name__} has no config {name!r}.{did_you_mean(name, names)} {there}")
 
 
-def _from_environment(variable: str) -> dict[str, Any]:
+def _from_environment(name: str) -> dict[str, Any]:
     """Return the JSON object in an environment variable."""
-    text = os.environ.get(variable)
-    if not text:
+    variable = next((item for item in context.variables(name) if os.environ.get(item)), None)
+    if variable is None:
         return {}
+    text = os.environ[variable]
     try:
         values = json.loads(text)
         if isinstance(values, dict):
@@ -219,7 +221,7 @@ class _Reader:
         if name in outside.texts:
             return self._parsed(outside.texts[name], "its value")
         if name in outside.files_of_environment and name in outside.values_of_environment:
-            raise self._error(f"${FILES} and ${VALUES} both have it. Set one of them.")
+            raise self._error(f"$FLOWSTORE_{FILES} and $FLOWSTORE_{VALUES} both have it. Set one of them.")
         if name in outside.files_of_environment:
             return self._of_file(str(outside.files_of_environment[name]))
         if name in outside.values_of_environment:
@@ -357,7 +359,7 @@ class _Settling:
             member.configs = self._configs
             if is_delayed(member.default):
                 member.set_default(unwrapped(self._known(member.default)))
-        elif name == "flow_decorators":
+        elif name in {"flow_decorators", "_flow_mutators"}:
             with _located(f"class {cls.__name__}"):
                 setattr(cls, name, tuple(map(self._known, member)))
         elif is_delayed(member):

@@ -80,6 +80,7 @@ def trigger(
         command = ["run", *options] if origin_run_id is None else ["resume", "--origin-run-id", str(origin_run_id)]
         if max_workers is not None:
             command += ["--max-workers", str(max_workers)]
+        command += [f"--executor{'-option' * (i > 0)}={text}" for i, text in enumerate(deployment.executor)]
         command = [*_program(deployment, folder), "--store", str(store.path), *before, *command]
         assigned = ownership.Assigned(deployment.id, os.getpid(), digest.hex(), deployment.token, execution, steps)
         assignment = {ownership.VARIABLE: assigned.text()}

@@ -15,6 +15,7 @@ from flowstore.run.orders import Failure, Report
 from flowstore.run.plan import PlannedTask
 
 if TYPE_CHECKING:
+    from flowstore.flow.secrets import Stream
     from flowstore.run.gate import Gate
 
 LAST_LINES = 5  # how many of the last lines that an attempt printed are kept for the case that it dies
@@ -43,6 +44,7 @@ class RunningTask:
         fallback: why the process of the last attempt died, where `@catch` is to handle that.
         measured: the artifacts that have metrics from the last attempt.
         streams: what it prints.
+        hidden: what hides secrets in that, where a step of the run has some.
         last_lines: the last lines that it printed.
     """
 
@@ -63,6 +65,7 @@ class RunningTask:
     fallback: Failure | None = None
     measured: Collection[str] = ()
     streams: dict[str, Lines] = attrs.field(factory=dict)
+    hidden: dict[str, Stream] = attrs.field(factory=dict)
     last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
 
 

@@ -78,7 +78,7 @@ class Driver:
         self._orders = OrderWriter(run)
         self._results = StoredResults(store, run)
         self._recorder = Recorder(store, run, self._orders, self._results)
-        self._output = Output(console, store, run.run_id)
+        self._output = Output(console, store, run)
         self._seen = time.monotonic()
         self._counts = {"done": 0, "failed": 0, "reused": 0}
         self.failed_task: str | None = None

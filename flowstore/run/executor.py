@@ -385,6 +385,35 @@ def find_executor(where: str) -> type[Executor]:
     return executor
 
 
+@attrs.frozen(eq=False, repr=False)
+class Choice:
+    """An executor that was chosen: its class, and the `address` and the `options` of its `Setup`."""
+
+    kind: type[Executor]
+    address: str
+    options: Mapping[str, str]
+
+
+def choose(where: str, texts: Sequence[str]) -> Choice:
+    """Return the executor that `--executor WHERE` and `--executor-option NAME=VALUE`, each a text, choose.
+
+    Raises:
+        FlowstoreError: there is none of this name, or it can't be used so.
+
+    Example:
+        >>> choose("local", []).kind.name
+        'local'
+    """
+    kind = find_executor(where)
+    pairs = [text.partition("=") for text in texts]
+    for name, sign, value in pairs:
+        if not name or not sign or not value:
+            raise FlowstoreError(f"--executor-option {name}{sign}{value}: write NAME=VALUE, such as lease=60.")
+    choice = Choice(kind, where.partition(":")[2], {name: value for name, _, value in pairs})
+    kind.check(choice.address, choice.options)
+    return choice
+
+
 def check_package(name: str, package: str) -> None:
     """Raise FlowstoreError where a package is not installed that an executor needs."""
     import importlib.util

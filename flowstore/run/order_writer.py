@@ -130,6 +130,7 @@ class OrderWriter:
             first_node_id=0 if gang is None else task_id - gang.index,  # a gang's ids follow on one another
             tags=tags,
             environment=policy.environment,
+            secrets=policy.secrets,
             timeout_s=policy.timeout_s,
             catch=policy.catch,
             fallback=fallback,

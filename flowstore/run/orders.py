@@ -85,7 +85,7 @@ class RunFacts:
         parameters: the value of each parameter; `None` where it is too large to travel.
         constants: the names of the flow's constants.
         current: what `current` answers about the run.
-        cards: the texts of `--with` that add cards to every step.
+        with_: the texts of `--with`, which decorate every step.
     """
 
     flow: str
@@ -96,7 +96,7 @@ class RunFacts:
     parameters: Mapping[str, Inline | None]
     constants: Sequence[str]
     current: Mapping[str, Any]
-    cards: Sequence[str] = ()
+    with_: Sequence[str] = ()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -120,6 +120,7 @@ class Order:
         main_ip: the address of the machine on which that runs.
         tags: the run's.
         environment: variables that the task's process has from its beginning.
+        secrets: variables that the step has, and whose values are hidden.
         timeout_s: how long the step may take; 0 for no limit.
         catch: the step's `@catch`.
         fallback: why the last attempt's process died, if all that is left to do is to catch that.
@@ -140,6 +141,7 @@ class Order:
     main_ip: str = "127.0.0.1"
     tags: Sequence[str] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict)
+    secrets: Mapping[str, str] = attrs.field(factory=dict)
     timeout_s: float = 0
     catch: Catch | None = None
     fallback: Failure | None = None

@@ -19,7 +19,7 @@ import attrs
 from flowstore import context
 from flowstore._version import __version__
 from flowstore.errors import ArtifactError, FlowstoreError
-from flowstore.flow import decorators, spec
+from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
@@ -317,6 +317,10 @@ def _gate(store: Store, who: Identity, assigned: Assigned | None) -> Gate | None
 
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
     """Return the command that goes on with a run."""
+    exchange = caller.calling()
+    hint = None if exchange is None else exchange.resume_hint(run_id)
+    if hint is not None:
+        return hint
     deployed = who.deployment  # runs from a temporary copy, which nobody can resume
     script = context.called_as() if deployed is None else deployed.called_as
     return f"{script}{options} resume --origin-run-id {run_id}"
@@ -378,7 +382,7 @@ def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         parameters={name: _inline(row) for name, row in names_of(artifacts, "parameter").items()},
         constants=sorted(names_of(artifacts, "constant")),
         current=current,
-        cards=[text for text in session.options.with_ if decorators.is_card(text)],
+        with_=session.options.with_,
     )
 
 

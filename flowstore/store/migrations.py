@@ -256,6 +256,7 @@ alter table runs add column end_step text /* the name of the step where it ends;
 alter table runs add column trigger_events text /* JSON list: the events that started it */;
 alter table tasks add column imported_from text /* its pathspec in Metaflow, in a run that comes from there */;
 alter table deployments add column triggers text /* JSON object: the events that start it */;
+alter table deployments add column executor text /* JSON list: where its tasks run, and the options of that */;
 create index origins_by_pathspec on origins (pathspec);
 
 create table events (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -94,17 +95,16 @@ def test_a_task_waits_for_its_state(stage):
     """It does not start before AWS has entered the state of its step."""
     stage = stage(flow_source(LINEAR))
     stage.create("--steps")
-    stage.trigger()
-    stage.aws.answer(
-        "States.SendTaskSuccess", 500, "InternalFailure", when=lambda body: '\\"next\\": \\"end\\"' in body
-    )
+    execution = stage.trigger()
+    answer = json.dumps(json.dumps({"next": "end"}))[1:-2]  # a text in a text
+    stage.aws.answer("States.SendTaskSuccess", 500, "InternalFailure", when=lambda body: answer in body)
     worker = stage.worker()
     wait_for(lambda: stage.script.db.exists() and stage.script.counts() == {"start": 1}, 60)
     wait_for(lambda: len(stage.aws.calls("States.SendTaskSuccess")) > 2, 60)
     assert stage.script.counts() == {"start": 1}
     stage.aws.answers.clear()
-    wait_for(lambda: stage.script.sql("select status from run_summary") == ["successful"], 60)
-    worker.kill()
+    wait_for(lambda: stage.status(execution) == "SUCCEEDED", 60)
+    worker.send_signal(signal.SIGTERM)
     ended(worker)
 
 

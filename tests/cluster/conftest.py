@@ -20,6 +20,17 @@ from support.processes import wait_for
 pytest.importorskip("distributed", reason="needs flowstore[dask]")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks choose
+def pytest_collection_modifyitems(items):
+    """Make soaks of what repeats, in the matrix, a graph or a behaviour that others of its cases have."""
+    for item in items:
+        if item.path == Path(__file__).with_name("test_matrix.py"):
+            behaviour, graph = item.originalname, item.callspec.id
+            chosen = "linear" if behaviour == "test_resume_from_each_step" else "switch in foreach"
+            if behaviour != "test_resume_after_a_failure" and graph != chosen:
+                item.add_marker("soak")
+
+
 class Cluster:
     """A Dask scheduler and its workers, each a process with a folder of its own."""
 
@@ -100,6 +111,7 @@ class Wire:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self._frozen = set()
+        self._received = {}
         self._connections = []
         threading.Thread(target=self._accept, args=[port], daemon=True).start()
 
@@ -117,7 +129,9 @@ class Wire:
 
     def _carry(self, source, sink, pair):
         with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
+            while data := source.recv(1 << 18):
+                if source is pair[0]:
+                    self._received[pair] = self._received.get(pair, 0) + len(data)
                 if pair not in self._frozen:
                     sink.sendall(data)
         self._end(pair)
@@ -131,6 +145,11 @@ class Wire:
     def count(self):
         """How many connections there have been."""
         return len(self._connections)
+
+    @property
+    def received_bytes(self):
+        """How many bytes went to where this leads."""
+        return sum(self._received.values())
 
     def cut(self):
         """End all connections that there are."""

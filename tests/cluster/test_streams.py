@@ -83,3 +83,24 @@ def test_a_lost_connection_is_made_again(make_cluster, flow, harm):
     task = script.client()["middle"].task
     assert task.current_attempt == 0
     assert [line.split()[0] for line in task.stdout.splitlines()] == [str(n) for n in range(400)]
+
+
+def test_an_artifact_goes_to_a_host_once(make_cluster, flow):
+    """A large artifact that a task made and ten others read crosses the network once for each of the two hosts."""
+    cluster = make_cluster()
+    wires = [cluster.wired_worker(), cluster.wired_worker()]
+    cluster.wait(2)
+    size = 256 << 20
+    script = flow(
+        flow_source(
+            FOREACH,
+            start=f"self.xs = list(range(10))\nself.large = os.urandom(1 << 20) * {size >> 20}",
+            body="self.n = len(self.large)\nself.folder = str(Path.cwd())\ntime.sleep(1)",
+            join="self.ns = {i.n for i in inputs}\nself.folders = {i.folder for i in inputs}",
+        )
+    )
+    script("run", *on(cluster), timeout=200)
+    data = script.client()["join"].task.data
+    assert (data.ns, len(data.folders)) == ({size}, 2)
+    for wire in wires:
+        assert size <= wire.received_bytes < size * 1.01

@@ -32,7 +32,7 @@ RUN = RunFacts(
     parameters={"small": Inline("json", b"1"), "large": None},
     constants=["C"],
     current={"namespace": None, "project_name": "p"},
-    cards=["card:type=blank"],
+    with_=["card:type=blank"],
 )
 FOREACH = OpenSplit("foreach", 3, 4, "xs", 2, Inline("json", b'"x"'))
 ORDER = Order(

@@ -15,7 +15,8 @@ from flowstore.errors import FlowstoreError, InvalidPathspec
 from flowstore.flow import init
 from flowstore.flow.expressions import Delayed, Expression
 from flowstore.flow.graph import Graph, graph_of
-from flowstore.flow.parameters import check_names, parameters_of
+from flowstore.flow.mutators import has_mutators, prepare
+from flowstore.flow.parameters import Parameter, check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
@@ -104,6 +105,20 @@ def namespace_of(given: str | None) -> str | context.Unset | None:
 package_suffixes = click.option(
     "--package-suffixes", multiple=True, metavar=".A,.B", help="Keep such files with the code, too: .sql,.yaml"
 )
+
+
+def executor_option(default: str | None) -> Callable[[Any], Any]:
+    """Return the option that says where tasks run."""
+    return click.option(
+        "--executor", envvar="FLOWSTORE_EXECUTOR", default=default, show_default=True, metavar="WHERE",
+        help="Where tasks run: local, dask, dask:tcp://HOST:8786, dask:SCHEDULER-FILE or slurm.",
+    )  # fmt: skip
+
+
+executor_options = click.option(
+    "--executor-option", "executor_options", multiple=True, metavar="NAME=VALUE",
+    help="An option of the executor, such as lease=60; may be repeated.",
+)  # fmt: skip
 _RUN_OPTIONS = (
     click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag the run; may be repeated."),
     click.option("--max-workers", type=click.IntRange(1), metavar="N",
@@ -111,10 +126,8 @@ _RUN_OPTIONS = (
     click.option("--max-num-splits", type=click.IntRange(1), default=10_000, show_default=True, metavar="N",
                  help="The most tasks of one foreach."),
     click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),
-    click.option("--executor", envvar="FLOWSTORE_EXECUTOR", default="local", show_default=True, metavar="WHERE",
-                 help="Where tasks run: local, dask, dask:tcp://HOST:8786, dask:SCHEDULER-FILE or slurm."),
-    click.option("--executor-option", "executor_options", multiple=True, metavar="NAME=VALUE",
-                 help="An option of the executor, such as lease=60; may be repeated."),
+    executor_option("local"),
+    executor_options,
     click.option("--reuse-workers", is_flag=True, help="Tasks of a step may share a process: faster, less isolated."),
     package_suffixes,
     click.option("--start-method", type=click.Choice(["fork", "spawn"]), help="How task processes start."),
@@ -143,8 +156,15 @@ class FlowFile:
     def __init__(self, flow: type[FlowSpec]) -> None:
         self.type = flow
         self.name = flow.__name__
-        self.parameters = parameters_of(flow)
-        check_names(self.parameters, _reserved_names())
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The flow's parameters by attribute, checked: mutators, which may read configs, have added theirs."""
+        with wrong_usage():
+            prepare(self.type)
+        parameters = parameters_of(self.type)
+        check_names(parameters, _reserved_names())
+        return parameters
 
     @functools.cached_property
     def deployment(self) -> Assigned | None:
@@ -154,9 +174,11 @@ class FlowFile:
         return assigned_deployment()
 
     def configure_project(self, settings: Mapping[str, Any]) -> None:
-        """Fix the values of the flow's configs where a decorator of its class, such as `@project`, needs them."""
-        if any(isinstance(item, Delayed) for item in self.type.flow_decorators):
+        """Find out the flow's project: configs are settled and mutators asked where it may depend on them."""
+        if has_mutators(self.type) or any(isinstance(item, Delayed) for item in self.type.flow_decorators):
             self.configure(settings)
+            with wrong_usage():
+                prepare(self.type)
 
     def configure(self, settings: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> None:
         """Fix the values of the flow's configs, and all that depends on them.
@@ -221,6 +243,7 @@ class FlowFile:
         from flowstore.flow.lint import check
         from flowstore.flow.members import check_members
 
+        _ = self.parameters
         check_members(self.type)
         graph = graph_of(self.type)
         check(graph)
