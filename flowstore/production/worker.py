@@ -34,7 +34,7 @@ from flowstore.store.opening import active_store, use_store
 ONCE_POLL_S = 3  # how long `--once` waits for a further message
 _ASKED_S = 60.0  # how long an accepted execution may take to ask for its run
 _TICK_S = 1.0  # how often runs are looked at that this worker has not started
-_STEPS_TICK_S = 0.2  # how often it is looked which tasks have finished, where AWS is told of each
+_STEPS_TICK_S = 0.2  # how often it is looked which tasks have finished, where AWS hears of each
 _RETRY_S = 5.0  # after a call that AWS did not answer
 _BEATS = 3  # signs of life in the time after which AWS misses one
 _BUSY_S = 2  # how long a message rests that has come while there was no room

@@ -295,7 +295,7 @@ create table step_tokens (
   path text not null,                                  -- as foreach_path of tasks, without the index in a gang
   members integer not null,                            -- of a gang, whose members share a token; else 0
   token text not null unique,
-  answered integer not null default 0                  -- 1: AWS was told that the task has finished
+  answered integer not null default 0                  -- 1: AWS knows that the task has finished
 ) strict;
 create index step_tokens_by_execution on step_tokens (execution, step, path);
 """,

@@ -236,7 +236,7 @@ def _transitions(store: Store, run_id: int) -> dict[tuple[str, str, bool], list[
 
 
 def note_answered(store: Store, tokens: Sequence[StepToken]) -> None:
-    """Record that AWS was told of the tasks of some tokens."""
+    """Record that AWS knows of the tasks of some tokens."""
     with store.write() as db:
         db.executemany("update step_tokens set answered = 1 where id = ?", [(token.id,) for token in tokens])
 
