@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from flowstore.flow.helpers import parallel_imap_unordered, parallel_map, profile
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
+    from flowstore.flow.secrets import secrets
     from flowstore.runner import Runner
     from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
@@ -85,6 +86,7 @@ _MODULES = {
     "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
     "StepMutator": "flowstore.flow.mutators",
+    "secrets": "flowstore.flow.secrets",
     "USER_SKIP_STEP": "flowstore.flow.own",
     "parallel_imap_unordered": "flowstore.flow.helpers",
     "parallel_map": "flowstore.flow.helpers",
@@ -183,6 +185,7 @@ __all__ = [
     "resources",
     "retry",
     "schedule",
+    "secrets",
     "step",
     "timeout",
     "use_store",

@@ -41,6 +41,7 @@ class State:
         self.at_store = False  # whether a value is being pickled for the store, or loaded from it
         self.make_run: Callable[[str], Any] | None = None
         self.make_task: Callable[[str], Any] | None = None
+        self.hide: Callable[[str], str] | None = None  # in a task with secrets: returns a text without them
         self.main: Callable[[type], None] | None = None
         self.launcher: str | None = None  # the module that runs the program, as `python -m LAUNCHER flow.py`
         self.prefixes: tuple[str, ...] = ("FLOWSTORE",)  # of environment variables; the first that is set counts

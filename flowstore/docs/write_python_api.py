@@ -26,7 +26,7 @@ from flowstore.runner import ExecutingProcess, ExecutingRun
 PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
     "Flows": ("FlowSpec", "step", "Parameter", "JSONType", "IncludeFile", "Config", "config_expr"),
-    "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "parallel", "card"),
+    "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "secrets", "parallel", "card"),
     "Decorators of flows": ("project", "schedule"),
     "Decorators of your own": ("user_step_decorator", "StepMutator", "FlowMutator"),
     "Helpers for steps": ("parallel_map", "parallel_imap_unordered", "profile"),

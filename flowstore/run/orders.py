@@ -126,6 +126,7 @@ class Order:
         main_ip: the address of the machine on which that runs.
         tags: the run's.
         environment: variables that the task's process has from its beginning.
+        secrets: variables that the step has, and whose values are hidden.
         timeout_s: how long the step may take; 0 for no limit.
         catch: the step's `@catch`.
         fallback: why the last attempt's process died, if all that is left to do is to catch that.
@@ -146,6 +147,7 @@ class Order:
     main_ip: str = "127.0.0.1"
     tags: Sequence[str] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict)
+    secrets: Mapping[str, str] = attrs.field(factory=dict)
     timeout_s: float = 0
     catch: Catch | None = None
     fallback: Failure | None = None

@@ -288,6 +288,19 @@ create table state_machines (
   created_by text not null,
   primary key (flow, scope)
 ) strict, without rowid;
+
+create table step_tokens (
+  -- the tokens by which AWS admits the tasks of an execution, where each step is a state of its own; removed when the
+  -- execution is over
+  id integer primary key,
+  execution text not null,                             -- the system tag of its runs
+  step text not null,
+  path text not null,                                  -- as foreach_path of tasks, without the index in a gang
+  members integer not null,                            -- of a gang, whose members share a token; else 0
+  token text not null unique,
+  answered integer not null default 0                  -- 1: AWS knows that the task has finished
+) strict;
+create index step_tokens_by_execution on step_tokens (execution, step, path);
 """,
     ),
 )
