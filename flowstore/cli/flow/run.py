@@ -286,6 +286,8 @@ def check(this: FlowFile, with_: tuple[str, ...]) -> None:
     with wrong_usage():
         checks.check_flow(this.type)
         checks.check_decorators(this.type, with_)
+    for sentence in checks.secrets_in_source(this.type, with_):
+        click.echo(f"Warning: {sentence}", err=True)
     click.echo(f"{graph.flow} is valid.")
 
 
