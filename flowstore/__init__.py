@@ -70,8 +70,10 @@ from flowstore.flow.spec import FlowSpec
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
     from flowstore.flow.configs import Config
+    from flowstore.flow.helpers import parallel_imap_unordered, parallel_map, profile
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
+    from flowstore.flow.secrets import secrets
     from flowstore.runner import Runner, inspect_spin
     from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
@@ -85,7 +87,11 @@ _MODULES = {
     "Runner": "flowstore.runner",
     "inspect_spin": "flowstore.runner",
     "StepMutator": "flowstore.flow.mutators",
+    "secrets": "flowstore.flow.secrets",
     "USER_SKIP_STEP": "flowstore.flow.own",
+    "parallel_imap_unordered": "flowstore.flow.helpers",
+    "parallel_map": "flowstore.flow.helpers",
+    "profile": "flowstore.flow.helpers",
     "user_step_decorator": "flowstore.flow.own",
 }
 
@@ -174,10 +180,14 @@ __all__ = [
     "namespace",
     "open_store",
     "parallel",
+    "parallel_imap_unordered",
+    "parallel_map",
+    "profile",
     "project",
     "resources",
     "retry",
     "schedule",
+    "secrets",
     "step",
     "timeout",
     "use_store",

@@ -198,7 +198,7 @@ def retry(function: Any = None, **options: Any) -> Any:
         function: the step, where used without parentheses.
         options: `times`, how often after the first attempt; `minutes_between_retries`, by default none.
     """
-    return _decorate(Retry, function, options)
+    return decorate(Retry, function, options)
 
 
 @overload
@@ -213,7 +213,7 @@ def catch(function: Any = None, **options: Any) -> Any:
         options: `var`, the artifact that gets a `flowstore.ExceptionInfo`, `None` where nothing failed;
             `print_exception`, whether the traceback is printed.
     """
-    return _decorate(Catch, function, options)
+    return decorate(Catch, function, options)
 
 
 @overload
@@ -222,17 +222,17 @@ def timeout(function: F) -> F: ...
 def timeout(*, seconds: float = 0, minutes: float = 0, hours: float = 0) -> Callable[[F], F]: ...
 def timeout(function: Any = None, **options: Any) -> Any:
     """Fail an attempt of this step that takes longer than `seconds` + `minutes` + `hours`."""
-    return _decorate(Timeout, function, options)
+    return decorate(Timeout, function, options)
 
 
 def environment(function: Any = None, **options: Any) -> Any:
     """Set environment variables, `vars={"NAME": "value"}`, for this step's tasks."""
-    return _decorate(Environment, function, options)
+    return decorate(Environment, function, options)
 
 
 def resources(function: Any = None, **options: Any) -> Any:
     """Record what this step would like to have, such as `cpu=4, memory=16000`."""
-    return _decorate(Resources, function, options)
+    return decorate(Resources, function, options)
 
 
 def card(function: Any = None, **options: Any) -> Any:
@@ -248,15 +248,16 @@ def card(function: Any = None, **options: Any) -> Any:
             for the card's class; `refresh_interval`, the seconds between two updates while the task runs, if more
             than 5.
     """
-    return _decorate(Card, function, options)
+    return decorate(Card, function, options)
 
 
 def parallel(function: Any = None, **options: Any) -> Any:
     """Mark a step as a gang, started with `self.next(…, num_parallel=n)`."""
-    return _decorate(Parallel, function, options)
+    return decorate(Parallel, function, options)
 
 
-def _decorate(kind: Callable[..., StepDecorator], function: Any, options: dict[str, Any]) -> Any:
+def decorate(kind: Callable[..., StepDecorator], function: Any, options: dict[str, Any]) -> Any:
+    """Decorate a step, or return what does, as the function of each decorator does."""
     if function is not None and not callable(function):
         raise GraphError(f"@{kind.name}: options are given by name, as in {_example(kind)}.")  # type: ignore[attr-defined]
     try:
@@ -311,14 +312,23 @@ def made(name: str, options: Mapping[str, Any]) -> StepDecorator:
     Raises:
         GraphError: there is none of that name, or it has no such option.
     """
-    kind = WITH.get(name) or _own(name)
+    kind = WITH.get(name) or _later(name) or _own(name)
     if kind is None:
-        names = ", ".join([*WITH, *sorted(OWN)])
+        names = ", ".join([*WITH, "secrets", *sorted(OWN)])
         raise GraphError(f"There is no decorator {name!r}; there are: {names}. Name one of a module as module.name.")
     try:
         return kind.attached(options) if hasattr(kind, "attached") else kind(**options)  # type: ignore[no-any-return]
     except TypeError:
         raise GraphError(_unknown_option(kind, options)) from None
+
+
+def _later(name: str) -> Any:
+    """Return a decorator of flowstore's whose module few flows need."""
+    if name != "secrets":
+        return None
+    from flowstore.flow.secrets import Secrets
+
+    return Secrets
 
 
 OWN: dict[str, Any] = {}  # the decorators and mutators of the user's own that this process has defined, by name

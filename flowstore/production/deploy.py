@@ -25,6 +25,7 @@ from flowstore.production import tokens
 from flowstore.production.trigger import check_trusted, trigger
 from flowstore.run import snapshot
 from flowstore.run.checks import check_decorators
+from flowstore.run.executor import choose
 from flowstore.run.ownership import project_of
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite.database import Row, Store
@@ -54,6 +55,8 @@ class Options:
     with_: Sequence[str] = ()
     namespace: str | context.Unset | None = context.UNSET
     suffixes: Sequence[str] = ()
+    executor: str | None = None
+    executor_options: Sequence[str] = ()
 
 
 @attrs.frozen
@@ -121,6 +124,7 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
     user_tags = tags.checked(options.tags)
     tags.check_not_reserved(user_tags)
     check_decorators(flow, options.with_)
+    choose(options.executor or "local", options.executor_options)
     schedule = schedule_of(flow)
     values = [*_defaults(flow, user, scheduled=schedule is not None), *_configs(flow)]
     sources = _sources(flow, options)
@@ -147,6 +151,7 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
             tags=user_tags,
             namespace=options.namespace,
             with_=options.with_,
+            executor=[] if options.executor is None else [options.executor, *options.executor_options],
         )
         deployment = rows.get(store, rows.insert(db, new))
         rows.sign(db, store, deployment)

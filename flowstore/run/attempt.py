@@ -27,6 +27,7 @@ from flowstore.run.inputs import FOREACH_ITEMS, Source, TaskLink, inline_items, 
 from flowstore.run.local.ending import Ending
 from flowstore.run.orders import Failure, Order, Report
 from flowstore.run.plan import Outcome
+from flowstore.run.task import Gang
 from flowstore.store.blobs import INLINE_BYTES
 from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import INDEXABLE, NOTATIONS, Encoded, encode
@@ -79,6 +80,22 @@ def run_attempt(
         ending: the end of this process.
         show: hands the state of a card to the driver while the attempt runs.
     """
+    if not order.secrets:
+        return _run(flow, graph, order, source, ending, show)
+    from flowstore.flow.secrets import set_for_task
+
+    with set_for_task(order.secrets):
+        return _run(flow, graph, order, source, ending, show)
+
+
+def _run(
+    flow: type[FlowSpec],
+    graph: Graph,
+    order: Order,
+    source: Source,
+    ending: Ending,
+    show: Callable[[RenderedCard], None],
+) -> Product:
     state = context.state
     state.flow_module = sys.modules[flow.__module__]
     node = graph[order.step]
@@ -212,7 +229,7 @@ def _failed(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order, erro
     if catch.var:
         from flowstore.client import ExceptionInfo
 
-        object.__setattr__(instance, catch.var, ExceptionInfo(failure.type, failure.message, failure.traceback))
+        object.__setattr__(instance, catch.var, ExceptionInfo(failure.full_type, failure.message, failure.traceback))
     result = _Result("successful", Outcome(graph[link.step].targets), failure=failure)
     try:
         return _product(instance, link, order, result)
@@ -241,7 +258,8 @@ def _describe(error: BaseException) -> Failure:
         message = str(error)
     except Exception:  # a user's __str__ may raise anything
         message = ""
-    texts = (type(error).__qualname__, message, text)
+    hide = context.state.hide or str
+    texts = (type(error).__qualname__, hide(message), hide(text), str(type(error).__module__))
     return Failure(*(value.encode("utf-8", "backslashreplace").decode() for value in texts))
 
 
@@ -258,26 +276,6 @@ def _identity(order: Order, link: TaskLink) -> dict[str, Any]:
         "parameters": context.Parameters(run.parameters, link.load_parameter),
         "parallel": None if order.node_index is None else _gang(order, order.node_index),
     }
-
-
-@attrs.frozen(eq=False, repr=False)
-class Gang:
-    """`current.parallel`: a task's place in its gang.
-
-    Attributes:
-        main_ip: the address of the first node.
-        num_nodes: how many there are.
-        node_index: which this is, from 0.
-        control_task_id: the id of node 0's task.
-    """
-
-    main_ip: str
-    num_nodes: int
-    node_index: int
-    control_task_id: str
-
-
-Gang.__module__ = "flowstore.run.task"  # as stored pickles name it
 
 
 def _gang(order: Order, index: int) -> Gang:

@@ -6,6 +6,7 @@ the origin of the next plain `resume`.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,10 +57,10 @@ def check_schedule(flow: type) -> None:
 
 
 def check_decorators(flow: type, texts: Sequence[str]) -> None:
-    """Check the texts of `--with`, and whether there are the types of cards that these and the steps name.
+    """Check the texts of `--with`, the types of cards that these and the steps name, and the sources of secrets.
 
     Raises:
-        GraphError: one is no decorator, or a decorator can't have such an option, or there is no such type.
+        GraphError: one is no decorator, or a decorator can't have such an option, or there is no such type or source.
     """
     for text in texts:
         try:
@@ -69,9 +70,26 @@ def check_decorators(flow: type, texts: Sequence[str]) -> None:
         if isinstance(decorator, decorators.Catch):
             check_catch(flow, decorator)
     for name, step in steps_of(flow).items():
-        for decorator in decorators_of(flow, name, texts):
+        attached = decorators_of(flow, name, texts)
+        for decorator in attached:
             if isinstance(decorator, decorators.Card):
                 _check_card(decorator, name, step)
+            elif decorator.name == "secrets":
+                environment = [item.vars for item in attached if isinstance(item, decorators.Environment)]
+                decorator.values(name, environment[0] if environment else {})  # type: ignore[attr-defined]
+
+
+def secrets_in_source(flow: type, texts: Sequence[str]) -> list[str]:
+    """Return a sentence about each step whose secrets stand in the source, and so in the snapshots of runs."""
+    sentences: list[str] = []
+    for name, step in steps_of(flow).items():
+        if any(item.name == "secrets" and item.has_inline for item in decorators_of(flow, name, texts)):  # type: ignore[attr-defined]
+            code = inspect.unwrap(step).__code__
+            sentences.append(
+                f"{code.co_filename}:{code.co_firstlineno}: step {name!r} has secrets of the type inline, which are in "
+                "the source, and so in the code that each run keeps. Put them into a file of the type env-file."
+            )
+    return sentences
 
 
 def _check_card(card: decorators.Card, step: str, function: FunctionType) -> None:

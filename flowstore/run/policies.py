@@ -23,6 +23,7 @@ class StepPolicy:
         timeout_s: how long an attempt may take; 0 for no limit.
         catch: the step's `@catch`, if it has one.
         environment: variables that the step's processes have from their beginning.
+        secrets: variables that the step has, and whose values are hidden.
         metadata: what else is recorded with each attempt.
         cards_s: how long rendering its cards may take after the step has ended.
     """
@@ -32,6 +33,7 @@ class StepPolicy:
     timeout_s: float = 0
     catch: decorators.Catch | None = None
     environment: Mapping[str, str] = attrs.field(factory=dict)
+    secrets: Mapping[str, str] = attrs.field(factory=dict)
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
     cards_s: float = 0
 
@@ -54,7 +56,7 @@ def policies_of(
     if others:
         say(f"{', '.join(others)}: flowstore has none of these, and runs such steps like all others, in this Python.")
     return {
-        name: _policy(items, sum(item.timeout for item in decorated[name] if isinstance(item, decorators.Card)))
+        name: _policy(name, items, sum(item.timeout for item in decorated[name] if isinstance(item, decorators.Card)))
         for name, items in attached.items()
     }
 
@@ -70,17 +72,19 @@ def _attached(
     return attached
 
 
-def _policy(attached: Mapping[str, decorators.StepDecorator], cards_s: float) -> StepPolicy:
+def _policy(step: str, attached: Mapping[str, decorators.StepDecorator], cards_s: float) -> StepPolicy:
     retry, catch, timeout = attached.get("retry"), attached.get("catch"), attached.get("timeout")
     environment, resources = attached.get("environment"), attached.get("resources")
+    variables = (
+        {str(k): str(v) for k, v in environment.vars.items()} if isinstance(environment, decorators.Environment) else {}
+    )
     return StepPolicy(
         retries=int(retry.times) if isinstance(retry, decorators.Retry) else 0,
         retry_delay_s=60 * retry.minutes_between_retries if isinstance(retry, decorators.Retry) else 0,
         timeout_s=timeout.total_s if isinstance(timeout, decorators.Timeout) else 0,
         catch=catch if isinstance(catch, decorators.Catch) else None,
-        environment={str(k): str(v) for k, v in environment.vars.items()}
-        if isinstance(environment, decorators.Environment)
-        else {},
+        environment=variables,
+        secrets=attached["secrets"].values(step, variables) if "secrets" in attached else {},  # type: ignore[attr-defined]
         metadata={"resources": resources.amounts} if isinstance(resources, decorators.Resources) else {},
         cards_s=cards_s,
     )

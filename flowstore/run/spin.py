@@ -207,7 +207,7 @@ def _address(store: Store, task_id: int) -> tuple[tuple[int, ...], str | None]:
 
 
 class _Spin:
-    """Runs a step on inputs that were inputs."""
+    """Runs a step on its inputs."""
 
     def __init__(
         self, flow: type[FlowSpec], graph: Graph, wish: Wish, store: Store, inputs: _Inputs, console: Console

@@ -23,7 +23,7 @@ from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import caller, ownership, snapshot
+from flowstore.run import caller, environment, ownership, snapshot
 from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
@@ -43,6 +43,7 @@ from flowstore.store.opening import ensure_active_store
 from flowstore.text import counted, duration
 
 if TYPE_CHECKING:
+    from flowstore.run.gate import Gate
     from flowstore.store.deployments import Deployment
 
 EXIT_CODES = {"successful": 0, "failed": 1}
@@ -232,6 +233,7 @@ def create(
         system_tags=system_tags,
         tags=user_tags,
         origin_run_id=origin_run_id,
+        environment=environment.imported(),
         start_step=None if session.graph.start == "start" else session.graph.start,
         end_step=None if session.graph.end == "end" else session.graph.end,
     )
@@ -274,6 +276,7 @@ def _drive(session: Session, who: Identity, run_id: int, origin: Origin | None) 
         policies=policies_of(session.flow, session.graph, options.with_, console.say),
         max_workers=options.max_workers or session.executor.capacity or os.cpu_count() or 1,
         origin=origin,
+        gate=_gate(store, who, options.deployment),
     )
     driver = Driver(store, run, session.executor, console, session.stop)
     began = time.monotonic()  # the clock may be set back meanwhile
@@ -302,6 +305,15 @@ def _drive(session: Session, who: Identity, run_id: int, origin: Origin | None) 
     else:
         console.say(f"Run {text} What had finished is kept; to go on: {_resume(who, run_id)}")
     return EXIT_CODES[status] if status in EXIT_CODES else 128 + (session.stop.signal or 0)
+
+
+def _gate(store: Store, who: Identity, assigned: Assigned | None) -> Gate | None:
+    """Return where tasks wait that AWS admits one by one."""
+    if assigned is None or not assigned.steps or who.execution is None:
+        return None
+    from flowstore.run.gate import Gate
+
+    return Gate(store, who.execution)
 
 
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
@@ -360,6 +372,7 @@ def facts_of(session: Session, who: Identity, run_id: int, origin: Origin | None
         "branch_name": None,
         "project_flow_name": None,
         "is_production": None,
+        "is_user_branch": None,
         **who.project,
     }
     return RunFacts(

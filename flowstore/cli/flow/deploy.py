@@ -21,6 +21,8 @@ from flowstore.cli.flow.flow_file import (
     QUIET,
     WITH,
     FlowFile,
+    executor_option,
+    executor_options,
     namespace_of,
     package_suffixes,
     wrong_usage,
@@ -54,6 +56,8 @@ _CREATE_OPTIONS = (
     with_token,
     click.option("--generate-new-token", is_flag=True, help="Begin a fresh, empty production namespace."),
     click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag its runs; may be repeated."),
+    executor_option(None),
+    executor_options,
     package_suffixes,
 )
 
@@ -81,6 +85,7 @@ def checked_options(this: FlowFile, options: Mapping[str, Any]) -> Options:
     """Return what the options ask for; wrong usage where the flow cannot be deployed so."""
     from flowstore.production import deploy
     from flowstore.run import checks
+    from flowstore.run.executor import choose
     from flowstore.run.snapshot import checked_suffixes
 
     this.configure(options)
@@ -95,10 +100,13 @@ def checked_options(this: FlowFile, options: Mapping[str, Any]) -> Options:
         with_=options["with_"],
         namespace=namespace_of(options["namespace"]),
         suffixes=checked_suffixes(options["package_suffixes"]),
+        executor=options["executor"],
+        executor_options=options["executor_options"],
     )
     with wrong_usage():
         checks.check_flow(this.type)
         checks.check_decorators(this.type, wish.with_)
+        choose(wish.executor or "local", wish.executor_options)
     return wish
 
 
@@ -240,6 +248,7 @@ def show(this: FlowFile, **_chosen: Any) -> None:
         ("schedule", schedule_text(deployment)),
         *([("tags", ", ".join(deployment.tags))] if deployment.tags else []),
         *([("with", ", ".join(deployment.with_))] if deployment.with_ else []),
+        *([("executor", ", ".join(deployment.executor))] if deployment.executor else []),
         *(
             (f"parameter {item.name}", _value(item, deployment.parameters))
             for item in parameters_of(store, deployment.id)

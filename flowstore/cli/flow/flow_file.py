@@ -106,6 +106,20 @@ def namespace_of(given: str | None) -> str | context.Unset | None:
 package_suffixes = click.option(
     "--package-suffixes", multiple=True, metavar=".A,.B", help="Keep such files with the code, too: .sql,.yaml"
 )
+
+
+def executor_option(default: str | None) -> Callable[[Any], Any]:
+    """Return the option that says where tasks run."""
+    return click.option(
+        "--executor", envvar="FLOWSTORE_EXECUTOR", default=default, show_default=True, metavar="WHERE",
+        help="Where tasks run: local, dask, dask:tcp://HOST:8786, dask:SCHEDULER-FILE or slurm.",
+    )  # fmt: skip
+
+
+executor_options = click.option(
+    "--executor-option", "executor_options", multiple=True, metavar="NAME=VALUE",
+    help="An option of the executor, such as lease=60; may be repeated.",
+)  # fmt: skip
 _RUN_OPTIONS = (
     click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag the run; may be repeated."),
     click.option("--max-workers", type=click.IntRange(1), metavar="N",
@@ -113,10 +127,8 @@ _RUN_OPTIONS = (
     click.option("--max-num-splits", type=click.IntRange(1), default=10_000, show_default=True, metavar="N",
                  help="The most tasks of one foreach."),
     click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),
-    click.option("--executor", envvar="FLOWSTORE_EXECUTOR", default="local", show_default=True, metavar="WHERE",
-                 help="Where tasks run: local, dask, dask:tcp://HOST:8786, dask:SCHEDULER-FILE or slurm."),
-    click.option("--executor-option", "executor_options", multiple=True, metavar="NAME=VALUE",
-                 help="An option of the executor, such as lease=60; may be repeated."),
+    executor_option("local"),
+    executor_options,
     click.option("--reuse-workers", is_flag=True, help="Tasks of a step may share a process: faster, less isolated."),
     package_suffixes,
     click.option("--start-method", type=click.Choice(["fork", "spawn"]), help="How task processes start."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -24,7 +24,7 @@ from flowstore.cli.flow.flow_file import (
     run_options,
     wrong_usage,
 )
-from flowstore.errors import FlowstoreError, ParameterError
+from flowstore.errors import ParameterError
 from flowstore.flow.expressions import Expression
 from flowstore.flow.graph import describe, to_dot
 from flowstore.flow.parameters import Parameter
@@ -219,13 +219,10 @@ def sources_of(this: FlowFile, options: Mapping[str, Any]) -> Sources:
 def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
     """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
     from flowstore.run import checks
-    from flowstore.run.executor import Setup, find_executor
+    from flowstore.run.executor import Setup, choose
 
-    address = options["executor"].partition(":")[2]
     with wrong_usage():
-        kind = find_executor(options["executor"])
-        executor_options = _named(options["executor_options"])
-        kind.check(address, executor_options)
+        choice = choose(options["executor"], options["executor_options"])
         checks.check_fixed_defaults(this.type)
         checks.check_schedule(this.type)
         checks.check_run_id_file(options["run_id_file"], options["store"])
@@ -234,23 +231,14 @@ def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, gene
         graph=this.graph,
         sources=sources,
         generators=generators,
-        address=address,
-        options=executor_options,
+        address=choice.address,
+        options=choice.options,
         with_=options["with_"],
         max_workers=options["max_workers"],
         method=options["start_method"],
         reuse=options["reuse_workers"],
     )
-    return kind(setup)
-
-
-def _named(texts: Sequence[str]) -> dict[str, str]:
-    """Return the options in texts such as `lease=60`."""
-    pairs = [text.partition("=") for text in texts]
-    for name, sign, value in pairs:
-        if not name or not sign or not value:
-            raise FlowstoreError(f"--executor-option {name}{sign}{value}: write NAME=VALUE, such as lease=60.")
-    return {name: value for name, _, value in pairs}
+    return choice.kind(setup)
 
 
 def _options(options: Mapping[str, Any], sources: Sources, deployment: Assigned | None = None) -> Any:
@@ -299,6 +287,8 @@ def check(this: FlowFile, with_: tuple[str, ...]) -> None:
     with wrong_usage():
         checks.check_flow(this.type)
         checks.check_decorators(this.type, with_)
+    for sentence in checks.secrets_in_source(this.type, with_):
+        click.echo(f"Warning: {sentence}", err=True)
     click.echo(f"{graph.flow} is valid.")
 
 
