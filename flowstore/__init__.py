@@ -70,6 +70,7 @@ from flowstore.flow.spec import FlowSpec
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
     from flowstore.flow.configs import Config
+    from flowstore.flow.helpers import parallel_imap_unordered, parallel_map, profile
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
     from flowstore.flow.secrets import secrets
@@ -87,6 +88,9 @@ _MODULES = {
     "StepMutator": "flowstore.flow.mutators",
     "secrets": "flowstore.flow.secrets",
     "USER_SKIP_STEP": "flowstore.flow.own",
+    "parallel_imap_unordered": "flowstore.flow.helpers",
+    "parallel_map": "flowstore.flow.helpers",
+    "profile": "flowstore.flow.helpers",
     "user_step_decorator": "flowstore.flow.own",
 }
 
@@ -174,6 +178,9 @@ __all__ = [
     "namespace",
     "open_store",
     "parallel",
+    "parallel_imap_unordered",
+    "parallel_map",
+    "profile",
     "project",
     "resources",
     "retry",

@@ -17,8 +17,8 @@ from typing import Any
 import flowstore
 from flowstore.client.artifact import Artifacts, Data
 from flowstore.client.code import Code
+from flowstore.client.facts import Metadata
 from flowstore.client.store import Store
-from flowstore.client.task import Metadata
 from flowstore.context import Current
 from flowstore.flow.mutators import MutableFlow, MutableStep
 from flowstore.runner import ExecutingProcess, ExecutingRun
@@ -29,6 +29,7 @@ GROUPS = {
     "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "secrets", "parallel", "card"),
     "Decorators of flows": ("project", "schedule"),
     "Decorators of your own": ("user_step_decorator", "StepMutator", "FlowMutator"),
+    "Helpers for steps": ("parallel_map", "parallel_imap_unordered", "profile"),
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),
     "Stores": ("open_store", "Store", "use_store", "get_store"),

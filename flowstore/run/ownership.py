@@ -127,6 +127,7 @@ def _project(flow: str, project: str, branch: str) -> dict[str, Any]:
         "branch_name": branch,
         "project_flow_name": f"{project}.{branch}.{flow}",
         "is_production": is_production(branch),
+        "is_user_branch": branch.startswith("user."),
     }
 
 

@@ -23,7 +23,7 @@ from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import caller, ownership, snapshot
+from flowstore.run import caller, environment, ownership, snapshot
 from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
@@ -233,6 +233,7 @@ def _create(
         system_tags=system_tags,
         tags=user_tags,
         origin_run_id=origin_run_id,
+        environment=environment.imported(),
         start_step=None if session.graph.start == "start" else session.graph.start,
         end_step=None if session.graph.end == "end" else session.graph.end,
     )
@@ -371,6 +372,7 @@ def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         "branch_name": None,
         "project_flow_name": None,
         "is_production": None,
+        "is_user_branch": None,
         **who.project,
     }
     return RunFacts(

@@ -126,10 +126,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "step artifact status codec type preview foreach_path transition": (str, _NONE),
     "origin_pathspec origin_run_id imported_from": (str, _NONE),
     "metadata error_type error_message traceback schedule namespace project branch": (str, _NONE),
-    "note item ran_on module value deleted_by card_id start_step end_step trigger_events triggers executor": (
-        str,
-        _NONE,
-    ),
+    "note item ran_on module value deleted_by card_id start_step end_step trigger_events triggers": (str, _NONE),
+    "environment launcher executor": (str, _NONE),
     "magnitude": (float, _NONE),
     "sha data key_id mac png": (bytes, _NONE),
 }
