@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.aws import spare
 from support.flows import BRANCH, FOREACH, GANG, LINEAR, flow_source
 from support.graphs import LOOP, NESTED, SPLIT_IN_FOREACH, SWITCH
 from support.production import one_message
@@ -32,7 +33,7 @@ VALIDATORS = [(os.environ.get("FLOWSTORE_TEST_ASL"), ["--json-path"]), (os.envir
 def test_definitions_are_valid(flow, tmp_path, options):
     """Of every kind of graph; a wrong one is not."""
     if None in dict(VALIDATORS):
-        pytest.skip("needs $FLOWSTORE_TEST_ASL, npm's asl-validator, and $FLOWSTORE_TEST_STATELINT, pip's statelint")
+        spare("needs $FLOWSTORE_TEST_ASL, npm's asl-validator, and $FLOWSTORE_TEST_STATELINT, pip's statelint")
     for name, source in SOURCES.items():
         (tmp_path / f"{name}.json").write_text(flow(source)("step-functions", "create", "--only-json", *options).stdout)
     wrong = json.loads((tmp_path / "linear.json").read_text())
