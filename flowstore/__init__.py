@@ -75,7 +75,8 @@ if TYPE_CHECKING:
     from flowstore.flow.own import user_step_decorator
     from flowstore.flow.secrets import secrets
     from flowstore.runner import Runner, inspect_spin
-    from flowstore.runner.notebook import NBRunner
+    from flowstore.runner.deployer import DeployedFlow, Deployer
+    from flowstore.runner.notebook import NBDeployer, NBRunner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
@@ -83,6 +84,9 @@ _STORE = frozenset({"get_store", "use_store"})
 _MODULES = {
     "Config": "flowstore.flow.configs",
     "FlowMutator": "flowstore.flow.mutators",
+    "DeployedFlow": "flowstore.runner.deployer",
+    "Deployer": "flowstore.runner.deployer",
+    "NBDeployer": "flowstore.runner.notebook",
     "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
     "inspect_spin": "flowstore.runner",
@@ -139,6 +143,8 @@ __all__ = [
     "ArtifactError",
     "Config",
     "DataArtifact",
+    "DeployedFlow",
+    "Deployer",
     "ExceptionInfo",
     "Flow",
     "FlowMutator",
@@ -149,6 +155,7 @@ __all__ = [
     "IncludeFile",
     "InvalidPathspec",
     "JSONType",
+    "NBDeployer",
     "NBRunner",
     "NamespaceMismatch",
     "NotAStore",
