@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import tarfile
-from pathlib import Path
 
 import pytest
 
 import flowstore
 from flowstore.store.opening import use_store
 from support.cli import command
+from support.metaflow import VERSIONS, unpack
 from support.shipped import check, dump, sql
-
-FOLDERS = Path(__file__).parent / "metaflow" / "folders.tar.xz"
-VERSIONS = ("2.0", "2.19")
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """By version of Metaflow, the folder that it wrote: a run that succeeded and one that failed, of two users."""
-    root = tmp_path_factory.mktemp("metaflow")
-    with tarfile.open(FOLDERS) as archive:
-        archive.extractall(root, filter="data")
-    return {path.name: path for path in root.iterdir()}
+    return unpack(tmp_path_factory.mktemp("metaflow"))
 
 
 @pytest.fixture(params=VERSIONS)
