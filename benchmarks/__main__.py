@@ -28,6 +28,7 @@ from benchmarks import (
     pages,
     passthrough,
     query,
+    remote,
     report,
     resume,
     reuse,
@@ -40,7 +41,7 @@ from benchmarks.measure import Failed, Line
 from flowstore import __version__
 
 MODULES = (
-    importing, hello, fanout, reuse, metrics, wide, artifact, passthrough, query, iterate, resume, crowd, card,
+    importing, hello, fanout, reuse, remote, metrics, wide, artifact, passthrough, query, iterate, resume, crowd, card,
     ship, size, pages, anatomy,
 )  # fmt: skip
 BENCHMARKS: dict[str, Callable[[Settings], Iterable[Line]]] = {

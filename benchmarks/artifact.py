@@ -63,7 +63,7 @@ def _contestants(settings: Settings, kind: str, size: int) -> dict[str, Callable
         "floor": partial(_by_hand, settings, chunked, kind, size),
         "pickle": partial(_by_hand, settings, pickled, kind, size),
     }
-    return found | {library.name: partial(_by_flow, settings, library, kind, size) for library in settings.libraries}
+    return found | {library.name: partial(by_flow, settings, library, kind, size) for library in settings.libraries}
 
 
 def _by_hand(settings: Settings, function: Callable[..., None], kind: str, size: int) -> Measured:
@@ -73,10 +73,11 @@ def _by_hand(settings: Settings, function: Callable[..., None], kind: str, size:
         return _measured(process, report)
 
 
-def _by_flow(settings: Settings, library: Library, kind: str, size: int) -> Measured:
+def by_flow(settings: Settings, library: Library, kind: str, size: int, options: tuple[str, ...] = ()) -> Measured:
+    """Run the flow with an artifact of a kind and size."""
     with settings.folder() as store:
         report = store / "report.txt"
-        command = library.command("artifact", store, "--kind", kind, "--size", size)
+        command = library.command("artifact", store, *options, "--kind", kind, "--size", size)
         process = run(command, store, library.environment(store) | {"BENCH_REPORT": str(report)})
         return _measured(process, report)
 

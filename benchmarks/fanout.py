@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.libraries import FLOWSTORE, Library, Settings
 from benchmarks.measure import Line, Process, in_turns, run_function
@@ -60,9 +61,10 @@ def peers(settings: Settings) -> dict[str, Callable[[], float]]:
     }
 
 
-def by_peer(settings: Settings, program: str, tasks: int, folder: Path) -> Process:
-    """Run a program in `peers/` with so many tasks."""
-    return settings.peers.run(program, folder, tasks)
+def by_peer(settings: Settings, program: str, *arguments: Any) -> Process:
+    """Run a program in `peers/` with so many tasks; the last arguments are their number and the folder."""
+    *rest, folder = arguments
+    return settings.peers.run(program, folder, *rest)
 
 
 def slope_ms(settings: Settings, run: Callable[[int, Path], Process], sizes: tuple[int, int]) -> float:

@@ -63,17 +63,36 @@ from flowstore.flow.decorators import (
     step,
     timeout,
 )
+from flowstore.flow.expressions import config_expr
 from flowstore.flow.parameters import IncludeFile, JSONType, Parameter
 from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
+    from flowstore.flow.configs import Config
+    from flowstore.flow.helpers import parallel_imap_unordered, parallel_map, profile
+    from flowstore.flow.mutators import FlowMutator, StepMutator
+    from flowstore.flow.own import user_step_decorator
+    from flowstore.flow.secrets import secrets
     from flowstore.runner import Runner
+    from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
-_RUNNER = frozenset({"Runner"})
+_MODULES = {
+    "Config": "flowstore.flow.configs",
+    "FlowMutator": "flowstore.flow.mutators",
+    "NBRunner": "flowstore.runner.notebook",
+    "Runner": "flowstore.runner",
+    "StepMutator": "flowstore.flow.mutators",
+    "secrets": "flowstore.flow.secrets",
+    "USER_SKIP_STEP": "flowstore.flow.own",
+    "parallel_imap_unordered": "flowstore.flow.helpers",
+    "parallel_map": "flowstore.flow.helpers",
+    "profile": "flowstore.flow.helpers",
+    "user_step_decorator": "flowstore.flow.own",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -86,10 +105,10 @@ def __getattr__(name: str) -> Any:
         from flowstore.store import opening
 
         return getattr(opening, name)
-    if name in _RUNNER:
-        from flowstore import runner
+    if name in _MODULES:
+        import importlib
 
-        return getattr(runner, name)
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'flowstore' has no attribute {name!r}")
 
 
@@ -117,9 +136,11 @@ _context.state.main = _main
 
 __all__ = [
     "ArtifactError",
+    "Config",
     "DataArtifact",
     "ExceptionInfo",
     "Flow",
+    "FlowMutator",
     "FlowSpec",
     "Flows",
     "FlowstoreError",
@@ -127,6 +148,7 @@ __all__ = [
     "IncludeFile",
     "InvalidPathspec",
     "JSONType",
+    "NBRunner",
     "NamespaceMismatch",
     "NotAStore",
     "NotFound",
@@ -135,6 +157,7 @@ __all__ = [
     "Run",
     "Runner",
     "Step",
+    "StepMutator",
     "Store",
     "StoreCorrupt",
     "StoreNotFound",
@@ -146,6 +169,7 @@ __all__ = [
     "UntrustedArtifact",
     "card",
     "catch",
+    "config_expr",
     "current",
     "default_namespace",
     "environment",
@@ -154,11 +178,16 @@ __all__ = [
     "namespace",
     "open_store",
     "parallel",
+    "parallel_imap_unordered",
+    "parallel_map",
+    "profile",
     "project",
     "resources",
     "retry",
     "schedule",
+    "secrets",
     "step",
     "timeout",
     "use_store",
+    "user_step_decorator",
 ]

@@ -36,10 +36,12 @@ class State:
         self.store: Any = None  # the open flowstore.sqlite.database.Store of this process, if any
         self.task_store: tuple[str, bool] | None = None  # in a task: the run's file, and whether it is trusted
         self.task: dict[str, Any] = {}  # what `current` answers, empty outside a task
+        self.project: dict[str, Any] = {}  # what `current` answers outside a task: of the project, for defaults
         self.flow_module: ModuleType | None = None  # the module whose classes are this run's own
         self.at_store = False  # whether a value is being pickled for the store, or loaded from it
         self.make_run: Callable[[str], Any] | None = None
         self.make_task: Callable[[str], Any] | None = None
+        self.hide: Callable[[str], str] | None = None  # in a task with secrets: returns a text without them
         self.main: Callable[[type], None] | None = None
         self.launcher: str | None = None  # the module that runs the program, as `python -m LAUNCHER flow.py`
         self.prefixes: tuple[str, ...] = ("FLOWSTORE",)  # of environment variables; the first that is set counts
@@ -172,9 +174,9 @@ class Current:
         flow_name, run_id, step_name, task_id, pathspec, namespace, username: text.
         origin_run_id: the run that is being resumed, `None` in a plain run.
         retry_count: 0 in the first attempt.
-        tags: the run's tags when the task started, a frozenset.
-        parameters: the run's parameters, by name and by attribute.
-        project_name, branch_name, project_flow_name, is_production: of `@project`.
+        tags: the run's user tags when the task started, a set.
+        parameters: the run's parameters, by name and by attribute; `parameter_names` lists their names.
+        project_name, branch_name, project_flow_name, is_production, is_user_branch: of `@project`.
         parallel: `node_index`, `num_nodes`, `main_ip`, `control_task_id` of a gang's member.
         is_running_flow: whether this process runs a task.
         run, task: the Client's objects.
@@ -184,7 +186,8 @@ class Current:
     _NAMES = (
         "flow_name", "run_id", "origin_run_id", "step_name", "task_id", "pathspec", "namespace",
         "username", "retry_count", "tags", "parameters", "is_running_flow", "run", "task",
-        "project_name", "branch_name", "project_flow_name", "is_production", "parallel", "card",
+        "project_name", "branch_name", "project_flow_name", "is_production", "is_user_branch", "parallel", "card",
+        "parameter_names",
     )  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
@@ -198,7 +201,11 @@ class Current:
             return state.make_run("/".join(state.task["pathspec"].split("/")[:2]))
         if name == "task" and state.task and state.make_task:
             return state.make_task(state.task["pathspec"])
-        return state.task.get(name)
+        if name == "parameter_names" and state.task:
+            return state.task["parameters"].keys()
+        if name == "tags" and state.task:
+            return set(state.task["tags"])
+        return state.task.get(name, state.project.get(name))
 
     def _card(self) -> Any:
         """Return the step's cards; a step without one has no `current.card`, so that a typo is found at once."""

@@ -192,6 +192,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.untraced  # takes minutes under a tracer
 def test_all_modules_can_be_imported():
     """Each module can be imported by itself, before any other, without a warning."""
     modules = ["flowstore." + name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in NAMES]

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flowstore import alarm
+from flowstore import alarm, context
 from flowstore.cards.contract import CardComponent, FlowstoreCard, find_type, is_known, known_types
 from flowstore.cards.page import error_html, page, python
 from flowstore.cards.task_view import TaskView
@@ -364,6 +364,9 @@ class TaskCards:
     def _packed(self, n: int, html: Any, data: bytes | None) -> tuple[RenderedCard, Encoded]:
         if not isinstance(html, str):
             raise TypeError(f"render(task) must return HTML as text, not {html!r:.100}.")
+        if context.state.hide is not None:  # the step has secrets
+            html = context.state.hide(html)
+            data = None if data is None else context.state.hide(data.decode()).encode()
         encoded = encode(StoredHtml(html))
         small = encoded.size_bytes <= INLINE_BYTES
         blob = NewBlob(encoded.description, None if small else encoded.sha, encoded.content if small else None)

@@ -17,23 +17,28 @@ from typing import Any
 import flowstore
 from flowstore.client.artifact import Artifacts, Data
 from flowstore.client.code import Code
+from flowstore.client.facts import Metadata
 from flowstore.client.store import Store
-from flowstore.client.task import Metadata
 from flowstore.context import Current
+from flowstore.flow.mutators import MutableFlow, MutableStep
 from flowstore.runner import ExecutingProcess, ExecutingRun
 
 PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
-    "Flows": ("FlowSpec", "step", "Parameter", "JSONType", "IncludeFile"),
-    "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "parallel", "card"),
+    "Flows": ("FlowSpec", "step", "Parameter", "JSONType", "IncludeFile", "Config", "config_expr"),
+    "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "secrets", "parallel", "card"),
     "Decorators of flows": ("project", "schedule"),
+    "Decorators of your own": ("user_step_decorator", "StepMutator", "FlowMutator"),
+    "Helpers for steps": ("parallel_map", "parallel_imap_unordered", "profile"),
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),
     "Stores": ("open_store", "Store", "use_store", "get_store"),
-    "Runs started from Python": ("Runner",),
+    "Runs started from Python": ("Runner", "NBRunner"),
     "Namespaces": ("namespace", "get_namespace", "default_namespace"),
 }
 RETURNED = (
+    MutableFlow,
+    MutableStep,
     ExecutingProcess,
     ExecutingRun,
     Data,
@@ -48,7 +53,7 @@ Each of them has a `pathspec`, which is its address. Runs, steps, tasks and arti
 Only runs and tasks have `successful` and `finished`.
 
 """
-WITHOUT_MEMBERS = ("Parameter", "IncludeFile", "use_store")  # users give them, and call nothing of them
+WITHOUT_MEMBERS = ("Parameter", "IncludeFile", "Config", "use_store")  # users give them, and call nothing of them
 HEAD = """# Python API
 
 Every public name of `flowstore`, with its docstring. `from flowstore import *` imports all of them.

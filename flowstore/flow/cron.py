@@ -149,7 +149,7 @@ def _due_times(cron: str, timezone: str | None, after: datetime) -> Iterator[dat
     from cronsim import CronSim, CronSimError
 
     try:
-        moments = CronSim(_five_fields(cron), after.astimezone(zone(timezone)))
+        moments = CronSim(five_fields(cron), after.astimezone(zone(timezone)))
     except CronSimError as error:
         reason = str(error).lower()
         raise GraphError(f"@schedule: {cron!r} is not a cron line ({reason}). Give {_EXAMPLE}.") from error
@@ -161,10 +161,10 @@ def _due_times(cron: str, timezone: str | None, after: datetime) -> Iterator[dat
             last = due_at
 
 
-def _five_fields(cron: str) -> str:
+def five_fields(cron: str) -> str:
     """Return a line in cron's own form, from that or Metaflow's.
 
-    >>> _five_fields("0 10 * * ? *")
+    >>> five_fields("0 10 * * ? *")
     '0 10 * * *'
     """
     fields = cron.split() if isinstance(cron, str) else []

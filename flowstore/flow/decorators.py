@@ -7,12 +7,13 @@ A decorator says what is wanted; the driver and the task do it. Each is a frozen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar, overload
 
 import attrs
 
 from flowstore.errors import GraphError
+from flowstore.flow.expressions import Delayable
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
@@ -43,7 +44,7 @@ def step(function: Any = None, *, start: bool = False, end: bool = False) -> Any
     return mark if function is None else mark(function)
 
 
-class _Decorator:
+class _Decorator(metaclass=Delayable):
     """The base of all decorators, with one text for people; generated in each class, it would slow imports down."""
 
     is_followed: ClassVar[bool] = True  # or only accepted, as it names what flowstore does not have
@@ -57,11 +58,12 @@ class StepDecorator(_Decorator):
     """The base of step decorators, which have a name and add themselves to a function."""
 
     name: ClassVar[str]
+    is_single: ClassVar[bool] = True  # whether a step may have one alone
 
     def attach(self, function: F) -> F:
-        """Add to a step, once."""
+        """Add to a step, once unless there may be several."""
         attached: list[StepDecorator] = function.__dict__.setdefault("decorators", [])
-        if any(other.name == self.name for other in attached):
+        if self.is_single and any(other.name == self.name for other in attached):
             raise GraphError(f"Step {function.__name__} has two @{self.name} decorators; keep one.")
         attached.append(self)
         return function
@@ -160,6 +162,7 @@ class Card(StepDecorator):
     """Have each task of the step make a card; a step may have several."""
 
     name: ClassVar[str] = "card"
+    is_single = False
     type: str = attrs.field(default="default", validator=_text)
     id: str | None = attrs.field(default=None, validator=attrs.validators.optional(_text))
     timeout: float = attrs.field(default=45, validator=_amount)
@@ -175,26 +178,6 @@ class Card(StepDecorator):
             raise GraphError(f"Step {function.__name__} has two cards with the id {self.id!r}; give each its own.")
         function.__dict__.setdefault("decorators", []).append(self)
         return function
-
-
-def cards_of(step: Any, with_: Sequence[str]) -> list[Card]:
-    """Return the cards of a step: its own, as they stand in the source from top to bottom, then those of `--with`.
-
-    Args:
-        step: the method.
-        with_: texts of `--with`; those that are not about cards are ignored.
-    """
-    decorators = getattr(step, "decorators", ())
-    if not decorators and not with_:  # as most tasks, for which each call is copies of pages
-        return []
-    own = [item for item in reversed(decorators) if isinstance(item, Card)]
-    added = [from_text(text) for text in with_ if is_card(text)]
-    return [*own, *(item for item in added if isinstance(item, Card))]
-
-
-def is_card(text: str) -> bool:
-    """Return whether a text of `--with` adds a card."""
-    return text.partition(":")[0] == Card.name
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -215,7 +198,7 @@ def retry(function: Any = None, **options: Any) -> Any:
         function: the step, where used without parentheses.
         options: `times`, how often after the first attempt; `minutes_between_retries`, by default none.
     """
-    return _decorate(Retry, function, options)
+    return decorate(Retry, function, options)
 
 
 @overload
@@ -230,7 +213,7 @@ def catch(function: Any = None, **options: Any) -> Any:
         options: `var`, the artifact that gets a `flowstore.ExceptionInfo`, `None` where nothing failed;
             `print_exception`, whether the traceback is printed.
     """
-    return _decorate(Catch, function, options)
+    return decorate(Catch, function, options)
 
 
 @overload
@@ -239,17 +222,17 @@ def timeout(function: F) -> F: ...
 def timeout(*, seconds: float = 0, minutes: float = 0, hours: float = 0) -> Callable[[F], F]: ...
 def timeout(function: Any = None, **options: Any) -> Any:
     """Fail an attempt of this step that takes longer than `seconds` + `minutes` + `hours`."""
-    return _decorate(Timeout, function, options)
+    return decorate(Timeout, function, options)
 
 
 def environment(function: Any = None, **options: Any) -> Any:
     """Set environment variables, `vars={"NAME": "value"}`, for this step's tasks."""
-    return _decorate(Environment, function, options)
+    return decorate(Environment, function, options)
 
 
 def resources(function: Any = None, **options: Any) -> Any:
     """Record what this step would like to have, such as `cpu=4, memory=16000`."""
-    return _decorate(Resources, function, options)
+    return decorate(Resources, function, options)
 
 
 def card(function: Any = None, **options: Any) -> Any:
@@ -265,15 +248,16 @@ def card(function: Any = None, **options: Any) -> Any:
             for the card's class; `refresh_interval`, the seconds between two updates while the task runs, if more
             than 5.
     """
-    return _decorate(Card, function, options)
+    return decorate(Card, function, options)
 
 
 def parallel(function: Any = None, **options: Any) -> Any:
     """Mark a step as a gang, started with `self.next(…, num_parallel=n)`."""
-    return _decorate(Parallel, function, options)
+    return decorate(Parallel, function, options)
 
 
-def _decorate(kind: Callable[..., StepDecorator], function: Any, options: dict[str, Any]) -> Any:
+def decorate(kind: Callable[..., StepDecorator], function: Any, options: dict[str, Any]) -> Any:
+    """Decorate a step, or return what does, as the function of each decorator does."""
     if function is not None and not callable(function):
         raise GraphError(f"@{kind.name}: options are given by name, as in {_example(kind)}.")  # type: ignore[attr-defined]
     try:
@@ -310,21 +294,70 @@ def from_text(text: str) -> StepDecorator:
     import json
 
     name, _, rest = text.partition(":")
-    if name not in WITH:
-        raise GraphError(f"--with {text}: there is no decorator {name!r}; there are: {', '.join(WITH)}.")
     options: dict[str, Any] = {}
     for pair in _pairs(rest):
         key, equals, value = pair.partition("=")
         if not equals:
-            raise GraphError(f"--with {text}: {pair!r} is not of the form option=value.")
+            raise GraphError(f"{text}: {pair!r} is not of the form option=value.")
         try:
             options[key.strip()] = json.loads(value)
         except ValueError:
             options[key.strip()] = {"True": True, "False": False, "None": None}.get(value, value)
+    return made(name, options)
+
+
+def made(name: str, options: Mapping[str, Any]) -> StepDecorator:
+    """Return a decorator of a step by its name, one of flowstore's or of the user's own.
+
+    Raises:
+        GraphError: there is none of that name, or it has no such option.
+    """
+    kind = WITH.get(name) or _later(name) or _own(name)
+    if kind is None:
+        names = ", ".join([*WITH, "secrets", *sorted(OWN)])
+        raise GraphError(f"There is no decorator {name!r}; there are: {names}. Name one of a module as module.name.")
     try:
-        return WITH[name](**options)  # type: ignore[no-any-return]
+        return kind.attached(options) if hasattr(kind, "attached") else kind(**options)  # type: ignore[no-any-return]
     except TypeError:
-        raise GraphError(f"--with {text}: {_unknown_option(WITH[name], options)}") from None
+        raise GraphError(_unknown_option(kind, options)) from None
+
+
+def _later(name: str) -> Any:
+    """Return a decorator of flowstore's whose module few flows need."""
+    if name != "secrets":
+        return None
+    from flowstore.flow.secrets import Secrets
+
+    return Secrets
+
+
+OWN: dict[str, Any] = {}  # the decorators and mutators of the user's own that this process has defined, by name
+
+
+def _own(name: str) -> Any:
+    """Return a decorator or mutator of the user's own, by its name or as `module.name`; `None` where there is none."""
+    module, dot, attribute = name.rpartition(".")
+    if not dot:
+        return OWN.get(name)
+    import importlib
+
+    try:
+        value = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks something itself
+        return None
+    return value if any(value is kind for kind in OWN.values()) else None
+
+
+def attributes_of(decorator: Any) -> dict[str, Any]:
+    """Return the options of a decorator, with defaults for those that were not given."""
+    if attrs.has(type(decorator)):
+        return {field.alias: getattr(decorator, field.name) for field in attrs.fields(type(decorator))}
+    for name in ("attributes", "amounts", "options", "kwargs"):
+        if isinstance(value := getattr(decorator, name, None), Mapping):
+            return dict(value)
+    return {}
 
 
 def _pairs(text: str) -> list[str]:

@@ -104,6 +104,18 @@ def part_of(nodes: Mapping[str, Node], part: str) -> str:
     return part
 
 
+def steps_of(flow: type) -> dict[str, FunctionType]:
+    """Return the steps of a flow class by name, those of base classes first."""
+    steps: dict[str, FunctionType] = {}
+    for base in reversed(flow.__mro__):
+        for name, value in vars(base).items():
+            if isinstance(value, FunctionType) and getattr(value, "is_step", False):
+                steps[name] = value
+            else:
+                steps.pop(name, None)  # overridden by something that is no step
+    return steps
+
+
 def graph_of(flow: type) -> Graph:
     """Read the graph of a flow class, without running or even instantiating it.
 
@@ -113,13 +125,7 @@ def graph_of(flow: type) -> Graph:
     Raises:
         GraphError: the source of a step can't be found. A mistake *in* a graph raises in `lint.check`.
     """
-    steps: dict[str, FunctionType] = {}
-    for base in reversed(flow.__mro__):
-        for name, value in vars(base).items():
-            if isinstance(value, FunctionType) and getattr(value, "is_step", False):
-                steps[name] = value
-            else:
-                steps.pop(name, None)  # overridden by something that is no step
+    steps = steps_of(flow)
     sources = _Sources(flow)
     nodes: dict[str, Node] = {}
     where = None

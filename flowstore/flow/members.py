@@ -10,6 +10,7 @@ from typing import Any
 
 from flowstore.errors import ArtifactError, GraphError
 from flowstore.flow.decorators import Catch, FlowDecorator
+from flowstore.flow.expressions import Expression, KnownConfig
 from flowstore.flow.names import check_name
 from flowstore.flow.parameters import Parameter
 from flowstore.flow.spec import OWN_NAMES, FlowSpec, check_assignable, is_constant
@@ -74,6 +75,8 @@ def _kind(name: str, value: Any) -> str | None:
         return "step" if getattr(value, "is_step", False) else None
     if isinstance(value, Parameter):
         return "parameter"
+    if isinstance(value, (Expression, KnownConfig)):
+        return "config"
     if name == "flow_decorators":
         is_ours = isinstance(value, tuple) and all(isinstance(item, FlowDecorator) for item in value)
         return None if is_ours else "constant"

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from flowstore import context
 from flowstore.errors import ParameterError
+from flowstore.flow.expressions import ConfigValue, Expression
 
 LONGEST_SHOWN = 200  # characters of a value, in a message
 _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
@@ -34,12 +35,20 @@ class DeployTimeContext:
 
     Attributes:
         flow_name, user_name, parameter_name: text.
+        configs: the values of the flow's configs, by name, as attributes and as items.
     """
 
-    def __init__(self, flow_name: str, user_name: str, parameter_name: str) -> None:
+    def __init__(
+        self,
+        flow_name: str,
+        user_name: str,
+        parameter_name: str,
+        configs: ConfigValue = ConfigValue(),  # noqa: B008
+    ) -> None:
         self.flow_name = flow_name
         self.user_name = user_name
         self.parameter_name = parameter_name
+        self.configs = configs
 
 
 class Parameter:
@@ -58,6 +67,8 @@ class Parameter:
         ParameterError: the definition contradicts itself.
     """
 
+    configs = ConfigValue()  # of the flow, once they are known
+
     def __init__(
         self,
         name: str,
@@ -70,7 +81,6 @@ class Parameter:
         show_default: bool = True,
     ) -> None:
         self.name = name
-        self.default = default
         self.required = required
         self.help = help
         self.separator = separator
@@ -79,23 +89,41 @@ class Parameter:
         self.attribute = name
         if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
             raise ParameterError(f"A parameter's name is an identifier, not {name!r}.")
-        self.type = type if type is not None else self._type_of_default()
+        self._given_type = type
+        self.set_default(default)
+
+    def set_default(self, default: Any) -> None:
+        """Set the default, and with it the type where none was given; what is not known yet stands for a text.
+
+        Raises:
+            ParameterError: the definition contradicts itself.
+        """
+        self.default = default
+        self.type = self._given_type if self._given_type is not None else self._type_of_default()
         if self.type in (dict, list):
             self.type = JSONType
+        self._check()
+
+    def _check(self) -> None:
         if self.type not in (str, int, float, bool, JSONType):
             raise ParameterError(
-                f"Parameter {name}: the type {self.type!r} is none of str, int, float, bool, JSONType."
+                f"Parameter {self.name}: the type {self.type!r} is none of str, int, float, bool, JSONType."
             )
-        if is_flag and self.type is not bool:
-            raise ParameterError(f"Parameter {name}: is_flag goes with type=bool.")
-        if separator is not None and self.type is not str:
-            raise ParameterError(f"Parameter {name}: a separator goes with type=str.")
+        if self.is_flag and self.type is not bool:
+            raise ParameterError(f"Parameter {self.name}: is_flag goes with type=bool.")
+        if self.separator is not None and self.type is not str:
+            raise ParameterError(f"Parameter {self.name}: a separator goes with type=str.")
 
     def _type_of_default(self) -> Any:
         default = self.default
         if self.is_flag:
             return bool
-        if default is None or callable(default) or (isinstance(default, (list, tuple)) and self.separator):
+        if (
+            default is None
+            or isinstance(default, Expression)
+            or callable(default)
+            or (isinstance(default, (list, tuple)) and self.separator)
+        ):
             return str
         return JSONType if isinstance(default, (dict, list)) else default.__class__
 
@@ -163,8 +191,7 @@ class Parameter:
         value = self.default
         if callable(value):
             try:
-                takes = len(inspect.signature(value).parameters)
-                value = value(DeployTimeContext(flow_name, user_name, self.name)) if takes else value()
+                value = call_default(value, DeployTimeContext(flow_name, user_name, self.name, self.configs))
             except Exception as error:  # a user's function may raise anything
                 raise ParameterError(
                     f"Parameter {self.name}: its default raised {type(error).__name__}: {error}"
@@ -173,6 +200,11 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, type={self.type_name})"
+
+
+def call_default(function: Callable[..., Any], given: DeployTimeContext) -> Any:
+    """Return the value of a default that is a function, which may take a context."""
+    return function(given) if len(inspect.signature(function).parameters) else function()
 
 
 class IncludeFile(Parameter):

@@ -18,6 +18,7 @@ import attrs
 
 from flowstore.context import state
 from flowstore.errors import ArtifactError, GraphError
+from flowstore.flow.expressions import Expression, KnownConfig, unwrapped
 from flowstore.flow.names import check_name
 from flowstore.flow.parameters import Parameter
 from flowstore.flow.wrappers import restore_marks
@@ -312,9 +313,11 @@ def artifacts_set_on(instance: FlowSpec) -> dict[str, Any]:
 
 
 def constants_of(flow: type) -> dict[str, Any]:
-    """Class attributes that are plain values: artifacts of every task that can't be assigned."""
+    """Class attributes that are plain values, and configs: artifacts of every task that can't be assigned."""
     names = _class_attributes(flow)
-    return {name: value for name, value in names.items() if is_constant(name, value)}
+    constants = {name: value for name, value in names.items() if is_constant(name, value)}
+    configs = {name: value for name, value in names.items() if isinstance(value, KnownConfig)}
+    return constants | {name: unwrapped(config.definition.value) for name, config in configs.items()}
 
 
 def check_assignable(flow: type, name: str) -> None:
@@ -327,6 +330,8 @@ def check_assignable(flow: type, name: str) -> None:
     if name in fixed_names(flow):
         if isinstance(_class_attributes(flow).get(name), Parameter):
             raise AttributeError(f"{name} is a parameter; parameters cannot be assigned. Use another name.")
+        if isinstance(_class_attributes(flow).get(name), KnownConfig):
+            raise AttributeError(f"{name} is a config; configs cannot be assigned. Use another name.")
         what = "a constant" if name in constants_of(flow) else "a step, a method or a property"
         owner = "FlowSpec" if name in OWN_NAMES else flow.__name__
         raise AttributeError(f"{name} is {what} of {owner} and cannot be assigned. Use another name.")
@@ -341,7 +346,7 @@ def fixed_names(flow: type) -> frozenset[str]:
     """Return the names that steps must not assign."""
     if flow not in _fixed:
         names = _class_attributes(flow)
-        kinds = (FunctionType, Parameter)
+        kinds = (FunctionType, Parameter, Expression, KnownConfig)
         fixed = {name for name, value in names.items() if is_constant(name, value) or isinstance(value, kinds)}
         _fixed[flow] = frozenset({*fixed, *dir(FlowSpec), _LINK})
     return _fixed[flow]
@@ -351,7 +356,7 @@ def _described_names(flow: type) -> frozenset[str]:
     """Return the names of a flow's own properties, and of what else runs code when it is read."""
     if flow not in _described:
         names = _class_attributes(flow)
-        plain = (FunctionType, Parameter, staticmethod, classmethod, type)
+        plain = (FunctionType, Parameter, Expression, KnownConfig, staticmethod, classmethod, type)
         _described[flow] = frozenset(
             name
             for name, value in names.items()

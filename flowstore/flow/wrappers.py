@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
 
-from flowstore.flow.decorators import Card
-
 
 def restore_marks(flow: type) -> None:
     """Give wrappers around a flow's own steps the name and the marks of the steps that they wrap."""
@@ -68,7 +66,7 @@ def _enclosed(function: FunctionType) -> Iterator[FunctionType]:
 def _copy_marks(chain: list[FunctionType]) -> None:
     outer, inner = chain[0], chain[-1]
     attached = [item for function in reversed(chain) for item in getattr(function, "decorators", ())]
-    decorators = {id(item) if isinstance(item, Card) else item.name: item for item in attached}
+    decorators = {item.name if item.is_single else id(item): item for item in attached}
     marks: dict[str, Any] = {}
     for function in reversed(chain):
         marks.update(vars(function))

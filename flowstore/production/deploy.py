@@ -18,12 +18,14 @@ import attrs
 from flowstore import context
 from flowstore.errors import FlowstoreError, NotFound, ParameterError, TokenError
 from flowstore.flow import decorators
+from flowstore.flow.expressions import Expression
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.production import tokens
 from flowstore.production.trigger import check_trusted, trigger
 from flowstore.run import snapshot
 from flowstore.run.checks import check_decorators
+from flowstore.run.executor import choose
 from flowstore.run.ownership import project_of
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite.database import Row, Store
@@ -53,6 +55,8 @@ class Options:
     with_: Sequence[str] = ()
     namespace: str | context.Unset | None = context.UNSET
     suffixes: Sequence[str] = ()
+    executor: str | None = None
+    executor_options: Sequence[str] = ()
 
 
 @attrs.frozen
@@ -120,8 +124,9 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
     user_tags = tags.checked(options.tags)
     tags.check_not_reserved(user_tags)
     check_decorators(flow, options.with_)
-    schedule = _schedule(flow)
-    values = _defaults(flow, user, scheduled=schedule is not None)
+    choose(options.executor or "local", options.executor_options)
+    schedule = schedule_of(flow)
+    values = [*_defaults(flow, user, scheduled=schedule is not None), *_configs(flow)]
     sources = _sources(flow, options)
     scope = _scope(flow, project)
     trust.user_key()  # fails, as an unreadable tokens file does, before a store is made
@@ -146,6 +151,7 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
             tags=user_tags,
             namespace=options.namespace,
             with_=options.with_,
+            executor=[] if options.executor is None else [options.executor, *options.executor_options],
         )
         deployment = rows.get(store, rows.insert(db, new))
         rows.sign(db, store, deployment)
@@ -244,14 +250,25 @@ def is_guessable(token: str) -> bool:
     return len(token.rpartition("-")[2]) < _RANDOM_LETTERS
 
 
-def _schedule(flow: type[FlowSpec]) -> dict[str, Any] | None:
+def schedule_of(flow: type[FlowSpec]) -> dict[str, Any] | None:
     """Return `@schedule` as cron and zone."""
-    from flowstore.flow.cron import schedule_of
+    from flowstore.flow import cron
 
     schedules = [item for item in flow.flow_decorators if isinstance(item, decorators.schedule)]
     if not schedules:
         return None
-    return schedule_of(schedules[0])
+    return cron.schedule_of(schedules[0])
+
+
+def _configs(flow: type[FlowSpec]) -> list[tuple[str, str, bool, Encoded | None]]:
+    """Return each config in the form in which `_defaults` returns parameters."""
+    if not Expression.are_used:
+        return []
+    from flowstore.flow.configs import configs_of
+    from flowstore.run import configs
+
+    names = {attribute: item.name for attribute, item in configs_of(flow).items()}
+    return [(name, f"{rows.CONFIG}{names[name]}", False, value) for name, value in configs.encoded(flow).items()]
 
 
 def _defaults(flow: type[FlowSpec], user: str, *, scheduled: bool) -> list[tuple[str, str, bool, Encoded | None]]:

@@ -12,7 +12,7 @@ from flowstore.errors import GraphError
 from flowstore.flow import cron
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.typed_rows import time_of
-from flowstore.store import deployments, schedules
+from flowstore.store import deployments, schedules, state_machines
 from flowstore.store.deployments import Deployment
 
 
@@ -62,13 +62,19 @@ class Entry:
         )
 
 
-def entries(store: Store) -> dict[int, Entry]:
-    """Return the deployments in force that have a schedule, by id."""
+def entries(store: Store, *, of_scheduler: bool = False) -> dict[int, Entry]:
+    """Return the deployments in force that have a schedule, by id.
+
+    Args:
+        store: where they are.
+        of_scheduler: only those that `flowstore scheduler` starts, since AWS starts the others.
+    """
+    in_aws = {(machine.flow, machine.scope) for machine in state_machines.all_of(store)} if of_scheduler else set()
     marks = schedules.marks(store)
     return {
         deployment.id: Entry(deployment, marks.get(deployment.id) or time_of(deployment.deployed_at))
         for deployment in deployments.active(store)
-        if deployment.schedule is not None
+        if deployment.schedule is not None and (deployment.flow, deployment.scope) not in in_aws
     }
 
 

@@ -162,7 +162,7 @@ class Scheduler:
     def look(self) -> None:
         """Look at the store once: start what has fallen due, and say what comes next."""
         now = self._clock()
-        entries = schedule.entries(self._store)
+        entries = schedule.entries(self._store, of_scheduler=True)
         self._tell_changes(entries)
         coming = []
         for id_, entry in entries.items():

@@ -42,6 +42,7 @@ def trigger(
     namespace: str | context.Unset | None = context.UNSET,
     max_workers: int | None = None,
     execution: str | None = None,
+    steps: bool = False,
     origin_run_id: int | None = None,
 ) -> int:
     """Run a deployment now, in the foreground, with this process's stdout and stderr.
@@ -55,6 +56,7 @@ def trigger(
         namespace: what the Client sees inside, instead of what the deployment says.
         max_workers: how many of its tasks run at a time; default: as many as there are cores.
         execution: the tag of the execution in AWS that asks for the run.
+        steps: whether AWS admits each of its tasks.
         origin_run_id: the run to resume, with its own values.
 
     Returns:
@@ -78,8 +80,9 @@ def trigger(
         command = ["run", *options] if origin_run_id is None else ["resume", "--origin-run-id", str(origin_run_id)]
         if max_workers is not None:
             command += ["--max-workers", str(max_workers)]
+        command += [f"--executor{'-option' * (i > 0)}={text}" for i, text in enumerate(deployment.executor)]
         command = [*_program(deployment, folder), "--store", str(store.path), *before, *command]
-        assigned = ownership.Assigned(deployment.id, os.getpid(), digest.hex(), deployment.token, execution)
+        assigned = ownership.Assigned(deployment.id, os.getpid(), digest.hex(), deployment.token, execution, steps)
         assignment = {ownership.VARIABLE: assigned.text()}
         return _run(
             child, command, {**_outside_parameters(), **_paths(deployment, folder), **environment, **assignment}

@@ -18,14 +18,16 @@ import attrs
 
 from flowstore import alarm, context
 from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed
-from flowstore.flow import init, spec
-from flowstore.flow.decorators import cards_of
+from flowstore.flow import init, own, spec
+from flowstore.flow.decorators import Card, StepDecorator
 from flowstore.flow.graph import Graph
-from flowstore.flow.spec import FlowSpec, Inputs, Transition
-from flowstore.run.inputs import FOREACH_ITEMS, Inherited, Source, TaskLink, inline_items, item_preview
+from flowstore.flow.mutators import decorators_of
+from flowstore.flow.spec import FlowSpec, Transition
+from flowstore.run.inputs import FOREACH_ITEMS, Source, TaskLink, inline_items, inputs_of, item_preview
 from flowstore.run.local.ending import Ending
 from flowstore.run.orders import Failure, Order, Report
 from flowstore.run.plan import Outcome
+from flowstore.run.task import Gang
 from flowstore.store.blobs import INLINE_BYTES
 from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import INDEXABLE, NOTATIONS, Encoded, encode
@@ -78,6 +80,22 @@ def run_attempt(
         ending: the end of this process.
         show: hands the state of a card to the driver while the attempt runs.
     """
+    if not order.secrets:
+        return _run(flow, graph, order, source, ending, show)
+    from flowstore.flow.secrets import set_for_task
+
+    with set_for_task(order.secrets):
+        return _run(flow, graph, order, source, ending, show)
+
+
+def _run(
+    flow: type[FlowSpec],
+    graph: Graph,
+    order: Order,
+    source: Source,
+    ending: Ending,
+    show: Callable[[RenderedCard], None],
+) -> Product:
     state = context.state
     state.flow_module = sys.modules[flow.__module__]
     node = graph[order.step]
@@ -89,12 +107,13 @@ def run_attempt(
     before = state.task, state.namespace, state.task_store
     state.task, state.namespace = _identity(order, link), order.run.current["namespace"]
     state.store, state.task_store = None, (order.run.store, order.run.trusted)
-    cards = _cards(instance, link, graph, order, show)
+    decorators = decorators_of(flow, order.step, order.run.with_)
+    cards = _cards(decorators, instance, link, graph, order, show)
     state.task["card"] = None if cards is None else cards.current
     try:
         if init.has_own(flow):
             link.first_values = init.run(instance, link.load_parameter)
-        _run_step(flow, instance, link, order, source)
+        _run_step(decorators, instance, link, graph, order, source)
         if os.getpid() != process:
             _leave(None, ending)
         product = _product(instance, link, order, _outcome(instance, link, graph, order))
@@ -110,11 +129,17 @@ def run_attempt(
 
 
 def _cards(
-    instance: FlowSpec, link: TaskLink, graph: Graph, order: Order, show: Callable[[RenderedCard], None]
+    decorators: Sequence[StepDecorator],
+    instance: FlowSpec,
+    link: TaskLink,
+    graph: Graph,
+    order: Order,
+    show: Callable[[RenderedCard], None],
 ) -> TaskCards | None:
     """Return what makes the cards of a task, if its step has any: a task without one imports nothing for it."""
-    step = getattr(type(instance), link.step)
-    wanted = cards_of(step, order.run.cards)
+    if not decorators:  # as most tasks, for which each call is copies of pages
+        return None
+    wanted = [item for item in decorators if isinstance(item, Card)]
     if not wanted:
         return None
     from flowstore.cards.task_cards import TaskCards
@@ -139,17 +164,28 @@ def _with_cards(product: Product, cards: TaskCards) -> Product:
     return Product(attrs.evolve(report, cards=[card for card, _ in rendered]), [*product.large, *large])
 
 
-def _run_step(flow: type[FlowSpec], instance: FlowSpec, link: TaskLink, order: Order, source: Source) -> None:
+def _run_step(
+    decorators: Sequence[StepDecorator],
+    instance: FlowSpec,
+    link: TaskLink,
+    graph: Graph,
+    order: Order,
+    source: Source,
+) -> None:
     if order.fallback is not None:
         raise _Fallback(order.fallback)
-    step = getattr(flow, link.step)
-    arguments = [_inputs(flow, order, source)] if link.is_join else []
+    flow = type(instance)
+    inputs = inputs_of(flow, order, source) if link.is_join else None
+    step = functools.partial(getattr(flow, link.step), instance, *([inputs] if link.is_join else []))
+    around = [item for item in decorators if isinstance(item, own.OwnDecorator)] if decorators else []
+    if around:
+        step = functools.partial(own.call, around, instance, graph[link.step], step, inputs)
     if order.timeout_s:
         late = TimeoutExpired(f"Step {link.step} took longer than its timeout of {order.timeout_s:g} s.")
         with alarm.limited(order.timeout_s, late):
-            step(instance, *arguments)
+            step()
     else:
-        step(instance, *arguments)
+        step()
 
 
 def _close_store() -> None:
@@ -193,7 +229,7 @@ def _failed(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order, erro
     if catch.var:
         from flowstore.client import ExceptionInfo
 
-        object.__setattr__(instance, catch.var, ExceptionInfo(failure.type, failure.message, failure.traceback))
+        object.__setattr__(instance, catch.var, ExceptionInfo(failure.full_type, failure.message, failure.traceback))
     result = _Result("successful", Outcome(graph[link.step].targets), failure=failure)
     try:
         return _product(instance, link, order, result)
@@ -222,24 +258,9 @@ def _describe(error: BaseException) -> Failure:
         message = str(error)
     except Exception:  # a user's __str__ may raise anything
         message = ""
-    texts = (type(error).__qualname__, message, text)
+    hide = context.state.hide or str
+    texts = (type(error).__qualname__, hide(message), hide(text), str(type(error).__module__))
     return Failure(*(value.encode("utf-8", "backslashreplace").decode() for value in texts))
-
-
-def _inputs(flow: type[FlowSpec], order: Order, source: Source) -> Inputs:
-    inherited = Inherited(source, [task_id for task_id, _ in order.inputs])
-    links = [
-        TaskLink(
-            order,
-            source,
-            step=step,
-            task_id=task_id,
-            inherited=inherited,
-            index=None if order.joined is None else index,
-        )
-        for index, (task_id, step) in enumerate(order.inputs)
-    ]
-    return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])
 
 
 def _identity(order: Order, link: TaskLink) -> dict[str, Any]:
@@ -255,26 +276,6 @@ def _identity(order: Order, link: TaskLink) -> dict[str, Any]:
         "parameters": context.Parameters(run.parameters, link.load_parameter),
         "parallel": None if order.node_index is None else _gang(order, order.node_index),
     }
-
-
-@attrs.frozen(eq=False, repr=False)
-class Gang:
-    """`current.parallel`: a task's place in its gang.
-
-    Attributes:
-        main_ip: the address of the first node.
-        num_nodes: how many there are.
-        node_index: which this is, from 0.
-        control_task_id: the id of node 0's task.
-    """
-
-    main_ip: str
-    num_nodes: int
-    node_index: int
-    control_task_id: str
-
-
-Gang.__module__ = "flowstore.run.task"  # as stored pickles name it
 
 
 def _gang(order: Order, index: int) -> Gang:

@@ -52,6 +52,17 @@ class Exchange:
         except FileNotFoundError:
             return {}
 
+    def put_resume_hint(self, text: str) -> None:
+        """Say what the user would write to resume a run, with `{run_id}` in the position of its id."""
+        (self.folder / "hint").write_text(text, "utf-8")
+
+    def resume_hint(self, run_id: int) -> str | None:
+        """Return what the user would write to resume a run, if the program has said so."""
+        try:
+            return (self.folder / "hint").read_text("utf-8").format(run_id=run_id)
+        except FileNotFoundError:
+            return None
+
     def announce(self, started: Started) -> None:
         """Say what was started; a program that has gone on to something else needs no answer."""
         temporary = self.folder / "started.new"

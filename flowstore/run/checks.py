@@ -10,11 +10,14 @@ import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import FunctionType
 
 from flowstore import context
-from flowstore.errors import FlowstoreError
+from flowstore.errors import FlowstoreError, GraphError
 from flowstore.flow import decorators
+from flowstore.flow.graph import steps_of
 from flowstore.flow.members import check_catch
+from flowstore.flow.mutators import decorators_of
 from flowstore.flow.parameters import IncludeFile, parameters_of
 
 
@@ -54,27 +57,47 @@ def check_schedule(flow: type) -> None:
 
 
 def check_decorators(flow: type, texts: Sequence[str]) -> None:
-    """Check the texts of `--with`, and whether there are the types of cards that these and the steps name.
+    """Check the texts of `--with`, the types of cards that these and the steps name, and the sources of secrets.
 
     Raises:
-        GraphError: one is no decorator, or a decorator can't have such an option, or there is no such type.
+        GraphError: one is no decorator, or a decorator can't have such an option, or there is no such type or source.
     """
     for text in texts:
-        decorator = decorators.from_text(text)
+        try:
+            decorator = decorators.from_text(text)
+        except GraphError as error:
+            raise GraphError(f"--with {text}: {error}") from None
         if isinstance(decorator, decorators.Catch):
             check_catch(flow, decorator)
-    _check_cards(flow, texts)
+    for name, step in steps_of(flow).items():
+        attached = decorators_of(flow, name, texts)
+        for decorator in attached:
+            if isinstance(decorator, decorators.Card):
+                _check_card(decorator, name, step)
+            elif decorator.name == "secrets":
+                environment = [item.vars for item in attached if isinstance(item, decorators.Environment)]
+                decorator.values(name, environment[0] if environment else {})  # type: ignore[attr-defined]
 
 
-def _check_cards(flow: type, texts: Sequence[str]) -> None:
-    """Check the types of cards; what cards need is imported before tasks are forked, so that none of them has to."""
-    for name in dir(flow):
-        step = inspect.getattr_static(flow, name, None)  # `getattr` would run the code of a descriptor
-        for card in decorators.cards_of(step, texts) if getattr(step, "is_step", False) else ():
-            from flowstore.cards.task_cards import check_type, warm_up
+def secrets_in_source(flow: type, texts: Sequence[str]) -> list[str]:
+    """Return a sentence about each step whose secrets stand in the source, and so in the snapshots of runs."""
+    sentences: list[str] = []
+    for name, step in steps_of(flow).items():
+        if any(item.name == "secrets" and item.has_inline for item in decorators_of(flow, name, texts)):  # type: ignore[attr-defined]
+            code = inspect.unwrap(step).__code__
+            sentences.append(
+                f"{code.co_filename}:{code.co_firstlineno}: step {name!r} has secrets of the type inline, which are in "
+                "the source, and so in the code that each run keeps. Put them into a file of the type env-file."
+            )
+    return sentences
 
-            check_type(card.type, name)
-            warm_up(getattr(getattr(step, "__code__", None), "co_filename", ""))
+
+def _check_card(card: decorators.Card, step: str, function: FunctionType) -> None:
+    """Check the type of a card; what cards need is imported before tasks are forked, so that none of them has to."""
+    from flowstore.cards.task_cards import check_type, warm_up
+
+    check_type(card.type, step)
+    warm_up(function.__code__.co_filename)
 
 
 def check_run_id_file(file: str | None, store: str | None = None) -> None:

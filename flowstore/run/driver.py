@@ -67,7 +67,7 @@ class Driver:
         self._console = console
         self._stop = stop
         self._plan = Plan(run.graph)
-        self._waiting = Waiting()
+        self._waiting = Waiting(run.gate)
         self._running: dict[int, _Task] = {}
         self._finished: list[_Finished] = []  # not yet in the store
         self._ending: dict[int, _Finished] = {}  # by number, those with a process that has not ended
@@ -78,7 +78,7 @@ class Driver:
         self._orders = OrderWriter(run)
         self._results = StoredResults(store, run)
         self._recorder = Recorder(store, run, self._orders, self._results)
-        self._output = Output(console, store, run.run_id)
+        self._output = Output(console, store, run)
         self._seen = time.monotonic()
         self._counts = {"done": 0, "failed": 0, "reused": 0}
         self.failed_task: str | None = None
@@ -341,7 +341,7 @@ class Driver:
                 ready = self._waiting.ready
                 if not ready or not (free or ready[0].gang is not None or self._run.origin is not None):
                     return
-                if self._take_over(db, ready[0]):
+                if self._take_over(db, ready[0]) or self._waiting.hold():
                     continue
                 if not free and ready[0].gang is None:
                     return
@@ -365,7 +365,7 @@ class Driver:
         taken = self._run.origin.take(planned) if self._run.origin is not None else None
         if taken is None:
             return False
-        self._waiting.ready.popleft()
+        self._waiting.skip()
         row, outcome = taken
         task_id = self._recorder.take_over(db, planned, row)
         base_id = task_id if row["sets_any"] else self._orders.base(planned)

@@ -137,7 +137,7 @@ class Died:
             )
         if self.signal is not None:
             name = signal_name(self.signal)
-            hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
+            hint = " (out of memory, perhaps)" if self.signal == signal.SIGKILL else ""
             return f"The task's process was killed by {name}{hint}."
         return f"The task's process exited with code {self.code} before the step had finished."
 
@@ -153,9 +153,14 @@ Event = Started | Printed | Refreshed | Reported | Ended | Died | Returned
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, such as SIGKILL."""
+    """Return the name of a signal, with what it means.
+
+    >>> signal_name(11)
+    'SIGSEGV, segmentation fault'
+    """
     try:
-        return signal.Signals(number).name
+        words = signal.strsignal(number)
+        return signal.Signals(number).name + (f", {words[0].lower()}{words[1:]}" if words else "")
     except ValueError:
         return f"signal {number}"
 
@@ -383,6 +388,35 @@ def find_executor(where: str) -> type[Executor]:
             raise
         raise _missing(name, error.name) from None
     return executor
+
+
+@attrs.frozen(eq=False, repr=False)
+class Choice:
+    """An executor that was chosen: its class, and the `address` and the `options` of its `Setup`."""
+
+    kind: type[Executor]
+    address: str
+    options: Mapping[str, str]
+
+
+def choose(where: str, texts: Sequence[str]) -> Choice:
+    """Return the executor that `--executor WHERE` and `--executor-option NAME=VALUE`, each a text, choose.
+
+    Raises:
+        FlowstoreError: there is none of this name, or it can't be used so.
+
+    Example:
+        >>> choose("local", []).kind.name
+        'local'
+    """
+    kind = find_executor(where)
+    pairs = [text.partition("=") for text in texts]
+    for name, sign, value in pairs:
+        if not name or not sign or not value:
+            raise FlowstoreError(f"--executor-option {name}{sign}{value}: write NAME=VALUE, such as lease=60.")
+    choice = Choice(kind, where.partition(":")[2], {name: value for name, _, value in pairs})
+    kind.check(choice.address, choice.options)
+    return choice
 
 
 def check_package(name: str, package: str) -> None:

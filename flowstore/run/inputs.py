@@ -15,7 +15,7 @@ import attrs
 
 from flowstore.errors import ArtifactError, FlowstoreError, StoreCorrupt
 from flowstore.flow import spec
-from flowstore.flow.spec import Inputs, Transition
+from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run.orders import Inline, OpenSplit, Order
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.typed_rows import PAGE
@@ -377,3 +377,20 @@ def _stored(db: sqlite3.Connection, opener_id: int, items_from: str) -> Sequence
 def _is_read(blob: Blob) -> bool:
     """Return whether a list of items is read for the previews: it is small, and reading it executes no code."""
     return codecs.is_safe(blob.codec) and bool(codecs.entry_of(blob.codec).indexable) and blob.size_bytes <= _MAX_BYTES
+
+
+def inputs_of(flow: type[FlowSpec], order: Order, source: Source) -> Inputs:
+    """Return the inputs of a join."""
+    inherited = Inherited(source, [task_id for task_id, _ in order.inputs])
+    links = [
+        TaskLink(
+            order,
+            source,
+            step=step,
+            task_id=task_id,
+            inherited=inherited,
+            index=None if order.joined is None else index,
+        )
+        for index, (task_id, step) in enumerate(order.inputs)
+    ]
+    return Inputs([spec.bind(flow, link) for link in links], [link.step for link in links])

@@ -7,6 +7,7 @@ come from `base_id`: the nearest task before it that set any, or none for a join
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -15,6 +16,9 @@ from flowstore.run.orders import Failure, Inline, OpenSplit, Order, RunFacts
 from flowstore.run.plan import Frame, Outcome, PlannedTask
 from flowstore.run.policies import StepPolicy
 from flowstore.run.resume import Origin
+
+if TYPE_CHECKING:
+    from flowstore.run.gate import Gate
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -27,6 +31,7 @@ class RunPlan:
         policies: by step.
         max_workers: how many attempts run at a time.
         origin: the run that it resumes.
+        gate: where tasks wait until they are admitted.
     """
 
     facts: RunFacts
@@ -34,6 +39,7 @@ class RunPlan:
     policies: Mapping[str, StepPolicy]
     max_workers: int
     origin: Origin | None = None
+    gate: Gate | None = None
 
     @property
     def run_id(self) -> int:
@@ -124,6 +130,7 @@ class OrderWriter:
             first_node_id=0 if gang is None else task_id - gang.index,  # a gang's ids follow on one another
             tags=tags,
             environment=policy.environment,
+            secrets=policy.secrets,
             timeout_s=policy.timeout_s,
             catch=policy.catch,
             fallback=fallback,

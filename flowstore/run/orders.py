@@ -45,11 +45,17 @@ class Inline:
 
 @attrs.frozen(eq=False, repr=False)
 class Failure:
-    """Why an attempt failed: the exception's type, its message, and the traceback as text."""
+    """Why an attempt failed: the exception's type, its message, and the traceback as text; the type's module."""
 
     type: str
     message: str
     traceback: str
+    module: str = ""
+
+    @property
+    def full_type(self) -> str:
+        """The type with its module, as in `builtins.ValueError`."""
+        return f"{self.module}.{self.type}".removeprefix(".")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -85,7 +91,7 @@ class RunFacts:
         parameters: the value of each parameter; `None` where it is too large to travel.
         constants: the names of the flow's constants.
         current: what `current` answers about the run.
-        cards: the texts of `--with` that add cards to every step.
+        with_: the texts of `--with`, which decorate every step.
     """
 
     flow: str
@@ -96,7 +102,7 @@ class RunFacts:
     parameters: Mapping[str, Inline | None]
     constants: Sequence[str]
     current: Mapping[str, Any]
-    cards: Sequence[str] = ()
+    with_: Sequence[str] = ()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -120,6 +126,7 @@ class Order:
         main_ip: the address of the machine on which that runs.
         tags: the run's.
         environment: variables that the task's process has from its beginning.
+        secrets: variables that the step has, and whose values are hidden.
         timeout_s: how long the step may take; 0 for no limit.
         catch: the step's `@catch`.
         fallback: why the last attempt's process died, if all that is left to do is to catch that.
@@ -140,6 +147,7 @@ class Order:
     main_ip: str = "127.0.0.1"
     tags: Sequence[str] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict)
+    secrets: Mapping[str, str] = attrs.field(factory=dict)
     timeout_s: float = 0
     catch: Catch | None = None
     fallback: Failure | None = None
@@ -165,6 +173,7 @@ class Report:
         failure: why it failed, or what `@catch` has caught.
         died: whether its process ended without a report, so that the driver wrote this one.
         cards: those of the step, as they are at the end.
+        imported: the versions of the distributions of which it imported a module as the first in its process.
     """
 
     status: str
@@ -177,6 +186,7 @@ class Report:
     failure: Failure | None = None
     died: bool = False
     cards: Sequence[RenderedCard] = ()
+    imported: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def blobs(self) -> list[NewBlob]:
@@ -250,8 +260,8 @@ def _pair(value: Inline | None) -> tuple[str, bytes] | None:
     return None if value is None else (value.codec, value.data)
 
 
-def _encode_failure(failure: Failure) -> tuple[str, str, str]:
-    return failure.type, failure.message, failure.traceback
+def _encode_failure(failure: Failure) -> tuple[str, str, str, str]:
+    return failure.type, failure.message, failure.traceback, failure.module
 
 
 def encode_report(report: Report) -> tuple[Any, ...]:
@@ -268,6 +278,7 @@ def encode_report(report: Report) -> tuple[Any, ...]:
         None if report.failure is None else _encode_failure(report.failure),
         report.died,
         [card.packed for card in report.cards] if report.cards else (),
+        report.imported,
     )
 
 
@@ -278,7 +289,7 @@ def decode_report(plain: Sequence[Any]) -> Report:
         ValueError: these are not the values of a report.
     """
     try:
-        status, outcome, items, shown, artifacts, merged, deleted, failure, died, cards = plain
+        status, outcome, items, shown, artifacts, merged, deleted, failure, died, cards, imported = plain
         if outcome is not None:
             targets, *more = outcome
             outcome = Outcome(tuple(targets), *more)
@@ -293,6 +304,7 @@ def decode_report(plain: Sequence[Any]) -> Report:
             failure=None if failure is None else Failure(*failure),
             died=died,
             cards=[*map(RenderedCard.unpacked, cards)],
+            imported={str(name): str(version) for name, version in imported.items()},
         )
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"this is not a report: {error}") from error

@@ -127,6 +127,7 @@ def _project(flow: str, project: str, branch: str) -> dict[str, Any]:
         "branch_name": branch,
         "project_flow_name": f"{project}.{branch}.{flow}",
         "is_production": is_production(branch),
+        "is_user_branch": branch.startswith("user."),
     }
 
 
@@ -143,6 +144,7 @@ class Assigned:
         digest: of the deployment, as it was checked.
         token: its token at that time.
         execution: the tag of the execution in AWS that asked for the run.
+        steps: whether AWS admits each of its tasks.
     """
 
     deployment_id: int
@@ -150,6 +152,7 @@ class Assigned:
     digest: str
     token: str
     execution: str | None = None
+    steps: bool = False
 
     def text(self) -> str:
         """Return it as the environment carries it."""

@@ -9,6 +9,7 @@ import attrs
 
 from flowstore.flow import decorators
 from flowstore.flow.graph import CHOOSING, Graph, Node
+from flowstore.flow.mutators import decorators_of
 from flowstore.flow.spec import FlowSpec
 
 
@@ -22,6 +23,7 @@ class StepPolicy:
         timeout_s: how long an attempt may take; 0 for no limit.
         catch: the step's `@catch`, if it has one.
         environment: variables that the step's processes have from their beginning.
+        secrets: variables that the step has, and whose values are hidden.
         metadata: what else is recorded with each attempt.
         cards_s: how long rendering its cards may take after the step has ended.
     """
@@ -31,6 +33,7 @@ class StepPolicy:
     timeout_s: float = 0
     catch: decorators.Catch | None = None
     environment: Mapping[str, str] = attrs.field(factory=dict)
+    secrets: Mapping[str, str] = attrs.field(factory=dict)
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
     cards_s: float = 0
 
@@ -46,38 +49,42 @@ def policies_of(
         with_: the decorators of `--with`, which the step's own override.
         say: tells the user which of these is left out.
     """
-    attached = {node.name: _attached(flow, node, with_, say) for node in graph}
+    decorated = {node.name: decorators_of(flow, node.name, with_) for node in graph}
+    attached = {node.name: _attached(node, decorated[node.name], say) for node in graph}
     used = [*flow.flow_decorators, *(item for items in attached.values() for item in items.values())]
     others = sorted({f"@{item.name}" for item in used if not item.is_followed})
     if others:
         say(f"{', '.join(others)}: flowstore has none of these, and runs such steps like all others, in this Python.")
-    return {node.name: _policy(flow, node, attached[node.name], with_) for node in graph}
+    return {
+        name: _policy(name, items, sum(item.timeout for item in decorated[name] if isinstance(item, decorators.Card)))
+        for name, items in attached.items()
+    }
 
 
 def _attached(
-    flow: type[FlowSpec], node: Node, with_: Sequence[str], say: Callable[[str], None]
+    node: Node, decorated: Sequence[decorators.StepDecorator], say: Callable[[str], None]
 ) -> dict[str, decorators.StepDecorator]:
     """Return the decorators of a step, by name."""
-    attached = {item.name: item for item in map(decorators.from_text, with_)}
-    if "catch" in attached and node.kind in CHOOSING:
+    attached = {item.name: item for item in decorated}
+    if "catch" in attached and node.kind in CHOOSING:  # in the source, the check of the graph has refused it
         del attached["catch"]
         say(f"--with catch: not for step {node.name}, where what follows is chosen while it runs ({node.kind}).")
-    return attached | {item.name: item for item in getattr(getattr(flow, node.name), "decorators", ())}
+    return attached
 
 
-def _policy(
-    flow: type[FlowSpec], node: Node, attached: Mapping[str, decorators.StepDecorator], with_: Sequence[str]
-) -> StepPolicy:
+def _policy(step: str, attached: Mapping[str, decorators.StepDecorator], cards_s: float) -> StepPolicy:
     retry, catch, timeout = attached.get("retry"), attached.get("catch"), attached.get("timeout")
     environment, resources = attached.get("environment"), attached.get("resources")
+    variables = (
+        {str(k): str(v) for k, v in environment.vars.items()} if isinstance(environment, decorators.Environment) else {}
+    )
     return StepPolicy(
         retries=int(retry.times) if isinstance(retry, decorators.Retry) else 0,
         retry_delay_s=60 * retry.minutes_between_retries if isinstance(retry, decorators.Retry) else 0,
         timeout_s=timeout.total_s if isinstance(timeout, decorators.Timeout) else 0,
         catch=catch if isinstance(catch, decorators.Catch) else None,
-        environment={str(k): str(v) for k, v in environment.vars.items()}
-        if isinstance(environment, decorators.Environment)
-        else {},
+        environment=variables,
+        secrets=attached["secrets"].values(step, variables) if "secrets" in attached else {},  # type: ignore[attr-defined]
         metadata={"resources": resources.amounts} if isinstance(resources, decorators.Resources) else {},
-        cards_s=sum(card.timeout for card in decorators.cards_of(getattr(flow, node.name), with_)),
+        cards_s=cards_s,
     )

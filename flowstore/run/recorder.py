@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowstore.run.attempts import LAST_LINES, RunningTask
 from flowstore.run.console import Console
@@ -19,6 +19,9 @@ from flowstore.sqlite.database import Row, Store
 from flowstore.store import blobs, cards, metrics, records, tags
 from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import Encoded
+
+if TYPE_CHECKING:
+    from flowstore.flow.secrets import Redactor
 
 
 class Recorder:
@@ -85,7 +88,11 @@ class Recorder:
         published = self._results.publish(db, task.number, report)
         self._measure(db, task, report)
         failure = report.failure
-        metadata = self._run.policies[task.planned.step].metadata
+        metadata = {**self._run.policies[task.planned.step].metadata}
+        if failure is not None and failure.module:
+            metadata["exception-type"] = failure.full_type
+        if report.imported:
+            records.add_to_environment(db, self._run.run_id, report.imported)
         end = records.AttemptEnd(
             report.status,
             pid=task.pid,
@@ -125,7 +132,8 @@ class Recorder:
         now = (db, db.execute("pragma data_version").fetchone()[0])
         if now != self._tags_read:
             self._tags_read = now
-            self.tags = [row["tag"] for row in tags.run_tags(self._store, self._run.run_id)]
+            rows = tags.run_tags(self._store, self._run.run_id)
+            self.tags = [row["tag"] for row in rows if not row["system"]]
 
     def finish_run(self, db: sqlite3.Connection, status: str) -> None:
         """Record how the run ended."""
@@ -144,22 +152,33 @@ _LOG_BYTES = 4 << 20  # wait for no interval
 CARD_INTERVAL_S = 1.0  # between two states of the cards of running tasks
 
 
+def _redactor(run: RunPlan) -> Redactor | None:
+    """Return what hides the secrets of a run's steps; `None` where there are none."""
+    values = [value for policy in run.policies.values() for value in policy.secrets.values()]
+    if not values:
+        return None
+    from flowstore.flow.secrets import Redactor
+
+    return Redactor(values) or None
+
+
 class Output:
     """Takes what the tasks of a run show while they run: what they print, and the newest state of each card.
 
     Args:
         console: where lines are shown.
         store: the run's.
-        run_id: of the run.
+        run: what runs.
 
     Attributes:
         due: when what has come is to be in the store, if anything has.
     """
 
-    def __init__(self, console: Console, store: Store, run_id: int) -> None:
+    def __init__(self, console: Console, store: Store, run: RunPlan) -> None:
         self._console = console
         self._store = store
-        self._run_id = run_id
+        self._run_id = run.run_id
+        self._redactor = _redactor(run)
         self._cards: dict[tuple[int, int], RenderedCard] = {}  # by attempt and number
         self._cards_at = 0.0  # when cards were written last
         self._log: list[tuple[int, str, int, str]] = []
@@ -190,6 +209,10 @@ class Output:
                 self._take_lines(task, other, *lines.settle(now))
         if stream not in task.streams:
             task.streams[stream] = Lines()
+        if self._redactor is not None:
+            if stream not in task.hidden:
+                task.hidden[stream] = self._redactor.stream()
+            data = task.hidden[stream].feed(data, end=end)
         self._take_lines(task, stream, *task.streams[stream].feed(data, now, end=end))
 
     def end(self, task: RunningTask) -> None:

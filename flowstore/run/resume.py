@@ -15,14 +15,15 @@ from typing import Any
 import attrs
 
 from flowstore import context
-from flowstore.errors import NotFound, ParameterError, UntrustedArtifact
+from flowstore.errors import FlowstoreError, NotFound, ParameterError, UntrustedArtifact
 from flowstore.flow.graph import Graph, Node
 from flowstore.flow.parameters import IncludeFile, JSONType, Parameter, parameters_of, shortened
 from flowstore.run.inputs import FOREACH_ITEMS
 from flowstore.run.plan import Outcome, PlannedTask
 from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.liveness import is_dead
 from flowstore.sqlite.typed_rows import json_of
-from flowstore.store import blobs, trust
+from flowstore.store import blobs, queries, trust
 from flowstore.store.blobs import Blob
 
 
@@ -159,6 +160,35 @@ def nothing_to_take(store: Store, flow: str, origin: Origin, *, named: bool) -> 
 def _has_finished_tasks(store: Store, run_id: int) -> bool:
     sql = """select 1 from tasks t where t.run_id = ? and t.status = 'successful' limit 1"""
     return store.value(sql, (run_id,)) is not None
+
+
+def find_origin(store: Store, flow: str, origin_run_id: str | None) -> int:
+    """Return the id of the run to resume: the one that was named, else the user's latest.
+
+    Raises:
+        NotFound: there is none.
+        FlowstoreError: it is still running.
+    """
+    if origin_run_id is None:
+        from flowstore.store.runs import find_runs  # which a plain run does not need
+
+        user = context.username()
+        run_id = next(find_runs(store, flow, [f"user:{user}"]), None)
+        if run_id is None:
+            raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
+    elif origin_run_id.isdecimal():
+        run_id = queries.parse_id("run", origin_run_id)
+    else:
+        from flowstore.client import addresses  # the Client is no part of a plain run
+
+        pathspec = addresses.with_ids(addresses.Scope(store), [flow, origin_run_id.removeprefix(f"{flow}/")])
+        run_id = addresses.number("run", pathspec[1])
+    row = queries.find_run(store, flow, run_id)
+    if row is None:
+        raise NotFound(f"There is no run {flow}/{run_id} in {store.path} to resume.")
+    if row["status"] == "running" and not is_dead(row):
+        raise FlowstoreError(f"Run {flow}/{run_id} is still running; stop it, or wait, before resuming it.")
+    return run_id
 
 
 def names_of(parameters: Iterable[Row], kind: str) -> dict[str, Row]:

@@ -46,6 +46,7 @@ class Sources:
         main_file: the `__file__` of the program.
         text: the program itself, where it was given with `python -c`.
         launcher: the module that ran the program, and is imported before it.
+        configs: the values of the flow's configs, packed; `None` where nothing of it depends on any.
     """
 
     root: str = ""
@@ -56,6 +57,7 @@ class Sources:
     main_file: str | None = None
     text: str | None = None
     launcher: str | None = None
+    configs: Mapping[str, tuple[str, str]] | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

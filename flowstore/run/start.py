@@ -18,12 +18,12 @@ import attrs
 
 from flowstore import context
 from flowstore._version import __version__
-from flowstore.errors import ArtifactError, FlowstoreError, NotFound
-from flowstore.flow import decorators, spec
+from flowstore.errors import ArtifactError, FlowstoreError
+from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import caller, ownership, snapshot
+from flowstore.run import caller, environment, ownership, snapshot
 from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
@@ -31,12 +31,11 @@ from flowstore.run.order_writer import RunPlan
 from flowstore.run.orders import Inline, RunFacts
 from flowstore.run.ownership import Assigned, Identity
 from flowstore.run.policies import policies_of
-from flowstore.run.resume import Origin, names_of, nothing_to_take
+from flowstore.run.resume import Origin, find_origin, names_of, nothing_to_take
 from flowstore.run.signals import Stop
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite import outputs
 from flowstore.sqlite.database import Row, Store
-from flowstore.sqlite.liveness import is_dead
 from flowstore.store import blobs, queries, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
@@ -44,6 +43,7 @@ from flowstore.store.opening import ensure_active_store
 from flowstore.text import counted, duration
 
 if TYPE_CHECKING:
+    from flowstore.run.gate import Gate
     from flowstore.store.deployments import Deployment
 
 EXIT_CODES = {"successful": 0, "failed": 1}
@@ -135,7 +135,7 @@ def resume_flow(
         with store.read():
             who, options = _identity(store, flow, options)
         session = attrs.evolve(opened, options=options)
-        origin_id = _origin_id(store, flow.__name__, origin_run_id)
+        origin_id = find_origin(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
         kept = parameters_from(store, flow, origin_id, old)
@@ -233,6 +233,7 @@ def _create(
         system_tags=system_tags,
         tags=user_tags,
         origin_run_id=origin_run_id,
+        environment=environment.imported(),
         start_step=None if session.graph.start == "start" else session.graph.start,
         end_step=None if session.graph.end == "end" else session.graph.end,
     )
@@ -264,29 +265,6 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
         raise ArtifactError(f"{kind} {name!r} cannot be stored: {error}.{hint}") from None
 
 
-def _origin_id(store: Store, flow: str, origin_run_id: str | None) -> int:
-    if origin_run_id is None:
-        from flowstore.store.runs import find_runs  # which a plain run does not need
-
-        user = context.username()
-        run_id = next(find_runs(store, flow, [f"user:{user}"]), None)
-        if run_id is None:
-            raise NotFound(f"{user} has no run of {flow} to resume in {store.path}. Name one with --origin-run-id.")
-    elif origin_run_id.isdecimal():
-        run_id = queries.parse_id("run", origin_run_id)
-    else:
-        from flowstore.client import addresses  # the Client is no part of a plain run
-
-        pathspec = addresses.with_ids(addresses.Scope(store), [flow, origin_run_id.removeprefix(f"{flow}/")])
-        run_id = addresses.number("run", pathspec[1])
-    row = queries.find_run(store, flow, run_id)
-    if row is None:
-        raise NotFound(f"There is no run {flow}/{run_id} in {store.path} to resume.")
-    if row["status"] == "running" and not is_dead(row):
-        raise FlowstoreError(f"Run {flow}/{run_id} is still running; stop it, or wait, before resuming it.")
-    return run_id
-
-
 def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None) -> int:
     """Run a run that was created; return the exit code."""
     store, console, options, name = session.store, session.console, session.options, session.flow.__name__
@@ -298,6 +276,7 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         policies=policies_of(session.flow, session.graph, options.with_, console.say),
         max_workers=options.max_workers or session.executor.capacity or os.cpu_count() or 1,
         origin=origin,
+        gate=_gate(store, who, options.deployment),
     )
     driver = Driver(store, run, session.executor, console, session.stop)
     began = time.monotonic()  # the clock may be set back meanwhile
@@ -328,8 +307,21 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
     return EXIT_CODES[status] if status in EXIT_CODES else 128 + (session.stop.signal or 0)
 
 
+def _gate(store: Store, who: Identity, assigned: Assigned | None) -> Gate | None:
+    """Return where tasks wait that AWS admits one by one."""
+    if assigned is None or not assigned.steps or who.execution is None:
+        return None
+    from flowstore.run.gate import Gate
+
+    return Gate(store, who.execution)
+
+
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
     """Return the command that goes on with a run."""
+    exchange = caller.calling()
+    hint = None if exchange is None else exchange.resume_hint(run_id)
+    if hint is not None:
+        return hint
     deployed = who.deployment  # runs from a temporary copy, which nobody can resume
     script = context.called_as() if deployed is None else deployed.called_as
     return f"{script}{options} resume --origin-run-id {run_id}"
@@ -380,6 +372,7 @@ def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         "branch_name": None,
         "project_flow_name": None,
         "is_production": None,
+        "is_user_branch": None,
         **who.project,
     }
     return RunFacts(
@@ -391,7 +384,7 @@ def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         parameters={name: _inline(row) for name, row in names_of(artifacts, "parameter").items()},
         constants=sorted(names_of(artifacts, "constant")),
         current=current,
-        cards=[text for text in session.options.with_ if decorators.is_card(text)],
+        with_=session.options.with_,
     )
 
 

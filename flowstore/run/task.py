@@ -1,7 +1,22 @@
-"""The name `flowstore.run.task.Gang`, under which `current.parallel` is pickled: part of the file format."""
+"""What a task finds in `current` beside texts and numbers. Stored pickles name this module: part of the file format."""
 
 from __future__ import annotations
 
-from flowstore.run.attempt import Gang
+import attrs
 
-__all__ = ["Gang"]
+
+@attrs.frozen(eq=False, repr=False)
+class Gang:
+    """`current.parallel`: a task's place in its gang.
+
+    Attributes:
+        main_ip: the address of the first node.
+        num_nodes: how many there are.
+        node_index: which this is, from 0.
+        control_task_id: the id of node 0's task.
+    """
+
+    main_ip: str
+    num_nodes: int
+    node_index: int
+    control_task_id: str

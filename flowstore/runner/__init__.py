@@ -167,6 +167,7 @@ class Runner:
         self._options = options
         self._before = words.settings(options, type(self).__name__)
         self._processes: list[FlowProcess] = []
+        self._resume_hint: str | None = None  # `NBRunner` has one
 
     def run(self, **arguments: Any) -> ExecutingRun:
         """Run the flow, and wait for the end.
@@ -230,7 +231,8 @@ class Runner:
         store = None if self._cwd is not None or "FLOWSTORE_STORE" in self._env else chosen_store()
         if store is not None and "store" not in self._options:
             before.insert(0, f"--store={store}")
-        process = FlowProcess([self.flow_file, *before, command, *options, *steps], values, self._env, self._cwd)
+        command_line = [self.flow_file, *before, command, *options, *steps]
+        process = FlowProcess(command_line, values, self._env, self._cwd, resume_hint=self._resume_hint)
         self._processes.append(process)
         return process
 

@@ -34,6 +34,7 @@ class FlowProcess:
         values: of the flow's parameters, by name.
         env: variables that it has besides this process's own.
         cwd: the folder that it runs in.
+        resume_hint: what the user would write to resume a run, where that is no command line.
         at_terminal: whether it reads what this process's terminal says.
     """
 
@@ -44,6 +45,7 @@ class FlowProcess:
         env: Mapping[str, str],
         cwd: str | os.PathLike[str] | None,
         *,
+        resume_hint: str | None = None,
         at_terminal: bool = False,
     ) -> None:
         folder = tempfile.mkdtemp(prefix="flowstore-runner-")
@@ -52,6 +54,8 @@ class FlowProcess:
         self._started: Started | None = None
         self._exchange = Exchange(folder)
         self._exchange.put_values(values)
+        if resume_hint is not None:
+            self._exchange.put_resume_hint(resume_hint)
         self._logs = {name: _nameless_file(self) for name in _STREAMS}
         self._process = subprocess.Popen(
             [sys.executable, *_program(), *words],

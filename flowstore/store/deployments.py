@@ -45,6 +45,7 @@ class Deployment:
         tags: of its runs.
         namespace: what the Client sees in its runs: a tag, `None` for everything, `UNSET` for their own.
         with_: the decorators that `--with` adds.
+        executor: what `--executor` and each `--executor-option` say; empty where they are not given.
     """
 
     id: int
@@ -63,6 +64,7 @@ class Deployment:
     namespace: str | Unset | None = UNSET
     with_: list[str] = attrs.field(factory=list)
     module: str | None = None
+    executor: list[str] = attrs.field(factory=list)
 
     @property
     def called_as(self) -> str:
@@ -80,14 +82,25 @@ class Deployment:
         return f"production:{self.token}"
 
 
+CONFIG = "config "  # begins the option of a config
+
+
 @attrs.frozen
 class DeployedParameter:
-    """A parameter as it was deployed; `blob` is its default, `None` where it is required and has none."""
+    """A parameter as it was deployed; `blob` is its default, `None` where it is required and has none.
+
+    A config is kept as one too, and always has a value. No parameter has an option of two words.
+    """
 
     name: str
     option: str
     is_flag: bool
     blob: Blob | None
+
+    @property
+    def is_config(self) -> bool:
+        """Whether it is a config, whose option is `config NAME`."""
+        return self.option.startswith(CONFIG)
 
 
 @attrs.frozen(kw_only=True)
@@ -110,6 +123,7 @@ class NewDeployment:
     tags: Sequence[str]
     namespace: str | Unset | None
     with_: Sequence[str]
+    executor: Sequence[str] = ()
 
 
 def scope_of(flow: str, project: str | None, branch: str | None) -> str:
@@ -208,11 +222,11 @@ def insert(db: sqlite3.Connection, new: NewDeployment) -> int:
     scope = scope_of(new.flow, new.project, new.branch)
     row = db.execute(
         """insert into deployments (flow, scope, project, branch, version, deployed_at, deployed_by, schedule, code_id,
-             key_id, mac, tags, with_decorators, namespace)
+             key_id, mac, tags, with_decorators, namespace, executor)
            values (:flow, :scope, :project, :branch,
              max(:at_least,
                1 + (select coalesce(max(version), 0) from deployments where flow = :flow and scope = :scope)),
-             :now, :deployed_by, :schedule, :code_id, x'', x'', :tags, :with_, :namespace) returning id""",
+             :now, :deployed_by, :schedule, :code_id, x'', x'', :tags, :with_, :namespace, :executor) returning id""",
         {
             "flow": new.flow,
             "scope": scope,
@@ -226,6 +240,7 @@ def insert(db: sqlite3.Connection, new: NewDeployment) -> int:
             "tags": _json(list(new.tags)),
             "with_": _json(list(new.with_)),
             "namespace": None if isinstance(new.namespace, Unset) else (new.namespace or ""),
+            "executor": _json(list(new.executor)) if new.executor else None,
         },
     ).fetchone()
     db.executemany(
@@ -245,6 +260,15 @@ def delete(db: sqlite3.Connection, deployment: Deployment, user: str) -> None:
 
 def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
     """Return a deployment's parameters, by name."""
+    return [item for item in _values_of(store, deployment_id) if not item.is_config]
+
+
+def configs_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
+    """Return the values of a deployment's configs, by attribute."""
+    return [item for item in _values_of(store, deployment_id) if item.is_config]
+
+
+def _values_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
     rows = store.rows(
         f"""select p.name, p.option, p.is_flag, {COLUMNS} from deployment_parameters p
             left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",
@@ -270,6 +294,7 @@ def _deployment(store: Store, row: Row) -> Deployment:
         namespace=UNSET if row["namespace"] is None else (row["namespace"] or None),
         with_=texts_of(row["with_decorators"]),
         module=snapshots.module_name(store, row["code_id"]),
+        executor=texts_of(row["executor"] or "[]") if "executor" in row.keys() else [],  # noqa: SIM118  # of a row
     )
 
 
@@ -303,9 +328,10 @@ def digest(store: Store, deployment: Deployment) -> bytes:
         [one.schedule, one.tags, one.with_, seen],
         [
             [item.name, item.option, item.is_flag, item.blob and [_hex(item.blob.sha), item.blob.codec]]
-            for item in parameters_of(store, one.id)
+            for item in _values_of(store, one.id)
         ],
         snapshots.facts(store, one.code_id),
+        *([one.executor] if one.executor else []),  # so that what had none keeps its hash
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
 

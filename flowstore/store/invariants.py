@@ -269,8 +269,8 @@ ROWS = (
     _object("tasks", "task_id", "transition", "object", "null"),
     _object("attempts", "attempt_id", "metadata", "object", "null"),
     _object("deployments", "deployment_id", "schedule", "object", "null"),
-    _object("deployments", "deployment_id", "tags", "array", "'[]'"),
-    _object("deployments", "deployment_id", "with_decorators", "array", "'[]'"),
+    *(_object("deployments", "deployment_id", column, "array", "'[]'") for column in ("tags", "with_decorators")),
+    _object("deployments", "deployment_id", "executor", "array", "null"),
     Rule(
         "json", "tags",
         """select id as tag_id, tag from tags

@@ -274,6 +274,22 @@ def find_attempt(store: Store, task_id: int, number: int) -> Row | None:
     return store.row("select * from attempts where task_id = ? and number = ?", (task_id, number))
 
 
+def all_attempts(store: Store, task_id: int) -> list[Row]:
+    """Return the rows of a task's attempts, in order."""
+    return store.rows("select * from attempts where task_id = ? order by number", (task_id,))
+
+
+def control_tasks(store: Store, step_id: int) -> list[Row]:
+    """Return the first task of each gang of a step, in order; none where it is no gang."""
+    return store.rows(
+        f"""{TASK} where t.step_id = ? and (t.foreach_path = '0' or t.foreach_path like '%/0') and exists
+              (select 1 from task_parents l join tasks o on o.id = l.parent_id
+               where l.task_id = t.id and json_valid(o.transition) and o.transition ->> '$.gang')
+            order by t.id""",
+        (step_id,),
+    )
+
+
 def parameters_of(store: Store, run_id: int) -> list[Row]:
     """Return a run's parameters and constants, with their blobs."""
     return store.rows(

@@ -7,8 +7,10 @@ import re
 
 import pytest
 
+import flowstore
 from support.aws import Emulator
 from support.cli import ended, started
+from support.processes import wait_for
 
 MOTO = os.environ.get("FLOWSTORE_TEST_MOTO")
 
@@ -45,6 +47,7 @@ class Stage:
     """A flow, its commands, and workers beside its store."""
 
     def __init__(self, script, aws):
+        flowstore.namespace(None)  # for what tests look at themselves
         self.script = script
         self.aws = aws
         self.states = aws.client("stepfunctions")
@@ -74,12 +77,25 @@ class Stage:
         assert "Traceback" not in result.stderr, result.stderr
         return result
 
+    def settle(self, arn):
+        """Have a worker run until an execution is over."""
+        with self.worker() as process:
+            wait_for(lambda: self.status(arn) != "RUNNING", 60)
+            process.kill()
+            ended(process)
+
     def execution(self, arn):
         return self.states.describe_execution(executionArn=arn)
 
     def status(self, arn):
         """How an execution is or has ended."""
         return self.execution(arn)["status"]
+
+    def executions(self):
+        """The ARNs of all executions."""
+        machines = self.states.list_state_machines()["stateMachines"]
+        found = [self.states.list_executions(stateMachineArn=one["stateMachineArn"])["executions"] for one in machines]
+        return [one["executionArn"] for executions in found for one in executions]
 
     def history(self, arn):
         return self.states.get_execution_history(executionArn=arn, maxResults=1000)["events"]

@@ -11,7 +11,7 @@ import pytest
 from flowstore.store import opening, records
 from support.cards import card_in
 from support.cli import command
-from support.flows import FOREACH, LINEAR, flow_source
+from support.flows import FOREACH, LINEAR, PATIENT, flow_source
 from support.recording import add_run, store_with
 
 ALONE = {
@@ -69,6 +69,7 @@ def test_a_failed_run_is_shown_whole(flow):
     script = flow(
         flow_source(
             FOREACH,
+            head=PATIENT,
             start="from PIL import Image\nself.figure, self.xs = Image.new('RGB', (9, 9)), [*range(12)]",
             body="print('\x1b[31mnumber', self.input)\nif self.input == 7: raise ValueError('<seven>')",
         )

@@ -9,7 +9,7 @@ import pytest
 import flowstore
 from flowstore import Flow, Flows, Run, namespace, use_store
 from flowstore.store import opening, records
-from support.flows import LINEAR, flow_source
+from support.flows import LINEAR, PATIENT, flow_source
 from support.stores import make_store
 
 
@@ -64,9 +64,8 @@ def test_the_rest_of_a_notebook_keeps_its_look(look):
 def test_pictures_are_shown_without_loading_them(flow, monkeypatch, tmp_path):
     """The PNG that was kept is in the HTML of the artifact and of its task, for a stranger too."""
     pytest.importorskip("PIL")
-    patient = "from flowstore.store import pictures\npictures.LONGEST_S = 30.0  # on a busy machine"
     start = "from PIL import Image\nself.figure = Image.new('RGB', (9, 9))\nself.n = 1"
-    script = flow(flow_source(LINEAR, head=patient, start=start))
+    script = flow(flow_source(LINEAR, head=PATIENT, start=start))
     script("run")
     task = script.client()["start"].task
     monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path / "stranger"))

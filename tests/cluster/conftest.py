@@ -20,6 +20,17 @@ from support.processes import wait_for
 pytest.importorskip("distributed", reason="needs flowstore[dask]")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks choose
+def pytest_collection_modifyitems(items):
+    """Make soaks of what repeats, in the matrix, a graph or a behaviour that others of its cases have."""
+    for item in items:
+        if item.path == Path(__file__).with_name("test_matrix.py"):
+            behaviour, graph = item.originalname, item.callspec.id
+            chosen = "linear" if behaviour == "test_resume_from_each_step" else "switch in foreach"
+            if behaviour != "test_resume_after_a_failure" and graph != chosen:
+                item.add_marker("soak")
+
+
 class Cluster:
     """A Dask scheduler and its workers, each a process with a folder of its own."""
 
@@ -27,6 +38,7 @@ class Cluster:
         self.folder = folder
         self.file = folder / "scheduler.json"
         self.processes = []
+        self._mark = f"FLOWSTORE_TEST_{os.getpid()}_{time.time_ns()}"
         self.options = options
         self.scheduler = self._start(
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--dashboard-address", "127.0.0.1:0",
@@ -43,7 +55,7 @@ class Cluster:
                 stderr=log,
                 start_new_session=True,
                 cwd=cwd or self.folder,
-                env={**os.environ, "PYTHONWARNINGS": "ignore", **(env or {})},
+                env={**os.environ, "PYTHONWARNINGS": "ignore", "CLUSTER": self._mark, **(env or {})},
             )
         self.processes.append(process)
         return process
@@ -75,8 +87,16 @@ class Cluster:
             [sys.executable, "-c", code, self.address, str(count)], check=True, timeout=90, env={**os.environ, **env}
         )
 
+    def members(self, text):
+        """The ids of its processes with a text in their command line."""
+        return set(processes_of(text, "cmdline")) & set(processes_of(self._mark, "environ"))
+
+    def hosts(self):
+        """The ids of its hosts, and of what they have forked."""
+        return self.members("flowstore.run.remote.host")
+
     def close(self):
-        """End all processes, and wait until their hosts have ended, too."""
+        """End all processes; hosts end with their workers."""
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -91,6 +111,7 @@ class Wire:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self._frozen = set()
+        self._received = {}
         self._connections = []
         threading.Thread(target=self._accept, args=[port], daemon=True).start()
 
@@ -108,7 +129,9 @@ class Wire:
 
     def _carry(self, source, sink, pair):
         with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
+            while data := source.recv(1 << 18):
+                if source is pair[0]:
+                    self._received[pair] = self._received.get(pair, 0) + len(data)
                 if pair not in self._frozen:
                     sink.sendall(data)
         self._end(pair)
@@ -122,6 +145,11 @@ class Wire:
     def count(self):
         """How many connections there have been."""
         return len(self._connections)
+
+    @property
+    def received_bytes(self):
+        """How many bytes went to where this leads."""
+        return sum(self._received.values())
 
     def cut(self):
         """End all connections that there are."""
@@ -158,6 +186,11 @@ def shared(tmp_path_factory):
     cluster.wait(2)
     yield cluster
     cluster.close()
+
+
+def on(cluster):
+    """The options that choose a cluster."""
+    return "--executor", f"dask:{cluster.address}"
 
 
 def processes_of(text, *where):

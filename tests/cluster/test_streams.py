@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from support.flows import MIDDLE, flow_source
+from cluster.conftest import on
+from support.flows import FOREACH, MIDDLE, flow_source
 from support.processes import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -25,7 +26,7 @@ def unpolled():  # what a worker's event loop believes that it polls, and does n
 
 engine = DaskEngine(sys.argv[1], None, 10.0)
 for lease in range(4):
-    engine.request(lease, {})
+    engine.request([lease], {})
     while True:
         assert select.select([engine.waker], [], [], 30)[0], "no lease is granted"
         hosts = [notice.host for notice in engine.notices() if isinstance(notice, Granted)]
@@ -47,6 +48,14 @@ def test_a_dropped_host_leaves_the_worker_as_it_was(shared):
     """A driver that leaves a host which has not ended harms no later connection of the worker."""
     ran = subprocess.run([sys.executable, "-c", DROPS, shared.address], capture_output=True, text=True, timeout=120)
     assert (ran.returncode, ran.stdout) == (0, "\n"), ran.stderr[-3000:]
+
+
+def test_a_run_leaves_no_host(shared, flow):
+    """When a run has ended its hosts end soon, also those that were still starting."""
+    script = flow(flow_source(FOREACH, start="self.xs = list(range(4))"))
+    for _ in range(2):
+        script("run", *on(shared), timeout=120)
+        wait_for(lambda: not shared.hosts(), 10)
 
 
 @pytest.mark.parametrize("harm", ["cut", "freeze"])
@@ -74,3 +83,24 @@ def test_a_lost_connection_is_made_again(make_cluster, flow, harm):
     task = script.client()["middle"].task
     assert task.current_attempt == 0
     assert [line.split()[0] for line in task.stdout.splitlines()] == [str(n) for n in range(400)]
+
+
+def test_an_artifact_goes_to_a_host_once(make_cluster, flow):
+    """A large artifact that a task made and ten others read crosses the network once for each of the two hosts."""
+    cluster = make_cluster()
+    wires = [cluster.wired_worker(), cluster.wired_worker()]
+    cluster.wait(2)
+    size = 256 << 20
+    script = flow(
+        flow_source(
+            FOREACH,
+            start=f"self.xs = list(range(10))\nself.large = os.urandom(1 << 20) * {size >> 20}",
+            body="self.n = len(self.large)\nself.folder = str(Path.cwd())\ntime.sleep(1)",
+            join="self.ns = {i.n for i in inputs}\nself.folders = {i.folder for i in inputs}",
+        )
+    )
+    script("run", *on(cluster), timeout=200)
+    data = script.client()["join"].task.data
+    assert (data.ns, len(data.folders)) == ({size}, 2)
+    for wire in wires:
+        assert size <= wire.received_bytes < size * 1.01

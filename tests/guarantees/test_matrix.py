@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import attrs
 import pytest
@@ -19,12 +20,12 @@ from support.flows import FOREACH, GANG, MIDDLE, flow_source
 
 HEAD = """
 def note(self, before=()):
-    with open("executed", "a") as file:
+    with (HERE / "executed").open("a") as file:
         print(current.pathspec, current.retry_count, file=file)
     self.done = sorted({int(current.task_id), *(task for flow in before for task in flow.done)})
 
 def broken():
-    return not Path("mended").exists()
+    return not (HERE / "mended").exists()
 """
 START = """
 note(self)
@@ -72,7 +73,8 @@ class Graph:
             own = START.format(items=self.items) if name == "start" else JOIN if name.startswith("join") else STEP
             marks, plain = _split(body) if name == step else ("", "")
             bodies[name] = "\n".join([marks, own.strip("\n"), self.bodies.get(name, ""), plain]).strip("\n")
-        return flow_source(self.tails, head=HEAD, members=members, **bodies)
+        head = f"HERE = Path({str(Path.cwd())!r})  # also where tasks run elsewhere\n{HEAD}"
+        return flow_source(self.tails, head=head, members=members, **bodies)
 
     @property
     def tasks(self):
@@ -197,7 +199,7 @@ def check_failure(script, graph, step, kind):
     run = script.client()
     assert (run.status, run.data, run.end_task) == ("failed", None, None)
     failed = [task for task in run[step] if task.status == "failed"]
-    own = [task for task in failed if task.exception.type == kind]
+    own = [task for task in failed if task.exception.name == kind]
     assert own
     assert own == failed or graph.tails is GANG  # whose members end together
     assert script.counts(where="status = 'failed'") == {step: len(failed)}
@@ -295,7 +297,7 @@ def test_logs(graph, flow):
     live = script("run").stdout.splitlines()
     run = check_success(script, graph)
     for task in run[graph.target]:
-        place = rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{{3}} \[1/{graph.target}/{task.id} \(pid \d+\)\] "
+        place = rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{{3}} \[1/{graph.target}/{task.id} \(pid \d+( on \S+)?\)\] "
         for text in ("Task is starting.", f"größe {task.id}", "x", f"y {task.id}", "Task finished successfully."):
             assert sum(bool(re.fullmatch(place + re.escape(text), line)) for line in live) == 1
         assert (task.stdout, task.stderr) == (f"größe {task.id}\n", f"x\ny {task.id}")
@@ -352,15 +354,15 @@ def test_catch(graph, flow):
     assert live.count("RuntimeError: in ") == live.count("(an exception was caught)") == count
     for task in run[step]:
         assert isinstance(task.data.problem, ExceptionInfo)
-        assert (task.data.problem.type, task.data.problem.message) == ("RuntimeError", f"in {task.id}")
-        assert task.exception == task.data.problem
+        assert (task.data.problem.type, task.data.problem.message) == ("builtins.RuntimeError", f"in {task.id}")
+        assert task.exception is None
         assert (task.status, task.successful) == ("successful", True)
     rows = script.sql("select step, type, value ->> '$.type' from artifact_values where name = 'problem'")
     assert [(name, kind.rpartition(".")[2], raised) for name, kind, raised in rows] == [
-        (step, "ExceptionInfo", "RuntimeError")
+        (step, "ExceptionInfo", "builtins.RuntimeError")
     ] * count
     assert "RuntimeError('in" in script("dump", f"1/{step}", "--include", "problem").stdout.replace(
-        "ExceptionInfo(type='RuntimeError', message=", "RuntimeError("
+        "ExceptionInfo(type='builtins.RuntimeError', message=", "RuntimeError("
     )
 
 

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
+import sqlite3
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -210,6 +213,25 @@ def test_the_name_of_no_executor(flow):
     assert "There is no executor 'locl'. There are: local, dask, slurm. Did you mean 'local'?" in result.stderr
     assert script("run", expect=2, FLOWSTORE_EXECUTOR="nowhere").stderr.count("There are: local, dask, slurm.") == 1
     assert not script.db.exists()
+
+
+def test_a_deployment_keeps_its_executor(run):
+    """What `deploy create` says of the executor is shown, used by each run, and signed with the deployment."""
+    script = run(LINEAR)
+    assert "There is no executor 'locl'" in script("deploy", "create", "--executor", "locl", expect=2).stderr
+    wrong = script("deploy", "create", "--executor-option", "lease=9", expect=2).stderr
+    assert "The executor 'local' has no options, so not 'lease'." in wrong
+    assert not script.db.exists()
+    script("deploy", "create", "--executor", "ahead")
+    assert re.search(r"^executor +ahead$", script("deploy", "show").stdout, re.MULTILINE)
+    script("deploy", "trigger", FLOWSTORE_EXECUTOR="local")
+    assert script.sql("select count(*) from tags where tag = 'runtime:ahead'") == [1]
+    with contextlib.closing(sqlite3.connect(script.db)) as db, db:
+        db.execute("update deployments set executor = null")
+    assert "was changed after you made it" in script("deploy", "trigger", expect=1).stderr
+    script("deploy", "create")
+    script("deploy", "trigger")
+    assert script.sql("select executor from deployments") == [None, None]
 
 
 def test_an_executor_whose_package_is_not_installed(monkeypatch, tmp_path):

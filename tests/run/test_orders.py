@@ -32,7 +32,7 @@ RUN = RunFacts(
     parameters={"small": Inline("json", b"1"), "large": None},
     constants=["C"],
     current={"namespace": None, "project_name": "p"},
-    cards=["card:type=blank"],
+    with_=["card:type=blank"],
 )
 FOREACH = OpenSplit("foreach", 3, 4, "xs", 2, Inline("json", b'"x"'))
 ORDER = Order(
@@ -68,6 +68,7 @@ REPORT = Report(
     deleted=["d"],
     failure=Failure("ValueError", "no", "Traceback …"),
     died=True,
+    imported={"numpy": "2.3"},
     cards=[RenderedCard(1, "blank", "id", NewBlob(encode(b"<p>").description, data=b"<p>"), b"{}")],
 )
 

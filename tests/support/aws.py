@@ -36,7 +36,7 @@ class Emulator:
                 env={name: text for name, text in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))},
             )  # fmt: skip
         self._wait(folder / "moto.log")
-        self._proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._proxy = _Proxy(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._proxy.server_port}"
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
         self.reset()
@@ -95,12 +95,12 @@ class Emulator:
         texts = [text for text in self.sent if f"X-Amz-Target: {target}\n" in text]
         return [json.loads(text.partition("\n\n")[2]) for text in texts]
 
-    def answer(self, call, status, code, message="", times=None):
-        """Answer a call with an error, from now on or so many times."""
+    def answer(self, call, status, code, message="", times=None, when=lambda _body: True):
+        """Answer a call with an error, from now on or so many times, where `when` says so of the body."""
         left = [times]
 
-        def refuse(name, _body):
-            if name != call or left[0] == 0:
+        def refuse(name, body):
+            if name != call or left[0] == 0 or not when(body):
                 return None
             left[0] = None if left[0] is None else left[0] - 1
             return status, {"__type": code, "message": message, "Code": code, "Message": message}
@@ -152,6 +152,13 @@ class Emulator:
         data = answer.read()
         connection.close()
         return answer.status, kept, data
+
+
+class _Proxy(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """Say nothing: whoever asked was killed."""
 
 
 def _free_port():

@@ -44,6 +44,7 @@ METHODS = {  # the ways in which tasks' processes start
     "reused spawn": ("--reuse-workers", "--start-method", "spawn"),
 }
 every_method = pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
+PATIENT = "from flowstore.store import pictures\npictures.LONGEST_S = 30.0  # a busy machine needs more than a second"
 COUNT_IMPORTS = "with open('imported', 'a') as file: file.write('x')\n"  # at the top of a flow
 
 

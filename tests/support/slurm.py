@@ -93,7 +93,7 @@ class Slurm:
             (self.folder / name).mkdir(mode=0o755)
         try:
             self._start_munge()
-            self.start("slurmctld", "slurmctld", "-D", "-f", self.config)
+            self.start_controller()
             for node in NODES:
                 self.start_node(node)
             self.wait_for_nodes()
@@ -121,6 +121,10 @@ class Slurm:
         paths = [f"--{name}-file={folder / name}" for name in ("key", "log", "pid", "seed")]
         self.start("munged", "munged", "-F", "-f", f"--socket={folder / 'socket'}", *paths)
         self.wait((folder / "socket").exists, "munged")
+
+    def start_controller(self):
+        """Start the controller, again perhaps."""
+        self.start("slurmctld", "slurmctld", "-D", "-f", self.config)
 
     def start_node(self, node):
         """Start the daemon of a node."""

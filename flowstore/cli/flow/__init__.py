@@ -6,6 +6,7 @@ Notebooks, test runners and prompts contain a flow without being it: their argum
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from flowstore import context
 from flowstore.cli import app
 from flowstore.cli.app import Listed
 from flowstore.cli.flow.flow_file import SETTINGS, FlowFile
+from flowstore.errors import FlowstoreError
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import caller
 
@@ -35,6 +37,11 @@ COMMANDS = {
     "step-functions": Listed("flowstore.cli.flow.step_functions", "Have AWS start, schedule and watch the flow."),
     "argo-workflows": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
 }
+_WITHOUT_CONFIGS = frozenset({
+    "dump", "logs", "list", "tag", "card",  # look at results
+    "resume", "deploy", "step-functions",  # find out themselves which values are the right ones
+})  # fmt: skip
+_HELP = frozenset(app.HELP_NAMES["help_option_names"])
 _KERNELS = frozenset({"ipykernel_launcher.py", "colab_kernel_launcher.py"})
 
 
@@ -61,7 +68,7 @@ def commands_of(flow: type[FlowSpec]) -> click.Group:
         example="python flow.py run",
         settings=SETTINGS,
         params=[app.VERSION],
-        callback=_check_alone,
+        callback=_begin,
         invoke_without_command=True,
         context_settings={"obj": this, "token_normalize_func": lambda name: name.replace("_", "-")},
     )
@@ -71,8 +78,10 @@ def commands_of(flow: type[FlowSpec]) -> click.Group:
 
 
 @click.pass_context
-def _check_alone(ctx: click.Context, /, **_settings: Any) -> Any:
-    """Check the flow where no command is given."""
+def _begin(ctx: click.Context, /, **settings: Any) -> Any:
+    """Give the flow's configs their values for the command; where there is none, check the flow."""
+    _note_project(ctx)
+    _configure(ctx.obj, ctx.invoked_subcommand, settings)
     if ctx.invoked_subcommand is not None:
         return None
     assert isinstance(ctx.command, app.Group)
@@ -80,6 +89,27 @@ def _check_alone(ctx: click.Context, /, **_settings: Any) -> Any:
     assert check is not None
     with check.make_context("check", [], parent=ctx) as inner:
         return check.invoke(inner)
+
+
+def _note_project(ctx: click.Context) -> None:
+    """Have the defaults of parameters know the flow's project; what is wrong with it is reported later."""
+    flow = ctx.obj.type
+    if not flow.flow_decorators:  # as in most flows, which need not import this
+        return
+    from flowstore.run.ownership import project_of
+
+    with contextlib.suppress(FlowstoreError):
+        context.state.project = project_of(flow, ctx.params["branch"], production=bool(ctx.params["production"]))
+
+
+def _configure(this: FlowFile, command: str | None, settings: dict[str, Any]) -> None:
+    if command in _WITHOUT_CONFIGS:
+        return
+    try:
+        this.configure_deployed(settings) if command == "run" else this.configure(settings)
+    except click.UsageError:
+        if _HELP.isdisjoint(sys.argv):  # a command can be explained without them
+            raise
 
 
 def _program() -> str:

@@ -21,6 +21,8 @@ from flowstore.cli.flow.flow_file import (
     QUIET,
     WITH,
     FlowFile,
+    executor_option,
+    executor_options,
     namespace_of,
     package_suffixes,
     wrong_usage,
@@ -42,6 +44,7 @@ def _find(this: FlowFile) -> tuple[Store, Deployment]:
     from flowstore.store.opening import active_store
 
     options = settings_of(click.get_current_context())
+    this.configure_project(options)
     store = active_store()
     return store, deploy.find(store, this.type, options.get("branch"), production=bool(options.get("production")))
 
@@ -53,6 +56,8 @@ _CREATE_OPTIONS = (
     with_token,
     click.option("--generate-new-token", is_flag=True, help="Begin a fresh, empty production namespace."),
     click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag its runs; may be repeated."),
+    executor_option(None),
+    executor_options,
     package_suffixes,
 )
 
@@ -80,8 +85,10 @@ def checked_options(this: FlowFile, options: Mapping[str, Any]) -> Options:
     """Return what the options ask for; wrong usage where the flow cannot be deployed so."""
     from flowstore.production import deploy
     from flowstore.run import checks
+    from flowstore.run.executor import choose
     from flowstore.run.snapshot import checked_suffixes
 
+    this.configure(options)
     _ = this.graph  # a mistake in it is reported first
     wish = deploy.Options(
         store=options["store"],
@@ -93,10 +100,13 @@ def checked_options(this: FlowFile, options: Mapping[str, Any]) -> Options:
         with_=options["with_"],
         namespace=namespace_of(options["namespace"]),
         suffixes=checked_suffixes(options["package_suffixes"]),
+        executor=options["executor"],
+        executor_options=options["executor_options"],
     )
     with wrong_usage():
         checks.check_flow(this.type)
         checks.check_decorators(this.type, wish.with_)
+        choose(wish.executor or "local", wish.executor_options)
     return wish
 
 
@@ -221,7 +231,8 @@ def show(this: FlowFile, **_chosen: Any) -> None:
         python flow.py deploy show
     """
     from flowstore.store import snapshots
-    from flowstore.store.deployments import parameters_of
+    from flowstore.store.deployments import configs_of, parameters_of
+    from flowstore.store.records import shown
 
     store, deployment = _find(this)
     at = time_of(deployment.deployed_at)
@@ -237,10 +248,12 @@ def show(this: FlowFile, **_chosen: Any) -> None:
         ("schedule", schedule_text(deployment)),
         *([("tags", ", ".join(deployment.tags))] if deployment.tags else []),
         *([("with", ", ".join(deployment.with_))] if deployment.with_ else []),
+        *([("executor", ", ".join(deployment.executor))] if deployment.executor else []),
         *(
             (f"parameter {item.name}", _value(item, deployment.parameters))
             for item in parameters_of(store, deployment.id)
         ),
+        *((item.option, shown(item.blob)) for item in configs_of(store, deployment.id) if item.blob is not None),
         ("script", deployment.script_name),
         *([("module", deployment.module)] if deployment.module else []),
     ]

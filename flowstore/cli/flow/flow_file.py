@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +13,14 @@ from flowstore import context
 from flowstore.cli.app import STORE, Command, Setting
 from flowstore.errors import FlowstoreError, InvalidPathspec
 from flowstore.flow import init
+from flowstore.flow.expressions import Delayed, Expression
 from flowstore.flow.graph import Graph, graph_of
-from flowstore.flow.parameters import check_names, parameters_of
+from flowstore.flow.mutators import has_mutators, prepare
+from flowstore.flow.parameters import Parameter, check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
+
+if TYPE_CHECKING:
+    from flowstore.run.ownership import Assigned
 
 # --- settings
 
@@ -61,7 +66,29 @@ PRODUCTION = Setting(
     default=False,
     after=False,
 )
-SETTINGS = (BRANCH, PRODUCTION, STORE, QUIET, NAMESPACE, WITH, DURABLE)
+CONFIG = Setting(
+    "config",
+    (
+        click.Option(
+            ["--config"], nargs=2, multiple=True, metavar="NAME FILE", help="Read a Config of the flow from a file."
+        ),
+    ),
+    default=(),
+    everywhere=True,
+    after=False,
+)
+CONFIG_VALUE = Setting(
+    "config_value",
+    (
+        click.Option(
+            ["--config-value"], nargs=2, multiple=True, metavar="NAME JSON", help="Give the value of a Config."
+        ),
+    ),
+    default=(),
+    everywhere=True,
+    after=False,
+)
+SETTINGS = (BRANCH, PRODUCTION, CONFIG, CONFIG_VALUE, STORE, QUIET, NAMESPACE, WITH, DURABLE)
 
 
 def namespace_of(given: str | None) -> str | context.Unset | None:
@@ -78,6 +105,20 @@ def namespace_of(given: str | None) -> str | context.Unset | None:
 package_suffixes = click.option(
     "--package-suffixes", multiple=True, metavar=".A,.B", help="Keep such files with the code, too: .sql,.yaml"
 )
+
+
+def executor_option(default: str | None) -> Callable[[Any], Any]:
+    """Return the option that says where tasks run."""
+    return click.option(
+        "--executor", envvar="FLOWSTORE_EXECUTOR", default=default, show_default=True, metavar="WHERE",
+        help="Where tasks run: local, dask, dask:tcp://HOST:8786, dask:SCHEDULER-FILE or slurm.",
+    )  # fmt: skip
+
+
+executor_options = click.option(
+    "--executor-option", "executor_options", multiple=True, metavar="NAME=VALUE",
+    help="An option of the executor, such as lease=60; may be repeated.",
+)  # fmt: skip
 _RUN_OPTIONS = (
     click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag the run; may be repeated."),
     click.option("--max-workers", type=click.IntRange(1), metavar="N",
@@ -85,10 +126,8 @@ _RUN_OPTIONS = (
     click.option("--max-num-splits", type=click.IntRange(1), default=10_000, show_default=True, metavar="N",
                  help="The most tasks of one foreach."),
     click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),
-    click.option("--executor", envvar="FLOWSTORE_EXECUTOR", default="local", show_default=True, metavar="WHERE",
-                 help="Where tasks run: local, dask, dask:tcp://HOST:8786, dask:SCHEDULER-FILE or slurm."),
-    click.option("--executor-option", "executor_options", multiple=True, metavar="NAME=VALUE",
-                 help="An option of the executor, such as lease=60; may be repeated."),
+    executor_option("local"),
+    executor_options,
     click.option("--reuse-workers", is_flag=True, help="Tasks of a step may share a process: faster, less isolated."),
     package_suffixes,
     click.option("--start-method", type=click.Choice(["fork", "spawn"]), help="How task processes start."),
@@ -117,8 +156,86 @@ class FlowFile:
     def __init__(self, flow: type[FlowSpec]) -> None:
         self.type = flow
         self.name = flow.__name__
-        self.parameters = parameters_of(flow)
-        check_names(self.parameters, _reserved_names())
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The flow's parameters by attribute, checked: mutators, which may read configs, have added theirs."""
+        with wrong_usage():
+            prepare(self.type)
+        parameters = parameters_of(self.type)
+        check_names(parameters, _reserved_names())
+        return parameters
+
+    @functools.cached_property
+    def deployment(self) -> Assigned | None:
+        """The deployment that this process was started to run, if any."""
+        from flowstore.run.ownership import assigned_deployment
+
+        return assigned_deployment()
+
+    def configure_project(self, settings: Mapping[str, Any]) -> None:
+        """Find out the flow's project: configs are settled and mutators asked where it may depend on them."""
+        if has_mutators(self.type) or any(isinstance(item, Delayed) for item in self.type.flow_decorators):
+            self.configure(settings)
+            with wrong_usage():
+                prepare(self.type)
+
+    def configure(self, settings: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> None:
+        """Fix the values of the flow's configs, and all that depends on them.
+
+        Args:
+            settings: the options before the command.
+            stored: the values that are known already, as those of a run that is resumed.
+
+        Raises:
+            click.UsageError: a value is missing or wrong, or something refuses it.
+        """
+        files, texts = dict(settings["config"]), dict(settings["config_value"])
+        if not (Expression.are_used or files or texts):
+            return
+        from flowstore.flow import configs
+
+        with wrong_usage():
+            configs.settle(self.type, configs.read_values(self.type, files, texts, context.username(), stored or {}))
+
+    def configure_deployed(self, settings: Mapping[str, Any]) -> None:
+        """Fix the values of the flow's configs as they were deployed."""
+        if self.deployment is None or not Expression.are_used:
+            self.configure(settings)
+            return
+        from flowstore.run import configs, ownership
+        from flowstore.store.opening import open_store
+
+        store = open_store(settings["store"])
+        with store.read():  # so that what is compared with the assignment is what is taken
+            deployed = ownership.deployed(store, self.deployment).deployment
+            assert deployed is not None
+            stored = configs.of_deployment(store, deployed)
+        store.close()
+        self.configure(settings, stored)
+
+    def configure_as_origin(self, settings: Mapping[str, Any], origin_run_id: str | None) -> Mapping[str, Any]:
+        """Fix the values of the flow's configs as they are in the run to resume.
+
+        Returns:
+            The settings, with the store that was chosen.
+        """
+        if settings["config"] or settings["config_value"]:
+            raise click.UsageError("A resumed run keeps its origin's configs. To change them, use run.")
+        if not Expression.are_used:
+            return settings
+        from flowstore.run import configs, resume
+        from flowstore.store.opening import find_path, open_store
+
+        path = settings["store"] or find_path()
+        if path is None:
+            self.configure(settings)
+            return settings
+        store = open_store(path)
+        stored = configs.of_run(store, self.type, resume.find_origin(store, self.name, origin_run_id))
+        store.close()
+        self.configure(settings, stored)
+        return {**settings, "store": str(path)}
 
     @functools.cached_property
     def graph(self) -> Graph:
@@ -126,6 +243,7 @@ class FlowFile:
         from flowstore.flow.lint import check
         from flowstore.flow.members import check_members
 
+        _ = self.parameters
         check_members(self.type)
         graph = graph_of(self.type)
         check(graph)

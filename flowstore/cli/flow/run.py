@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from flowstore import context
@@ -23,7 +24,8 @@ from flowstore.cli.flow.flow_file import (
     run_options,
     wrong_usage,
 )
-from flowstore.errors import FlowstoreError, ParameterError
+from flowstore.errors import ParameterError
+from flowstore.flow.expressions import Expression
 from flowstore.flow.graph import describe, to_dot
 from flowstore.flow.parameters import Parameter
 from flowstore.run import caller
@@ -128,11 +130,9 @@ def run(this: FlowFile, **given: Any) -> int:
     Example:
         python flow.py run --tag baseline --max-workers 4
     """
-    from flowstore.run.ownership import assigned_deployment
-
     generators = _generators(this)
     graph = this.graph
-    deployment = assigned_deployment()
+    deployment = this.deployment
     texts = {name: given[f"parameter_{name}"] for name in this.parameters} | _values_of_caller(this)
     if deployment is not None:  # which knows the defaults as they were when it was made
         texts = {name: text for name, text in texts.items() if text is not None}
@@ -178,15 +178,13 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     Example:
         python flow.py resume --origin-run-id 5
     """
-    from flowstore.run.ownership import assigned_deployment
-
     generators = _generators(this)
+    options = this.configure_as_origin(settings_of(click.get_current_context()), origin_run_id)
     graph = this.graph
-    deployment = assigned_deployment()
+    deployment = this.deployment
     if step is not None and step not in graph:
         near = did_you_mean(step, graph.nodes)
         raise click.UsageError(f"There is no step {step!r}.{near} The steps are: {', '.join(graph.nodes)}.")
-    options = settings_of(click.get_current_context())
     sources = _sources(this, options)
     executor = _executor(this, options, sources, generators)
     start = import_at_rest("flowstore.run.start")
@@ -204,47 +202,42 @@ def _generators(this: FlowFile) -> Any:
 
 
 def _sources(this: FlowFile, options: Mapping[str, Any]) -> Sources:
-    from flowstore.run import snapshot
+    from flowstore.run import checks, snapshot
 
-    return snapshot.take(this.type, snapshot.checked_suffixes(options["package_suffixes"]))
+    with wrong_usage():
+        checks.check_decorators(this.type, options["with_"])  # which may import modules of the flow
+
+    sources = snapshot.take(this.type, snapshot.checked_suffixes(options["package_suffixes"]))
+    if not Expression.are_used:
+        return sources
+    from flowstore.run import configs
+
+    return attrs.evolve(sources, configs=configs.packed(this.type))
 
 
 def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
     """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
     from flowstore.run import checks
-    from flowstore.run.executor import Setup, find_executor
+    from flowstore.run.executor import Setup, choose
 
-    address = options["executor"].partition(":")[2]
     with wrong_usage():
-        kind = find_executor(options["executor"])
-        executor_options = _named(options["executor_options"])
-        kind.check(address, executor_options)
+        choice = choose(options["executor"], options["executor_options"])
         checks.check_fixed_defaults(this.type)
         checks.check_schedule(this.type)
-        checks.check_decorators(this.type, options["with_"])
         checks.check_run_id_file(options["run_id_file"], options["store"])
     setup = Setup(
         flow=this.type,
         graph=this.graph,
         sources=sources,
         generators=generators,
-        address=address,
-        options=executor_options,
+        address=choice.address,
+        options=choice.options,
         with_=options["with_"],
         max_workers=options["max_workers"],
         method=options["start_method"],
         reuse=options["reuse_workers"],
     )
-    return kind(setup)
-
-
-def _named(texts: Sequence[str]) -> dict[str, str]:
-    """Return the options in texts such as `lease=60`."""
-    pairs = [text.partition("=") for text in texts]
-    for name, sign, value in pairs:
-        if not name or not sign or not value:
-            raise FlowstoreError(f"--executor-option {name}{sign}{value}: write NAME=VALUE, such as lease=60.")
-    return {name: value for name, _, value in pairs}
+    return choice.kind(setup)
 
 
 def _options(options: Mapping[str, Any], sources: Sources, deployment: Assigned | None = None) -> Any:
@@ -293,6 +286,8 @@ def check(this: FlowFile, with_: tuple[str, ...]) -> None:
     with wrong_usage():
         checks.check_flow(this.type)
         checks.check_decorators(this.type, with_)
+    for sentence in checks.secrets_in_source(this.type, with_):
+        click.echo(f"Warning: {sentence}", err=True)
     click.echo(f"{graph.flow} is valid.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +23,8 @@ from flowstore.errors import FlowstoreError
 from flowstore.text import safe
 
 if TYPE_CHECKING:
-    from flowstore.production.stepfunctions.commands import CreatedInAws, InAws
+    from flowstore.production.stepfunctions.commands import InAws
+    from flowstore.production.stepfunctions.creation import CreatedInAws
 
 _MAX_HEARTBEAT_S = 24 * 60 * 60
 
@@ -33,6 +35,7 @@ def _find(this: FlowFile) -> InAws:
     from flowstore.store.opening import active_store
 
     options = settings_of(click.get_current_context())
+    this.configure_project(options)
     store = active_store()
     return commands.find(store, this.type, options.get("branch"), production=bool(options.get("production")))
 
@@ -50,8 +53,10 @@ def _find(this: FlowFile) -> InAws:
 @click.option("--scheduler-role", metavar="ARN", help="The role by which @schedule starts it; default: --role.")
 @click.option("--heartbeat", type=click.IntRange(3, _MAX_HEARTBEAT_S), default=60, show_default=True, metavar="SECONDS",
               help="How long AWS waits for a sign of life of a run.")  # fmt: skip
-def create(this: FlowFile, max_workers: int | None, name: str | None, role: str | None, scheduler_role: str | None,
-           heartbeat: int, **_given: Any) -> None:  # fmt: skip
+@click.option("--steps", is_flag=True, help="Make each step a state, for flows of at most about 3,000 tasks.")
+@click.option("--only-json", is_flag=True, help="Print the state machine's definition, and change nothing.")
+@click.option("--show-policies", is_flag=True, help="Print the policies and roles that are needed; change nothing.")
+def create(this: FlowFile, only_json: bool, show_policies: bool, **_given: Any) -> None:
     """Deploy this version of the flow, and have AWS start it.
 
     Makes a state machine, a queue and, for @schedule, a schedule. The runs are done by: flowstore worker
@@ -59,13 +64,23 @@ def create(this: FlowFile, max_workers: int | None, name: str | None, role: str 
     Example:
         python flow.py step-functions create --role arn:aws:iam::123456789012:role/flowstore-states
     """
-    from flowstore.production.stepfunctions import commands
+    from flowstore.production.stepfunctions import creation
 
     options = settings_of(click.get_current_context())
-    own = commands.Options(
-        name=name, role=role, scheduler_role=scheduler_role, heartbeat_s=heartbeat, max_workers=max_workers
+    own = creation.Options(
+        name=options["name"],
+        role=options["role"],
+        scheduler_role=options["scheduler_role"],
+        heartbeat_s=options["heartbeat"],
+        max_workers=options["max_workers"],
+        steps=options["steps"],
     )
-    _echo_created(commands.create(this.type, checked_options(this, options), own), called(options))
+    wish = checked_options(this, options)
+    if only_json or show_policies:
+        describe = creation.preview if only_json else creation.needed_policies
+        click.echo(json.dumps(describe(this.type, wish, own), indent=2, ensure_ascii=False))
+    else:
+        _echo_created(creation.create(this.type, wish, own), called(options))
 
 
 def _echo_created(created: CreatedInAws, called: str) -> None:

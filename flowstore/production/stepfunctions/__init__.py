@@ -15,6 +15,6 @@ Two states are enough for a run, however many tasks it has:
 - `Run` has a heartbeat. If the worker dies, AWS misses it and goes back to `Queued`; whoever accepts next finds the run
   of that execution in the store, and resumes it.
 
-Messages of the queue are in `messages`, state machines in `definition`, calls of AWS in `aws`, and what the commands
-do in `commands`.
+Messages of the queue are in `messages`, state machines in `definition`, calls of AWS in `aws`; `creation` puts a flow
+into AWS, `commands` are the commands about one that is there, and a `job` is an execution that a worker has accepted.
 """

@@ -54,8 +54,8 @@ _HINTS = {
     "AWS.SimpleQueueService.QueueDeletedRecently": "it was deleted less than a minute ago. Try again in a minute.",
     "QueueDeletedRecently": "it was deleted less than a minute ago. Try again in a minute.",
 }
-POLL_S = 20  # the longest that SQS waits for a message
-VISIBILITY_S = 30  # how long others do not see a message that was received
+POLL_S = 10  # how long SQS waits for a message: at most 20, and stopping in good order waits for it
+VISIBILITY_S = 10  # how long others do not see a message that was received
 
 
 class AwsError(FlowstoreError):
@@ -168,7 +168,7 @@ class Aws:
                 "AWS needs the package boto3, which is not installed. Install it with: pip install 'flowstore[aws]'"
             ) from None
         self._session: Any = _call("read the settings of AWS", boto3.Session, region_name=region)
-        if self._session.region_name is None:
+        if not self._session.region_name:
             raise FlowstoreError("No AWS region is chosen. Set $AWS_DEFAULT_REGION, or run: aws configure")
         self.region: str = self._session.region_name
         partitions = _call("read the settings of AWS", self._session.get_available_partitions)

@@ -279,7 +279,14 @@ def become(
         if [flow.__module__, flow.__qualname__] != list(name):
             return
         from flowstore.flow.graph import graph_of
+        from flowstore.flow.mutators import prepare
 
+        if sources.configs is not None:
+            from flowstore.flow.configs import settle
+            from flowstore.run import configs
+
+            settle(flow, configs.unpacked(sources.configs))
+        prepare(flow)
         act(flow, graph_of(flow))
         sys.stdout.flush()
         sys.stderr.flush()

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
-import logging
 import os
 import socket
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Setup, check_package
-from flowstore.run.remote.dask_cluster import Cluster, hold
+from flowstore.run.remote.dask_cluster import CONNECT_S, Cluster, bounded, connect, hold, key_of, silence
 from flowstore.run.remote.executor import RemoteExecutor
 from flowstore.run.remote.host import READ_BYTES
 from flowstore.run.remote.hosts import Engine, Granted, Over
@@ -38,8 +37,8 @@ from flowstore.text import counted
 if TYPE_CHECKING:
     import distributed  # which only who uses it has, and which takes half a second to import
 
-CONNECT_S = 10.0
 CLOSE_S = 5.0
+IDLE_S = 15.0  # then a thread that is of no use is left to others; as to its host, so are the inputs that it has
 ANSWER_S = 10.0  # for a call to a worker, at most; then it is repeated
 AGAIN_S = 0.5  # before that, in which the scheduler notices that a worker is gone
 DIRECT_S = 5.0  # for the first answer of a worker; else it is reached by way of the scheduler
@@ -74,7 +73,7 @@ class DaskExecutor(RemoteExecutor):
             )
 
     def _start_engine(self, setup: Setup) -> Engine:
-        _silence()
+        silence()
         began = time.monotonic()
         slots = setup.max_workers or os.cpu_count() or 1
         cluster = None if setup.address else Cluster(slots)
@@ -118,6 +117,7 @@ class DaskEngine(Engine):
     waker: socket.socket
 
     def __init__(self, address: str, cluster: Cluster | None, lease_s: float) -> None:
+        self.idle_s = IDLE_S
         self._cluster = cluster
         self._lease_s = lease_s
         self._run = uuid.uuid4().hex
@@ -129,9 +129,9 @@ class DaskEngine(Engine):
         self.waker.setblocking(False)
         self._wake.setblocking(False)
         self.folder = None if cluster is None else str(Path.cwd())
-        self._client = _connect(address)
+        self._client = connect(address)
         self._where = f"the Dask cluster at {self._client.scheduler.address}"
-        self._links: set[asyncio.Task[None]] = set()
+        self._calls: set[concurrent.futures.Future[None]] = set()  # that have not ended
         try:
             self._check_workers()
             self._client.subscribe_topic(self._run, self._take_grant)
@@ -143,7 +143,7 @@ class DaskEngine(Engine):
     def _workers(self) -> Mapping[str, Any]:
         info: list[Mapping[str, Any]] = []
         if (
-            not _bounded(lambda: info.append(self._client.scheduler_info(n_workers=-1)["workers"]), CONNECT_S)
+            not bounded(lambda: info.append(self._client.scheduler_info(n_workers=-1)["workers"]), CONNECT_S)
             or not info
         ):
             raise FlowstoreError(f"The connection to {self._where} was lost.")
@@ -211,11 +211,15 @@ class DaskEngine(Engine):
         others = sorted(workers.keys() - self._shunned) if self._shunned & workers.keys() else None
         needed = {RESOURCES[name]: amount for name, amount in amounts.items() if RESOURCES[name] in declared}
         for lease in leases:
-            key = f"flowstore-{self._run}-{lease}"
-            future = self._client.submit(
-                hold, self._run, lease, key=key, pure=False, resources=needed or None, workers=others or None
+            self._futures[lease] = future = self._client.submit(
+                hold,
+                self._run,
+                lease,
+                key=key_of(self._run, lease),
+                pure=False,
+                resources=needed or None,
+                workers=others or None,
             )
-            self._futures[lease] = future
             future.add_done_callback(partial(self._take_end, lease))
 
     def give_back(self, lease: int) -> None:
@@ -275,7 +279,8 @@ class DaskEngine(Engine):
         """Give all leases back, and end a local cluster."""
         for lease in list(self._futures):
             self.give_back(lease)
-        _bounded(lambda: self._client.close(timeout=2), CLOSE_S)
+        concurrent.futures.wait(set(self._calls), CLOSE_S)  # else threads are held until the hosts miss the driver
+        bounded(lambda: self._client.close(timeout=2), CLOSE_S)
         if self._cluster is not None:
             self._cluster.close()
         self.waker.close()
@@ -284,7 +289,9 @@ class DaskEngine(Engine):
     # --- the streams of hosts
 
     def _start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(_quietly(coroutine), self._client.loop.asyncio_loop)
+        call = asyncio.run_coroutine_threadsafe(_quietly(coroutine), self._client.loop.asyncio_loop)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
 
     def open(self, host: str) -> socket.socket:
         """Return one end of a pair of sockets, whose other end is connected with the host by way of Dask."""
@@ -352,19 +359,6 @@ class DaskEngine(Engine):
         return answers[link.address]
 
 
-def _bounded(call: Callable[[], object], seconds: float) -> bool:
-    """Call something of Dask's that may wait for ever, as for a scheduler that is gone; return whether it ended."""
-
-    def quietly() -> None:
-        with contextlib.suppress(Exception):  # the caller sees that there is no result
-            call()
-
-    thread = threading.Thread(target=quietly, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return not thread.is_alive()
-
-
 async def _answer(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
     """Await a call's answer for so long; unlike `wait_for`, not for the call's end, which may close a dead connection.
 
@@ -384,31 +378,6 @@ async def _quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
     """Await a call to a worker that may be gone: the end of its stream says so."""
     with contextlib.suppress(Exception):
         await coroutine
-
-
-def _connect(address: str) -> distributed.Client:
-    """Return a client of the scheduler at an address, or in a file."""
-    import distributed
-
-    where: dict[str, Any] = {"address": address} if "://" in address else {"scheduler_file": address}
-    try:
-        return distributed.Client(**where, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError, TypeError, KeyError) as error:
-        if "ssl" in str(error).lower() or "tls" in str(error).lower():
-            raise FlowstoreError(
-                f"The Dask scheduler at {address} needs TLS, and this process has no fitting certificates: {error} "
-                "Set them where Dask looks for them: distributed.comm.tls in ~/.config/dask/distributed.yaml."
-            ) from None
-        raise FlowstoreError(f"There is no Dask scheduler at {address} ({error}). Start one: dask scheduler") from None
-
-
-def _silence() -> None:
-    """Have Dask's client log nothing: what goes wrong is said once, by the executor."""
-    import distributed.client  # noqa: F401  # makes its loggers, each with a level of its own
-
-    for name in list(logging.root.manager.loggerDict):
-        if name.partition(".")[0] == "distributed":
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _room(worker: Mapping[str, Any], amounts: Mapping[str, float]) -> int:
