@@ -140,6 +140,13 @@ DAMAGE = {
 }  # fmt: skip
 
 
+QUICK = (
+    "a blob is another", "a name leads out of the folder", "a blob is a link", "a record is deep",
+    "the record of an attempt is cut off",
+)  # fmt: skip
+
+
+@pytest.mark.quick(*QUICK)
 @pytest.mark.parametrize("name", DAMAGE)
 def test_what_is_wrong_is_one_report_and_nothing_is_imported(history, store, name):
     """Whatever is wrong with one run, no other is imported either; the message names the file."""

@@ -84,11 +84,12 @@ def same(one, other):
     return one == other and (not isinstance(one, float) or math.copysign(1, one) == math.copysign(1, other))
 
 
+@pytest.mark.quick("4")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_builtins_come_back(protocol):
     """Whatever Python's own pickler writes of builtins, in each protocol, as its C and its Python version write it."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(VALUES)
     def check(value):
         for data in (pickle.dumps(value, protocol), pickle._dumps(value, protocol)):
