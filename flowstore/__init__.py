@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
     from flowstore.flow.secrets import secrets
-    from flowstore.runner import Runner
+    from flowstore.runner import Runner, inspect_spin
     from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
 
@@ -85,6 +85,7 @@ _MODULES = {
     "FlowMutator": "flowstore.flow.mutators",
     "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
+    "inspect_spin": "flowstore.runner",
     "StepMutator": "flowstore.flow.mutators",
     "secrets": "flowstore.flow.secrets",
     "USER_SKIP_STEP": "flowstore.flow.own",
@@ -175,6 +176,7 @@ __all__ = [
     "environment",
     "get_namespace",
     "get_store",
+    "inspect_spin",
     "namespace",
     "open_store",
     "parallel",
