@@ -69,10 +69,12 @@ from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
+    from flowstore.client.events import Event
     from flowstore.flow.configs import Config
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
     from flowstore.flow.secrets import secrets
+    from flowstore.flow.triggers import trigger, trigger_on_finish
     from flowstore.runner import Runner
     from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
@@ -80,13 +82,17 @@ if TYPE_CHECKING:
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
 _MODULES = {
+    "ArgoEvent": "flowstore.client.events",
     "Config": "flowstore.flow.configs",
+    "Event": "flowstore.client.events",
     "FlowMutator": "flowstore.flow.mutators",
     "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
     "StepMutator": "flowstore.flow.mutators",
     "secrets": "flowstore.flow.secrets",
     "USER_SKIP_STEP": "flowstore.flow.own",
+    "trigger": "flowstore.flow.triggers",
+    "trigger_on_finish": "flowstore.flow.triggers",
     "user_step_decorator": "flowstore.flow.own",
 }
 
@@ -120,6 +126,12 @@ def _task(pathspec: str) -> Task:
     return Task(pathspec)
 
 
+def _trigger(recorded: Any) -> Any:
+    from flowstore.client.events import Trigger
+
+    return Trigger(recorded)
+
+
 def _main(flow: type[FlowSpec]) -> None:
     from flowstore.cli.flow import main
 
@@ -128,12 +140,14 @@ def _main(flow: type[FlowSpec]) -> None:
 
 _context.state.make_run = _run
 _context.state.make_task = _task
+_context.state.make_trigger = _trigger
 _context.state.main = _main
 
 __all__ = [
     "ArtifactError",
     "Config",
     "DataArtifact",
+    "Event",
     "ExceptionInfo",
     "Flow",
     "FlowMutator",
@@ -181,6 +195,8 @@ __all__ = [
     "secrets",
     "step",
     "timeout",
+    "trigger",
+    "trigger_on_finish",
     "use_store",
     "user_step_decorator",
 ]

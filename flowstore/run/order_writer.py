@@ -7,6 +7,7 @@ come from `base_id`: the nearest task before it that set any, or none for a join
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -15,6 +16,15 @@ from flowstore.run.orders import Failure, Inline, OpenSplit, Order, RunFacts
 from flowstore.run.plan import Frame, Outcome, PlannedTask
 from flowstore.run.policies import StepPolicy
 from flowstore.run.resume import Origin
+
+
+@attrs.frozen(eq=False, repr=False)
+class Finished:
+    """The event that the success of a run is: the flow, what comes with it, and the user."""
+
+    flow: str
+    payload: Mapping[str, Any]
+    user: str
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -27,6 +37,7 @@ class RunPlan:
         policies: by step.
         max_workers: how many attempts run at a time.
         origin: the run that it resumes.
+        finished: the event that its success is.
     """
 
     facts: RunFacts
@@ -34,6 +45,7 @@ class RunPlan:
     policies: Mapping[str, StepPolicy]
     max_workers: int
     origin: Origin | None = None
+    finished: Finished | None = None
 
     @property
     def run_id(self) -> int:

@@ -242,6 +242,14 @@ def end_task(store: Store, run_id: int) -> Row | None:
     )
 
 
+def trigger_events(store: Store, run_id: int) -> str | None:
+    """Return the JSON of the events that started a run; `None` in a file of an older version too."""
+    if store.value("select 1 from pragma_table_info('runs') where name = 'trigger_events'") is None:
+        return None
+    recorded: str | None = store.value("select trigger_events from runs where id = ?", (run_id,))
+    return recorded
+
+
 def find_task(store: Store, flow: str, run_id: int, step: str, task_id: int) -> Row | None:
     """Return a task's row, if there is such a task."""
     return store.row(
