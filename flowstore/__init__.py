@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
     from flowstore.client.events import Event
     from flowstore.flow.configs import Config
+    from flowstore.flow.helpers import parallel_imap_unordered, parallel_map, profile
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
     from flowstore.flow.secrets import secrets
@@ -91,6 +92,9 @@ _MODULES = {
     "StepMutator": "flowstore.flow.mutators",
     "secrets": "flowstore.flow.secrets",
     "USER_SKIP_STEP": "flowstore.flow.own",
+    "parallel_imap_unordered": "flowstore.flow.helpers",
+    "parallel_map": "flowstore.flow.helpers",
+    "profile": "flowstore.flow.helpers",
     "trigger": "flowstore.flow.triggers",
     "trigger_on_finish": "flowstore.flow.triggers",
     "user_step_decorator": "flowstore.flow.own",
@@ -127,9 +131,11 @@ def _task(pathspec: str) -> Task:
 
 
 def _trigger(recorded: Any) -> Any:
+    from flowstore.client import Run
+    from flowstore.client.addresses import Scope, active_scope
     from flowstore.client.events import Trigger
 
-    return Trigger(recorded)
+    return Trigger(recorded, lambda pathspec: Run._get(Scope(active_scope().store, None), pathspec))
 
 
 def _main(flow: type[FlowSpec]) -> None:
@@ -188,6 +194,9 @@ __all__ = [
     "namespace",
     "open_store",
     "parallel",
+    "parallel_imap_unordered",
+    "parallel_map",
+    "profile",
     "project",
     "resources",
     "retry",

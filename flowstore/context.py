@@ -36,6 +36,7 @@ class State:
         self.store: Any = None  # the open flowstore.sqlite.database.Store of this process, if any
         self.task_store: tuple[str, bool] | None = None  # in a task: the run's file, and whether it is trusted
         self.task: dict[str, Any] = {}  # what `current` answers, empty outside a task
+        self.project: dict[str, Any] = {}  # what `current` answers outside a task: of the project, for defaults
         self.flow_module: ModuleType | None = None  # the module whose classes are this run's own
         self.at_store = False  # whether a value is being pickled for the store, or loaded from it
         self.make_run: Callable[[str], Any] | None = None
@@ -174,9 +175,9 @@ class Current:
         flow_name, run_id, step_name, task_id, pathspec, namespace, username: text.
         origin_run_id: the run that is being resumed, `None` in a plain run.
         retry_count: 0 in the first attempt.
-        tags: the run's tags when the task started, a frozenset.
-        parameters: the run's parameters, by name and by attribute.
-        project_name, branch_name, project_flow_name, is_production: of `@project`.
+        tags: the run's user tags when the task started, a set.
+        parameters: the run's parameters, by name and by attribute; `parameter_names` lists their names.
+        project_name, branch_name, project_flow_name, is_production, is_user_branch: of `@project`.
         parallel: `node_index`, `num_nodes`, `main_ip`, `control_task_id` of a gang's member.
         is_running_flow: whether this process runs a task.
         run, task: the Client's objects.
@@ -187,8 +188,8 @@ class Current:
     _NAMES = (
         "flow_name", "run_id", "origin_run_id", "step_name", "task_id", "pathspec", "namespace",
         "username", "retry_count", "tags", "parameters", "is_running_flow", "run", "task",
-        "project_name", "branch_name", "project_flow_name", "is_production", "parallel", "card",
-        "trigger",
+        "project_name", "branch_name", "project_flow_name", "is_production", "is_user_branch", "parallel", "card",
+        "parameter_names", "trigger",
     )  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
@@ -205,7 +206,11 @@ class Current:
         if name == "trigger":
             recorded = state.task.get(name)
             return state.make_trigger(recorded) if recorded and state.make_trigger else None
-        return state.task.get(name)
+        if name == "parameter_names" and state.task:
+            return state.task["parameters"].keys()
+        if name == "tags" and state.task:
+            return set(state.task["tags"])
+        return state.task.get(name, state.project.get(name))
 
     def _card(self) -> Any:
         """Return the step's cards; a step without one has no `current.card`, so that a typo is found at once."""

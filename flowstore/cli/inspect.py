@@ -70,9 +70,9 @@ def _show_task(task: Task, form: str, *, raw: bool) -> None:
     host = task.metadata_dict.get("host", "")
     if host != socket.gethostname():
         output.say(f"ran on: {one_line(host)}", raw=raw)
-    why = task.exception
+    why = task._failure()
     if why is not None:
-        output.say(f"{task.status}: {why.type}: {why.message}", raw=raw)
+        output.say(f"{task.status}: {why.name}: {why.message}", raw=raw)
 
 
 @command(STORE, NAMESPACE, FORM)

@@ -13,9 +13,10 @@ namespace is active.
 
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.code import Code
+from flowstore.client.facts import Metadata
 from flowstore.client.run import Flow, Flows, Run, Step
 from flowstore.client.store import Store, open_store
-from flowstore.client.task import ExceptionInfo, Metadata, Task
+from flowstore.client.task import ExceptionInfo, Task
 
 __all__ = [
     "Artifacts",

@@ -131,6 +131,17 @@ class DataArtifact(Tagged):
         return self._blob().preview
 
     @property
+    def origin_pathspec(self) -> str | None:
+        """The same artifact of the task that its task stands for, in a resumed run; else `None`."""
+        origin = self._task.origin_pathspec
+        return None if origin is None else f"{origin}/{self.id}"
+
+    @property
+    def finished_at(self) -> datetime:
+        """When the attempt that set it ended, in UTC; `created_at` is the same."""
+        return self.created_at
+
+    @property
     def created_at(self) -> datetime:
         """When the attempt that set it ended, in UTC."""
         attempt = self._task._attempt_row()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 from flowstore.client import addresses
 from flowstore.client.addresses import Scope, active_scope
 from flowstore.context import UNSET, Unset
-from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreCorrupt
+from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreCorrupt, TaggingError
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.liveness import is_dead
 from flowstore.store import tags
@@ -146,6 +146,19 @@ class Object(InStore):
         """The tags that flowstore set."""
         return frozenset(self._effective_tags()[1])
 
+    def is_in_namespace(self) -> bool:
+        """Return whether it is in the active namespace; everything is in the global one."""
+        try:
+            self._check_namespace()
+        except NamespaceMismatch:
+            return False
+        return True
+
+    @property
+    def origin_pathspec(self) -> str | None:
+        """The pathspec of what it stands for or goes on with, in a resumed run; else `None`."""
+        return None
+
     def _check_namespace(self) -> None:
         active = self._scope.namespace
         if active is None or self._scope.exempts(self.path_components[:2]) or active in self.tags:
@@ -244,37 +257,54 @@ class Tagged(Object):
         """Return where its tags are stored."""
         raise AssertionError  # each kind of object defines it
 
-    def add_tag(self, tag: str) -> None:
-        """Add a tag; no error if it is there.
+    def add_tag(self, tag: str | Iterable[str]) -> None:
+        """Add a tag, or several; no error if it is there.
 
         Raises:
             TaggingError: the tag is not allowed.
         """
-        self.replace_tags([], [tag])
+        self._change([], _several(tag))
 
-    def add_tags(self, tags: Iterable[str]) -> None:
+    def add_tags(self, tags: str | Iterable[str]) -> None:
         """Add tags; see `add_tag`."""
-        self.replace_tags([], tags)
+        self._change([], _several(tags))
 
-    def remove_tag(self, tag: str) -> None:
-        """Remove a tag; no error if it is not there.
+    def remove_tag(self, tag: str | Iterable[str]) -> None:
+        """Remove a tag, or several; no error if it is not there.
 
         Raises:
             TaggingError: it is a system tag, or inherited from an object above.
         """
-        self.replace_tags([tag], [])
+        self._change(_several(tag), [])
 
-    def remove_tags(self, tags: Iterable[str]) -> None:
+    def remove_tags(self, tags: str | Iterable[str]) -> None:
         """Remove tags; see `remove_tag`."""
-        self.replace_tags(tags, [])
+        self._change(_several(tags), [])
 
-    def replace_tag(self, tag_to_remove: str, tag_to_add: str) -> None:
-        """Remove one tag and add another."""
-        self.replace_tags([tag_to_remove], [tag_to_add])
+    def replace_tag(self, tag_to_remove: str | Iterable[str], tag_to_add: str | Iterable[str]) -> None:
+        """Remove one tag and add another; see `replace_tags`."""
+        self.replace_tags(tag_to_remove, tag_to_add)
 
-    def replace_tags(self, tags_to_remove: Iterable[str], tags_to_add: Iterable[str]) -> None:
-        """Remove tags, then add others."""
+    def replace_tags(self, tags_to_remove: str | Iterable[str], tags_to_add: str | Iterable[str]) -> None:
+        """Remove tags, then add others.
+
+        Raises:
+            TaggingError: a tag is not allowed, or there is nothing to remove and nothing to add.
+        """
+        removed, added = _several(tags_to_remove), _several(tags_to_add)
+        if not removed and not added:
+            raise TaggingError("There is nothing to replace: give tags to remove, tags to add, or both.")
+        self._change(removed, added)
+
+    def _change(self, tags_to_remove: Iterable[str], tags_to_add: Iterable[str]) -> None:
         from flowstore.store.records import record_dead_runs  # not before a tag is changed: it is part of running
 
         record_dead_runs(self._store)
         tags.change(self._store, self._node(), remove=tags_to_remove, add=tags_to_add)
+
+
+def _several(tags: str | Iterable[str]) -> Any:
+    """Return what was given as tags, one text or several, to be checked."""
+    if isinstance(tags, bytes) or not isinstance(tags, Iterable):
+        return tags
+    return [tags] if isinstance(tags, str) else [*tags]

@@ -9,6 +9,7 @@ however many tasks it has.
     tag       the tag           true where it is set
     parameter its name          a value
     code      a file's path     sha, size_bytes, text
+    package   a distribution    its version
     step      its name          how many of its tasks have each status
     artifact  its name          a value, as `run.data` has it
     set       step/artifact     a value, as a step that has one task in each run set it
@@ -31,7 +32,7 @@ from flowstore.sqlite.database import Store
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
 
-KINDS = ("run", "tag", "parameter", "code", "step", "artifact", "set", "timing")
+KINDS = ("run", "tag", "parameter", "code", "package", "step", "artifact", "set", "timing")
 VALUES = frozenset({"parameter", "artifact", "set"})  # the kinds whose values are dicts, as above
 MOST_ITEMS = 20  # of a dict of which only the items that differ are shown
 SMALL_BYTES = 65536  # values up to here are shown as JSON
@@ -108,6 +109,7 @@ def side_by_side(runs: Sequence[Run], *, code: bool = True, everything: bool = F
         _plain("tag", [side.tags for side in sides]),
         _values("parameter", sides, [side.parameters for side in sides], everything=everything),
         _files(sides, with_text=code, everything=everything),
+        _plain("package", [side.packages for side in sides]),
         _plain("step", [side.states for side in sides]),
         _values("artifact", sides, [side.visible for side in sides], everything=everything),
         _values("set", sides, [side.set_in(steps) for side in sides], everything=everything),
@@ -168,6 +170,7 @@ class _Side:
             }
             self.tags = dict.fromkeys(sorted((*row.tags, *row.system_tags)), True)
             self.code = run.code
+            self.packages = run.environment or {}
             self.parameters = queries.parameters(self.store, run_id)
             steps = rows.of_steps(run, row.status)
             self.states = {step.name: step.tasks for step in steps}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,8 @@ class TriggerEvent:
 class Trigger:
     """The events that started a run: `current.trigger`, `Run.trigger`; each is found by name, `trigger["name"]`."""
 
-    def __init__(self, recorded: list[Mapping[str, Any]]) -> None:
+    def __init__(self, recorded: list[Mapping[str, Any]], run_of: Callable[[str], Run]) -> None:
+        self._run_of = run_of
         self._events = [
             TriggerEvent(
                 item["name"], str(item["id"]), time_of(item["published_at"]), item["kind"], dict(item["payload"])
@@ -143,17 +144,20 @@ class Trigger:
     def run(self) -> Run | None:
         """The run whose end started this one; of several, the latest; `None` where it was an event."""
         runs = [item for item in self._events if item.type == events.RUN]
-        return _run_of(max(runs, key=lambda item: int(item.id))) if runs else None
+        return self._find(max(runs, key=lambda item: int(item.id))) if runs else None
 
     @property
     def runs(self) -> list[Run] | None:
         """All runs whose ends started this one."""
-        return [_run_of(item) for item in self._events if item.type == events.RUN] or None
+        return [self._find(item) for item in self._events if item.type == events.RUN] or None
+
+    def _find(self, event: TriggerEvent) -> Run:
+        return self._run_of(str(event.payload.get("pathspec")))
 
     def __getitem__(self, name: str) -> Run | TriggerEvent:
         for item in self._events:
             if item.name == name:
-                return _run_of(item) if item.type == events.RUN else item
+                return self._find(item) if item.type == events.RUN else item
         raise KeyError(f"Nothing of the name {name!r} started the run; there are: {', '.join(self)}.")
 
     def __contains__(self, name: object) -> bool:
@@ -164,13 +168,3 @@ class Trigger:
 
     def __repr__(self) -> str:
         return f"Trigger({', '.join(map(repr, self._events))})"
-
-
-def _run_of(event: TriggerEvent) -> Run:
-    from flowstore.client.addresses import active_scope
-    from flowstore.client.run import Run as Kind
-    from flowstore.client.store import seen
-
-    pathspec = str(event.payload.get("pathspec"))
-    run: Run = seen(active_scope().store, None).find(pathspec, Kind)
-    return run

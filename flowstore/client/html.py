@@ -97,7 +97,7 @@ def step(item: Step) -> str:
 
 def task(item: Task) -> str:
     """Return a task: its state, why it failed, its artifacts, and the pictures that were kept of them."""
-    error = item.exception
+    error = item._failure()
     [row] = rows.of_tasks([item])
     facts = {
         "started": _moment(row.created_at),
@@ -106,7 +106,7 @@ def task(item: Task) -> str:
         "item": row.item or "",
         "taken over from": row.origin_pathspec or "",
     }
-    why = "" if error is None else _error(f"{error.type}: {error.message}")
+    why = "" if error is None else _error(f"{error.name}: {error.message}")
     return _piece(item.pathspec, row.status, why, _facts(facts), _artifacts(item))
 
 

@@ -18,7 +18,7 @@ from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, time_of
 from flowstore.store import blobs, metrics, queries, tags
 from flowstore.store.blobs import Blob
-from flowstore.store.runs import find_runs
+from flowstore.store.runs import environment_of, find_runs
 from flowstore.text import safe
 
 if TYPE_CHECKING:
@@ -224,9 +224,11 @@ class Run(Tagged, Container["Step"], Ending):
     def trigger(self) -> Trigger | None:
         """The events that started it; `None` where none did."""
         from flowstore.client.events import Trigger
+        from flowstore.store import events
 
-        recorded = json_of(queries.trigger_events(self._store, int(self.id)) or "[]", list)
-        return Trigger(recorded) if recorded else None
+        recorded = json_of(events.of_run(self._store, int(self.id)) or "[]", list)
+        everywhere = Scope(self._store, None)
+        return Trigger(recorded, lambda pathspec: Run._get(everywhere, pathspec)) if recorded else None
 
     @property
     def origin_run_id(self) -> str | None:
@@ -291,6 +293,16 @@ class Run(Tagged, Container["Step"], Ending):
         """The source that it ran, or `None` where there was no file."""
         code_id = self._facts()["code_id"]
         return None if code_id is None else Code(self._scope, code_id)
+
+    @property
+    def environment(self) -> dict[str, str] | None:
+        """The versions of the distributions whose modules it imported, by name; `None` where they are not known.
+
+        Example:
+            {"numpy": "2.3.1", "pandas": "3.0.0"}
+        """
+        text = environment_of(self._store, int(self.id))
+        return None if text is None else json_of(text, dict)
 
     def steps(self, *tags: str) -> Iterator[Step]:
         """Yield the steps that have begun and have all tags, the latest first."""
@@ -395,6 +407,29 @@ class Step(Tagged, Container[Task]):
 
     def __iter__(self) -> Iterator[Task]:
         return self.tasks()
+
+    @property
+    def origin_pathspec(self) -> str | None:
+        """The same step of the run that this one resumed; else `None`."""
+        origin = self.parent.origin_pathspec
+        return None if origin is None else f"{origin}/{self.id}"
+
+    @property
+    def control_task(self) -> Task | None:
+        """The first task of its first gang; `None` where the step is not `@parallel`."""
+        return next(self.control_tasks(), None)
+
+    def control_tasks(self, *tags: str) -> Iterator[Task]:
+        """Yield the first task of each gang, if it has all tags; none where the step is not `@parallel`."""
+        for row in queries.control_tasks(self._store, self._row()["id"]):
+            task = Task._of(self._scope, self.path_components[0], row)
+            if not task._lacking(tags):
+                yield task
+
+    @property
+    def environment_info(self) -> dict[str, str] | None:
+        """The versions of what its run imported, by the distribution's name; see `Run.environment`."""
+        return self.parent.environment
 
     @property
     def parent_steps(self) -> Iterator[Step]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 import attrs
 
@@ -14,6 +13,7 @@ from flowstore.client import addresses
 from flowstore.client.addresses import Scope
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.base import Ending, Tagged
+from flowstore.client.facts import Metadata, Origin, facts_of, metadata_of
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, positions_of, time_of
@@ -23,6 +23,7 @@ from flowstore.store.inheritance import visible_artifacts
 from flowstore.text import did_you_mean
 
 if TYPE_CHECKING:
+    from flowstore.client.code import Code
     from flowstore.client.run import Run, Step
 
 _STREAMS = ("stdout", "stderr")
@@ -38,33 +39,38 @@ def last_state(line: str) -> str:
 
 
 @attrs.frozen
-class Metadata:
-    """One fact about a task's attempt."""
-
-    name: str
-    value: str
-    created_at: datetime
-    task: Task
-
-
-@attrs.frozen
 class ExceptionInfo:
     """Why an attempt failed: what `@catch` stores, and `Task.exception` returns.
 
     Stored pickles name it `flowstore.client.task.ExceptionInfo`, so this path is part of the file format.
 
     Attributes:
-        type: the exception's class.
-        message: its text.
-        traceback: as printed.
+        type: the exception's class, with its module, as in `builtins.ValueError`.
+        message: its text; `exception` is the same.
+        traceback: as printed; `stacktrace` is the same.
     """
 
     type: str
     message: str
     traceback: str = attrs.field(default="", repr=False)
 
+    @property
+    def exception(self) -> str:
+        """The text of the exception."""
+        return self.message
+
+    @property
+    def stacktrace(self) -> str:
+        """The traceback, as printed."""
+        return self.traceback
+
+    @property
+    def name(self) -> str:
+        """The exception's class as a traceback names it: without the module where that is a builtin's or the flow's."""
+        return self.type.removeprefix("builtins.").removeprefix("__main__.")
+
     def __str__(self) -> str:
-        return self.traceback or f"{self.type}: {self.message}"
+        return self.traceback or f"{self.name}: {self.message}"
 
 
 class Visible:
@@ -236,11 +242,16 @@ class Task(Tagged, Ending):
 
     @property
     def exception(self) -> ExceptionInfo | None:
-        """Why the attempt failed, or what was caught; `None` if nothing was raised."""
+        """Why the attempt failed; `None` if it succeeded, also where `@catch` took the failure."""
+        return None if self._attempt_row()["status"] == "successful" else self._failure()
+
+    def _failure(self) -> ExceptionInfo | None:
+        """Return why the attempt failed, or what was caught."""
         row = self._attempt_row()
         if row["error_type"] is None:
             return None
-        return ExceptionInfo(row["error_type"], row["error_message"] or "", row["traceback"] or "")
+        kind = json_of(row["metadata"] or "{}", dict).get("exception-type", row["error_type"])
+        return ExceptionInfo(str(kind), row["error_message"] or "", row["traceback"] or "")
 
     @property
     def stdout(self) -> str:
@@ -252,11 +263,35 @@ class Task(Tagged, Ending):
         """The text that it printed on stderr, tracebacks too."""
         return self._text("stderr")
 
+    @property
+    def stdout_size(self) -> int:
+        """The size of `stdout`, in bytes."""
+        return log_chunks.size_bytes(self._store, self._attempt_row()["log_id"], "stdout")
+
+    @property
+    def stderr_size(self) -> int:
+        """The size of `stderr`, in bytes."""
+        return log_chunks.size_bytes(self._store, self._attempt_row()["log_id"], "stderr")
+
     def _text(self, stream: str) -> str:
         return "".join(row["text"] for row in log_chunks.read(self._store, self._attempt_row()["log_id"], stream))
 
-    def loglines(self, *streams: str) -> Iterator[tuple[datetime, str]]:
-        """Yield the lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read."""
+    @overload
+    def loglines(self, *streams: str, as_unicode: Literal[True] = True) -> Iterator[tuple[datetime, str]]: ...
+    @overload
+    def loglines(self, *streams: str, as_unicode: Literal[False]) -> Iterator[tuple[datetime, bytes]]: ...
+
+    def loglines(self, *streams: str, as_unicode: bool = True) -> Iterator[tuple[datetime, str | bytes]]:
+        """Yield the lines of 'stdout', 'stderr' or, by default, both in order; each with when it was read.
+
+        Args:
+            streams: which streams.
+            as_unicode: whether lines are text, or else bytes.
+        """
+        for at, line in self._loglines(*streams):
+            yield at, line if as_unicode else line.encode()
+
+    def _loglines(self, *streams: str) -> Iterator[tuple[datetime, str]]:
         for stream in streams:
             if stream not in _STREAMS:
                 raise ValueError(f"There is no stream {stream!r}; there are stdout and stderr.")
@@ -274,26 +309,37 @@ class Task(Tagged, Ending):
 
     @property
     def metadata(self) -> list[Metadata]:
-        """The facts that are recorded of the attempt beside its artifacts."""
-        at = self.created_at
-        return [Metadata(name, value, at, self) for name, value in self.metadata_dict.items()]
+        """The facts that are recorded beside its artifacts: of all attempts, or of the one that is looked at."""
+        one = self._attempt is not None
+        attempts = [self._attempt_row()] if one else queries.all_attempts(self._store, self._row()["id"])
+        return [*metadata_of(self, attempts, self._origin())]
 
     @property
     def metadata_dict(self) -> dict[str, str]:
-        """The facts that are recorded of the attempt, by name; all values are text."""
-        attempt, run = self._attempt_row(), self._run._row()
-        facts: dict[str, Any] = {
-            "attempt": attempt["number"],
-            "attempt_ok": attempt["status"] == "successful",
-            "pid": attempt["pid"],
-            "host": dict(attempt).get("ran_on") or run["host"],  # older files have no such column
-            "user": run["user"],
-            "origin-task": self.origin_pathspec,
-            "origin-run-id": run["origin_run_id"],
-            **json_of(attempt["metadata"] or "{}", dict),
-        }
-        as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
-        return {name: text for name, text in as_text.items() if text != "null"}
+        """The facts that are recorded of the last attempt, or the one that is looked at, by name; all are text."""
+        return facts_of(self._attempt_row(), self._origin())
+
+    def _origin(self) -> Origin:
+        """Return what its facts have from elsewhere."""
+        run = self._run
+        code = run.code
+        script = None if code is None else code.script_name
+        return Origin(run._row(), run._effective_tags()[1], script, self.origin_pathspec)
+
+    @property
+    def runtime_name(self) -> str | None:
+        """The executor that its run was started with, such as 'local' or 'dask'."""
+        return self.metadata_dict.get("runtime")
+
+    @property
+    def code(self) -> Code | None:
+        """The source that its run ran; see `Run.code`."""
+        return self._run.code
+
+    @property
+    def environment_info(self) -> dict[str, str] | None:
+        """The versions of what its run imported, by the distribution's name; see `Run.environment`."""
+        return self._run.environment
 
     @property
     def parent_tasks(self) -> Iterator[Task]:
@@ -304,6 +350,16 @@ class Task(Tagged, Ending):
     def child_tasks(self) -> Iterator[Task]:
         """The tasks that ran directly after this one."""
         return self._relatives(children=True)
+
+    @property
+    def parent_task_pathspecs(self) -> Iterator[str]:
+        """The pathspecs of the tasks that ran directly before this one."""
+        return (task.pathspec for task in self.parent_tasks)
+
+    @property
+    def child_task_pathspecs(self) -> Iterator[str]:
+        """The pathspecs of the tasks that ran directly after this one."""
+        return (task.pathspec for task in self.child_tasks)
 
     def _relatives(self, *, children: bool) -> Iterator[Task]:
         for row in queries.relatives(self._store, self._row()["id"], children=children):

@@ -18,8 +18,8 @@ import flowstore
 from flowstore.client.artifact import Artifacts, Data
 from flowstore.client.code import Code
 from flowstore.client.events import Trigger, TriggerEvent
+from flowstore.client.facts import Metadata
 from flowstore.client.store import Store
-from flowstore.client.task import Metadata
 from flowstore.context import Current
 from flowstore.flow.mutators import MutableFlow, MutableStep
 from flowstore.runner import ExecutingProcess, ExecutingRun
@@ -31,6 +31,7 @@ GROUPS = {
     "Decorators of flows": ("project", "schedule", "trigger", "trigger_on_finish"),
     "Events": ("Event",),
     "Decorators of your own": ("user_step_decorator", "StepMutator", "FlowMutator"),
+    "Helpers for steps": ("parallel_map", "parallel_imap_unordered", "profile"),
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),
     "Stores": ("open_store", "Store", "use_store", "get_store"),

@@ -90,12 +90,12 @@ def triggers_of(flow: Any, user: str) -> dict[str, Any] | None:
     Raises:
         GraphError: a function returned no event, or two conditions are the same.
     """
-    found = [item for item in flow.flow_decorators if isinstance(item, (trigger, trigger_on_finish))]
-    conditions = [condition for item in found for condition in item.conditions(flow.__name__, user)]
+    decorators = [item for item in flow.flow_decorators if isinstance(item, (trigger, trigger_on_finish))]
+    conditions = [condition for item in decorators for condition in item.conditions(flow.__name__, user)]
     for at, condition in enumerate(conditions):
         if any(_same(condition, other) for other in conditions[:at]):
             raise GraphError(f"{flow.__name__} waits for {condition['name']} twice. Name it once.")
-    resets = [reset for item in found if (reset := _reset_at(item.name, item.options)) is not None]
+    resets = [reset for item in decorators if (reset := _reset_at(item.name, item.options)) is not None]
     return {"conditions": conditions, "reset_at": resets[0] if resets else None} if conditions else None
 
 

@@ -1,4 +1,4 @@
-"""Which events start which deployments, and with which values of their parameters.
+"""The events that start deployments, and the values that they give to parameters.
 
 A deployment waits for conditions: events of a name, successful runs of a flow. Each event sets its condition, the
 newest one counts, and once all are set the deployment starts and they are unset. So what starts follows from the

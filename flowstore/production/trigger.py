@@ -45,6 +45,7 @@ def trigger(
     namespace: str | context.Unset | None = context.UNSET,
     max_workers: int | None = None,
     execution: str | None = None,
+    steps: bool = False,
     origin_run_id: int | None = None,
     claim: Claim | None = None,
 ) -> int:
@@ -59,6 +60,7 @@ def trigger(
         namespace: what the Client sees inside, instead of what the deployment says.
         max_workers: how many of its tasks run at a time; default: as many as there are cores.
         execution: the tag of the execution in AWS that asks for the run.
+        steps: whether AWS admits each of its tasks.
         origin_run_id: the run to resume, with its own values.
         claim: the events that start the run.
 
@@ -85,7 +87,7 @@ def trigger(
             command += ["--max-workers", str(max_workers)]
         command += [f"--executor{'-option' * (i > 0)}={text}" for i, text in enumerate(deployment.executor)]
         command = [*_program(deployment, folder), "--store", str(store.path), *before, *command]
-        assigned = ownership.Assigned(deployment.id, os.getpid(), digest.hex(), deployment.token, execution)
+        assigned = ownership.Assigned(deployment.id, os.getpid(), digest.hex(), deployment.token, execution, steps)
         if claim is not None:
             assigned = attrs.evolve(assigned, events=claim.ids, mark=claim.mark)
         assignment = {ownership.VARIABLE: assigned.text()}

@@ -24,7 +24,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.production import deploy
 from flowstore.production.stepfunctions.aws import POLL_S, Address, Aws, AwsError, AwsMissingError, Received
 from flowstore.production.stepfunctions.job import Job
-from flowstore.production.stepfunctions.messages import QUEUED, Failure, Message
+from flowstore.production.stepfunctions.messages import QUEUED, STEP, Failure, Message
 from flowstore.run import console
 from flowstore.run.local import worker as processes
 from flowstore.sqlite.database import Store
@@ -34,6 +34,7 @@ from flowstore.store.opening import active_store, use_store
 ONCE_POLL_S = 3  # how long `--once` waits for a further message
 _ASKED_S = 60.0  # how long an accepted execution may take to ask for its run
 _TICK_S = 1.0  # how often runs are looked at that this worker has not started
+_STEPS_TICK_S = 0.2  # how often it is looked which tasks have finished, where AWS hears of each
 _RETRY_S = 5.0  # after a call that AWS did not answer
 _BEATS = 3  # signs of life in the time after which AWS misses one
 _BUSY_S = 2  # how long a message rests that has come while there was no room
@@ -146,7 +147,9 @@ class Worker:
 
     def _ask(self, wait_s: int) -> None:
         """Have messages waited for where there is room for a run, or a run for which AWS has sent another token."""
-        wanted = len(self._jobs) < self._max_runs or any(not job.tokens for job in self._jobs.values())
+        wanted = len(self._jobs) < self._max_runs or any(
+            not job.tokens or job.message.steps for job in self._jobs.values()
+        )
         if wanted and not self._is_polling and self._fatal is None and time.monotonic() >= self._poll_again_at:
             self._is_polling = True
             self._polls.put(wait_s)
@@ -157,7 +160,8 @@ class Worker:
         if self._poll_again_at > now:
             due.append(self._poll_again_at)
         if self._jobs:
-            due.append(now + _TICK_S)
+            has_steps = any(job.message.steps for job in self._jobs.values())
+            due.append(now + (_STEPS_TICK_S if has_steps else _TICK_S))
         with contextlib.suppress(queue.Empty):
             return self._events.get(timeout=max(min(due) - now, 0.01))
         return None
@@ -208,12 +212,20 @@ class Worker:
             self._aws.drop(self._url, received)
             return
         job = self._jobs.get(message.execution)
-        if job is None and len(self._jobs) >= self._max_runs:
+        if message.state == STEP:
+            self._keep(received, message)
+        elif job is None and len(self._jobs) >= self._max_runs:
             self._aws.give_back(self._url, received, _BUSY_S)
         elif message.state == QUEUED:
             self._accept(received, message, job)
         else:
             self._begin(received, message, job)
+
+    def _keep(self, received: Received, message: Message) -> None:
+        """Keep the token of a step, for whichever worker has the run."""
+        tag = state_machines.execution_tag(message.execution)
+        state_machines.add_token(self._store, tag, message.step, message.path, message.members, message.token)
+        self._aws.drop(self._url, received)
 
     def _accept(self, received: Received, message: Message, job: Job | None) -> None:
         """Take on an execution, which then asks for its run."""
@@ -250,7 +262,8 @@ class Worker:
         for job in list(self._jobs.values()):
             try:
                 self._attempt(job, job.look)
-                if job.answer is not None:
+                job.answer_steps(self._aws)
+                if job.answer is not None and (job.child is None or job.child.code is not None):
                     self._finish(job)
                 elif time.monotonic() >= job.beat_at:
                     self._beat(job)
@@ -285,6 +298,8 @@ class Worker:
                 self._aws.succeed(token, answer.output)
             else:
                 self._aws.fail(token, answer.error, answer.cause)
+        if job.message.steps and answer.error not in Failure.LATER:
+            state_machines.forget_tokens(self._store, job.tag)
         del self._jobs[job.message.execution]
         self._is_empty = False  # what follows may be in the queue
         self._failures += answer.output is None and answer.error not in Failure.LATER

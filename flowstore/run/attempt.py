@@ -229,7 +229,7 @@ def _failed(instance: FlowSpec, link: TaskLink, graph: Graph, order: Order, erro
     if catch.var:
         from flowstore.client import ExceptionInfo
 
-        object.__setattr__(instance, catch.var, ExceptionInfo(failure.type, failure.message, failure.traceback))
+        object.__setattr__(instance, catch.var, ExceptionInfo(failure.full_type, failure.message, failure.traceback))
     result = _Result("successful", Outcome(graph[link.step].targets), failure=failure)
     try:
         return _product(instance, link, order, result)
@@ -259,7 +259,7 @@ def _describe(error: BaseException) -> Failure:
     except Exception:  # a user's __str__ may raise anything
         message = ""
     hide = context.state.hide or str
-    texts = (type(error).__qualname__, hide(message), hide(text))
+    texts = (type(error).__qualname__, hide(message), hide(text), str(type(error).__module__))
     return Failure(*(value.encode("utf-8", "backslashreplace").decode() for value in texts))
 
 

@@ -16,6 +16,7 @@ from flowstore.run.plan import PlannedTask
 
 if TYPE_CHECKING:
     from flowstore.flow.secrets import Stream
+    from flowstore.run.gate import Gate
 
 LAST_LINES = 5  # how many of the last lines that an attempt printed are kept for the case that it dies
 END_S = 10.0  # how long a process may take for what is left to do after its attempt
@@ -92,16 +93,21 @@ class Waiting:
 
     Members of a gang may start however many tasks run: the others of the gang may wait for them.
 
+    Args:
+        gate: where tasks wait until they are admitted, if they do.
+
     Attributes:
         ready: those that start for the first time, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate | None = None) -> None:
         self.ready: deque[PlannedTask] = deque()
+        self._held: list[PlannedTask] = []
+        self._gate = gate
         self._again: list[tuple[float, int, RunningTask]] = []  # a heap: when, task id, task to try again
 
     def __len__(self) -> int:
-        return len(self.ready) + len(self._again)
+        return len(self.ready) + len(self._held) + len(self._again)
 
     def try_again(self, task: RunningTask, when: float) -> None:
         """Add a task that is to be tried again, at a time of the clock that never goes back."""
@@ -109,13 +115,30 @@ class Waiting:
 
     def is_startable(self, *, free: bool) -> bool:
         """Return whether a task may start; `free`: there is room for one that is in no gang."""
+        if self._gate is not None and self._held and self._gate.is_open_for(self._held):
+            self.ready.extend(self._held)
+            self._held.clear()
         if self._may_start_again(free=free) and self._again[0][0] <= time.monotonic():
             return True
         return bool(self.ready) and (free or self.ready[0].gang is not None)
 
     def next_at(self, *, free: bool) -> list[float]:
         """Return when the next task is to be tried again, if one is."""
-        return [self._again[0][0]] if self._may_start_again(free=free) else []
+        held = [self._gate.look_at] if self._gate is not None and self._held else []
+        return [self._again[0][0], *held] if self._may_start_again(free=free) else held
+
+    def hold(self) -> bool:
+        """Hold the next task back if it is not admitted yet, and return whether it is held."""
+        if self._gate is None or self._gate.admits(self.ready[0]):
+            return False
+        self._held.append(self.ready.popleft())
+        return True
+
+    def skip(self) -> None:
+        """Remove the next task, which need not start."""
+        task = self.ready.popleft()
+        if self._gate is not None:
+            self._gate.note(task)
 
     def pop_again(self, *, free: bool) -> RunningTask | None:
         """Return the task that is to be tried again now, if there is one."""

@@ -67,7 +67,7 @@ class Driver:
         self._console = console
         self._stop = stop
         self._plan = Plan(run.graph)
-        self._waiting = Waiting()
+        self._waiting = Waiting(run.gate)
         self._running: dict[int, _Task] = {}
         self._finished: list[_Finished] = []  # not yet in the store
         self._ending: dict[int, _Finished] = {}  # by number, those with a process that has not ended
@@ -341,7 +341,7 @@ class Driver:
                 ready = self._waiting.ready
                 if not ready or not (free or ready[0].gang is not None or self._run.origin is not None):
                     return
-                if self._take_over(db, ready[0]):
+                if self._take_over(db, ready[0]) or self._waiting.hold():
                     continue
                 if not free and ready[0].gang is None:
                     return
@@ -365,7 +365,7 @@ class Driver:
         taken = self._run.origin.take(planned) if self._run.origin is not None else None
         if taken is None:
             return False
-        self._waiting.ready.popleft()
+        self._waiting.skip()
         row, outcome = taken
         task_id = self._recorder.take_over(db, planned, row)
         base_id = task_id if row["sets_any"] else self._orders.base(planned)

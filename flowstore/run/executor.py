@@ -137,7 +137,7 @@ class Died:
             )
         if self.signal is not None:
             name = signal_name(self.signal)
-            hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
+            hint = " (out of memory, perhaps)" if self.signal == signal.SIGKILL else ""
             return f"The task's process was killed by {name}{hint}."
         return f"The task's process exited with code {self.code} before the step had finished."
 
@@ -153,9 +153,14 @@ Event = Started | Printed | Refreshed | Reported | Ended | Died | Returned
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, such as SIGKILL."""
+    """Return the name of a signal, with what it means.
+
+    >>> signal_name(11)
+    'SIGSEGV, segmentation fault'
+    """
     try:
-        return signal.Signals(number).name
+        words = signal.strsignal(number)
+        return signal.Signals(number).name + (f", {words[0].lower()}{words[1:]}" if words else "")
     except ValueError:
         return f"signal {number}"
 

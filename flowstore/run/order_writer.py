@@ -7,7 +7,7 @@ come from `base_id`: the nearest task before it that set any, or none for a join
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -16,6 +16,9 @@ from flowstore.run.orders import Failure, Inline, OpenSplit, Order, RunFacts
 from flowstore.run.plan import Frame, Outcome, PlannedTask
 from flowstore.run.policies import StepPolicy
 from flowstore.run.resume import Origin
+
+if TYPE_CHECKING:
+    from flowstore.run.gate import Gate
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -38,6 +41,7 @@ class RunPlan:
         max_workers: how many attempts run at a time.
         origin: the run that it resumes.
         finished: the event that its success is.
+        gate: where tasks wait until they are admitted.
     """
 
     facts: RunFacts
@@ -46,6 +50,7 @@ class RunPlan:
     max_workers: int
     origin: Origin | None = None
     finished: Finished | None = None
+    gate: Gate | None = None
 
     @property
     def run_id(self) -> int:

@@ -45,11 +45,17 @@ class Inline:
 
 @attrs.frozen(eq=False, repr=False)
 class Failure:
-    """Why an attempt failed: the exception's type, its message, and the traceback as text."""
+    """Why an attempt failed: the exception's type, its message, and the traceback as text; the type's module."""
 
     type: str
     message: str
     traceback: str
+    module: str = ""
+
+    @property
+    def full_type(self) -> str:
+        """The type with its module, as in `builtins.ValueError`."""
+        return f"{self.module}.{self.type}".removeprefix(".")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -167,6 +173,7 @@ class Report:
         failure: why it failed, or what `@catch` has caught.
         died: whether its process ended without a report, so that the driver wrote this one.
         cards: those of the step, as they are at the end.
+        imported: the versions of the distributions of which it imported a module as the first in its process.
     """
 
     status: str
@@ -179,6 +186,7 @@ class Report:
     failure: Failure | None = None
     died: bool = False
     cards: Sequence[RenderedCard] = ()
+    imported: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def blobs(self) -> list[NewBlob]:
@@ -252,8 +260,8 @@ def _pair(value: Inline | None) -> tuple[str, bytes] | None:
     return None if value is None else (value.codec, value.data)
 
 
-def _encode_failure(failure: Failure) -> tuple[str, str, str]:
-    return failure.type, failure.message, failure.traceback
+def _encode_failure(failure: Failure) -> tuple[str, str, str, str]:
+    return failure.type, failure.message, failure.traceback, failure.module
 
 
 def encode_report(report: Report) -> tuple[Any, ...]:
@@ -270,6 +278,7 @@ def encode_report(report: Report) -> tuple[Any, ...]:
         None if report.failure is None else _encode_failure(report.failure),
         report.died,
         [card.packed for card in report.cards] if report.cards else (),
+        report.imported,
     )
 
 
@@ -280,7 +289,7 @@ def decode_report(plain: Sequence[Any]) -> Report:
         ValueError: these are not the values of a report.
     """
     try:
-        status, outcome, items, shown, artifacts, merged, deleted, failure, died, cards = plain
+        status, outcome, items, shown, artifacts, merged, deleted, failure, died, cards, imported = plain
         if outcome is not None:
             targets, *more = outcome
             outcome = Outcome(tuple(targets), *more)
@@ -295,6 +304,7 @@ def decode_report(plain: Sequence[Any]) -> Report:
             failure=None if failure is None else Failure(*failure),
             died=died,
             cards=[*map(RenderedCard.unpacked, cards)],
+            imported={str(name): str(version) for name, version in imported.items()},
         )
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"this is not a report: {error}") from error

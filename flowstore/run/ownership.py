@@ -137,6 +137,7 @@ def _project(flow: str, project: str, branch: str) -> dict[str, Any]:
         "branch_name": branch,
         "project_flow_name": f"{project}.{branch}.{flow}",
         "is_production": is_production(branch),
+        "is_user_branch": branch.startswith("user."),
     }
 
 
@@ -153,6 +154,7 @@ class Assigned:
         digest: of the deployment, as it was checked.
         token: its token at that time.
         execution: the tag of the execution in AWS that asked for the run.
+        steps: whether AWS admits each of its tasks.
         events: the events that start the run, if some do.
         mark: the last event that the deployment had used up before.
     """
@@ -162,6 +164,7 @@ class Assigned:
     digest: str
     token: str
     execution: str | None = None
+    steps: bool = False
     events: Sequence[int] = ()
     mark: int = 0
 

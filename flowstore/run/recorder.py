@@ -88,7 +88,11 @@ class Recorder:
         published = self._results.publish(db, task.number, report)
         self._measure(db, task, report)
         failure = report.failure
-        metadata = self._run.policies[task.planned.step].metadata
+        metadata = {**self._run.policies[task.planned.step].metadata}
+        if failure is not None and failure.module:
+            metadata["exception-type"] = failure.full_type
+        if report.imported:
+            records.add_to_environment(db, self._run.run_id, report.imported)
         end = records.AttemptEnd(
             report.status,
             pid=task.pid,
@@ -128,7 +132,8 @@ class Recorder:
         now = (db, db.execute("pragma data_version").fetchone()[0])
         if now != self._tags_read:
             self._tags_read = now
-            self.tags = [row["tag"] for row in tags.run_tags(self._store, self._run.run_id)]
+            rows = tags.run_tags(self._store, self._run.run_id)
+            self.tags = [row["tag"] for row in rows if not row["system"]]
 
     def finish_run(self, db: sqlite3.Connection, status: str) -> None:
         """Record how the run ended."""

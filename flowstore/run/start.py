@@ -23,7 +23,7 @@ from flowstore.flow import spec
 from flowstore.flow.graph import Graph
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.run import caller, ownership, snapshot
+from flowstore.run import caller, environment, ownership, snapshot
 from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
@@ -44,6 +44,7 @@ from flowstore.store.opening import ensure_active_store
 from flowstore.text import counted, duration
 
 if TYPE_CHECKING:
+    from flowstore.run.gate import Gate
     from flowstore.store.deployments import Deployment
 
 EXIT_CODES = {"successful": 0, "failed": 1}
@@ -233,6 +234,7 @@ def _create(
         system_tags=system_tags,
         tags=user_tags,
         origin_run_id=origin_run_id,
+        environment=environment.imported(),
         start_step=None if session.graph.start == "start" else session.graph.start,
         end_step=None if session.graph.end == "end" else session.graph.end,
         trigger_events=_trigger_events(db, store, who, origin_run_id),
@@ -247,12 +249,14 @@ def _create(
 
 def _trigger_events(db: sqlite3.Connection, store: Store, who: Identity, origin_run_id: str | None) -> str | None:
     """Return the events that start the run, which are used up by that; of a resumed run those of its origin."""
-    if who.claim is not None:
-        from flowstore.store import events  # which a plain run does not need
+    if who.claim is None and origin_run_id is None:
+        return None
+    from flowstore.store import events  # which a plain run does not need
 
+    if who.claim is not None:
         who.claim.take(db)
         return events.recorded(events.by_ids(store, who.claim.ids))
-    return None if origin_run_id is None else queries.trigger_events(store, int(origin_run_id))
+    return events.of_run(store, int(origin_run_id or 0))
 
 
 def _environment_tags() -> list[str]:
@@ -287,6 +291,7 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         max_workers=options.max_workers or session.executor.capacity or os.cpu_count() or 1,
         origin=origin,
         finished=_finished(who, name, run_id),
+        gate=_gate(store, who, options.deployment),
     )
     driver = Driver(store, run, session.executor, console, session.stop)
     began = time.monotonic()  # the clock may be set back meanwhile
@@ -315,6 +320,15 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
     else:
         console.say(f"Run {text} What had finished is kept; to go on: {_resume(who, run_id)}")
     return EXIT_CODES[status] if status in EXIT_CODES else 128 + (session.stop.signal or 0)
+
+
+def _gate(store: Store, who: Identity, assigned: Assigned | None) -> Gate | None:
+    """Return where tasks wait that AWS admits one by one."""
+    if assigned is None or not assigned.steps or who.execution is None:
+        return None
+    from flowstore.run.gate import Gate
+
+    return Gate(store, who.execution)
 
 
 def _resume(who: Identity, run_id: int, options: str = "") -> str:
@@ -361,7 +375,9 @@ def _record_failure(store: Store, run_id: int) -> None:
 
 def _recorded(store: Store, run_id: int) -> list[Any]:
     """Return the events that started a run, as it keeps them."""
-    return json_of(queries.trigger_events(store, run_id) or "[]", list)
+    from flowstore.store import events
+
+    return json_of(events.of_run(store, run_id) or "[]", list)
 
 
 def _finished(who: Identity, flow: str, run_id: int) -> Finished | None:
@@ -388,6 +404,7 @@ def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         "is_production": None,
         "is_deployed": who.deployment is not None,
         "trigger": [] if who.claim is None and origin is None else _recorded(store, run_id),
+        "is_user_branch": None,
         **who.project,
     }
     return RunFacts(

@@ -128,3 +128,11 @@ class Claim:
 def recorded(events: Sequence[Event]) -> str:
     """Return the JSON that a run keeps of the events that started it."""
     return json.dumps([attrs.asdict(event) for event in events], ensure_ascii=False)
+
+
+def of_run(store: Store, run_id: int) -> str | None:
+    """Return the JSON of the events that started a run; `None` in a file of an older version too."""
+    if store.value("select 1 from pragma_table_info('runs') where name = 'trigger_events'") is None:
+        return None
+    events: str | None = store.value("select trigger_events from runs where id = ?", (run_id,))
+    return events

@@ -22,6 +22,15 @@ def read(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
         last = -onward(store.path, -last, -rows[-1]["id"])
 
 
+def size_bytes(store: Store, log_id: int, stream: str) -> int:
+    """Return how much an attempt printed on a stream."""
+    size: int = store.value(
+        "select coalesce(sum(length(cast(text as blob))), 0) from log_chunks where log_id = ? and stream = ?",
+        (log_id, stream),
+    )
+    return size
+
+
 def read_from(
     store: Store,
     log_id: int,

@@ -249,12 +249,15 @@ create index cards_by_blob on cards (blob_id);
         """a flow's first and last step may have any name; events start deployments. Runs and deployments keep what they
         have to do with events as JSON, which travels with the row. State machines of AWS Step Functions are noted, so
         that what was made there can be found and removed. Runs and tasks that come from Metaflow are found by the
-        addresses that they had there""",
+        addresses that they had there. Runs keep the versions of what they imported, and snapshots which module runs
+        their program""",
         """
 alter table runs add column start_step text /* the name of the step where it begins; null: start */;
 alter table runs add column end_step text /* the name of the step where it ends; null: end */;
 alter table runs add column trigger_events text /* JSON list: the events that started it */;
+alter table runs add column environment text /* JSON object: versions of the distributions that it imported */;
 alter table tasks add column imported_from text /* its pathspec in Metaflow, in a run that comes from there */;
+alter table codes add column launcher text /* the module that runs the program, as python -m LAUNCHER flow.py */;
 alter table deployments add column triggers text /* JSON object: the events that start it */;
 alter table deployments add column executor text /* JSON list: where its tasks run, and the options of that */;
 create index origins_by_pathspec on origins (pathspec);
@@ -285,6 +288,19 @@ create table state_machines (
   created_by text not null,
   primary key (flow, scope)
 ) strict, without rowid;
+
+create table step_tokens (
+  -- the tokens by which AWS admits the tasks of an execution, where each step is a state of its own; removed when the
+  -- execution is over
+  id integer primary key,
+  execution text not null,                             -- the system tag of its runs
+  step text not null,
+  path text not null,                                  -- as foreach_path of tasks, without the index in a gang
+  members integer not null,                            -- of a gang, whose members share a token; else 0
+  token text not null unique,
+  answered integer not null default 0                  -- 1: AWS knows that the task has finished
+) strict;
+create index step_tokens_by_execution on step_tokens (execution, step, path);
 """,
     ),
 )

@@ -242,14 +242,6 @@ def end_task(store: Store, run_id: int) -> Row | None:
     )
 
 
-def trigger_events(store: Store, run_id: int) -> str | None:
-    """Return the JSON of the events that started a run; `None` in a file of an older version too."""
-    if store.value("select 1 from pragma_table_info('runs') where name = 'trigger_events'") is None:
-        return None
-    recorded: str | None = store.value("select trigger_events from runs where id = ?", (run_id,))
-    return recorded
-
-
 def find_task(store: Store, flow: str, run_id: int, step: str, task_id: int) -> Row | None:
     """Return a task's row, if there is such a task."""
     return store.row(
@@ -280,6 +272,22 @@ def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
 def find_attempt(store: Store, task_id: int, number: int) -> Row | None:
     """Return an attempt's row, if there is such an attempt."""
     return store.row("select * from attempts where task_id = ? and number = ?", (task_id, number))
+
+
+def all_attempts(store: Store, task_id: int) -> list[Row]:
+    """Return the rows of a task's attempts, in order."""
+    return store.rows("select * from attempts where task_id = ? order by number", (task_id,))
+
+
+def control_tasks(store: Store, step_id: int) -> list[Row]:
+    """Return the first task of each gang of a step, in order; none where it is no gang."""
+    return store.rows(
+        f"""{TASK} where t.step_id = ? and (t.foreach_path = '0' or t.foreach_path like '%/0') and exists
+              (select 1 from task_parents l join tasks o on o.id = l.parent_id
+               where l.task_id = t.id and json_valid(o.transition) and o.transition ->> '$.gang')
+            order by t.id""",
+        (step_id,),
+    )
 
 
 def parameters_of(store: Store, run_id: int) -> list[Row]:
@@ -333,6 +341,12 @@ def items(store: Store, run_id: int) -> dict[int, str]:
 def item_column(store: Store) -> str:
     """Return the SQL of a task's foreach item, which a file of an older version lacks."""
     return "null" if store.value("select 1 from pragma_table_info('tasks') where name = 'item'") is None else "t.item"
+
+
+def host_column(store: Store) -> str:
+    """Return the SQL of an attempt's host, if that is not its driver's, which a file of an older version lacks."""
+    known = store.value("select 1 from pragma_table_info('attempts') where name = 'ran_on'")
+    return "null" if known is None else "a.ran_on"
 
 
 def reused(store: Store, run_id: int) -> int:

@@ -45,6 +45,7 @@ class NewRun:
         origin_run_id: the run that it resumes.
         trigger_events: the JSON of the events that started it.
         start_step, end_step: the names of its first and last steps, where these are not `start` and `end`.
+        environment: the versions of the distributions that it has imported, by name.
     """
 
     flow: str
@@ -58,6 +59,7 @@ class NewRun:
     start_step: str | None = None
     end_step: str | None = None
     trigger_events: str | None = None
+    environment: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def shown(parameter: Encoded | Blob) -> Any:
@@ -87,11 +89,12 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
     me = liveness.this_process()
     cursor = db.execute(
         f"""insert into runs (uuid, flow_id, user, status, created_at, last_seen_at, {me.columns()},
-              origin_run_id, parameters, code_id, start_step, end_step, trigger_events)
-            values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+              origin_run_id, parameters, code_id, start_step, end_step, trigger_events, environment)
+            values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (
             uuid.uuid4().hex, flow_id, run.user, created_at, created_at, *me.values, run.origin_run_id,
              _object(run.parameters), run.code_id, run.start_step, run.end_step, run.trigger_events,
+             json.dumps(run.environment),
         ),
     )  # fmt: skip
     run_id = cursor.lastrowid
@@ -108,6 +111,14 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
     )
     pair_tags(db, flow_id, created_at, [*tag_ids.values()])
     return run_id
+
+
+def add_to_environment(db: sqlite3.Connection, run_id: int, versions: Mapping[str, str]) -> None:
+    """Add versions of distributions to those that a run has imported; a distribution keeps its first version."""
+    text = db.execute("select environment from runs where id = ?", (run_id,)).fetchone()[0]
+    known = json.loads(text or "{}")
+    if versions.keys() - known:
+        db.execute("update runs set environment = ? where id = ?", (json.dumps({**versions, **known}), run_id))
 
 
 def _object(members: Mapping[str, str]) -> str:

@@ -143,3 +143,10 @@ def _page(
             {where} order by w.created_at desc, w.run_id desc limit ?""",
         (first, flow, *last, *wanted, *(condition.values if join else ()), page),
     )
+
+
+def environment_of(store: Store, run_id: int) -> str | None:
+    """Return the versions of the distributions that a run imported, as a JSON object; `None` where they are unknown."""
+    row = store.row("select * from runs where id = ?", (run_id,))
+    known = row is not None and "environment" in row.keys()  # noqa: SIM118  # a row's values are not its keys
+    return row["environment"] if row is not None and known else None

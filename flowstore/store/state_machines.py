@@ -155,3 +155,99 @@ def check_only(db: sqlite3.Connection, tags: Sequence[str], origin_run_id: str |
 
 def _status(row: Row) -> str:
     return "dead" if row["status"] == "running" and is_dead(row) else str(row["status"])
+
+
+# --- tokens of tasks, where each step is a state of its own
+
+
+@attrs.frozen
+class StepToken:
+    """A token by which AWS admits a task, or the members of a gang.
+
+    Attributes:
+        id: its row.
+        step, path: the step, and the index in each enclosing foreach.
+        members: how many tasks it admits, the members of a gang; 0 for a task outside of gangs.
+        token: what an answer has to show.
+    """
+
+    id: int
+    step: str
+    path: str
+    members: int
+    token: str
+
+
+@attrs.frozen
+class FinishedStep:
+    """A token whose tasks have finished, and what the last of them asked for: JSON."""
+
+    token: StepToken
+    transition: str
+
+
+def add_token(store: Store, execution: str, step: str, path: str, members: int, token: str) -> None:
+    """Keep a token; one that is there already is the same message again."""
+    with store.write() as db:
+        db.execute(
+            "insert or ignore into step_tokens (execution, step, path, members, token) values (?, ?, ?, ?, ?)",
+            (execution, step, path, members, token),
+        )
+
+
+def tokens_by_step(store: Store, execution: str) -> dict[tuple[str, str], int]:
+    """Return how many tokens have come for each step and path."""
+    rows = store.rows(
+        "select step, path, count(*) as n from step_tokens where execution = ? group by step, path", (execution,)
+    )
+    return {(str(row["step"]), row["path"]): row["n"] for row in rows}
+
+
+def finished_steps(store: Store, execution: str, run_id: int) -> list[FinishedStep]:
+    """Return the tokens that are to be answered, since their tasks have finished in a run."""
+    tokens = store.rows("select * from step_tokens where execution = ? order by id", (execution,))
+    if all(row["answered"] for row in tokens):
+        return []
+    transitions = _transitions(store, run_id)
+    finished: list[FinishedStep] = []
+    earlier: dict[tuple[str, str], int] = {}
+    for row in tokens:
+        key = str(row["step"]), row["path"]
+        last = earlier[key] = earlier.get(key, 0) + max(row["members"], 1)
+        done = transitions.get((*key, row["members"] > 0), [])
+        if not row["answered"] and len(done) >= last:
+            token = StepToken(row["id"], key[0], row["path"], row["members"], row["token"])
+            finished.append(FinishedStep(token, done[last - 1]))
+    return finished
+
+
+def _transitions(store: Store, run_id: int) -> dict[tuple[str, str, bool], list[str]]:
+    """Return what the finished tasks of a run asked for, by step, path, and whether its last index is left out."""
+    transitions: dict[tuple[str, str, bool], list[str]] = {}
+    for row in store.rows(
+        """select s.name as step, t.foreach_path, t.transition from tasks t join steps s on s.id = t.step_id
+           where t.run_id = ? and t.status = 'successful' order by t.id""",
+        (run_id,),
+    ):
+        path = row["foreach_path"] or ""
+        for key in ((str(row["step"]), path, False), (str(row["step"]), path.rpartition("/")[0], True)):
+            transitions.setdefault(key, []).append(row["transition"] or "{}")
+    return transitions
+
+
+def note_answered(store: Store, tokens: Sequence[StepToken]) -> None:
+    """Record that AWS knows of the tasks of some tokens."""
+    with store.write() as db:
+        db.executemany("update step_tokens set answered = 1 where id = ?", [(token.id,) for token in tokens])
+
+
+def count_tokens(store: Store, execution: str) -> int:
+    """Return how many tokens of an execution have come."""
+    return int(store.value("select count(*) from step_tokens where execution = ?", (execution,)))
+
+
+def forget_tokens(store: Store, execution: str) -> None:
+    """Remove the tokens of an execution, which is over."""
+    if store.value("select 1 from step_tokens where execution = ? limit 1", (execution,)):
+        with store.write() as db:
+            db.execute("delete from step_tokens where execution = ?", (execution,))

@@ -99,6 +99,7 @@ TABLES = (
         ["blob_id"],
     ),
     Table("state_machines", "state machine"),
+    Table("step_tokens", "token", {"id": "token"}),
     Table("scheduler", "scheduler", {"id": "scheduler"}),
     Table("due_marks", "mark", {"deployment_id": "deployment"}, ["deployment_id"]),
     Table("events", "event", {"id": "event"}),
@@ -120,21 +121,19 @@ NUMBERED = (
 _NONE = type(None)
 _TYPES: dict[str, tuple[type, ...]] = {
     "id run_id parent_id task_id tag_id attempts runs number log_id system generation final last_task_id": (int,),
-    "n a b merged successful version deployment_id event_id": (int,),
+    "n a b merged successful version members answered deployment_id event_id": (int,),
     "flow_id step_id pid code_id attempt_id base_id blob_id size_bytes is_flag exact": (int, _NONE),
     "staged_by": (int, _NONE),
     "created_at started_at last_seen_at written_at deployed_at newest_at imported_at updated_at published_at": (int,),
     "finished_at due_at deleted_at begun": (int, _NONE),
     "flow user host boot pid_started uuid parameters name kind tag stream text path": (str,),
-    "script_name scope arn token created_by deployed_by option payload published_by": (str,),
+    "script_name scope arn token execution created_by deployed_by option payload published_by": (str,),
     "json tags with_decorators store_uuid pathspec flowstore_version": (str,),
     "step artifact status codec type preview foreach_path transition": (str, _NONE),
     "origin_pathspec origin_run_id imported_from": (str, _NONE),
     "metadata error_type error_message traceback schedule namespace project branch": (str, _NONE),
-    "note item ran_on module value deleted_by card_id start_step end_step trigger_events triggers executor": (
-        str,
-        _NONE,
-    ),
+    "note item ran_on module value deleted_by card_id start_step end_step trigger_events triggers": (str, _NONE),
+    "environment launcher executor": (str, _NONE),
     "magnitude": (float, _NONE),
     "sha data key_id mac png": (bytes, _NONE),
 }

@@ -9,6 +9,8 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -183,6 +185,48 @@ class TestRefusals:
         assert "lowstore is not installed on the Dask worker tcp://127.0.0.1:" in stderr
         assert "pip install flowstore==" in stderr
 
+    def test_workers_that_lack_numpy(self, make_cluster, flow, tmp_path):
+        """A warning names it before the run; a flow that needs it says where to install it."""
+        (tmp_path / "sitecustomize.py").write_text(
+            textwrap.dedent("""
+            import importlib.metadata as metadata, sys
+
+            class Hidden:
+                def find_spec(self, name, *more):
+                    if name.partition(".")[0] == "numpy":
+                        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+            sys.meta_path.insert(0, Hidden())
+            distributions = metadata.distributions
+            metadata.distributions = lambda **more: [] if more.get("name") == "numpy" else distributions(**more)
+            """)
+        )
+        cluster = make_cluster()
+        cluster.worker(env={"PYTHONPATH": str(tmp_path)})
+        script = flow(flow_source(LINEAR, head="import numpy"))
+        stderr = script("run", *on(cluster), expect=1, timeout=90).stderr
+        assert "numpy (none) instead of " in stderr
+        assert "could not be imported on " in stderr
+        assert "No module named 'numpy'. Install it there" in stderr
+        script.rewrite(script.file.read_text().replace("import numpy", ""))
+        script("run", *on(cluster), timeout=90)
+
+    def test_a_server_that_is_no_scheduler(self, flow):
+        """What some other server says, however much, is not waited for."""
+        script = flow(flow_source(LINEAR))
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=_flood, args=[server], daemon=True).start()
+            port = server.getsockname()[1]
+            stderr = script("run", "--executor", f"dask:tcp://127.0.0.1:{port}", expect=1, timeout=60).stderr
+        assert f"The server at tcp://127.0.0.1:{port} does not answer as a Dask scheduler does" in stderr
+
+    def test_a_file_of_no_scheduler(self, flow):
+        """A scheduler's file that is damaged is named."""
+        script = flow(flow_source(LINEAR))
+        (script.folder / "s.json").write_text('{"addr')
+        stderr = script("run", "--executor", "dask:s.json", expect=1, timeout=60).stderr
+        assert "s.json is not a file that dask scheduler --scheduler-file has written" in stderr
+
     def test_workers_of_another_version(self, make_cluster, flow, tmp_path):
         """A worker with another version of flowstore or Python is refused; both versions are named."""
         package = Path(flowstore.__file__).parent
@@ -199,21 +243,36 @@ class TestRefusals:
         """With TLS, a run works with the certificates where Dask looks for them, and says so without them."""
         if shutil.which("openssl") is None:
             pytest.skip("needs openssl")
-        pem, key = tmp_path / "ca.pem", tmp_path / "key.pem"
-        request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
-        subprocess.run(["openssl", *request.split(), "-keyout", key, "-out", pem], check=True, capture_output=True)
+        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+        for name in ("good", "wrong"):
+            files = "-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.pem"
+            subprocess.run([*request, *files], check=True, capture_output=True)
+
+        def certified(name):
+            files = {"CA_FILE": f"{name}.pem", "CLIENT__CERT": f"{name}.pem", "CLIENT__KEY": f"{name}.key"}
+            return {f"DASK_DISTRIBUTED__COMM__TLS__{what}": str(tmp_path / file) for what, file in files.items()}
+
+        pem, key = tmp_path / "good.pem", tmp_path / "good.key"
         cluster = make_cluster("--protocol", "tls", "--tls-ca-file", pem, "--tls-cert", pem, "--tls-key", key)
         cluster.worker()
-        names = {"CA_FILE": pem, "CLIENT__CERT": pem, "CLIENT__KEY": key}
-        env = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(value) for name, value in names.items()}
-        assert cluster.address.startswith("tls://")
         script = flow(flow_source(LINEAR))
-        stderr = script("run", *on(cluster), expect=1, timeout=90).stderr
-        assert "needs TLS, and this process has no fitting certificates" in stderr
-        assert "Traceback" not in stderr
-        cluster.wait(1, **env)
-        script("run", *on(cluster), timeout=90, **env)
-        script("run", "--executor", f"dask:{cluster.file}", timeout=90, **env)
+        for env in ({}, certified("wrong"), certified("missing")):
+            stderr = script("run", *on(cluster), expect=1, timeout=90, **env).stderr
+            assert f"at {cluster.address} needs TLS, and this process has no fitting certificates" in stderr
+        plain = cluster.address.replace("tls://", "tcp://")
+        stderr = script("run", "--executor", f"dask:{plain}", expect=1, timeout=90).stderr
+        assert f"The server at {plain} does not answer as a Dask scheduler does" in stderr
+        cluster.wait(1, **certified("good"))
+        script("run", *on(cluster), timeout=90, **certified("good"))
+        script("run", "--executor", f"dask:{cluster.file}", timeout=90, **certified("good"))
+
+
+def _flood(server):
+    """Send the first client bytes without end."""
+    server.accept()[0].close()  # of who only looks whether somebody listens
+    with contextlib.suppress(OSError), server.accept()[0] as connection:
+        while True:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n" * 100)
 
 
 class TestResources:

@@ -48,13 +48,16 @@ def option(**values):
     return [word for name, value in values.items() for word in ("--executor-option", f"{name}={value}")]
 
 
-def pilots():
-    """The ids of the processes that became hosts, by job, without the shells and sruns around them."""
+def pilots(slurm):
+    """The ids of the processes that became hosts on a cluster, by job, without the shells and sruns around them."""
     hosts = {}
     for pid in processes_of(PILOT, "cmdline"):
         with contextlib.suppress(OSError):
             environment = Path(f"/proc/{pid}/environ").read_bytes()
-            if b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]:
+            if (
+                str(slurm.config).encode() in environment
+                and b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
+            ):
                 hosts.setdefault(re.search(rb"SLURM_JOB_ID=(\d+)", environment)[1].decode(), pid)
     return hosts
 
@@ -224,6 +227,27 @@ class TestRefusals:
         stderr = script("run", *ON, *options, expect=1).stderr
         assert re.search(re.escape(why).replace(r"\{\}", r"\d+"), stderr), stderr
 
+    @pytest.mark.parametrize(
+        ("reason", "message", "code"),
+        [
+            ("AssocGrpCpuLimit", "Job {} waits in Slurm's queue: AssocGrpCpuLimit.", 0),
+            ("QOSMaxCpuPerJobLimit", "Slurm will not start job {}: QOSMaxCpuPerJobLimit.", 1),
+        ],
+    )
+    def test_why_a_job_waits(self, slurm, flow, tmp_path, reason, message, code):
+        """A reason that may pass is told once; one that never does ends the run.
+
+        The limits of accounts need a database, so here squeue takes another reason for one of these.
+        """
+        fake = tmp_path / "squeue"
+        fake.write_text(f'#!/bin/sh\n{shutil.which("squeue")} "$@" | sed "s/PENDING|[A-Z].*/PENDING|{reason}/"\n')
+        fake.chmod(0o755)
+        script = flow(flow_source(LINEAR))
+        slurm.ask("sbatch", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 6")
+        result = script("run", *ON, expect=code, PATH=f"{tmp_path}:{os.environ['PATH']}")
+        assert len(re.findall(re.escape(message).replace(r"\{\}", r"\d+"), result.stderr)) == 1, result.stderr
+        slurm.ask("scancel", "--user=root")
+
     def test_a_gang_that_can_never_fit(self, flow):
         """A gang that is larger than the cluster is refused at once, with the number that would fit."""
         tails = {**GANG, "start": "self.next(self.body, num_parallel=9)"}
@@ -294,7 +318,7 @@ class TestDeaths:
     def test_a_killed_host(self, slurm, flow):
         """The same where only the pilot's process is killed; its task ends with it."""
         script, process, job, pid = self.started(flow)
-        pilot = pilots()[job]
+        pilot = pilots(slurm)[job]
         os.kill(pilot, signal.SIGKILL)
         self.lost(script, process, f"whose job {job} (failed|ended)")
         wait_for(lambda: not Path(f"/proc/{pid}").exists(), 10)
@@ -303,7 +327,7 @@ class TestDeaths:
         """A host that stops answering is lost after its lease, and its job is ended."""
         script, process, job, _ = self.started(flow, *option(lease=3))
         slurm.ask("scancel", "--signal=STOP", "--batch", job)
-        os.kill(pilots()[job], signal.SIGSTOP)
+        os.kill(pilots(slurm)[job], signal.SIGSTOP)
         self.lost(script, process, "from which nothing was heard for 3 s")
         wait_for(lambda: job not in slurm.jobs(), 20)
 
@@ -348,7 +372,7 @@ class TestDeaths:
             process.communicate()
         finally:
             slurm.start_controller()
-            slurm.wait(lambda: "idle" in slurm.ask("sinfo", "-h", "-o", "%t"))
+            slurm.wait_for_nodes()
         assert script.client().successful
 
 
@@ -374,7 +398,7 @@ def test_the_secret_of_a_pilot_is_nowhere_to_be_seen(slurm, flow):
     script = flow(flow_source(MIDDLE, middle="self.names = dict(os.environ)\ntime.sleep(3)"))
     process = script.start("run", *ON, *option(python=os.sys.executable))
     wait_for(lambda: script.db.exists() and script.counts().get("middle"), 60)
-    [pilot, *_] = pilots().values()
+    [pilot, *_] = pilots(slurm).values()
     environment = Path(f"/proc/{pilot}/environ").read_bytes()
     [secret] = re.findall(rb"FLOWSTORE_PILOT=\S+ \d+ \d+ ([0-9a-f]{64})", environment)
     assert processes_of(secret.decode(), "cmdline") == []
@@ -405,7 +429,7 @@ def test_a_storm(slurm, flow):
     until = time.monotonic() + 12
     while process.poll() is None:
         time.sleep(rng.uniform(0.5, 1.5))
-        jobs, hosts = slurm.ask("squeue", "-h", "-o", "%i", "--state=R").split(), [*pilots().values()]
+        jobs, hosts = slurm.ask("squeue", "-h", "-o", "%i", "--state=R").split(), [*pilots(slurm).values()]
         if time.monotonic() < until and rng.random() < 0.5 and jobs:
             slurm.ask("scancel", rng.choice(jobs))
         elif time.monotonic() < until and hosts:

@@ -147,7 +147,7 @@ def test_an_exception_is_caught_or_replaced(flow, marks, kind):
     script = flow(source(marks, "raise KeyError('k')"))
     script("run", expect=0 if kind is None else 1)
     if kind is not None:
-        assert (failure(script).type, failure(script).message) == (kind, "explained")
+        assert (failure(script).name, failure(script).message) == (kind, "explained")
         assert "KeyError: 'k'" in failure(script).traceback
     elif "swallowing" in marks:
         assert script.client().data.x == "swallowed 'k'"

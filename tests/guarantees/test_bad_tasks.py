@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fresh
 DEADLY = {
     "killed, as by the out-of-memory killer": (
         "os.kill(os.getpid(), signal.SIGKILL)",
-        "killed by SIGKILL (out of memory, perhaps). The last it printed:\n  last words\n  no end",
+        "killed by SIGKILL, killed (out of memory, perhaps). The last it printed:\n  last words\n  no end",
     ),
     "out of its own memory": (
         "__import__('resource').setrlimit(__import__('resource').RLIMIT_AS, (1 << 30, 1 << 30)); bytearray(1 << 40)",
@@ -28,7 +28,7 @@ DEADLY = {
     ),
     "segfault": (
         "__import__('ctypes').string_at(0)",
-        "killed by SIGSEGV. The last it printed:\n  last words\n  no end",
+        "killed by SIGSEGV, segmentation fault. The last it printed:\n  last words\n  no end",
     ),
     "exit": ("os._exit(7)", "exited with code 7 before the step had finished. The last it printed:\n  last words"),
     "closes everything": ("os.closerange(0, 1000)", "its connection to the driver was closed"),

@@ -199,7 +199,7 @@ def check_failure(script, graph, step, kind):
     run = script.client()
     assert (run.status, run.data, run.end_task) == ("failed", None, None)
     failed = [task for task in run[step] if task.status == "failed"]
-    own = [task for task in failed if task.exception.type == kind]
+    own = [task for task in failed if task.exception.name == kind]
     assert own
     assert own == failed or graph.tails is GANG  # whose members end together
     assert script.counts(where="status = 'failed'") == {step: len(failed)}
@@ -354,15 +354,15 @@ def test_catch(graph, flow):
     assert live.count("RuntimeError: in ") == live.count("(an exception was caught)") == count
     for task in run[step]:
         assert isinstance(task.data.problem, ExceptionInfo)
-        assert (task.data.problem.type, task.data.problem.message) == ("RuntimeError", f"in {task.id}")
-        assert task.exception == task.data.problem
+        assert (task.data.problem.type, task.data.problem.message) == ("builtins.RuntimeError", f"in {task.id}")
+        assert task.exception is None
         assert (task.status, task.successful) == ("successful", True)
     rows = script.sql("select step, type, value ->> '$.type' from artifact_values where name = 'problem'")
     assert [(name, kind.rpartition(".")[2], raised) for name, kind, raised in rows] == [
-        (step, "ExceptionInfo", "RuntimeError")
+        (step, "ExceptionInfo", "builtins.RuntimeError")
     ] * count
     assert "RuntimeError('in" in script("dump", f"1/{step}", "--include", "problem").stdout.replace(
-        "ExceptionInfo(type='RuntimeError', message=", "RuntimeError("
+        "ExceptionInfo(type='builtins.RuntimeError', message=", "RuntimeError("
     )
 
 

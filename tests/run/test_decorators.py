@@ -23,7 +23,7 @@ def test_catch_prints_the_exception_or_not(shown, flow):
     assert ("Traceback" in script("run").stdout) == shown
     none, problem = script.client().data.problems
     assert none is None
-    assert (problem.type, problem.message) == ("AssertionError", "odd one")
+    assert (problem.type, problem.message) == ("builtins.AssertionError", "odd one")
     assert "odd one" in problem.traceback
 
 

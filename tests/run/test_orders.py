@@ -69,6 +69,7 @@ REPORT = Report(
     deleted=["d"],
     failure=Failure("ValueError", "no", "Traceback …"),
     died=True,
+    imported={"numpy": "2.3"},
     cards=[RenderedCard(1, "blank", "id", NewBlob(encode(b"<p>").description, data=b"<p>"), b"{}")],
 )
 

@@ -53,7 +53,7 @@ def test_a_failure_after_closing_stderr_keeps_its_reason(closing, flow):
     """The exception of a step that had closed its stderr is recorded all the same."""
     script = flow(flow_source(LINEAR, start=f"{closing}\nraise RuntimeError('boom')"))
     script("run", expect=1)
-    assert (failure(script).type, failure(script).message) == ("RuntimeError", "boom")
+    assert (failure(script).name, failure(script).message) == ("RuntimeError", "boom")
 
 
 # --- how a task may end
@@ -81,7 +81,7 @@ def test_a_task_that_does_not_finish_has_failed(ending, told, flow):
     assert script.client().status == "failed"
     kind, message = told
     error = failure(script)
-    assert error.type == kind
+    assert error.name == kind
     assert message in error.message
     assert result.stdout.count("Task failed.") == 1
     assert len(result.stderr.splitlines()) == 2  # the banner, and the line that says how to resume

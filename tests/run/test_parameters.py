@@ -144,7 +144,7 @@ def test_parameters_and_constants_cannot_be_assigned(assignment, flow):
     """Assigning a parameter, a constant, a step or what every flow has is an AttributeError that says so."""
     script = flow(flow_source(LINEAR, members=PARAMETERS, start=assignment))
     script("run", expect=1)
-    assert failure(script).type == "AttributeError"
+    assert failure(script).type == "builtins.AttributeError"
     assert "cannot be assigned" in failure(script).message
 
 
@@ -165,11 +165,11 @@ def test_resume_takes_no_parameter(flow):
 
 def test_tags_of_a_run(flow):
     """`--tag` and $FLOWSTORE_RUN_TAGS add user tags; the system's come by themselves."""
-    script = flow(flow_source(LINEAR, start="self.tags = sorted(current.tags)"))
+    script = flow(flow_source(LINEAR, start="self.tags = current.tags"))
     script("run", "--tag", "a", "--tag", "größe b", FLOWSTORE_RUN_TAGS="c, d,,a")
     run = script.client()
     assert run.user_tags == {"a", "größe b", "c", "d"}
-    assert run["start"].task.data.tags == sorted(run.tags)
+    assert run["start"].task.data.tags == run.user_tags
     heads = {tag.partition(":")[0] for tag in run.system_tags}
     assert heads == {"user", "runtime", "date", "python_version", "flowstore_version"}
     assert [run.id for run in Flow("F").runs("a", "d")] == ["1"]

@@ -347,13 +347,30 @@ def test_removing_what_is_no_tag(bad, find, script):
 
 
 @every_kind
-@pytest.mark.parametrize("several", ["abc", b"abc", None, 7])
-def test_one_text_is_not_several_tags(several, find, script):
-    """`add_tags("abc")` is a mistake, not the tags a, b and c."""
+@pytest.mark.parametrize("several", [b"abc", None, 7])
+def test_what_is_no_tags(several, find, script):
+    """`add_tags(7)` is a mistake."""
     for change in (find().add_tags, find().remove_tags):
         with pytest.raises(TaggingError, match="list of tags"):
             change(several)
     assert find().user_tags == frozenset()
+
+
+@every_kind
+def test_one_text_or_several(find, script):
+    """Each call takes one text, which is one tag, or several; replacing nothing with nothing is a mistake."""
+    find().add_tags("abc")
+    find().add_tag(["d", "e"])
+    assert find().user_tags == {"abc", "d", "e"}
+    find().remove_tags("abc")
+    find().remove_tag(["d", "f"])
+    find().replace_tag("e", ["g", "h"])
+    assert find().user_tags == {"g", "h"}
+    find().replace_tags([], "i")
+    for nothing in ([], "", ()):
+        with pytest.raises(TaggingError, match=r"nothing to replace|cannot be empty"):
+            find().replace_tags(nothing, [])
+    assert find().user_tags == {"g", "h", "i"}
 
 
 @every_kind

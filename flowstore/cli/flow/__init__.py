@@ -6,6 +6,7 @@ Notebooks, test runners and prompts contain a flow without being it: their argum
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from flowstore import context
 from flowstore.cli import app
 from flowstore.cli.app import Listed
 from flowstore.cli.flow.flow_file import SETTINGS, FlowFile
+from flowstore.errors import FlowstoreError
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import caller
 
@@ -78,6 +80,7 @@ def commands_of(flow: type[FlowSpec]) -> click.Group:
 @click.pass_context
 def _begin(ctx: click.Context, /, **settings: Any) -> Any:
     """Give the flow's configs their values for the command; where there is none, check the flow."""
+    _note_project(ctx)
     _configure(ctx.obj, ctx.invoked_subcommand, settings)
     if ctx.invoked_subcommand is not None:
         return None
@@ -86,6 +89,17 @@ def _begin(ctx: click.Context, /, **settings: Any) -> Any:
     assert check is not None
     with check.make_context("check", [], parent=ctx) as inner:
         return check.invoke(inner)
+
+
+def _note_project(ctx: click.Context) -> None:
+    """Have the defaults of parameters know the flow's project; what is wrong with it is reported later."""
+    flow = ctx.obj.type
+    if not flow.flow_decorators:  # as in most flows, which need not import this
+        return
+    from flowstore.run.ownership import project_of
+
+    with contextlib.suppress(FlowstoreError):
+        context.state.project = project_of(flow, ctx.params["branch"], production=bool(ctx.params["production"]))
 
 
 def _configure(this: FlowFile, command: str | None, settings: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def dump(this: FlowFile, pathspec: str, choice: _Choice, max_value_size: int, fi
     chosen = {task.pathspec: choice.of(task) for task in tasks_of(of)}
     missing = choice.names - {name for artifacts in chosen.values() for name in artifacts}
     if missing:
-        raise NotFound(f"{pathspec} has no artifact {', '.join(sorted(missing))}.")
+        click.echo(safe(f"{pathspec} has no artifact {', '.join(sorted(missing))}."), err=True)
     if file is not None:
         _dump_to_file(chosen, file)
     else:

@@ -53,6 +53,7 @@ def _find(this: FlowFile) -> InAws:
 @click.option("--scheduler-role", metavar="ARN", help="The role by which @schedule starts it; default: --role.")
 @click.option("--heartbeat", type=click.IntRange(3, _MAX_HEARTBEAT_S), default=60, show_default=True, metavar="SECONDS",
               help="How long AWS waits for a sign of life of a run.")  # fmt: skip
+@click.option("--steps", is_flag=True, help="Make each step a state, for flows of at most about 3,000 tasks.")
 @click.option("--only-json", is_flag=True, help="Print the state machine's definition, and change nothing.")
 @click.option("--show-policies", is_flag=True, help="Print the policies and roles that are needed; change nothing.")
 def create(this: FlowFile, only_json: bool, show_policies: bool, **_given: Any) -> None:
@@ -72,6 +73,7 @@ def create(this: FlowFile, only_json: bool, show_policies: bool, **_given: Any) 
         scheduler_role=options["scheduler_role"],
         heartbeat_s=options["heartbeat"],
         max_workers=options["max_workers"],
+        steps=options["steps"],
     )
     wish = checked_options(this, options)
     if only_json or show_policies:

@@ -8,6 +8,7 @@ an error or a crash leaves behind is known, and `delete` removes it.
 from __future__ import annotations
 
 import hmac
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,10 @@ import attrs
 
 from flowstore import context
 from flowstore.errors import FlowstoreError, TokenError
+from flowstore.flow.graph import graph_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.production import deploy
-from flowstore.production.stepfunctions import definition, masking, policies, schedules
+from flowstore.production.stepfunctions import definition, masking, policies, schedules, step_states
 from flowstore.production.stepfunctions.aws import Address, Aws
 from flowstore.production.stepfunctions.definition import DEFAULT_HEARTBEAT_S, hash_of, name_of, schedule_name
 from flowstore.run.ownership import project_of
@@ -30,16 +32,19 @@ from flowstore.store.deployments import Deployment
 from flowstore.store.opening import activate, active_store, find_path, open_store
 from flowstore.store.state_machines import StateMachine
 
+_MAX_DEFINITION_BYTES = 1 << 20  # that AWS takes
+
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """The options of `step-functions create` beside those of `deploy create`."""
+    """The options of `step-functions create`, beside those of `deploy create`."""
 
     name: str | None = None
     role: str | None = None
     scheduler_role: str | None = None
     heartbeat_s: int = DEFAULT_HEARTBEAT_S
     max_workers: int | None = None
+    steps: bool = False
 
 
 @attrs.frozen
@@ -70,6 +75,8 @@ def create(flow: type[FlowSpec], options: deploy.Options, own: Options) -> Creat
         FlowstoreError: it cannot be deployed. Nothing was changed, or the message says what was made.
     """
     schedule = _schedule_of(flow)
+    if own.steps:
+        preview(flow, options, own)  # fails where the graph cannot be expressed
     plan = _plan(flow, options, own)
     created = deploy.create(flow, plan.options)
     deployment, store = created.deployment, active_store()
@@ -114,6 +121,7 @@ class _Plan:
     """The plan for AWS, after all checks.
 
     Attributes:
+        flow: the flow's class.
         aws: where.
         options: those for `deploy.create`.
         address: of the state machine.
@@ -121,6 +129,7 @@ class _Plan:
         present: what is there of the state machine.
     """
 
+    flow: type[FlowSpec]
     aws: Aws
     options: deploy.Options
     address: Address
@@ -160,7 +169,7 @@ def _plan(flow: type[FlowSpec], options: deploy.Options, own: Options) -> _Plan:
         _check_token(store, flow.__name__, scope, options)
     if present is not None:
         options = _check_owner(aws, address, store, flow.__name__, scope, options)
-    return _Plan(aws, options, address, role, present)
+    return _Plan(flow, aws, options, address, role, present)
 
 
 def _find_store(options: deploy.Options) -> Store | None:
@@ -232,11 +241,22 @@ def _make(plan: _Plan, own: Options, store: Store, deployment: Deployment, done:
         partition=address.partition,
         heartbeat_s=own.heartbeat_s,
         max_workers=own.max_workers,
+        steps=own.steps,
     )
-    text = definition.of_run(machine)
+    text = _definition(machine, plan.flow)
     masking.check_secret(store, text, machine.tags)
     aws.put_machine(address, text, plan.role, machine.tags, exists=plan.present is not None)
     done.append(f"the state machine {address.name}")
+
+
+def _definition(machine: definition.Machine, flow: type[FlowSpec]) -> dict[str, Any]:
+    """Return the state machine's definition: with a state for the whole run, or one for each step."""
+    if not machine.steps:
+        return definition.of_run(machine)
+    text = step_states.of_steps(machine, graph_of(flow))
+    if len(json.dumps(text)) > _MAX_DEFINITION_BYTES:
+        raise FlowstoreError(f"{flow.__name__} has too many steps for a definition in AWS: leave out --steps.")
+    return text
 
 
 def _make_schedule(plan: _Plan, own: Options, schedule: _Schedule | None, done: list[str]) -> None:
@@ -281,8 +301,9 @@ def preview(flow: type[FlowSpec], options: deploy.Options, own: Options) -> dict
         partition=address.partition,
         heartbeat_s=own.heartbeat_s,
         max_workers=own.max_workers,
+        steps=own.steps,
     )
-    return definition.of_run(machine)
+    return _definition(machine, flow)
 
 
 def needed_policies(flow: type[FlowSpec], options: deploy.Options, own: Options) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Machine:
         partition: of AWS, such as `aws` or `aws-cn`.
         heartbeat_s: how long AWS waits for a sign of life of a run.
         max_workers: how many tasks of a run may run at a time.
+        steps: whether each step is a state of its own.
     """
 
     flow: str
@@ -46,6 +47,7 @@ class Machine:
     partition: str = "aws"
     heartbeat_s: int = DEFAULT_HEARTBEAT_S
     max_workers: int | None = None
+    steps: bool = False
 
     @property
     def tags(self) -> dict[str, str]:
@@ -69,6 +71,7 @@ class Machine:
             "version": self.version,
             "heartbeat": self.heartbeat_s,
             "max_workers": self.max_workers,
+            **({"steps": True} if self.steps else {}),
         }
 
 
@@ -122,29 +125,33 @@ def of_deployment(deployment: Deployment, store: str, **others: Any) -> Machine:
 
 def of_run(machine: Machine) -> dict[str, Any]:
     """Return a definition in which one state stands for a whole run."""
-    queued = {
-        **_asking(machine, QUEUED),
+    states = {"Queued": queued(machine, "Queued", "Run"), "Run": run(machine, "Queued")}
+    return {"Comment": comment(machine), "StartAt": "Queued", "States": states}
+
+
+def queued(machine: Machine, name: str, following: str) -> dict[str, Any]:
+    """Return the state that waits for a worker, called `name`."""
+    return {
+        **asking(machine, template(QUEUED, machine.facts)),
         "Comment": "Waits until a worker accepts, however long that takes.",
+        "ResultPath": None,  # its input goes on
         "TimeoutSeconds": _AGAIN_S,
-        "Catch": [{"ErrorEquals": ["States.Timeout"], "ResultPath": None, "Next": "Queued"}],
-        "Next": "Run",
+        "Catch": [{"ErrorEquals": ["States.Timeout"], "ResultPath": None, "Next": name}],
+        "Next": following,
     }
-    run = {
-        **_asking(machine, RUN),
+
+
+def run(machine: Machine, again: str) -> dict[str, Any]:
+    """Return the state in which a worker runs the flow; where the worker is lost, it leads to the state `again`."""
+    lost = ["States.HeartbeatTimeout", "States.Timeout", *Failure.LATER]
+    return {
+        **asking(machine, template(RUN, machine.facts)),
         "Comment": "A worker runs it. If the worker dies, the next one resumes the run.",
         "HeartbeatSeconds": machine.heartbeat_s,
         "TimeoutSeconds": _FOR_EVER_S,
-        "Catch": [
-            {
-                "ErrorEquals": ["States.HeartbeatTimeout", "States.Timeout", *Failure.LATER],
-                "ResultPath": None,
-                "Next": "Queued",
-            }
-        ],
+        "Catch": [{"ErrorEquals": lost, "ResultPath": None, "Next": again}],
         "End": True,
     }
-    del queued["End"], run["ResultPath"]
-    return {"Comment": comment(machine), "StartAt": "Queued", "States": {"Queued": queued, "Run": run}}
 
 
 def comment(machine: Machine) -> str:
@@ -156,14 +163,12 @@ def comment(machine: Machine) -> str:
     )
 
 
-def _asking(machine: Machine, state: str) -> dict[str, Any]:
-    """Return a state that sends a message and waits for the answer; its input goes on to the next state."""
+def asking(machine: Machine, body: dict[str, Any]) -> dict[str, Any]:
+    """Return a state that sends a message and waits for the answer; `Next` or `End` is to be added."""
     return {
         "Type": "Task",
         "Resource": f"arn:{machine.partition}:states:::{_SEND}",
-        "Parameters": {"QueueUrl": machine.queue_url, "MessageBody": template(state, machine.facts)},
-        "ResultPath": None,
-        "End": True,
+        "Parameters": {"QueueUrl": machine.queue_url, "MessageBody": body},
     }
 
 

@@ -21,11 +21,14 @@ import attrs
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.production import deploy
 from flowstore.production.stepfunctions import masking
+from flowstore.production.stepfunctions.aws import Aws
 from flowstore.production.stepfunctions.messages import Failure, Message
+from flowstore.production.stepfunctions.step_states import EVENTS_A_TASK, MAX_EVENTS
 from flowstore.sqlite.database import Store
+from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import deployments, records, state_machines
 from flowstore.store.deployments import Deployment
-from flowstore.store.state_machines import ExecutionRun
+from flowstore.store.state_machines import ExecutionRun, FinishedStep
 from flowstore.text import one_line, shorten
 
 MAX_RUNS_WITHOUT_PROGRESS = 10  # of one execution, one after the other; then it fails
@@ -91,6 +94,15 @@ class Child:
         self._process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
 
 
+def _output_of(step: FinishedStep) -> dict[str, Any]:
+    """Return the answer for a step: how many follow, or which one."""
+    transition = json_of(step.transition, dict)
+    targets, count = transition.get("targets") or [], transition.get("count")
+    if isinstance(count, int):
+        return {"members": count} if transition.get("gang") else {"items": list(range(count))}
+    return {"next": targets[0] if len(targets) == 1 else None, "members": step.token.members}
+
+
 class Job:
     """An execution that this worker looks after.
 
@@ -154,6 +166,7 @@ class Job:
         order = {
             "values": self.message.values(),
             "execution": self.tag,
+            "steps": self.message.steps,
             "origin_run_id": None if origin is None else origin.id,
             "max_workers": self.message.max_workers,
         }
@@ -181,6 +194,41 @@ class Job:
             self.begin()
         else:
             self.answer = self._ending(run, stopping=stopping)
+
+    def answer_steps(self, aws: Aws) -> None:
+        """Tell AWS of the tasks that have finished, where each step is a state of its own.
+
+        Raises:
+            AwsError: AWS cannot be reached; those that were not answered are answered later.
+        """
+        run = state_machines.newest_run(self._store, self.tag) if self.message.steps and self.is_begun else None
+        if run is None or self.aborted:
+            return
+        answered = []
+        try:
+            for step in state_machines.finished_steps(self._store, self.tag, run.id):
+                output = _output_of(step)
+                if not self._is_too_long(len(output.get("items", ())), step.token.step):
+                    aws.succeed(step.token.token, output)
+                    answered.append(step.token)
+        finally:
+            if answered:
+                state_machines.note_answered(self._store, answered)
+
+    def _is_too_long(self, items: int, step: str) -> bool:
+        """Return whether AWS could not record that many further tasks; the run is stopped then."""
+        tasks = state_machines.count_tokens(self._store, self.tag) + items
+        if tasks * EVENTS_A_TASK <= MAX_EVENTS:
+            return False
+        if self.answer is None:
+            self.answer = self._failed(
+                Failure.TOO_LONG,
+                f"After the step {step} there would be {tasks:,} tasks. AWS records {EVENTS_A_TASK} events of each, "
+                "and 25,000 at most of an execution. Deploy without --steps.",
+            )
+            if self.child is not None:
+                self.child.stop()
+        return True
 
     def fail(self, error: FlowstoreError) -> None:
         """Give up, since nothing can be run."""

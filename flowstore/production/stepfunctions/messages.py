@@ -4,8 +4,13 @@ A message is a JSON object. `template` writes it as the state machine's paramete
 in `.$`; `Message.parse` reads what arrives. Whoever may send to the queue may start what is deployed, with parameters
 of their choice, and nothing else.
 
-    {"flowstore": 1, "state": "queued" or "run", "store": UUID, "flow": NAME, "scope": SCOPE, "version": N,
+    {"flowstore": 1, "state": "queued", "run" or "step", "store": UUID, "flow": NAME, "scope": SCOPE, "version": N,
      "heartbeat": SECONDS, "max_workers": N or null, "token": TOKEN, "execution": ARN, "input": what the execution got}
+
+Where each step is a state, `"steps": true` is in all of them, and those of a step have its name, the path of indexes in
+the foreaches around it, and for a step of a gang how many members that has, in the place of the input:
+
+    {…, "step": NAME, "path": "0/3", "members": N}
 
 The answers are calls of Step Functions with that token: success with `{"run": "HelloFlow/5", "status": "successful"}`,
 or failure with one of `Failure`. A token that AWS no longer knows was answered already, was too late, or belongs to an
@@ -24,7 +29,7 @@ import attrs
 from flowstore.errors import FlowstoreError, ParameterError
 
 FORMAT = 1
-QUEUED, RUN = "queued", "run"
+QUEUED, RUN, STEP = "queued", "run", "step"
 MAX_MESSAGE_BYTES = 1 << 20  # SQS takes no larger one
 
 _EXECUTION = r"arn:[a-z-]+:states:[a-z0-9-]+:[0-9]{12}:execution:[^:/\s]{1,80}:[^:/\s]{1,80}"
@@ -38,16 +43,18 @@ class Failure:
     NOT_STARTED = "Flowstore.NotStarted"  # there was no run: the flow does not start, or is no longer deployed
     WORKER_STOPPED = "Flowstore.WorkerStopped"  # the worker ended in good order before the run did
     RUN_DIED = "Flowstore.RunDied"  # the run's process was killed
+    TOO_LONG = "Flowstore.HistoryTooLong"  # with a state for each step, AWS could not record all tasks
 
     LATER = (WORKER_STOPPED, RUN_DIED)
 
 
-def template(state: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def template(state: str, facts: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the body of a message as the parameters of a state.
 
     Args:
-        state: `QUEUED` or `RUN`.
+        state: `QUEUED`, `RUN` or `STEP`.
         facts: what is the same in all messages of a state machine.
+        about: what is only in those of a step; default: the execution's input.
     """
     return {
         "flowstore": FORMAT,
@@ -55,7 +62,7 @@ def template(state: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         **facts,
         "token.$": "$$.Task.Token",
         "execution.$": "$$.Execution.Id",
-        "input.$": "$$.Execution.Input",
+        **({"input.$": "$$.Execution.Input"} if about is None else about),
     }
 
 
@@ -64,7 +71,7 @@ class Message:
     """A message, checked.
 
     Attributes:
-        state: `QUEUED` or `RUN`.
+        state: `QUEUED`, `RUN` or `STEP`.
         store: the id of the store that it is meant for.
         flow: the flow's name.
         scope: that of the deployment.
@@ -73,6 +80,8 @@ class Message:
         token: what an answer has to show.
         execution: the execution's ARN.
         input: what the execution was started with.
+        steps: whether each step is a state of its own.
+        step, path, members: of a step's message, see above.
     """
 
     state: str
@@ -84,6 +93,10 @@ class Message:
     token: str
     execution: str
     input: Any = attrs.field(repr=False)
+    steps: bool = False
+    step: str = ""
+    path: str = ""
+    members: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Message:
@@ -100,7 +113,7 @@ class Message:
             raise FlowstoreError("it does not come from a state machine that this version of flowstore made")
         for name in ("store", "flow", "scope", "token", "execution"):
             _check(isinstance(data.get(name), str) and 0 < len(data[name]) <= 2048, name)
-        _check(data.get("state") in (QUEUED, RUN), "state")
+        _check(data.get("state") in (QUEUED, RUN, STEP), "state")
         heartbeat, workers = data.get("heartbeat"), data.get("max_workers")
         _check(type(heartbeat) is int and 1 <= heartbeat <= 99_999_999, "heartbeat")
         _check(workers is None or (type(workers) is int and workers > 0), "max_workers")
@@ -110,6 +123,8 @@ class Message:
             heartbeat_s=float(data["heartbeat"]),
             max_workers=workers,
             input=data.get("input"),
+            steps=data.get("steps") is True,
+            **(_about_step(data) if data["state"] == STEP else {}),
         )
 
     def values(self) -> dict[str, str]:
@@ -124,6 +139,14 @@ class Message:
         if not isinstance(given, dict):
             raise ParameterError('The input of the execution has "parameters" that are not an object: {"alpha": 0.5}')
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+
+
+def _about_step(data: Mapping[str, Any]) -> dict[str, Any]:
+    step, path, members = data.get("step"), data.get("path"), data.get("members", 0)
+    _check(isinstance(step, str) and 0 < len(step) <= 200, "step")
+    _check(isinstance(path, str) and re.fullmatch("[0-9/]{0,200}", path) is not None, "path")
+    _check(type(members) is int and members >= 0, "members")
+    return {"step": step, "path": str(path).strip("/"), "members": members}
 
 
 def _check(is_right: bool, name: str) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import attrs
 
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
@@ -41,8 +44,10 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
     while (message := messages.receive(channel)) is not None:
         order = decode_order(message["order"])
         generators.derive(order)
+        known = len(sys.modules)
         product = run_attempt(flow, graph, order, _source(channel, order), ending, show)
         flush_output()
+        product = _with_imports(product, known)
         reused = message["reuse"]
         ended = not (ending.is_flush_due() if reused else ending.is_due())
         _send(deliver, channel, product, ended)
@@ -56,6 +61,17 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
     if reused:
         ending.finish()
         _send(messages.send, channel, {"kind": "ended"})
+
+
+def _with_imports(product: Product, known: int) -> Product:
+    """Return the product of an attempt with what it imported, after the first `known` modules of its process."""
+    later = itertools.islice(sys.modules, known, None)
+    modules = [name for name in later if "." not in name and name not in sys.stdlib_module_names]
+    if not modules:  # as in most tasks
+        return product
+    from flowstore.run.environment import versions
+
+    return attrs.evolve(product, report=attrs.evolve(product.report, imported=versions(modules)))
 
 
 def _source(channel: socket.socket, order: Order) -> Source:

@@ -12,14 +12,12 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
-import logging
 import os
 import socket
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +27,7 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Setup, check_package
-from flowstore.run.remote.dask_cluster import Cluster, hold, key_of
+from flowstore.run.remote.dask_cluster import CONNECT_S, Cluster, bounded, connect, hold, key_of, silence
 from flowstore.run.remote.executor import RemoteExecutor
 from flowstore.run.remote.host import READ_BYTES
 from flowstore.run.remote.hosts import Engine, Granted, Over
@@ -39,7 +37,6 @@ from flowstore.text import counted
 if TYPE_CHECKING:
     import distributed  # which only who uses it has, and which takes half a second to import
 
-CONNECT_S = 10.0
 CLOSE_S = 5.0
 IDLE_S = 15.0  # then a thread that is of no use is left to others; as to its host, so are the inputs that it has
 ANSWER_S = 10.0  # for a call to a worker, at most; then it is repeated
@@ -76,7 +73,7 @@ class DaskExecutor(RemoteExecutor):
             )
 
     def _start_engine(self, setup: Setup) -> Engine:
-        _silence()
+        silence()
         began = time.monotonic()
         slots = setup.max_workers or os.cpu_count() or 1
         cluster = None if setup.address else Cluster(slots)
@@ -132,7 +129,7 @@ class DaskEngine(Engine):
         self.waker.setblocking(False)
         self._wake.setblocking(False)
         self.folder = None if cluster is None else str(Path.cwd())
-        self._client = _connect(address)
+        self._client = connect(address)
         self._where = f"the Dask cluster at {self._client.scheduler.address}"
         self._calls: set[concurrent.futures.Future[None]] = set()  # that have not ended
         try:
@@ -146,7 +143,7 @@ class DaskEngine(Engine):
     def _workers(self) -> Mapping[str, Any]:
         info: list[Mapping[str, Any]] = []
         if (
-            not _bounded(lambda: info.append(self._client.scheduler_info(n_workers=-1)["workers"]), CONNECT_S)
+            not bounded(lambda: info.append(self._client.scheduler_info(n_workers=-1)["workers"]), CONNECT_S)
             or not info
         ):
             raise FlowstoreError(f"The connection to {self._where} was lost.")
@@ -283,7 +280,7 @@ class DaskEngine(Engine):
         for lease in list(self._futures):
             self.give_back(lease)
         concurrent.futures.wait(set(self._calls), CLOSE_S)  # else threads are held until the hosts miss the driver
-        _bounded(lambda: self._client.close(timeout=2), CLOSE_S)
+        bounded(lambda: self._client.close(timeout=2), CLOSE_S)
         if self._cluster is not None:
             self._cluster.close()
         self.waker.close()
@@ -362,19 +359,6 @@ class DaskEngine(Engine):
         return answers[link.address]
 
 
-def _bounded(call: Callable[[], object], seconds: float) -> bool:
-    """Call something of Dask's that may wait for ever, as for a scheduler that is gone; return whether it ended."""
-
-    def quietly() -> None:
-        with contextlib.suppress(Exception):  # the caller sees that there is no result
-            call()
-
-    thread = threading.Thread(target=quietly, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return not thread.is_alive()
-
-
 async def _answer(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
     """Await a call's answer for so long; unlike `wait_for`, not for the call's end, which may close a dead connection.
 
@@ -394,31 +378,6 @@ async def _quietly(coroutine: Coroutine[Any, Any, Any]) -> None:
     """Await a call to a worker that may be gone: the end of its stream says so."""
     with contextlib.suppress(Exception):
         await coroutine
-
-
-def _connect(address: str) -> distributed.Client:
-    """Return a client of the scheduler at an address, or in a file."""
-    import distributed
-
-    where: dict[str, Any] = {"address": address} if "://" in address else {"scheduler_file": address}
-    try:
-        return distributed.Client(**where, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError, TypeError, KeyError) as error:
-        if "ssl" in str(error).lower() or "tls" in str(error).lower():
-            raise FlowstoreError(
-                f"The Dask scheduler at {address} needs TLS, and this process has no fitting certificates: {error} "
-                "Set them where Dask looks for them: distributed.comm.tls in ~/.config/dask/distributed.yaml."
-            ) from None
-        raise FlowstoreError(f"There is no Dask scheduler at {address} ({error}). Start one: dask scheduler") from None
-
-
-def _silence() -> None:
-    """Have Dask's client log nothing: what goes wrong is said once, by the executor."""
-    import distributed.client  # noqa: F401  # makes its loggers, each with a level of its own
-
-    for name in list(logging.root.manager.loggerDict):
-        if name.partition(".")[0] == "distributed":
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _room(worker: Mapping[str, Any], amounts: Mapping[str, float]) -> int:

@@ -1,9 +1,10 @@
-"""Dask's side: a cluster of this machine, and the leases and hosts of a worker."""
+"""Dask's side: a scheduler to connect with, a cluster of this machine, and the leases and hosts of a worker."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -12,14 +13,103 @@ import subprocess
 import sys
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from flowstore import context
 from flowstore.errors import FlowstoreError
 from flowstore.run.remote.host import READ_BYTES, START
 
+if TYPE_CHECKING:
+    import distributed
+
+CONNECT_S = 10.0
 MOST_THREADS = 1000
 OPEN_S = 30.0  # for a worker's event loop to take a stream
+
+# --- a scheduler
+
+
+def connect(address: str) -> distributed.Client:
+    """Return a client of the scheduler at an address, or in a file."""
+    where = address if "://" in address else _address_in(Path(address))
+    _check_listens(where)
+    import distributed  # which takes half a second
+
+    results: list[distributed.Client | Exception] = []
+
+    def try_it() -> None:
+        try:
+            results.append(distributed.Client(where, timeout=CONNECT_S, set_as_default=False))
+        except Exception as error:  # whatever some other server's answer is taken for
+            results.append(error)
+
+    bounded(try_it, CONNECT_S + 5)  # longer than the time limit, which is not for a server that says nothing
+    result = results[0] if results else TimeoutError("it does not answer")
+    if isinstance(result, Exception):
+        raise _refusal(where, result) from None
+    return result
+
+
+def _address_in(file: Path) -> str:
+    """Return the address of the scheduler that has written a file."""
+    try:
+        return str(json.loads(file.read_text("utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FlowstoreError(f"{file} is not a file that dask scheduler --scheduler-file has written.") from None
+
+
+def _check_listens(address: str) -> None:
+    """Raise FlowstoreError where nobody listens at an address, for which Dask itself would look for seconds."""
+    try:
+        parts = urlsplit(address)
+        if parts.scheme in ("tcp", "tls") and parts.hostname and parts.port:
+            socket.create_connection((parts.hostname, parts.port), CONNECT_S).close()
+    except ValueError:
+        raise FlowstoreError(f"{address} is not an address: it has the form tcp://HOST:PORT.") from None
+    except OSError as error:
+        why = error.strerror or error
+        raise FlowstoreError(f"There is no Dask scheduler at {address} ({why}). Start one: dask scheduler") from None
+
+
+def _refusal(address: str, error: Exception) -> FlowstoreError:
+    """Return the error of an address to which no client can connect."""
+    text = f"{error}" or type(error).__name__
+    if any(word in text.lower() for word in ("ssl", "tls ")) or isinstance(error, FileNotFoundError):
+        return FlowstoreError(
+            f"The Dask scheduler at {address} needs TLS, and this process has no fitting certificates: "
+            f"{text.rstrip('.')}. "
+            "Set them where Dask looks for them: distributed.comm.tls in ~/.config/dask/distributed.yaml."
+        )
+    return FlowstoreError(
+        f"The server at {address} does not answer as a Dask scheduler does ({text}). Give the scheduler's address: "
+        "it prints it, tls://HOST:PORT with TLS, and tcp://HOST:PORT without."
+    )
+
+
+def silence() -> None:
+    """Have Dask's client log nothing: what goes wrong is said once, by the executor."""
+    import distributed.client  # noqa: F401  # makes its loggers, each with a level of its own
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def bounded(call: Callable[[], object], seconds: float) -> bool:
+    """Call something of Dask's that may wait for ever, as for a scheduler that is gone; return whether it ended."""
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):  # the caller sees that there is no result
+            call()
+
+    thread = threading.Thread(target=quietly, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
 
 # --- a cluster of this machine
 

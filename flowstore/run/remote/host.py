@@ -34,7 +34,7 @@ from flowstore.run.local.interpreter import become
 from flowstore.run.local.processes import Worker
 from flowstore.run.orders import decode_order, encode_report
 from flowstore.run.randomness import Generators
-from flowstore.run.remote.identity import identity
+from flowstore.run.remote.identity import identity, import_failure
 from flowstore.run.remote.inputs import Cache, Incoming, Key, mismatch
 from flowstore.run.remote.messages import Message, Reader, encode
 from flowstore.run.snapshot import Sources, described
@@ -218,10 +218,7 @@ def run(stream: Stream, scratch: Path) -> None:
     except (EOFError, OSError):
         raise
     except BaseException as error:  # whatever the import of the flow raises
-        import traceback
-
-        text = str(error) if isinstance(error, FlowstoreError) else "".join(traceback.format_exception(error))
-        stream.send("failed", text)
+        stream.send("failed", import_failure(error))
 
 
 class _Executor(LocalExecutor):

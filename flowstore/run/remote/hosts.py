@@ -28,6 +28,7 @@ from flowstore.store.cards import RenderedCard
 
 Amounts = tuple[tuple[str, float], ...]  # resources, sorted by name
 LEASE_S = 30.0
+PROGRESS_BYTES = 64 << 10  # of a message, within a lease: less is what no network is so slow to carry
 CACHE_GIB = 4.0
 
 
@@ -158,6 +159,7 @@ class Host:
         self._spare: dict[int, tuple[float, int]] = {}  # by pool: since when that many leases at least were of no use
         self._out: deque[memoryview] = deque()
         self._reader = Reader()
+        self._progress_bytes = 0
         connection.setblocking(False)
 
     def slots(self, pool: int) -> int:
@@ -223,8 +225,16 @@ class Host:
             return None
         if not data:
             return None
-        self.heard_at = time.monotonic()
-        return self._reader.feed(data)
+        return self._heard(data)
+
+    def _heard(self, data: bytes) -> Iterable[Message]:
+        """Yield messages; one that never ends, and hardly gets on, counts as silence."""
+        self._progress_bytes += len(data)
+        if self._progress_bytes > PROGRESS_BYTES:
+            self.heard_at, self._progress_bytes = time.monotonic(), 0
+        for message in self._reader.feed(data):
+            self.heard_at, self._progress_bytes = time.monotonic(), 0
+            yield message
 
 
 def check_number(name: str, value: str) -> None:

@@ -1,4 +1,4 @@
-"""Identities of hosts, which a driver compares with its own: what must be the same, and what should be."""
+"""Identities of hosts, which a driver compares with its own: what must be the same, what should be, what is lacking."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import importlib.metadata
 import os
 import platform
 import socket
+import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from flowstore._version import __version__
+from flowstore.errors import FlowstoreError
 
 COMPARED = ("numpy", "pandas", "pyarrow", "cloudpickle")  # packages whose versions should be the driver's
 
@@ -52,9 +55,19 @@ def compare(host: Mapping[str, Any], where: str) -> tuple[str | None, str | None
                 f"{where} has {label} {host.get(name)}, and this process has {label} {own[name]}: "
                 "tasks and driver must have the same. Install it on one of them."
             ), None
+    packages = dict(host.get("packages", {}))
     differing = [
-        f"{package} {theirs} instead of {own['packages'].get(package) or 'none'}"
-        for package, theirs in sorted(dict(host.get("packages", {})).items())
-        if theirs != own["packages"].get(package)
+        f"{package} {packages.get(package, '(none)')} instead of {own['packages'].get(package, 'none')}"
+        for package in sorted({*packages, *own["packages"]})
+        if packages.get(package) != own["packages"].get(package)
     ]
     return None, f"Warning: {where} has {', '.join(differing)}." if differing else None
+
+
+def import_failure(error: BaseException) -> str:
+    """Return what a host says where the import of the flow has failed there."""
+    if isinstance(error, FlowstoreError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}. Install it there, for {sys.executable}."
+    return "".join(traceback.format_exception(error))

@@ -191,7 +191,8 @@ class SlurmEngine(Engine):
         self._woken.setblocking(False)
         self._wake.setblocking(False)
         self.waker.register(self._woken, selectors.EVENT_READ, lambda: self._woken.recv(4096))
-        self._queue = JobQueue(f"flowstore-{flow}-{secrets.token_hex(6)}", self._wake_up)
+        plain = re.sub(r"[^A-Za-z0-9_]", "_", flow)
+        self._queue = JobQueue(f"flowstore-{plain}-{secrets.token_hex(6)}", self._wake_up)
 
     def _listen(self, address: str, port: int) -> signed.Listener:
         address = address or address_towards(self._nodes)

@@ -7,6 +7,7 @@ questions from before a run are asked by the thread that keeps hosts alive; all 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import math
 import os
 import queue
@@ -145,18 +146,20 @@ def _choice(partitions: Sequence[str]) -> str:
 def _node(row: Sequence[str]) -> Node:
     _, name, address, cpus, memory, gres, _ = row
     counts = re.findall(r"(?:^|,)gpu(?::[^,:(]+)?:(\d+)", re.sub(r"\([^)]*\)", "", gres))
-    return Node(name, address, int(cpus), int(memory.rstrip("+")), sum(map(int, counts)))
+    return Node(name, address, int(cpus.rstrip("+")), int(memory.rstrip("+")), sum(map(int, counts)))
 
 
 def address_towards(nodes: Sequence[Node]) -> str:
     """Return the address of this machine from which the nodes are reached, and which they therefore reach."""
+    addresses: list[str] = []
     for node in nodes[:3]:
         with contextlib.suppress(OSError):
             family, kind, protocol, _, address = socket.getaddrinfo(node.address, 9, type=socket.SOCK_DGRAM)[0]
             with socket.socket(family, kind, protocol) as probe:
                 probe.connect(address)  # which sends nothing
-                return str(probe.getsockname()[0])
-    return socket.gethostname()
+                addresses.append(str(probe.getsockname()[0]))
+    away = [address for address in addresses if not ipaddress.ip_address(address).is_loopback]
+    return [*away, *addresses, socket.gethostname()][0]  # one of the nodes may be this machine
 
 
 # --- jobs
@@ -334,11 +337,8 @@ class JobQueue:
         self._work.put(None)
         self._thread.join(COMMAND_S)
         done = b""
-        if not self._has_submitted:
-            done = b"done\n"
-        else:
-            with contextlib.suppress(FlowstoreError):
-                done = self._end_jobs(grace_s)
+        with contextlib.suppress(FlowstoreError):
+            done = self._end_jobs(grace_s) if self._has_submitted else b"done\n"
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             self._watch.communicate(done, timeout=0.5)
 
@@ -348,12 +348,12 @@ class JobQueue:
             call("scancel", "--quiet", f"--name={self.name}", "--state=PENDING", timeout_s=grace_s + 5)
         deadline = time.monotonic() + grace_s
         left = "squeue", "--noheader", f"--name={self.name}", "--states=PENDING,CONFIGURING,RUNNING,SUSPENDED"
-        while call(*left, timeout_s=grace_s + 5).stdout.strip():
+        while (result := call(*left, timeout_s=grace_s + 5)).stdout.strip():
             if time.monotonic() > deadline:
-                call("scancel", "--quiet", f"--name={self.name}", timeout_s=grace_s + 5)
+                result = call("scancel", "--quiet", f"--name={self.name}", timeout_s=grace_s + 5)
                 break
             time.sleep(0.1)
-        return b"done\n"
+        return b"" if result.returncode else b"done\n"
 
     # --- in its thread
 
@@ -373,6 +373,9 @@ class JobQueue:
                 self._silent_since = None
             except FlowstoreError as error:
                 self._note_silence(error)
+            except Exception as error:  # else the run would wait for ever
+                self._note(FlowstoreError(f"Slurm's answer is not understood ({type(error).__name__}: {error})."))
+                return
 
     def _sleep_s(self) -> float | None:
         """Return how long there is nothing to do."""

@@ -29,6 +29,7 @@ _LONGEST = 300  # characters of a value
 _TITLES = {
     "parameter": "Parameters", "metric": "Metrics", "run": "Run", "tag": "Tags", "artifact": "Artifacts at the end",
     "set": "Artifacts of steps", "step": "Tasks of steps", "timing": "Time of steps, in seconds", "code": "Code",
+    "package": "Packages",
 }  # fmt: skip
 
 

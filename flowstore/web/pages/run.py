@@ -125,7 +125,7 @@ def _failure(view: View, item: Run, why: rows.Explanation, code: Code | None) ->
         task = view.store.task(f"{item.pathspec}/{why.failure.task}")
     except (NotFound, InvalidPathspec):  # deleted meanwhile, or a step whose name no flow can have
         return RunFailure(item.pathspec, why.failure.item, why.failure.error, 1, None, "")
-    error = task.exception
+    error = task._failure()
     traceback = "" if error is None else error.traceback[-20_000:]
     frame = last_frame(traceback, [] if code is None else code.files)
     attempts = task.current_attempt + 1

@@ -159,12 +159,12 @@ def _facts(item: Task, current: AttemptRow | None) -> dict[str, Any]:
 
 
 def _error(item: Task) -> TaskError | None:
-    error = item.exception
+    error = item._failure()
     if error is None:
         return None
     code: Code | None = item._run.code
     traceback = error.traceback[-_MOST_TRACEBACK:]
-    return TaskError(error.type, error.message, traceback, last_frame(traceback, [] if code is None else code.files))
+    return TaskError(error.name, error.message, traceback, last_frame(traceback, [] if code is None else code.files))
 
 
 def _near(item: Task, *, children: bool) -> Near:

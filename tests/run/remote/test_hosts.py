@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import time
 
 import pytest
 
@@ -127,6 +128,23 @@ def test_messages_about_other_attempts_count_for_nothing(executor):
     assert events_of(executor, encode("started", 7, 42) + encode("ended", 9, 0, None)) == []
 
 
+def test_an_oversized_message_loses_the_host(executor):
+    """A message that is announced to be larger than any may be is not waited for."""
+    [died] = events_of(executor, b"\x7f\xff\xff\xff")
+    assert "which sent something that is not a message (a message of 2147483647 bytes is announced" in str(died)
+
+
+def test_a_message_that_never_ends_loses_the_host(executor):
+    """A message of which a few bytes come now and then is no sign of life."""
+    executor._engine.theirs.sendall(b"\0\xff\xff\xff")
+    events = []
+    began = time.monotonic()
+    while not events and time.monotonic() - began < 10:
+        executor._engine.theirs.sendall(b"x")
+        events = executor.wait(0.1)
+    assert "from which nothing was heard for 1 s" in str(events[0])
+
+
 def test_silence_loses_the_host(executor):
     """A host that says nothing for as long as its lease is lost, and no lease is asked for there again."""
     events = []
@@ -159,6 +177,8 @@ def test_identities():
     refusal, warning = compare({**own, "packages": {**own["packages"], "numpy": "1.0"}}, "node7")
     assert refusal is None
     assert warning.startswith("Warning: node7 has numpy 1.0 instead of ")
+    _, warning = compare({**own, "packages": {}}, "node7")
+    assert "numpy (none) instead of " in warning
 
 
 class TestCache:
