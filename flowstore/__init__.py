@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from flowstore.flow.own import user_step_decorator
     from flowstore.flow.secrets import secrets
     from flowstore.flow.triggers import trigger, trigger_on_finish
-    from flowstore.runner import Runner
+    from flowstore.runner import Runner, inspect_spin
     from flowstore.runner.notebook import NBRunner
     from flowstore.store.opening import get_store, use_store
 
@@ -89,6 +89,7 @@ _MODULES = {
     "FlowMutator": "flowstore.flow.mutators",
     "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
+    "inspect_spin": "flowstore.runner",
     "StepMutator": "flowstore.flow.mutators",
     "secrets": "flowstore.flow.secrets",
     "USER_SKIP_STEP": "flowstore.flow.own",
@@ -191,6 +192,7 @@ __all__ = [
     "environment",
     "get_namespace",
     "get_store",
+    "inspect_spin",
     "namespace",
     "open_store",
     "parallel",

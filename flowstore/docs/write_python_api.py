@@ -22,7 +22,7 @@ from flowstore.client.facts import Metadata
 from flowstore.client.store import Store
 from flowstore.context import Current
 from flowstore.flow.mutators import MutableFlow, MutableStep
-from flowstore.runner import ExecutingProcess, ExecutingRun
+from flowstore.runner import ExecutingProcess, ExecutingRun, ExecutingTask
 
 PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
@@ -35,7 +35,7 @@ GROUPS = {
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),
     "Stores": ("open_store", "Store", "use_store", "get_store"),
-    "Runs started from Python": ("Runner", "NBRunner"),
+    "Runs started from Python": ("Runner", "NBRunner", "inspect_spin"),
     "Namespaces": ("namespace", "get_namespace", "default_namespace"),
 }
 RETURNED = (
@@ -45,6 +45,7 @@ RETURNED = (
     MutableStep,
     ExecutingProcess,
     ExecutingRun,
+    ExecutingTask,
     Data,
     Artifacts,
     Code,

@@ -70,7 +70,7 @@ class Options:
 
 
 @attrs.frozen(eq=False, repr=False)
-class _Session:
+class Session:
     """The objects that a run works with, from its beginning to its end."""
 
     flow: type[FlowSpec]
@@ -115,8 +115,8 @@ def run_flow(
             values = {**_defaults(flow, {*values, *deployed}), **values}
         encoded = {name: _encode("Parameter", name, value) for name, value in values.items()}
         with store.write() as db:
-            parameters = _put_parameters(db, store, deployed, encoded)
-            run_id = _create(db, session, who, parameters, None)
+            parameters = put_parameters(db, store, deployed, encoded)
+            run_id = create(db, session, who, parameters, None)
         return _drive(session, who, run_id, None)
 
 
@@ -144,13 +144,13 @@ def resume_flow(
         for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, named=origin_run_id is not None)):
             session.console.say(note)
         with store.write() as db:
-            parameters = _put_parameters(db, store, kept.blobs, encoded)
-            run_id = _create(db, session, who, parameters, str(origin_id))
+            parameters = put_parameters(db, store, kept.blobs, encoded)
+            run_id = create(db, session, who, parameters, str(origin_id))
             trust.inherit_unverified(db, run_id, origin_id, [blob.id for blob in kept.blobs.values()])
         return _drive(session, who, run_id, origin)
 
 
-def _put_parameters(
+def put_parameters(
     db: sqlite3.Connection, store: Store, known: Mapping[str, Blob], encoded: Mapping[str, Encoded]
 ) -> _Parameters:
     """Return a run's parameters: those that have a blob already, and new values, which are stored."""
@@ -190,7 +190,7 @@ def _defaults(flow: type[FlowSpec], given: Container[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _session(flow: type[FlowSpec], graph: Graph, options: Options, executor: Executor) -> Iterator[_Session]:
+def _session(flow: type[FlowSpec], graph: Graph, options: Options, executor: Executor) -> Iterator[Session]:
     console = Console(quiet=options.quiet)
     stop = Stop()
     store = None
@@ -206,7 +206,7 @@ def _session(flow: type[FlowSpec], graph: Graph, options: Options, executor: Exe
         trust.user_key()  # if a key can't be made, nothing runs
         records.record_dead_runs(store)
         with stop.on_signals():
-            yield _Session(flow, graph, options, executor, store, console, stop)
+            yield Session(flow, graph, options, executor, store, console, stop)
     finally:
         console.close()
         executor.close()
@@ -214,8 +214,8 @@ def _session(flow: type[FlowSpec], graph: Graph, options: Options, executor: Exe
             store.close()
 
 
-def _create(
-    db: sqlite3.Connection, session: _Session, who: Identity, parameters: _Parameters, origin_run_id: str | None
+def create(
+    db: sqlite3.Connection, session: Session, who: Identity, parameters: _Parameters, origin_run_id: str | None
 ) -> int:
     """Insert the run; return its id."""
     store, options = session.store, session.options
@@ -279,13 +279,13 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
         raise ArtifactError(f"{kind} {name!r} cannot be stored: {error}.{hint}") from None
 
 
-def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None) -> int:
+def _drive(session: Session, who: Identity, run_id: int, origin: Origin | None) -> int:
     """Run a run that was created; return the exit code."""
     store, console, options, name = session.store, session.console, session.options, session.flow.__name__
     resumed = "" if origin is None else f", which resumes {name}/{origin.run_id}"
     console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}{resumed}")
     run = RunPlan(
-        facts=_facts(session, who, run_id, origin),
+        facts=facts_of(session, who, run_id, origin),
         graph=session.graph,
         policies=policies_of(session.flow, session.graph, options.with_, console.say),
         max_workers=options.max_workers or session.executor.capacity or os.cpu_count() or 1,
@@ -304,7 +304,7 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
     except (FlowstoreError, OSError) as error:
         raise FlowstoreError(_end_early(store, who, name, run_id, error)) from error
     except BaseException:
-        _record_failure(store, run_id)
+        record_failure(store, run_id)
         raise
     console.close()
     took = duration(time.monotonic() - began)
@@ -346,7 +346,7 @@ def _end_early(store: Store, who: Identity, flow: str, run_id: int, error: Flows
     """End a run that can't go on, for want of disk space, say; return a message that says what is kept."""
     message = f"{_sentence(error)} Run {flow}/{run_id} ended there"
     if store.in_place:
-        _record_failure(store, run_id)
+        record_failure(store, run_id)
         go_on = _resume(who, run_id)
         return f"{message}. What had finished is kept; to go on, once that is repaired: {go_on}"
     import shlex
@@ -367,7 +367,7 @@ def _sentence(error: FlowstoreError | OSError) -> str:
     return f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror or error}."
 
 
-def _record_failure(store: Store, run_id: int) -> None:
+def record_failure(store: Store, run_id: int) -> None:
     """Record the end of a run, if the store still can; if not, it will be seen as dead, and can be resumed, too."""
     with contextlib.suppress(FlowstoreError), store.write() as db:
         records.finish_run(db, run_id, "failed")
@@ -388,7 +388,7 @@ def _finished(who: Identity, flow: str, run_id: int) -> Finished | None:
     return Finished(flow, {"pathspec": f"{flow}/{run_id}", **where}, who.user)
 
 
-def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None) -> RunFacts:
+def facts_of(session: Session, who: Identity, run_id: int, origin: Origin | None) -> RunFacts:
     """Return what all orders of the run share."""
     store, name = session.store, session.flow.__name__
     artifacts = queries.parameters_of(store, run_id)

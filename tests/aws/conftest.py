@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 
 import pytest
 
 import flowstore
-from support.aws import Emulator
+from support.aws import Emulator, spare
 from support.cli import ended, started
 from support.processes import wait_for
 
@@ -26,7 +27,9 @@ def pytest_collection_modifyitems(items):
 def server(tmp_path_factory):
     """The one emulator."""
     if MOTO is None:
-        pytest.skip("needs $FLOWSTORE_TEST_MOTO: the program moto_server of an environment with moto")
+        spare("needs $FLOWSTORE_TEST_MOTO: the program moto_server of an environment with moto")
+    if importlib.util.find_spec("boto3") is None:
+        spare("needs flowstore[aws]")
     emulator = Emulator(MOTO, tmp_path_factory.mktemp("moto"))
     yield emulator
     emulator.close()
