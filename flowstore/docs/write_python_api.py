@@ -17,6 +17,7 @@ from typing import Any
 import flowstore
 from flowstore.client.artifact import Artifacts, Data
 from flowstore.client.code import Code
+from flowstore.client.events import Trigger, TriggerEvent
 from flowstore.client.facts import Metadata
 from flowstore.client.store import Store
 from flowstore.context import Current
@@ -28,7 +29,8 @@ PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
     "Flows": ("FlowSpec", "step", "Parameter", "JSONType", "IncludeFile", "Config", "config_expr"),
     "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "secrets", "parallel", "card"),
-    "Decorators of flows": ("project", "schedule"),
+    "Decorators of flows": ("project", "schedule", "trigger", "trigger_on_finish"),
+    "Events": ("Event",),
     "Decorators of your own": ("user_step_decorator", "StepMutator", "FlowMutator"),
     "Helpers for steps": ("parallel_map", "parallel_imap_unordered", "profile"),
     "The task that is running": ("current",),
@@ -38,6 +40,8 @@ GROUPS = {
     "Namespaces": ("namespace", "get_namespace", "default_namespace"),
 }
 RETURNED = (
+    Trigger,
+    TriggerEvent,
     MutableFlow,
     MutableStep,
     ExecutingProcess,
