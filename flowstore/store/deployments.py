@@ -40,7 +40,7 @@ class Deployment:
             `@schedule`.
         code_id: the snapshot's row.
         script_name: of the flow's file in it.
-        module: the flow's module, where it runs with `python -m`.
+        module, launcher: how its program runs; see `snapshots.Program`.
         parameters: the defaults by name, unusual and large ones as their previews.
         tags: of its runs.
         namespace: what the Client sees in its runs: a tag, `None` for everything, `UNSET` for their own.
@@ -65,11 +65,17 @@ class Deployment:
     with_: list[str] = attrs.field(factory=list)
     module: str | None = None
     executor: list[str] = attrs.field(factory=list)
+    launcher: str | None = None
 
     @property
     def called_as(self) -> str:
         """How its flow's program is called, as one would type it."""
-        return f"python -m {self.module}" if self.module else f"python {self.script_name}"
+        return self.program.called_as
+
+    @property
+    def program(self) -> snapshots.Program:
+        """The program of its snapshot."""
+        return snapshots.Program(self.script_name, self.module, self.launcher)
 
     @property
     def scope(self) -> str:
@@ -284,6 +290,7 @@ def _values_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
 
 def _deployment(store: Store, row: Row) -> Deployment:
     parameters = parameters_of(store, row["id"])
+    program = snapshots.program_of(store, row["code_id"])
     names = ("id", "flow", "project", "branch", "token", "version", "deployed_by", "deployed_at", "code_id")
     return Deployment(
         **{name: row[name] for name in names},
@@ -293,7 +300,8 @@ def _deployment(store: Store, row: Row) -> Deployment:
         tags=texts_of(row["tags"]),
         namespace=UNSET if row["namespace"] is None else (row["namespace"] or None),
         with_=texts_of(row["with_decorators"]),
-        module=snapshots.module_name(store, row["code_id"]),
+        module=program.module,
+        launcher=program.launcher,
         executor=texts_of(row["executor"] or "[]") if "executor" in row.keys() else [],  # noqa: SIM118  # of a row
     )
 
