@@ -39,11 +39,18 @@ _SAMPLE = 1000  # tasks of a step, or some more, are enough to see how many ran 
 
 @attrs.frozen
 class Span:
-    """An attempt in a timeline: its state, and when it ran, in seconds since the run began."""
+    """An attempt in a timeline.
+
+    Attributes:
+        state: its status.
+        begin, end: when it ran, in seconds since the run began.
+        host: the machine, unless that is the one of the run itself.
+    """
 
     state: str
     begin: float
     end: float
+    host: str | None = None
 
 
 @attrs.frozen
@@ -137,6 +144,7 @@ def _line(row: TimelineRow, length_s: float, href: str | None) -> Line:
         row.state,
         f"item {row.item}" if row.item else "",
         note,
+        f"on {row.spans[-1].host}" if row.spans[-1].host else "",
         f"up to about {most:,} at a time" if several else "",
     )
     title = ", ".join(part for part in parts if part)
@@ -152,7 +160,8 @@ def _said(row: TimelineRow, number: int, title: str) -> str:
     if row.attempts == 1:
         return title
     span = row.spans[number]
-    return f"{name_of(row)}, attempt {number}, {span.state}, {duration(span.end - span.begin)}"
+    where = f", on {span.host}" if span.host else ""
+    return f"{name_of(row)}, attempt {number}, {span.state}, {duration(span.end - span.begin)}{where}"
 
 
 class _Reader:
@@ -245,7 +254,7 @@ class _Reader:
 
     def _span(self, row: Row) -> Span:
         end = self._end if row["finished_at"] is None else row["finished_at"]
-        return Span(self._state(row["status"]), self._seconds(row["started_at"]), self._seconds(end))
+        return Span(self._state(row["status"]), self._seconds(row["started_at"]), self._seconds(end), row["ran_on"])
 
     def _state(self, status: str) -> str:
         return "dead" if status == "running" and self._row.status == "dead" else status

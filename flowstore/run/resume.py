@@ -75,11 +75,17 @@ class Origin:
             first is not None and _fitting(start, json_of(first["transition"] or "{}", dict)) is not None
         )
 
-    def take(self, task: PlannedTask) -> tuple[Row, Outcome] | None:
-        """Return the earlier task to take over for a planned one, and what it asked for."""
+    def parents_of(self, task: PlannedTask) -> tuple[int, ...] | None:
+        """Return the earlier tasks before a planned one, in order; `None` where one of them was not taken over."""
         if not all(parent in self._taken for parent in task.parents):
             return None
-        parents = tuple(sorted(self._taken[parent] for parent in task.parents))
+        return tuple(sorted(self._taken[parent] for parent in task.parents))
+
+    def take(self, task: PlannedTask) -> tuple[Row, Outcome] | None:
+        """Return the earlier task to take over for a planned one, and what it asked for."""
+        parents = self.parents_of(task)
+        if parents is None:
+            return None
         row = self._tasks.get((task.step, parents, task.foreach_path))
         if row is None or not self._whole_gang(task, parents):
             return None

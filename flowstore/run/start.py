@@ -27,7 +27,7 @@ from flowstore.run import caller, environment, ownership, snapshot
 from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
-from flowstore.run.order_writer import RunPlan
+from flowstore.run.order_writer import Finished, RunPlan
 from flowstore.run.orders import Inline, RunFacts
 from flowstore.run.ownership import Assigned, Identity
 from flowstore.run.policies import policies_of
@@ -36,6 +36,7 @@ from flowstore.run.signals import Stop
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite import outputs
 from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import blobs, queries, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
@@ -69,7 +70,7 @@ class Options:
 
 
 @attrs.frozen(eq=False, repr=False)
-class _Session:
+class Session:
     """The objects that a run works with, from its beginning to its end."""
 
     flow: type[FlowSpec]
@@ -114,8 +115,8 @@ def run_flow(
             values = {**_defaults(flow, {*values, *deployed}), **values}
         encoded = {name: _encode("Parameter", name, value) for name, value in values.items()}
         with store.write() as db:
-            parameters = _put_parameters(db, store, deployed, encoded)
-            run_id = _create(db, session, who, parameters, None)
+            parameters = put_parameters(db, store, deployed, encoded)
+            run_id = create(db, session, who, parameters, None)
         return _drive(session, who, run_id, None)
 
 
@@ -143,13 +144,13 @@ def resume_flow(
         for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, named=origin_run_id is not None)):
             session.console.say(note)
         with store.write() as db:
-            parameters = _put_parameters(db, store, kept.blobs, encoded)
-            run_id = _create(db, session, who, parameters, str(origin_id))
+            parameters = put_parameters(db, store, kept.blobs, encoded)
+            run_id = create(db, session, who, parameters, str(origin_id))
             trust.inherit_unverified(db, run_id, origin_id, [blob.id for blob in kept.blobs.values()])
         return _drive(session, who, run_id, origin)
 
 
-def _put_parameters(
+def put_parameters(
     db: sqlite3.Connection, store: Store, known: Mapping[str, Blob], encoded: Mapping[str, Encoded]
 ) -> _Parameters:
     """Return a run's parameters: those that have a blob already, and new values, which are stored."""
@@ -189,7 +190,7 @@ def _defaults(flow: type[FlowSpec], given: Container[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _session(flow: type[FlowSpec], graph: Graph, options: Options, executor: Executor) -> Iterator[_Session]:
+def _session(flow: type[FlowSpec], graph: Graph, options: Options, executor: Executor) -> Iterator[Session]:
     console = Console(quiet=options.quiet)
     stop = Stop()
     store = None
@@ -205,7 +206,7 @@ def _session(flow: type[FlowSpec], graph: Graph, options: Options, executor: Exe
         trust.user_key()  # if a key can't be made, nothing runs
         records.record_dead_runs(store)
         with stop.on_signals():
-            yield _Session(flow, graph, options, executor, store, console, stop)
+            yield Session(flow, graph, options, executor, store, console, stop)
     finally:
         console.close()
         executor.close()
@@ -213,8 +214,8 @@ def _session(flow: type[FlowSpec], graph: Graph, options: Options, executor: Exe
             store.close()
 
 
-def _create(
-    db: sqlite3.Connection, session: _Session, who: Identity, parameters: _Parameters, origin_run_id: str | None
+def create(
+    db: sqlite3.Connection, session: Session, who: Identity, parameters: _Parameters, origin_run_id: str | None
 ) -> int:
     """Insert the run; return its id."""
     store, options = session.store, session.options
@@ -236,6 +237,7 @@ def _create(
         environment=environment.imported(),
         start_step=None if session.graph.start == "start" else session.graph.start,
         end_step=None if session.graph.end == "end" else session.graph.end,
+        trigger_events=_trigger_events(db, store, who, origin_run_id),
     )
     if who.execution is not None:
         from flowstore.store import state_machines  # which a plain run does not need
@@ -243,6 +245,18 @@ def _create(
         state_machines.check_only(db, run.system_tags, origin_run_id)
     trust.claim(db, store.uuid)
     return records.create_run(db, run)
+
+
+def _trigger_events(db: sqlite3.Connection, store: Store, who: Identity, origin_run_id: str | None) -> str | None:
+    """Return the events that start the run, which are used up by that; of a resumed run those of its origin."""
+    if who.claim is None and origin_run_id is None:
+        return None
+    from flowstore.store import events  # which a plain run does not need
+
+    if who.claim is not None:
+        who.claim.take(db)
+        return events.recorded(events.by_ids(store, who.claim.ids))
+    return events.of_run(store, int(origin_run_id or 0))
 
 
 def _environment_tags() -> list[str]:
@@ -268,17 +282,18 @@ def _encode(kind: str, name: str, value: Any) -> Encoded:
         raise ArtifactError(f"{kind} {name!r} cannot be stored: {error}.{hint}") from None
 
 
-def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None) -> int:
+def _drive(session: Session, who: Identity, run_id: int, origin: Origin | None) -> int:
     """Run a run that was created; return the exit code."""
     store, console, options, name = session.store, session.console, session.options, session.flow.__name__
     resumed = "" if origin is None else f", which resumes {name}/{origin.run_id}"
     console.banner(f"flowstore {__version__}: running {name}/{run_id} for {who.user} in {store.path}{resumed}")
     run = RunPlan(
-        facts=_facts(session, who, run_id, origin),
+        facts=facts_of(session, who, run_id, origin),
         graph=session.graph,
         policies=policies_of(session.flow, session.graph, options.with_, console.say),
         max_workers=options.max_workers or session.executor.capacity or os.cpu_count() or 1,
         origin=origin,
+        finished=_finished(who, name, run_id),
         gate=_gate(store, who, options.deployment),
     )
     driver = Driver(store, run, session.executor, console, session.stop)
@@ -292,7 +307,7 @@ def _drive(session: _Session, who: Identity, run_id: int, origin: Origin | None)
     except (FlowstoreError, OSError) as error:
         raise FlowstoreError(_end_early(store, who, name, run_id, error)) from error
     except BaseException:
-        _record_failure(store, run_id)
+        record_failure(store, run_id)
         raise
     console.close()
     took = duration(time.monotonic() - began)
@@ -334,7 +349,7 @@ def _end_early(store: Store, who: Identity, flow: str, run_id: int, error: Flows
     """End a run that can't go on, for want of disk space, say; return a message that says what is kept."""
     message = f"{_sentence(error)} Run {flow}/{run_id} ended there"
     if store.in_place:
-        _record_failure(store, run_id)
+        record_failure(store, run_id)
         go_on = _resume(who, run_id)
         return f"{message}. What had finished is kept; to go on, once that is repaired: {go_on}"
     import shlex
@@ -355,13 +370,28 @@ def _sentence(error: FlowstoreError | OSError) -> str:
     return f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror or error}."
 
 
-def _record_failure(store: Store, run_id: int) -> None:
+def record_failure(store: Store, run_id: int) -> None:
     """Record the end of a run, if the store still can; if not, it will be seen as dead, and can be resumed, too."""
     with contextlib.suppress(FlowstoreError), store.write() as db:
         records.finish_run(db, run_id, "failed")
 
 
-def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None) -> RunFacts:
+def _recorded(store: Store, run_id: int) -> list[Any]:
+    """Return the events that started a run, as it keeps them."""
+    from flowstore.store import events
+
+    return json_of(events.of_run(store, run_id) or "[]", list)
+
+
+def _finished(who: Identity, flow: str, run_id: int) -> Finished | None:
+    """Return the event that the run is once it was successful; only runs of deployments start others."""
+    if who.deployment is None:
+        return None
+    where = {"project": who.deployment.project, "branch": who.deployment.branch}
+    return Finished(flow, {"pathspec": f"{flow}/{run_id}", **where}, who.user)
+
+
+def facts_of(session: Session, who: Identity, run_id: int, origin: Origin | None) -> RunFacts:
     """Return what all orders of the run share."""
     store, name = session.store, session.flow.__name__
     artifacts = queries.parameters_of(store, run_id)
@@ -375,6 +405,8 @@ def _facts(session: _Session, who: Identity, run_id: int, origin: Origin | None)
         "branch_name": None,
         "project_flow_name": None,
         "is_production": None,
+        "is_deployed": who.deployment is not None,
+        "trigger": [] if who.claim is None and origin is None else _recorded(store, run_id),
         "is_user_branch": None,
         **who.project,
     }

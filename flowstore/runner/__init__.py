@@ -17,15 +17,18 @@ Example:
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from flowstore.errors import NotFound, ParameterError
 from flowstore.runner import words
 from flowstore.runner.process import FlowProcess, chosen_store, existing_file
 
 if TYPE_CHECKING:
-    from flowstore.client import Run
+    from flowstore.client import Run, Task
 
 
 class ExecutingProcess:
@@ -120,6 +123,27 @@ class ExecutingRun(ExecutingProcess):
         return seen(store_at(started.store), None).run(started.pathspec)
 
 
+class ExecutingTask(ExecutingProcess):
+    """A step that a `Runner` has run again, with `spin`."""
+
+    _WHAT = "The step"
+
+    @property
+    def task(self) -> Task:
+        """The task, as the Client shows it, whichever namespace is active.
+
+        Raises:
+            NotFound: the result was not stored.
+        """
+        from flowstore.client.store import seen
+        from flowstore.store.opening import store_at
+
+        started = self._process.need_started(self._WHAT)
+        if not started.pathspec:
+            raise NotFound("There is no task: spin stores its result only with persist=True.")
+        return seen(store_at(started.store), None).task(started.pathspec)
+
+
 class Runner:
     """Runs a flow's file, in a process of its own each time, and waits for it or not.
 
@@ -198,6 +222,28 @@ class Runner:
         """
         return ExecutingRun(self._finished("resume", _steps(step_to_rerun), arguments, ExecutingRun._WHAT))
 
+    def spin(self, pathspec: str, **arguments: Any) -> ExecutingTask:
+        """Run a step again, on the inputs that it had in an earlier run, and wait for the end.
+
+        Where this process has a terminal, the step can read from it, as `breakpoint()` does.
+
+        Args:
+            pathspec: the step, or the task whose inputs are taken, as in `"5/train/17"`.
+            arguments: `persist`, to store the result; `artifacts_module`, a file whose `ARTIFACTS` replace inputs;
+                `skip_decorators`; `tags`, `decospecs`.
+
+        Returns:
+            The step that was run, which may have failed.
+
+        Raises:
+            ParameterError, FlowstoreError: there is no such step or task; nothing was run.
+        """
+        return ExecutingTask(self._finished("spin", [pathspec], arguments, ExecutingTask._WHAT))
+
+    async def async_spin(self, pathspec: str, **arguments: Any) -> ExecutingTask:
+        """Start to run a step again, and return as soon as it has begun; see `spin`."""
+        return ExecutingTask(await self._started("spin", [pathspec], arguments))
+
     async def async_run(self, **arguments: Any) -> ExecutingRun:
         """Start a run, and return as soon as it exists; see `run`."""
         return ExecutingRun(await self._started("run", [], arguments))
@@ -224,15 +270,23 @@ class Runner:
         return process
 
     def _begin(self, command: str, steps: list[str], arguments: Mapping[str, Any]) -> FlowProcess:
-        known = words.RUN_OPTIONS if command == "run" else {**words.RUN_OPTIONS, "origin_run_id": "--origin-run-id"}
-        suffixes = {"package_suffixes": self._options.get("package_suffixes")}
-        options, values = words.split({**suffixes, **arguments}, known)
+        suffixes = {"package_suffixes": None if command == "spin" else self._options.get("package_suffixes")}
+        options, values = words.split({**suffixes, **arguments}, words.OPTIONS[command])
+        if values and command != "run":
+            raise ParameterError(f"{command} has no option {next(iter(values))!r}.")
         before = [*self._before]
         store = None if self._cwd is not None or "FLOWSTORE_STORE" in self._env else chosen_store()
         if store is not None and "store" not in self._options:
             before.insert(0, f"--store={store}")
         command_line = [self.flow_file, *before, command, *options, *steps]
-        process = FlowProcess(command_line, values, self._env, self._cwd, resume_hint=self._resume_hint)
+        process = FlowProcess(
+            command_line,
+            values,
+            self._env,
+            self._cwd,
+            resume_hint=self._resume_hint,
+            at_terminal=command == "spin" and sys.stdin is sys.__stdin__ and sys.stdin is not None,
+        )
         self._processes.append(process)
         return process
 
@@ -251,6 +305,26 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.cleanup()
+
+
+def inspect_spin(datastore_root: str | os.PathLike[str] = ".") -> None:
+    """Look at the results that `spin --persist` has stored, rather than at runs.
+
+    It switches this process to the store in a folder and to the namespace of your own results of `spin`, so that
+    `Flow("TrainFlow").latest_run["train"].task` is the last of them. `default_namespace()` leads back.
+
+    Args:
+        datastore_root: the folder, or the store's file.
+
+    Raises:
+        StoreNotFound: there is no store.
+    """
+    from flowstore.context import namespace, username
+    from flowstore.store.opening import FILENAME, use_store
+
+    path = Path(datastore_root)
+    use_store(path / FILENAME if path.is_dir() else path)
+    namespace(f"spin:{username()}")
 
 
 def _steps(step: str | None) -> list[str]:

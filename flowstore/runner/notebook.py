@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowstore.errors import FlowstoreError
 from flowstore.flow.spec import FlowSpec
-from flowstore.runner import ExecutingRun, Runner
+from flowstore.runner import ExecutingRun, ExecutingTask, Runner
 
 if TYPE_CHECKING:
     from flowstore.client import Run
@@ -91,6 +91,10 @@ class NBRunner:
     def nbresume(self, step_to_rerun: str | None = None, **arguments: Any) -> Run:
         """Resume a run, wait for the end, and return the new run; see `Runner.resume`."""
         return self.runner.resume(step_to_rerun, **arguments).run
+
+    def nbspin(self, pathspec: str, **arguments: Any) -> ExecutingTask:
+        """Run a step again, on the inputs that it had in an earlier run, and wait for the end; see `Runner.spin`."""
+        return self.runner.spin(pathspec, **arguments)
 
     async def async_run(self, **arguments: Any) -> ExecutingRun:
         """Start a run, and return as soon as it exists; see `Runner.async_run`."""

@@ -35,6 +35,19 @@ RUN_OPTIONS: Mapping[str, str] = {
     "package_suffixes": "--package-suffixes",
     "start_method": "--start-method",
 }
+OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "run": RUN_OPTIONS,
+    "resume": {**RUN_OPTIONS, "origin_run_id": "--origin-run-id"},
+    "spin": {
+        "tags": "--tag",
+        "decospecs": "--with",
+        "namespace": "--namespace",
+        "persist": "--persist",
+        "artifacts_module": "--artifacts-module",
+        "skip_decorators": "--skip-decorators",
+        "spin_pathspec": "--spin-pathspec",
+    },
+}
 # Metaflow has these, and nothing here depends on them.
 _WITHOUT_MEANING = frozenset({
     "metadata", "environment", "force_rebuild_environments", "datastore", "datastore_root", "pylint", "event_logger",

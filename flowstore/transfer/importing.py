@@ -34,6 +34,7 @@ from flowstore.sqlite.liveness import Process, is_dead
 from flowstore.store import backlog, blobs, records, snapshots, tables, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
+from flowstore.store.queries import METAFLOW
 from flowstore.store.staging import Incoming, Staging
 from flowstore.transfer import run_blobs, soundness
 from flowstore.transfer.export import insert_rows
@@ -367,12 +368,21 @@ class _Arrival:
 
     def _record_origins(self) -> list[tuple[str, str, str]]:
         at, uuid = records.now_ms(), self._source.store.uuid
+        from_metaflow = self._from_metaflow()  # whose addresses keep finding them, in whichever file they come
         added = []
         for row in self._fresh:
             there, run_id = f"{row['flow']}/{row['id']}", self._new["run"][row["id"]]
-            self._db.execute("insert into origins values (?, ?, ?, ?)", (run_id, uuid, there, at))
+            origin = (METAFLOW, from_metaflow[row["id"]]) if row["id"] in from_metaflow else (uuid, there)
+            self._db.execute("insert into origins values (?, ?, ?, ?)", (run_id, *origin, at))
             added.append((uuid, there, f"{row['flow']}/{run_id}"))
         return added
+
+    def _from_metaflow(self) -> dict[int, str]:
+        """Return the addresses in Metaflow of the runs there that come from it, by id."""
+        if not tables.has(self._source.db, "origins"):
+            return {}
+        rows = self._source.db.execute("select run_id, pathspec from origins where store_uuid = ?", (METAFLOW,))
+        return {row["run_id"]: row["pathspec"] for row in rows}
 
 
 def is_ours(db: sqlite3.Connection, tag: str) -> bool:

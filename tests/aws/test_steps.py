@@ -9,50 +9,9 @@ import pytest
 
 from support.cli import ended
 from support.flows import BRANCH, FOREACH, GANG, LINEAR, flow_source
+from support.graphs import LOOP, NESTED, SPLIT_IN_FOREACH, SWITCH
 from support.processes import wait_for
 
-NESTED = flow_source(
-    {
-        "start": "self.next(self.outer, foreach='xs')",
-        "outer": "self.next(self.inner, foreach='ys')",
-        "inner": "self.next(self.join_inner)",
-        "join_inner": "self.next(self.join_outer)",
-        "join_outer": "self.next(self.end)",
-        "end": "",
-    },
-    start="self.xs = [2, 3]",
-    outer="self.ys = list(range(self.input))",
-)
-SWITCH = flow_source(
-    {
-        "start": "self.next({'long': self.a, 'short': self.b}, condition='way')",
-        "a": "self.next(self.end)",
-        "b": "self.next(self.end)",
-        "end": "",
-    },
-    start="self.way = 'short'",
-)
-LOOP = flow_source(
-    {
-        "start": "self.next(self.body)",
-        "body": "self.next({'again': self.body, 'done': self.end}, condition='way')",
-        "end": "",
-    },
-    start="self.n = 0",
-    body="self.n += 1\nself.way = 'done' if self.n == 3 else 'again'",
-)
-SPLIT_IN_FOREACH = flow_source(
-    {
-        "start": "self.next(self.body, foreach='xs')",
-        "body": "self.next(self.a, self.b)",
-        "a": "self.next(self.join_branches)",
-        "b": "self.next(self.join_branches)",
-        "join_branches": "self.next(self.join)",
-        "join": "self.next(self.end)",
-        "end": "",
-    },
-    start="self.xs = list('abc')",
-)
 FLOWS = {
     "linear": (flow_source(LINEAR), {"start": 1, "end": 1}),
     "branch": (flow_source(BRANCH), {"start": 1, "a": 1, "b": 1, "join": 1, "end": 1}),

@@ -48,13 +48,16 @@ def option(**values):
     return [word for name, value in values.items() for word in ("--executor-option", f"{name}={value}")]
 
 
-def pilots():
-    """The ids of the processes that became hosts, by job, without the shells and sruns around them."""
+def pilots(slurm):
+    """The ids of the processes that became hosts on a cluster, by job, without the shells and sruns around them."""
     hosts = {}
     for pid in processes_of(PILOT, "cmdline"):
         with contextlib.suppress(OSError):
             environment = Path(f"/proc/{pid}/environ").read_bytes()
-            if b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]:
+            if (
+                str(slurm.config).encode() in environment
+                and b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
+            ):
                 hosts.setdefault(re.search(rb"SLURM_JOB_ID=(\d+)", environment)[1].decode(), pid)
     return hosts
 
@@ -215,7 +218,7 @@ class TestRefusals:
             (option(partition="short", time=60), "Slurm will not start job {}: PartitionTimeLimit."),
             (option(partition="physics", account="arts"), "Slurm will not start job {}: Job's account not"),
             (option(partition="down"), "Slurm will not start job {}: PartitionDown."),
-            (option(python="/nowhere/python"), "There is no Python at /nowhere/python on node1."),
+            (option(python="/nowhere/python"), "There is no Python at /nowhere/python on node1: choose another"),
         ],
     )
     def test_what_never_starts(self, flow, options, why):
@@ -223,6 +226,42 @@ class TestRefusals:
         script = flow(flow_source(LINEAR))
         stderr = script("run", *ON, *options, expect=1).stderr
         assert re.search(re.escape(why).replace(r"\{\}", r"\d+"), stderr), stderr
+
+    @pytest.mark.parametrize(
+        ("reason", "message", "code"),
+        [
+            ("AssocGrpCpuLimit", "Job {} waits in Slurm's queue: AssocGrpCpuLimit.", 0),
+            ("QOSMaxCpuPerJobLimit", "Slurm will not start job {}: QOSMaxCpuPerJobLimit.", 1),
+        ],
+    )
+    def test_why_a_job_waits(self, slurm, flow, tmp_path, reason, message, code):
+        """A reason that may pass is told once; one that never does ends the run.
+
+        The limits of accounts need a database, so here squeue takes another reason for one of these.
+        """
+        fake = tmp_path / "squeue"
+        fake.write_text(f'#!/bin/sh\n{shutil.which("squeue")} "$@" | sed "s/PENDING|[A-Z].*/PENDING|{reason}/"\n')
+        fake.chmod(0o755)
+        script = flow(flow_source(LINEAR))
+        slurm.ask("sbatch", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 6")
+        result = script("run", *ON, expect=code, PATH=f"{tmp_path}:{os.environ['PATH']}")
+        assert len(re.findall(re.escape(message).replace(r"\{\}", r"\d+"), result.stderr)) == 1, result.stderr
+        slurm.ask("scancel", "--user=root")
+
+    def test_a_limit_on_the_number_of_jobs(self, flow, tmp_path):
+        """A run goes on in the jobs that it has; here sbatch takes a second one for too many."""
+        fake = tmp_path / "sbatch"
+        limit = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit)"
+        fake.write_text(
+            '#!/bin/sh\ncase "$*" in *--test-only*) ;;\n'
+            f'*) mkdir {tmp_path}/once 2>/dev/null || {{ echo "{limit}" >&2; exit 1; }};;\nesac\n'
+            f'exec {shutil.which("sbatch")} "$@"\n'
+        )
+        fake.chmod(0o755)
+        script = flow(flow_source(FOREACH, start="self.xs = list(range(6))", body="time.sleep(0.1)"))
+        result = script("run", *ON, "--max-workers", 4, PATH=f"{tmp_path}:{os.environ['PATH']}")
+        assert result.stderr.count("Slurm refuses a job: Job violates accounting/QOS policy (job submit limit).") == 1
+        assert script.client().successful
 
     def test_a_gang_that_can_never_fit(self, flow):
         """A gang that is larger than the cluster is refused at once, with the number that would fit."""
@@ -294,7 +333,7 @@ class TestDeaths:
     def test_a_killed_host(self, slurm, flow):
         """The same where only the pilot's process is killed; its task ends with it."""
         script, process, job, pid = self.started(flow)
-        pilot = pilots()[job]
+        pilot = pilots(slurm)[job]
         os.kill(pilot, signal.SIGKILL)
         self.lost(script, process, f"whose job {job} (failed|ended)")
         wait_for(lambda: not Path(f"/proc/{pid}").exists(), 10)
@@ -303,7 +342,7 @@ class TestDeaths:
         """A host that stops answering is lost after its lease, and its job is ended."""
         script, process, job, _ = self.started(flow, *option(lease=3))
         slurm.ask("scancel", "--signal=STOP", "--batch", job)
-        os.kill(pilots()[job], signal.SIGSTOP)
+        os.kill(pilots(slurm)[job], signal.SIGSTOP)
         self.lost(script, process, "from which nothing was heard for 3 s")
         wait_for(lambda: job not in slurm.jobs(), 20)
 
@@ -348,7 +387,7 @@ class TestDeaths:
             process.communicate()
         finally:
             slurm.start_controller()
-            slurm.wait(lambda: "idle" in slurm.ask("sinfo", "-h", "-o", "%t"))
+            slurm.wait_for_nodes()
         assert script.client().successful
 
 
@@ -374,7 +413,7 @@ def test_the_secret_of_a_pilot_is_nowhere_to_be_seen(slurm, flow):
     script = flow(flow_source(MIDDLE, middle="self.names = dict(os.environ)\ntime.sleep(3)"))
     process = script.start("run", *ON, *option(python=os.sys.executable))
     wait_for(lambda: script.db.exists() and script.counts().get("middle"), 60)
-    [pilot, *_] = pilots().values()
+    [pilot, *_] = pilots(slurm).values()
     environment = Path(f"/proc/{pilot}/environ").read_bytes()
     [secret] = re.findall(rb"FLOWSTORE_PILOT=\S+ \d+ \d+ ([0-9a-f]{64})", environment)
     assert processes_of(secret.decode(), "cmdline") == []
@@ -405,7 +444,7 @@ def test_a_storm(slurm, flow):
     until = time.monotonic() + 12
     while process.poll() is None:
         time.sleep(rng.uniform(0.5, 1.5))
-        jobs, hosts = slurm.ask("squeue", "-h", "-o", "%i", "--state=R").split(), [*pilots().values()]
+        jobs, hosts = slurm.ask("squeue", "-h", "-o", "%i", "--state=R").split(), [*pilots(slurm).values()]
         if time.monotonic() < until and rng.random() < 0.5 and jobs:
             slurm.ask("scancel", rng.choice(jobs))
         elif time.monotonic() < until and hosts:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flowstore.flow.decorators import parallel, retry, step
 from flowstore.flow.graph import SPLITS
+from support.flows import flow_source
 
 numbers = itertools.count()
 
@@ -157,3 +158,49 @@ def play(graph, chance, name="start", *, within=False):
                 return following
         name = following
     raise AssertionError("a loop is left sooner or later")
+
+
+# --- flows as text, a kind of graph each
+
+NESTED = flow_source(
+    {
+        "start": "self.next(self.outer, foreach='xs')",
+        "outer": "self.next(self.inner, foreach='ys')",
+        "inner": "self.next(self.join_inner)",
+        "join_inner": "self.next(self.join_outer)",
+        "join_outer": "self.next(self.end)",
+        "end": "",
+    },
+    start="self.xs = [2, 3]",
+    outer="self.ys = list(range(self.input))",
+)
+SWITCH = flow_source(
+    {
+        "start": "self.next({'long': self.a, 'short': self.b}, condition='way')",
+        "a": "self.next(self.end)",
+        "b": "self.next(self.end)",
+        "end": "",
+    },
+    start="self.way = 'short'",
+)
+LOOP = flow_source(
+    {
+        "start": "self.next(self.body)",
+        "body": "self.next({'again': self.body, 'done': self.end}, condition='way')",
+        "end": "",
+    },
+    start="self.n = 0",
+    body="self.n += 1\nself.way = 'done' if self.n == 3 else 'again'",
+)
+SPLIT_IN_FOREACH = flow_source(
+    {
+        "start": "self.next(self.body, foreach='xs')",
+        "body": "self.next(self.a, self.b)",
+        "a": "self.next(self.join_branches)",
+        "b": "self.next(self.join_branches)",
+        "join_branches": "self.next(self.join)",
+        "join": "self.next(self.end)",
+        "end": "",
+    },
+    start="self.xs = list('abc')",
+)

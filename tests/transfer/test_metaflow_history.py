@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import tarfile
-from pathlib import Path
 
 import pytest
 
 import flowstore
 from flowstore.store.opening import use_store
 from support.cli import command
+from support.metaflow import NEWEST, VERSIONS, unpack
 from support.shipped import check, dump, sql
-
-FOLDERS = Path(__file__).parent / "metaflow" / "folders.tar.xz"
-VERSIONS = ("2.0", "2.19")
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """By version of Metaflow, the folder that it wrote: a run that succeeded and one that failed, of two users."""
-    root = tmp_path_factory.mktemp("metaflow")
-    with tarfile.open(FOLDERS) as archive:
-        archive.extractall(root, filter="data")
-    return {path.name: path for path in root.iterdir()}
+    return unpack(tmp_path_factory.mktemp("metaflow"))
 
 
 @pytest.fixture(params=VERSIONS)
@@ -41,6 +34,7 @@ def imported(folder, tmp_path):
         yield flowstore.Flow("OldFlow")
 
 
+@pytest.mark.quick(NEWEST)
 def test_values_come_as_they_were(imported):
     """Plain pickles are values that need no trust; what a task inherits it has, too."""
     run = imported["1"]
@@ -54,6 +48,7 @@ def test_values_come_as_they_were(imported):
     assert run["each"].task.data.fruits == ["apple", "pear"]
 
 
+@pytest.mark.quick(NEWEST)
 def test_other_pickles_stay_untrusted(imported, folder, tmp_path):
     """In the user's own store, too, unless the folder is trusted."""
     with pytest.raises(flowstore.UntrustedArtifact, match="OrderedDict"):
@@ -64,6 +59,7 @@ def test_other_pickles_stay_untrusted(imported, folder, tmp_path):
         assert flowstore.Run("OldFlow/1")["start"].task.data.obj == {"a": 1}
 
 
+@pytest.mark.quick(NEWEST)
 def test_tags_users_and_status(imported):
     """Anne's run succeeded, Will's failed; each is in the namespace of who ran it."""
     anne, will = imported["1"], imported["2"]
@@ -76,6 +72,7 @@ def test_tags_users_and_status(imported):
     assert [run.id for run in flowstore.Flow("OldFlow")] == ["2"]
 
 
+@pytest.mark.quick(NEWEST)
 def test_attempts_errors_and_logs(imported):
     """A retried task has both attempts, with what each printed and why the first failed."""
     task = imported["1"]["start"].task
@@ -90,6 +87,7 @@ def test_attempts_errors_and_logs(imported):
     assert imported["2"]["last"].task.exception.message == "it is bad"
 
 
+@pytest.mark.quick(NEWEST)
 def test_lineage_of_branches_and_foreaches(imported):
     """Metaflow does not record it; it follows from where each task went."""
     run = imported["1"]
@@ -104,6 +102,7 @@ def test_lineage_of_branches_and_foreaches(imported):
     }  # fmt: skip
 
 
+@pytest.mark.quick(NEWEST)
 def test_metaflow_s_addresses_find_what_was_imported(imported, tmp_path):
     """`Run`, `Task`, `show` and `search` take them, and each object names its own."""
     there = imported["1"].origin_pathspec
@@ -122,6 +121,7 @@ def test_metaflow_s_addresses_find_what_was_imported(imported, tmp_path):
     ]
 
 
+@pytest.mark.quick(NEWEST)
 def test_importing_twice_is_importing_once(folder, tmp_path):
     """Runs that are here are recognised."""
     path = tmp_path / "here.db"

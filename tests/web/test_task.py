@@ -51,6 +51,22 @@ def test_a_task_that_failed_says_why_first(browse, path):
     browser.page("/task/F/1/body/2?attempt=7", 404)
 
 
+def test_where_an_attempt_ran(browse, path):
+    """The page of a task and the timeline of its run name the machine where that is not the run's own."""
+    store_with(path, {"width": 3, "fails_at": "body", "attempts": 2})
+    store = opening.ensure_store(path)
+    with store.write() as db:
+        db.execute("update attempts set ran_on = case number when 0 then 'node7' else 'node<8>' end")
+    store.close()
+    browser = browse(path)
+    assert browser.json("/task/F/1/body/2.json?attempt=0")["host"] == "node7"
+    assert "<b>on</b>node&lt;8&gt;" in browser.page("/task/F/1/body/2")
+    page = browser.page("/run/F/1")
+    assert ", on node7" in page
+    assert "on node&lt;8&gt;" in page
+    assert "node<8>" not in page
+
+
 def test_what_a_task_has_set_is_apart_from_what_it_inherits(browse, path):
     """With previews; metrics as numbers."""
     browser = browse(store_with(path, {"width": 2, "a": {"x": 1.5}}))

@@ -25,6 +25,7 @@ from flowstore.run import caller
 COMMANDS = {
     "run": Listed("flowstore.cli.flow.run", "Run the flow."),
     "resume": Listed("flowstore.cli.flow.run", "Run again what did not succeed."),
+    "spin": Listed("flowstore.cli.flow.spin", "Run one step again, on inputs of an earlier run."),
     "show": Listed("flowstore.cli.flow.run", "Show the flow's steps."),
     "check": Listed("flowstore.cli.flow.run", "Check that the flow is valid, without running it."),
     "output-dot": Listed("flowstore.cli.flow.run", "Print the flow's graph for Graphviz."),
@@ -39,7 +40,7 @@ COMMANDS = {
 }
 _WITHOUT_CONFIGS = frozenset({
     "dump", "logs", "list", "tag", "card",  # look at results
-    "resume", "deploy", "step-functions",  # find out themselves which values are the right ones
+    "resume", "spin", "deploy", "step-functions",  # find out themselves which values are the right ones
 })  # fmt: skip
 _HELP = frozenset(app.HELP_NAMES["help_option_names"])
 _KERNELS = frozenset({"ipykernel_launcher.py", "colab_kernel_launcher.py"})

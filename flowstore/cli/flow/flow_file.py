@@ -21,6 +21,7 @@ from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.run.ownership import Assigned
+    from flowstore.sqlite.database import Store
 
 # --- settings
 
@@ -224,7 +225,7 @@ class FlowFile:
             raise click.UsageError("A resumed run keeps its origin's configs. To change them, use run.")
         if not Expression.are_used:
             return settings
-        from flowstore.run import configs, resume
+        from flowstore.run import resume
         from flowstore.store.opening import find_path, open_store
 
         path = settings["store"] or find_path()
@@ -232,10 +233,22 @@ class FlowFile:
             self.configure(settings)
             return settings
         store = open_store(path)
-        stored = configs.of_run(store, self.type, resume.find_origin(store, self.name, origin_run_id))
+        self.configure_as_run(settings, store, resume.find_origin(store, self.name, origin_run_id))
         store.close()
-        self.configure(settings, stored)
         return {**settings, "store": str(path)}
+
+    def configure_as_run(self, settings: Mapping[str, Any], store: Store, run_id: int) -> None:
+        """Fix the values of the flow's configs as they are in a run, but for those that are given."""
+        if not Expression.are_used:
+            self.configure(settings)
+            return
+        from flowstore.flow.configs import configs_of
+        from flowstore.run import configs
+
+        given = {name for name, _ in (*settings["config"], *settings["config_value"])}
+        names = {attribute: item.name for attribute, item in configs_of(self.type).items()}
+        stored = configs.of_run(store, self.type, run_id)
+        self.configure(settings, {name: value for name, value in stored.items() if names[name] not in given})
 
     @functools.cached_property
     def graph(self) -> Graph:

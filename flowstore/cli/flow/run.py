@@ -138,7 +138,7 @@ def run(this: FlowFile, **given: Any) -> int:
         texts = {name: text for name, text in texts.items() if text is not None}
     values = {name: _value(this, name, text) for name, text in texts.items()}
     options = settings_of(click.get_current_context())
-    sources = _sources(this, options)
+    sources = sources_of(this, options)
     executor = _executor(this, options, sources, generators)
     start = import_at_rest("flowstore.run.start")
     with wrong_usage(ParameterError):
@@ -185,7 +185,7 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     if step is not None and step not in graph:
         near = did_you_mean(step, graph.nodes)
         raise click.UsageError(f"There is no step {step!r}.{near} The steps are: {', '.join(graph.nodes)}.")
-    sources = _sources(this, options)
+    sources = sources_of(this, options)
     executor = _executor(this, options, sources, generators)
     start = import_at_rest("flowstore.run.start")
     with wrong_usage(ParameterError):
@@ -201,13 +201,14 @@ def _generators(this: FlowFile) -> Any:
     return Generators(sys.modules[this.type.__module__])
 
 
-def _sources(this: FlowFile, options: Mapping[str, Any]) -> Sources:
+def sources_of(this: FlowFile, options: Mapping[str, Any]) -> Sources:
+    """Return the flow's source files, with the values of its configs, once its decorators are checked."""
     from flowstore.run import checks, snapshot
 
     with wrong_usage():
         checks.check_decorators(this.type, options["with_"])  # which may import modules of the flow
 
-    sources = snapshot.take(this.type, snapshot.checked_suffixes(options["package_suffixes"]))
+    sources = snapshot.take(this.type, snapshot.checked_suffixes(options.get("package_suffixes", ())))
     if not Expression.are_used:
         return sources
     from flowstore.run import configs

@@ -16,7 +16,7 @@ _SEND = "sqs:sendMessage.waitForTaskToken"
 _DAYS_S = 24 * 60 * 60
 RETENTION_S = 14 * _DAYS_S  # of messages in the queue: the longest that SQS keeps them
 _AGAIN_S = 13 * _DAYS_S  # a message is sent again before SQS drops it
-_FOR_EVER_S = 99_999_999  # the longest that a state may take
+_FOR_EVER_S = 366 * _DAYS_S  # longer than AWS lets an execution last
 
 
 @attrs.frozen(kw_only=True)

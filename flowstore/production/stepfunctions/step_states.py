@@ -3,8 +3,8 @@
 A run is still one run of one driver. Beside the state that stands for it, a second branch has a state for each step,
 which admits a task and is answered when that has finished; so AWS's console shows where a run is.
 
-    Queued --> a Parallel state of: the run, with its heartbeat (as in `definition.of_run`)
-                                    the steps: `Map` for a foreach, `Parallel` for a branch, `Choice` for a switch
+    waiting --> a Parallel state of: the run, with its heartbeat (as in `definition.of_run`)
+                                     the steps: `Map` for a foreach, `Parallel` for a branch, `Choice` for a switch
 
 What goes from state to state is `{"path": "0/3", "result": ANSWER}`: the indexes in the foreaches around a step, and
 what the worker answered for the step before: `{"items": [0, 1, …]}` by a foreach, `{"next": STEP}` by a switch,
@@ -50,8 +50,9 @@ def of_steps(machine: Machine, graph: Graph) -> dict[str, Any]:
         "OutputPath": "$[0]",  # of the run
         "End": True,
     }
-    states = {"Queued": definition.queued(machine, "Queued", "Run and steps"), "Run and steps": both}
-    return {"Comment": definition.comment(machine), "StartAt": "Queued", "States": states}
+    first, second = "Wait for a worker", "Run and steps"  # no step is called so
+    states = {first: definition.queued(machine, first, second), second: both}
+    return {"Comment": definition.comment(machine), "StartAt": first, "States": states}
 
 
 @attrs.frozen

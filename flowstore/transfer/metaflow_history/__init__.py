@@ -26,13 +26,14 @@ from flowstore.sqlite.database import Store
 from flowstore.store import records, trust
 from flowstore.store.staging import Staging
 from flowstore.text import counted, size
-from flowstore.transfer.metaflow_history.folder import Folder, Problem, Report, flow_folders, root_of
+from flowstore.transfer.metaflow_history.attachments import stage_card
+from flowstore.transfer.metaflow_history.folder import Folder, Report, flow_folders, root_of
 from flowstore.transfer.metaflow_history.reader import Reader
-from flowstore.transfer.metaflow_history.rows import Writer
+from flowstore.transfer.metaflow_history.rows import Writer, vouch
 from flowstore.transfer.metaflow_history.runs import Run, is_internal, uuid_of
 from flowstore.transfer.metaflow_history.values import Artifact, Values
 
-_JUST_NOW_S = 2.0  # an unfinished run whose folder changed since may be going on between two tasks
+_JUST_NOW_S = 1.0  # no run takes longer from one task to the next
 
 
 @attrs.define
@@ -120,6 +121,7 @@ class _History:
         self._store = store
         self._folder = folder
         self._values = values
+        self._known: list[str] = []
         self.done = Imported()
 
     def read(self) -> list[Run]:
@@ -137,33 +139,39 @@ class _History:
         runs = []
         with Progress("Reading", len(ids), items=True) as progress:
             for flow, run_id in ids:
-                try:
+                progress.add(1)
+                with report.collecting():
                     run = self._read(reader, flow, run_id, known, alive)
-                except Problem as problem:
-                    report.add(problem)
-                    continue
-                finally:
-                    progress.add(1)
-                if run is not None:
-                    runs.append(run)
+                    if run is not None:
+                        runs.append(run)
         report.check()
         return sorted(runs, key=lambda run: (run.created_at, run.id))
 
     def _read(self, reader: Reader, flow: str, run_id: str, known: set[str], alive: set[str]) -> Run | None:
         """Return a run, or `None` where it is here already, or still going on."""
+        path = f"{flow}/{run_id}"
+        if run_id in alive:
+            self.done.running.append(path)
+            return None
         record = reader.record(flow, run_id)
         uuid = uuid_of(flow, run_id, record.text("user_name", "unknown"), record.time_ms("ts_epoch"))
         if uuid in known:
-            self.done.known.append(f"{flow}/{run_id}")
+            self._known.append(uuid)
+            self.done.known.append(path)
             return None
         run = reader.run(flow, run_id)
-        if run.status == "dead" and (run_id in alive or self._is_fresh(run)):
-            self.done.running.append(run.pathspec)
+        if run.status == "dead" and self._goes_on(path, run_id):
+            self.done.running.append(path)
             return None
         return run
 
-    def _is_fresh(self, run: Run) -> bool:
-        return time.time() - self._folder.newest_change(run.pathspec) < _JUST_NOW_S
+    def _goes_on(self, path: str, run_id: str) -> bool:
+        """Return whether an unfinished run goes on: one that has just changed may be between two tasks."""
+        changed_at = self._folder.newest_change(path)
+        if not 0 <= time.time() - changed_at < _JUST_NOW_S:
+            return False
+        time.sleep(_JUST_NOW_S)
+        return self._folder.newest_change(path) != changed_at or run_id in _named_by_processes()
 
     def stage(self, runs: Sequence[Run]) -> None:
         """Bring the values of runs into the store, where nobody sees them yet.
@@ -175,13 +183,15 @@ class _History:
         wanted = {(artifact.flow, artifact.sha1): artifact for run in runs for artifact in _artifacts(run)}
         total = sum(artifact.size_bytes or 0 for artifact in wanted.values())
         _check_room(self._store.path, total)
+        cards = [card for run in runs for task in run.tasks for attempt in task.attempts for card in attempt.cards]
         with Progress("Importing", total) as progress:
             for artifact in wanted.values():
-                try:
+                with report.collecting():
                     self._values.stage(artifact)
-                except Problem as problem:
-                    report.add(problem)
                 progress.add(artifact.size_bytes or 0)
+            for card in cards:
+                with report.collecting():
+                    stage_card(self._values, self._folder, card)
         report.check()
         self.done.copied_bytes = self._values.read_bytes
 
@@ -189,13 +199,18 @@ class _History:
         """Write the rows of runs, in the caller's transaction."""
         trust.claim(db, self._store.uuid)
         known = {row["uuid"] for row in db.execute("select uuid from runs")}
-        writer = Writer(db, self._store, self._folder, trusted=trusted)
+        writer = Writer(db, self._store, self._folder, self._values, trusted=trusted)
+        report = Report(self._folder.root)
         for run in runs:
             if run.uuid in known:  # somebody else has imported it meanwhile
                 self.done.known.append(run.pathspec)
-            else:
-                self.done.runs.append((run.pathspec, writer.write(run, self._values)))
-        self.done.kept_apart = writer.kept_apart
+                continue
+            with report.collecting():  # problems of logs and of packages of code, which are read only now
+                self.done.runs.append((run.pathspec, writer.write(run)))
+        report.check()
+        for uuid in self._known if trusted else ():
+            vouch(db, self._store, uuid)
+        self.done.kept_apart, self.done.untrusted = writer.kept_apart, writer.untrusted
 
 
 def _artifacts(run: Run) -> Iterator[Artifact]:

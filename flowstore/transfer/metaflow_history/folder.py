@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from flowstore.errors import FlowstoreError
 from flowstore.text import counted
 
 MAX_JSON = 64 << 20
+_SMALL = 65536
 _MOST_SHOWN = 10  # problems in one message
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f/]{1,255}")
 
@@ -29,6 +31,11 @@ class Problem(Exception):  # nobody but this package sees it
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(f"{path or '.'}: {what}")
+
+
+def clean(text: str) -> str:
+    """Return a text that can be stored and shown, whatever it was: without NUL characters and lone surrogates."""
+    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
 
 
 class Folder:
@@ -58,21 +65,18 @@ class Folder:
                 return [], []
             with os.scandir(self._full(path)) as entries:
                 for entry in entries:
-                    self._check_name(path, entry.name)
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.name)
-                    elif entry.is_file(follow_symlinks=False):
+                    if not _NAME.fullmatch(entry.name) or not is_text(entry.name):
+                        raise Problem(path, f"it holds the name {entry.name!r}")
+                    if entry.is_file(follow_symlinks=False):
                         files.append(entry.name)
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.name)
                     else:
                         raise Problem(f"{path}/{entry.name}", "it is a link or something else that is no file")
         except OSError as error:
             raise Problem(path, error.strerror or str(error)) from error
         self._sound.update(f"{path}/{name}" if path else name for name in folders)
         return sorted(folders), sorted(files)
-
-    def _check_name(self, path: str, name: str) -> None:
-        if not is_text(name) or not _NAME.fullmatch(name):
-            raise Problem(path, f"it holds the name {name!r}")
 
     def _is_folder(self, path: str) -> bool:
         """Return whether a folder is there.
@@ -96,12 +100,20 @@ class Folder:
         self._sound.add(path)
         return True
 
+    def has(self, path: str) -> bool:
+        """Return whether there is a file, or anything else, at a path."""
+        return os.path.lexists(self._full(path))
+
     def open(self, path: str) -> BinaryIO | None:
         """Return a file, opened to be read; `None` where it is missing.
 
         Raises:
             Problem: it, or a folder above it, is a link or no file, or cannot be read.
         """
+        file = self._open(path)
+        return None if file is None else os.fdopen(file, "rb")
+
+    def _open(self, path: str) -> int | None:
         if not self._is_folder(path.rpartition("/")[0]):
             return None
         try:
@@ -113,7 +125,7 @@ class Folder:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
             raise Problem(path, "it is no file")
-        return os.fdopen(file, "rb")
+        return file
 
     def json(self, path: str) -> dict[str, Any] | None:
         """Return the JSON object in a file; `None` where it is missing.
@@ -121,15 +133,19 @@ class Folder:
         Raises:
             Problem: it cannot be read, or is not a JSON object.
         """
-        file = self.open(path)
+        file = self._open(path)
         if file is None:
             return None
-        with file:
-            data = file.read(MAX_JSON + 1)
+        try:
+            data = os.read(file, _SMALL)  # without a file object, which takes longer to make than these files to read
+            while len(data) >= _SMALL and len(data) <= MAX_JSON and (more := os.read(file, MAX_JSON)):
+                data += more
+        finally:
+            os.close(file)
         if len(data) > MAX_JSON:
             raise Problem(path, f"it has more than {counted(MAX_JSON, 'byte')}")
         try:
-            value = json.loads(data, parse_constant=_refuse)
+            value = _DECODER.decode(data.decode())
         except (ValueError, RecursionError) as error:
             raise Problem(path, "it is not JSON" if data else "it is empty") from error
         if type(value) is not dict:
@@ -138,14 +154,15 @@ class Folder:
 
     def newest_change(self, path: str) -> float:
         """Return when a folder, or one in it, has changed last, in seconds since 1970."""
-        newest = 0.0
-        for folder, _, _ in os.walk(self._full(path), followlinks=False):
-            newest = max(newest, os.lstat(folder).st_mtime)
-        return newest
+        folders = (folder for folder, _, _ in os.walk(self._full(path), followlinks=False))
+        return max((os.lstat(folder).st_mtime for folder in folders), default=0.0)
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 class Fields:
@@ -210,9 +227,13 @@ class Report:
         self._root = root
         self._problems: list[str] = []
 
-    def add(self, problem: Problem) -> None:
-        """Add a problem."""
-        self._problems.append(str(problem))
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Add the problem that ends this context, if one does."""
+        try:
+            yield
+        except Problem as problem:
+            self._problems.append(str(problem))
 
     def check(self) -> None:
         """Raise FlowstoreError if there is a problem."""

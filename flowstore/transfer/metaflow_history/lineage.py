@@ -7,6 +7,7 @@ one that has one less, which joins the items.
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
@@ -73,10 +74,34 @@ class _Before:
             return self._inside[indexes]
         outer = self._at.get(indexes[:-1]) if indexes else None
         by_step = same or outer or {}
-        latest = sorted(_latest(positions, position) for positions in by_step.values())
+        earlier = [
+            positions[0] for step in by_step.values() if (positions := [p for p in reversed(step) if p < position])
+        ]
+        latest = sorted(earlier or (step[0] for step in by_step.values() if step[0] != position))
         return latest if joins or joins is None else latest[-1:]
 
 
-def _latest(positions: Sequence[int], before: int) -> int:
-    """Return the last of some tasks before another; the first where all came later, as in a run that was resumed."""
-    return max((position for position in positions if position < before), default=positions[0])
+def order_of(parents: Sequence[Sequence[int]]) -> list[int]:
+    """Return the positions of tasks, each after those before it: a resumed run's ids may be in another order.
+
+    Tasks that come before themselves are left out.
+
+    Example:
+        >>> order_of([[], [2], [0]])
+        [0, 2, 1]
+    """
+    children: dict[int, list[int]] = defaultdict(list)
+    for position, before in enumerate(parents):
+        for parent in before:
+            children[parent].append(position)
+    missing = [len(set(before)) for before in parents]
+    ready = [position for position, count in enumerate(missing) if count == 0]
+    order = []
+    while ready:
+        position = heapq.heappop(ready)
+        order.append(position)
+        for child in children[position]:
+            missing[child] -= 1
+            if missing[child] == 0:
+                heapq.heappush(ready, child)
+    return order

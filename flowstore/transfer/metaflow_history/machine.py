@@ -6,6 +6,7 @@ recursion, the copies that a short program can make of a long value, and the key
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,8 @@ import attrs
 MAX_BYTES = 16 << 20
 MAX_STEPS = 4_000_000  # instructions, and the parts of tuples that are hashed
 MAX_DEPTH = 100  # of tuples and frozen sets
-_MAX_COPIED = 32 << 20  # bytes and members that instructions copy
+_MAX_COPIED = 16 << 20  # bytes that instructions copy
+_MEMBER_BYTES = 32  # that a member of a copied list counts for
 _MOST_ALIKE = 100  # keys or members of one hash
 _MAX_KEY_BITS = 4096
 STOP = ord(".")
@@ -210,17 +212,21 @@ class Machine:
         """Refuse keys or members whose hashes take long to compute, or are made to be equal."""
         if set(map(type, keys)) <= {str}:  # their hashes are random and remembered
             return
+        crafted = []
         for key in keys:
-            nested = self._nested.get(id(key))
-            if nested is not None:
-                self._charge(nested[1])
-            elif type(key) is int and key.bit_length() > _MAX_KEY_BITS:
+            kind = type(key)
+            if kind not in _HASHABLE:
+                raise NotPlain(f"a key is of the type {kind.__name__}")
+            if kind in _CRAFTED or (kind is int and abs(key) >= _HASH_MODULUS):
+                crafted.append(key)
+                self._charge(self._nested[id(key)][1] if id(key) in self._nested else 1)
+            if kind is int and key.bit_length() > _MAX_KEY_BITS:
                 raise NotPlain("a key is too large a number")
-            elif type(key) not in _HASHABLE:
-                raise NotPlain(f"a key is of the type {type(key).__name__}")
+        if not crafted:
+            return
         counts = Counter[int]() if target is None else self._hashes.setdefault(id(target), (target, Counter()))[1]
-        counts.update(map(hash, keys))
-        if max((counts[hash(key)] for key in keys), default=0) > _MOST_ALIKE:
+        counts.update(map(hash, crafted))
+        if max(counts[hash(key)] for key in crafted) > _MOST_ALIKE:
             raise NotPlain("too many keys share a hash")
 
     # --- classes
@@ -241,7 +247,7 @@ class Machine:
             raise NotPlain("it calls something that is no class")
         builder = _KNOWN.get(callee.name)
         if builder is not None:
-            self._copy(sum(len(part) for part in arguments if hasattr(part, "__len__")))
+            self._copy(sum(_weight(part) for part in arguments))
             builder(self, arguments)
         elif self._outlines:
             self.push(Outline(callee.name, arguments))
@@ -256,7 +262,16 @@ class Machine:
         target.state = state
 
 
-_HASHABLE = frozenset({int, float, bool, type(None), bytes, str, complex, tuple, frozenset})
+_CRAFTED = frozenset({complex, tuple, frozenset})  # of which many different ones can be made to have one hash
+_HASHABLE = frozenset({int, float, bool, type(None), bytes, str, *_CRAFTED})
+_HASH_MODULUS = sys.hash_info.modulus
+
+
+def _weight(part: Any) -> int:
+    """Return how many bytes a copy of an argument counts for."""
+    if type(part) in {str, bytes, bytearray}:
+        return len(part)
+    return _MEMBER_BYTES * len(part) if type(part) in {list, tuple} else 0
 
 
 def _set(machine: Machine, arguments: tuple[Any, ...]) -> None:

@@ -7,6 +7,7 @@ what it printed. The step `_parameters` is none: its task has the parameters and
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -16,19 +17,25 @@ from typing import Any
 
 import attrs
 
+from flowstore.context import is_text
 from flowstore.errors import ArtifactError
 from flowstore.flow.names import check_name
-from flowstore.transfer.metaflow_history.folder import Fields, Folder, Problem, Report
-from flowstore.transfer.metaflow_history.lineage import Spot, parents_of
+from flowstore.store.preview import MAX_PREVIEW
+from flowstore.transfer.metaflow_history import attachments
+from flowstore.transfer.metaflow_history.folder import Fields, Folder, Problem, Report, clean
+from flowstore.transfer.metaflow_history.lineage import Spot, order_of, parents_of
 from flowstore.transfer.metaflow_history.pickles import Outline
 from flowstore.transfer.metaflow_history.runs import Attempt, Fact, Run, Task, is_internal
 from flowstore.transfer.metaflow_history.values import Artifact, Values
 
 PARAMETERS = "_parameters"
 _RUN_ID = re.compile("[0-9]{1,18}")
+_ENDS = ("start_step", "end_step")
 _ATTEMPT_FILE = re.compile(r"([0-9]{1,4})\.(.+)")
+_NUMBER = re.compile("[0-9]{1,18}")
 _FACT = re.compile("attempt_id:([0-9]{1,4})")
 _MOST_ATTEMPTS = 1000
+_MOST_ITEMS = 1 << 31
 
 
 class Reader:
@@ -47,12 +54,15 @@ class Reader:
 
     def run_ids(self, flow: str) -> list[str]:
         """Return the ids of a flow's runs, the oldest first."""
-        try:
+        names: list[str] = []
+        with self._report.collecting():
             names, _ = self._folder.list(flow)
-        except Problem as problem:
-            self._report.add(problem)
-            return []
-        return sorted((name for name in names if _RUN_ID.fullmatch(name)), key=lambda name: (len(name), name))
+        ids = []
+        for name in names:
+            if name not in {"_meta", "data"} and self._folder.has(f"{flow}/{name}/_meta/_self.json"):
+                with self._report.collecting():
+                    ids.append(_checked_id(flow, name))
+        return sorted(ids, key=lambda name: (len(name), name))
 
     def record(self, flow: str, run_id: str) -> Fields:
         """Return the record of a run.
@@ -76,17 +86,18 @@ class Reader:
         """Return a run; raise Problem where something of it is missing or malformed."""
         record = self.record(flow, run_id)
         path = f"{flow}/{run_id}"
-        names, _ = self._folder.list(path)
         steps: dict[str, int] = {}
         tasks: list[Task] = []
-        for step in names:
-            if step in {"_meta", PARAMETERS}:
-                continue
-            _check(check_name, f"{path}/{step}", step)
-            steps[step] = self._record(f"{path}/{step}").time_ms("ts_epoch")
-            tasks += [self._task(flow, f"{path}/{step}", step, name) for name in self._task_ids(f"{path}/{step}")]
+        for step in self._folder.list(path)[0]:
+            if step not in {"_meta", PARAMETERS}:
+                _check_artifact_name(f"{path}/{step}", step)
+                steps[step] = self._record(f"{path}/{step}").time_ms("ts_epoch")
+                ids = self._task_ids(f"{path}/{step}")
+                tasks += [self._task(flow, f"{path}/{step}", step, task_id) for task_id in ids]
         tasks.sort(key=_order)
         graph = self._graph(tasks)
+        tasks, parents = _with_parents(tasks, graph, path)
+        start, end = (name if type(name) is str and name in steps else None for name in map(graph.get, _ENDS))
         return Run(
             flow=flow,
             id=run_id,
@@ -94,17 +105,14 @@ class Reader:
             created_at=record.time_ms("ts_epoch"),
             tags=record.texts("tags"),
             system_tags=record.texts("system_tags"),
-            steps=dict(
-                sorted(
-                    steps.items(),
-                    key=lambda item: min([t.created_at for t in tasks if t.step == item[0]], default=item[1]),
-                )
-            ),
+            steps=_in_order(steps, tasks),
             tasks=tasks,
-            parents=parents_of(
-                [Spot(t.step, t.indexes, t.transition.get("targets", ())) for t in tasks], _joins(graph)
-            ),
+            parents=parents,
             parameters=self._parameters(flow, path, graph),
+            origin_id=next((origin for task in tasks if (origin := _known(task.last.fact("origin-run-id")))), None),
+            code=_package(tasks),
+            start_step=start or "start",
+            end_step=end or "end",
         )
 
     def _task_ids(self, path: str) -> list[str]:
@@ -115,10 +123,34 @@ class Reader:
         record = self._record(path)
         created_at = record.time_ms("ts_epoch")
         attempts = self._attempts(flow, path, created_at)
-        task = Task(task_id, step, created_at, attempts)
-        artifacts = task.last.artifacts
+        artifacts, fact = attempts[-1].artifacts, attempts[-1].fact
         indexes, item = self._foreach(artifacts)
-        return attrs.evolve(task, indexes=indexes, item=item, transition=self._transition(artifacts))
+        run, task = _known(fact("origin-run-id")), _known(fact("origin-task-id"))
+        return Task(
+            id=task_id,
+            step=step,
+            created_at=created_at,
+            attempts=self._with_cards(attempts, path),
+            indexes=indexes,
+            item=item,
+            transition=self._transition(artifacts),
+            origin=(run, task) if run and task else None,
+        )
+
+    def _with_cards(self, attempts: Sequence[Attempt], path: str) -> list[Attempt]:
+        """Return the attempts of a task with their cards; one of an attempt that is not recorded is the last one's."""
+        infos = {fact.value: a.number for a in attempts for fact in a.facts if fact.type == "card-info"}
+        cards = attachments.cards_of(self._folder, path, infos)
+        last = attempts[-1].number
+        return [
+            attrs.evolve(
+                a,
+                cards=[
+                    card for card in cards if card.attempt == a.number or (card.attempt is None and a.number == last)
+                ],
+            )
+            for a in attempts
+        ]
 
     # --- attempts
 
@@ -143,7 +175,7 @@ class Reader:
             numbers = (_FACT.fullmatch(tag) for tag in fields.texts("tags"))
             number = next((int(match[1]) for match in numbers if match is not None), 0)
             value = fields.get("value")
-            text = value if type(value) is str else json.dumps(value)
+            text = clean(value) if type(value) is str else json.dumps(value)
             fact = Fact(fields.text("field_name"), text, fields.text("type", ""), fields.time_ms("ts_epoch"))
             if number < _MOST_ATTEMPTS:
                 by_attempt[number].append(fact)
@@ -176,7 +208,7 @@ class Reader:
         info = fields.get("info")
         artifacts = {}
         for name, sha1 in fields.members("objects").items():
-            _check(check_name, path, name)
+            _check_artifact_name(path, name)
             about = info.get(name) if type(info) is dict else None
             about = about if type(about) is dict else {}
             size = about.get("size")
@@ -202,8 +234,8 @@ class Reader:
         if type(state) is not dict:
             return None
         kind, message, trace = (state.get(name) for name in ("type", "exception", "stacktrace"))
-        kind = kind.removeprefix("builtins.") if type(kind) is str else "Exception"
-        return kind, message if type(message) is str else "", trace if type(trace) is str else ""
+        kind, message, trace = (clean(text) if type(text) is str else "" for text in (kind, message, trace))
+        return kind.removeprefix("builtins.") or "Exception", message, trace
 
     # --- foreaches and branches
 
@@ -214,11 +246,12 @@ class Reader:
         frames = self._values.outline(artifacts["_foreach_stack"])
         indexes, item = [], None
         for frame in frames if type(frames) is list else []:
-            parts = frame.arguments if type(frame) is Outline else frame
-            if type(parts) is not tuple or len(parts) < 4 or type(parts[3]) is not int:
+            parts: Any = frame.arguments if type(frame) is Outline else frame
+            index = parts[3] if type(parts) is tuple and len(parts) > 3 else None
+            if type(index) is not int or not 0 <= index < _MOST_ITEMS:
                 return (), None
-            indexes.append(max(0, parts[3]))
-            item = parts[4] if len(parts) > 4 and type(parts[4]) is str else None
+            indexes.append(index)
+            item = clean(parts[4])[:MAX_PREVIEW] if len(parts) > 4 and type(parts[4]) is str else None
         return tuple(indexes), item
 
     def _transition(self, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -227,15 +260,19 @@ class Reader:
             return {}
         stored = self._values.outline(artifacts["_transition"])
         targets = stored[0] if type(stored) is tuple and stored else None
-        if type(targets) is not list or not all(type(target) is str for target in targets):
+        if type(targets) is not list or not all(type(target) is str and is_text(target) for target in targets):
             return {}
         transition: dict[str, Any] = {"targets": targets, "count": None, "gang": False}
         splits, variable = (
             self._values.outline(artifacts[name]) if name in artifacts else None
             for name in ("_foreach_num_splits", "_foreach_var")
         )
-        if type(splits) is int and type(variable) is str:
+        if type(splits) is int and 0 <= splits < _MOST_ITEMS and type(variable) is str and is_text(variable):
             transition |= {"count": splits, "items_from": variable}
+        if "_parallel_ubf_iter" in artifacts and variable == "_parallel_ubf_iter":
+            gang = self._values.outline(artifacts["_parallel_ubf_iter"])
+            size = gang.state.get("num_parallel") if type(gang) is Outline and type(gang.state) is dict else None
+            transition |= {"count": size if type(size) is int and 0 <= size < _MOST_ITEMS else None, "gang": True}
         return transition
 
     def _graph(self, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -260,6 +297,17 @@ class Reader:
         }
 
 
+def _with_parents(tasks: Sequence[Task], graph: Mapping[str, Any], path: str) -> tuple[list[Task], list[list[int]]]:
+    """Return the tasks of a run, each after those before it, and the positions of these."""
+    spots = [Spot(task.step, task.indexes, task.transition.get("targets", ())) for task in tasks]
+    parents = parents_of(spots, _joins(graph))
+    order = order_of(parents)
+    if len(order) < len(tasks):
+        raise Problem(path, "its tasks follow each other in a circle")
+    positions = {old: new for new, old in enumerate(order)}
+    return [tasks[old] for old in order], [sorted(positions[parent] for parent in parents[old]) for old in order]
+
+
 def _joins(graph: Mapping[str, Any]) -> set[str] | None:
     """Return the steps that join others; `None` where the graph is not recorded."""
     steps = graph.get("steps")
@@ -269,8 +317,9 @@ def _joins(graph: Mapping[str, Any]) -> set[str] | None:
 
 
 def _order(task: Task) -> tuple[int, int, str]:
-    number = int(task.id) if _RUN_ID.fullmatch(task.id) else 0
-    return (number, 0, "") if number else (1 << 62, task.created_at, task.id)
+    """Return the position of a task in its run: ids are numbers, or begin with one, as in `2_node_1`."""
+    match = _NUMBER.match(task.id)
+    return (1 << 62 if match is None else int(match[0])), task.created_at, task.id
 
 
 def _logs(files: Mapping[str, str]) -> dict[str, list[str]]:
@@ -282,8 +331,35 @@ def _logs(files: Mapping[str, str]) -> dict[str, list[str]]:
     return logs
 
 
-def _check(check: Any, path: str, name: str) -> None:
+def _checked_id(flow: str, run_id: str) -> str:
+    if not _RUN_ID.fullmatch(run_id):
+        raise Problem(f"{flow}/{run_id}", "the id of a run is a number")
+    return run_id
+
+
+def _check_artifact_name(path: str, name: str) -> None:
     try:
-        check(name)
+        check_name(name)
     except ArtifactError as error:
         raise Problem(path, str(error)) from error
+
+
+def _known(value: str | None) -> str | None:
+    """Return the value of a fact, unless it says that there is none."""
+    return None if value in (None, "None", "null", "") else value
+
+
+def _in_order(steps: Mapping[str, int], tasks: Sequence[Task]) -> dict[str, int]:
+    """Return the steps in the order in which their first tasks began."""
+    first = {task.step: position for position, task in reversed([*enumerate(tasks)])}
+    return {name: steps[name] for name in sorted(steps, key=lambda name: first.get(name, len(tasks)))}
+
+
+def _package(tasks: Sequence[Task]) -> tuple[str, str] | None:
+    """Return the address of the package of a run's code, and the path of the flow's file in it."""
+    for task in tasks:
+        stored, script = task.last.fact("code-package"), task.last.fact("script-name")
+        if stored is not None and script is not None:
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                return str(json.loads(stored)["sha"]), script
+    return None

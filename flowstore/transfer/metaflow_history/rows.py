@@ -4,62 +4,59 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import attrs
+
 from flowstore.sqlite.database import Store
-from flowstore.store import blobs, metrics, records, tags, trust
+from flowstore.store import blobs, cards, metrics, queries, records, snapshots, tags, trust
+from flowstore.store.cards import RenderedCard
+from flowstore.store.description import NewBlob
 from flowstore.store.queries import METAFLOW
 from flowstore.transfer.export import insert_rows
 from flowstore.transfer.importing import is_ours, kept_apart
-from flowstore.transfer.metaflow_history import logs
+from flowstore.transfer.metaflow_history import attachments, logs
 from flowstore.transfer.metaflow_history.folder import Folder
 from flowstore.transfer.metaflow_history.runs import Attempt, Run, Task, is_internal
-from flowstore.transfer.metaflow_history.values import Value, Values
+from flowstore.transfer.metaflow_history.values import Artifact, Value, Values
 
-_RUNS = [
-    "uuid",
-    "flow_id",
-    "user",
-    "status",
-    "created_at",
-    "finished_at",
-    "last_seen_at",
-    "host",
-    "boot",
-    "pid",
-    "pid_started",
-    "parameters",
-    "code_id",
-]
-_TASKS = [
-    "id",
-    "run_id",
-    "step_id",
-    "status",
-    "started_at",
-    "finished_at",
-    "attempts",
-    "attempt_id",
-    "foreach_path",
-    "base_id",
-    "transition",
-    "item",
-    "imported_from",
-]
-_ATTEMPTS = [
-    "id",
-    "task_id",
-    "number",
-    "status",
-    "started_at",
-    "finished_at",
-    "log_id",
-    "metadata",
-    "error_type",
-    "error_message",
-    "traceback",
-]
+FACTS = "$facts"  # the key in `attempts.metadata` under which all facts are, with their kinds and times
+_RUN = """uuid, flow_id, user, status, created_at, finished_at, last_seen_at, host, boot, pid, pid_started,
+  parameters, code_id, origin_run_id, start_step, end_step"""
+
+
+@attrs.frozen(eq=False)
+class _Row:
+    """A task on its way into the table.
+
+    Attributes:
+        task: the task.
+        id: its row.
+        first_attempt: the row of its first attempt; the others follow.
+        parents: the rows of the tasks directly before it.
+        before: the artifacts of each of these.
+    """
+
+    task: Task
+    id: int
+    first_attempt: int
+    parents: list[int]
+    before: list[Mapping[str, Artifact]]
+
+    @property
+    def base(self) -> Mapping[str, Artifact]:
+        """The artifacts that it starts from: those of the one task before it."""
+        return self.before[0] if len(self.before) == 1 else {}
+
+    @property
+    def base_id(self) -> int | None:
+        """The task that it starts from."""
+        return self.parents[0] if len(self.parents) == 1 else None
+
+    def has_from_before(self, name: str, artifact: Artifact) -> bool:
+        """Return whether a task before it had this very artifact."""
+        return any(name in other and other[name].sha1 == artifact.sha1 for other in self.before)
 
 
 class Writer:
@@ -68,77 +65,95 @@ class Writer:
     Args:
         db: of an open transaction.
         store: the store.
-        folder: the folder that the runs come from, whose logs are read as they are written.
+        folder: the folder that the runs come from, whose logs and code are read as they are written.
+        values: what of it is staged.
         trusted: whether their pickles may be loaded.
+
+    Attributes:
+        kept_apart: the tags that would have put a run into a production namespace of this store, as they are now.
+        untrusted: how many pickles nobody vouches for.
     """
 
-    def __init__(self, db: sqlite3.Connection, store: Store, folder: Folder, *, trusted: bool) -> None:
+    def __init__(self, db: sqlite3.Connection, store: Store, folder: Folder, values: Values, *, trusted: bool) -> None:
         self._db = db
         self._store = store
         self._folder = folder
+        self._values = values
         self._trusted = trusted
         self._latest_ms = records.now_ms()
         self._blob_ids: dict[int, int] = {}
         self._tag_ids: dict[str, int] = {}
-        self._next = {table: _last_id(db, table) + 1 for table in ("tasks", "attempts")}
+        self._code_ids: dict[tuple[str, str], int | None] = {}
+        self._next_task, self._next_attempt = _last_id(db, "tasks") + 1, _last_id(db, "attempts") + 1
         self.kept_apart: dict[str, str] = {}
+        self.untrusted = 0
 
-    def write(self, run: Run, values: Values) -> str:
+    def write(self, run: Run) -> str:
         """Write a run; return its pathspec here."""
-        db = self._db
-        db.execute("insert or ignore into flows (name) values (?)", (run.flow,))
-        flow_id = int(db.execute("select id from flows where name = ?", (run.flow,)).fetchone()[0])
-        run_id = self._insert_run(run, flow_id, values)
-        step_ids = {
-            name: db.execute(
-                "insert into steps (run_id, name, created_at) values (?, ?, ?) returning id",
-                (run_id, name, self._at(at)),
-            ).fetchone()[0]
-            for name, at in run.steps.items()
-        }
+        self._db.execute("insert or ignore into flows (name) values (?)", (run.flow,))
+        flow_id = int(self._db.execute("select id from flows where name = ?", (run.flow,)).fetchone()[0])
+        run_id = self._insert_run(run, flow_id)
+        fixed = [
+            (run_id, name, kind, self._blob(run_id, artifact)) for name, (kind, artifact) in run.parameters.items()
+        ]
+        insert_rows(self._db, "run_artifacts", ["run_id", "name", "kind", "blob_id"], fixed)
         self._write_tags(run, run_id, flow_id)
-        self._write_tasks(run, run_id, step_ids, values)
-        db.execute("insert into origins values (?, ?, ?, ?)", (run_id, METAFLOW, run.pathspec, self._latest_ms))
+        self._write_tasks(run, run_id)
+        self._db.execute("insert into origins values (?, ?, ?, ?)", (run_id, METAFLOW, run.pathspec, self._latest_ms))
         return f"{run.flow}/{run_id}"
 
     def _at(self, at_ms: int) -> int:
         """Return a time as it is here: no run is from the future, else none of ours would be newer."""
         return min(at_ms, self._latest_ms)
 
-    def _insert_run(self, run: Run, flow_id: int, values: Values) -> int:
-        parameters = {
-            name: values.stage(artifact).json
+    def _insert_run(self, run: Run, flow_id: int) -> int:
+        texts = {
+            name: self._values.stage(artifact).json
             for name, (kind, artifact) in run.parameters.items()
             if kind == "parameter"
         }
-        shown = "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in parameters.items()) + "}"
-        created_at, finished_at = self._at(run.created_at), self._at(run.finished_at)
+        shown = ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {text}" for name, text in texts.items())
+        created_at = self._at(run.created_at)
+        finished_at = max(created_at, self._at(run.finished_at))
+        origin_id = None if run.origin_id is None else self._origin(f"{run.flow}/{run.origin_id}")
         row = (
-            run.uuid, flow_id, run.user, run.status, created_at, max(created_at, finished_at),
-            max(created_at, finished_at), "", "", 0, "", shown, None,
+            run.uuid, flow_id, run.user, run.status, created_at, finished_at, finished_at, "", "", 0, "",
+            f"{{{shown}}}", self._code(run), origin_id,
+            None if run.start_step == "start" else run.start_step, None if run.end_step == "end" else run.end_step,
         )  # fmt: skip
-        marks = ", ".join("?" * len(row))
-        cursor = self._db.execute(f"insert into runs ({', '.join(_RUNS)}) values ({marks})", row)
+        cursor = self._db.execute(f"insert into runs ({_RUN}) values ({', '.join('?' * len(row))})", row)
         assert cursor.lastrowid is not None
-        run_id = cursor.lastrowid
-        insert_rows(
-            self._db, "run_artifacts", ["run_id", "name", "kind", "blob_id"],
-            [(run_id, name, kind, self._blob(run_id, values.stage(artifact)))
-             for name, (kind, artifact) in run.parameters.items()],
-        )  # fmt: skip
-        return run_id
+        return cursor.lastrowid
+
+    def _origin(self, there: str) -> str:
+        """Return what names the run that another one resumed: its id where it is here, else its address in Metaflow."""
+        row = self._db.execute(
+            "select run_id from origins where store_uuid = ? and pathspec = ?", (METAFLOW, there)
+        ).fetchone()
+        return f"{METAFLOW}/{there}" if row is None else str(row[0])
+
+    def _code(self, run: Run) -> int | None:
+        """Return the snapshot of a run's code, which is inserted unless it is here."""
+        if run.code is None:
+            return None
+        if run.code not in self._code_ids:
+            code = attachments.code_of(self._values, run.flow, *run.code)
+            self._code_ids[run.code] = (
+                None if code is None else snapshots.ensure(self._db, self._store, code.script_name, code.files)
+            )
+        return self._code_ids[run.code]
 
     # --- tags
 
     def _write_tags(self, run: Run, run_id: int, flow_id: int) -> None:
         created_at = self._at(run.created_at)
         system = dict.fromkeys([*run.system_tags, tags.date_tag(created_at)])
-        ids = {self._tag(tag): int(tag in system) for tag in dict.fromkeys([*system, *run.tags]) if tag}
-        insert_rows(
-            self._db, "run_tags", ["tag_id", "flow_id", "created_at", "run_id", "system", "successful"],
-            [(tag_id, flow_id, created_at, run_id, is_system, int(run.status == "successful"))
-             for tag_id, is_system in ids.items()],
-        )  # fmt: skip
+        is_system = {tag: int(tag in system or _is_reserved(tag)) for tag in (*system, *run.tags) if tag}
+        ids = {self._tag(tag): value for tag, value in is_system.items()}
+        successful = int(run.status == "successful")
+        columns = ["tag_id", "flow_id", "created_at", "run_id", "system", "successful"]
+        rows = [(tag_id, flow_id, created_at, run_id, value, successful) for tag_id, value in ids.items()]
+        insert_rows(self._db, "run_tags", columns, rows)
         tags.pair_tags(self._db, flow_id, created_at, [*ids])
 
     def _tag(self, tag: str) -> int:
@@ -151,106 +166,158 @@ class Writer:
 
     # --- tasks
 
-    def _write_tasks(self, run: Run, run_id: int, step_ids: Mapping[str, int], values: Values) -> None:
-        first, attempt_id = self._next["tasks"], self._next["attempts"]
-        tasks, attempts, chunks = [], [], []
-        measured = metrics.RunMetrics(run_id)
-        artifacts: list[tuple[int, str, int | None, int]] = []
-        for position, task in enumerate(run.tasks):
-            last_id = attempt_id + len(task.attempts) - 1
-            parents = run.parents[position]
-            base = parents[0] if len(parents) == 1 else None
-            tasks.append(
-                self._task_row(run, task, first + position, (run_id, step_ids[task.step], last_id), base, first)
-            )
-            for attempt in task.attempts:
-                attempts.append(self._attempt_row(attempt, attempt_id, first + position))
-                artifacts += self._changes(run, run_id, position, attempt, attempt_id, values)
-                chunks.append((attempt_id, attempt.logs, self._at(attempt.started_at)))
-                attempt_id += 1
-        insert_rows(self._db, "tasks", _TASKS, tasks)
+    def _write_tasks(self, run: Run, run_id: int) -> None:
+        steps = "insert into steps (run_id, name, created_at) values (?, ?, ?) returning id"
+        step_ids = {
+            name: int(self._db.execute(steps, (run_id, name, self._at(at))).fetchone()[0])
+            for name, at in run.steps.items()
+        }
+        rows = self._numbered(run)
+        columns = (
+            "id run_id step_id status started_at finished_at attempts attempt_id foreach_path base_id transition item "
+            "origin_pathspec imported_from"
+        )
         insert_rows(
-            self._db, "task_parents", ["task_id", "parent_id"],
-            [(first + position, first + parent) for position, parents in enumerate(run.parents) for parent in parents],
-        )  # fmt: skip
-        insert_rows(self._db, "attempts", _ATTEMPTS, attempts)
-        insert_rows(self._db, "artifacts", ["attempt_id", "name", "blob_id", "merged"], artifacts)
-        for log_id, files, began_at in chunks:
-            records.append_log(self._db, logs.rows(self._folder, log_id, files, began_at))
-        self._next = {"tasks": first + len(tasks), "attempts": attempt_id}
-        self._measure(run, measured, first, values)
+            self._db, "tasks", columns.split(), [self._task(run, row, run_id, step_ids[row.task.step]) for row in rows]
+        )
+        parents = [(row.id, parent) for row in rows for parent in row.parents]
+        insert_rows(self._db, "task_parents", ["task_id", "parent_id"], parents)
+        measured = metrics.RunMetrics(run_id)
+        for row in rows:
+            self._write_attempts(run, run_id, row)
+            self._measure(run, row, measured)
         metrics.settle(self._db, run_id)
 
-    def _task_row(
-        self, run: Run, task: Task, task_id: int, ids: tuple[int, int, int], base: int | None, first: int
-    ) -> tuple[Any, ...]:
-        run_id, step_id, attempt_id = ids
+    def _numbered(self, run: Run) -> list[_Row]:
+        """Return the tasks of a run with their rows."""
+        first, attempt_id = self._next_task, self._next_attempt
+        rows = []
+        for position, task in enumerate(run.tasks):
+            parents = [*run.parents[position]]
+            before = [run.tasks[parent].last.artifacts for parent in parents]
+            rows.append(_Row(task, first + position, attempt_id, [first + parent for parent in parents], before))
+            attempt_id += len(task.attempts)
+        self._next_task, self._next_attempt = first + len(rows), attempt_id
+        return rows
+
+    def _task(self, run: Run, row: _Row, run_id: int, step_id: int) -> tuple[Any, ...]:
+        task = row.task
         started_at = self._at(task.created_at)
         return (
-            task_id, run_id, step_id, task.last.status, started_at, max(started_at, self._at(task.last.finished_at)),
-            len(task.attempts), attempt_id, "/".join(map(str, task.indexes)) or None,
-            None if base is None else first + base, json.dumps(task.transition) if task.transition else None, task.item,
-            f"{run.pathspec}/{task.step}/{task.id}",
+            row.id, run_id, step_id, task.last.status, started_at, max(started_at, self._at(task.last.finished_at)),
+            len(task.attempts), row.first_attempt + len(task.attempts) - 1, "/".join(map(str, task.indexes)) or None,
+            row.base_id, json.dumps(task.transition) if task.transition else None, task.item,
+            self._origin_of_task(run, task), f"{run.pathspec}/{task.step}/{task.id}",
         )  # fmt: skip
 
-    def _attempt_row(self, attempt: Attempt, attempt_id: int, task_id: int) -> tuple[Any, ...]:
-        facts = {fact.name: fact.value for fact in attempt.facts}
+    def _origin_of_task(self, run: Run, task: Task) -> str | None:
+        """Return what names the task that another one was taken over from."""
+        if task.origin is None:
+            return None
+        origin_run, origin_task = task.origin
+        there = f"{run.flow}/{origin_run}/{task.step}/{origin_task}"
+        run_here = self._origin(f"{run.flow}/{origin_run}")
+        if run_here.isdecimal():
+            task_here = queries.task_from_metaflow(self._store, int(run_here), there)
+            if task_here is not None:
+                return f"{run.flow}/{run_here}/{task.step}/{task_here}"
+        return f"{METAFLOW}/{there}"
+
+    # --- attempts
+
+    def _write_attempts(self, run: Run, run_id: int, row: _Row) -> None:
+        columns = "id task_id number status started_at finished_at log_id metadata error_type error_message traceback"
+        attempts = [(row.first_attempt + number, attempt) for number, attempt in enumerate(row.task.attempts)]
+        values = [self._attempt(attempt, attempt_id, row.id) for attempt_id, attempt in attempts]
+        insert_rows(self._db, "attempts", columns.split(), values)
+        for attempt_id, attempt in attempts:
+            artifacts = self._changes(run, run_id, row, attempt, attempt_id)
+            insert_rows(self._db, "artifacts", ["attempt_id", "name", "blob_id", "merged"], artifacts)
+            lines = logs.rows(self._folder, attempt_id, attempt.logs, self._at(attempt.started_at))
+            records.append_log(self._db, lines)
+            for n, card in enumerate(attempt.cards):
+                value = attachments.stage_card(self._values, self._folder, card)
+                rendered = RenderedCard(n, card.type, card.id, NewBlob(value.description, value.incoming.sha))
+                cards.put(self._db, attempt_id, rendered, self._publish(value), self._at(attempt.finished_at))
+
+    def _attempt(self, attempt: Attempt, attempt_id: int, task_id: int) -> tuple[Any, ...]:
+        facts: dict[str, Any] = {fact.name: fact.value for fact in attempt.facts}
+        facts[FACTS] = [attrs.astuple(fact) for fact in attempt.facts]
         started_at = self._at(attempt.started_at)
         return (
             attempt_id, task_id, attempt.number, attempt.status, started_at,
-            max(started_at, self._at(attempt.finished_at)), attempt_id, json.dumps(facts) if facts else None,
+            max(started_at, self._at(attempt.finished_at)), attempt_id, json.dumps(facts) if attempt.facts else None,
             *(attempt.error or (None, None, None)),
         )  # fmt: skip
 
-    # --- artifacts
-
     def _changes(
-        self, run: Run, run_id: int, position: int, attempt: Attempt, attempt_id: int, values: Values
+        self, run: Run, run_id: int, row: _Row, attempt: Attempt, attempt_id: int
     ) -> Iterator[tuple[int, str, int | None, int]]:
-        """Yield the rows of what an attempt has set: what it had, without what it has from the tasks before it."""
-        before = [run.tasks[parent].last.artifacts for parent in run.parents[position]]
-        base = before[0] if len(before) == 1 else {}
-        own = {name: artifact for name, artifact in attempt.artifacts.items() if not is_internal(name)}
-        for name, artifact in sorted(own.items()):
-            fixed = run.parameters.get(name)
-            if fixed is not None and fixed[1].sha1 == artifact.sha1:
-                continue
-            if name in base and base[name].sha1 == artifact.sha1:
-                continue
-            merged = len(before) > 1 and any(name in other and other[name].sha1 == artifact.sha1 for other in before)
-            yield attempt_id, name, self._blob(run_id, values.stage(artifact)), int(merged)
+        """Yield the rows of what an attempt has set: what it had, without what it has from the task before it."""
+        for name, artifact in sorted(_own(run, attempt.artifacts).items()):
+            if name not in row.base or row.base[name].sha1 != artifact.sha1:
+                merged = int(row.has_from_before(name, artifact))
+                yield attempt_id, name, self._blob(run_id, artifact), merged
         if attempt.artifacts:
-            gone = (name for name in base if name not in own and not is_internal(name) and name not in run.parameters)
+            gone = _own(run, row.base).keys() - attempt.artifacts.keys()
             yield from ((attempt_id, name, None, 0) for name in sorted(gone))
 
-    def _blob(self, run_id: int, value: Value) -> int:
-        """Publish a value, and return its row."""
+    def _measure(self, run: Run, row: _Row, measured: metrics.RunMetrics) -> None:
+        """Record the numbers in what a task has set."""
+        numbers = {
+            name: self._values.stage(artifact).numbers
+            for name, artifact in _own(run, row.task.last.artifacts).items()
+            if not name.startswith("_") and not row.has_from_before(name, artifact)
+        }
+        named: Collection[str] = numbers.keys()
+        measured.record(self._db, row.id, {name: inside for name, inside in numbers.items() if inside}, named)
+
+    # --- blobs
+
+    def _blob(self, run_id: int, artifact: Artifact) -> int:
+        """Return the row of an artifact's value, which is published."""
+        value = self._values.stage(artifact)
+        blob_id = self._publish(value)
+        if value.is_pickle and not self._trusted:
+            trust.mark_unverified(self._db, run_id, [blob_id])
+            self.untrusted += 1
+        return blob_id
+
+    def _publish(self, value: Value) -> int:
         blob_id = self._blob_ids.get(id(value))
         if blob_id is None:
             blob_id = self._blob_ids[id(value)] = value.incoming.publish(self._db)
-            if not value.is_pickle:
+            if not value.is_pickle:  # of a pickle, `vacuum` may find out more where it is trusted
                 blobs.describe(self._db, blob_id, value.description)
             elif self._trusted:
                 value.incoming.sign(self._db, blob_id)
-        if value.is_pickle and not self._trusted:
-            trust.mark_unverified(self._db, run_id, [blob_id])
         return blob_id
 
-    def _measure(self, run: Run, measured: metrics.RunMetrics, first: int, values: Values) -> None:
-        for position, task in enumerate(run.tasks):
-            base = [run.tasks[parent].last.artifacts for parent in run.parents[position]]
-            numbers = {}
-            for name, artifact in task.last.artifacts.items():
-                if (
-                    name[:1] == "_"
-                    or name in run.parameters
-                    or any(name in b and b[name].sha1 == artifact.sha1 for b in base)
-                ):
-                    continue
-                if inside := values.stage(artifact).numbers:
-                    numbers[name] = inside
-            if numbers:
-                measured.record(self._db, first + position, numbers, numbers)
+
+def vouch(db: sqlite3.Connection, store: Store, uuid: str) -> None:
+    """Sign the pickles of a run that was imported before without trust."""
+    rows = db.execute(
+        """select u.run_id, u.blob_id, b.sha from runs r join unverified u on u.run_id = r.id
+           join blobs b on b.id = u.blob_id where r.uuid = ? and b.codec = 'pickle'""",
+        (uuid,),
+    ).fetchall()
+    for row in rows:
+        trust.sign(db, store.uuid, row["blob_id"], row["sha"], "pickle")
+        trust.clear_unverified(db, row["run_id"], row["blob_id"])
+
+
+def _own(run: Run, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Return the artifacts that are neither Metaflow's own nor the run's parameters."""
+    return {
+        name: artifact
+        for name, artifact in artifacts.items()
+        if not is_internal(name) and (name not in run.parameters or run.parameters[name][1].sha1 != artifact.sha1)
+    }
+
+
+def _is_reserved(tag: str) -> bool:
+    """Return whether a tag of a user's is one that users cannot set here: it is kept as one of the system's."""
+    return tag.startswith(tags.RESERVED) or len(tag) > tags.MAX_LENGTH
 
 
 def _last_id(db: sqlite3.Connection, table: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from flowstore.transfer.metaflow_history.attachments import Card
 from flowstore.transfer.metaflow_history.values import Artifact
 
 _INTERNAL = frozenset(
@@ -55,6 +56,7 @@ class Attempt:
         facts: what is recorded of it.
         error: type, message and traceback of the exception that made it fail.
         logs: by stream, the files of what it printed.
+        cards: its cards.
     """
 
     number: int
@@ -65,6 +67,11 @@ class Attempt:
     facts: Sequence[Fact]
     error: tuple[str, str, str] | None
     logs: Mapping[str, Sequence[str]]
+    cards: Sequence[Card] = ()
+
+    def fact(self, name: str) -> str | None:
+        """Return the value of the fact of a name that was recorded last; `None` where there is none."""
+        return next((fact.value for fact in reversed(self.facts) if fact.name == name), None)
 
 
 @attrs.frozen(eq=False)
@@ -79,6 +86,7 @@ class Task:
         indexes: its index in each foreach, the outermost first.
         item: its foreach item, as text.
         transition: to which steps it went, as flowstore records it.
+        origin: the run and the task in Metaflow that it was taken over from, in a run that was resumed.
     """
 
     id: str
@@ -88,6 +96,7 @@ class Task:
     indexes: tuple[int, ...] = ()
     item: str | None = None
     transition: Mapping[str, Any] = attrs.field(factory=dict)
+    origin: tuple[str, str] | None = None
 
     @property
     def last(self) -> Attempt:
@@ -108,6 +117,9 @@ class Run:
         tasks: in the order in which they began.
         parents: the positions of the tasks directly before each task.
         parameters: what all tasks have, by name; of each the artifact, and its kind: 'parameter' or 'constant'.
+        origin_id: the run that it resumed.
+        code: the address of the package of its code, and the path of the flow's file.
+        start_step, end_step: the names of its first and last step.
     """
 
     flow: str
@@ -120,6 +132,10 @@ class Run:
     tasks: Sequence[Task]
     parents: Sequence[Sequence[int]]
     parameters: Mapping[str, tuple[str, Artifact]]
+    origin_id: str | None = None
+    code: tuple[str, str] | None = None
+    start_step: str = "start"
+    end_step: str = "end"
 
     @property
     def pathspec(self) -> str:
@@ -134,7 +150,7 @@ class Run:
     @property
     def status(self) -> str:
         """Its status, as in flowstore's table; one that is unfinished is `dead`, since nobody is going on with it."""
-        if any(task.step == "end" and task.last.status == "successful" for task in self.tasks):
+        if any(task.step == self.end_step and task.last.status == "successful" for task in self.tasks):
             return "successful"
         return "failed" if any(task.last.status == "failed" for task in self.tasks) else "dead"
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
 
 from flowstore.store import blobs, codecs
 from flowstore.store.codecs import Encoded
+from flowstore.store.codecs.hypertext import Html
 from flowstore.store.description import Description
 from flowstore.store.json_levels import MAX_VALUE_BYTES
 from flowstore.store.plain import Numbers
@@ -28,6 +29,7 @@ from flowstore.transfer.metaflow_history.folder import Folder, Problem
 _PIECE = 1 << 20
 _HEAD = 64
 _PLAIN = ("json", "bytes", "typed-json")
+_MOST_UNRECORDED = 1 << 30
 _MAX_INTERNAL = 4 << 20  # of what Metaflow stores for itself
 _SHA1 = re.compile("[0-9a-f]{40}")
 _TYPE = re.compile(r"<(?:class|type) '([^'\x00-\x1f]{1,500})'>")
@@ -92,6 +94,7 @@ class Values:
         self._folder = folder
         self._staging = staging
         self._staged: dict[tuple[str, str], Value] = {}
+        self._pages: dict[str, Value] = {}
         self._outlines: dict[tuple[str, str], Any] = {}
         self.read_bytes = 0
 
@@ -118,7 +121,7 @@ class Values:
         if key not in self._staged:
             size = artifact.size_bytes
             if size is None:
-                size = sum(len(piece) for piece in self.pieces(artifact))
+                size = self._measure(artifact)
             if size <= pickles.MAX_BYTES:
                 self._staged[key] = self._stage_small(artifact, b"".join(self.pieces(artifact)))
             else:
@@ -126,17 +129,33 @@ class Values:
             self.read_bytes += size
         return self._staged[key]
 
-    def stage_encoded(self, encoded: Encoded) -> Value:
-        """Return a value that is no artifact, such as a card, which is staged."""
+    def stage_html(self, path: str, read: Callable[[], str]) -> Value:
+        """Return the HTML of a file, which is staged; it is read when it is first asked for."""
+        if path not in self._pages:
+            encoded = codecs.encode(Html(read()))
+            self.read_bytes += encoded.size_bytes
+            self._pages[path] = self._stage_encoded(encoded)
+        return self._pages[path]
+
+    def _stage_encoded(self, encoded: Encoded) -> Value:
         incoming = self._staging.begin(encoded.sha, encoded.description)
         _add(incoming, iter([encoded.content]))
         return Value(encoded.description, incoming, _json_of(encoded))
+
+    def _measure(self, artifact: Artifact) -> int:
+        """Return a length that is not recorded; since nobody knows how long is too long, there is a limit."""
+        size = 0
+        for piece in self.pieces(artifact):
+            size += len(piece)
+            if size > _MOST_UNRECORDED:
+                raise Problem(artifact.path, "its length is not recorded, and it is very long")
+        return size
 
     def _stage_small(self, artifact: Artifact, data: bytes) -> Value:
         encoded = _encoded(data)
         if encoded is None:
             encoded = Encoded(_of_pickle(artifact, len(data)), [data])
-        return self.stage_encoded(encoded)
+        return self._stage_encoded(encoded)
 
     def _stage_large(self, artifact: Artifact) -> Value:
         """Stage a value that is not to be in memory as a whole: its bytes are read three times, piece by piece."""
@@ -173,7 +192,7 @@ class Values:
         size, digest = 0, hashlib.sha1(usedforsecurity=False)
         with file:
             packed = iter(lambda: file.read(_PIECE), b"")
-            for piece in packed if record.get("cas_raw") else _unpacked(packed, artifact.path):
+            for piece in packed if record.get("cas_raw") else unpacked(packed, artifact.path):
                 size += len(piece)
                 if artifact.size_bytes is not None and size > artifact.size_bytes:
                     break
@@ -185,7 +204,7 @@ class Values:
             raise Problem(artifact.path, "its bytes do not match their hash")
 
 
-def _unpacked(packed: Iterator[bytes], path: str) -> Iterator[bytes]:
+def unpacked(packed: Iterator[bytes], path: str) -> Iterator[bytes]:
     """Yield the bytes of a gzip file, in pieces of a bounded length."""
     unpacker = zlib.decompressobj(wbits=31)
     try:

@@ -1,0 +1,145 @@
+"""Reads what Metaflow keeps beside the artifacts: the cards of tasks, and the packages of a run's code."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from flowstore.context import is_text
+from flowstore.store.codecs.contract import File
+from flowstore.transfer.metaflow_history.folder import Folder, Problem
+from flowstore.transfer.metaflow_history.values import Artifact, Value, Values, unpacked
+
+CARDS = "mf.cards"
+MAX_CARD = 64 << 20
+_MAX_FILE, _MAX_CODE, _MAX_PACKAGE = 4 << 20, 64 << 20, 512 << 20
+_MOST_FILES = 5000
+_CARD_FILE = re.compile(r"(?P<type>[^-/]+)-(?:(?P<id>.+)-)?(?P<hash>[0-9a-f]+)\.html")
+_METAFLOW = re.compile(r"\.mf_|(metaflow|metaflow_extensions|_vendor)/|INFO$|CONFIG_PARAMETERS$|CONFIG$|DIST_INFO$")
+
+
+@attrs.frozen(eq=False)
+class Card:
+    """A card of an attempt.
+
+    Attributes:
+        path: its file.
+        type: its kind.
+        id: the id that `@card` has.
+        attempt: the number of the attempt; `None` where it is not recorded.
+    """
+
+    path: str
+    type: str
+    id: str | None
+    attempt: int | None
+
+
+def cards_of(folder: Folder, task: str, infos: Mapping[str, int]) -> list[Card]:
+    """Return the cards of a task, in an order that stays the same.
+
+    Args:
+        folder: where they are.
+        task: the path of the task.
+        infos: what is recorded of cards, as JSON, each with the attempt that recorded it.
+    """
+    known: dict[str, tuple[str, Any, int | None]] = {}
+    for text, attempt in infos.items():
+        try:
+            info = json.loads(text)
+            known[str(info["card_uuid"])] = (str(info["type"])[:200], info.get("id"), attempt)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # the name of the file says most of it, too
+    flow, run_id, step, task_id = task.split("/")
+    path = f"{CARDS}/{flow}/runs/{run_id}/steps/{step}/tasks/{task_id}/cards"
+    cards = []
+    for name in folder.list(path)[1]:
+        match = _CARD_FILE.fullmatch(name)
+        if match is None:
+            continue
+        kind, card_id, number = known.get(match["hash"], (match["type"], match["id"], None))
+        cards.append(Card(f"{path}/{name}", kind, card_id if type(card_id) is str and card_id else None, number))
+    return cards
+
+
+def stage_card(values: Values, folder: Folder, card: Card) -> Value:
+    """Return the HTML of a card, which is staged; raise Problem where it is too large or no text."""
+    return values.stage_html(card.path, lambda: _html(folder, card))
+
+
+def _html(folder: Folder, card: Card) -> str:
+    file = folder.open(card.path)
+    if file is None:
+        raise Problem(card.path, "it is missing")
+    with file:
+        data = file.read(MAX_CARD + 1)
+    if len(data) > MAX_CARD:
+        raise Problem(card.path, "it is too large for a card")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Problem(card.path, "it is not UTF-8") from error
+
+
+@attrs.frozen(eq=False)
+class Code:
+    """The code of a run.
+
+    Attributes:
+        script_name: the path of the flow's file.
+        files: the source files, by path.
+    """
+
+    script_name: str
+    files: Mapping[str, bytes]
+
+
+def code_of(values: Values, flow: str, sha1: str, script_name: str) -> Code | None:
+    """Return the code in a package, without Metaflow's own; `None` where the flow's file is not in it.
+
+    Args:
+        values: reads the package.
+        flow: the flow.
+        sha1: the package's address.
+        script_name: the path of the flow's file.
+
+    Raises:
+        Problem: the package is missing, damaged, or no archive.
+    """
+    package = Artifact(flow, sha1, None, "")
+    files: dict[str, bytes] = {}
+    total = 0
+    try:
+        with tarfile.open(fileobj=File(_bounded(values, package)), mode="r|") as archive:
+            for member in archive:
+                if not member.isfile() or not _is_wanted(member.name) or member.size > _MAX_FILE:
+                    continue
+                total += member.size
+                file = archive.extractfile(member)
+                if file is None or total > _MAX_CODE or len(files) >= _MOST_FILES:
+                    raise Problem(package.path, "it holds too much for a package of code")
+                files[member.name] = file.read()
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        raise Problem(package.path, "it is not a package of code") from error
+    return Code(script_name, files) if script_name in files else None
+
+
+def _bounded(values: Values, package: Artifact) -> Iterator[bytes]:
+    size = 0
+    for piece in unpacked(values.pieces(package), package.path):
+        size += len(piece)
+        if size > _MAX_PACKAGE:
+            raise Problem(package.path, "it is too large for a package of code")
+        yield piece
+
+
+def _is_wanted(name: str) -> bool:
+    """Return whether a member is a file of the user's, below the archive's own folder."""
+    parts: Sequence[str] = name.split("/")
+    safe = is_text(name) and not re.search(r"[\x00-\x1f\x7f\\]", name) and len(name) < 500
+    return safe and not {"", ".", ".."} & set(parts) and _METAFLOW.match(name) is None
