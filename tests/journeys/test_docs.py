@@ -22,7 +22,10 @@ ALONE = [README, DOCS / "index.md", DOCS / "flows.md", DOCS / "cards.md", DOCS /
 AFTER_THE_TUTORIAL = [DOCS / f"{name}.md" for name in ("results", "production", "shipping", "file-format")]
 # How else the blocks of a page are tested: `json` here, `r` and the cookbook's in tests of their own, docstrings as
 # doctests, and help texts by being generated. Those in `sh` install flowstore, or wait.
-ELSEWHERE = {"cookbook.md": {"sql"}, "r.md": {"r", "python"}, "python-api.md": {"python"}, "commands.md": {"text"}}
+ELSEWHERE = {
+    "cookbook.md": {"sql"}, "r.md": {"r", "python"}, "python-api.md": {"python"}, "commands.md": {"text"},
+    "import-metaflow.md": {"text"},
+}  # fmt: skip
 KINDS = {"sh", "python", "console", "sql", "json", "r", "text"}
 FORMAT = DOCS / "file-format.md"
 
