@@ -69,20 +69,28 @@ from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
+    from flowstore.client.events import Event
     from flowstore.flow.configs import Config
     from flowstore.flow.helpers import parallel_imap_unordered, parallel_map, profile
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
     from flowstore.flow.secrets import secrets
+    from flowstore.flow.triggers import trigger, trigger_on_finish
     from flowstore.runner import Runner, inspect_spin
-    from flowstore.runner.notebook import NBRunner
+    from flowstore.runner.deployer import DeployedFlow, Deployer
+    from flowstore.runner.notebook import NBDeployer, NBRunner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
 _STORE = frozenset({"get_store", "use_store"})
 _MODULES = {
+    "ArgoEvent": "flowstore.client.events",
     "Config": "flowstore.flow.configs",
+    "Event": "flowstore.client.events",
     "FlowMutator": "flowstore.flow.mutators",
+    "DeployedFlow": "flowstore.runner.deployer",
+    "Deployer": "flowstore.runner.deployer",
+    "NBDeployer": "flowstore.runner.notebook",
     "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
     "inspect_spin": "flowstore.runner",
@@ -92,6 +100,8 @@ _MODULES = {
     "parallel_imap_unordered": "flowstore.flow.helpers",
     "parallel_map": "flowstore.flow.helpers",
     "profile": "flowstore.flow.helpers",
+    "trigger": "flowstore.flow.triggers",
+    "trigger_on_finish": "flowstore.flow.triggers",
     "user_step_decorator": "flowstore.flow.own",
 }
 
@@ -125,6 +135,14 @@ def _task(pathspec: str) -> Task:
     return Task(pathspec)
 
 
+def _trigger(recorded: Any) -> Any:
+    from flowstore.client import Run
+    from flowstore.client.addresses import Scope, active_scope
+    from flowstore.client.events import Trigger
+
+    return Trigger(recorded, lambda pathspec: Run._get(Scope(active_scope().store, None), pathspec))
+
+
 def _main(flow: type[FlowSpec]) -> None:
     from flowstore.cli.flow import main
 
@@ -133,12 +151,16 @@ def _main(flow: type[FlowSpec]) -> None:
 
 _context.state.make_run = _run
 _context.state.make_task = _task
+_context.state.make_trigger = _trigger
 _context.state.main = _main
 
 __all__ = [
     "ArtifactError",
     "Config",
     "DataArtifact",
+    "DeployedFlow",
+    "Deployer",
+    "Event",
     "ExceptionInfo",
     "Flow",
     "FlowMutator",
@@ -149,6 +171,7 @@ __all__ = [
     "IncludeFile",
     "InvalidPathspec",
     "JSONType",
+    "NBDeployer",
     "NBRunner",
     "NamespaceMismatch",
     "NotAStore",
@@ -190,6 +213,8 @@ __all__ = [
     "secrets",
     "step",
     "timeout",
+    "trigger",
+    "trigger_on_finish",
     "use_store",
     "user_step_decorator",
 ]

@@ -41,6 +41,7 @@ class State:
         self.at_store = False  # whether a value is being pickled for the store, or loaded from it
         self.make_run: Callable[[str], Any] | None = None
         self.make_task: Callable[[str], Any] | None = None
+        self.make_trigger: Callable[[Any], Any] | None = None
         self.hide: Callable[[str], str] | None = None  # in a task with secrets: returns a text without them
         self.main: Callable[[type], None] | None = None
         self.launcher: str | None = None  # the module that runs the program, as `python -m LAUNCHER flow.py`
@@ -181,13 +182,14 @@ class Current:
         is_running_flow: whether this process runs a task.
         run, task: the Client's objects.
         card: the step's cards; see `flowstore.cards`.
+        trigger: the events that started the run, a `Trigger`.
     """
 
     _NAMES = (
         "flow_name", "run_id", "origin_run_id", "step_name", "task_id", "pathspec", "namespace",
         "username", "retry_count", "tags", "parameters", "is_running_flow", "run", "task",
         "project_name", "branch_name", "project_flow_name", "is_production", "is_user_branch", "parallel", "card",
-        "parameter_names",
+        "parameter_names", "trigger",
     )  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
@@ -201,6 +203,9 @@ class Current:
             return state.make_run("/".join(state.task["pathspec"].split("/")[:2]))
         if name == "task" and state.task and state.make_task:
             return state.make_task(state.task["pathspec"])
+        if name == "trigger":
+            recorded = state.task.get(name)
+            return state.make_trigger(recorded) if recorded and state.make_trigger else None
         if name == "parameter_names" and state.task:
             return state.task["parameters"].keys()
         if name == "tags" and state.task:

@@ -17,7 +17,7 @@ from flowstore.text import safe
 
 @command(STORE, NAMESPACE, FORM)
 def deployments(form: str) -> None:
-    """List what is in production, and when it runs next.
+    """List what is in production, and what starts it.
 
     Example:
         flowstore deployments
@@ -28,17 +28,17 @@ def deployments(form: str) -> None:
     store = opening.active_store()
     rows = schedule.listing(store, datetime.now(UTC), context.get_namespace())
     output.echo(rows, form)
-    if any(row["schedule"] for row in rows) and find_scheduler(store) is None:
+    if any(row["schedule"] or row["triggers"] for row in rows) and find_scheduler(store) is None:
         click.echo("No scheduler is running for this store; to start it: flowstore scheduler", err=True)
 
 
 @command(STORE)
 @click.option("--once", is_flag=True, help="Start what is due now, wait for it, and end; exit 1 if a run failed.")
 def scheduler(once: bool) -> int:
-    """Start deployments as their schedules fall due.
+    """Start deployments as their schedules fall due and their events come.
 
     The scheduler runs in the foreground, until Ctrl-C. A time that was missed, because the machine was asleep or no
-    scheduler ran, is made up for by one run.
+    scheduler ran, is made up for by one run. Each event starts a run, also one that came while no scheduler ran.
 
     Example:
         flowstore scheduler --once
@@ -46,6 +46,36 @@ def scheduler(once: bool) -> int:
     from flowstore.production.scheduler import Scheduler
 
     return Scheduler(opening.active_store(), _say).run(once=once)
+
+
+@command(STORE)
+@click.argument("name")
+@click.option("--payload", metavar="JSON", default="{}", help="Values, of which parameters can take theirs.")
+def event(name: str, payload: str) -> None:
+    """Publish an event, which starts the deployments that wait for it.
+
+    They are started by flowstore scheduler. NAME is what @trigger(event=…) says; fields of the payload that are named
+    like a parameter give it its value.
+
+    Example:
+        flowstore event data_updated --payload '{"day": "2026-11-27"}'
+    """
+    import json
+
+    from flowstore.client import events
+    from flowstore.store.schedules import find_scheduler
+
+    try:
+        value = json.loads(payload)
+    except ValueError as error:
+        raise click.BadParameter(f"it is not JSON: {error}", param_hint="--payload") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter("it has to be a JSON object, {…}", param_hint="--payload")
+    store = opening.active_store()
+    number = events.publish(store, name, value, context.username())
+    click.echo(f"Event {safe(name)} was published; its number is {number}.")
+    if find_scheduler(store) is None:
+        click.echo("No scheduler is running for this store; to start it: flowstore scheduler", err=True)
 
 
 @command(STORE)

@@ -24,6 +24,8 @@ from flowstore.text import safe
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flowstore.client.events import Trigger
+
 
 MAX_NOTE = 10_000  # characters
 
@@ -217,6 +219,16 @@ class Run(Tagged, Container["Step"], Ending):
         flow, run_id = self.path_components
         there = queries.pathspec_in_metaflow(self._store, addresses.number("run", run_id))
         return there or (None if self.origin_run_id is None else f"{flow}/{self.origin_run_id}")
+
+    @property
+    def trigger(self) -> Trigger | None:
+        """The events that started it; `None` where none did."""
+        from flowstore.client.events import Trigger
+        from flowstore.store import events
+
+        recorded = json_of(events.of_run(self._store, int(self.id)) or "[]", list)
+        everywhere = Scope(self._store, None)
+        return Trigger(recorded, lambda pathspec: Run._get(everywhere, pathspec)) if recorded else None
 
     @property
     def origin_run_id(self) -> str | None:

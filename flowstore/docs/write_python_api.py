@@ -17,37 +17,45 @@ from typing import Any
 import flowstore
 from flowstore.client.artifact import Artifacts, Data
 from flowstore.client.code import Code
+from flowstore.client.events import Trigger, TriggerEvent
 from flowstore.client.facts import Metadata
 from flowstore.client.store import Store
 from flowstore.context import Current
 from flowstore.flow.mutators import MutableFlow, MutableStep
 from flowstore.runner import ExecutingProcess, ExecutingRun, ExecutingTask
+from flowstore.runner.deployer import DeployedFlow, LocalDeployer, StepFunctionsDeployer, TriggeredRun
 
 PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
     "Flows": ("FlowSpec", "step", "Parameter", "JSONType", "IncludeFile", "Config", "config_expr"),
     "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "secrets", "parallel", "card"),
-    "Decorators of flows": ("project", "schedule"),
+    "Decorators of flows": ("project", "schedule", "trigger", "trigger_on_finish"),
+    "Events": ("Event",),
     "Decorators of your own": ("user_step_decorator", "StepMutator", "FlowMutator"),
     "Helpers for steps": ("parallel_map", "parallel_imap_unordered", "profile"),
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),
     "Stores": ("open_store", "Store", "use_store", "get_store"),
-    "Runs started from Python": ("Runner", "NBRunner", "inspect_spin"),
+    "Runs started from Python": ("Runner", "NBRunner", "inspect_spin", "Deployer", "NBDeployer", "DeployedFlow"),
     "Namespaces": ("namespace", "get_namespace", "default_namespace"),
 }
 RETURNED = (
+    Trigger,
+    TriggerEvent,
     MutableFlow,
     MutableStep,
     ExecutingProcess,
     ExecutingRun,
     ExecutingTask,
+    LocalDeployer,
+    StepFunctionsDeployer,
+    TriggeredRun,
     Data,
     Artifacts,
     Code,
     Metadata,
 )  # by methods and attributes
-NEVER_MADE = (Store, *RETURNED[:-1])  # users call none of them
+NEVER_MADE = (Store, DeployedFlow, *RETURNED[:-1])  # users call none of them
 SHARED = """## What the results have in common
 
 Each of them has a `pathspec`, which is its address. Runs, steps, tasks and artifacts can be tagged; a flow can't.

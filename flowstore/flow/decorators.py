@@ -312,9 +312,9 @@ def made(name: str, options: Mapping[str, Any]) -> StepDecorator:
     Raises:
         GraphError: there is none of that name, or it has no such option.
     """
-    kind = WITH.get(name) or _later(name) or _own(name)
+    kind = WITH.get(name) or _own(_LATER.get(name, name))
     if kind is None:
-        names = ", ".join([*WITH, "secrets", *sorted(OWN)])
+        names = ", ".join([*WITH, *_LATER, *sorted(OWN)])
         raise GraphError(f"There is no decorator {name!r}; there are: {names}. Name one of a module as module.name.")
     try:
         return kind.attached(options) if hasattr(kind, "attached") else kind(**options)  # type: ignore[no-any-return]
@@ -322,15 +322,7 @@ def made(name: str, options: Mapping[str, Any]) -> StepDecorator:
         raise GraphError(_unknown_option(kind, options)) from None
 
 
-def _later(name: str) -> Any:
-    """Return a decorator of flowstore's whose module few flows need."""
-    if name != "secrets":
-        return None
-    from flowstore.flow.secrets import Secrets
-
-    return Secrets
-
-
+_LATER = {"secrets": "flowstore.flow.secrets.Secrets"}  # flowstore's that few flows need
 OWN: dict[str, Any] = {}  # the decorators and mutators of the user's own that this process has defined, by name
 
 
@@ -347,7 +339,7 @@ def _own(name: str) -> Any:
         if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, and lacks something itself
         return None
-    return value if any(value is kind for kind in OWN.values()) else None
+    return value if name in _LATER.values() or any(value is kind for kind in OWN.values()) else None
 
 
 def attributes_of(decorator: Any) -> dict[str, Any]:

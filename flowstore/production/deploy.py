@@ -21,7 +21,8 @@ from flowstore.flow import decorators
 from flowstore.flow.expressions import Expression
 from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
-from flowstore.production import tokens
+from flowstore.flow.triggers import triggers_of
+from flowstore.production import events, tokens
 from flowstore.production.trigger import check_trusted, trigger
 from flowstore.run import snapshot
 from flowstore.run.checks import check_decorators
@@ -32,6 +33,7 @@ from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import blobs, records, snapshots, tags, trust
 from flowstore.store import deployments as rows
+from flowstore.store import events as event_rows
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.deployments import Deployment, NewDeployment
 from flowstore.store.opening import activate, active_store, ensure_active_store, open_store
@@ -126,7 +128,10 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
     check_decorators(flow, options.with_)
     choose(options.executor or "local", options.executor_options)
     schedule = schedule_of(flow)
+    triggers = triggers_of(flow, user)
     values = [*_defaults(flow, user, scheduled=schedule is not None), *_configs(flow)]
+    for condition in [] if triggers is None else triggers["conditions"]:
+        events.check_mapping(condition.get("parameters") or {}, {option for _, option, _, _ in values})
     sources = _sources(flow, options)
     scope = _scope(flow, project)
     trust.user_key()  # fails, as an unreadable tokens file does, before a store is made
@@ -152,8 +157,11 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
             namespace=options.namespace,
             with_=options.with_,
             executor=[] if options.executor is None else [options.executor, *options.executor_options],
+            triggers=triggers,
         )
         deployment = rows.get(store, rows.insert(db, new))
+        if triggers is not None:
+            event_rows.begin(db, deployment.id, deployment.flow, scope)
         rows.sign(db, store, deployment)
         moved = [other for other in rows.active(store) if other.scope == scope and other.id != deployment.id]
         tokens.keep(store.uuid, scope, deployment.token)

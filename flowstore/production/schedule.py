@@ -10,6 +10,7 @@ import attrs
 
 from flowstore.errors import GraphError
 from flowstore.flow import cron
+from flowstore.production import events
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import deployments, schedules, state_machines
@@ -99,6 +100,7 @@ def listing(store: Store, now: datetime, namespace: str | None = None) -> list[d
             "deployed_by": deployment.deployed_by,
             "deployed_at": time_of(deployment.deployed_at),
             **_columns(scheduled.get(deployment.id), now),
+            "triggers": events.waits_for(deployment),
         }
         for deployment in deployments.active(store)
         if namespace in {None, deployment.production_namespace, *deployment.tags}

@@ -1,8 +1,11 @@
-"""The scheduler: starts each deployment as its `@schedule` falls due, as a process of its own.
+"""The scheduler: starts each deployment as its `@schedule` falls due or its events come, as a process of its own.
 
 It polls rather than sleeping until the next due time: so it sees what was deployed or deleted meanwhile, and
 a machine that was asleep or whose clock was set. Of the due times that went by unnoticed the last one is run. It is
 marked as dealt with before its run is started, so at most once: a run that was lost to a crash shows as dead.
+
+Events are used up by the transaction that creates the run (`store.events`), so that a run is started exactly once for
+each, whatever dies when. What starts next for a deployment is started when that has happened.
 
 Runs of one deployment may overlap, as they do with cron. They die with the scheduler, as tasks die with their
 run, so that nothing goes on that nobody would stop.
@@ -25,18 +28,23 @@ from typing import Protocol
 import attrs
 
 from flowstore.errors import FlowstoreError
-from flowstore.production import deploy, schedule
+from flowstore.production import deploy, events, schedule
+from flowstore.production.events import Start
 from flowstore.production.schedule import Entry
 from flowstore.run import console
 from flowstore.run.local import worker
 from flowstore.run.signals import Stop
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
+from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import deployments, records, schedules
+from flowstore.store import events as event_rows
 from flowstore.store.deployments import Deployment
+from flowstore.store.events import Claim
 from flowstore.store.opening import active_store, use_store
 
 POLL_S = 2.0  # a poll costs 2 ms of processor time
+MOST_TRIES = 3  # to start a run for events; each is lost only to what nobody could start
 SIGN_OF_LIFE_S = liveness.SILENCE_S / 4
 
 
@@ -50,8 +58,9 @@ class Child(Protocol):
     def kill(self) -> None: ...
 
 
-def start_process(store: Store, deployment: Deployment) -> Child:
+def start_process(store: Store, deployment: Deployment, claim: Claim | None = None) -> Child:
     """Run a deployment in a process of its own. Ctrl-C at a terminal reaches only the scheduler, which stops it."""
+    events_used = [] if claim is None else [str(claim.mark), *map(str, claim.ids)]
     command = [
         sys.executable,
         "-P",
@@ -60,6 +69,7 @@ def start_process(store: Store, deployment: Deployment) -> Child:
         str(store.path),
         str(deployment.id),
         str(os.getpid()),
+        *events_used,
     ]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
@@ -68,6 +78,7 @@ def start_process(store: Store, deployment: Deployment) -> Child:
 class _Running:
     child: Child
     entry: Entry
+    start: Start | None = None  # where events started it
 
     def __str__(self) -> str:
         return f"{self.entry} (process {self.child.pid})"
@@ -89,7 +100,7 @@ class Scheduler:
         say: Callable[[str], None],
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        start: Callable[[Store, Deployment], Child] = start_process,
+        start: Callable[..., Child] = start_process,
     ) -> None:
         self._store = store
         self._echo = say
@@ -101,6 +112,8 @@ class Scheduler:
         self._seen_s = time.monotonic()
         self._known: dict[int, Entry] | None = None
         self._next: tuple[datetime, int] | None = None
+        self._waiting: set[int] = set()
+        self._tries: dict[tuple[int, int], int] = {}  # by deployment and mark: starts that made no run
         self._told: set[str] = set()
         self._trouble: str | None = None
 
@@ -143,7 +156,9 @@ class Scheduler:
         while self._stop.signal is None and not (once and not self._running):
             self._sleep()
             self.reap()
-            if not once and self._stop.signal is None:
+            if once and self._stop.signal is None:
+                self._look_for_events()  # what has ended may be what another deployment waits for
+            elif self._stop.signal is None:
                 self._look_again()
 
     def _sleep(self) -> None:
@@ -173,6 +188,45 @@ class Scheduler:
             except FlowstoreError as error:  # not this user's to run, or a line that an older flowstore let pass
                 self._say_once(f"{entry} is not run. {error}")
         self._tell_next(min(coming, default=None))
+        self._look_for_events()
+
+    def _look_for_events(self) -> None:
+        """Start what events have made due, one run of a deployment after the other."""
+        waiting = events.waiting(self._store)
+        self._tell_waiting(waiting)
+        marks = event_rows.marks(self._store)
+        for deployment in waiting.values():
+            entry = Entry(deployment, time_of(deployment.deployed_at))
+            try:
+                self._look_for_events_of(entry, marks.get(deployment.id))
+            except _LostError:
+                raise
+            except (FlowstoreError, OSError) as error:  # no room for a process, say: the next poll tries again
+                self._say_once(f"{entry} is not run by its events. {error}")
+
+    def _look_for_events_of(self, entry: Entry, mark: int | None) -> None:
+        while mark is not None and not self._is_starting(entry.deployment.id, mark):
+            start = events.next_start(self._store, entry.deployment, mark)
+            if start is None:
+                return
+            deploy.check_trusted(self._store, start.deployment)
+            self._keep()
+            key = start.deployment.id, mark
+            if self._tries.get(key, 0) < MOST_TRIES:
+                child = self._start(self._store, start.deployment, start.claim)
+                self._run_child(_Running(child, entry, start), str(start))
+                return
+            mark = start.claim.ids[-1]
+            with self._store.write() as db:
+                event_rows.move_mark(db, *key, mark)
+            self._say(f"{entry} is not run by {start}: {MOST_TRIES} attempts made no run. What it printed says why.")
+
+    def _is_starting(self, deployment_id: int, mark: int) -> bool:
+        """Return whether a run is on its way that will use up the events after a mark."""
+        return any(
+            one.start is not None and (one.start.deployment.id, one.start.claim.mark) == (deployment_id, mark)
+            for one in self._running
+        )
 
     def _look_again(self) -> None:
         """Look, and outlive what may pass, such as a full disk."""
@@ -216,8 +270,11 @@ class Scheduler:
             self._failures += 1
             self._say(f"{entry}, due at {entry.shown(due_at)}, cannot be started: {error}.")
         else:
-            self._running.append(running)
-            self._say(f"Started {running}, due at {entry.shown(due_at)}.")
+            self._run_child(running, f"due at {entry.shown(due_at)}")
+
+    def _run_child(self, running: _Running, reason: str) -> None:
+        self._running.append(running)
+        self._say(f"Started {running}, {reason}.")
 
     # --- what runs
 
@@ -228,6 +285,9 @@ class Scheduler:
             if code is not None:
                 self._running.remove(running)
                 self._failures += code != 0
+                if running.start is not None and code != 0:
+                    key = running.start.deployment.id, running.start.claim.mark
+                    self._tries[key] = self._tries.get(key, 0) + 1
                 ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 self._say(f"{running} {'was successful' if code == 0 else ending}.")
 
@@ -263,8 +323,14 @@ class Scheduler:
         for entry in (entries[id_] for id_ in entries.keys() - known.keys()):
             self._say(f"Scheduled: {entry}, '{entry.cron}' in {entry.timezone or 'UTC'}.")
         if not entries and (known or self._known is None):
-            self._say("Waiting for a deployment with a schedule.")
+            self._say("Waiting for a deployment with a schedule, or for events.")
         self._known = entries
+
+    def _tell_waiting(self, waiting: dict[int, Deployment]) -> None:
+        for id_ in waiting.keys() - self._waiting:
+            entry = Entry(waiting[id_], time_of(waiting[id_].deployed_at))
+            self._say(f"Waiting: {entry}, for {events.waits_for(waiting[id_])}.")
+        self._waiting = {*waiting}
 
     def _tell_next(self, coming: tuple[datetime, int] | None) -> None:
         if coming is not None and coming != self._next and self._known is not None:
@@ -291,13 +357,27 @@ def _woken_by_children() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
-def main(path: str, deployment_id: str, parent: str) -> int:
-    """Run one deployment once, in a process that the scheduler started, and return its exit code."""
+def main(path: str, deployment_id: str, parent: str, *used: str) -> int:
+    """Run one deployment once, in a process that the scheduler started, and return its exit code.
+
+    Args:
+        path: of the store.
+        deployment_id: the deployment.
+        parent: the scheduler, which this process dies with.
+        used: where events start it, the last event that it had used up, and then those events.
+    """
     worker.die_with_parent(int(parent))
     try:
         use_store(path)
         store = active_store()
-        return deploy.trigger(store, deployments.get(store, int(deployment_id)), quiet=True)
+        deployment = deployments.get(store, int(deployment_id))
+        if not used:
+            return deploy.trigger(store, deployment, quiet=True)
+        claim = Claim(deployment.id, int(used[0]), [int(text) for text in used[1:]])
+        values = events.values_of(
+            deployment, event_rows.by_ids(store, claim.ids), deployments.parameters_of(store, deployment.id)
+        )
+        return deploy.trigger(store, deployment, values, quiet=True, claim=claim)
     except FlowstoreError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

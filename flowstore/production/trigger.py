@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from flowstore import context
 from flowstore.client.addresses import Scope
 from flowstore.client.code import Code
@@ -28,6 +30,7 @@ from flowstore.sqlite.database import Store
 from flowstore.store import deployments as rows
 from flowstore.store import trust
 from flowstore.store.deployments import DeployedParameter, Deployment
+from flowstore.store.events import Claim
 
 _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -44,6 +47,7 @@ def trigger(
     execution: str | None = None,
     steps: bool = False,
     origin_run_id: int | None = None,
+    claim: Claim | None = None,
 ) -> int:
     """Run a deployment now, in the foreground, with this process's stdout and stderr.
 
@@ -58,6 +62,7 @@ def trigger(
         execution: the tag of the execution in AWS that asks for the run.
         steps: whether AWS admits each of its tasks.
         origin_run_id: the run to resume, with its own values.
+        claim: the events that start the run.
 
     Returns:
         The run's exit code.
@@ -83,6 +88,8 @@ def trigger(
         command += [f"--executor{'-option' * (i > 0)}={text}" for i, text in enumerate(deployment.executor)]
         command = [*_program(deployment, folder), "--store", str(store.path), *before, *command]
         assigned = ownership.Assigned(deployment.id, os.getpid(), digest.hex(), deployment.token, execution, steps)
+        if claim is not None:
+            assigned = attrs.evolve(assigned, events=claim.ids, mark=claim.mark)
         assignment = {ownership.VARIABLE: assigned.text()}
         return _run(
             child, command, {**_outside_parameters(), **_paths(deployment, folder), **environment, **assignment}

@@ -7,7 +7,7 @@ come from `base_id`: the nearest task before it that set any, or none for a join
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(eq=False, repr=False)
+class Finished:
+    """The event that the success of a run is: the flow, what comes with it, and the user."""
+
+    flow: str
+    payload: Mapping[str, Any]
+    user: str
+
+
+@attrs.frozen(eq=False, repr=False)
 class RunPlan:
     """All that the driver needs to know of a run.
 
@@ -31,6 +40,7 @@ class RunPlan:
         policies: by step.
         max_workers: how many attempts run at a time.
         origin: the run that it resumes.
+        finished: the event that its success is.
         gate: where tasks wait until they are admitted.
     """
 
@@ -39,6 +49,7 @@ class RunPlan:
     policies: Mapping[str, StepPolicy]
     max_workers: int
     origin: Origin | None = None
+    finished: Finished | None = None
     gate: Gate | None = None
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,6 +23,7 @@ from flowstore.store.tags import MAX_LENGTH
 
 if TYPE_CHECKING:
     from flowstore.store.deployments import Deployment
+    from flowstore.store.events import Claim
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -35,6 +36,7 @@ class Identity:
         project: what `current` says of the project.
         deployment: of a production run.
         execution: the tag of the execution in AWS that a production run belongs to.
+        claim: the events that start a production run.
     """
 
     user: str
@@ -42,6 +44,7 @@ class Identity:
     project: Mapping[str, Any]
     deployment: Deployment | None = None
     execution: str | None = None
+    claim: Claim | None = None
 
     @property
     def system_tags(self) -> list[str]:
@@ -95,7 +98,14 @@ def deployed(store: Store, assigned: Assigned) -> Identity:
         **(_project(deployment.flow, deployment.project, deployment.branch or "") if deployment.project else {}),
         "is_production": deployment.branch is None or is_production(deployment.branch),
     }
-    return Identity(deployment.deployed_by, deployment.production_namespace, project, deployment, assigned.execution)
+    return Identity(
+        deployment.deployed_by,
+        deployment.production_namespace,
+        project,
+        deployment,
+        assigned.execution,
+        assigned.claim(),
+    )
 
 
 def project_of(flow: type[FlowSpec], branch: str | None, *, production: bool) -> dict[str, Any]:
@@ -145,6 +155,8 @@ class Assigned:
         token: its token at that time.
         execution: the tag of the execution in AWS that asked for the run.
         steps: whether AWS admits each of its tasks.
+        events: the events that start the run, if some do.
+        mark: the last event that the deployment had used up before.
     """
 
     deployment_id: int
@@ -153,6 +165,16 @@ class Assigned:
     token: str
     execution: str | None = None
     steps: bool = False
+    events: Sequence[int] = ()
+    mark: int = 0
+
+    def claim(self) -> Claim | None:
+        """Return the events that start the run."""
+        if not self.events:
+            return None
+        from flowstore.store.events import Claim
+
+        return Claim(self.deployment_id, self.mark, self.events)
 
     def text(self) -> str:
         """Return it as the environment carries it."""

@@ -139,6 +139,11 @@ class Recorder:
         """Record how the run ended."""
         records.finish_run(db, self._run.run_id, status)
         metrics.settle(db, self._run.run_id)
+        finished = self._run.finished
+        if finished is not None and status == "successful":
+            from flowstore.store import events  # which a plain run does not need
+
+            events.publish(db, events.RUN, finished.flow, finished.payload, finished.user)
 
 
 def _transition(outcome: Outcome) -> str:

@@ -27,7 +27,7 @@ from flowstore.run import caller, environment, ownership, snapshot
 from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
-from flowstore.run.order_writer import RunPlan
+from flowstore.run.order_writer import Finished, RunPlan
 from flowstore.run.orders import Inline, RunFacts
 from flowstore.run.ownership import Assigned, Identity
 from flowstore.run.policies import policies_of
@@ -36,6 +36,7 @@ from flowstore.run.signals import Stop
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite import outputs
 from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import blobs, queries, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
@@ -236,6 +237,7 @@ def create(
         environment=environment.imported(),
         start_step=None if session.graph.start == "start" else session.graph.start,
         end_step=None if session.graph.end == "end" else session.graph.end,
+        trigger_events=_trigger_events(db, store, who, origin_run_id),
     )
     if who.execution is not None:
         from flowstore.store import state_machines  # which a plain run does not need
@@ -243,6 +245,18 @@ def create(
         state_machines.check_only(db, run.system_tags, origin_run_id)
     trust.claim(db, store.uuid)
     return records.create_run(db, run)
+
+
+def _trigger_events(db: sqlite3.Connection, store: Store, who: Identity, origin_run_id: str | None) -> str | None:
+    """Return the events that start the run, which are used up by that; of a resumed run those of its origin."""
+    if who.claim is None and origin_run_id is None:
+        return None
+    from flowstore.store import events  # which a plain run does not need
+
+    if who.claim is not None:
+        who.claim.take(db)
+        return events.recorded(events.by_ids(store, who.claim.ids))
+    return events.of_run(store, int(origin_run_id or 0))
 
 
 def _environment_tags() -> list[str]:
@@ -276,6 +290,7 @@ def _drive(session: Session, who: Identity, run_id: int, origin: Origin | None) 
         policies=policies_of(session.flow, session.graph, options.with_, console.say),
         max_workers=options.max_workers or session.executor.capacity or os.cpu_count() or 1,
         origin=origin,
+        finished=_finished(who, name, run_id),
         gate=_gate(store, who, options.deployment),
     )
     driver = Driver(store, run, session.executor, console, session.stop)
@@ -358,6 +373,21 @@ def record_failure(store: Store, run_id: int) -> None:
         records.finish_run(db, run_id, "failed")
 
 
+def _recorded(store: Store, run_id: int) -> list[Any]:
+    """Return the events that started a run, as it keeps them."""
+    from flowstore.store import events
+
+    return json_of(events.of_run(store, run_id) or "[]", list)
+
+
+def _finished(who: Identity, flow: str, run_id: int) -> Finished | None:
+    """Return the event that the run is once it was successful; only runs of deployments start others."""
+    if who.deployment is None:
+        return None
+    where = {"project": who.deployment.project, "branch": who.deployment.branch}
+    return Finished(flow, {"pathspec": f"{flow}/{run_id}", **where}, who.user)
+
+
 def facts_of(session: Session, who: Identity, run_id: int, origin: Origin | None) -> RunFacts:
     """Return what all orders of the run share."""
     store, name = session.store, session.flow.__name__
@@ -372,6 +402,8 @@ def facts_of(session: Session, who: Identity, run_id: int, origin: Origin | None
         "branch_name": None,
         "project_flow_name": None,
         "is_production": None,
+        "is_deployed": who.deployment is not None,
+        "trigger": [] if who.claim is None and origin is None else _recorded(store, run_id),
         "is_user_branch": None,
         **who.project,
     }

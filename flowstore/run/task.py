@@ -1,4 +1,4 @@
-"""What a task finds in `current` beside texts and numbers. Stored pickles name this module: part of the file format."""
+"""Objects that a task finds in `current`. Stored pickles name this module, so it is part of the file format."""
 
 from __future__ import annotations
 

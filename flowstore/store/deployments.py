@@ -41,6 +41,7 @@ class Deployment:
         code_id: the snapshot's row.
         script_name: of the flow's file in it.
         module: the flow's module, where it runs with `python -m`.
+        triggers: `conditions`, the events that start it, and `reset_at`; `None` where no event does.
         parameters: the defaults by name, unusual and large ones as their previews.
         tags: of its runs.
         namespace: what the Client sees in its runs: a tag, `None` for everything, `UNSET` for their own.
@@ -64,6 +65,7 @@ class Deployment:
     namespace: str | Unset | None = UNSET
     with_: list[str] = attrs.field(factory=list)
     module: str | None = None
+    triggers: dict[str, Any] | None = None
     executor: list[str] = attrs.field(factory=list)
 
     @property
@@ -123,6 +125,7 @@ class NewDeployment:
     tags: Sequence[str]
     namespace: str | Unset | None
     with_: Sequence[str]
+    triggers: Mapping[str, Any] | None = None
     executor: Sequence[str] = ()
 
 
@@ -222,11 +225,12 @@ def insert(db: sqlite3.Connection, new: NewDeployment) -> int:
     scope = scope_of(new.flow, new.project, new.branch)
     row = db.execute(
         """insert into deployments (flow, scope, project, branch, version, deployed_at, deployed_by, schedule, code_id,
-             key_id, mac, tags, with_decorators, namespace, executor)
+             key_id, mac, tags, with_decorators, namespace, executor, triggers)
            values (:flow, :scope, :project, :branch,
              max(:at_least,
                1 + (select coalesce(max(version), 0) from deployments where flow = :flow and scope = :scope)),
-             :now, :deployed_by, :schedule, :code_id, x'', x'', :tags, :with_, :namespace, :executor) returning id""",
+             :now, :deployed_by, :schedule, :code_id, x'', x'', :tags, :with_, :namespace, :executor, :triggers)
+           returning id""",
         {
             "flow": new.flow,
             "scope": scope,
@@ -241,6 +245,7 @@ def insert(db: sqlite3.Connection, new: NewDeployment) -> int:
             "with_": _json(list(new.with_)),
             "namespace": None if isinstance(new.namespace, Unset) else (new.namespace or ""),
             "executor": _json(list(new.executor)) if new.executor else None,
+            "triggers": None if new.triggers is None else _json(new.triggers),
         },
     ).fetchone()
     db.executemany(
@@ -294,6 +299,7 @@ def _deployment(store: Store, row: Row) -> Deployment:
         namespace=UNSET if row["namespace"] is None else (row["namespace"] or None),
         with_=texts_of(row["with_decorators"]),
         module=snapshots.module_name(store, row["code_id"]),
+        triggers=json_of(row["triggers"], dict) if "triggers" in row.keys() and row["triggers"] else None,  # noqa: SIM118
         executor=texts_of(row["executor"] or "[]") if "executor" in row.keys() else [],  # noqa: SIM118  # of a row
     )
 
@@ -332,6 +338,7 @@ def digest(store: Store, deployment: Deployment) -> bytes:
         ],
         snapshots.facts(store, one.code_id),
         *([one.executor] if one.executor else []),  # so that what had none keeps its hash
+        *([one.triggers] if one.triggers else []),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
 

@@ -43,6 +43,7 @@ class NewRun:
         code_id: the snapshot of its source.
         system_tags, tags: text.
         origin_run_id: the run that it resumes.
+        trigger_events: the JSON of the events that started it.
         start_step, end_step: the names of its first and last steps, where these are not `start` and `end`.
         environment: the versions of the distributions that it has imported, by name.
     """
@@ -57,6 +58,7 @@ class NewRun:
     origin_run_id: str | None = None
     start_step: str | None = None
     end_step: str | None = None
+    trigger_events: str | None = None
     environment: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -87,11 +89,12 @@ def create_run(db: sqlite3.Connection, run: NewRun) -> int:
     me = liveness.this_process()
     cursor = db.execute(
         f"""insert into runs (uuid, flow_id, user, status, created_at, last_seen_at, {me.columns()},
-              origin_run_id, parameters, code_id, start_step, end_step, environment)
-            values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+              origin_run_id, parameters, code_id, start_step, end_step, trigger_events, environment)
+            values (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (
             uuid.uuid4().hex, flow_id, run.user, created_at, created_at, *me.values, run.origin_run_id,
-             _object(run.parameters), run.code_id, run.start_step, run.end_step, json.dumps(run.environment),
+             _object(run.parameters), run.code_id, run.start_step, run.end_step, run.trigger_events,
+             json.dumps(run.environment),
         ),
     )  # fmt: skip
     run_id = cursor.lastrowid

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from cluster.conftest import on
-from support.flows import FOREACH, MIDDLE, flow_source
+from flowstore.store.blobs import BATCH_BYTES
+from support.flows import FOREACH, LINEAR, MIDDLE, flow_source
 from support.processes import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -104,3 +107,29 @@ def test_an_artifact_goes_to_a_host_once(make_cluster, flow):
     assert (data.ns, len(data.folders)) == ({size}, 2)
     for wire in wires:
         assert size <= wire.received_bytes < size * 1.01
+
+
+@pytest.mark.parametrize("large_mib", [256, pytest.param(1024, marks=pytest.mark.soak)])
+def test_memory_of_the_driver(shared, flow, large_mib):
+    """A large artifact costs the driver no more than the two batches that are written and filled at a time."""
+    script = flow(
+        flow_source(LINEAR, members="mib = Parameter('mib', default=1)", start=LARGE, end="assert len(self.large) > 9")
+    )
+    small, large = (peak_bytes(script.start("run", *on(shared), "--mib", mib)) for mib in (1, large_mib))
+    print(f"{small >> 20} MiB, and {(large - small) >> 20} MiB more")
+    assert large - small < 2 * BATCH_BYTES + (12 << 20)  # the pieces that are on their way
+
+
+LARGE = "self.large = b''.join(os.urandom(1 << 20) for _ in range(self.mib))"
+
+
+def peak_bytes(process):
+    """Wait until a process has succeeded; return how much memory it had at most."""
+    peak = 0
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peak = max(peak, *(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+        time.sleep(0.05)
+    assert process.returncode == 0, process.communicate()[1]
+    process.communicate()
+    return peak

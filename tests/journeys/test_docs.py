@@ -23,9 +23,13 @@ AFTER_THE_TUTORIAL = [DOCS / f"{name}.md" for name in ("results", "production", 
 # How else the blocks of a page are tested: `json` here, `r` and the cookbook's in tests of their own, docstrings as
 # doctests, and help texts by being generated. Those in `sh` install flowstore, or wait.
 ELSEWHERE = {
-    "cookbook.md": {"sql"}, "r.md": {"r", "python"}, "python-api.md": {"python"}, "commands.md": {"text"},
+    "cookbook.md": {"sql"},
+    "r.md": {"r", "python"},
+    "python-api.md": {"python"},
+    "commands.md": {"text"},
+    "aws.md": {"console", "python", "text"},
     "import-metaflow.md": {"text"},
-}  # fmt: skip
+}
 KINDS = {"sh", "python", "console", "sql", "json", "r", "text"}
 FORMAT = DOCS / "file-format.md"
 

@@ -51,6 +51,7 @@ ORDER = Order(
     main_ip="10.0.0.1",
     tags=["t"],
     environment={"A": "b"},
+    secrets={"TOKEN": "t"},
     timeout_s=1.5,
     catch=Catch(var="why", print_exception=False),
     fallback=Failure("TaskDied", "it died", "it died"),

@@ -27,6 +27,7 @@ from flowstore.cli.flow.flow_file import (
     package_suffixes,
     wrong_usage,
 )
+from flowstore.run import caller
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.text import did_you_mean, safe
 
@@ -125,6 +126,10 @@ def _echo_created(created: Created, called: str) -> None:
     echo_deployed(created)
     if deployment.schedule:
         click.echo(f"Schedule:              {schedule_text(deployment)}; started by: flowstore scheduler")
+    if deployment.triggers:
+        from flowstore.production.events import waits_for
+
+        click.echo(f"Started on:            {waits_for(deployment)}, by: flowstore scheduler")
     echo_moved(created)
     click.echo(
         f'\nTo run it now:\n  {called} deploy trigger\nTo look at its results, in Python:\n  namespace("{seen}")'
@@ -141,6 +146,7 @@ def echo_deployed(created: Created) -> None:
     click.echo(f"Deployed {deployment.flow}{where}, version {deployment.version}.")
     click.echo(f"Production token:      {deployment.token}{' (new)' if created.new_token else ''}")
     click.echo(f"Production namespace:  {seen}")
+    caller.announce(f"{deployment.flow}/{deployment.id}", context.state.store.path)
 
 
 def echo_moved(created: Created) -> None:
@@ -230,6 +236,7 @@ def show(this: FlowFile, **_chosen: Any) -> None:
     Example:
         python flow.py deploy show
     """
+    from flowstore.production.events import waits_for
     from flowstore.store import snapshots
     from flowstore.store.deployments import configs_of, parameters_of
     from flowstore.store.records import shown
@@ -246,6 +253,7 @@ def show(this: FlowFile, **_chosen: Any) -> None:
         ("namespace", deployment.production_namespace),
         ("its runs see", sees or "everything"),
         ("schedule", schedule_text(deployment)),
+        *([("started by", waits)] if (waits := waits_for(deployment)) else []),
         *([("tags", ", ".join(deployment.tags))] if deployment.tags else []),
         *([("with", ", ".join(deployment.with_))] if deployment.with_ else []),
         *([("executor", ", ".join(deployment.executor))] if deployment.executor else []),

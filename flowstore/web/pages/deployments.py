@@ -45,7 +45,7 @@ def deployments(view: View) -> Page:
             query = RunQuery(flow=item.flow, tags=(item.production_namespace,), limit=_RECENT)
             listed.append(Deployed(facts, item, rows.table_of_runs(view.store._scope, query).rows))
     scheduler = find_scheduler(store)
-    waiting = any(one.facts["schedule"] for one in listed) and scheduler is None
+    waiting = any(one.facts["schedule"] or one.facts["triggers"] for one in listed) and scheduler is None
     running = any(row.status == "running" for one in listed for row in one.runs)
 
     def as_json() -> dict[str, Any]:

@@ -1,0 +1,170 @@
+"""Events: publishing them, and what started a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from flowstore import context
+from flowstore.errors import FlowstoreError
+from flowstore.sqlite.typed_rows import time_of
+from flowstore.store import events
+
+if TYPE_CHECKING:
+    from flowstore.client.run import Run
+    from flowstore.sqlite.database import Store
+
+MOST_PAYLOAD_BYTES = 64 << 10
+
+
+def publish(store: Store, name: str, payload: Mapping[str, Any], user: str) -> int:
+    """Publish an event in a store, and return its number.
+
+    Raises:
+        FlowstoreError: the name or the payload cannot be that of an event, or the store cannot be written.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
+        raise FlowstoreError(f"The name of an event is a text of 1 to 200 characters, not {name!r:.100}.")
+    try:
+        text = json.dumps(payload, allow_nan=False) if isinstance(payload, Mapping) else ""
+    except (TypeError, ValueError):
+        text = ""
+    if not text or not all(isinstance(key, str) for key in payload):
+        raise FlowstoreError('The payload of an event is a JSON object, as in {"day": "2026-11-27"}.')
+    if len(text) > MOST_PAYLOAD_BYTES:
+        raise FlowstoreError(f"The payload of an event has at most {MOST_PAYLOAD_BYTES:,} characters of JSON.")
+    with store.write() as db:
+        return events.publish(db, events.EVENT, name, payload, user)
+
+
+class Event:
+    """An event to publish: `flowstore scheduler` starts the deployments that wait for it, `@trigger(event=name)`.
+
+    Args:
+        name: what `@trigger` names.
+        payload: values, of which parameters of what is started can take theirs.
+
+    Example:
+        Event("data_updated", payload={"day": "2026-11-27"}).publish()
+    """
+
+    def __init__(self, name: str, payload: Mapping[str, Any] | None = None, url: str | None = None) -> None:
+        if url is not None:
+            raise FlowstoreError("An event is published in a store, not at a URL. Leave url out.")
+        self.name = name
+        self.payload = dict(payload or {})
+
+    def add_to_payload(self, key: str, value: Any) -> Event:
+        """Add a value to the payload, in place of one that it has under this key."""
+        self.payload[key] = value
+        return self
+
+    def publish(
+        self, payload: Mapping[str, Any] | None = None, *, force: bool = True, ignore_errors: bool = False
+    ) -> str | None:
+        """Publish it in the store in use.
+
+        Args:
+            payload: more values.
+            force: publish it also in a run that is not one of a deployment.
+            ignore_errors: return `None` where it cannot be published.
+
+        Returns:
+            Its number; `None` where it was not published.
+
+        Raises:
+            FlowstoreError: it cannot be published.
+        """
+        if not force and context.state.task and not context.state.task.get("is_deployed"):
+            return None
+        from flowstore.store.opening import active_store
+
+        try:
+            store = active_store()
+            return str(publish(store, self.name, {**self.payload, **(payload or {})}, context.username()))
+        except FlowstoreError:
+            if ignore_errors:
+                return None
+            raise
+
+    def safe_publish(self, payload: Mapping[str, Any] | None = None, *, ignore_errors: bool = False) -> str | None:
+        """Publish it, but not from a run that somebody tries out on their machine: see `publish`."""
+        return self.publish(payload, force=False, ignore_errors=ignore_errors)
+
+
+ArgoEvent = Event
+
+
+@attrs.frozen
+class TriggerEvent:
+    """An event that started a run.
+
+    Attributes:
+        name: the event's, or the flow of the run that was successful.
+        id: its number.
+        timestamp: when it was published, in UTC.
+        type: 'event' or 'run'.
+        payload: what came with it.
+    """
+
+    name: str
+    id: str
+    timestamp: datetime
+    type: str
+    payload: Mapping[str, Any] = attrs.field(repr=False)
+
+
+class Trigger:
+    """The events that started a run: `current.trigger`, `Run.trigger`; each is found by name, `trigger["name"]`."""
+
+    def __init__(self, recorded: list[Mapping[str, Any]], run_of: Callable[[str], Run]) -> None:
+        self._run_of = run_of
+        self._events = [
+            TriggerEvent(
+                item["name"], str(item["id"]), time_of(item["published_at"]), item["kind"], dict(item["payload"])
+            )
+            for item in recorded
+        ]
+
+    @property
+    def event(self) -> TriggerEvent | None:
+        """The event; of several, the latest."""
+        return max(self._events, key=lambda item: int(item.id), default=None)
+
+    @property
+    def events(self) -> list[TriggerEvent] | None:
+        """All events that started the run."""
+        return list(self._events) or None
+
+    @property
+    def run(self) -> Run | None:
+        """The run whose end started this one; of several, the latest; `None` where it was an event."""
+        runs = [item for item in self._events if item.type == events.RUN]
+        return self._find(max(runs, key=lambda item: int(item.id))) if runs else None
+
+    @property
+    def runs(self) -> list[Run] | None:
+        """All runs whose ends started this one."""
+        return [self._find(item) for item in self._events if item.type == events.RUN] or None
+
+    def _find(self, event: TriggerEvent) -> Run:
+        return self._run_of(str(event.payload.get("pathspec")))
+
+    def __getitem__(self, name: str) -> Run | TriggerEvent:
+        for item in self._events:
+            if item.name == name:
+                return self._find(item) if item.type == events.RUN else item
+        raise KeyError(f"Nothing of the name {name!r} started the run; there are: {', '.join(self)}.")
+
+    def __contains__(self, name: object) -> bool:
+        return name in [*self]
+
+    def __iter__(self) -> Any:
+        return iter([item.name for item in self._events])
+
+    def __repr__(self) -> str:
+        return f"Trigger({', '.join(map(repr, self._events))})"

@@ -1,0 +1,138 @@
+"""Rows of events, and of how far each deployment has used them up: all SQL of them.
+
+An event starts a deployment once. The transaction that creates the run also moves the mark of its deployment to the
+event, and only if nobody has moved it: so whatever dies when, there is one run, or the event still waits.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from flowstore.errors import FlowstoreError
+from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.typed_rows import PAGE, json_of
+from flowstore.store.records import now_ms
+
+EVENT, RUN = "event", "run"  # kinds
+
+
+@attrs.frozen
+class Event:
+    """Something that has happened.
+
+    Attributes:
+        id: its row.
+        kind: 'event', or 'run' of a deployment that was successful.
+        name: the event's; of a run, its flow's.
+        payload: what came with it; of a run its pathspec, project and branch.
+        published_at: milliseconds since 1970, UTC.
+        published_by: the user.
+    """
+
+    id: int
+    kind: str
+    name: str
+    payload: Mapping[str, Any]
+    published_at: int
+    published_by: str
+
+    @classmethod
+    def of(cls, row: Row) -> Event:
+        """Return the event of a row."""
+        names = ("id", "kind", "name", "published_at", "published_by")
+        return cls(**{name: row[name] for name in names}, payload=json_of(row["payload"], dict))
+
+
+def publish(db: sqlite3.Connection, kind: str, name: str, payload: Mapping[str, Any], user: str) -> int:
+    """Insert an event, in the caller's transaction, and return its row."""
+    row = db.execute(
+        "insert into events (kind, name, payload, published_at, published_by) values (?, ?, ?, ?, ?) returning id",
+        (kind, name, json.dumps(payload, ensure_ascii=False), now_ms(), user),
+    ).fetchone()
+    return int(row[0])
+
+
+def since(store: Store, event_id: int) -> list[Event]:
+    """Return the first events after another one, in order."""
+    rows = store.rows("select * from events where id > ? order by id limit ?", (event_id, PAGE))
+    return [Event.of(row) for row in rows]
+
+
+def by_ids(store: Store, ids: Sequence[int]) -> list[Event]:
+    """Return events by their rows, in the order in which they were published."""
+    rows = store.rows(
+        "select * from events where id in (select value from json_each(?)) order by id", (json.dumps([*ids]),)
+    )
+    return [Event.of(row) for row in rows]
+
+
+# --- how far they are used up
+
+
+def begin(db: sqlite3.Connection, deployment_id: int, flow: str, scope: str) -> None:
+    """Set the mark of a new version: that of the version before it, so that no event is lost, else the last event."""
+    db.execute(
+        """insert into event_marks (deployment_id, event_id) values (:id, coalesce(
+             (select m.event_id from deployments d join event_marks m on m.deployment_id = d.id
+              where d.flow = :flow and d.scope = :scope and d.id < :id and d.deleted_at is null
+              order by d.id desc limit 1),
+             (select max(id) from events), 0))""",
+        {"id": deployment_id, "flow": flow, "scope": scope},
+    )
+
+
+def marks(store: Store) -> dict[int, int]:
+    """Return the last event that each deployment has used up."""
+    if not store.value("select 1 from sqlite_master where type = 'table' and name = 'event_marks'"):
+        return {}
+    return {row["deployment_id"]: row["event_id"] for row in store.rows("select * from event_marks")}
+
+
+def move_mark(db: sqlite3.Connection, deployment_id: int, from_id: int, to_id: int) -> bool:
+    """Note that events are used up; return whether nobody else had done so."""
+    moved = db.execute(
+        "update event_marks set event_id = ? where deployment_id = ? and event_id = ?", (to_id, deployment_id, from_id)
+    )
+    return moved.rowcount > 0
+
+
+@attrs.frozen(eq=False, repr=False)
+class Claim:
+    """The events that a run of a deployment is to be started by.
+
+    Attributes:
+        deployment_id: the deployment.
+        mark: the last event that it had used up before.
+        ids: the events, in order; the last one is the next mark.
+    """
+
+    deployment_id: int
+    mark: int
+    ids: Sequence[int]
+
+    def take(self, db: sqlite3.Connection) -> None:
+        """Use the events up, in the transaction that creates the run.
+
+        Raises:
+            FlowstoreError: another run was started by them.
+        """
+        if not move_mark(db, self.deployment_id, self.mark, self.ids[-1]):
+            raise FlowstoreError("Another run was started by this event already, so there is none to start.")
+
+
+def recorded(events: Sequence[Event]) -> str:
+    """Return the JSON that a run keeps of the events that started it."""
+    return json.dumps([attrs.asdict(event) for event in events], ensure_ascii=False)
+
+
+def of_run(store: Store, run_id: int) -> str | None:
+    """Return the JSON of the events that started a run; `None` in a file of an older version too."""
+    if store.value("select 1 from pragma_table_info('runs') where name = 'trigger_events'") is None:
+        return None
+    events: str | None = store.value("select trigger_events from runs where id = ?", (run_id,))
+    return events

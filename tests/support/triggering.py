@@ -1,0 +1,56 @@
+"""Schedulers that are killed while events come, again and again: `python -m support.triggering 100`."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from support.cli import Script, started
+from support.flows import LINEAR, flow_source
+
+EVENT = "@trigger(event='data_updated')"
+WAITING = flow_source(LINEAR, head=EVENT, members="number = Parameter('number', default=0)", start="time.sleep(0.05)")
+
+
+def kill_schedulers(script, times, *, seed=0):
+    """Publish as many events as schedulers are killed, each after a while; then let one finish; return what ran.
+
+    Returns:
+        For each event that started a run, by its payload, how many runs it started.
+    """
+    chance = random.Random(seed)
+    for number in range(times):
+        script.flowstore("event", "data_updated", "--payload", json.dumps({"number": number}))
+        process = started("-m", "flowstore", "scheduler", "--store", script.db, folder=script.folder)
+        time.sleep(chance.uniform(0.2, 4))  # at any moment of its work
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    with started("-m", "flowstore", "scheduler", "--once", "--store", script.db, folder=script.folder) as process:
+        process.communicate(timeout=600)
+    recorded = script.sql("select trigger_events from runs order by id")
+    return collections.Counter(event["payload"]["number"] for text in recorded for event in json.loads(text))
+
+
+def main(times):
+    """Kill so many schedulers, and say what came of their events."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"FLOWSTORE_HOME": f"{folder}/home", "FLOWSTORE_USER": "tester"}
+        script = Script(Path(folder), WAITING)
+        script("deploy", "create")
+        runs = kill_schedulers(script, times, seed=times)
+        print(f"{times} schedulers were killed; {len(runs)} events started {sum(runs.values())} runs.")
+        print(dict(collections.Counter(script.sql("select status from runs"))))
+        assert runs == collections.Counter(range(times))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
