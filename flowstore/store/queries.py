@@ -343,12 +343,6 @@ def item_column(store: Store) -> str:
     return "null" if store.value("select 1 from pragma_table_info('tasks') where name = 'item'") is None else "t.item"
 
 
-def host_column(store: Store) -> str:
-    """Return the SQL of an attempt's host, if that is not its driver's, which a file of an older version lacks."""
-    known = store.value("select 1 from pragma_table_info('attempts') where name = 'ran_on'")
-    return "null" if known is None else "a.ran_on"
-
-
 def reused(store: Store, run_id: int) -> int:
     """Return how many tasks a run took over from the one that it resumed."""
     count: int = store.value("select count(*) from tasks where run_id = ? and origin_pathspec is not null", (run_id,))

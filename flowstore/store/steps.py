@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable
 
 from flowstore.sqlite.database import Row, Store
-from flowstore.store.queries import host_column, item_column
+from flowstore.store.queries import item_column
 
 
 def states(store: Store, run_id: int) -> list[Row]:
@@ -81,15 +81,21 @@ def tasks_of(store: Store, run_id: int, steps: Collection[str], limit: int) -> l
 def _task(store: Store) -> str:
     return f"""select t.id, s.name as step, t.status, t.started_at, t.finished_at, t.attempts, t.foreach_path,
                       t.origin_pathspec, {item_column(store)} as item,
-                      (select {host_column(store)} from attempts a where a.id = t.attempt_id) as ran_on
+                      (select {_host_column(store)} from attempts a where a.id = t.attempt_id) as ran_on
                from steps s {_TASKS}"""
+
+
+def _host_column(store: Store) -> str:
+    """Return the SQL of an attempt's host, if that is not its driver's, which a file of an older version lacks."""
+    known = store.value("select 1 from pragma_table_info('attempts') where name = 'ran_on'")
+    return "null" if known is None else "a.ran_on"
 
 
 def attempts_of(store: Store, task_ids: Iterable[int], limit: int) -> list[Row]:
     """Return the attempts of tasks, in order, without what is in their errors but the traceback."""
     return store.rows(
         f"""select a.id, a.task_id, a.number, a.status, a.started_at, a.finished_at, a.log_id,
-                   substr(a.traceback, -20000) as traceback, {host_column(store)} as ran_on from attempts a
+                   substr(a.traceback, -20000) as traceback, {_host_column(store)} as ran_on from attempts a
             where a.task_id in (select value from json_each(?)) order by a.task_id, a.number limit ?""",
         (json.dumps([*task_ids]), limit),
     )

@@ -218,7 +218,7 @@ class TestRefusals:
             (option(partition="short", time=60), "Slurm will not start job {}: PartitionTimeLimit."),
             (option(partition="physics", account="arts"), "Slurm will not start job {}: Job's account not"),
             (option(partition="down"), "Slurm will not start job {}: PartitionDown."),
-            (option(python="/nowhere/python"), "There is no Python at /nowhere/python on node1."),
+            (option(python="/nowhere/python"), "There is no Python at /nowhere/python on node1: choose another"),
         ],
     )
     def test_what_never_starts(self, flow, options, why):
@@ -247,6 +247,21 @@ class TestRefusals:
         result = script("run", *ON, expect=code, PATH=f"{tmp_path}:{os.environ['PATH']}")
         assert len(re.findall(re.escape(message).replace(r"\{\}", r"\d+"), result.stderr)) == 1, result.stderr
         slurm.ask("scancel", "--user=root")
+
+    def test_a_limit_on_the_number_of_jobs(self, flow, tmp_path):
+        """A run goes on in the jobs that it has; here sbatch takes a second one for too many."""
+        fake = tmp_path / "sbatch"
+        limit = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit)"
+        fake.write_text(
+            '#!/bin/sh\ncase "$*" in *--test-only*) ;;\n'
+            f'*) mkdir {tmp_path}/once 2>/dev/null || {{ echo "{limit}" >&2; exit 1; }};;\nesac\n'
+            f'exec {shutil.which("sbatch")} "$@"\n'
+        )
+        fake.chmod(0o755)
+        script = flow(flow_source(FOREACH, start="self.xs = list(range(6))", body="time.sleep(0.1)"))
+        result = script("run", *ON, "--max-workers", 4, PATH=f"{tmp_path}:{os.environ['PATH']}")
+        assert result.stderr.count("Slurm refuses a job: Job violates accounting/QOS policy (job submit limit).") == 1
+        assert script.client().successful
 
     def test_a_gang_that_can_never_fit(self, flow):
         """A gang that is larger than the cluster is refused at once, with the number that would fit."""

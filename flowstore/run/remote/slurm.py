@@ -26,24 +26,13 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from flowstore._version import __version__
 from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Setup, check_package
 from flowstore.run.remote import pilot, signed
 from flowstore.run.remote.executor import RemoteExecutor
 from flowstore.run.remote.hosts import LEASE_S, Engine, Granted, Over, check_number
-from flowstore.run.remote.slurm_commands import (
-    HOW_LOST,
-    Job,
-    JobQueue,
-    Node,
-    Outcome,
-    Refused,
-    Submitted,
-    address_towards,
-    fate_of,
-    nodes_of,
-)
+from flowstore.run.remote.slurm_commands import LISTEN_HINT, Fate, Job, JobQueue, Outcome, Refused, Submitted, fate_of
+from flowstore.run.remote.slurm_nodes import Node, address_towards, nodes_of
 from flowstore.text import counted
 
 FLAGS = ("partition", "account", "time", "qos", "constraint", "reservation")  # of sbatch, with the same meaning
@@ -56,11 +45,9 @@ CONNECT_S = 120.0  # for a job that runs to connect
 MOST_FAILURES = 3  # jobs one after the other that end without a word
 CLOSE_S = 3.0  # for jobs to end by themselves when the run ends
 END_S = 10.0  # the same when it does not
-FATE_S = 3.0  # for Slurm to say how a job ended
+AGAIN_S = 60.0  # after a job was refused, while others run
 BUDGET_S = 10.0  # in which a tenth of the lease may be spent on that while hosts wait
 PATIENCE_S = 10.0  # with a job that waits for the usual reasons
-LISTEN_HINT = "Choose an address that nodes reach, and a port that is open: --executor-option listen=ADDRESS:PORT"
-PYTHON_HINT = "--executor-option python=PATH"
 NEVER = re.compile(  # reasons in Slurm's queue that no waiting changes
     r"Job's .*|(Assoc|QOS)Max\w+PerJob\w*|(Account|QOS)NotAllowed|Invalid(Account|QOS)|BadConstraints|"
     r"Partition(Down|Inactive|NodeLimit|TimeLimit)|ReservationDeleted"
@@ -131,6 +118,7 @@ class _Pilot:
         since: when it was submitted.
         running_since: when it was first seen to run.
         is_over: whether it was ended, or has ended.
+        fate: how its hosts were lost.
     """
 
     number: int
@@ -145,6 +133,7 @@ class _Pilot:
     since: float = attrs.field(factory=time.monotonic)
     running_since: float | None = None
     is_over: bool = False
+    fate: str | None = None
 
     def takes(self, amounts: Mapping[str, float]) -> bool:
         """Return whether it is for single attempts with such resources."""
@@ -183,7 +172,8 @@ class SlurmEngine(Engine):
         self._fate_s = float(options.get("lease", LEASE_S)) / 10
         self._budget_at = self._budget_s = 0.0
         self._tested: set[str] = set()
-        self._said: set[str] = set()
+        self._told: set[str] = set()
+        self._again: deque[tuple[float, _Pilot]] = deque()  # pilots that were refused, and when to try again
         self._notices: list[Granted | Over] = []
         self.waker = selectors.DefaultSelector()
         self._listener = self._listen(*_listener_of(options.get("listen", "")))
@@ -301,7 +291,7 @@ class SlurmEngine(Engine):
         """Return what Slurm says of a job whose connection has ended."""
         of, _ = self._pilot_of(host)
         if of.is_over or of.job is None:
-            return None
+            return of.fate
         of.is_over = True
         if of.tasks > 1:
             self._queue.cancel(of.job, END_S)
@@ -311,11 +301,12 @@ class SlurmEngine(Engine):
         if self._budget_s <= 0:
             return None
         try:
-            how = HOW_LOST.get(fate_of(of.job, self._budget_s).state)
+            how = fate_of(of.job, self._budget_s).how_lost
         except FlowstoreError:
             how = None
         self._budget_s -= time.monotonic() - began
-        return None if how is None else f"whose job {of.job} {how}"
+        of.fate = None if how is None else f"whose job {of.job} {how}"
+        return of.fate
 
     def _pilot_of(self, host: str) -> tuple[_Pilot, int]:
         number, _, rank = host.partition(".")
@@ -349,6 +340,10 @@ class SlurmEngine(Engine):
             with contextlib.suppress(BlockingIOError):
                 key.data()
         self._listener.drop_slow()
+        while self._again and self._again[0][0] < time.monotonic():
+            _, refused = self._again.popleft()
+            if not refused.is_over:
+                self._queue.submit(self._job(refused))
         while self._queue.outcomes:
             self._take(self._queue.outcomes.popleft())
         self._place()
@@ -381,25 +376,37 @@ class SlurmEngine(Engine):
                 self._queue.cancel(of.job)
         elif of.is_over or len(of.streams) == of.tasks:
             return
-        elif isinstance(outcome, Refused):
-            raise FlowstoreError(outcome.error)
+        elif isinstance(outcome, Refused):  # a limit on the number of jobs, perhaps
+            self._tell(outcome.error, fatal=not self._has_hosts)
+            self._again.append((time.monotonic() + AGAIN_S, of))
+        elif outcome.fate is not None:
+            self._take_end(of, outcome.fate)
         elif outcome.state == "PENDING":
             self._take_reason(of, outcome.reason)
         elif outcome.state in ("RUNNING", "CONFIGURING"):
             self._take_running(of, outcome.state)
-        elif outcome.state != "COMPLETING":
-            self._take_end(of)
+
+    @property
+    def _has_hosts(self) -> bool:
+        """Whether the run can go on where it is."""
+        return any(one.streams and not one.is_over for one in self._pilots.values())
+
+    def _tell(self, text: str, kind: str = "", *, fatal: bool = False) -> None:
+        """Tell the user something, once, or end the run with it."""
+        if fatal:
+            raise FlowstoreError(text)
+        if (kind or text) not in self._told:
+            self._told.add(kind or text)
+            print(text, file=sys.stderr)
 
     def _take_reason(self, of: _Pilot, reason: str) -> None:
         """Say why a job waits; end the run where it will for ever, and nothing else runs."""
-        if NEVER.fullmatch(reason) and not any(one.streams and not one.is_over for one in self._pilots.values()):
-            raise FlowstoreError(f"Slurm will not start job {of.job}: {reason}.")
-        kind = re.split(r"[^A-Za-z]", reason)[0]
-        if kind in USUAL and time.monotonic() - of.since < PATIENCE_S:
+        if NEVER.fullmatch(reason):
+            self._tell(f"Slurm will not start job {of.job}: {reason}.", reason, fatal=not self._has_hosts)
             return
-        if kind not in self._said:
-            self._said.add(kind)
-            print(f"Job {of.job} waits in Slurm's queue: {reason}.", file=sys.stderr)
+        kind = re.split(r"[^A-Za-z]", reason)[0]
+        if kind not in USUAL or time.monotonic() - of.since > PATIENCE_S:
+            self._tell(f"Job {of.job} waits in Slurm's queue: {reason}.", kind)
 
     def _take_running(self, of: _Pilot, state: str) -> None:
         now = time.monotonic()
@@ -414,26 +421,16 @@ class SlurmEngine(Engine):
     def _where(self) -> str:
         return f"{self._listener.address}:{self._listener.port}"
 
-    def _take_end(self, of: _Pilot) -> None:
-        """Say why a job has ended without becoming a host, or try again."""
-        fate = fate_of(of.job or "", FATE_S)
-        node = f"on {fate.node or 'its node'}"
-        if fate.code == pilot.NO_DRIVER:
-            raise FlowstoreError(
-                f"Slurm's job {of.job} could not connect to {self._where} from {fate.node}. {LISTEN_HINT}"
-            )
-        if fate.code == pilot.NOT_INSTALLED:
-            raise FlowstoreError(
-                f"flowstore is not installed for {self._python} {node}. Install it there: "
-                f"pip install 'flowstore[slurm]=={__version__}', or choose another Python: {PYTHON_HINT}"
-            )
-        if fate.code in (126, 127):
-            raise FlowstoreError(f"There is no Python at {self._python} {node}. Choose another: {PYTHON_HINT}")
+    def _take_end(self, of: _Pilot, fate: Fate) -> None:
+        """Try again where a job has ended without becoming a host, or end the run with the reason."""
         self._failures += 1
-        if self._failures >= MOST_FAILURES:
+        text = fate.no_host(of.job, self._python, self._where)
+        is_last = self._failures >= MOST_FAILURES
+        if is_last or (text is not None and not self._has_hosts):
             raise FlowstoreError(
-                f"{counted(self._failures, 'job')} in a row ended before a task could begin. The last one, job "
-                f"{of.job} {node}, is {fate.state or 'gone'}, with exit code {fate.code}."
+                text
+                or f"{counted(self._failures, 'job')} in a row ended before a task could begin. The last one, job "
+                f"{of.job} on {fate.node or 'no node'}, is {fate.state or 'gone'}, with exit code {fate.code}."
             )
         of.is_over = True
         for lease in [*of.leases]:

@@ -1,19 +1,17 @@
-"""Slurm's commands, as far as pilots need them: what nodes there are, and jobs to submit, to look after and to end.
+"""Slurm's commands, as far as pilots need them: jobs to submit, to look after and to end.
 
-Their output is asked for in columns, which all versions have. A controller may need seconds to answer, so only
-questions from before a run are asked by the thread that keeps hosts alive; all else is done by `JobQueue`, in its own.
+Their output is asked for in columns, which all versions have. A controller may need seconds to answer, so hardly
+anything is asked by the thread that keeps hosts alive: that is done by `JobQueue`, in a thread of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import math
 import os
 import queue
 import re
 import shlex
-import socket
 import subprocess
 import threading
 import time
@@ -22,24 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
+from flowstore._version import __version__
 from flowstore.errors import FlowstoreError
-from flowstore.run.remote.pilot import PROGRAM, VARIABLE, Ticket
+from flowstore.run.remote import pilot
 
 COMMAND_S = 60.0  # for a controller to answer
-UNUSABLE = ("down", "drain", "drng", "fail", "inval", "unk", "error", "blocked", "futr", "perfctrs")
+ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED")
+FATE_S = 3.0  # for Slurm to say how a job ended
 FIRST_POLL_S, SLOWEST_POLL_S = 0.5, 10.0
-HOW_LOST = {
-    "BOOT_FAIL": "was lost with its node",
-    "CANCELLED": "was cancelled",
-    "COMPLETED": "ended",
-    "COMPLETING": "ended",
-    "FAILED": "failed",
-    "DEADLINE": "reached its deadline",
-    "NODE_FAIL": "was lost with its node",
-    "OUT_OF_MEMORY": "ran out of memory",
-    "PREEMPTED": "was preempted",
-    "TIMEOUT": "reached its time limit",
-}
 WATCH = """read done || for _ in 1 2 3; do scancel --quiet --name="$0"; sleep 2; done"""  # twice: one may just be born
 
 
@@ -85,83 +73,6 @@ def complaint(result: subprocess.CompletedProcess[str]) -> str:
     return "; ".join(dict.fromkeys(filter(None, lines))) or f"it exited with code {result.returncode}"
 
 
-# --- nodes
-
-
-@attrs.frozen(eq=False, repr=False)
-class Node:
-    """A node of a partition.
-
-    Attributes:
-        name, address: its name, and where it is reached.
-        cpus, memory, gpus: what it has; memory in megabytes.
-    """
-
-    name: str
-    address: str
-    cpus: int
-    memory: int
-    gpus: int
-
-    def room(self, amounts: Mapping[str, float]) -> int:
-        """Return how many attempts with such resources could run there at a time if nothing else ran."""
-        has = {"cpu": self.cpus, "memory": self.memory, "gpu": self.gpus}
-        wanted = {"cpu": 1.0, **amounts}
-        return min(int(has[name] // math.ceil(amount)) for name, amount in wanted.items())
-
-    def __str__(self) -> str:
-        gpus = f", gpu={self.gpus}" if self.gpus else ""
-        return f"cpu={self.cpus}, memory={self.memory}{gpus}"
-
-
-def nodes_of(partition: str | None) -> list[Node]:
-    """Return the nodes of a partition, by default of the default one, that can run jobs.
-
-    Raises:
-        FlowstoreError: there is no such partition, none of its nodes is up, or the controller does not answer.
-    """
-    result = call("sinfo", "--noheader", "--Node", "--format=%P|%N|%o|%c|%m|%G|%t")
-    if result.returncode:
-        raise FlowstoreError(f"Slurm does not say which nodes there are: {complaint(result)}.")
-    rows = [line.strip().split("|") for line in result.stdout.splitlines() if line.count("|") == 6]
-    partitions = sorted({row[0].rstrip("*") for row in rows})
-    defaults = [row[0].rstrip("*") for row in rows if row[0].endswith("*")]
-    wanted = partition or next(iter(defaults), None)
-    if wanted is None:
-        raise FlowstoreError(f"Slurm has no default partition. Choose one: {_choice(partitions)}")
-    names = wanted.split(",")
-    for name in names:
-        if name not in partitions:
-            raise FlowstoreError(f"Slurm has no partition {name!r}. Choose another: {_choice(partitions)}")
-    nodes = {row[1]: _node(row) for row in rows if row[0].rstrip("*") in names and not row[6].startswith(UNUSABLE)}
-    if not nodes:
-        raise FlowstoreError(f"Slurm's partition {wanted} has no node that is up. sinfo --list-reasons tells why.")
-    return list(nodes.values())
-
-
-def _choice(partitions: Sequence[str]) -> str:
-    return f"--executor-option partition=NAME. There are: {', '.join(partitions)}."
-
-
-def _node(row: Sequence[str]) -> Node:
-    _, name, address, cpus, memory, gres, _ = row
-    counts = re.findall(r"(?:^|,)gpu(?::[^,:(]+)?:(\d+)", re.sub(r"\([^)]*\)", "", gres))
-    return Node(name, address, int(cpus.rstrip("+")), int(memory.rstrip("+")), sum(map(int, counts)))
-
-
-def address_towards(nodes: Sequence[Node]) -> str:
-    """Return the address of this machine from which the nodes are reached, and which they therefore reach."""
-    addresses: list[str] = []
-    for node in nodes[:3]:
-        with contextlib.suppress(OSError):
-            family, kind, protocol, _, address = socket.getaddrinfo(node.address, 9, type=socket.SOCK_DGRAM)[0]
-            with socket.socket(family, kind, protocol) as probe:
-                probe.connect(address)  # which sends nothing
-                addresses.append(str(probe.getsockname()[0]))
-    away = [address for address in addresses if not ipaddress.ip_address(address).is_loopback]
-    return [*away, *addresses, socket.gethostname()][0]  # one of the nodes may be this machine
-
-
 # --- jobs
 
 
@@ -185,7 +96,7 @@ class Job:
     gpus: int
     flags: Sequence[str]
     python: str
-    ticket: Ticket
+    ticket: pilot.Ticket
 
     def command(self, name: str, *more: str) -> list[str]:
         """Return the command that submits it, under a name."""
@@ -202,7 +113,7 @@ class Job:
     @property
     def script(self) -> str:
         """Its program."""
-        program = shlex.join([self.python, "-c", PROGRAM])
+        program = shlex.join([self.python, "-c", pilot.PROGRAM])
         if self.tasks > 1:
             program = f"srun --kill-on-bad-exit=1 --wait=0 --cpus-per-task={self.cpus} {program}"
         return f"#!/bin/sh\nexec {program}\n"
@@ -242,16 +153,34 @@ class Status:
         number: the pilot's.
         state: in Slurm's words, such as PENDING.
         reason: why it waits.
+        fate: how it has ended, if it has.
     """
 
     number: int
     state: str
     reason: str
+    fate: Fate | None
+
+
+_HOW_LOST = {
+    "BOOT_FAIL": "was lost with its node",
+    "CANCELLED": "was cancelled",
+    "COMPLETED": "ended",
+    "COMPLETING": "ended",
+    "FAILED": "failed",
+    "DEADLINE": "reached its deadline",
+    "NODE_FAIL": "was lost with its node",
+    "OUT_OF_MEMORY": "ran out of memory",
+    "PREEMPTED": "was preempted",
+    "TIMEOUT": "reached its time limit",
+}
+LISTEN_HINT = "Choose an address that nodes reach, and a port that is open: --executor-option listen=ADDRESS:PORT"
+_PYTHON_HINT = "choose another Python: --executor-option python=PATH"
 
 
 @attrs.frozen(eq=False, repr=False)
 class Fate:
-    """How a job has ended.
+    """The end of a job.
 
     Attributes:
         state: in Slurm's words, such as CANCELLED; empty where Slurm no longer knows the job.
@@ -262,6 +191,31 @@ class Fate:
     state: str
     code: int
     node: str
+
+    @property
+    def how_lost(self) -> str | None:
+        """How hosts in the job were lost, if that says more than that their connection has ended."""
+        return _HOW_LOST.get(self.state)
+
+    def no_host(self, job: str | None, python: str, where: str) -> str | None:
+        """Return why a job could not become a host, if its exit code says so.
+
+        Args:
+            job: Slurm's number.
+            python: the interpreter.
+            where: where the driver listens.
+        """
+        node = f"on {self.node or 'its node'}"
+        if self.code == pilot.NO_DRIVER:
+            return f"Slurm's job {job} {node} could not connect to {where}. {LISTEN_HINT}"
+        if self.code == pilot.NOT_INSTALLED:
+            return (
+                f"flowstore is not installed for {python} {node}. Install it there: "
+                f"pip install 'flowstore[slurm]=={__version__}', or {_PYTHON_HINT}"
+            )
+        if self.code in (126, 127):
+            return f"There is no Python at {python} {node}: {_PYTHON_HINT}"
+        return None
 
 
 def fate_of(job: str, timeout_s: float) -> Fate:
@@ -335,7 +289,7 @@ class JobQueue:
     def close(self, grace_s: float) -> None:
         """End all jobs, after a moment in which those with pilots end by themselves."""
         self._work.put(None)
-        self._thread.join(COMMAND_S)
+        self._thread.join(grace_s + 5)
         done = b""
         with contextlib.suppress(FlowstoreError):
             done = self._end_jobs(grace_s) if self._has_submitted else b"done\n"
@@ -395,7 +349,7 @@ class JobQueue:
     def _submit(self, job: Job) -> None:
         self._has_submitted = True
         try:
-            result = call(*job.command(self.name), stdin=job.script, variables={VARIABLE: job.ticket.packed()})
+            result = call(*job.command(self.name), stdin=job.script, variables={pilot.VARIABLE: job.ticket.packed()})
         except FlowstoreError as error:
             self._note(Refused(job.number, str(error)))
             return
@@ -433,8 +387,9 @@ class JobQueue:
             if job in rows:
                 rows[job] = state, reason
         for job, (state, reason) in rows.items():
+            fate = None if state in ALIVE else fate_of(job, FATE_S)
             if watched[job] not in self._connected:
-                self._note(Status(watched[job], state, reason))
+                self._note(Status(watched[job], state, reason, fate))
 
     def _note_silence(self, error: FlowstoreError) -> None:
         """Go on for a while where the controller does not answer, as while it is started again."""
