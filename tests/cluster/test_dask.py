@@ -119,14 +119,13 @@ class TestAsLocally:
         [message] = script.sql("select error_message from attempts where status = 'failed'")
         assert "This task runs on another machine than the store" in message
 
-    def test_resume_goes_between_executors(self, shared, flow):
+    def test_resume_goes_between_executors(self, shared, flow, tmp_path):
         """A run on a cluster is resumed on this machine, and the other way round."""
-        body = "assert Path(self.mark).exists(), 'no'"
-        script = flow(flow_source(MIDDLE, start=f"self.mark = {'mark'!r}", middle=body))
-        script.rewrite(script.file.read_text().replace("'mark'", repr(str(script.folder / "mark"))))
+        mark = tmp_path / "mark"
+        script = flow(flow_source(MIDDLE, middle=f"assert Path({str(mark)!r}).exists(), 'no'"))
         script("run", *on(shared), expect=1, timeout=120)
         script("resume", expect=1)
-        (script.folder / "mark").touch()
+        mark.touch()
         script("resume", *on(shared), timeout=120)
         assert script.client(3).successful
         assert script.counts(3) == {"start": 1, "middle": 1, "end": 1}
@@ -292,94 +291,75 @@ class TestResources:
         assert script.client()["join"].task.data.has == {"yes"}
 
 
+def begun(flow, cluster, *options, first="pass"):
+    """Start a run whose middle step sleeps at its first attempt, after the statement `first`.
+
+    Returns the script, its process, and the file to which each attempt writes its number and its process's id. The
+    file's path is in the environment of the step's processes.
+    """
+    ran = cluster.folder / f"ran-{time.time_ns()}"
+    body = f"""
+    @environment(vars={{"RAN": {str(ran)!r}}})
+    with open(os.environ["RAN"], "a") as file: file.write(f"{{current.retry_count}} {{os.getpid()}}\\n")
+    if Path(os.environ["RAN"]).read_text().count(" ") == 1:
+        {first}
+        time.sleep(300)
+    self.value = current.retry_count
+    """
+    script = flow(flow_source(MIDDLE, middle=body))
+    process = script.start("run", *on(cluster), *options)
+    wait_for(lambda: (ran.exists() and ran.read_text()) or process.poll() is not None, 60)
+    return script, process, ran
+
+
 class TestDeaths:
     """What a driver, a host or a worker does when another one dies."""
 
-    def test_a_killed_worker(self, make_cluster, flow):
-        """Its attempt dies with a message that names the host, runs again on another worker, and has one result."""
+    def lose(self, make_cluster, flow, how, *options):
+        """Begin a task on a worker, which then gets a signal; return the script and `ran` after the run's success."""
         cluster = make_cluster()
         cluster.worker(threads=1)
         cluster.wait(1)
-        ran = cluster.folder / "ran"
-        body = f"""
-        @retry(times=1, minutes_between_retries=0)
-        with open({str(ran)!r}, 'a') as file: file.write(f'{{current.retry_count}} {{os.getpid()}}\\n')
-        if current.retry_count == 0: time.sleep(300)
-        """
-        script = flow(flow_source(MIDDLE, middle=body))
-        process = script.start("run", *on(cluster))
-        wait_for(lambda: ran.exists() and ran.read_text(), 60)
+        script, process, ran = begun(flow, cluster, "--with", "retry:times=1,minutes_between_retries=0", *options)
         cluster.worker(threads=1)
         cluster.wait(2)
-        os.killpg(cluster.processes[1].pid, signal.SIGKILL)
+        os.killpg(cluster.processes[1].pid, how)
         assert process.wait(60) == 0
         process.communicate()
         assert [line[0] for line in ran.read_text().splitlines()] == ["0", "1"]
+        assert script.client()["middle"].task.data.value == 1
+        statuses = "select status from attempts where task_id = 2 order by number"
+        assert script.sql(statuses) == ["failed", "successful"]
+        return script, ran
+
+    def test_a_killed_worker(self, make_cluster, flow):
+        """Its attempt dies with a message that names the host, runs again on another worker, and has one result."""
+        script, ran = self.lose(make_cluster, flow, signal.SIGKILL)
         [message] = script.sql("select error_message from attempts where status = 'failed'")
         assert f"The task was lost with its host {os.uname().nodename}" in message
         first = int(ran.read_text().split()[1])
         wait_for(lambda: not Path(f"/proc/{first}").exists(), 30)
 
+    def test_a_frozen_worker(self, make_cluster, flow):
+        """A worker that stops answering is lost after its lease."""
+        script, _ = self.lose(make_cluster, flow, signal.SIGSTOP, "--executor-option", "lease=3")
+        [message] = script.sql("select error_message from attempts where status = 'failed'")
+        assert "The task was lost with its host" in message
+
     def test_a_killed_driver(self, shared, flow):
         """Nothing is left of its tasks after 30 s, and the run can be resumed."""
-        mark = f"FLOWSTORE_TEST_{os.getpid()}_{time.time_ns()}"
-        body = "import subprocess\nsubprocess.Popen(['sleep', '300'])\nPath(self.begun).touch()\ntime.sleep(300)"
-        script = flow(
-            flow_source(
-                MIDDLE,
-                start="self.begun = os.environ['BEGUN']",
-                middle=f"@environment(vars={{'MARK': {mark!r}}})\n{body}",
-            )
-        )
-        script.rewrite(script.file.read_text().replace("os.environ['BEGUN']", repr(str(script.folder / "begun"))))
-        process = script.start("run", *on(shared))
-        wait_for((script.folder / "begun").exists, 60)
+        script, process, ran = begun(flow, shared, first="import subprocess; subprocess.Popen(['sleep', '300'])")
         process.kill()
         process.communicate()
-        assert gone(mark, 30)
-        script.rewrite(script.file.read_text().replace("time.sleep(300)", "pass"))
+        assert gone(str(ran), 30)
         script("resume", timeout=60)
-
-    def test_a_frozen_worker(self, make_cluster, flow):
-        """A worker that stops answering is lost after its lease, and what it did counts no more when it wakes up."""
-        cluster = make_cluster()
-        cluster.worker(threads=1)
-        cluster.wait(1)
-        ran = cluster.folder / "ran"
-        body = f"""
-        @retry(times=1, minutes_between_retries=0)
-        with open({str(ran)!r}, 'a') as file: file.write(f'{{current.retry_count}}\\n')
-        if current.retry_count == 0: time.sleep(12)
-        self.value = current.retry_count
-        """
-        script = flow(flow_source(MIDDLE, middle=body))
-        process = script.start("run", *on(cluster), "--executor-option", "lease=3")
-        wait_for(lambda: ran.exists() and ran.read_text(), 60)
-        cluster.worker(threads=1)
-        cluster.wait(2)
-        os.killpg(cluster.processes[1].pid, signal.SIGSTOP)
-        assert process.wait(60) == 0
-        process.communicate()
-        assert script.client()["middle"].task.data.value == 1
-        assert script.sql("select status from attempts where number = 1 or error_type is not null") == [
-            "failed",
-            "successful",
-        ]
 
     def test_a_scheduler_that_dies(self, make_cluster, flow):
         """The run ends with a message that says so, and can be resumed."""
         cluster = make_cluster()
         cluster.worker()
         cluster.wait(1)
-        begun = cluster.folder / "begun"
-        script = flow(
-            flow_source(
-                MIDDLE,
-                middle=f"if not Path({str(begun)!r}).exists():\n    Path({str(begun)!r}).touch()\n    time.sleep(300)",
-            )
-        )
-        process = script.start("run", *on(cluster))
-        wait_for(begun.exists, 60)
+        script, process, _ = begun(flow, cluster)
         os.killpg(cluster.scheduler.pid, signal.SIGKILL)
         os.killpg(cluster.processes[1].pid, signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=90)
@@ -391,14 +371,9 @@ class TestDeaths:
 
 def test_a_stop(shared, flow):
     """A run that is stopped ends its tasks, and keeps what had finished."""
-    mark = f"FLOWSTORE_TEST_{os.getpid()}_{time.time_ns()}"
-    body = f"@environment(vars={{'MARK': {mark!r}}})\nPath(self.begun).touch()\ntime.sleep(300)"
-    script = flow(flow_source(MIDDLE, start="self.begun = 'BEGUN'", middle=body))
-    script.rewrite(script.file.read_text().replace("'BEGUN'", repr(str(script.folder / "begun"))))
-    process = script.start("run", *on(shared))
-    wait_for((script.folder / "begun").exists, 60)
+    script, process, ran = begun(flow, shared)
     assert stop(process, signal.SIGINT).code == 130
-    assert gone(mark, 5)
+    assert gone(str(ran), 5)
     assert script.sql("select status from runs") == ["stopped"]
 
 
