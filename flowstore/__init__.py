@@ -77,7 +77,8 @@ if TYPE_CHECKING:
     from flowstore.flow.secrets import secrets
     from flowstore.flow.triggers import trigger, trigger_on_finish
     from flowstore.runner import Runner, inspect_spin
-    from flowstore.runner.notebook import NBRunner
+    from flowstore.runner.deployer import DeployedFlow, Deployer
+    from flowstore.runner.notebook import NBDeployer, NBRunner
     from flowstore.store.opening import get_store, use_store
 
 _CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
@@ -87,6 +88,9 @@ _MODULES = {
     "Config": "flowstore.flow.configs",
     "Event": "flowstore.client.events",
     "FlowMutator": "flowstore.flow.mutators",
+    "DeployedFlow": "flowstore.runner.deployer",
+    "Deployer": "flowstore.runner.deployer",
+    "NBDeployer": "flowstore.runner.notebook",
     "NBRunner": "flowstore.runner.notebook",
     "Runner": "flowstore.runner",
     "inspect_spin": "flowstore.runner",
@@ -154,6 +158,8 @@ __all__ = [
     "ArtifactError",
     "Config",
     "DataArtifact",
+    "DeployedFlow",
+    "Deployer",
     "Event",
     "ExceptionInfo",
     "Flow",
@@ -165,6 +171,7 @@ __all__ = [
     "IncludeFile",
     "InvalidPathspec",
     "JSONType",
+    "NBDeployer",
     "NBRunner",
     "NamespaceMismatch",
     "NotAStore",

@@ -24,10 +24,11 @@ LAYERS = (
     "_version", "alarm", "text", "errors", "progress", "drawing", "context", "sqlite", "store", "flow", "client",
     "cards", "run",
 )  # fmt: skip
-TOGETHER = ("production", "transfer", "maintenance", "runner")  # above `run`, each on its own
+TOGETHER = ("production", "transfer", "maintenance")  # above `run`, each on its own
 MAY_IMPORT = {layer: set(LAYERS[:at]) for at, layer in enumerate(LAYERS)}
 MAY_IMPORT["flow"] -= {"store", "sqlite"}
 MAY_IMPORT |= {layer: set(LAYERS) for layer in TOGETHER}
+MAY_IMPORT["runner"] = {*LAYERS, "production"}
 MAY_IMPORT["web"] = {*LAYERS, *TOGETHER}
 MAY_IMPORT["cli"] = {*LAYERS, *TOGETHER, "web"}
 MAY_IMPORT["metaflow"] = {*LAYERS, *TOGETHER, "cli"}

@@ -23,6 +23,7 @@ from flowstore.client.store import Store
 from flowstore.context import Current
 from flowstore.flow.mutators import MutableFlow, MutableStep
 from flowstore.runner import ExecutingProcess, ExecutingRun, ExecutingTask
+from flowstore.runner.deployer import DeployedFlow, LocalDeployer, StepFunctionsDeployer, TriggeredRun
 
 PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
@@ -35,7 +36,7 @@ GROUPS = {
     "The task that is running": ("current",),
     "Results": ("Flows", "Flow", "Run", "Step", "Task", "DataArtifact", "ExceptionInfo"),
     "Stores": ("open_store", "Store", "use_store", "get_store"),
-    "Runs started from Python": ("Runner", "NBRunner", "inspect_spin"),
+    "Runs started from Python": ("Runner", "NBRunner", "inspect_spin", "Deployer", "NBDeployer", "DeployedFlow"),
     "Namespaces": ("namespace", "get_namespace", "default_namespace"),
 }
 RETURNED = (
@@ -46,12 +47,15 @@ RETURNED = (
     ExecutingProcess,
     ExecutingRun,
     ExecutingTask,
+    LocalDeployer,
+    StepFunctionsDeployer,
+    TriggeredRun,
     Data,
     Artifacts,
     Code,
     Metadata,
 )  # by methods and attributes
-NEVER_MADE = (Store, *RETURNED[:-1])  # users call none of them
+NEVER_MADE = (Store, DeployedFlow, *RETURNED[:-1])  # users call none of them
 SHARED = """## What the results have in common
 
 Each of them has a `pathspec`, which is its address. Runs, steps, tasks and artifacts can be tagged; a flow can't.

@@ -23,7 +23,7 @@ class Started:
     """The run, task or deployment that a command line has started.
 
     Attributes:
-        pathspec: of the run, or of the task; of a deployment, its flow's name.
+        pathspec: of the run, or of the task; of a deployment, its flow's name and its id.
         store: the path of the store's file.
     """
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from flowstore.errors import NotFound, ParameterError
+from flowstore.errors import NotFound
 from flowstore.runner import words
 from flowstore.runner.process import FlowProcess, chosen_store, existing_file
 
@@ -273,7 +273,7 @@ class Runner:
         suffixes = {"package_suffixes": None if command == "spin" else self._options.get("package_suffixes")}
         options, values = words.split({**suffixes, **arguments}, words.OPTIONS[command])
         if values and command != "run":
-            raise ParameterError(f"{command} has no option {next(iter(values))!r}.")
+            raise words.no_option(command, next(iter(values)), words.OPTIONS[command])
         before = [*self._before]
         store = None if self._cwd is not None or "FLOWSTORE_STORE" in self._env else chosen_store()
         if store is not None and "store" not in self._options:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flowstore.errors import FlowstoreError
 from flowstore.flow.spec import FlowSpec
 from flowstore.runner import ExecutingRun, ExecutingTask, Runner
+from flowstore.runner.deployer import Deployer
 
 if TYPE_CHECKING:
     from flowstore.client import Run
@@ -107,6 +108,41 @@ class NBRunner:
     def cleanup(self) -> None:
         """Remove the temporary files; what is still running goes on."""
         self.runner.cleanup()
+        self._file.remove()
+
+
+class NBDeployer(Deployer):
+    """Puts a flow that a notebook's cell defines into production; see `NBRunner` for what the cell contains.
+
+    Args:
+        flow: the flow's class.
+        show_output: print what the commands print.
+        profile: of Metaflow, which has no meaning here.
+        env: environment variables for the flow, besides this process's own.
+        base_dir: the folder to deploy from; default: this process's own.
+        file_read_timeout: of Metaflow, which has no meaning here.
+        options: options before the command, as for `Runner`.
+
+    Raises:
+        FlowstoreError: no cell defines the flow.
+    """
+
+    def __init__(
+        self,
+        flow: type[FlowSpec],
+        show_output: bool = True,
+        profile: str | None = None,
+        env: Mapping[str, str] | None = None,
+        base_dir: str | os.PathLike[str] | None = None,
+        file_read_timeout: float = 3600,
+        **options: Any,
+    ) -> None:
+        self._file = NotebookFile(flow, base_dir)
+        environment = {**self._file.environment, **(env or {})}
+        super().__init__(self._file.path, show_output, profile, environment, base_dir, file_read_timeout, **options)
+
+    def cleanup(self) -> None:
+        """Remove the temporary file; what was deployed is in the store."""
         self._file.remove()
 
 

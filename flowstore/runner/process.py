@@ -58,7 +58,7 @@ class FlowProcess:
             self._exchange.put_resume_hint(resume_hint)
         self._logs = {name: _nameless_file(self) for name in _STREAMS}
         self._process = subprocess.Popen(
-            [sys.executable, *_program(), *words],
+            [sys.executable, *([] if words[0] == "-m" else _program()), *words],
             cwd=cwd,
             env={**os.environ, **{name: str(value) for name, value in env.items()}, VARIABLE: folder},
             stdin=None if at_terminal else subprocess.DEVNULL,
@@ -128,6 +128,14 @@ class FlowProcess:
             position += len(data)
             yield data
 
+    def stop(self) -> bool:
+        """Ask the run to stop, and wait for that; return whether it was running."""
+        if self.returncode is not None:
+            return False
+        self._process.terminate()
+        self._process.wait()
+        return True
+
     # --- without blocking
 
     async def until_started(self) -> None:
@@ -172,10 +180,18 @@ class FlowProcess:
         started = self.started
         if started is not None:
             return started
+        raise self._error(f"{what} could not be started")
+
+    def need_success(self, what: str) -> None:
+        """Raise ParameterError or FlowstoreError, with the command line's message, unless it has succeeded."""
+        if self._process.wait() != 0:
+            raise self._error(f"{what} failed")
+
+    def _error(self, what: str) -> FlowstoreError:
         code = self._process.wait()
         error = ParameterError if code == 2 else FlowstoreError
         printed = _USAGE.sub("", self.text("stderr").strip()).removeprefix("Error: ") or "It printed no error."
-        raise error(f"{what} could not be started (exit code {code}): {printed[-4000:]}")
+        return error(f"{what} (exit code {code}): {printed[-4000:]}")
 
 
 def _nameless_file(owner: FlowProcess) -> int:

@@ -35,7 +35,7 @@ RUN_OPTIONS: Mapping[str, str] = {
     "package_suffixes": "--package-suffixes",
     "start_method": "--start-method",
 }
-OPTIONS: Mapping[str, Mapping[str, str]] = {
+OPTIONS: dict[str, Mapping[str, str]] = {
     "run": RUN_OPTIONS,
     "resume": {**RUN_OPTIONS, "origin_run_id": "--origin-run-id"},
     "spin": {
@@ -46,6 +46,28 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "artifacts_module": "--artifacts-module",
         "skip_decorators": "--skip-decorators",
         "spin_pathspec": "--spin-pathspec",
+    },
+}
+_CREATE = {
+    "tags": "--tag",
+    "decospecs": "--with",
+    "namespace": "--namespace",
+    "authorize": "--authorize",
+    "generate_new_token": "--generate-new-token",
+    "executor": "--executor",
+    "executor_options": "--executor-option",
+    "package_suffixes": "--package-suffixes",
+}
+OPTIONS |= {
+    "deploy create": _CREATE,
+    "step-functions create": {
+        **_CREATE,
+        "name": "--name",
+        "role": "--role",
+        "scheduler_role": "--scheduler-role",
+        "max_workers": "--max-workers",
+        "heartbeat": "--heartbeat",
+        "steps": "--steps",
     },
 }
 # Metaflow has these, and nothing here depends on them.
@@ -64,15 +86,18 @@ def settings(options: Mapping[str, Any], owner: str) -> list[str]:
     known = [*SETTINGS, "package_suffixes"]
     for name in options:
         if name not in known and name not in _WITHOUT_MEANING:
-            raise ParameterError(
-                f"{owner} has no option {name!r}.{did_you_mean(name, known)} It has: {', '.join(known)}."
-            )
+            raise no_option(owner, name, known)
     words: list[str] = []
     for name in ("config", "config_value"):
         for config, value in _pairs(options.get(name)):
-            words += [SETTINGS[name], config, value if isinstance(value, str) else _text(value)]
+            words += [SETTINGS[name], config, value if isinstance(value, str) else text(value)]
     others = {name: value for name, value in options.items() if name in SETTINGS and not name.startswith("config")}
     return [*words, *_words(SETTINGS, others)]
+
+
+def no_option(owner: str, name: str, known: Iterable[str]) -> ParameterError:
+    """Return the error of an option that does not exist."""
+    return ParameterError(f"{owner} has no option {name!r}.{did_you_mean(name, [*known])} It has: {', '.join(known)}.")
 
 
 def split(arguments: Mapping[str, Any], known: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
@@ -90,13 +115,14 @@ def _words(known: Mapping[str, str], options: Mapping[str, Any]) -> list[str]:
         if value is True:
             words.append(option)
         elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-            words += [f"{option}={_text(item)}" for item in value]
+            words += [f"{option}={text(item)}" for item in value]
         else:
-            words.append(f"{option}={_text(value)}")
+            words.append(f"{option}={text(value)}")
     return words
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Return a value as a command line gives it."""
     if isinstance(value, (str, os.PathLike)):
         return os.fspath(value)
     to_dict = getattr(value, "to_dict", None)

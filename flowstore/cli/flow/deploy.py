@@ -27,6 +27,7 @@ from flowstore.cli.flow.flow_file import (
     package_suffixes,
     wrong_usage,
 )
+from flowstore.run import caller
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.text import did_you_mean, safe
 
@@ -145,6 +146,7 @@ def echo_deployed(created: Created) -> None:
     click.echo(f"Deployed {deployment.flow}{where}, version {deployment.version}.")
     click.echo(f"Production token:      {deployment.token}{' (new)' if created.new_token else ''}")
     click.echo(f"Production namespace:  {seen}")
+    caller.announce(f"{deployment.flow}/{deployment.id}", context.state.store.path)
 
 
 def echo_moved(created: Created) -> None:

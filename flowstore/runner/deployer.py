@@ -1,0 +1,384 @@
+"""Flows put into production from Python: `Deployer`, what it deploys, and the runs that are triggered."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from flowstore.errors import FlowstoreError, NotFound
+from flowstore.runner import words
+from flowstore.runner.process import FlowProcess, chosen_store, existing_file
+
+if TYPE_CHECKING:
+    from flowstore.client import Run
+    from flowstore.store.deployments import Deployment
+
+_PAUSE_S = 0.1
+
+
+class Deployer:
+    """Puts a flow's file into production.
+
+    Args:
+        flow_file: the path of the flow's file, relative to this process's folder.
+        show_output: print what the commands print.
+        profile: of Metaflow, which has no meaning here.
+        env: environment variables for the flow, besides this process's own.
+        cwd: the folder to deploy from; by default this process's own, and then to the store that is active in it.
+        file_read_timeout: of Metaflow, which has no meaning here.
+        options: options before the command, as for `Runner`: `branch`, `production`, `config` and so on.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ParameterError: there is no such option.
+
+    Example:
+        >>> from flowstore import Deployer
+        >>> deployed = Deployer("flow.py").local().create(tags=["nightly"])
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: There is no flow's file at ...flow.py.
+    """
+
+    def __init__(
+        self,
+        flow_file: str | os.PathLike[str],
+        show_output: bool = True,
+        profile: str | None = None,  # noqa: ARG002  # Metaflow's
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        file_read_timeout: float = 3600,  # noqa: ARG002  # Metaflow's
+        **options: Any,
+    ) -> None:
+        file = existing_file(flow_file)
+        self.flow_file = os.fspath(file if cwd is None else file.absolute())
+        self.show_output = show_output
+        self._env = dict(env or {})
+        self._cwd = cwd
+        self._before = words.settings(options, type(self).__name__)
+        store = None if cwd is not None or "FLOWSTORE_STORE" in self._env else chosen_store()
+        if store is not None and "store" not in options:
+            self._before.insert(0, f"--store={store}")
+
+    def local(self) -> LocalDeployer:
+        """Return what deploys to the store itself, as `deploy` does."""
+        return LocalDeployer(self)
+
+    def step_functions(self, name: str | None = None) -> StepFunctionsDeployer:
+        """Return what deploys to AWS Step Functions, as `step-functions` does.
+
+        Args:
+            name: of the state machine; by default the flow's.
+        """
+        return StepFunctionsDeployer(self, name)
+
+    def argo_workflows(self, name: str | None = None) -> LocalDeployer:  # noqa: ARG002  # Metaflow's
+        """Refuse: a flow is deployed to its own store, or to AWS Step Functions."""
+        raise FlowstoreError(
+            "There is no argo-workflows: flowstore deploys into its own file. Use Deployer(…).local()."
+        )
+
+    def cleanup(self) -> None:
+        """Do nothing: no files are left behind."""
+
+    def command(self, *command: str) -> FlowProcess:
+        """Run a command of the flow's file to its end, which must be a success.
+
+        Raises:
+            ParameterError, FlowstoreError: it was refused, with the message of the command line.
+        """
+        process = FlowProcess([self.flow_file, *self._before, *command], {}, self._env, self._cwd)
+        process.finish(show=self.show_output)
+        process.need_success(" ".join(command[:2]))
+        process.remove_files()
+        return process
+
+
+class _Kind:
+    """A way to deploy."""
+
+    _COMMAND: str
+
+    def __init__(self, deployer: Deployer, name: str | None = None) -> None:
+        self.deployer = deployer
+        self._name = name
+
+    def _create(self, arguments: Mapping[str, Any]) -> tuple[str, int]:
+        """Run `create`; return the store and the deployment's id."""
+        known = words.OPTIONS[f"{self._COMMAND} create"]
+        options, unknown = words.split({"name": self._name, **arguments}, known)
+        if unknown:
+            raise words.no_option(f"{self._COMMAND} create", next(iter(unknown)), known)
+        started = self.deployer.command(self._COMMAND, "create", *options).need_started("The deployment")
+        return started.store, int(started.pathspec.rpartition("/")[2])
+
+
+class LocalDeployer(_Kind):
+    """Deploys to the store itself."""
+
+    _COMMAND = "deploy"
+
+    def create(self, **arguments: Any) -> DeployedFlow:
+        """Deploy this version of the flow.
+
+        Args:
+            arguments: `tags`, `authorize`, `generate_new_token`, `namespace`, `decospecs`, `package_suffixes`.
+
+        Raises:
+            FlowstoreError: it cannot be deployed, or not without a token; nothing was changed.
+        """
+        return DeployedFlow(*self._create(arguments), self.deployer)
+
+
+class StepFunctionsDeployer(_Kind):
+    """Deploys to AWS Step Functions, which start runs; a worker runs them."""
+
+    _COMMAND = "step-functions"
+
+    def create(self, **arguments: Any) -> DeployedFlow:
+        """Deploy this version of the flow, and make its state machine.
+
+        Args:
+            arguments: those of a local deployment, and `role`, `scheduler_role`, `max_workers`, `heartbeat`, `steps`.
+
+        Raises:
+            FlowstoreError: it cannot be deployed, or AWS refuses; the message is the command line's.
+        """
+        return StepFunctionsDeployedFlow(*self._create(arguments), self.deployer)
+
+
+class DeployedFlow:
+    """A flow in production.
+
+    Attributes:
+        deployer: the deployer; `None` where this was found with `from_deployment`.
+    """
+
+    def __init__(self, store: str, deployment_id: int, deployer: Deployer | None = None) -> None:
+        self.deployer = deployer
+        self._store = store
+        self._deployment_id = deployment_id
+
+    @classmethod
+    def from_deployment(cls, identifier: str) -> DeployedFlow:
+        """Return a deployment of the active store by its `name`.
+
+        Raises:
+            NotFound: nothing of that name is deployed.
+        """
+        from flowstore.store import deployments
+        from flowstore.store.opening import active_store
+
+        store = active_store()
+        names = {_name(deployment): deployment for deployment in deployments.active(store)}
+        if identifier not in names:
+            there = ", ".join(names) or "nothing"
+            raise NotFound(f"{identifier} is not deployed in {store.path}. Deployed are: {there}.")
+        return cls(str(store.path), names[identifier].id)
+
+    @property
+    def name(self) -> str:
+        """The name of the deployment: the flow's or, in a project, `project.branch.flow`."""
+        return _name(self._deployment)
+
+    @property
+    def flow_name(self) -> str:
+        """The name of the flow."""
+        return self._deployment.flow
+
+    @property
+    def production_token(self) -> str:
+        """The production token, which authorizes others to deploy; the namespace of the runs is `production:TOKEN`."""
+        return self._deployment.token
+
+    def trigger(self, **arguments: Any) -> TriggeredRun:
+        """Start a run of what is deployed, in the background.
+
+        Args:
+            arguments: values of parameters, by name.
+        """
+        module = "flowstore.runner.triggering"
+        process = FlowProcess(["-m", module, self._store, str(self._deployment_id)], arguments, {}, None)
+        return LocalTriggeredRun(self, process)
+
+    def delete(self, authorize: str | None = None) -> None:
+        """Take the flow out of production; its runs stay.
+
+        Args:
+            authorize: the production token, where somebody else has deployed.
+
+        Raises:
+            TokenError: it is needed, or wrong; nothing was changed.
+        """
+        from flowstore.production import deploy
+        from flowstore.store.opening import store_at
+
+        deploy.delete(store_at(self._store), self._deployment, authorize)
+
+    @property
+    def _deployment(self) -> Deployment:
+        from flowstore.store import deployments
+        from flowstore.store.opening import store_at
+
+        return deployments.get(store_at(self._store), self._deployment_id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+def _name(deployment: Deployment) -> str:
+    parts = (deployment.project, deployment.branch) if deployment.project else ()
+    return ".".join([*filter(None, parts), deployment.flow])
+
+
+class StepFunctionsDeployedFlow(DeployedFlow):
+    """A flow in production that AWS Step Functions start."""
+
+    def trigger(self, **arguments: Any) -> TriggeredRun:
+        """Start an execution in AWS; its run begins when a worker takes it."""
+        assert self.deployer is not None
+        values = [f"--{name.replace('_', '-')}={words.text(value)}" for name, value in arguments.items()]
+        process = self.deployer.command("step-functions", "trigger", *values)
+        arn = re.search(r"^Started (\S+)$", process.text("stdout"), re.MULTILINE)
+        if arn is None:
+            raise FlowstoreError(f"step-functions trigger named no execution: {process.text('stdout')}")
+        return StepFunctionsTriggeredRun(self, self._store, arn[1])
+
+    def delete(self, authorize: str | None = None) -> None:
+        """Remove everything that `create` made in AWS; the runs stay."""
+        assert self.deployer is not None
+        self.deployer.command("step-functions", "delete", *([f"--authorize={authorize}"] if authorize else []))
+
+
+class TriggeredRun:
+    """A run of a deployment that was triggered, which may not have begun yet."""
+
+    def __init__(self, deployed: DeployedFlow) -> None:
+        self.deployer = deployed.deployer
+        self.deployed_flow = deployed
+
+    @property
+    def run(self) -> Run | None:
+        """The run, as the Client shows it; `None` before it has begun."""
+        raise AssertionError  # each kind has its own
+
+    @property
+    def status(self) -> str:
+        """`'pending'` before the run has begun, then the run's status."""
+        run = self.run
+        return "pending" if run is None else run.status
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the run has not ended; one that has not begun is waiting, and so has not."""
+        return self.status in {"pending", "running"}
+
+    def wait_for_run(self, check_interval: float | None = None, timeout: float | None = None) -> Run:
+        """Wait until the run has begun, and return it.
+
+        Args:
+            check_interval: how often to look, in seconds.
+            timeout: how long to wait at most, in seconds; `None` for ever.
+
+        Raises:
+            TimeoutError: it has not begun in time.
+            FlowstoreError: it cannot begin; the message says why.
+        """
+        _wait(lambda: self.run is not None, check_interval, timeout, "The run has not begun")
+        run = self.run
+        assert run is not None
+        return run
+
+    def wait_for_completion(self, check_interval: float | None = None, timeout: float | None = None) -> None:
+        """Wait until the run has ended; see `wait_for_run`.
+
+        Raises:
+            TimeoutError: it has not ended in time.
+        """
+        _wait(lambda: not self.is_running, check_interval, timeout, "The run has not ended")
+
+    def terminate(self) -> bool:
+        """Stop the run; return whether there was anything to stop."""
+        raise AssertionError  # each kind has its own
+
+
+class LocalTriggeredRun(TriggeredRun):
+    """A run of a local deployment."""
+
+    def __init__(self, deployed: DeployedFlow, process: FlowProcess) -> None:
+        super().__init__(deployed)
+        self._process = process
+
+    @property
+    def run(self) -> Run | None:
+        """The run, as the Client shows it; `None` before it has begun.
+
+        Raises:
+            ParameterError, FlowstoreError: it could not be started.
+        """
+        from flowstore.client.store import seen
+        from flowstore.store.opening import store_at
+
+        if self._process.started is None and self._process.returncode is None:
+            return None
+        started = self._process.need_started("The run")
+        return seen(store_at(started.store), None).run(started.pathspec)
+
+    @property
+    def stdout(self) -> str:
+        """The output so far: lines about tasks, and what these printed."""
+        return self._process.text("stdout")
+
+    @property
+    def stderr(self) -> str:
+        """The messages so far: banner, progress, warnings and errors."""
+        return self._process.text("stderr")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the run has not ended."""
+        return self._process.returncode is None
+
+    def terminate(self) -> bool:
+        """Stop the run, which is then `'stopped'`; return whether it was running."""
+        return self._process.stop()
+
+
+class StepFunctionsTriggeredRun(TriggeredRun):
+    """A run that AWS Step Functions were asked for."""
+
+    def __init__(self, deployed: DeployedFlow, store: str, arn: str) -> None:
+        super().__init__(deployed)
+        self._store = store
+        self.execution = arn
+
+    @property
+    def run(self) -> Run | None:
+        """The run, as the Client shows it; `None` before a worker has taken it."""
+        from flowstore.client.store import seen
+        from flowstore.store import state_machines
+        from flowstore.store.opening import store_at
+
+        store = store_at(self._store)
+        newest = state_machines.newest_run(store, state_machines.execution_tag(self.execution))
+        return None if newest is None else seen(store, None).run(f"{newest.flow}/{newest.id}")
+
+    def terminate(self) -> bool:
+        """Stop the execution, and so the run; return whether there was a run to stop."""
+        run = self.run
+        if run is None or not self.is_running:
+            return False
+        assert self.deployer is not None
+        self.deployer.command("step-functions", "terminate", run.id)
+        return True
+
+
+def _wait(is_over: Callable[[], bool], interval: float | None, timeout: float | None, what: str) -> None:
+    end = None if timeout is None else time.monotonic() + timeout
+    while not is_over():
+        if end is not None and time.monotonic() >= end:
+            raise TimeoutError(f"{what} after {timeout:g} s.")
+        time.sleep(_PAUSE_S if interval is None else interval)
