@@ -270,7 +270,7 @@ class FlowSpec(_Unstorable):
             raise AttributeError(
                 f"Flow {type(self).__name__} has no artifact {name!r} in step {link.step}.{hint}"
             ) from None
-        if not isinstance(vars(type(self)).get(name), Parameter):
+        if not isinstance(getattr(type(self), name, None), Parameter):  # of a base class, perhaps
             self.__dict__[name] = value
         return value
 

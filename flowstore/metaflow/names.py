@@ -84,9 +84,22 @@ MODULES: Mapping[str, _Module] = {
     "exception": _Module(
         ("flowstore.errors",), {name: f"flowstore.errors:{other}" for name, other in _EXCEPTIONS.items()}
     ),
+    "events": _Module(
+        ("flowstore.client.events",),
+        {
+            "MetaflowEvent": "flowstore.client.events:TriggerEvent",
+            "MetaflowTrigger": "flowstore.client.events:Trigger",
+        },
+    ),
     "flowspec": _Module(("flowstore",)),
+    "integrations": _Module(("flowstore",)),
     "includefile": _Module(("flowstore",)),
     "parameters": _Module(("flowstore",), {"DeployTimeContext": "flowstore.flow.parameters:DeployTimeContext"}),
+    "user_decorators": _Module(("flowstore",)),
+    "user_decorators.mutable_flow": _Module(("flowstore.flow.mutators",)),
+    "user_decorators.mutable_step": _Module(("flowstore.flow.mutators",)),
+    "user_decorators.user_flow_decorator": _Module(("flowstore.flow.mutators",)),
+    "user_decorators.user_step_decorator": _Module(("flowstore.flow.mutators", "flowstore.flow.own")),
 }
 
 

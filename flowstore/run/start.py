@@ -66,6 +66,7 @@ class Options:
     max_num_splits: int = 10_000
     run_id_file: str | None = None
     sources: Sources = attrs.field(factory=Sources)
+    triggers: Sequence[str] = ()
     deployment: Assigned | None = None  # not an option: what `ownership.assigned_deployment` returned
 
 
@@ -237,7 +238,7 @@ def create(
         environment=environment.imported(),
         start_step=None if session.graph.start == "start" else session.graph.start,
         end_step=None if session.graph.end == "end" else session.graph.end,
-        trigger_events=_trigger_events(db, store, who, origin_run_id),
+        trigger_events=_trigger_events(db, session, who, origin_run_id),
     )
     if who.execution is not None:
         from flowstore.store import state_machines  # which a plain run does not need
@@ -247,12 +248,15 @@ def create(
     return records.create_run(db, run)
 
 
-def _trigger_events(db: sqlite3.Connection, store: Store, who: Identity, origin_run_id: str | None) -> str | None:
+def _trigger_events(db: sqlite3.Connection, session: Session, who: Identity, origin_run_id: str | None) -> str | None:
     """Return the events that start the run, which are used up by that; of a resumed run those of its origin."""
-    if who.claim is None and origin_run_id is None:
+    store, triggers = session.store, session.options.triggers
+    if who.claim is None and origin_run_id is None and not triggers:
         return None
     from flowstore.store import events  # which a plain run does not need
 
+    if triggers:
+        return events.recorded(events.ends_of(store, triggers))
     if who.claim is not None:
         who.claim.take(db)
         return events.recorded(events.by_ids(store, who.claim.ids))
@@ -265,9 +269,12 @@ def _environment_tags() -> list[str]:
 
 def _code(db: sqlite3.Connection, store: Store, sources: Sources) -> int | None:
     if sources.files:
-        return snapshots.ensure(db, store, sources.flow_file, sources.files, sources.module)
+        program = snapshots.Program(sources.flow_file, sources.module, sources.launcher)
+        return snapshots.ensure(db, store, program, sources.files)
     if sources.text is not None:
-        return snapshots.ensure(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
+        return snapshots.ensure(
+            db, store, snapshots.Program(snapshot.COMMAND), {snapshot.COMMAND: sources.text.encode()}
+        )
     return None
 
 
@@ -403,7 +410,7 @@ def facts_of(session: Session, who: Identity, run_id: int, origin: Origin | None
         "project_flow_name": None,
         "is_production": None,
         "is_deployed": who.deployment is not None,
-        "trigger": [] if who.claim is None and origin is None else _recorded(store, run_id),
+        "trigger": _recorded(store, run_id) if who.claim or origin or session.options.triggers else [],
         "is_user_branch": None,
         **who.project,
     }

@@ -13,9 +13,10 @@ from typing import Any
 
 import attrs
 
-from flowstore.errors import FlowstoreError
+from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import PAGE, json_of
+from flowstore.store import queries
 from flowstore.store.records import now_ms
 
 EVENT, RUN = "event", "run"  # kinds
@@ -128,6 +129,23 @@ class Claim:
 def recorded(events: Sequence[Event]) -> str:
     """Return the JSON that a run keeps of the events that started it."""
     return json.dumps([attrs.asdict(event) for event in events], ensure_ascii=False)
+
+
+def ends_of(store: Store, pathspecs: Sequence[str]) -> list[Event]:
+    """Return the ends of runs as if they were events, for a run that somebody tries out.
+
+    Raises:
+        NotFound: there is no such run.
+    """
+    ends: list[Event] = []
+    for pathspec in pathspecs:
+        flow, _, run_id = pathspec.partition("/")
+        row = queries.find_run(store, flow, queries.parse_id("run", run_id))
+        if row is None:
+            raise NotFound(f"There is no run {pathspec} in {store.path} that could have started this one.")
+        at = row["finished_at"] or row["created_at"]
+        ends.append(Event(len(ends), RUN, flow, {"pathspec": pathspec}, at, row["user"]))
+    return ends
 
 
 def of_run(store: Store, run_id: int) -> str | None:

@@ -140,6 +140,31 @@ def test_marks_are_of_the_version_that_runs():
     assert "no step 'start', where a run begins. Add one, or mark the first step with @step(start=True)." in problem
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_flow_inherits_steps_parameters_and_constants(flow, method):
+    """It overrides some, calls what it overrides, and reads the parameters of its base class as its own."""
+    base = """
+    class Base(FlowSpec):
+        size = Parameter("size", default=2)
+        unit = "cm"
+        @retry(times=1)
+        @step(start=True)
+        def load(self):
+            if current.retry_count == 0: raise OSError
+            self.values = list(range(self.size))
+            self.next(self.report)
+        @step(end=True)
+        def report(self):
+            self.text = f"{self.values} {self.unit} of {self.size}"
+    """
+    own = "@step(end=True)\ndef report(self):\n    super().report()\n    self.text = self.text.upper()"
+    script = flow(flow_source({}, head=base, members=own).replace("class F(FlowSpec)", "class F(Base)"))
+    script("run", "--size", "3", *METHODS[method])
+    run = script.client()
+    assert (run.data.text, run.data.size, run.data.unit) == ("[0, 1, 2] CM OF 3", 3, "cm")
+    assert run["load"].task.current_attempt == 1
+
+
 MISTAKES = {
     "two starts": (
         (f"a: {to('c')}", f"b: {to('c')}", "c: pass"),

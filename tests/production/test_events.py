@@ -135,6 +135,17 @@ def test_events_from_python(flow):
     assert flowstore.ArgoEvent("n", payload={"x": object()}).publish(ignore_errors=True) is None
 
 
+def test_a_run_is_tried_out_as_if_another_had_started_it(flow):
+    """`--trigger FLOW/RUN` before the command; a run that is not there starts nothing, and a resumed run keeps it."""
+    script = flow(flow_source(LINEAR, start="self.x = current.trigger and current.trigger.run.pathspec"))
+    script("run")
+    script("--trigger", "F/1", "run")
+    script("resume", "start", "--origin-run-id", "2")
+    assert [run.data.x for run in every_run(script)] == [None, "F/1", "F/1"]
+    assert "no run F/9" in script("--trigger", "F/9", "run", expect=1).stderr
+    assert script.sql("select count(*) from runs") == [3]
+
+
 def test_wrong_commands(flow):
     """A payload that is no object of JSON, and a name that is none."""
     script = flow(flow_source(LINEAR))

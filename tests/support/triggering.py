@@ -30,7 +30,9 @@ def kill_schedulers(script, times, *, seed=0):
     for number in range(times):
         script.flowstore("event", "data_updated", "--payload", json.dumps({"number": number}))
         process = started("-m", "flowstore", "scheduler", "--store", script.db, folder=script.folder)
-        time.sleep(chance.uniform(0.2, 4))  # at any moment of its work
+        if chance.random() < 0.8:  # else while it begins
+            _wait_for_a_start(process)
+        time.sleep(chance.uniform(0, 2))  # at any moment of what follows
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
         process.communicate()
@@ -38,6 +40,13 @@ def kill_schedulers(script, times, *, seed=0):
         process.communicate(timeout=600)
     recorded = script.sql("select trigger_events from runs order by id")
     return collections.Counter(event["payload"]["number"] for text in recorded for event in json.loads(text))
+
+
+def _wait_for_a_start(process):
+    """Read what a scheduler says until it has started a run."""
+    for line in process.stderr:
+        if b"Started" in line:
+            return
 
 
 def main(times):

@@ -89,7 +89,17 @@ CONFIG_VALUE = Setting(
     everywhere=True,
     after=False,
 )
-SETTINGS = (BRANCH, PRODUCTION, CONFIG, CONFIG_VALUE, STORE, QUIET, NAMESPACE, WITH, DURABLE)
+TRIGGER = Setting(
+    "trigger",
+    (
+        click.Option(
+            ["--trigger"], metavar="FLOW/RUN", multiple=True, help="Run as if the end of this run had started it."
+        ),
+    ),
+    default=(),
+    after=False,
+)
+SETTINGS = (BRANCH, PRODUCTION, TRIGGER, CONFIG, CONFIG_VALUE, STORE, QUIET, NAMESPACE, WITH, DURABLE)
 
 
 def namespace_of(given: str | None) -> str | context.Unset | None:

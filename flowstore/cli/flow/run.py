@@ -18,6 +18,7 @@ from flowstore.cli.flow.flow_file import (
     NAMESPACE_INSIDE,
     PRODUCTION,
     QUIET,
+    TRIGGER,
     WITH,
     FlowFile,
     namespace_of,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from flowstore.run.snapshot import Sources
 
 _SETTINGS: tuple[Setting, ...] = (STORE_PATH, QUIET, NAMESPACE_INSIDE, WITH, DURABLE, BRANCH, PRODUCTION)
+_RUN_SETTINGS = (*_SETTINGS, TRIGGER)
 
 
 # --- parameters as options
@@ -120,7 +122,7 @@ def _values_of_caller(this: FlowFile) -> dict[str, _Given]:
 # --- run and resume
 
 
-@command(*_SETTINGS, cls=_Run)
+@command(*_RUN_SETTINGS, cls=_Run)
 @run_options
 def run(this: FlowFile, **given: Any) -> int:
     """Run the flow.
@@ -258,6 +260,7 @@ def _options(options: Mapping[str, Any], sources: Sources, deployment: Assigned 
         run_id_file=options["run_id_file"],
         sources=sources,
         deployment=deployment,
+        triggers=options.get("trigger", ()),
     )
 
 
