@@ -266,9 +266,9 @@ ROWS = (
         "its bytes are not JSON", tuple(without_blob()), "drops it", deep=True,
     ),
     _object("runs", "run_id", "parameters", "object", "'{}'"),
-    _object("tasks", "task_id", "transition", "object", "null"),
-    _object("attempts", "attempt_id", "metadata", "object", "null"),
-    _object("deployments", "deployment_id", "schedule", "object", "null"),
+    _object("runs", "run_id", "trigger_events", "array", "null"),
+    *(_object(f"{row}s", f"{row}_id", at, "object", "null") for row, at in (("task", "transition"), ("attempt", "metadata"))),
+    *(_object("deployments", "deployment_id", column, "object", "null") for column in ("schedule", "triggers")),
     *(_object("deployments", "deployment_id", column, "array", "'[]'") for column in ("tags", "with_decorators")),
     _object("deployments", "deployment_id", "executor", "array", "null"),
     Rule(
