@@ -15,6 +15,8 @@ from flowstore.sqlite.typed_rows import json_of, time_of
 if TYPE_CHECKING:
     from flowstore.client.task import Task
 
+FROM_METAFLOW = "metaflow"  # in `attempts.metadata`: of an imported attempt, name, value, type and time of each fact
+_LATEST_MS = 253402300800000  # the year 10000
 _OF_RUNS = ("runtime", "python_version", "flowstore_version")  # system tags that every run has
 _TYPES = {"attempt_ok": "internal_attempt_status"}  # of names whose type is another text
 
@@ -56,6 +58,9 @@ class Origin:
 def metadata_of(task: Task, attempts: Sequence[Row], origin: Origin) -> Iterator[Metadata]:
     """Yield the facts about a task, attempt by attempt."""
     for attempt in attempts:
+        if (recorded := _from_metaflow(attempt)) is not None:
+            yield from (Metadata(name, value, time_of(at_ms), kind, task) for name, value, kind, at_ms in recorded)
+            continue
         at = time_of(attempt["started_at"])
         ended_at = at if attempt["finished_at"] is None else time_of(attempt["finished_at"])
         for name, value in facts_of(attempt, origin).items():
@@ -67,6 +72,8 @@ _AT_THE_END = frozenset({"attempt_ok", "attempt-done"})
 
 def facts_of(attempt: Row, origin: Origin) -> dict[str, str]:
     """Return the facts about an attempt, by name; all values are text."""
+    if (recorded := _from_metaflow(attempt)) is not None:
+        return {name: value for name, value, _, _ in recorded}
     run, pathspec = origin.run, origin.pathspec
     ended = attempt["finished_at"] is not None
     facts: dict[str, Any] = {
@@ -84,6 +91,18 @@ def facts_of(attempt: Row, origin: Origin) -> dict[str, str]:
         **json_of(attempt["metadata"] or "{}", dict),
     }
     return {name: _as_text(value) for name, value in facts.items() if value is not None}
+
+
+def _from_metaflow(attempt: Row) -> list[tuple[str, str, str, int]] | None:
+    """Return what Metaflow has recorded of an attempt; `None` where it does not come from there."""
+    recorded = json_of(attempt["metadata"] or "{}", dict).get(FROM_METAFLOW)
+    if not isinstance(recorded, list):
+        return None
+    return [tuple(fact) for fact in recorded if isinstance(fact, list) and _is_sound(fact)]
+
+
+def _is_sound(fact: list[Any]) -> bool:
+    return list(map(type, fact)) == [str, str, str, int] and 0 <= fact[3] < _LATEST_MS
 
 
 def _as_text(value: Any) -> str:

@@ -79,7 +79,7 @@ def test_attempts_errors_and_logs(imported):
     assert (task.status, task.current_attempt, task.exception) == ("successful", 1, None)
     first = flowstore.Task(task.pathspec, attempt=0)
     assert first.status == "failed"
-    assert (first.exception.type, first.exception.message) == ("ValueError", "the first try fails")
+    assert (first.exception.type, first.exception.message) == ("builtins.ValueError", "the first try fails")
     assert "Traceback" in first.exception.traceback
     assert task.stdout.strip() == "out of start"
     assert "err of start" in task.stderr
@@ -131,3 +131,14 @@ def test_importing_twice_is_importing_once(folder, tmp_path):
     assert (row["runs"], len(row["known"])) == ([], 2)
     assert dump(path) == before
     check(path)
+
+
+@pytest.mark.quick(NEWEST)
+def test_facts_are_metaflow_s(imported):
+    """Of all attempts, each with its kind and time; no own are mixed in."""
+    task = imported["1"]["start"].task
+    facts = [(fact.name, fact.value, fact.type) for fact in task.metadata]
+    assert [value for name, value, _ in facts if name == "attempt"] == ["0", "1"]
+    assert task.metadata_dict["attempt"] == "1"
+    assert task.metadata_dict["origin-run-id"] == "None"
+    assert all(task.created_at <= fact.created_at for fact in task.metadata)

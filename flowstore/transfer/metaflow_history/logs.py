@@ -52,7 +52,7 @@ def _lines(folder: Folder, stream: str, path: str, at_ms: int) -> Iterator[Line]
             match = _MARKED.match(line)
             if match is not None:
                 at_ms = max(at_ms, _time(match[1]))
-            text = line if match is None else line[match.end() :]
+            text = line if match is None else line[match.end() :].removesuffix(b"\n") + b"\n"
             count += 1
             yield at_ms, count, stream, text.decode("utf-8", "replace").replace("\0", "")
 

@@ -200,7 +200,7 @@ class Reader:
                 finished_at = max(started_at, Fields(path, record).time_ms("ts_epoch"))
         error = self._error(artifacts) if status == "failed" else None
         if status == "failed" and error is None:
-            error = ("Exception", "The attempt failed; Metaflow recorded no exception.", "")
+            error = ("builtins.Exception", "The attempt failed; Metaflow recorded no exception.", "")
         return Attempt(number, status, started_at, finished_at, artifacts, facts, error, _logs(files))
 
     def _artifacts(self, flow: str, path: str) -> dict[str, Artifact]:
@@ -235,7 +235,7 @@ class Reader:
             return None
         kind, message, trace = (state.get(name) for name in ("type", "exception", "stacktrace"))
         kind, message, trace = (clean(text) if type(text) is str else "" for text in (kind, message, trace))
-        return kind.removeprefix("builtins.") or "Exception", message, trace
+        return kind or "builtins.Exception", message, trace
 
     # --- foreaches and branches
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from flowstore.client.facts import FROM_METAFLOW
 from flowstore.sqlite.database import Store
 from flowstore.store import blobs, cards, metrics, queries, records, snapshots, tags, trust
 from flowstore.store.cards import RenderedCard
@@ -21,7 +22,6 @@ from flowstore.transfer.metaflow_history.folder import Folder
 from flowstore.transfer.metaflow_history.runs import Attempt, Run, Task, is_internal
 from flowstore.transfer.metaflow_history.values import Artifact, Value, Values
 
-FACTS = "$facts"  # the key in `attempts.metadata` under which all facts are, with their kinds and times
 _RUN = """uuid, flow_id, user, status, created_at, finished_at, last_seen_at, host, boot, pid, pid_started,
   parameters, code_id, origin_run_id, start_step, end_step"""
 
@@ -138,9 +138,11 @@ class Writer:
             return None
         if run.code not in self._code_ids:
             code = attachments.code_of(self._values, run.flow, *run.code)
-            self._code_ids[run.code] = (
-                None if code is None else snapshots.ensure(self._db, self._store, code.script_name, code.files)
-            )
+            if code is None:
+                self._code_ids[run.code] = None
+            else:  # which says `from metaflow import …`
+                program = snapshots.Program(code.script_name, launcher="flowstore.metaflow")
+                self._code_ids[run.code] = snapshots.ensure(self._db, self._store, program, code.files)
         return self._code_ids[run.code]
 
     # --- tags
@@ -241,13 +243,16 @@ class Writer:
                 cards.put(self._db, attempt_id, rendered, self._publish(value), self._at(attempt.finished_at))
 
     def _attempt(self, attempt: Attempt, attempt_id: int, task_id: int) -> tuple[Any, ...]:
-        facts: dict[str, Any] = {fact.name: fact.value for fact in attempt.facts}
-        facts[FACTS] = [attrs.astuple(fact) for fact in attempt.facts]
+        facts: dict[str, Any] = {
+            FROM_METAFLOW: [(fact.name, fact.value, fact.type, self._at(fact.at_ms)) for fact in attempt.facts]
+        }
+        kind, message, trace = attempt.error or (None, None, None)
+        metadata = facts if kind is None else {**facts, "exception-type": kind}
         started_at = self._at(attempt.started_at)
         return (
             attempt_id, task_id, attempt.number, attempt.status, started_at,
-            max(started_at, self._at(attempt.finished_at)), attempt_id, json.dumps(facts) if attempt.facts else None,
-            *(attempt.error or (None, None, None)),
+            max(started_at, self._at(attempt.finished_at)), attempt_id, json.dumps(metadata),
+            None if kind is None else kind.rpartition(".")[2], message, trace,
         )  # fmt: skip
 
     def _changes(
