@@ -48,6 +48,7 @@ from flowstore.errors import (
     StoreTooNew,
     TaggingError,
     TaskFailed,
+    TimeoutExpired,
     TokenError,
     UntrustedArtifact,
 )
@@ -189,6 +190,7 @@ __all__ = [
     "TaggingError",
     "Task",
     "TaskFailed",
+    "TimeoutExpired",
     "TokenError",
     "UntrustedArtifact",
     "card",
