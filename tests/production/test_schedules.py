@@ -189,7 +189,7 @@ def test_trouble_that_passes_is_outlived(scheduled, hand, monkeypatch):
     """An error of the store is said when it begins, and the scheduler goes on when it is over."""
     scheduler = hand(scheduled(), "2025-06-01T13:00")
 
-    def fail(store):
+    def fail(store, **options):
         raise FlowstoreError("The disk is full.")
 
     for _ in range(2):
