@@ -149,7 +149,7 @@ trigger.context_settings = {**trigger.context_settings, "ignore_unknown_options"
 @with_token
 @click.argument("run")
 def terminate(this: FlowFile, run: str, authorize: str | None, **_chosen: Any) -> None:
-    """Stop the execution of a run in AWS; the worker then stops the run.
+    """Stop the execution of a run in AWS, and the run.
 
     RUN is 5, latest or latest-successful, which look into the production namespace.
 
@@ -214,6 +214,6 @@ def show(this: FlowFile, **_chosen: Any) -> None:
 step_functions = Group(
     "step-functions",
     [create, trigger, list_runs, terminate, delete, show],
-    help="Have AWS start, schedule and watch the flow, while its runs stay in this store.",
+    help="Have AWS start, schedule and watch the flow.",
     example="python flow.py step-functions create",
 )
