@@ -31,7 +31,7 @@ COMMANDS = {
     "vacuum": Listed("flowstore.cli.maintenance", "Give back the space that deleted runs and crashes left."),
     "check": Listed("flowstore.cli.maintenance", "Check that the store is sound."),
     "deployments": Listed("flowstore.cli.production", "List what is in production, and what starts it."),
-    "event": Listed("flowstore.cli.production", "Publish an event, which starts the deployments that wait for it."),
+    "event": Listed("flowstore.cli.production", "Publish an event, for the deployments that wait for it."),
     "scheduler": Listed("flowstore.cli.production", "Start deployments as their times and events come."),
     "worker": Listed("flowstore.cli.production", "Run what AWS Step Functions asks for."),
     "demo": Listed("flowstore.cli.demo", "Run a small real flow, and show where to look next."),

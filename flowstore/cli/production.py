@@ -35,7 +35,7 @@ def deployments(form: str) -> None:
 @command(STORE)
 @click.option("--once", is_flag=True, help="Start what is due now, wait for it, and end; exit 1 if a run failed.")
 def scheduler(once: bool) -> int:
-    """Start deployments as their schedules fall due and their events come.
+    """Start deployments as their times and events come.
 
     The scheduler runs in the foreground, until Ctrl-C. A time that was missed, because the machine was asleep or no
     scheduler ran, is made up for by one run. Each event starts a run, also one that came while no scheduler ran.
@@ -52,7 +52,7 @@ def scheduler(once: bool) -> int:
 @click.argument("name")
 @click.option("--payload", metavar="JSON", default="{}", help="Values, of which parameters can take theirs.")
 def event(name: str, payload: str) -> None:
-    """Publish an event, which starts the deployments that wait for it.
+    """Publish an event, for the deployments that wait for it.
 
     They are started by flowstore scheduler. NAME is what @trigger(event=…) says; fields of the payload that are named
     like a parameter give it its value.

@@ -118,7 +118,7 @@ class Code(InStore):
     @functools.cached_property
     def module(self) -> str | None:
         """The name of the flow's module, where it ran with `python -m`; else `None`."""
-        return snapshots.module_name(self._store, self._code_id)
+        return snapshots.program_of(self._store, self._code_id).module
 
     @property
     def flowspec(self) -> str:

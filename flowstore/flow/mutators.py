@@ -10,7 +10,6 @@ adds, the decorators of the steps are computed, once in a process.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, ClassVar
@@ -433,6 +432,8 @@ def _ask(mutator: _Mutator, method: str, target: MutableFlow | MutableStep) -> N
     except FlowstoreError:
         raise
     except Exception as error:  # a user's function may raise anything
+        import traceback  # only where something has failed
+
         frame = [*traceback.walk_tb(error.__traceback__)][-1]
         where = f"{frame[0].f_code.co_filename}:{frame[1]}"
         text = f"{type(error).__name__}: {error}"

@@ -265,7 +265,7 @@ def _codes(db: sqlite3.Connection) -> Iterator[Problem]:
             (row["id"],),
         )
         shas = {path: sha if isinstance(sha, bytes) else b"" for path, sha in files}
-        sha = snapshots.digest(row["script_name"], shas, snapshots.module_of(row))
+        sha = snapshots.digest(snapshots.Program.of(row), shas)
         if sha == row["sha"]:
             continue
         run_id = db.execute("select min(id) from runs where code_id = ?", (row["id"],)).fetchone()[0]

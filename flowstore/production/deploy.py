@@ -140,7 +140,8 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
     records.record_dead_runs(store)
     with store.write() as db:
         new_token = _ensure_token(db, store, flow.__name__, project.get("project_name"), scope, options)
-        code_id = snapshots.ensure(db, store, sources.script, sources.files, sources.module)
+        program = snapshots.Program(sources.script, sources.module, sources.launcher)
+        code_id = snapshots.ensure(db, store, program, sources.files)
         new = NewDeployment(
             flow=flow.__name__,
             project=project.get("project_name"),

@@ -102,8 +102,9 @@ def _program(deployment: Deployment, folder: str) -> list[str]:
     A module is not looked for in the current folder, which may have a newer one.
     """
     if deployment.module is None:
-        return [sys.executable, str(Path(folder, deployment.script_name))]
-    return [sys.executable, "-P", "-m", deployment.module]
+        program = attrs.evolve(deployment.program, script_name=str(Path(folder, deployment.script_name)))
+        return [sys.executable, *program.words]
+    return [sys.executable, "-P", *deployment.program.words]
 
 
 def _paths(deployment: Deployment, folder: str) -> dict[str, str]:
@@ -167,8 +168,8 @@ def variable(parameter: DeployedParameter) -> str:
 
 def _outside_parameters() -> dict[str, str]:
     """Return the environment without parameters: those of a deployment come from it, or from who triggers it."""
-    prefix, tags_variable = "FLOWSTORE_RUN_", "FLOWSTORE_RUN_TAGS"
-    return {name: text for name, text in os.environ.items() if not name.startswith(prefix) or name == tags_variable}
+    prefixes, tags_variable = ("FLOWSTORE_RUN_", "METAFLOW_RUN_"), "FLOWSTORE_RUN_TAGS"
+    return {name: text for name, text in os.environ.items() if not name.startswith(prefixes) or name == tags_variable}
 
 
 class _Child:

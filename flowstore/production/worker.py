@@ -31,7 +31,7 @@ from flowstore.sqlite.database import Store
 from flowstore.store import deployments, records, state_machines
 from flowstore.store.opening import active_store, use_store
 
-ONCE_POLL_S = 3  # how long `--once` waits for a further message
+ONCE_POLL_S = 2  # how long `--once` waits for a further message
 _ASKED_S = 60.0  # how long an accepted execution may take to ask for its run
 _TICK_S = 1.0  # how often runs are looked at that this worker has not started
 _STEPS_TICK_S = 0.2  # how often it is looked which tasks have finished, where AWS hears of each
@@ -156,7 +156,7 @@ class Worker:
 
     def _next_event(self) -> _Event | None:
         now = time.monotonic()
-        due = [now + POLL_S, *(job.beat_at for job in self._jobs.values())]
+        due = [now + POLL_S, *(max(job.beat_at, job.rests_until) for job in self._jobs.values())]
         if self._poll_again_at > now:
             due.append(self._poll_again_at)
         if self._jobs:
@@ -184,7 +184,7 @@ class Worker:
 
     def _miss(self, error: FlowstoreError) -> None:
         """Outlive what may pass, such as a network that is down; end for what will not, once the runs have ended."""
-        if isinstance(error, AwsError) and error.passing:
+        if not isinstance(error, AwsError) or error.passing:
             self._poll_again_at = time.monotonic() + _RETRY_S
             if str(error) != self._trouble:
                 self._say(f"{error} Trying again.")
@@ -241,35 +241,37 @@ class Worker:
         if not is_waited_for:
             return
         job = self._jobs.setdefault(message.execution, job or Job(self._store, message))
-        job.message, job.beat_at = message, time.monotonic() + message.heartbeat_s / _BEATS
+        job.message, job.rests_until, job.beat_at = message, 0.0, time.monotonic() + message.heartbeat_s / _BEATS
         if message.token not in job.tokens:
             job.tokens.append(message.token)
         if not job.is_begun:
-            self._attempt(job, job.begin)
+            job.begin()
             if job.child is not None:
                 self._say(f"Started {job}, process {job.child.pid}.")
-
-    def _attempt(self, job: Job, action: Callable[[], None]) -> None:
-        """Do something for a job; where that fails for good, so does the job."""
-        try:
-            action()
-        except FlowstoreError as error:
-            job.fail(error)
 
     # --- jobs
 
     def _look_after_jobs(self) -> None:
         for job in list(self._jobs.values()):
+            if time.monotonic() < job.rests_until:
+                continue
             try:
-                self._attempt(job, job.look)
-                job.answer_steps(self._aws)
-                if job.answer is not None and (job.child is None or job.child.code is not None):
-                    self._finish(job)
-                elif time.monotonic() >= job.beat_at:
-                    self._beat(job)
-            except AwsError as error:
-                job.beat_at = time.monotonic() + min(_RETRY_S, job.message.heartbeat_s / _BEATS)
+                self._look_after(job)
+            except FlowstoreError as error:  # of AWS, or of a store that has no room, say
+                if not self._store.path.exists():
+                    raise
+                job.rests_until = time.monotonic() + min(_RETRY_S, job.message.heartbeat_s / _BEATS)
+                if isinstance(error, AwsError) and not error.passing and job.answer is not None:
+                    del self._jobs[job.message.execution]  # AWS asks again, once it misses a sign of life
                 self._miss(error)
+
+    def _look_after(self, job: Job) -> None:
+        job.look()
+        job.answer_steps(self._aws)
+        if job.answer is not None and (job.child is None or job.child.code is not None):
+            self._finish(job)
+        elif time.monotonic() >= job.beat_at:
+            self._beat(job)
 
     def _beat(self, job: Job) -> None:
         """Give a sign of life. Where AWS no longer waits for it, see whether the execution goes on all the same."""
@@ -292,7 +294,8 @@ class Worker:
         answer = job.answer
         assert answer is not None
         if not job.aborted and not job.tokens and self._aws.goes_on(job.message.execution):
-            return  # AWS has taken the worker for dead, and asks again
+            job.rests_until = time.monotonic() + _TICK_S  # AWS has taken the worker for dead, and asks again
+            return
         for token in job.tokens if not job.aborted else []:
             if answer.output is not None:
                 self._aws.succeed(token, answer.output)

@@ -18,7 +18,7 @@ import attrs
 VARIABLE = "FLOWSTORE_RUNNER"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Started:
     """The run, task or deployment that a command line has started.
 

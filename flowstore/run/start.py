@@ -269,9 +269,12 @@ def _environment_tags() -> list[str]:
 
 def _code(db: sqlite3.Connection, store: Store, sources: Sources) -> int | None:
     if sources.files:
-        return snapshots.ensure(db, store, sources.flow_file, sources.files, sources.module)
+        program = snapshots.Program(sources.flow_file, sources.module, sources.launcher)
+        return snapshots.ensure(db, store, program, sources.files)
     if sources.text is not None:
-        return snapshots.ensure(db, store, snapshot.COMMAND, {snapshot.COMMAND: sources.text.encode()})
+        return snapshots.ensure(
+            db, store, snapshots.Program(snapshot.COMMAND), {snapshot.COMMAND: sources.text.encode()}
+        )
     return None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from flowstore.context import UNSET, Unset
-from flowstore.errors import NotFound
+from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, texts_of
 from flowstore.store import snapshots, trust
@@ -40,7 +40,7 @@ class Deployment:
             `@schedule`.
         code_id: the snapshot's row.
         script_name: of the flow's file in it.
-        module: the flow's module, where it runs with `python -m`.
+        module, launcher: how its program runs; see `snapshots.Program`.
         triggers: `conditions`, the events that start it, and `reset_at`; `None` where no event does.
         parameters: the defaults by name, unusual and large ones as their previews.
         tags: of its runs.
@@ -67,11 +67,17 @@ class Deployment:
     module: str | None = None
     triggers: dict[str, Any] | None = None
     executor: list[str] = attrs.field(factory=list)
+    launcher: str | None = None
 
     @property
     def called_as(self) -> str:
         """How its flow's program is called, as one would type it."""
-        return f"python -m {self.module}" if self.module else f"python {self.script_name}"
+        return self.program.called_as
+
+    @property
+    def program(self) -> snapshots.Program:
+        """The program of its snapshot."""
+        return snapshots.Program(self.script_name, self.module, self.launcher)
 
     @property
     def scope(self) -> str:
@@ -289,6 +295,7 @@ def _values_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
 
 def _deployment(store: Store, row: Row) -> Deployment:
     parameters = parameters_of(store, row["id"])
+    program = snapshots.program_of(store, row["code_id"])
     names = ("id", "flow", "project", "branch", "token", "version", "deployed_by", "deployed_at", "code_id")
     return Deployment(
         **{name: row[name] for name in names},
@@ -298,10 +305,29 @@ def _deployment(store: Store, row: Row) -> Deployment:
         tags=texts_of(row["tags"]),
         namespace=UNSET if row["namespace"] is None else (row["namespace"] or None),
         with_=texts_of(row["with_decorators"]),
-        module=snapshots.module_name(store, row["code_id"]),
-        triggers=json_of(row["triggers"], dict) if "triggers" in row.keys() and row["triggers"] else None,  # noqa: SIM118
+        module=program.module,
+        launcher=program.launcher,
+        triggers=_triggers(row["triggers"]) if "triggers" in row.keys() and row["triggers"] else None,  # noqa: SIM118
         executor=texts_of(row["executor"] or "[]") if "executor" in row.keys() else [],  # noqa: SIM118  # of a row
     )
+
+
+def _triggers(text: str) -> dict[str, Any]:
+    """Return what starts a deployment; raise StoreCorrupt where the column holds anything else."""
+    triggers = json_of(text, dict)
+    conditions, reset_at = triggers.get("conditions"), triggers.get("reset_at")
+    if not isinstance(conditions, list) or not isinstance(reset_at, int | None):
+        raise StoreCorrupt.damaged(f"{text[:60]!r} is nothing that starts a deployment")
+    for item in conditions:
+        parts = item if isinstance(item, dict) else {}
+        names, mapping = (
+            [parts.get("name"), parts.get("project", ""), parts.get("branch", "")],
+            parts.get("parameters", {}),
+        )
+        texts = [*names, *mapping, *mapping.values()] if isinstance(mapping, dict) else [None]
+        if parts.get("kind") not in ("event", "run") or not all(isinstance(one, str) for one in texts):
+            raise StoreCorrupt.damaged(f"{text[:60]!r} is nothing that starts a deployment")
+    return triggers
 
 
 # --- the signature

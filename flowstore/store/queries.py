@@ -12,6 +12,7 @@ from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.liveness import Process
 from flowstore.sqlite.typed_rows import LATER, PAGE, onward
 from flowstore.store.blobs import COLUMNS, Blob
+from flowstore.store.snapshots import Program
 from flowstore.store.tags import all_of, tag_ids_of
 from flowstore.text import one_line
 
@@ -444,6 +445,4 @@ def resume_command(store: Store, run_id: int) -> str:
     row = store.row("select c.* from runs r join codes c on c.id = r.code_id where r.id = ?", (run_id,))
     if row is None or not row["script_name"]:
         return ""
-    module = row["module"] if "module" in row.keys() else None  # noqa: SIM118  # of a row, not of a dict
-    called = row["script_name"] if module is None else f"-m {module}"
-    return one_line(f"python {called} resume --origin-run-id {run_id}")
+    return one_line(f"{Program.of(row).called_as} resume --origin-run-id {run_id}")

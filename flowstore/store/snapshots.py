@@ -10,40 +10,74 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from flowstore.sqlite.database import Row, Store
 from flowstore.store import blobs
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.codecs import encode
 
+LAUNCHERS = frozenset({"flowstore.metaflow"})  # no file may name another module to be run
 
-def digest(script_name: str, files: Mapping[str, bytes], module: str | None = None) -> bytes:
+
+@attrs.frozen(eq=False, repr=False)
+class Program:
+    """The program of a snapshot.
+
+    Attributes:
+        script_name: the path of the flow's file.
+        module: the module that `python -m` runs, if any.
+        launcher: the module that runs the program, as in `python -m LAUNCHER flow.py`, if any; one of `LAUNCHERS`.
+    """
+
+    script_name: str
+    module: str | None = None
+    launcher: str | None = None
+
+    @classmethod
+    def of(cls, code: Row) -> Program:
+        """Return that of a row of `codes`, which lacks columns in an older file."""
+        launcher = code["launcher"] if "launcher" in code.keys() else None  # noqa: SIM118  # of a row
+        return cls(code["script_name"], module_of(code), launcher if launcher in LAUNCHERS else None)
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments of `python` that call it, where it has its own name."""
+        launched = [] if self.launcher is None else ["-m", self.launcher]
+        return [*launched, *([self.script_name] if self.module is None else ["-m", self.module])]
+
+    @property
+    def called_as(self) -> str:
+        """How it is called, as one would type it."""
+        return " ".join(["python", *self.words])
+
+
+def digest(program: Program, files: Mapping[str, bytes]) -> bytes:
     """Return the SHA-256 by which a snapshot is recognised.
 
     Args:
-        script_name: the path of the flow's file in the snapshot.
+        program: its program.
         files: the SHA-256 of each file, by path.
-        module: the module that `python -m` runs, if any.
     """
     import hashlib  # OpenSSL, which most commands do without
 
-    start = [script_name] if module is None else [script_name, "-m", module]
+    start = [program.script_name] if program.module is None else [program.script_name, "-m", program.module]
+    start += [] if program.launcher is None else ["by", program.launcher]
     listing = "\0".join([*start, *(f"{path}\0{sha.hex()}" for path, sha in sorted(files.items()))])
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
 
 
-def ensure(
-    db: sqlite3.Connection, store: Store, script_name: str, files: Mapping[str, bytes], module: str | None = None
-) -> int:
+def ensure(db: sqlite3.Connection, store: Store, program: Program, files: Mapping[str, bytes]) -> int:
     """Store a snapshot of source files, unless it is there, and return its row's id."""
     import hashlib  # OpenSSL, which most commands do without
 
     shas = {path: hashlib.sha256(source).digest() for path, source in files.items()}  # those of their blobs
-    sha = digest(script_name, shas, module)
+    sha = digest(program, shas)
     code_id = find(db, sha)
     if code_id is not None:
         return code_id
     blob_ids = {path: blobs.put(db, store, encode(source)) for path, source in sorted(files.items())}
-    return insert(db, sha, script_name, module, blob_ids)
+    return insert(db, sha, program, blob_ids)
 
 
 def find(db: sqlite3.Connection, sha: bytes) -> int | None:
@@ -52,12 +86,11 @@ def find(db: sqlite3.Connection, sha: bytes) -> int | None:
     return None if row is None else int(row[0])
 
 
-def insert(
-    db: sqlite3.Connection, sha: bytes, script_name: str, module: str | None, blob_ids: Mapping[str, int]
-) -> int:
+def insert(db: sqlite3.Connection, sha: bytes, program: Program, blob_ids: Mapping[str, int]) -> int:
     """Insert the rows of a snapshot whose files are stored as blobs, and return its id."""
     code_id = db.execute(
-        "insert into codes (sha, script_name, module) values (?, ?, ?) returning id", (sha, script_name, module)
+        "insert into codes (sha, script_name, module, launcher) values (?, ?, ?, ?) returning id",
+        (sha, program.script_name, program.module, program.launcher),
     ).fetchone()[0]
     db.executemany(
         "insert into code_files (code_id, path, blob_id) values (?, ?, ?)",
@@ -86,8 +119,10 @@ def facts(store: Store, code_id: int) -> list[Any]:
            order by c.path""",
         (code_id,),
     )
+    program = program_of(store, code_id)
+    launched = [] if program.launcher is None else [program.launcher]
     return [
-        [script_name(store, code_id), module_name(store, code_id)],
+        [program.script_name, program.module, *launched],
         [[row["path"], (row["sha"] or b"").hex(), row["codec"]] for row in rows],
     ]
 
@@ -97,10 +132,10 @@ def script_name(store: Store, code_id: int) -> str:
     return str(store.value("select script_name from codes where id = ?", (code_id,)))
 
 
-def module_name(store: Store, code_id: int) -> str | None:
-    """Return the module that a snapshot's flow is, where it runs with `python -m`."""
-    row = store.row("select * from codes where id = ?", (code_id,))
-    return None if row is None else module_of(row)
+def program_of(store: Store, code_id: int) -> Program:
+    """Return the program of a snapshot."""
+    [row] = store.rows("select * from codes where id = ?", (code_id,))
+    return Program.of(row)
 
 
 def module_of(code: Row) -> str | None:

@@ -312,8 +312,8 @@ class _Arrival:
         """Return the row of a snapshot, whose digest is checked, since our own runs look snapshots up by it."""
         rows = self._source.db.execute("select path, blob_id from code_files where code_id = ?", (code["id"],))
         files = {row["path"]: row["blob_id"] for row in rows}
-        module = snapshots.module_of(code)
-        sha = snapshots.digest(code["script_name"], {path: shas[blob_id] for path, blob_id in files.items()}, module)
+        program = snapshots.Program.of(code)
+        sha = snapshots.digest(program, {path: shas[blob_id] for path, blob_id in files.items()})
         if sha != code["sha"]:
             path, name = self._source.store.path, code["script_name"]
             raise StoreCorrupt(f"{path}: a code snapshot of {name} does not match its hash. Nothing was imported.")
@@ -321,7 +321,7 @@ class _Arrival:
         if code_id is not None:
             return code_id
         blob_ids = {path: self._new["blob"][blob_id] for path, blob_id in files.items()}
-        return snapshots.insert(self._db, sha, code["script_name"], module, blob_ids)
+        return snapshots.insert(self._db, sha, program, blob_ids)
 
     def _copy(self, table: tables.Table) -> None:
         order = "id" if "id" in table.refers else "1, 2"  # new ids are in the order of the old ones

@@ -95,6 +95,7 @@ def test_the_state_machine_of_another_store(stage, tmp_path_factory):
     execution = other.trigger()
     other.work()
     assert other.status(execution) == "SUCCEEDED"
+    one_message(first("trigger", expect=1), "belongs to another store now")
     assert "the state machine" not in first("delete").stdout  # which is no longer this store's
     assert other.states.list_state_machines()["stateMachines"] != []
 

@@ -100,7 +100,7 @@ def test_stopping_an_execution_stops_its_run(stage):
     stage.create("--heartbeat", 3)
     execution = stage.trigger()
     worker = begun(stage)
-    said = stage("terminate", 1).stdout
+    said = stage("terminate", "latest").stdout
     assert execution.rpartition(":")[2] in said
     wait_for(lambda: statuses(stage) == ["stopped"], 30)
     assert stage.status(execution) != "RUNNING"

@@ -73,22 +73,20 @@ def task_of(task):
         child_pathspecs=lambda: sorted(task.child_task_pathspecs) == sorted(x.pathspec for x in task.child_tasks),
         origin=lambda: origin(task),
         attempts=lambda: sorted(entry.value for entry in task.metadata if entry.name == "attempt"),
-        kinds_of_metadata=lambda: sorted({entry.type for entry in task.metadata}),
-        metadata=lambda: sorted({entry.name for entry in task.metadata}),
+        metadata=lambda: sorted({(entry.name, entry.type) for entry in task.metadata if entry.name in NAMES}),
         in_namespace=task.is_in_namespace,
         runtime=lambda: task.runtime_name is not None,
-        code=lambda: task.code is None,
-        environment=lambda: type(task.environment_info).__name__,
-        metadata_values=lambda: {
-            name: task.metadata_dict.get(name) for name in ("attempt", "attempt_ok", "user", "origin-run-id")
-        },
+        metadata_values=lambda: {name: task.metadata_dict.get(name) for name in ("attempt", "attempt_ok", "user")},
+        origin_run=lambda: task.metadata_dict.get("origin-run-id", "None") != "None",
     )
 
 
 def origin(item):
     """What an object was taken over from: the names of its address."""
     pathspec = item.origin_pathspec
-    return None if pathspec is None else [part for part in pathspec.split("/") if not part.isdigit()]
+    if pathspec is None or "/None" in pathspec:  # which is what Metaflow says of a run that is not resumed
+        return None
+    return [part for part in pathspec.split("/") if not part.isdigit()]
 
 
 def step_of(step):
@@ -102,7 +100,6 @@ def step_of(step):
         origin=lambda: origin(step),
         control=lambda: None if step.control_task is None else step.control_task.index,
         controls=lambda: len(list(step.control_tasks())),
-        environment=lambda: type(step.environment_info).__name__,
     )
 
 
@@ -122,12 +119,12 @@ def run_of(run):
         parent=lambda: run.parent.id,
         pathspec=lambda: run.pathspec == f"{run.parent.id}/{run.id}",
         trigger=lambda: run.trigger is None,
-        code=lambda: run.code is None,
         replaceable=lambda: isinstance(hash(run), int),
     )
 
 
-VERSIONS = {"metaflow_version", "flowstore_version"}
+NAMES = {"attempt", "attempt-done", "attempt_ok", "python_version", "runtime", "script-name", "user", "origin-task-id"}
+VERSIONS = {"metaflow_version", "flowstore_version", "date"}
 
 if __name__ == "__main__":
     namespace(None)

@@ -94,7 +94,7 @@ def recorded(path, source, name="flow.py", **more):
     store = opening.ensure_store(path)
     with store.write() as db:
         files = {name: source.encode(), **{key: text.encode() for key, text in more.get("files", {}).items()}}
-        code_id = snapshots.ensure(db, store, name, files)
+        code_id = snapshots.ensure(db, store, snapshots.Program(name), files)
         run_id = records.create_run(db, records.NewRun("F", "tester", {}, (), code_id, ["user:tester"], []))
         step_id = records.ensure_step(db, run_id, "start")
         records.start_task(db, records.NewTask(run_id, step_id, (), None, None))

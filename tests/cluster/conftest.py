@@ -108,6 +108,7 @@ class Wire:
     """A port that leads to another one, by connections that can be cut and frozen."""
 
     def __init__(self, port):
+        self.only = None  # the id of the one process whose connections are taken
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self._frozen = set()
@@ -117,7 +118,10 @@ class Wire:
 
     def _accept(self, port):
         while True:
-            near = self._server.accept()[0]
+            near, (_, theirs) = self._server.accept()
+            if self.only is not None and not _has_port(self.only, theirs):
+                near.close()
+                continue
             try:
                 pair = near, socket.create_connection(("127.0.0.1", port))
             except OSError:  # which is not there yet, or no more
@@ -159,6 +163,15 @@ class Wire:
     def freeze(self):
         """Let the connections that there are carry nothing any more."""
         self._frozen |= set(self._connections)
+
+
+def _has_port(pid, port):
+    """Whether a process has a connection from a port of this machine."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}")}
+    with contextlib.suppress(OSError):
+        return any(os.readlink(file) in sockets for file in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 @pytest.fixture

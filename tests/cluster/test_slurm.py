@@ -429,33 +429,69 @@ def test_the_secret_of_a_pilot_is_nowhere_to_be_seen(slurm, flow):
     assert "FLOWSTORE_PILOT" not in script.client()["middle"].task.data.names
 
 
-def test_a_storm(slurm, flow):
-    """Jobs are cancelled and pilots killed at random: nothing is lost or recorded twice, and nothing is left."""
-    rng = random.Random(5)
+def harm(slurm, rng, kinds):
+    """Cancel a job, kill or freeze its pilot, or kill Slurm's controller for a while."""
+    kind = rng.choice(kinds)
+    jobs, hosts = slurm.ask("squeue", "-h", "-o", "%i", "--state=R").split(), [*pilots(slurm).values()]
+    if kind == "cancel" and jobs:
+        slurm.ask("scancel", rng.choice(jobs))
+    elif kind == "controller":
+        slurm.kill("slurmctld")
+        time.sleep(rng.uniform(0, 5))
+        slurm.start_controller()
+        slurm.wait(slurm.states)
+        slurm.ask(
+            "scontrol", "update", "nodename=node[1-2]", "state=resume"
+        )  # which it may have drained as "duplicate"
+    elif hosts:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rng.choice(hosts), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+
+
+def storm(slurm, flow, seed, tasks, seconds, kinds):
+    """Run and resume a flow until it is done, and harm its jobs for some seconds: nothing is lost, or there twice."""
+    rng = random.Random(seed)
     body = """
-    @retry(times=4, minutes_between_retries=0)
+    @retry(times=3, minutes_between_retries=0)
     time.sleep(0.3)
     self.y, self.large = self.input, os.urandom(99_999)
     """
-    script = flow(
-        flow_source(FOREACH, start="self.xs = list(range(60))", body=body, join="self.sum = sum(i.y for i in inputs)")
-    )
-    process = script.start("run", *ON, "--max-workers", 6)
-    until = time.monotonic() + 12
-    while process.poll() is None:
-        time.sleep(rng.uniform(0.5, 1.5))
-        jobs, hosts = slurm.ask("squeue", "-h", "-o", "%i", "--state=R").split(), [*pilots(slurm).values()]
-        if time.monotonic() < until and rng.random() < 0.5 and jobs:
-            slurm.ask("scancel", rng.choice(jobs))
-        elif time.monotonic() < until and hosts:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rng.choice(hosts), signal.SIGKILL)
-    stderr = process.communicate()[1].decode()
-    assert "Traceback" not in stderr, stderr
-    if process.returncode:
-        script("resume", *ON, timeout=100)
+    start, join = f"self.xs = list(range({tasks}))", "self.sum = sum(i.y for i in inputs)"
+    script = flow(flow_source(FOREACH, start=start, body=body, join=join))
+    until, words, runs = time.monotonic() + seconds, ["run"], 0
+    while True:
+        process = script.start(*words, *ON, *option(lease=6), "--max-workers", 6)
+        runs += 1
+        ended, deadline = 0, time.monotonic() + 90
+        while process.poll() is None:
+            done = sum(script.sql("select count(finished_at) from attempts")) if script.db.exists() else 0
+            if done > ended:
+                ended, deadline = done, time.monotonic() + 90
+            assert time.monotonic() < deadline, "it hangs"
+            time.sleep(rng.uniform(0.5, 1.5))
+            if time.monotonic() < until:
+                harm(slurm, rng, kinds)
+        stderr = process.communicate()[1].decode()
+        print(stderr[-600:] if process.returncode else "")
+        assert process.returncode in (0, 1), stderr
+        assert "Traceback" not in stderr, stderr
+        if process.returncode == 0 and time.monotonic() > until:
+            break
+        words = ["resume"] if process.returncode else ["run"]
     twice = "select 1 from attempts where status = 'successful' group by task_id having count(*) > 1"
     assert script.sql(f"select count(*) from ({twice})") == [0]
     assert script.sql("select count(*) from attempts where status = 'running'") == [0]
-    [total] = [run["join"].task.data.sum for run in [script.client(2 if process.returncode else 1)]]
-    assert total == sum(range(60))
+    assert script.client(runs)["join"].task.data.sum == sum(range(tasks))
+    slurm.wait(lambda: not pilots(slurm), "the end of all pilots", 30)
+
+
+def test_a_storm(slurm, flow):
+    """Jobs are cancelled, and pilots killed and frozen, at random."""
+    storm(slurm, flow, 5, 60, 10, ["cancel", "kill", "kill", "freeze"])
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_long_storm(slurm, flow):
+    """The same for five minutes, with fan-outs to 300 tasks, and with a controller that is killed, too."""
+    storm(slurm, flow, 6, 300, 300, ["cancel", "cancel", "kill", "kill", "kill", "freeze", "controller"])

@@ -88,6 +88,18 @@ def test_a_lost_connection_is_made_again(make_cluster, flow, harm):
     assert [line.split()[0] for line in task.stdout.splitlines()] == [str(n) for n in range(400)]
 
 
+def test_workers_that_only_the_scheduler_reaches(make_cluster, flow):
+    """A worker to which the driver can't connect is reached by way of the scheduler."""
+    cluster = make_cluster()
+    wire = cluster.wired_worker()
+    wire.only = cluster.scheduler.pid
+    cluster.wait(1)
+    script = flow(flow_source(LINEAR, start="self.large = os.urandom(1 << 20) * 8", end="assert len(self.large) > 9"))
+    script("run", *on(cluster), timeout=120)
+    assert script.client().successful
+    assert wire.received_bytes > 8 << 20
+
+
 def test_an_artifact_goes_to_a_host_once(make_cluster, flow):
     """A large artifact that a task made and ten others read crosses the network once for each of the two hosts."""
     cluster = make_cluster()

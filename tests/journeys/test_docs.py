@@ -19,6 +19,7 @@ from support.pages import DOCS, PAGES, README, Reader, anchors, blocks, links, s
 
 TUTORIAL = DOCS / "tutorial.md"
 ALONE = [README, *(DOCS / f"{name}.md" for name in ("index", "flows", "decorators", "cards", "teamwork", "events"))]
+ALONE += [DOCS / f"{name}.md" for name in ("configs", "spin", "from-python")]
 AFTER_THE_TUTORIAL = [DOCS / f"{name}.md" for name in ("results", "production", "shipping", "file-format")]
 # How else the blocks of a page are tested: `json` here, `r` and the cookbook's in tests of their own, docstrings as
 # doctests, and help texts by being generated. Those in `sh` install flowstore, or wait.
@@ -27,6 +28,7 @@ ELSEWHERE = {
     "r.md": {"r", "python"},
     "python-api.md": {"python"},
     "commands.md": {"text"},
+    "notebooks.md": {"python"},  # cells of a real notebook: tests/runner/test_notebooks.py
     "aws.md": {"console", "python", "text"},
     "import-metaflow.md": {"text"},
 }

@@ -19,7 +19,7 @@ def test_vacuum_drops_what_a_crash_left(path):
     store_with(path, {"x": 1})
     with contextlib.closing(open_store(path)) as store, store.write() as connection:
         blobs.put(connection, store, codecs.encode(os.urandom((3 << 20) + 65536)))
-        snapshots.ensure(connection, store, "flow.py", {"flow.py": b"lost"})
+        snapshots.ensure(connection, store, snapshots.Program("flow.py"), {"flow.py": b"lost"})
         records.append_log(connection, [(99, "stdout", 0, "of nobody")])
         tags.ensure_tag(connection, "of nobody")
         connection.execute("insert into flows (name) values ('Nobody')")

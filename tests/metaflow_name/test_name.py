@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowstore import Flow, Run, namespace, use_store
+from flowstore import Flow, Run, namespace, open_store, use_store
+from flowstore.store import queries
 from support.sources import python, write
 
 PLAIN = """
@@ -121,6 +122,30 @@ def test_a_module_of_a_package(folder):
     (folder / "failing").touch()
     text = python(folder, *NAME, "-m", "shop.plain", "run", expect=1)
     assert "to go on: python -m flowstore.metaflow -m shop.plain resume" in text
+
+
+@pytest.mark.parametrize("module", [[], ["-m"]], ids=["script", "module"])
+def test_a_deployment_runs_under_the_name(folder, module):
+    """A deployment is triggered by whoever knows nothing of it, as it was deployed; so are runs that go on with it."""
+    write(folder, shop____init__="")
+    (folder / "shop/plain.py").write_text(PLAIN)
+    program = ["-m", "shop.plain"] if module else ["plain.py"]
+    text = python(folder, *NAME, *program, "deploy", "create")
+    assert f"python -m flowstore.metaflow {' '.join(program)} deploy trigger" in text
+    assert "total 3.0" in python(folder, *NAME, *program, "deploy", "trigger", METAFLOW_RUN_ALPHA="7")
+    (folder / "failing").touch()
+    text = python(folder, *NAME, *program, "deploy", "trigger", expect=1)
+    assert f"to go on: python -m flowstore.metaflow {' '.join(program)} resume --origin-run-id 2" in text
+    with open_store("flowstore.db", namespace=None) as store:
+        assert queries.resume_command(store.run("Plain/2")._store, 2).startswith("python -m flowstore.metaflow ")
+        deployed = store.sql("select launcher, count(*) as n from codes group by 1")
+        assert [tuple(row.values()) for row in deployed] == [("flowstore.metaflow", 1)]
+    (folder / "failing").unlink()
+    namespace(None)
+    assert "total 3.0" in python(folder, *NAME, *program, "resume", "--origin-run-id", "2")
+    python(folder, "-m", "flowstore", "export", "copy.db", "Plain/1")
+    python(folder, "-m", "flowstore", "check", "--deep", "--store", "copy.db")
+    python(folder, "-m", "flowstore", "import", "copy.db", "--store", "new.db")
 
 
 def test_wrong_usage_is_one_message(folder):

@@ -156,7 +156,7 @@ def test_a_production_run_is_nobodys(anne_and_will):
         "branch_name": None,
         "project_flow_name": None,
     }
-    assert set(run["start"].task.data.tags) == tags
+    assert set(run["start"].task.data.tags) == run.user_tags == {"nightly"}
     flowstore.namespace("user:anne")
     with pytest.raises(flowstore.NamespaceMismatch, match=f'namespace\\("production:{token}"\\)'):
         anne.script.client(1)

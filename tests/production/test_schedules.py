@@ -136,7 +136,7 @@ def test_changes_are_noticed(scheduled, hand):
     assert scheduler.look_at(utc("2025-06-02T04:00")) == ["F 2"]
     script("deploy", "delete")
     assert scheduler.look_at(utc("2025-06-03T04:00")) == []
-    assert scheduler.said[-1].endswith("Waiting for a deployment with a schedule.")
+    assert scheduler.said[-1].endswith("Waiting for a deployment with a schedule, or for events.")
     deploy(script, "2025-06-03T05:00")
     assert scheduler.look_at(utc("2025-06-04T04:00")) == ["F 3"]
     script.rewrite(flow_source(LINEAR))
@@ -189,7 +189,7 @@ def test_trouble_that_passes_is_outlived(scheduled, hand, monkeypatch):
     """An error of the store is said when it begins, and the scheduler goes on when it is over."""
     scheduler = hand(scheduled(), "2025-06-01T13:00")
 
-    def fail(store):
+    def fail(store, **_options):
         raise FlowstoreError("The disk is full.")
 
     for _ in range(2):

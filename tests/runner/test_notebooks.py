@@ -13,6 +13,7 @@ import pytest
 import flowstore
 from flowstore import FlowSpec, FlowstoreError, NBRunner, step
 from flowstore.runner.notebook import without_notebook
+from support.pages import DOCS, blocks
 
 CELL = '''\
 %matplotlib --list
@@ -104,6 +105,23 @@ def test_in_a_kernel(folder):
     ran = subprocess.run([sys.executable, "-c", EXECUTE], cwd=folder, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     check(ran.stdout)
+
+
+def test_the_page(folder):
+    """The cells of the page about notebooks do what it says, in a real IPython."""
+    pytest.importorskip("IPython")
+    cells = [block.text for block in blocks(DOCS / "notebooks.md")]
+    program = f"""
+        from IPython.core.interactiveshell import InteractiveShell
+        shell = InteractiveShell.instance()
+        for cell in {cells!r}:
+            shell.run_cell(cell, store_history=True).raise_error()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "Run('TrainFlow/1') {'depth': 6}" in ran.stdout
+    assert ran.stdout.endswith("fitted {'depth': 8}\nsuccessful\n")
 
 
 def test_what_stays_in_the_notebook():

@@ -58,7 +58,7 @@ def make_original(path, *, small=False):
 
 def _record_run(connection, store, number, values):
     put = {name: blobs.put(connection, store, codecs.encode(value)) for name, value in values.items()}
-    code_id = snapshots.ensure(connection, store, "flow.py", CODE)
+    code_id = snapshots.ensure(connection, store, snapshots.Program("flow.py"), CODE)
     alpha = ("alpha", "parameter", blobs.put(connection, store, codecs.encode(ALPHA)))
     system, user = ["user:tester", "runtime:local"], ["blue", f"number:{number}"]
     run = records.NewRun("F", "tester", {"alpha": ALPHA}, [alpha], code_id, system, user)

@@ -45,7 +45,11 @@ def add_run(
         given = {name: codecs.encode(value) for name, value in (parameters or {}).items()}
         fixed = [(name, "parameter", blobs.put(db, store, item)) for name, item in given.items()]
         shown = {name: records.parameter_json(db, item) for name, item in given.items()}
-        code_id = None if code is None else snapshots.ensure(db, store, "flow.py", {"flow.py": code.encode()})
+        code_id = (
+            None
+            if code is None
+            else snapshots.ensure(db, store, snapshots.Program("flow.py"), {"flow.py": code.encode()})
+        )
         origin = None if resumes is None else str(resumes)
         new = records.NewRun(flow, user, shown, fixed, code_id, [f"user:{user}", *system], tags, origin)
         trust.claim(db, store.uuid)

@@ -132,7 +132,11 @@ class Slurm:
 
     def wait_for_nodes(self):
         """Wait until all nodes are idle."""
-        self.wait(lambda: self.ask("sinfo", "-h", "-p", "main", "-o", "%t %D").split() == ["idle", str(len(NODES))])
+        self.wait(lambda: self.states() == ["idle"] * len(NODES))
+
+    def states(self):
+        """Return the state of each node."""
+        return self.ask("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split()
 
     def wait(self, condition, what="idle nodes", seconds=60):
         """Wait until something is so."""

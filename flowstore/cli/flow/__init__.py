@@ -116,8 +116,8 @@ def _configure(this: FlowFile, command: str | None, settings: dict[str, Any]) ->
 def _program() -> str:
     """Return how messages call this command line; a deployment runs from a temporary copy, which nobody can call."""
     called = context.called_as()
-    if "FLOWSTORE_DEPLOYMENT" in os.environ and not called.startswith("python -m "):
-        return f"python {Path(sys.argv[0]).name}"
+    if "FLOWSTORE_DEPLOYMENT" in os.environ:
+        return called.replace(sys.argv[0], Path(sys.argv[0]).name)
     return called
 
 

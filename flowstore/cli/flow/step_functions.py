@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowstore import context
 from flowstore.cli import output
 from flowstore.cli.app import STORE, STORE_PATH, Group, command, settings_of
 from flowstore.cli.flow.deploy import (
@@ -148,9 +149,9 @@ trigger.context_settings = {**trigger.context_settings, "ignore_unknown_options"
 @with_token
 @click.argument("run")
 def terminate(this: FlowFile, run: str, authorize: str | None, **_chosen: Any) -> None:
-    """Stop the execution of a run in AWS; the worker then stops the run.
+    """Stop the execution of a run in AWS, and the run.
 
-    RUN is 5, latest or latest-successful.
+    RUN is 5, latest or latest-successful, which look into the production namespace.
 
     Example:
         python flow.py step-functions terminate 5
@@ -159,7 +160,8 @@ def terminate(this: FlowFile, run: str, authorize: str | None, **_chosen: Any) -
     from flowstore.production.stepfunctions import commands
 
     there = _find(this)
-    target = this.find(run, Run, everywhere=True)
+    with context.within(commands.namespace_of(there)):
+        target = this.find(run, Run, everywhere=True)
     name = commands.terminate(there, int(target.id), authorize)
     click.echo(f"Stopped the execution {name} of {target.pathspec}. Its worker stops the run.")
 
@@ -212,6 +214,6 @@ def show(this: FlowFile, **_chosen: Any) -> None:
 step_functions = Group(
     "step-functions",
     [create, trigger, list_runs, terminate, delete, show],
-    help="Have AWS start, schedule and watch the flow, while its runs stay in this store.",
+    help="Have AWS start, schedule and watch the flow.",
     example="python flow.py step-functions create",
 )

@@ -49,6 +49,13 @@ def find(store: Store, flow: type[FlowSpec], branch: str | None, *, production: 
     return InAws(store, machine, address, Aws(address.region))
 
 
+def namespace_of(there: InAws) -> str:
+    """Return the production namespace of a flow in AWS."""
+    held = rows.find_token(there.store, there.machine.scope)
+    assert held is not None  # its row refers to it
+    return f"production:{held['token']}"
+
+
 def trigger(there: InAws, values: Mapping[str, str]) -> str:
     """Start an execution, and return its ARN.
 
@@ -57,6 +64,11 @@ def trigger(there: InAws, values: Mapping[str, str]) -> str:
     """
     given = {"parameters": dict(values)}
     masking.check_secret(there.store, given)
+    if not _is_ours(there):
+        raise FlowstoreError(
+            f"The state machine {there.address.name} belongs to another store now, which has taken it over. Remove it "
+            "from this one with: step-functions delete"
+        )
     return there.aws.start(there.address.arn, str(uuid.uuid4()), given)
 
 

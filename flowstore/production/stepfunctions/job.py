@@ -116,6 +116,7 @@ class Job:
         child: the process that runs it, if this worker has started one.
         since: when it was accepted, by the monotonic clock.
         beat_at: when the next sign of life is due.
+        rests_until: when it is looked after again, since AWS could not be asked.
         answer: what is sent to AWS at last.
         aborted: whether it was stopped in AWS, which therefore waits for no answer.
     """
@@ -129,6 +130,7 @@ class Job:
         self.is_begun = False
         self.since = time.monotonic()
         self.beat_at = self.since
+        self.rests_until = 0.0
         self.answer: Answer | None = None
         self.aborted = False
         self._origin: ExecutionRun | None = None
@@ -137,12 +139,14 @@ class Job:
         return f"{self.message.flow} ({self.tag.removeprefix(state_machines.TAG)})"
 
     def begin(self) -> None:
-        """Start the run, or resume it; or go along with one that runs already, or learn how it ended.
-
-        Raises:
-            FlowstoreError: nothing can be run.
-        """
+        """Start the run, or resume it; or go along with one that runs already, or learn how it ended."""
         self.is_begun = True
+        try:
+            self._begin()
+        except FlowstoreError as error:  # nothing can be run
+            self.answer = self._failed(Failure.NOT_STARTED, str(error))
+
+    def _begin(self) -> None:
         records.record_dead_runs(self._store)
         run = state_machines.newest_run(self._store, self.tag)
         if run is not None and run.status in {"successful", "failed"}:
@@ -229,10 +233,6 @@ class Job:
             if self.child is not None:
                 self.child.stop()
         return True
-
-    def fail(self, error: FlowstoreError) -> None:
-        """Give up, since nothing can be run."""
-        self.answer = self._failed(Failure.NOT_STARTED, str(error))
 
     def _ending(self, run: ExecutionRun, *, stopping: bool = False) -> Answer:
         """Return the answer for a run that is over."""

@@ -65,7 +65,7 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
 
 def _with_imports(product: Product, known: int) -> Product:
     """Return the product of an attempt with what it imported, after the first `known` modules of its process."""
-    later = itertools.islice(sys.modules, known, None)
+    later = itertools.islice(reversed(sys.modules), max(len(sys.modules) - known, 0))  # no names of others
     modules = [name for name in later if "." not in name and name not in sys.stdlib_module_names]
     if not modules:  # as in most tasks
         return product

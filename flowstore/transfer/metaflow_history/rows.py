@@ -138,9 +138,11 @@ class Writer:
             return None
         if run.code not in self._code_ids:
             code = attachments.code_of(self._values, run.flow, *run.code)
-            self._code_ids[run.code] = (
-                None if code is None else snapshots.ensure(self._db, self._store, code.script_name, code.files)
-            )
+            if code is None:
+                self._code_ids[run.code] = None
+            else:  # which says `from metaflow import …`
+                program = snapshots.Program(code.script_name, launcher="flowstore.metaflow")
+                self._code_ids[run.code] = snapshots.ensure(self._db, self._store, program, code.files)
         return self._code_ids[run.code]
 
     # --- tags

@@ -1,0 +1,65 @@
+"""Schedules in AWS: made, changed and removed together with the flow, and left alone by flowstore's own scheduler."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.flows import LINEAR, flow_source
+from support.production import one_message
+
+
+def daily(cron, zone=None):
+    """A flow with a schedule."""
+    return flow_source(LINEAR, head=f"@schedule(cron={cron!r}, timezone={zone!r})")
+
+
+def schedules(stage):
+    """Expression, zone, target and role of each schedule, by name."""
+    client = stage.aws.client("scheduler")
+    found = [client.get_schedule(Name=one["Name"]) for one in client.list_schedules()["Schedules"]]
+    return {
+        one["Name"]: (
+            one["ScheduleExpression"],
+            one["ScheduleExpressionTimezone"],
+            one["Target"]["Arn"].rpartition(":")[2],
+            one["Target"]["RoleArn"].rpartition("/")[2],
+        )
+        for one in found
+    }
+
+
+def test_a_schedule_follows_the_flow(stage):
+    """It is made, changed, and removed with a version that has none, or with the flow."""
+    stage = stage(daily("30 6 * * 1-5", "Europe/Berlin"))
+    stage.create("--scheduler-role", "arn:aws:iam::123456789012:role/clock")
+    assert schedules(stage) == {"F": ("cron(30 6 ? * 2-6 *)", "Europe/Berlin", "F", "clock")}
+    assert "cron(30 6 ? * 2-6 *) (Europe/Berlin)" in stage("show").stdout
+    stage.script.rewrite(daily("0 7 * * *"))
+    stage.create()
+    assert schedules(stage) == {"F": ("cron(0 7 * * ? *)", "UTC", "F", "clock")}
+    stage.script.rewrite(flow_source(LINEAR))
+    stage.create()
+    assert schedules(stage) == {}
+    stage.script.rewrite(daily("0 7 * * *"))
+    stage.create()
+    assert "the schedule F" in stage("delete").stdout
+    assert schedules(stage) == {}
+
+
+def test_the_scheduler_here_leaves_it_alone(stage):
+    """What AWS starts would otherwise run twice; when it is only deployed here, the scheduler has it again."""
+    stage = stage(daily("* * * * *"))
+    stage.create()
+    assert "Waiting for a deployment with a schedule" in stage.script.flowstore("scheduler", "--once").stderr
+    stage("delete")
+    stage.script("deploy", "create")
+    assert "Scheduled: F version" in stage.script.flowstore("scheduler", "--once").stderr
+
+
+@pytest.mark.parametrize("line", ["0 0 13 * FRI", "0 0 * * 1#1,2#1"])
+def test_a_schedule_that_aws_cannot_express(stage, line):
+    """Nothing is changed anywhere."""
+    stage = stage(daily(line))
+    one_message(stage("create", expect=1), "a schedule in AWS can have only", "flowstore scheduler")
+    assert not stage.script.db.exists()
+    assert stage.aws.sent == []
