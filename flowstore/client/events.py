@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from flowstore import context
-from flowstore.errors import FlowstoreError
+from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import events
 
@@ -118,11 +118,19 @@ class TriggerEvent:
     payload: Mapping[str, Any] = attrs.field(repr=False)
 
 
+_RECORDED = {"id": int, "kind": str, "name": str, "payload": dict, "published_at": int}
+
+
 class Trigger:
     """The events that started a run: `current.trigger`, `Run.trigger`; each is found by name, `trigger["name"]`."""
 
-    def __init__(self, recorded: list[Mapping[str, Any]], run_of: Callable[[str], Run]) -> None:
+    def __init__(self, recorded: list[Any], run_of: Callable[[str], Run]) -> None:
         self._run_of = run_of
+        for item in recorded:
+            if not isinstance(item, Mapping) or any(
+                type(item.get(name)) is not kind for name, kind in _RECORDED.items()
+            ):
+                raise StoreCorrupt.damaged(f"{str(item)[:60]!r} is no event")
         self._events = [
             TriggerEvent(
                 item["name"], str(item["id"]), time_of(item["published_at"]), item["kind"], dict(item["payload"])

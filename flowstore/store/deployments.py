@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from flowstore.context import UNSET, Unset
-from flowstore.errors import NotFound
+from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, texts_of
 from flowstore.store import snapshots, trust
@@ -307,9 +307,27 @@ def _deployment(store: Store, row: Row) -> Deployment:
         with_=texts_of(row["with_decorators"]),
         module=program.module,
         launcher=program.launcher,
-        triggers=json_of(row["triggers"], dict) if "triggers" in row.keys() and row["triggers"] else None,  # noqa: SIM118
+        triggers=_triggers(row["triggers"]) if "triggers" in row.keys() and row["triggers"] else None,  # noqa: SIM118
         executor=texts_of(row["executor"] or "[]") if "executor" in row.keys() else [],  # noqa: SIM118  # of a row
     )
+
+
+def _triggers(text: str) -> dict[str, Any]:
+    """Return what starts a deployment; raise StoreCorrupt where the column holds anything else."""
+    triggers = json_of(text, dict)
+    conditions, reset_at = triggers.get("conditions"), triggers.get("reset_at")
+    if not isinstance(conditions, list) or not isinstance(reset_at, int | None):
+        raise StoreCorrupt.damaged(f"{text[:60]!r} is nothing that starts a deployment")
+    for item in conditions:
+        parts = item if isinstance(item, dict) else {}
+        names, mapping = (
+            [parts.get("name"), parts.get("project", ""), parts.get("branch", "")],
+            parts.get("parameters", {}),
+        )
+        texts = [*names, *mapping, *mapping.values()] if isinstance(mapping, dict) else [None]
+        if parts.get("kind") not in ("event", "run") or not all(isinstance(one, str) for one in texts):
+            raise StoreCorrupt.damaged(f"{text[:60]!r} is nothing that starts a deployment")
+    return triggers
 
 
 # --- the signature

@@ -147,7 +147,8 @@ def _times(table: str, key: str, begin: str) -> Rule:
     )  # fmt: skip
 
 
-def _object(table: str, key: str, column: str, kind: str, instead: str) -> Rule:
+def _object(table: str, column: str, kind: str, instead: str) -> Rule:
+    key = f"{table[:-1]}_id"
     return Rule(
         "json", table,
         f"""select id as {key} from {table} where {column} is not null
@@ -265,12 +266,11 @@ ROWS = (
            where codec = 'json' and data is not null and not json_valid(cast(data as text))""",
         "its bytes are not JSON", tuple(without_blob()), "drops it", deep=True,
     ),
-    _object("runs", "run_id", "parameters", "object", "'{}'"),
-    _object("tasks", "task_id", "transition", "object", "null"),
-    _object("attempts", "attempt_id", "metadata", "object", "null"),
-    _object("deployments", "deployment_id", "schedule", "object", "null"),
-    *(_object("deployments", "deployment_id", column, "array", "'[]'") for column in ("tags", "with_decorators")),
-    _object("deployments", "deployment_id", "executor", "array", "null"),
+    _object("runs", "parameters", "object", "'{}'"),
+    *(_object("deployments", column, "array", "'[]'") for column in ("tags", "with_decorators")),
+    *(_object("deployments", column, "object", "null") for column in ("schedule", "triggers")),
+    *(_object(*of, "object", "null") for of in (("tasks", "transition"), ("attempts", "metadata"))),
+    *(_object(*of, "array", "null") for of in (("runs", "trigger_events"), ("deployments", "executor"))),
     Rule(
         "json", "tags",
         """select id as tag_id, tag from tags

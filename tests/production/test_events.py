@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 import flowstore
-from flowstore.errors import FlowstoreError, GraphError, ParameterError
+from flowstore.errors import FlowstoreError, GraphError, ParameterError, StoreCorrupt
 from flowstore.production import deploy, events
 from flowstore.store import deployments, opening
 from flowstore.store import events as rows
@@ -165,6 +165,30 @@ def test_listings_say_what_starts_a_deployment(flow):
     with closing(Browser(script.db)) as browser:
         assert "event a and event b" in browser.page("/deployments")
         assert browser.json("/deployments.json")["deployments"][0]["triggers"] == row["triggers"]
+
+
+_LISTS = ("5", "[5]", '[{"kind": "event"}]', '[{"kind": "run", "name": "F", "parameters": [1]}]')
+DAMAGED = ["[]", "{", *(f'{{"conditions": {text}, "reset_at": null}}' for text in _LISTS)]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_damaged_columns_are_one_clear_error(flow, text):
+    """In whatever reads a deployment, and what started a run; `check --repair` empties what is no JSON."""
+    script = flow(waiting_for("@trigger(event='a')"))
+    script("deploy", "create")
+    script("deploy", "trigger")
+    recorded = {"[]": "[5]", "{": "{"}.get(text, f"[{text}]")
+    with closing(sqlite3.connect(script.db)) as db:
+        db.execute("update deployments set triggers = ?", (text,))
+        db.execute("update runs set trigger_events = ?", (recorded,))
+        db.commit()
+    assert "Traceback" not in script.flowstore("deployments", expect=1).stderr
+    with pytest.raises(StoreCorrupt):
+        _ = every_run(script)[0].trigger
+    if text in {"[]", "{"}:
+        assert "triggers" in script.flowstore("check", expect=1).stdout
+        script.flowstore("check", "--repair")
+        script.flowstore("deployments")
 
 
 # --- once each

@@ -30,9 +30,12 @@ def kill_schedulers(script, times, *, seed=0):
     for number in range(times):
         script.flowstore("event", "data_updated", "--payload", json.dumps({"number": number}))
         process = started("-m", "flowstore", "scheduler", "--store", script.db, folder=script.folder)
-        if chance.random() < 0.8:  # else while it begins
+        moment = chance.random()
+        if moment < 0.5:
+            _wait_for_a_run(script, process)
+        elif moment < 0.8:
             _wait_for_a_start(process)
-        time.sleep(chance.uniform(0, 2))  # at any moment of what follows
+        time.sleep(chance.uniform(0, 0.3 if moment < 0.5 else 2))  # at any moment of what follows
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
         process.communicate()
@@ -40,6 +43,16 @@ def kill_schedulers(script, times, *, seed=0):
         process.communicate(timeout=600)
     recorded = script.sql("select trigger_events from runs order by id")
     return collections.Counter(event["payload"]["number"] for text in recorded for event in json.loads(text))
+
+
+def _wait_for_a_run(script, process):
+    """Wait until a run has used an event up that no run had used before."""
+    before = script.sql("select event_id from event_marks")
+    until = time.monotonic() + 30
+    while script.sql("select event_id from event_marks") == before and process.poll() is None:
+        if time.monotonic() > until:
+            return
+        time.sleep(0.01)
 
 
 def _wait_for_a_start(process):

@@ -26,6 +26,7 @@ from flowstore.run.remote import pilot
 
 COMMAND_S = 60.0  # for a controller to answer
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED")
+AWAY = re.compile("unable to contact|connect|timed out|communication", re.IGNORECASE)  # of a controller
 FATE_S = 3.0  # for Slurm to say how a job ended
 FIRST_POLL_S, SLOWEST_POLL_S = 0.5, 10.0
 WATCH = """read done || for _ in 1 2 3; do scancel --quiet --name="$0"; sleep 2; done"""  # twice: one may just be born
@@ -365,8 +366,9 @@ class JobQueue:
     def _cancel_due(self) -> None:
         now = time.monotonic()
         due = [job for job, at in list(self._cancel_at.items()) if at <= now]
-        if due:
-            call("scancel", "--quiet", *due)
+        result = call("scancel", "--quiet", *due) if due else None
+        if result is not None and result.returncode and AWAY.search(result.stderr):
+            raise FlowstoreError(f"Slurm does not end its jobs: {complaint(result)}.")  # tried again
         for job in due:
             del self._cancel_at[job]
             self._unconnected.pop(job, None)
