@@ -53,6 +53,8 @@ def test_other_pickles_stay_untrusted(imported, folder, tmp_path):
     """In the user's own store, too, unless the folder is trusted."""
     with pytest.raises(flowstore.UntrustedArtifact, match="OrderedDict"):
         _ = imported["1"]["start"].task.data.obj
+    caught = imported["1"]["right"].task.data.trouble  # of Metaflow's own objects this one is known
+    assert (caught.type, caught.exception) == ("builtins.KeyError", "'caught'")
     path = tmp_path / "trusted.db"
     command("import-metaflow", folder, "--trust", "--store", path)
     with use_store(path):
