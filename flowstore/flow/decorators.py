@@ -59,6 +59,8 @@ class StepDecorator(_Decorator):
 
     name: ClassVar[str]
     is_single: ClassVar[bool] = True  # whether a step may have one alone
+    is_mutator: ClassVar[bool] = False
+    runs_around: ClassVar[bool] = False  # whether it is code around the step
 
     def attach(self, function: F) -> F:
         """Add to a step, once unless there may be several."""

@@ -152,7 +152,7 @@ def test_a_flow_that_is_no_longer_deployed(stage):
     stage = stage(PLAIN)
     stage.create()
     execution = stage.trigger()
-    stage.script("deploy", "delete")
+    assert "still in AWS" in stage.script("deploy", "delete").stdout
     one_message(stage("trigger", expect=1), "no longer deployed")
     stage.work(expect=1)
     assert stage.status(execution) == "FAILED"

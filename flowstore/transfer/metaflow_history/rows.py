@@ -294,7 +294,7 @@ class Writer:
             blob_id = self._blob_ids[id(value)] = value.incoming.publish(self._db)
             if not value.is_pickle:  # of a pickle, `vacuum` may find out more where it is trusted
                 blobs.describe(self._db, blob_id, value.description)
-            elif self._trusted:
+            if value.is_ours or (value.is_pickle and self._trusted):
                 value.incoming.sign(self._db, blob_id)
         return blob_id
 
