@@ -67,7 +67,9 @@ def task_of(task):
         attempt=lambda: task.current_attempt,
         artifacts=lambda: artifacts_of(task) if task.successful or caught(task) else None,
         stdout=lambda: [line for line in task.stdout.splitlines() if is_own(line)],
-        stderr=lambda: None if task.successful else sorted({x for x in task.stderr.splitlines() if is_own(x)}),
+        stderr=lambda: (
+            None if task.successful or caught(task) else sorted({x for x in task.stderr.splitlines() if is_own(x)})
+        ),
         sizes=lambda: [task.stdout_size >= len(task.stdout), task.stderr_size >= len(task.stderr)],
         parents=lambda: sorted(f"{other.parent.id}[{other.index}]" for other in task.parent_tasks),
         children=lambda: sorted(f"{other.parent.id}[{other.index}]" for other in task.child_tasks),
