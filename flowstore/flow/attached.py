@@ -6,12 +6,10 @@ Most flows have no mutators, and neither they nor their tasks load what those ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from flowstore.flow.decorators import Card, StepDecorator, from_text
+from flowstore.flow.decorators import FLOW_MUTATORS, StepDecorator, own_decorators, with_others
 from flowstore.flow.graph import steps_of
 
-FLOW_MUTATORS = "_flow_mutators"  # the attribute of a class that holds the mutators written above it
 _prepared: dict[type, bool] = {}  # each flow that was looked at, and whether mutators change it or its steps
 
 
@@ -58,25 +56,6 @@ def decorators_of(flow: type, step: str, with_: Sequence[str] = ()) -> Sequence[
     from flowstore.flow.mutators import mutated
 
     return mutated(flow, step, with_)
-
-
-def own_decorators(step: Any) -> Sequence[StepDecorator]:
-    """Return the decorators of a step as they stand in the source, from top to bottom."""
-    attached: Sequence[StepDecorator] = getattr(step, "decorators", ())
-    return attached[::-1]
-
-
-def with_others(own: Sequence[StepDecorator], with_: Sequence[str]) -> list[StepDecorator]:
-    """Return the decorators of a step together with those of `--with` that it has not, the last of these outermost."""
-    names = {item.name for item in own}
-    added: list[StepDecorator] = []
-    cards: list[StepDecorator] = []
-    for item in map(from_text, with_):
-        if isinstance(item, Card):
-            cards.append(item)
-        elif item.name not in names:
-            added = [item, *(other for other in added if other.name != item.name)]
-    return [*added, *own, *cards]
 
 
 def _has_mutator(items: Iterable[StepDecorator]) -> bool:

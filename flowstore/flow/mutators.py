@@ -18,16 +18,18 @@ import attrs
 
 from flowstore.errors import FlowstoreError, GraphError
 from flowstore.flow import decorators, own
-from flowstore.flow.attached import FLOW_MUTATORS, own_decorators, prepare, with_others
 from flowstore.flow.decorators import (
+    FLOW_MUTATORS,
     Card,
     FlowDecorator,
     StepDecorator,
     attributes_of,
     from_text,
     made,
+    own_decorators,
     project,
     schedule,
+    with_others,
 )
 from flowstore.flow.expressions import Delayable
 from flowstore.flow.graph import steps_of
@@ -366,7 +368,6 @@ def mutated(flow: type, step: str, with_: Sequence[str]) -> Sequence[StepDecorat
     """Return the decorators of a step after all mutators, which are asked once in a process for what `--with` adds."""
     key = flow, tuple(with_)
     if key not in _decorated:
-        prepare(flow)
         prepared = _prepared.get(flow) or {name: [*own_decorators(item)] for name, item in steps_of(flow).items()}
         change = _Change(flow, {name: with_others(items, with_) for name, items in prepared.items()}, early=False)
         for mutator in _mutators_of(flow):
