@@ -31,7 +31,7 @@ from flowstore.sqlite.database import Store
 from flowstore.store import deployments, records, state_machines
 from flowstore.store.opening import active_store, use_store
 
-ONCE_POLL_S = 3  # how long `--once` waits for a further message
+ONCE_POLL_S = 2  # how long `--once` waits for a further message
 _ASKED_S = 60.0  # how long an accepted execution may take to ask for its run
 _TICK_S = 1.0  # how often runs are looked at that this worker has not started
 _STEPS_TICK_S = 0.2  # how often it is looked which tasks have finished, where AWS hears of each

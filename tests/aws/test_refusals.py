@@ -95,6 +95,7 @@ def test_the_state_machine_of_another_store(stage, tmp_path_factory):
     execution = other.trigger()
     other.work()
     assert other.status(execution) == "SUCCEEDED"
+    one_message(first("trigger", expect=1), "belongs to another store now")
     assert "the state machine" not in first("delete").stdout  # which is no longer this store's
     assert other.states.list_state_machines()["stateMachines"] != []
 
@@ -151,7 +152,7 @@ def test_a_flow_that_is_no_longer_deployed(stage):
     stage = stage(PLAIN)
     stage.create()
     execution = stage.trigger()
-    stage.script("deploy", "delete")
+    assert "still in AWS" in stage.script("deploy", "delete").stdout
     one_message(stage("trigger", expect=1), "no longer deployed")
     stage.work(expect=1)
     assert stage.status(execution) == "FAILED"

@@ -50,6 +50,7 @@ def test_the_scheduler_here_leaves_it_alone(stage):
     """What AWS starts would otherwise run twice; when it is only deployed here, the scheduler has it again."""
     stage = stage(daily("* * * * *"))
     stage.create()
+    assert "started by: AWS" in stage.script("deploy", "create").stdout
     assert "Waiting for a deployment with a schedule" in stage.script.flowstore("scheduler", "--once").stderr
     stage("delete")
     stage.script("deploy", "create")

@@ -439,7 +439,10 @@ def harm(slurm, rng, kinds):
         slurm.kill("slurmctld")
         time.sleep(rng.uniform(0, 5))
         slurm.start_controller()
-        slurm.wait_for_nodes(up=("idle", "mix", "alloc"))
+        slurm.wait(slurm.states)
+        slurm.ask(
+            "scontrol", "update", "nodename=node[1-2]", "state=resume"
+        )  # which it may have drained as "duplicate"
     elif hosts:
         with contextlib.suppress(ProcessLookupError):
             os.kill(rng.choice(hosts), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
@@ -459,13 +462,17 @@ def storm(slurm, flow, seed, tasks, seconds, kinds):
     while True:
         process = script.start(*words, *ON, *option(lease=6), "--max-workers", 6)
         runs += 1
-        deadline = time.monotonic() + 200
+        ended, deadline = 0, time.monotonic() + 90
         while process.poll() is None:
+            done = sum(script.sql("select count(finished_at) from attempts")) if script.db.exists() else 0
+            if done > ended:
+                ended, deadline = done, time.monotonic() + 90
             assert time.monotonic() < deadline, "it hangs"
             time.sleep(rng.uniform(0.5, 1.5))
             if time.monotonic() < until:
                 harm(slurm, rng, kinds)
         stderr = process.communicate()[1].decode()
+        print(stderr[-600:] if process.returncode else "")
         assert process.returncode in (0, 1), stderr
         assert "Traceback" not in stderr, stderr
         if process.returncode == 0 and time.monotonic() > until:

@@ -130,9 +130,9 @@ class Slurm:
         """Start the daemon of a node."""
         self.start(node, "slurmd", "-D", "-N", node, "-f", self.config)
 
-    def wait_for_nodes(self, up=("idle",)):
-        """Wait until all nodes are in one of these states."""
-        self.wait(lambda: [state in up for state in self.states()] == [True] * len(NODES))
+    def wait_for_nodes(self):
+        """Wait until all nodes are idle."""
+        self.wait(lambda: self.states() == ["idle"] * len(NODES))
 
     def states(self):
         """Return the state of each node."""

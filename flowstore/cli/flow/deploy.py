@@ -124,8 +124,12 @@ def _echo_created(created: Created, called: str) -> None:
     deployment = created.deployment
     seen = deployment.production_namespace
     echo_deployed(created)
+    in_aws = _is_in_aws(deployment)
     if deployment.schedule:
-        click.echo(f"Schedule:              {schedule_text(deployment)}; started by: flowstore scheduler")
+        by = "AWS, as it was when the flow was put there" if in_aws else "flowstore scheduler"
+        click.echo(f"Schedule:              {schedule_text(deployment)}; started by: {by}")
+    if in_aws:
+        click.echo("In AWS:                its executions run this version; for the rest: step-functions create")
     if deployment.triggers:
         from flowstore.production.events import waits_for
 
@@ -136,6 +140,13 @@ def _echo_created(created: Created, called: str) -> None:
     )
     click.echo(f"To let somebody else deploy, hand on the token; it is needed once:\n  {called} deploy create "
                f"--authorize {deployment.token}")  # fmt: skip
+
+
+def _is_in_aws(deployment: Deployment) -> bool:
+    from flowstore.store import state_machines
+    from flowstore.store.opening import active_store
+
+    return state_machines.find(active_store(), deployment.flow, deployment.scope) is not None
 
 
 def echo_deployed(created: Created) -> None:
@@ -173,6 +184,8 @@ def delete(this: FlowFile, authorize: str | None, **_chosen: Any) -> None:
         f"{deployment.flow} is no longer deployed. Its runs stay in {deployment.production_namespace}, "
         "where it goes on if it is deployed again."
     )
+    if _is_in_aws(deployment):
+        click.echo("It is still in AWS, where its executions will fail. To remove it there: step-functions delete")
 
 
 # --- trigger

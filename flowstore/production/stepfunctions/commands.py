@@ -64,6 +64,11 @@ def trigger(there: InAws, values: Mapping[str, str]) -> str:
     """
     given = {"parameters": dict(values)}
     masking.check_secret(there.store, given)
+    if not _is_ours(there):
+        raise FlowstoreError(
+            f"The state machine {there.address.name} belongs to another store now, which has taken it over. Remove it "
+            "from this one with: step-functions delete"
+        )
     return there.aws.start(there.address.arn, str(uuid.uuid4()), given)
 
 

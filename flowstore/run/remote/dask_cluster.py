@@ -216,11 +216,14 @@ class _Hosted:
                 self._read_bytes += len(self._piece)
             return self._piece or None
 
+    def _close(self) -> None:
+        self._writer.transport.abort()
+
     def end(self) -> None:
         """Close the stream, at which the host ends, and see to it that it does."""
         with self._ended:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._writer.transport.abort)
+                self._loop.call_soon_threadsafe(self._close)  # which keeps the writer until then
             for lease in list(self.leases.values()):
                 lease.set()
             try:

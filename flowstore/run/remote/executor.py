@@ -14,7 +14,7 @@ import selectors
 import signal
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +40,7 @@ from flowstore.run.remote.hosts import (
     check_number,
     event_of,
     freest,
+    lacking_leases,
     seat_gang,
 )
 from flowstore.run.remote.identity import compare
@@ -60,7 +61,6 @@ class RemoteExecutor(Executor):
 
     Args:
         setup: of the executor.
-        engine: finds hosts.
     """
 
     ahead = 4
@@ -84,8 +84,7 @@ class RemoteExecutor(Executor):
         check_importable(setup.flow, sources)
         self._lease_s = float(setup.options.get("lease", LEASE_S))
         self._cache_bytes = int(float(setup.options.get("cache", CACHE_GIB)) * (1 << 30))
-        self._setup = setup
-        self._sources = sources
+        self._setup, self._sources = setup, sources
         self._amounts = amounts_by_step(setup)
         self._pools: list[tuple[Amounts, int]] = [(amounts, 0) for amounts in dict.fromkeys(self._amounts.values())]
         self._warned: set[str] = set()
@@ -99,6 +98,7 @@ class RemoteExecutor(Executor):
         self._hosts: dict[str, Host] = {}
         self._lost: set[str] = set()  # hosts that were there
         self._leases: dict[int, tuple[int, str | None]] = {}  # by number: pool, host
+        self._needed_at: dict[int, float] = {}  # by pool: when it last had no more leases than work
         self._numbers = self._lease_numbers = 0
         self._starving_since: float | None = None  # since when orders wait, and nothing runs
         self._engine = self._start_engine(setup)
@@ -231,20 +231,17 @@ class RemoteExecutor(Executor):
             self._starving_since = None
             return
         self._engine.check()
-        if self._starving_since is None:
-            self._starving_since = now
-        elif now - self._starving_since > PATIENCE_S:
+        self._starving_since = self._starving_since or now
+        if now - self._starving_since > PATIENCE_S:
             self._starving_since = now - PATIENCE_S / 2
             self._check_fits(waiting)
 
     def _check_fits(self, members: Sequence[Attempt]) -> None:
         """Raise where attempts of a step could never run at the same time, whatever else ends."""
-        step = members[0].order.step
-        room = self._room(step)
+        room = self._room(step := members[0].order.step)
         if room < len(members):
-            raise FlowstoreError(
-                f"Step {step} needs {counted(len(members), 'task')} at the same time, but there is room for {room}."
-            )
+            needed = counted(len(members), "task")
+            raise FlowstoreError(f"Step {step} needs {needed} at the same time, but there is room for {room}.")
 
     # --- leases and hosts
 
@@ -254,9 +251,12 @@ class RemoteExecutor(Executor):
         over = {pool for pool, (_, is_gang) in enumerate(self._pools) if is_gang and pool not in wanted}
         for lease in host.long_spare(lambda pool: 0.0 if pool in over else self._engine.idle_s):
             pool = host.leases.pop(lease)
-            del self._leases[lease]
             host.send("slots", pool, host.slots(pool))
-            self._engine.give_back(lease)
+            self._give_back(lease)
+
+    def _give_back(self, lease: int) -> None:
+        del self._leases[lease]
+        self._engine.give_back(lease)
 
     def _take_notice(self, notice: Granted | Over) -> None:
         known = self._leases.get(notice.lease)
@@ -310,8 +310,7 @@ class RemoteExecutor(Executor):
             self._forget(attempt)
             self._events.append(Died(attempt.number, None, None, lost=f"{host.name}, {how}"))
         for lease in list(host.leases):
-            del self._leases[lease]
-            self._engine.give_back(lease)
+            self._give_back(lease)
 
     # --- what hosts say
 
@@ -352,9 +351,8 @@ class RemoteExecutor(Executor):
 
     def _take_back(self, attempt: Attempt) -> None:
         """Send an order elsewhere that a host has returned, or return it to the driver."""
-        is_moving = attempt.moving
         self._forget(attempt)
-        if is_moving:
+        if attempt.moving:
             attempt.host, attempt.moving = None, False
             self._attempts[attempt.number] = attempt
             self._waiting.appendleft(attempt)
@@ -403,19 +401,21 @@ class RemoteExecutor(Executor):
         host.send("order", attempt.pool, attempt.number, encode_order(attempt.order))
 
     def _request(self) -> None:
-        """Ask for as many leases as there is work for."""
+        """Ask for as many leases as there is work for; give back those that it no longer waits for."""
         most = self._setup.max_workers or self.capacity or 1
-        have = Counter(pool for pool, _ in self._leases.values())
-        gangs = Counter(attempt.pool for attempt in self._attempts.values() if attempt.order.num_nodes)
-        plain = Counter(attempt.pool for attempt in self._attempts.values() if not attempt.order.num_nodes)
-        for pool in sorted({*gangs, *plain}):
-            lacking = min(most, plain[pool]) + gangs[pool] - have[pool]
+        for pool, lacking in lacking_leases(self._attempts.values(), self._leases.values(), most).items():
             leases = [self._lease_numbers + 1 + i for i in range(lacking)]
             self._lease_numbers += len(leases)
             self._leases.update(dict.fromkeys(leases, (pool, None)))
             amounts, is_gang = self._pools[pool]
             if leases:
                 (self._engine.request_gang if is_gang else self._engine.request)(leases, dict(amounts))
+            if lacking >= 0:
+                self._needed_at[pool] = time.monotonic()
+            elif time.monotonic() - self._needed_at[pool] > self._engine.idle_s:
+                late = [lease for lease, (other, host) in self._leases.items() if other == pool and host is None]
+                for lease in late[:-lacking]:
+                    self._give_back(lease)
 
     # --- the end
 

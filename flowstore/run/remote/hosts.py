@@ -12,7 +12,7 @@ import contextlib
 import math
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -286,6 +286,20 @@ def event_of(host: Host, kind: str, values: Sequence[Any]) -> Event:
     if kind == "reported":
         return Reported(values[0], decode_report(values[1]))
     return Ended(*values) if kind == "ended" else Died(*values)
+
+
+def lacking_leases(attempts: Iterable[Attempt], leases: Iterable[tuple[int, str | None]], most: int) -> dict[int, int]:
+    """Return how many leases more each pool has work for than it has; negative where there are too many.
+
+    Args:
+        attempts: all that have not ended.
+        leases: the pool of each, and its host.
+        most: how many attempts may run at a time, the members of gangs aside.
+    """
+    have = Counter(pool for pool, _ in leases)
+    wanted = Counter(attempt.pool for attempt in attempts if attempt.order.num_nodes)
+    plain = Counter(attempt.pool for attempt in attempts if not attempt.order.num_nodes)
+    return {pool: min(most, plain[pool]) + wanted[pool] - have[pool] for pool in sorted({*have, *wanted, *plain})}
 
 
 def freest(hosts: Iterable[Host], pool: int, ahead: int) -> Host | None:

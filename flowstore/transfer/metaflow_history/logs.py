@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from flowstore.transfer.metaflow_history.folder import Folder
 
 _MARKED = re.compile(rb"\[!?MFLOG\|[0-9]+\|([0-9T:.-]{10,40}Z?)\|[^|\]]*\|[^|\]]*\]")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_LINE = 1 << 20
 _MAX_CHUNK = 8192
 
@@ -62,4 +63,4 @@ def _time(text: bytes) -> int:
         moment = datetime.fromisoformat(text.decode().removesuffix("Z"))
     except ValueError:
         return 0
-    return int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+    return (moment.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)

@@ -26,12 +26,13 @@ from flowstore.transfer.metaflow_history.folder import Fields, Folder, Problem, 
 from flowstore.transfer.metaflow_history.lineage import Spot, order_of, parents_of
 from flowstore.transfer.metaflow_history.pickles import Outline
 from flowstore.transfer.metaflow_history.runs import Attempt, Fact, Run, Task, is_internal
-from flowstore.transfer.metaflow_history.values import Artifact, Values
+from flowstore.transfer.metaflow_history.values import Artifact, Values, exception_of
 
 PARAMETERS = "_parameters"
 _RUN_ID = re.compile("[0-9]{1,18}")
 _ENDS = ("start_step", "end_step")
 _ATTEMPT_FILE = re.compile(r"([0-9]{1,4})\.(.+)")
+_ID = re.compile("[0-9]{1,18}[0-9A-Za-z_-]{0,50}")
 _NUMBER = re.compile("[0-9]{1,18}")
 _FACT = re.compile("attempt_id:([0-9]{1,4})")
 _MOST_ATTEMPTS = 1000
@@ -109,7 +110,7 @@ class Reader:
             tasks=tasks,
             parents=parents,
             parameters=self._parameters(flow, path, graph),
-            origin_id=next((origin for task in tasks if (origin := _known(task.last.fact("origin-run-id")))), None),
+            origin_id=next((origin for task in tasks if (origin := _id_in(task.last.fact("origin-run-id")))), None),
             code=_package(tasks),
             start_step=start or "start",
             end_step=end or "end",
@@ -125,12 +126,14 @@ class Reader:
         attempts = self._attempts(flow, path, created_at)
         artifacts, fact = attempts[-1].artifacts, attempts[-1].fact
         indexes, item = self._foreach(artifacts)
-        run, task = _known(fact("origin-run-id")), _known(fact("origin-task-id"))
+        run, task = _id_in(fact("origin-run-id")), _id_in(fact("origin-task-id"))
+        # The cards of a task that was taken over are where it first ran.
+        with_cards = f"{flow}/{run}/{step}/{task}" if run and task else path
         return Task(
             id=task_id,
             step=step,
             created_at=created_at,
-            attempts=self._with_cards(attempts, path),
+            attempts=self._with_cards(attempts, with_cards),
             indexes=indexes,
             item=item,
             transition=self._transition(artifacts),
@@ -229,13 +232,7 @@ class Reader:
         """Return why an attempt failed, of what Metaflow has stored in the place of the exception."""
         if "_exception" not in artifacts:
             return None
-        stored = self._values.outline(artifacts["_exception"])
-        state = stored.state if type(stored) is Outline else None
-        if type(state) is not dict:
-            return None
-        kind, message, trace = (state.get(name) for name in ("type", "exception", "stacktrace"))
-        kind, message, trace = (clean(text) if type(text) is str else "" for text in (kind, message, trace))
-        return kind or "builtins.Exception", message, trace
+        return exception_of(self._values.outline(artifacts["_exception"]))
 
     # --- foreaches and branches
 
@@ -316,10 +313,13 @@ def _joins(graph: Mapping[str, Any]) -> set[str] | None:
     return {name for name, node in steps.items() if type(node) is dict and node.get("type") == "join"}
 
 
-def _order(task: Task) -> tuple[int, int, str]:
-    """Return the position of a task in its run: ids are numbers, or begin with one, as in `2_node_1`."""
-    match = _NUMBER.match(task.id)
-    return (1 << 62 if match is None else int(match[0])), task.created_at, task.id
+def _order(task: Task) -> tuple[bool, int, int, str]:
+    """Return the position of a task in its run: ids are numbers, or begin with one, as in `2_node_1`.
+
+    Tasks that a resumed run has taken over come first, in the order that they had there: it copies them in any order.
+    """
+    match = _NUMBER.match(task.id if task.origin is None else task.origin[1])
+    return task.origin is None, (1 << 62 if match is None else int(match[0])), task.created_at, task.id
 
 
 def _logs(files: Mapping[str, str]) -> dict[str, list[str]]:
@@ -344,9 +344,9 @@ def _check_artifact_name(path: str, name: str) -> None:
         raise Problem(path, str(error)) from error
 
 
-def _known(value: str | None) -> str | None:
-    """Return the value of a fact, unless it says that there is none."""
-    return None if value in (None, "None", "null", "") else value
+def _id_in(value: str | None) -> str | None:
+    """Return the id of a run or task that a fact names; `None` where it names none."""
+    return value if value is not None and _ID.fullmatch(value) else None
 
 
 def _in_order(steps: Mapping[str, int], tasks: Sequence[Task]) -> dict[str, int]:

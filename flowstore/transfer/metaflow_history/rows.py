@@ -16,6 +16,7 @@ from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
 from flowstore.store.queries import METAFLOW
 from flowstore.transfer.export import insert_rows
+from flowstore.transfer.import_ids import last_id
 from flowstore.transfer.importing import is_ours, kept_apart
 from flowstore.transfer.metaflow_history import attachments, logs
 from flowstore.transfer.metaflow_history.folder import Folder
@@ -84,7 +85,7 @@ class Writer:
         self._blob_ids: dict[int, int] = {}
         self._tag_ids: dict[str, int] = {}
         self._code_ids: dict[tuple[str, str], int | None] = {}
-        self._next_task, self._next_attempt = _last_id(db, "tasks") + 1, _last_id(db, "attempts") + 1
+        self._next_task, self._next_attempt = last_id(db, "tasks") + 1, last_id(db, "attempts") + 1
         self.kept_apart: dict[str, str] = {}
         self.untrusted = 0
 
@@ -294,7 +295,7 @@ class Writer:
             blob_id = self._blob_ids[id(value)] = value.incoming.publish(self._db)
             if not value.is_pickle:  # of a pickle, `vacuum` may find out more where it is trusted
                 blobs.describe(self._db, blob_id, value.description)
-            elif self._trusted:
+            if value.is_ours or (value.is_pickle and self._trusted):
                 value.incoming.sign(self._db, blob_id)
         return blob_id
 
@@ -323,12 +324,3 @@ def _own(run: Run, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
 def _is_reserved(tag: str) -> bool:
     """Return whether a tag of a user's is one that users cannot set here: it is kept as one of the system's."""
     return tag.startswith(tags.RESERVED) or len(tag) > tags.MAX_LENGTH
-
-
-def _last_id(db: sqlite3.Connection, table: str) -> int:
-    row = db.execute(
-        f"""select max(coalesce((select max(seq) from sqlite_sequence where name = ?), 0),
-                       coalesce((select max(id) from {table}), 0))""",
-        (table,),
-    ).fetchone()
-    return int(row[0])

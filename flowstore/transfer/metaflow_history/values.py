@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from flowstore.client.task import ExceptionInfo
 from flowstore.store import blobs, codecs
 from flowstore.store.codecs import Encoded
 from flowstore.store.codecs.hypertext import Html
@@ -24,10 +25,11 @@ from flowstore.store.plain import Numbers
 from flowstore.store.preview import preview
 from flowstore.store.staging import Incoming, Staging
 from flowstore.transfer.metaflow_history import pickles
-from flowstore.transfer.metaflow_history.folder import Folder, Problem
+from flowstore.transfer.metaflow_history.folder import Folder, Problem, clean
 
 _PIECE = 1 << 20
 _HEAD = 64
+_WRAPPER = "MetaflowExceptionWrapper"
 _PLAIN = ("json", "bytes", "typed-json")
 _MOST_UNRECORDED = 1 << 30
 _MAX_INTERNAL = 4 << 20  # of what Metaflow stores for itself
@@ -65,11 +67,13 @@ class Value:
         description: what is known of it.
         incoming: its bytes, which are staged.
         json: the value as JSON of at most 64 KiB, `null` where it has none.
+        is_ours: whether flowstore has written the bytes itself, so that they are a pickle that may be loaded.
     """
 
     description: Description
     incoming: Incoming
     json: str = "null"
+    is_ours: bool = False
 
     @property
     def numbers(self) -> Numbers:
@@ -78,8 +82,8 @@ class Value:
 
     @property
     def is_pickle(self) -> bool:
-        """Whether loading it runs code."""
-        return self.description.codec == "pickle"
+        """Whether loading it runs code of whoever wrote the folder."""
+        return self.description.codec == "pickle" and not self.is_ours
 
 
 class Values:
@@ -153,9 +157,11 @@ class Values:
 
     def _stage_small(self, artifact: Artifact, data: bytes) -> Value:
         encoded = _encoded(data)
-        if encoded is None:
-            encoded = Encoded(_of_pickle(artifact, len(data)), [data])
-        return self._stage_encoded(encoded)
+        if encoded is not None:
+            return self._stage_encoded(encoded)
+        if _WRAPPER.encode() in data[:_HEAD] and (caught := exception_of(self.outline(artifact))) is not None:
+            return attrs.evolve(self._stage_encoded(codecs.encode(ExceptionInfo(*caught))), is_ours=True)
+        return self._stage_encoded(Encoded(_of_pickle(artifact, len(data)), [data]))
 
     def _stage_large(self, artifact: Artifact) -> Value:
         """Stage a value that is not to be in memory as a whole: its bytes are read three times, piece by piece."""
@@ -202,6 +208,15 @@ class Values:
             raise Problem(artifact.path, f"it has not the {artifact.size_bytes} bytes that are recorded")
         if digest.hexdigest() != artifact.sha1:
             raise Problem(artifact.path, "its bytes do not match their hash")
+
+
+def exception_of(stored: Any) -> tuple[str, str, str] | None:
+    """Return type, message and traceback of what Metaflow stores for an exception; `None` of anything else."""
+    if type(stored) is not pickles.Outline or not stored.name.endswith(_WRAPPER) or type(stored.state) is not dict:
+        return None
+    texts = (stored.state.get(name) for name in ("type", "exception", "stacktrace"))
+    kind, message, trace = (clean(text) if type(text) is str else "" for text in texts)
+    return kind or "builtins.Exception", message, trace
 
 
 def unpacked(packed: Iterator[bytes], path: str) -> Iterator[bytes]:

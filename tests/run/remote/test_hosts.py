@@ -154,6 +154,30 @@ def test_silence_loses_the_host(executor):
     assert executor._engine.closed == ["node7", 1]
 
 
+def test_leases_that_are_of_no_use(executor):
+    """A lease is given back that a host no longer needs, or that is granted to none while nobody waits for it."""
+    engine = executor._engine
+    engine.idle_s = 0.1
+
+    def wait_for_end_of(leases):
+        deadline = time.monotonic() + 10
+        while engine.closed != leases and time.monotonic() < deadline:
+            engine.theirs.sendall(encode("beat"))
+            executor.wait(0.1)
+        assert engine.closed == leases
+
+    started, ended = events_of(executor, encode("started", 1, 42) + encode("ended", 1, 0, None))
+    assert (started.number, ended.number) == (1, 1)
+    wait_for_end_of([1])
+    engine.request = lambda leases, amounts: None
+    facts = RunFacts("Flow", 1, "x.db", trusted=True, max_num_splits=1, parameters={}, constants=[], current={})
+    number = executor.launch(Order(run=facts, step="end", task_id=2))
+    executor.wait(0)
+    executor.withdraw(number)
+    wait_for_end_of([1, 2])
+    engine.theirs.shutdown(socket.SHUT_RDWR)
+
+
 def test_a_task_server_that_dies(executor):
     """A host that can start no more tasks is lost; the run goes on elsewhere."""
     [died] = events_of(executor, encode("failed", "The task server died, so no more tasks can be started."))

@@ -9,15 +9,22 @@ def pathspec(item, attribute):
     return getattr(item, attribute)
 
 
+def text(value):
+    """A fact's value as text."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def moment(at):
     """A time in milliseconds."""
-    return None if at is None else round(at.timestamp() * 1000)
+    return None if at is None else int(at.timestamp()) * 1000 + at.microsecond // 1000
 
 
 def shown(value):
     """A value as text that shows its types; large ones by their hash."""
     if isinstance(value, bytes) and len(value) > 1000:
         return f"{len(value)} bytes {hashlib.sha256(value).hexdigest()}"
+    if hasattr(value, "stacktrace"):
+        return [value.type, value.exception, value.stacktrace]
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__} {sorted(value)}"
     return f"{type(value).__name__} {value!r}"
@@ -52,7 +59,7 @@ def task_of(task, attribute, get_cards):
         "failure": None if failure is None else [failure.type, failure.exception, failure.stacktrace],
         "parents": sorted(pathspec(other, attribute) for other in task.parent_tasks),
         "children": sorted(pathspec(other, attribute) for other in task.child_tasks),
-        "facts": sorted([fact.name, str(fact.value), fact.type] for fact in task.metadata),
+        "facts": sorted([fact.name, text(fact.value), fact.type] for fact in task.metadata),
         "user_tags": sorted(task.user_tags),
         "cards": cards_of(task, get_cards),
     }
@@ -95,4 +102,4 @@ if __name__ == "__main__":
     import metaflow
     from metaflow.cards import get_cards
 
-    print(json.dumps(ask(metaflow, get_cards, "pathspec")))
+    print(json.dumps(ask(metaflow, get_cards, "pathspec"), default=bytes.decode))
