@@ -26,7 +26,8 @@ from flowstore.run.remote import pilot
 
 COMMAND_S = 60.0  # for a controller to answer
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED")
-AWAY = re.compile("unable to contact|connect|timed out|communication", re.IGNORECASE)  # of a controller
+AWAY = re.compile("unable to contact|connect|timed out|communication|zero bytes", re.IGNORECASE)  # of a controller
+AWAY_S = 60.0  # for it to be back
 FATE_S = 3.0  # for Slurm to say how a job ended
 FIRST_POLL_S, SLOWEST_POLL_S = 0.5, 10.0
 WATCH = """read done || for _ in 1 2 3; do scancel --quiet --name="$0"; sleep 2; done"""  # twice: one may just be born
@@ -266,6 +267,7 @@ class JobQueue:
         self._connected: set[int] = set()
         self._cancel_at: dict[str, float] = {}
         self._has_submitted = False
+        self._closing = threading.Event()
         self._silent_since: float | None = None
         self._poll_s, self._poll_at = FIRST_POLL_S, 0.0
         self._watch = subprocess.Popen(
@@ -289,6 +291,7 @@ class JobQueue:
 
     def close(self, grace_s: float) -> None:
         """End all jobs, after a moment in which those with pilots end by themselves."""
+        self._closing.set()
         self._work.put(None)
         self._thread.join(grace_s + 5)
         done = b""
@@ -349,8 +352,14 @@ class JobQueue:
 
     def _submit(self, job: Job) -> None:
         self._has_submitted = True
+        deadline = time.monotonic() + AWAY_S
         try:
-            result = call(*job.command(self.name), stdin=job.script, variables={pilot.VARIABLE: job.ticket.packed()})
+            while True:
+                variables = {pilot.VARIABLE: job.ticket.packed()}
+                result = call(*job.command(self.name), stdin=job.script, variables=variables)
+                is_away = result.returncode and AWAY.search(result.stderr)  # it may have taken the job: then both come
+                if not is_away or self._closing.wait(1) or time.monotonic() > deadline:
+                    break
         except FlowstoreError as error:
             self._note(Refused(job.number, str(error)))
             return
