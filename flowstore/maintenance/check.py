@@ -191,7 +191,15 @@ def _rules(db: sqlite3.Connection) -> list[Rule]:
         references = [*invariants.references(db)]
     except UNREADABLE:  # the definition of a table, which is reported as a page
         references = []
-    return [*references, *invariants.ROWS, invariants.PAIRS]
+    return [*references, *(rule for rule in invariants.ROWS if not _lacks(db, rule)), invariants.PAIRS]
+
+
+def _lacks(db: sqlite3.Connection, rule: Rule) -> bool:
+    """Return whether a rule is about a column that the file lacks, because its schema is older."""
+    if not rule.column:
+        return False
+    rows, error = _rows(db, f"pragma table_info({rule.table})")
+    return error is None and rule.column not in {row["name"] for row in rows}
 
 
 def _broken(db: sqlite3.Connection, rule: Rule) -> Iterator[Problem]:

@@ -31,10 +31,10 @@ class Rule:
         table: what to name where there is no pathspec.
         find: a query for what breaks it.
         problem: what is wrong, with the row's columns in braces.
-        statements: statements with the row's columns as named parameters.
-        repair: what they do, for people.
+        statements, repair: statements with the row's columns as named parameters, and what they do, for people.
         deep: whether it reads so much that only a deep check, and import, ask for it.
         tolerated: whether an import takes a file that breaks it, because it writes such rows itself.
+        column: a column that it is about; a file of an older schema may lack it.
     """
 
     kind: str
@@ -45,6 +45,7 @@ class Rule:
     repair: str
     deep: bool = False
     tolerated: bool = False
+    column: str = ""
 
 
 # --- references: each row's parent is there
@@ -154,8 +155,7 @@ def _object(table: str, column: str, kind: str, instead: str) -> Rule:
         f"""select id as {key} from {table} where {column} is not null
             and case when json_valid({column}) then json_type({column}) <> '{kind}' else 1 end""",
         f"its {column} are no JSON {kind}",
-        (f"update {table} set {column} = {instead} where id = :{key}",),
-        f"empties its {column}",
+        (f"update {table} set {column} = {instead} where id = :{key}",), f"empties its {column}", column=column,
     )  # fmt: skip
 
 

@@ -140,9 +140,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 TYPES = {name: frozenset(types) for names, types in _TYPES.items() for name in names.split()}
 
 
-def has(db: sqlite3.Connection, table: str) -> bool:
-    """Return whether a file has a table: one of an older schema, which is read as it is, lacks some."""
-    return db.execute("select 1 from sqlite_master where type = 'table' and name = ?", (table,)).fetchone() is not None
+def has(db: sqlite3.Connection, table: str, column: str = "") -> bool:
+    """Return whether a file has a table, and a column of it; one of an older schema lacks some."""
+    sql = "select 1 from pragma_table_info(?) where ? in ('', name)"
+    return db.execute(sql, (table, column)).fetchone() is not None
 
 
 def travelling(db: sqlite3.Connection, *how: str) -> list[Table]:

@@ -36,7 +36,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
     if message != "ok":
         raise StoreCorrupt(f"{path} is damaged ({message}). Nothing was imported.")
     for rule in (*invariants.references(db), *invariants.ROWS):
-        if not rule.tolerated and _is_imported(db, rule.table):
+        if not rule.tolerated and _is_imported(db, rule.table, rule.column):
             _check_rule(db, rule, path)
     _check_tags(db, path)
     for table in tables.travelling(db, tables.OUT, tables.BOTH):
@@ -45,9 +45,9 @@ def check(db: sqlite3.Connection, path: Path) -> None:
     _exhaust(db.execute("select sha, codec, size_bytes, type, preview from blobs"))
 
 
-def _is_imported(db: sqlite3.Connection, table: str) -> bool:
-    """Return whether rows of a table are read by an import: an older file lacks some tables."""
-    return (table == "blobs" or tables.BY_NAME[table].travels != "") and tables.has(db, table)
+def _is_imported(db: sqlite3.Connection, table: str, column: str) -> bool:
+    """Return whether a table, or a column of it, is read by an import: an older file lacks some."""
+    return (table == "blobs" or tables.BY_NAME[table].travels != "") and tables.has(db, table, column)
 
 
 def _check_rule(db: sqlite3.Connection, rule: invariants.Rule, path: Path) -> None:
