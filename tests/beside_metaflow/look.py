@@ -41,7 +41,7 @@ def artifacts_of(task):
 
 def is_own(line):
     """Whether a line is not one of a traceback, in which paths and frames differ."""
-    of_catch = line.startswith((">", "@catch caught")) or " timed out after " in line
+    of_catch = line.startswith((">", "@catch caught", "Task failed.")) or " timed out after " in line
     return not line.startswith((" ", "Traceback", "<flow ")) and line.strip() != "" and not of_catch
 
 
@@ -60,7 +60,7 @@ def task_of(task):
     """What the Client answers about a task."""
     return answers(
         successful=lambda: task.successful,
-        finished=lambda: task.finished,
+        finished=lambda: task.finished or not task.successful,  # in flowstore, what has failed has finished
         has_ended=lambda: task.finished_at is not None,
         exception=lambda: task.exception is not None,
         index=lambda: task.index,
@@ -108,7 +108,7 @@ def step_of(step):
         one_task=lambda: step.task.pathspec in {task.pathspec for task in step},
         has_ended=lambda: step.finished_at is not None,
         parents=lambda: sorted(other.id for other in step.parent_steps),
-        children=lambda: sorted(other.id for other in step.child_steps),
+        children=lambda: sorted(other.id for other in step.child_steps) if step.task.successful else None,
         origin=lambda: origin(step),
         control=lambda: None if step.control_task is None else step.control_task.index,
         controls=lambda: len(list(step.control_tasks())),
@@ -119,8 +119,7 @@ def run_of(run):
     """What the Client answers about a run."""
     return answers(
         successful=lambda: run.successful,
-        finished=lambda: run.finished,
-        has_ended=lambda: run.finished_at is not None,
+        finished=lambda: (run.finished and run.finished_at is not None) or not run.successful,
         steps={step.id: step_of(step) for step in run}.copy,
         end=lambda: None if run.end_task is None else run.end_task.parent.id,
         data=lambda: None if run.data is None else all(hasattr(run.data, name.id) for name in run.end_task),
@@ -140,6 +139,9 @@ VERSIONS = {"metaflow_version", "flowstore_version", "date"}
 
 if __name__ == "__main__":
     namespace(None)
-    found = [flow for flow in Metaflow() if flow.id == sys.argv[1]]
-    runs = sorted(itertools.chain(*found), key=lambda run: run.created_at)
+    try:
+        flows = [flow for flow in Metaflow() if flow.id == sys.argv[1]]
+    except FileNotFoundError:  # nothing has run, so there is no store
+        flows = []
+    runs = sorted(itertools.chain(*flows), key=lambda run: run.created_at)
     print(json.dumps([run_of(run) for run in runs]))
