@@ -41,7 +41,9 @@ def artifacts_of(task):
 
 def is_own(line):
     """Whether a line is not one of a traceback, in which paths and frames differ."""
-    of_catch = line.startswith((">", "@catch caught", "Task failed.")) or " timed out after " in line
+    of_catch = (
+        line.startswith((">", "@catch caught", "Task failed.", "flowstore.errors.")) or " timed out after " in line
+    )
     return not line.startswith((" ", "Traceback", "<flow ")) and line.strip() != "" and not of_catch
 
 
