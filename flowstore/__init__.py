@@ -48,6 +48,7 @@ from flowstore.errors import (
     StoreTooNew,
     TaggingError,
     TaskFailed,
+    TimeoutExpired,
     TokenError,
     UntrustedArtifact,
 )
@@ -191,6 +192,7 @@ __all__ = [
     "TaggingError",
     "Task",
     "TaskFailed",
+    "TimeoutExpired",
     "TokenError",
     "UntrustedArtifact",
     "card",

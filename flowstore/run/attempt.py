@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 
 from flowstore import alarm, context
-from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed
+from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed, TimeoutExpired
 from flowstore.flow import init, spec
 from flowstore.flow.attached import decorators_of
 from flowstore.flow.decorators import Card, StepDecorator
@@ -43,10 +43,6 @@ if TYPE_CHECKING:
 
 _OWN_FOLDERS = frozenset({Path(__file__).parent, Path(__file__).parent / "local", Path(init.__file__).parent})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
-
-
-class TimeoutExpired(TaskFailed):
-    """An attempt took longer than its `@timeout`."""
 
 
 @attrs.frozen(eq=False, repr=False)
