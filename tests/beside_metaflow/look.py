@@ -67,11 +67,9 @@ def task_of(task):
         exception=lambda: task.exception is not None,
         index=lambda: task.index,
         attempt=lambda: task.current_attempt,
-        artifacts=lambda: artifacts_of(task) if task.successful or caught(task) else None,
+        artifacts=lambda: artifacts_of(task) if went_on(task) else None,
         stdout=lambda: [line for line in task.stdout.splitlines() if is_own(line)],
-        stderr=lambda: (
-            None if task.successful or caught(task) else sorted({x for x in task.stderr.splitlines() if is_own(x)})
-        ),
+        stderr=lambda: None if went_on(task) else sorted({x for x in task.stderr.splitlines() if is_own(x)}),
         sizes=lambda: [task.stdout_size >= len(task.stdout), task.stderr_size >= len(task.stderr)],
         parents=lambda: sorted(f"{other.parent.id}[{other.index}]" for other in task.parent_tasks),
         children=lambda: sorted(f"{other.parent.id}[{other.index}]" for other in task.child_tasks),
@@ -87,9 +85,11 @@ def task_of(task):
     )
 
 
-def caught(task):
-    """Whether `@catch` took the failure of a task, which Metaflow then does not call successful."""
-    return any(type(artifact.data).__name__ in EXCEPTIONS for artifact in task if artifact.id != "name")
+def went_on(task):
+    """Whether a task succeeded, or `@catch` took its failure, which Metaflow does not call a success."""
+    return task.successful or any(
+        type(artifact.data).__name__ in EXCEPTIONS for artifact in task if artifact.id != "name"
+    )
 
 
 EXCEPTIONS = {"ExceptionInfo", "MetaflowExceptionWrapper", "FailureHandledByCatch"}
@@ -110,7 +110,7 @@ def step_of(step):
         one_task=lambda: step.task.pathspec in {task.pathspec for task in step},
         has_ended=lambda: step.finished_at is not None,
         parents=lambda: sorted(other.id for other in step.parent_steps),
-        children=lambda: sorted(other.id for other in step.child_steps) if step.task.successful else None,
+        children=lambda: sorted(other.id for other in step.child_steps) if went_on(step.task) else None,
         origin=lambda: origin(step),
         control=lambda: None if step.control_task is None else step.control_task.index,
         controls=lambda: len(list(step.control_tasks())),
