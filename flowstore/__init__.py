@@ -48,6 +48,7 @@ from flowstore.errors import (
     StoreTooNew,
     TaggingError,
     TaskFailed,
+    TimeoutExpired,
     TokenError,
     UntrustedArtifact,
 )
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
     from flowstore.client.events import Event
     from flowstore.flow.configs import Config
+    from flowstore.flow.exit_hooks import exit_hook
     from flowstore.flow.helpers import parallel_imap_unordered, parallel_map, profile
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
@@ -97,6 +99,7 @@ _MODULES = {
     "StepMutator": "flowstore.flow.mutators",
     "secrets": "flowstore.flow.secrets",
     "USER_SKIP_STEP": "flowstore.flow.own",
+    "exit_hook": "flowstore.flow.exit_hooks",
     "parallel_imap_unordered": "flowstore.flow.helpers",
     "parallel_map": "flowstore.flow.helpers",
     "profile": "flowstore.flow.helpers",
@@ -189,6 +192,7 @@ __all__ = [
     "TaggingError",
     "Task",
     "TaskFailed",
+    "TimeoutExpired",
     "TokenError",
     "UntrustedArtifact",
     "card",
@@ -197,6 +201,7 @@ __all__ = [
     "current",
     "default_namespace",
     "environment",
+    "exit_hook",
     "get_namespace",
     "get_store",
     "inspect_spin",

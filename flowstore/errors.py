@@ -15,6 +15,7 @@
     ├── UntrustedArtifact (PermissionError)    a pickle that this user did not write
     ├── ArtifactError (ValueError)             a value that can't be stored or read back
     └── TaskFailed (RuntimeError)              a run that ended because a task failed
+        └── TimeoutExpired                     an attempt that took longer than its @timeout
 
 Each derives from the builtin that a caller would naturally catch. On a command line each is one
 message on stderr, without a traceback, and exit code 1.
@@ -117,3 +118,7 @@ class ArtifactError(FlowstoreError, ValueError):
 
 class TaskFailed(FlowstoreError, RuntimeError):
     """A run ended because a task failed."""
+
+
+class TimeoutExpired(TaskFailed):
+    """An attempt took longer than its `@timeout`."""

@@ -209,7 +209,7 @@ def test_errors_are_public_and_of_one_family():
     documented = {
         "FlowstoreError", "StoreNotFound", "NotAStore", "StoreCorrupt", "StoreTooNew", "NotFound", "NamespaceMismatch",
         "InvalidPathspec", "TaggingError", "ParameterError", "GraphError", "TokenError", "UntrustedArtifact",
-        "ArtifactError", "TaskFailed",
+        "ArtifactError", "TaskFailed", "TimeoutExpired",
     }  # fmt: skip
     assert {item.__name__ for item in classes} == documented
     for item in classes:

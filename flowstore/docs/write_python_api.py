@@ -29,7 +29,7 @@ PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
     "Flows": ("FlowSpec", "step", "Parameter", "JSONType", "IncludeFile", "Config", "config_expr"),
     "Decorators of steps": ("retry", "catch", "timeout", "environment", "resources", "secrets", "parallel", "card"),
-    "Decorators of flows": ("project", "schedule", "trigger", "trigger_on_finish"),
+    "Decorators of flows": ("project", "schedule", "exit_hook", "trigger", "trigger_on_finish"),
     "Events": ("Event",),
     "Decorators of your own": ("user_step_decorator", "StepMutator", "FlowMutator"),
     "Helpers for steps": ("parallel_map", "parallel_imap_unordered", "profile"),

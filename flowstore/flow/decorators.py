@@ -7,7 +7,7 @@ A decorator says what is wanted; the driver and the task do it. Each is a frozen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, overload
 
 import attrs
@@ -15,6 +15,7 @@ import attrs
 from flowstore.errors import GraphError
 from flowstore.flow.expressions import Delayable
 
+FLOW_MUTATORS = "_flow_mutators"  # the attribute of a class that holds the mutators written above it
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 
@@ -59,6 +60,8 @@ class StepDecorator(_Decorator):
 
     name: ClassVar[str]
     is_single: ClassVar[bool] = True  # whether a step may have one alone
+    is_mutator: ClassVar[bool] = False
+    runs_around: ClassVar[bool] = False  # whether it is code around the step
 
     def attach(self, function: F) -> F:
         """Add to a step, once unless there may be several."""
@@ -362,6 +365,25 @@ def _pairs(text: str) -> list[str]:
         else:
             pairs[-1] += character
     return [pair for pair in pairs if pair]
+
+
+def own_decorators(step: Any) -> Sequence[StepDecorator]:
+    """Return the decorators of a step as they stand in the source, from top to bottom."""
+    attached: Sequence[StepDecorator] = getattr(step, "decorators", ())
+    return attached[::-1]
+
+
+def with_others(own: Sequence[StepDecorator], with_: Sequence[str]) -> list[StepDecorator]:
+    """Return the decorators of a step together with those of `--with` that it has not, the last of these outermost."""
+    names = {item.name for item in own}
+    added: list[StepDecorator] = []
+    cards: list[StepDecorator] = []
+    for item in map(from_text, with_):
+        if isinstance(item, Card):
+            cards.append(item)
+        elif item.name not in names:
+            added = [item, *(other for other in added if other.name != item.name)]
+    return [*added, *own, *cards]
 
 
 # --- decorators of flows

@@ -178,6 +178,7 @@ class Delayed:
     def __init__(self, kind: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         self.kind, self._arguments, self._options = kind, arguments, options
         self.name, self.is_single = kind.name, getattr(kind, "is_single", True)
+        self.is_mutator = self.runs_around = False
 
     def attach(self, function: Any) -> Any:
         """Add to a step, as the decorator itself would."""

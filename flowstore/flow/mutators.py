@@ -19,20 +19,22 @@ import attrs
 from flowstore.errors import FlowstoreError, GraphError
 from flowstore.flow import decorators, own
 from flowstore.flow.decorators import (
+    FLOW_MUTATORS,
     Card,
     FlowDecorator,
     StepDecorator,
     attributes_of,
     from_text,
     made,
+    own_decorators,
     project,
     schedule,
+    with_others,
 )
 from flowstore.flow.expressions import Delayable
 from flowstore.flow.graph import steps_of
 from flowstore.flow.parameters import Parameter, parameters_of
 
-_FLOW_MUTATORS = "_flow_mutators"
 _FLOW_DECORATORS = {kind.name: kind for kind in (project, schedule)}
 _Steps = dict[str, list[StepDecorator]]  # of each step its decorators, outermost first
 _prepared: dict[type, _Steps] = {}
@@ -78,6 +80,7 @@ class StepMutator(_Mutator, StepDecorator):
     """
 
     is_single = False
+    is_mutator = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -125,7 +128,7 @@ class FlowMutator(_Mutator, metaclass=Delayable):
         """Decorate a flow."""
         if not _is_flow(flow):
             raise GraphError(f"@{self.name} decorates flows: write it above the class of a flow.")
-        setattr(flow, _FLOW_MUTATORS, (*vars(flow).get(_FLOW_MUTATORS, ()), self))
+        setattr(flow, FLOW_MUTATORS, (*vars(flow).get(FLOW_MUTATORS, ()), self))
         return flow
 
 
@@ -133,14 +136,9 @@ def _is_flow(value: Any) -> bool:
     return isinstance(value, type) and hasattr(value, "flow_decorators")
 
 
-def has_mutators(flow: type) -> bool:
-    """Return whether mutators change a flow itself."""
-    return bool(_mutators_of(flow))
-
-
 def _mutators_of(flow: type) -> list[FlowMutator]:
     """Return the mutators of a flow, those of its bases first, and of one class the lowest first."""
-    return [mutator for cls in reversed(flow.__mro__) for mutator in vars(cls).get(_FLOW_MUTATORS, ())]
+    return [mutator for cls in reversed(flow.__mro__) for mutator in vars(cls).get(FLOW_MUTATORS, ())]
 
 
 # --- the flow and the steps as a mutator sees them
@@ -357,59 +355,26 @@ def _build(deco_type: Any, args: Sequence[Any], options: Mapping[str, Any]) -> S
 # --- the decorators of a flow's steps
 
 
-def prepare(flow: type) -> None:
-    """Let the mutators of a flow change its parameters and decorators, once in a process.
-
-    Raises:
-        GraphError: one does what it may not.
-    """
-    if flow in _prepared:
-        return
-    change = _Change(flow, {name: [*reversed(_attached(step))] for name, step in steps_of(flow).items()})
+def pre_mutate(flow: type) -> None:
+    """Let the mutators of a flow change its parameters and decorators, once in a process."""
+    change = _Change(flow, {name: [*own_decorators(step)] for name, step in steps_of(flow).items()})
     for mutator in _mutators_of(flow):
         _ask(mutator, "pre_mutate", MutableFlow(change))
     _mutate_steps(change, "pre_mutate")
     _prepared[flow] = change.steps
 
 
-def decorators_of(flow: type, step: str, with_: Sequence[str] = ()) -> Sequence[StepDecorator]:
-    """Return the decorators of a step after all mutators, the outermost first; cards of `--with` come last.
-
-    Args:
-        flow: the flow's class.
-        step: the step.
-        with_: the texts of `--with`, which are outside of the step's own, and give way to those.
-
-    Raises:
-        GraphError: a text is no decorator, or a mutator does what it may not.
-    """
+def mutated(flow: type, step: str, with_: Sequence[str]) -> Sequence[StepDecorator]:
+    """Return the decorators of a step after all mutators, which are asked once in a process for what `--with` adds."""
     key = flow, tuple(with_)
     if key not in _decorated:
-        prepare(flow)
-        change = _Change(flow, {name: _with(items, with_) for name, items in _prepared[flow].items()}, early=False)
+        prepared = _prepared.get(flow) or {name: [*own_decorators(item)] for name, item in steps_of(flow).items()}
+        change = _Change(flow, {name: with_others(items, with_) for name, items in prepared.items()}, early=False)
         for mutator in _mutators_of(flow):
             _ask(mutator, "mutate", MutableFlow(change))
         _mutate_steps(change, "mutate")
         _decorated[key] = change.steps
     return _decorated[key].get(step, ())
-
-
-def _attached(step: Any) -> Sequence[StepDecorator]:
-    attached: Sequence[StepDecorator] = getattr(step, "decorators", ())
-    return attached
-
-
-def _with(own_ones: Sequence[StepDecorator], with_: Sequence[str]) -> list[StepDecorator]:
-    """Return the decorators of a step together with those of `--with` that it has not, the last of these outermost."""
-    names = {item.name for item in own_ones}
-    added: list[StepDecorator] = []
-    cards: list[StepDecorator] = []
-    for item in map(from_text, with_):
-        if isinstance(item, Card):
-            cards.append(item)
-        elif item.name not in names:
-            added = [item, *(other for other in added if other.name != item.name)]
-    return [*added, *own_ones, *cards]
 
 
 def _mutate_steps(change: _Change, method: str) -> None:

@@ -41,6 +41,7 @@ class OwnDecorator(StepDecorator):
 
     name = "user_step_decorator"
     is_single = False
+    runs_around = True
 
     def __init__(self, kind: UserStepDecorator, attributes: Mapping[str, Any]) -> None:
         self.kind = kind

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import attrs
 
 from flowstore import alarm, context
-from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed
-from flowstore.flow import init, own, spec
+from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed, TimeoutExpired
+from flowstore.flow import init, spec
+from flowstore.flow.attached import decorators_of
 from flowstore.flow.decorators import Card, StepDecorator
 from flowstore.flow.graph import Graph
-from flowstore.flow.mutators import decorators_of
 from flowstore.flow.spec import FlowSpec, Transition
 from flowstore.run.inputs import FOREACH_ITEMS, Source, TaskLink, inline_items, inputs_of, item_preview
 from flowstore.run.local.ending import Ending
@@ -43,10 +43,6 @@ if TYPE_CHECKING:
 
 _OWN_FOLDERS = frozenset({Path(__file__).parent, Path(__file__).parent / "local", Path(init.__file__).parent})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
-
-
-class TimeoutExpired(TaskFailed):
-    """An attempt took longer than its `@timeout`."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -177,8 +173,10 @@ def _run_step(
     flow = type(instance)
     inputs = inputs_of(flow, order, source) if link.is_join else None
     step = functools.partial(getattr(flow, link.step), instance, *([inputs] if link.is_join else []))
-    around = [item for item in decorators if isinstance(item, own.OwnDecorator)] if decorators else []
+    around: list[Any] = [item for item in decorators if item.runs_around] if decorators else []
     if around:
+        from flowstore.flow import own
+
         step = functools.partial(own.call, around, instance, graph[link.step], step, inputs)
     if order.timeout_s:
         late = TimeoutExpired(f"Step {link.step} took longer than its timeout of {order.timeout_s:g} s.")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from flowstore.errors import TimeoutExpired
+from flowstore.run.executor import Died
 from flowstore.run.lines import Lines
 from flowstore.run.orders import Failure, Report
 from flowstore.run.plan import PlannedTask
@@ -86,6 +88,21 @@ class Finished:
     due: float
     ended: bool = False
     follow: Callable[[], None] = lambda: None
+
+
+def cause_of_death(task: RunningTask, event: Died, timeout_s: float | None) -> Failure:
+    """Return why an attempt failed whose process ended without a report.
+
+    Args:
+        task: the task.
+        event: what the executor says of the process.
+        timeout_s: of the step.
+    """
+    name, message, module = "TaskDied", str(event), ""  # no exception that somebody could catch
+    if task.timed_out:
+        message = f"The task took longer than its timeout of {timeout_s:g} s and was killed."
+        name, module = TimeoutExpired.__name__, TimeoutExpired.__module__
+    return Failure(name, message, message, module)
 
 
 class Waiting:

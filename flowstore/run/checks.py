@@ -15,9 +15,9 @@ from types import FunctionType
 from flowstore import context
 from flowstore.errors import FlowstoreError, GraphError
 from flowstore.flow import decorators
+from flowstore.flow.attached import decorators_of
 from flowstore.flow.graph import steps_of
 from flowstore.flow.members import check_catch
-from flowstore.flow.mutators import decorators_of
 from flowstore.flow.parameters import IncludeFile, parameters_of
 
 

@@ -14,7 +14,7 @@ import time
 
 import attrs
 
-from flowstore.run.attempts import END_S, OVERSTAYED, Waiting
+from flowstore.run.attempts import END_S, OVERSTAYED, Waiting, cause_of_death
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
 from flowstore.run.console import Console
@@ -32,7 +32,7 @@ from flowstore.run.executor import (
 )
 from flowstore.run.inputs import StoreSource, later
 from flowstore.run.order_writer import FinishedTask, OrderWriter, RunPlan
-from flowstore.run.orders import Failure, Report
+from flowstore.run.orders import Report
 from flowstore.run.plan import Plan, PlannedTask
 from flowstore.run.policies import StepPolicy
 from flowstore.run.recorder import Output, Recorder
@@ -195,15 +195,12 @@ class Driver:
             self._note_begin(task)
         if task.stopped:
             return Report(status="stopped")
-        kind, message = "TaskDied", str(event)
-        if task.timed_out:
-            limit = self._run.policies[task.planned.step].timeout_s
-            kind, message = "TimeoutExpired", f"The task took longer than its timeout of {limit:g} s and was killed."
+        cause = cause_of_death(task, event, self._run.policies[task.planned.step].timeout_s)
         self._output.end(task)  # a line that was not ended is the last one, too
         last = "".join(f"\n  {line}" for line in task.last_lines)
-        self._output.take(task, "stderr", f"{message}\n".encode())
-        text = f"{message} The last it printed:{last}" if last else message
-        return Report(status="failed", died=True, failure=Failure(kind, text, text))
+        self._output.take(task, "stderr", f"{cause.message}\n".encode())
+        text = f"{cause.message} The last it printed:{last}" if last else cause.message
+        return Report(status="failed", died=True, failure=attrs.evolve(cause, message=text, traceback=text))
 
     def _end_attempt(self, task: _Task, report: Report) -> None:
         self._results.finish()

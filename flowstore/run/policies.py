@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 
 from flowstore.flow import decorators
+from flowstore.flow.attached import decorators_of
 from flowstore.flow.graph import CHOOSING, Graph, Node
-from flowstore.flow.mutators import decorators_of
 from flowstore.flow.spec import FlowSpec
 
 

@@ -136,7 +136,7 @@ def spin_flow(flow: type[FlowSpec], graph: Graph, wish: Wish, store: Store, gene
     began = time.monotonic()
     report = (spin.persisted if wish.persist else spin.unrecorded)(generators)
     _tell_end(console, wish, report, spin.pathspec, duration(time.monotonic() - began))
-    if report.failure is not None and report.failure.type == "KeyboardInterrupt":
+    if report.failure is not None and report.failure.type.endswith("KeyboardInterrupt"):
         return 130
     return 0 if report.status == "successful" else 1
 

@@ -326,6 +326,10 @@ def _drive(session: Session, who: Identity, run_id: int, origin: Origin | None) 
         console.banner(f"Done: {text}")
     else:
         console.say(f"Run {text} What had finished is kept; to go on: {_resume(who, run_id)}")
+    if any(item.name == "exit_hook" for item in session.flow.flow_decorators):
+        from flowstore.flow import exit_hooks
+
+        exit_hooks.call(session.flow, f"{name}/{run_id}", successful=status == "successful")
     return EXIT_CODES[status] if status in EXIT_CODES else 128 + (session.stop.signal or 0)
 
 

@@ -18,6 +18,7 @@ SETTINGS: Mapping[str, str] = {
     "namespace": "--namespace",
     "branch": "--branch",
     "decospecs": "--with",
+    "trigger": "--trigger",
     "config": "--config",
     "config_value": "--config-value",
 }
@@ -73,8 +74,9 @@ OPTIONS |= {
 # Metaflow has these, and nothing here depends on them.
 _WITHOUT_MEANING = frozenset({
     "metadata", "environment", "force_rebuild_environments", "datastore", "datastore_root", "pylint", "event_logger",
-    "monitor", "local_config_file", "mode", "max_log_size", "runner_attribute_file",
+    "monitor", "local_config_file", "mode",
 })  # fmt: skip
+_WITHOUT_MEANING_AFTER = frozenset({"max_log_size", "runner_attribute_file"})  # the others may be names of parameters
 
 
 def settings(options: Mapping[str, Any], owner: str) -> list[str]:
@@ -102,7 +104,9 @@ def no_option(owner: str, name: str, known: Iterable[str]) -> ParameterError:
 
 def split(arguments: Mapping[str, Any], known: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
     """Return the options among some arguments as words, and the others, which are values of parameters."""
-    given = {name: value for name, value in arguments.items() if value is not None and name not in _WITHOUT_MEANING}
+    given = {
+        name: value for name, value in arguments.items() if value is not None and name not in _WITHOUT_MEANING_AFTER
+    }
     return _words(known, given), {name: value for name, value in given.items() if name not in known}
 
 

@@ -104,11 +104,7 @@ def _assign(ids: Ids, here: sqlite3.Connection, table: str, groups: Sequence[Seq
     Returns:
         The last id that was used before.
     """
-    before = last = here.execute(
-        f"""select max(coalesce((select max(seq) from sqlite_sequence where name = ?), 0),
-                       coalesce((select max(id) from {table}), 0))""",
-        (table,),
-    ).fetchone()[0]
+    before = last = last_id(here, table)
     kept = [group for group in groups if group[0] > last and group[-1] <= LARGEST_KEPT]
     for group in kept:
         ids.update(zip(group, group, strict=True))
@@ -117,7 +113,17 @@ def _assign(ids: Ids, here: sqlite3.Connection, table: str, groups: Sequence[Seq
         if group[0] not in ids:
             ids.update(zip(group, range(last + 1, last + 1 + len(group)), strict=True))
             last += len(group)
-    return int(before)
+    return before
+
+
+def last_id(db: sqlite3.Connection, table: str) -> int:
+    """Return the last id that a table has ever had."""
+    row = db.execute(
+        f"""select max(coalesce((select max(seq) from sqlite_sequence where name = ?), 0),
+                       coalesce((select max(id) from {table}), 0))""",
+        (table,),
+    ).fetchone()
+    return int(row[0])
 
 
 _TASK = re.compile(r"([^/]+)/([0-9]{1,18})/([^/]+)/([0-9]{1,18})")

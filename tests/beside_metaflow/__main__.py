@@ -51,6 +51,8 @@ def results_of(file, python):
         environment = {key: text for key, text in os.environ.items() if not key.startswith(("FLOWSTORE_", "METAFLOW_"))}
         environment |= {"USER": "tester", "USERNAME": "tester", "HOME": folder, "FLOWSTORE_HOME": f"{folder}/.home"}
 
+        environment["PATH"] = f"{Path(python[0]).parent}{os.pathsep}{environment['PATH']}"  # gangs start `python`
+
         def call(*words, **env):
             return subprocess.run(
                 [*python, *words], cwd=folder, env=environment | env, capture_output=True, text=True, timeout=SECONDS

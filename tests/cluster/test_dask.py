@@ -77,7 +77,7 @@ class TestAsLocally:
         )
         script("run", *on(shared), timeout=120)
         data = script.client()["end"].task.data
-        assert (data.n, data.why) == (2, "TimeoutExpired")
+        assert (data.n, data.why) == (2, "flowstore.errors.TimeoutExpired")
         assert script.sql("select error_type from attempts where error_type is not null order by id") is not None
 
     def test_a_gang(self, shared, flow):

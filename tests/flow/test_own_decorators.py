@@ -152,7 +152,7 @@ def test_an_exception_is_caught_or_replaced(flow, marks, kind):
     elif "swallowing" in marks:
         assert script.client().data.x == "swallowed 'k'"
     else:
-        assert script.client().data.x.type == "RuntimeError"
+        assert script.client().data.x.type == "builtins.RuntimeError"
 
 
 def test_it_runs_in_each_attempt_and_in_a_resumed_run(flow):

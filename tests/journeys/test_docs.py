@@ -31,6 +31,7 @@ ELSEWHERE = {
     "notebooks.md": {"python"},  # cells of a real notebook: tests/runner/test_notebooks.py
     "aws.md": {"console", "python", "text"},
     "import-metaflow.md": {"text"},
+    "coming-from-metaflow.md": {"python"},  # as in tests/metaflow_name/test_name.py
 }
 KINDS = {"sh", "python", "console", "sql", "json", "r", "text"}
 FORMAT = DOCS / "file-format.md"

@@ -170,6 +170,15 @@ import flowstore.metaflow.names, metaflow, flowstore
 from metaflow import *
 from metaflow import Flow, Metaflow, cards, get_metadata
 from metaflow.client import Run
+from metaflow import (
+    Config, Deployer, FlowMutator, IncludeFile, JSONType, NBRunner, Runner, S3, StepMutator, conda_base, config_expr,
+    exit_hook, kubernetes, parallel_map, profile, secrets, trigger, trigger_on_finish, user_step_decorator,
+)
+from metaflow.integrations import ArgoEvent
+from metaflow.multicore_utils import parallel_imap_unordered
+from metaflow.plugins.cards.card_modules.card import MetaflowCard
+from metaflow.runner.metaflow_runner import Runner
+from metaflow.metaflow_current import current
 from metaflow.exception import MetaflowNotFound
 assert metaflow.FlowSpec is flowstore.FlowSpec and Run is flowstore.Run and cards.Markdown
 assert [flow.id for flow in Metaflow()] == [flow.id for flow in Metaflow().flows] == ["Plain"]

@@ -124,7 +124,7 @@ class TestEveryExecutor:
             join="self.types = [i.why and i.why.type for i in inputs]",
         )
         script("run", "--executor", name)
-        assert script.client()["join"].task.data.types == ["flowstore.run.attempt.TimeoutExpired", None]
+        assert script.client()["join"].task.data.types == ["flowstore.errors.TimeoutExpired", None]
 
     def test_a_gang_runs_all_at_once(self, name, run):
         """The members of a gang wait for each other, however few may run at a time."""

@@ -125,7 +125,7 @@ def test_a_failure_is_stored_if_asked(flow):
     assert process.returncode == 1
     inspect_spin(script.folder)
     task = flowstore.Flow("F").latest_run["end"].task
-    assert (task.status, task.exception.type, len(task.data.x)) == ("failed", "ZeroDivisionError", 1 << 20)
+    assert (task.status, task.exception.type, len(task.data.x)) == ("failed", "builtins.ZeroDivisionError", 1 << 20)
 
 
 OVERRIDES = """
@@ -239,6 +239,19 @@ def test_from_python(flow):
         assert spun.task["model"].data == "kmeans"
     with pytest.raises(flowstore.ParameterError, match="There is no step 'strat'"):
         runner.spin("strat")
+
+
+def test_ctrl_c(flow):
+    """Ctrl-C ends the step, and the exit code says so."""
+    script = flow(flow_source(LINEAR))
+    script("run")
+    script.rewrite(flow_source(LINEAR, end="Path('here').touch()\ntime.sleep(60)"))
+    with script.start("spin", "end") as process:
+        while not (script.folder / "here").exists():
+            assert process.poll() is None
+        process.send_signal(2)
+        _, error = process.communicate()
+    assert process.returncode == 130, error
 
 
 def test_breakpoint_and_input(flow):

@@ -77,7 +77,7 @@ def test_a_step_that_reacts_to_nothing(flow, tmp_path):
     assert script.client().status == "stopped"
     timed.communicate(timeout=40)
     assert timed.returncode == 1
-    assert failure(late).type == "TimeoutExpired"
+    assert failure(late).type == "flowstore.errors.TimeoutExpired"
     assert "0.2 s" in failure(late).message
     flowstore.context.state.store.close()
     late.check()

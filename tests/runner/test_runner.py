@@ -190,11 +190,14 @@ def test_values_that_json_lacks(flow):
         n = Parameter("n", type=int)
         xs = Parameter("xs", type=JSONType)
         path = Parameter("path", type=str)
+        mode = Parameter("mode", default="fast")
     """
     script = flow(flow_source(LINEAR, members=members))
-    with Runner("flow.py", show_output=False).run(n=numpy.int64(3), xs=numpy.eye(2), path=script.folder) as running:
+    with Runner("flow.py", show_output=False).run(
+        n=numpy.int64(3), xs=numpy.eye(2), path=script.folder, mode="slow"
+    ) as running:
         data = running.run.data
-    assert (data.n, data.xs, data.path) == (3, [[1, 0], [0, 1]], os.fspath(script.folder))
+    assert (data.n, data.xs, data.path, data.mode) == (3, [[1, 0], [0, 1]], os.fspath(script.folder), "slow")
 
 
 def test_in_a_program(tmp_path):

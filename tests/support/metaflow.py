@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 FOLDERS = Path(__file__).parents[1] / "transfer" / "metaflow" / "folders.tar.xz"
+OLD_FLOW = FOLDERS.with_name("old_flow.py")
 VERSIONS = ("2.0", "2.2", "2.6", "2.12", "2.19")
 NEWEST = VERSIONS[-1]
 

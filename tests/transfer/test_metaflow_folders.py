@@ -194,7 +194,7 @@ def test_a_run_that_was_killed_is_dead(history, store, bring):
 
 
 def test_a_run_that_goes_on_is_skipped(history, store):
-    """The command line of a task names its run; import again when it has ended."""
+    """The command line of a task names its run, which is taken when it has ended."""
     shutil.rmtree(history.run / "end")
     process = subprocess.Popen(
         [sys.executable, "-c", "input()", "step", "--run-id", history.run.name], stdin=subprocess.PIPE

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
 
 import pytest
 
 import flowstore
 from flowstore.store.opening import use_store
 from support.cli import command
-from support.metaflow import NEWEST, VERSIONS, unpack
+from support.metaflow import NEWEST, OLD_FLOW, VERSIONS, unpack
 from support.shipped import check, dump, sql
+from support.web import Browser
 
 
 @pytest.fixture(scope="session")
@@ -144,3 +148,33 @@ def test_facts_are_metaflow_s(imported):
     assert task.metadata_dict["attempt"] == "1"
     assert task.metadata_dict["origin-run-id"] == "None"
     assert all(task.created_at <= fact.created_at for fact in task.metadata)
+
+
+@pytest.mark.quick(NEWEST)
+def test_pages_show_what_was_imported(imported, tmp_path):
+    """Like any other run; Metaflow's addresses lead there, too."""
+    there = imported["2"].origin_pathspec
+    with contextlib.closing(Browser(tmp_path / "here.db")) as browser:
+        assert "two words" in browser.page("/runs")
+        assert "it is bad" in browser.page("/run/OldFlow/2")
+        assert browser.json(f"/run/{there}.json")["status"] == "failed"
+        task = imported["1"]["start"].task
+        assert "out of start" in browser.page(f"/task/{task.pathspec}")
+        assert "OrderedDict" in browser.page(f"/artifact/{task.pathspec}/obj")
+        assert "juice" in browser.page(f"/artifact/{imported['1'].end_task.pathspec}/juices")
+
+
+@pytest.mark.quick(NEWEST)
+def test_a_run_of_metaflow_can_be_resumed(folder, tmp_path):
+    """Its tasks that succeeded are taken over, and the rest runs here, with the code as it is now."""
+    source = OLD_FLOW.read_text("utf-8").replace('raise ZeroDivisionError("it is bad")', "pass")
+    (tmp_path / "old_flow.py").write_text(source, "utf-8")
+    command("import-metaflow", folder, "--trust", "--store", tmp_path / "flowstore.db")
+    run = "-m", "flowstore.metaflow", "old_flow.py", "resume", "--origin-run-id", "2"
+    done = subprocess.run([sys.executable, *run], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "7 tasks were taken over from OldFlow/2" in done.stderr
+    with use_store(tmp_path / "flowstore.db"):
+        flowstore.namespace(None)
+        assert flowstore.Run("OldFlow/3").data.juices == ["apple juice", "pear juice"]
+    check(tmp_path / "flowstore.db")

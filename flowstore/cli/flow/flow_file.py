@@ -13,9 +13,9 @@ from flowstore import context
 from flowstore.cli.app import STORE, Command, Setting
 from flowstore.errors import FlowstoreError, InvalidPathspec
 from flowstore.flow import init
+from flowstore.flow.attached import has_mutators, prepare
 from flowstore.flow.expressions import Delayed, Expression
 from flowstore.flow.graph import Graph, graph_of
-from flowstore.flow.mutators import has_mutators, prepare
 from flowstore.flow.parameters import Parameter, check_names, parameters_of
 from flowstore.flow.spec import FlowSpec
 

@@ -278,8 +278,8 @@ def become(
     def reached(flow: type[FlowSpec]) -> None:
         if [flow.__module__, flow.__qualname__] != list(name):
             return
+        from flowstore.flow.attached import prepare
         from flowstore.flow.graph import graph_of
-        from flowstore.flow.mutators import prepare
 
         if sources.configs is not None:
             from flowstore.flow.configs import settle

@@ -27,7 +27,7 @@ from flowstore.store import records, trust
 from flowstore.store.staging import Staging
 from flowstore.text import counted, size
 from flowstore.transfer.metaflow_history.attachments import stage_card
-from flowstore.transfer.metaflow_history.folder import Folder, Report, flow_folders, root_of
+from flowstore.transfer.metaflow_history.folder import Folder, Problem, Report, flow_folders, root_of
 from flowstore.transfer.metaflow_history.reader import Reader
 from flowstore.transfer.metaflow_history.rows import Writer, vouch
 from flowstore.transfer.metaflow_history.runs import Run, is_internal, uuid_of
@@ -150,17 +150,19 @@ class _History:
     def _read(self, reader: Reader, flow: str, run_id: str, known: set[str], alive: set[str]) -> Run | None:
         """Return a run, or `None` where it is here already, or still going on."""
         path = f"{flow}/{run_id}"
-        if run_id in alive:
-            self.done.running.append(path)
-            return None
         record = reader.record(flow, run_id)
         uuid = uuid_of(flow, run_id, record.text("user_name", "unknown"), record.time_ms("ts_epoch"))
         if uuid in known:
             self._known.append(uuid)
             self.done.known.append(path)
             return None
-        run = reader.run(flow, run_id)
-        if run.status == "dead" and self._goes_on(path, run_id):
+        try:
+            run = reader.run(flow, run_id)
+        except Problem:
+            if run_id not in alive:
+                raise
+            run = None  # it is being written
+        if run is None or (run.status != "successful" and (run_id in alive or self._goes_on(path, run_id))):
             self.done.running.append(path)
             return None
         return run

@@ -16,6 +16,7 @@ from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
 from flowstore.store.queries import METAFLOW
 from flowstore.transfer.export import insert_rows
+from flowstore.transfer.import_ids import last_id
 from flowstore.transfer.importing import is_ours, kept_apart
 from flowstore.transfer.metaflow_history import attachments, logs
 from flowstore.transfer.metaflow_history.folder import Folder
@@ -84,7 +85,7 @@ class Writer:
         self._blob_ids: dict[int, int] = {}
         self._tag_ids: dict[str, int] = {}
         self._code_ids: dict[tuple[str, str], int | None] = {}
-        self._next_task, self._next_attempt = _last_id(db, "tasks") + 1, _last_id(db, "attempts") + 1
+        self._next_task, self._next_attempt = last_id(db, "tasks") + 1, last_id(db, "attempts") + 1
         self.kept_apart: dict[str, str] = {}
         self.untrusted = 0
 
@@ -323,12 +324,3 @@ def _own(run: Run, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
 def _is_reserved(tag: str) -> bool:
     """Return whether a tag of a user's is one that users cannot set here: it is kept as one of the system's."""
     return tag.startswith(tags.RESERVED) or len(tag) > tags.MAX_LENGTH
-
-
-def _last_id(db: sqlite3.Connection, table: str) -> int:
-    row = db.execute(
-        f"""select max(coalesce((select max(seq) from sqlite_sequence where name = ?), 0),
-                       coalesce((select max(id) from {table}), 0))""",
-        (table,),
-    ).fetchone()
-    return int(row[0])

@@ -1,4 +1,5 @@
 #: run
+#! successful: a task whose failure was caught counts as a success
 from metaflow import FlowSpec, catch, retry, step, timeout
 
 

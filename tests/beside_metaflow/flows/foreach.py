@@ -1,6 +1,7 @@
 #: run
 #: run --max-workers 1
 #: run --max-num-splits 2
+#! /client/2: Metaflow records a task that asks for too many as successful, and its run as never finished
 from metaflow import FlowSpec, current, step
 
 

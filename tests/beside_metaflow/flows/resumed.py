@@ -6,6 +6,7 @@
 #: resume b
 #: resume --alpha 5
 #: resume no_such_step
+#! no_such_step: wrong usage is exit code 2
 import os
 
 from metaflow import FlowSpec, Parameter, current, step

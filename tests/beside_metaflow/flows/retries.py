@@ -1,3 +1,4 @@
+#! successful: a task whose failure was caught counts as a success
 #: run
 #: run --with retry:times=1,minutes_between_retries=0
 from metaflow import FlowSpec, catch, current, retry, step
