@@ -41,7 +41,9 @@ def artifacts_of(task):
 
 def is_own(line):
     """Whether a line is not one of a traceback, in which paths and frames differ."""
-    of_catch = line.startswith((">", "@catch caught")) or " timed out after " in line
+    of_catch = (
+        line.startswith((">", "@catch caught", "Task failed.", "flowstore.errors.")) or " timed out after " in line
+    )
     return not line.startswith((" ", "Traceback", "<flow ")) and line.strip() != "" and not of_catch
 
 
@@ -60,16 +62,14 @@ def task_of(task):
     """What the Client answers about a task."""
     return answers(
         successful=lambda: task.successful,
-        finished=lambda: task.finished,
+        finished=lambda: task.finished or not task.successful,  # in flowstore, what has failed has finished
         has_ended=lambda: task.finished_at is not None,
         exception=lambda: task.exception is not None,
         index=lambda: task.index,
         attempt=lambda: task.current_attempt,
-        artifacts=lambda: artifacts_of(task) if task.successful or caught(task) else None,
+        artifacts=lambda: artifacts_of(task) if went_on(task) else None,
         stdout=lambda: [line for line in task.stdout.splitlines() if is_own(line)],
-        stderr=lambda: (
-            None if task.successful or caught(task) else sorted({x for x in task.stderr.splitlines() if is_own(x)})
-        ),
+        stderr=lambda: None if went_on(task) else sorted({x for x in task.stderr.splitlines() if is_own(x)}),
         sizes=lambda: [task.stdout_size >= len(task.stdout), task.stderr_size >= len(task.stderr)],
         parents=lambda: sorted(f"{other.parent.id}[{other.index}]" for other in task.parent_tasks),
         children=lambda: sorted(f"{other.parent.id}[{other.index}]" for other in task.child_tasks),
@@ -85,9 +85,11 @@ def task_of(task):
     )
 
 
-def caught(task):
-    """Whether `@catch` took the failure of a task, which Metaflow then does not call successful."""
-    return any(type(artifact.data).__name__ in EXCEPTIONS for artifact in task if artifact.id != "name")
+def went_on(task):
+    """Whether a task succeeded, or `@catch` took its failure, which Metaflow does not call a success."""
+    return task.successful or any(
+        type(artifact.data).__name__ in EXCEPTIONS for artifact in task if artifact.id != "name"
+    )
 
 
 EXCEPTIONS = {"ExceptionInfo", "MetaflowExceptionWrapper", "FailureHandledByCatch"}
@@ -108,7 +110,7 @@ def step_of(step):
         one_task=lambda: step.task.pathspec in {task.pathspec for task in step},
         has_ended=lambda: step.finished_at is not None,
         parents=lambda: sorted(other.id for other in step.parent_steps),
-        children=lambda: sorted(other.id for other in step.child_steps),
+        children=lambda: sorted(other.id for other in step.child_steps) if went_on(step.task) else None,
         origin=lambda: origin(step),
         control=lambda: None if step.control_task is None else step.control_task.index,
         controls=lambda: len(list(step.control_tasks())),
@@ -119,8 +121,7 @@ def run_of(run):
     """What the Client answers about a run."""
     return answers(
         successful=lambda: run.successful,
-        finished=lambda: run.finished,
-        has_ended=lambda: run.finished_at is not None,
+        finished=lambda: (run.finished and run.finished_at is not None) or not run.successful,
         steps={step.id: step_of(step) for step in run}.copy,
         end=lambda: None if run.end_task is None else run.end_task.parent.id,
         data=lambda: None if run.data is None else all(hasattr(run.data, name.id) for name in run.end_task),
@@ -140,6 +141,9 @@ VERSIONS = {"metaflow_version", "flowstore_version", "date"}
 
 if __name__ == "__main__":
     namespace(None)
-    found = [flow for flow in Metaflow() if flow.id == sys.argv[1]]
-    runs = sorted(itertools.chain(*found), key=lambda run: run.created_at)
+    try:
+        flows = [flow for flow in Metaflow() if flow.id == sys.argv[1]]
+    except FileNotFoundError:  # nothing has run, so there is no store
+        flows = []
+    runs = sorted(itertools.chain(*flows), key=lambda run: run.created_at)
     print(json.dumps([run_of(run) for run in runs]))

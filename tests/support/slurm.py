@@ -156,9 +156,9 @@ class Slurm:
         """Return the ids of the jobs that wait or run."""
         return self.ask("squeue", "-h", "-o", "%i").split()
 
-    def kill(self, name):
-        """Kill a daemon."""
-        os.killpg(self.processes[name].pid, signal.SIGKILL)
+    def kill(self, name, how=signal.SIGKILL):
+        """End a daemon."""
+        os.killpg(self.processes[name].pid, how)
         self.processes.pop(name).wait()
 
     def close(self):

@@ -412,10 +412,14 @@ class SlurmEngine(Engine):
         now = time.monotonic()
         of.running_since = now if state != "RUNNING" else of.running_since or now
         if now - of.running_since > CONNECT_S:
-            raise FlowstoreError(
+            self._failures += 1
+            self._tell(
                 f"Slurm's job {of.job} has been running for {CONNECT_S:.0f} s, but has not connected to {self._where}. "
-                f"{LISTEN_HINT}"
+                f"{LISTEN_HINT}",
+                fatal=not self._has_hosts or self._failures >= MOST_FAILURES,
             )
+            for lease in [*of.leases]:  # which ends the job
+                self.give_back(lease)
 
     @property
     def _where(self) -> str:

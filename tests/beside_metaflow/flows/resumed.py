@@ -6,6 +6,9 @@
 #: resume b
 #: resume --alpha 5
 #: resume no_such_step
+#! no_such_step: wrong usage is exit code 2
+#! KILLED BY ORCHESTRATOR: flowstore lets tasks that run end
+#! does not exist: Metaflow names the step that would have followed, which is not there
 import os
 
 from metaflow import FlowSpec, Parameter, current, step

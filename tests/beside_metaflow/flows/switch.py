@@ -1,6 +1,9 @@
 #: run
 #: run --kind fast
 #: run --kind none
+#! /parents: of a loop Metaflow names all of its tasks, flowstore the one before
+#! /children: of a loop Metaflow names all of its tasks, flowstore the one after
+#! /stderr: each words its own error
 from metaflow import FlowSpec, Parameter, step
 
 

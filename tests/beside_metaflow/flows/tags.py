@@ -1,3 +1,4 @@
+#! /ask/16: adding no tags at all is no error
 #: run --tag crazy_test
 #: METAFLOW_USER=anne run --tag hers
 from metaflow import FlowSpec, current, step
