@@ -33,8 +33,12 @@ def full_store(path):
         ("insert into production_tokens values ('flow:F', 'tok', 1, 0, 'tester')",),
         (
             """insert into deployments values (1, 'F', 'flow:F', null, null, 1, 0, 'tester', null, null,
-               '{"cron": "0 * * * *", "timezone": null}', 1, x'00', x'00', '[]', '[]', null)""",
+               '{"cron": "0 * * * *", "timezone": null}', 1, x'00', x'00', '[]', '[]', null, null, null)""",
         ),
+        ("insert into events values (1, 'event', 'new_data', '{}', 0, 'tester')",),
+        ("insert into event_marks values (1, 1)",),
+        ("insert into state_machines values ('F', 'flow:F', 'arn:aws:states:x:1:stateMachine:F', 0, 'tester')",),
+        ("insert into step_tokens values (1, 'execution:x', 'start', '', 0, 'token', 0)",),
         ("insert into deployment_parameters values (1, 'alpha', 'alpha', 0, 1)",),
         ("insert into scheduler values (1, ?, ?, ?, ?, 0, ?)", *me),
         ("insert into due_marks values (1, 0)",),
