@@ -15,7 +15,7 @@ FILES = sorted(str(file.relative_to(PACKAGE).with_suffix("")) for file in PACKAG
 MODULES = [  # importing `flowstore.metaflow` changes the process
     ".".join(["flowstore", *file.split("/")]).removesuffix(".__init__")
     for file in FILES
-    if not file.startswith(("tutorials/", "__main__", "metaflow/"))
+    if not file.startswith(("tutorials/", "docs/", "__main__", "metaflow/"))
 ]
 
 

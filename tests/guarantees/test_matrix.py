@@ -373,7 +373,7 @@ def test_timeout(graph, flow):
     script = flow(source(graph, "@timeout(seconds=0.3)\ntime.sleep(100)"))
     result = script("run", expect=1)
     assert "0.3 s" in result.stdout
-    failed = check_failure(script, graph, graph.target, "flowstore.run.attempt.TimeoutExpired")
+    failed = check_failure(script, graph, graph.target, "flowstore.errors.TimeoutExpired")
     for task in failed:
         assert "timeout of 0.3 s" in task.exception.message
         assert "time.sleep(100)" in task.stderr

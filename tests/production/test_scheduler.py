@@ -212,7 +212,7 @@ def test_deployments_are_listed(scheduled):
         "flow": "F", "project": None, "branch": None, "version": 1, "deployed_by": "tester",
         "deployed_at": row["deployed_at"], "schedule": "0 6 * * *", "timezone": BERLIN,
         "next_due_at": f"{expected:%Y-%m-%d %H:%M:%S}.000",
-        "next_due_local": f"{expected.astimezone(ZoneInfo(BERLIN)):%Y-%m-%d %H:%M:%S %Z}",
+        "next_due_local": f"{expected.astimezone(ZoneInfo(BERLIN)):%Y-%m-%d %H:%M:%S %Z}", "triggers": None,
     }  # fmt: skip
     assert row["next_due_local"][11:19] == "06:00:00"
     table = command("deployments", "--store", script.db)
