@@ -198,20 +198,19 @@ def ask_everything(path, what, *, thoroughly):
         yield from ask(path, args)
 
 
-def walk(folder, form, *, every=1, thoroughly=False):
+def walk(folder, form, *, thoroughly=False):
     """Ask everything of each hostile store; print a line for each before and after, for whoever may outlive it.
 
     Args:
         folder: where the stores are made.
         form: what their columns hold, a key of `FORMS`.
-        every: how many columns are passed over from one to the next, and one.
         thoroughly: whether every command is given, and runs are resumed.
     """
     os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
     Path("flow.py").write_text(RESUMED_FLOW)
     make_store(folder / "target.db")
-    for what, path in hostile_stores(folder / "good.db", folder, form, every):
+    for what, path in hostile_stores(folder / "good.db", folder, form):
         print(json.dumps(what), flush=True)
         os.environ["FLOWSTORE_HOME"] = str(folder / "stranger")
         shutil.copy("target.db", "mine.db")
