@@ -71,9 +71,7 @@ _AT_THE_END = frozenset({"attempt_ok", "attempt-done"})
 
 
 def facts_of(attempt: Row, origin: Origin) -> dict[str, str]:
-    """Return the facts about an attempt, by name; all values are text."""
-    if (recorded := _from_metaflow(attempt)) is not None:
-        return {name: value for name, value, _, _ in recorded}
+    """Return the facts about an attempt that ran here, by name; all values are text."""
     run, pathspec = origin.run, origin.pathspec
     ended = attempt["finished_at"] is not None
     facts: dict[str, Any] = {
@@ -91,6 +89,11 @@ def facts_of(attempt: Row, origin: Origin) -> dict[str, str]:
         **json_of(attempt["metadata"] or "{}", dict),
     }
     return {name: _as_text(value) for name, value in facts.items() if value is not None}
+
+
+def is_from_metaflow(attempt: Row) -> bool:
+    """Return whether an attempt was imported from Metaflow, with its facts."""
+    return _from_metaflow(attempt) is not None
 
 
 def _from_metaflow(attempt: Row) -> list[tuple[str, str, str, int]] | None:

@@ -13,7 +13,7 @@ from flowstore.client import addresses
 from flowstore.client.addresses import Scope
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.base import Ending, Tagged
-from flowstore.client.facts import Metadata, Origin, facts_of, metadata_of
+from flowstore.client.facts import Metadata, Origin, facts_of, is_from_metaflow, metadata_of
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, positions_of, time_of
@@ -316,8 +316,14 @@ class Task(Tagged, Ending):
 
     @property
     def metadata_dict(self) -> dict[str, str]:
-        """The facts that are recorded of the last attempt, or the one that is looked at, by name; all are text."""
-        return facts_of(self._attempt_row(), self._origin())
+        """The facts that are recorded of the last attempt, or the one that is looked at, by name; all are text.
+
+        A task that comes from Metaflow has those of all its attempts, as there: old versions do not say of which.
+        """
+        attempt = self._attempt_row()
+        if is_from_metaflow(attempt):
+            return {fact.name: fact.value for fact in self.metadata}
+        return facts_of(attempt, self._origin())
 
     def _origin(self) -> Origin:
         """Return what its facts have from elsewhere."""

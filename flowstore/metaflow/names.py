@@ -22,6 +22,8 @@ from flowstore.errors import FlowstoreError
 from flowstore.flow import elsewhere
 
 NAME = "metaflow"
+_VALUES = ("--metadata", "--environment", "--datastore", "--datastore-root", "--event-logger", "--monitor")
+_FLAGS = ("--pylint/--no-pylint", "--not-quiet", "--force-rebuild-environments", "--coverage")  # mean nothing here
 VERSION = "2.19"  # of Metaflow's documentation that these names follow
 
 
@@ -130,10 +132,18 @@ def install() -> None:
 
 
 def _add_options(group: Any) -> None:
-    """Add to a flow's command line what Metaflow's has; called where there is one, which a task has not."""
-    from flowstore.metaflow import options
+    """Add to a flow's command line what Metaflow's has, and have all of its options read from `$METAFLOW_…` as well.
 
-    options.add(group)
+    This is called where there is a command line, which a task has not.
+    """
+    import click
+
+    group.params += [click.Option([name], hidden=True, expose_value=False) for name in _VALUES]
+    group.params += [click.Option([name], is_flag=True, hidden=True, expose_value=False) for name in _FLAGS]
+    group.params += [click.Option(["--package-suffixes"], multiple=True, hidden=True)]
+    log_size = click.Option(["--max-log-size"], type=int, hidden=True, expose_value=False)
+    group.added = {command: [log_size] for command in ("run", "resume")}
+    group.context_settings["auto_envvar_prefix"] = "METAFLOW"
 
 
 class _Finder:

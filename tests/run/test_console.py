@@ -327,7 +327,7 @@ def test_each_command_prints_rows_or_refuses_to(flow):
     script = flow(flow_source(LINEAR, start="self.x = 1; print('hello')"))
     script("run")
 
-    names = set(known_commands().list_commands(None))
+    names = set(known_commands().list_commands(None)) - {"import-metaflow", "worker"}  # need Metaflow's files, or AWS
     refused = set()
     for name in sorted(names):
         for form in ("--json", "--csv"):
@@ -345,7 +345,7 @@ def test_each_command_prints_rows_or_refuses_to(flow):
                 found = json.loads(done.stdout)
                 assert isinstance(found, list)
                 assert all(isinstance(row, dict) for row in found), name
-    assert refused == {"scheduler", "ui"}
+    assert refused == {"event", "scheduler", "ui"}
     for path in script.folder.glob("*.db"):
         if path != script.db:
             path.unlink()

@@ -61,8 +61,8 @@ def test_what_was_caught_is_known_after_a_resume(flow):
     first, again = script.client(1)["start"].task, script.client(2)["start"].task
     assert again.origin_pathspec == first.pathspec
     assert (again.stdout, again.stderr, again.created_at) == (first.stdout, first.stderr, first.created_at)
-    assert again.exception == first.exception
-    assert again.exception is not None
+    assert again.data.problem == first.data.problem
+    assert again.data.problem.name == "RuntimeError"
 
 
 def test_environment_is_the_steps_own(flow):

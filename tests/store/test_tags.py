@@ -305,7 +305,7 @@ BAD = {
     "number": 1,
     "none": None,
     "bytes": b"a",
-    "list": ["a"],
+    "list": ["a", ["b"]],
     "501 characters": "x" * 501,
     "501 emoji": "😀" * 501,
     "lone surrogate": "a\ud800",

@@ -18,7 +18,7 @@ from flowstore.store.queries import METAFLOW
 from flowstore.transfer.export import insert_rows
 from flowstore.transfer.import_ids import last_id
 from flowstore.transfer.importing import is_ours, kept_apart
-from flowstore.transfer.metaflow_history import attachments, logs
+from flowstore.transfer.metaflow_history import attachments
 from flowstore.transfer.metaflow_history.folder import Folder
 from flowstore.transfer.metaflow_history.runs import Attempt, Run, Task, is_internal
 from flowstore.transfer.metaflow_history.values import Artifact, Value, Values
@@ -236,7 +236,7 @@ class Writer:
         for attempt_id, attempt in attempts:
             artifacts = self._changes(run, run_id, row, attempt, attempt_id)
             insert_rows(self._db, "artifacts", ["attempt_id", "name", "blob_id", "merged"], artifacts)
-            lines = logs.rows(self._folder, attempt_id, attempt.logs, self._at(attempt.started_at))
+            lines = attachments.log_rows(self._folder, attempt_id, attempt.logs, self._at(attempt.started_at))
             records.append_log(self._db, lines)
             for n, card in enumerate(attempt.cards):
                 value = attachments.stage_card(self._values, self._folder, card)
