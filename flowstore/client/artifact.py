@@ -132,7 +132,7 @@ class DataArtifact(Tagged):
 
     @property
     def origin_pathspec(self) -> str | None:
-        """The same artifact of the task that its task stands for, in a resumed run; else `None`."""
+        """The pathspec of the artifact that a resumed run took this one over from; else `None`."""
         origin = self._task.origin_pathspec
         return None if origin is None else f"{origin}/{self.id}"
 

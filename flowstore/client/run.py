@@ -410,7 +410,7 @@ class Step(Tagged, Container[Task]):
 
     @property
     def origin_pathspec(self) -> str | None:
-        """The same step of the run that this one resumed; else `None`."""
+        """The pathspec of this step in the run that was resumed; `None` where none was."""
         origin = self.parent.origin_pathspec
         return None if origin is None else f"{origin}/{self.id}"
 

@@ -133,7 +133,7 @@ def _next_value(running: dict[int, int], results: str) -> tuple[int, Any]:
 
 
 def _wait_for_one(running: dict[int, int]) -> tuple[int, int]:
-    """Wait for one of these processes; a step may have others, whose ends are none of our business."""
+    """Wait for one of these processes: waiting for any child would take the exit codes of others that the step has."""
     pause_s = 0.0005
     while True:
         for pid in running:

@@ -381,4 +381,4 @@ def _wait(is_over: Callable[[], bool], interval: float | None, timeout: float | 
     while not is_over():
         if end is not None and time.monotonic() >= end:
             raise TimeoutError(f"{what} after {timeout:g} s.")
-        time.sleep(_PAUSE_S if interval is None else interval)
+        time.sleep(_PAUSE_S if interval is None else interval)  # the run is in another process, or in AWS

@@ -10,7 +10,7 @@ from support.flows import LINEAR, flow_source
 
 
 def test_from_python(stage):
-    """What is deployed is triggered in AWS; its run begins when a worker takes it, with the values that were given."""
+    """A deployment is triggered in AWS; its run begins when a worker takes it, with the values that were given."""
     stage = stage(flow_source(LINEAR, members="alpha = Parameter('alpha', default=1)"))
     deployer = Deployer("flow.py", show_output=False)
     with pytest.raises(FlowstoreError, match="step-functions create failed"):

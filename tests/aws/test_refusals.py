@@ -1,4 +1,4 @@
-"""What is refused: with one message each, and nothing half made."""
+"""Each refusal is one message, and leaves nothing half made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLAIN = flow_source(LINEAR)
 
 
 def is_empty(stage):
-    """Whether nothing was made in AWS."""
+    """Return whether nothing was made in AWS."""
     return (
         stage.states.list_state_machines()["stateMachines"] == []
         and "QueueUrls" not in stage.queues.list_queues()

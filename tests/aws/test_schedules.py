@@ -47,7 +47,7 @@ def test_a_schedule_follows_the_flow(stage):
 
 
 def test_the_scheduler_here_leaves_it_alone(stage):
-    """What AWS starts would otherwise run twice; when it is only deployed here, the scheduler has it again."""
+    """The scheduler leaves alone what AWS starts, and has it again once it is only deployed here."""
     stage = stage(daily("* * * * *"))
     stage.create()
     assert "started by: AWS" in stage.script("deploy", "create").stdout

@@ -1,4 +1,4 @@
-"""What AWS learns: ids, states and errors, but no production token, nor anything from which one could be found."""
+"""AWS learns ids, states and errors, but no production token, nor anything from which one could be guessed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Run the flows of this folder under Metaflow and under flowstore, unchanged, and compare all that is left of them.
 
-    python tests/beside_metaflow --metaflow /tmp/environment/bin/python [NAME…]
+    python tests/beside_metaflow --metaflow PYTHON [NAME…]
 
 The first is the Python of an environment in which Metaflow is installed. Each flow begins with lines `#: COMMAND`:
 command lines to call it with. Compared are exit codes, what tasks print, and what the Client answers (`look.py`): runs,

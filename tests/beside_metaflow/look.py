@@ -40,7 +40,7 @@ def artifacts_of(task):
 
 
 def is_own(line):
-    """Whether a line is not one of a traceback, in which paths and frames differ."""
+    """Return whether a line is outside of a traceback, in which paths and frames differ."""
     of_catch = (
         line.startswith((">", "@catch caught", "Task failed.", "flowstore.errors.")) or " timed out after " in line
     )
@@ -59,7 +59,7 @@ def answers(**questions):
 
 
 def task_of(task):
-    """What the Client answers about a task."""
+    """Return the Client's answers about a task."""
     return answers(
         successful=lambda: task.successful,
         finished=lambda: task.finished or not task.successful,  # in flowstore, what has failed has finished
@@ -86,7 +86,7 @@ def task_of(task):
 
 
 def went_on(task):
-    """Whether a task succeeded, or `@catch` took its failure, which Metaflow does not call a success."""
+    """Return whether a task succeeded, or `@catch` took its failure, which Metaflow does not call a success."""
     return task.successful or any(
         type(artifact.data).__name__ in EXCEPTIONS for artifact in task if artifact.id != "name"
     )
@@ -96,7 +96,7 @@ EXCEPTIONS = {"ExceptionInfo", "MetaflowExceptionWrapper", "FailureHandledByCatc
 
 
 def origin(item):
-    """What an object was taken over from: the names of its address."""
+    """Return the address of the object that this one was taken over from, as names."""
     pathspec = item.origin_pathspec
     if pathspec is None or "/None" in pathspec:  # which is what Metaflow says of a run that is not resumed
         return None
@@ -104,7 +104,7 @@ def origin(item):
 
 
 def step_of(step):
-    """What the Client answers about a step."""
+    """Return the Client's answers about a step."""
     return answers(
         tasks=lambda: sorted(map(task_of, step), key=lambda task: (task["index"] or 0, json.dumps(task, default=str))),
         one_task=lambda: step.task.pathspec in {task.pathspec for task in step},
@@ -118,7 +118,7 @@ def step_of(step):
 
 
 def run_of(run):
-    """What the Client answers about a run."""
+    """Return the Client's answers about a run."""
     return answers(
         successful=lambda: run.successful,
         finished=lambda: (run.finished and run.finished_at is not None) or not run.successful,

@@ -166,7 +166,7 @@ class Wire:
 
 
 def _has_port(pid, port):
-    """Whether a process has a connection from a port of this machine."""
+    """Return whether a process has a connection from a port of this machine."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}")}
     with contextlib.suppress(OSError):

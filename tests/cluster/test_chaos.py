@@ -145,7 +145,7 @@ def run_in(storm, flow, tasks, seconds):
 
 
 def wait_until_gone(pids, seconds):
-    """Whether there are no such processes after so many seconds at most."""
+    """Return whether all such processes have ended after so many seconds at most."""
     deadline = time.monotonic() + seconds
     while pids() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -190,6 +190,6 @@ def test_a_storm(make_cluster, flow):
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [2, 3])
 def test_a_long_storm(make_cluster, flow, seed):
-    """The same for five minutes, with fan-outs to 500 tasks, and deaths of schedulers, nannies and drivers."""
+    """The storm for five minutes, with fan-outs to 500 tasks, and deaths of schedulers, nannies and drivers."""
     harms = {"worker": 4, "nanny": 2, "host": 6, "cut": 4, "hush": 2, "freeze": 3, "scheduler": 1, "driver": 1}
     run_in(Storm(make_cluster, seed, harms), flow, 500, 300)

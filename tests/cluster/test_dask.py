@@ -211,7 +211,7 @@ class TestRefusals:
         script("run", *on(cluster), timeout=90)
 
     def test_a_server_that_is_no_scheduler(self, flow):
-        """What some other server says, however much, is not waited for."""
+        """A server that is no scheduler is refused, however much it sends."""
         script = flow(flow_source(LINEAR))
         with socket.create_server(("127.0.0.1", 0)) as server:
             threading.Thread(target=_flood, args=[server], daemon=True).start()

@@ -68,7 +68,7 @@ def mark():
 
 
 class TestAsLocally:
-    """What holds for a task on this machine holds for one in a job; see also the contract of executors."""
+    """A task in a job has all that one on this machine has; see also the contract of executors."""
 
     def test_nested_foreaches(self, flow, tmp_path):
         """Tasks of several jobs pass on what they set; code beside the script comes along."""
@@ -167,7 +167,7 @@ class TestAsLocally:
 
 
 class TestRefusals:
-    """What can't work is said at once, in one message."""
+    """Each thing that cannot work is refused at once, in one message."""
 
     @pytest.mark.parametrize(
         ("options", "why"),
@@ -207,7 +207,7 @@ class TestRefusals:
         ],
     )
     def test_what_nobody_has(self, flow, body, options, why):
-        """What no node can have ends the command before there is a run."""
+        """Resources that no node has end the command before there is a run."""
         script = flow(flow_source(LINEAR, start=body))
         assert why in script("run", *ON, *options, expect=1).stderr
         assert not script.db.exists()
@@ -295,7 +295,7 @@ class TestRefusals:
 
 
 class TestDeaths:
-    """What becomes of attempts and jobs when something dies."""
+    """Attempts and jobs end as they should when something dies."""
 
     BODY = """
     @retry(times=1, minutes_between_retries=0)
@@ -331,7 +331,7 @@ class TestDeaths:
         wait_for(lambda: not Path(f"/proc/{pid}").exists(), 10)
 
     def test_a_killed_host(self, slurm, flow):
-        """The same where only the pilot's process is killed; its task ends with it."""
+        """A pilot's process that is killed alone takes its task along."""
         script, process, job, pid = self.started(flow)
         pilot = pilots(slurm)[job]
         os.kill(pilot, signal.SIGKILL)
@@ -496,5 +496,5 @@ def test_a_storm(slurm, flow):
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_long_storm(slurm, flow):
-    """The same for five minutes, with fan-outs to 300 tasks, and with a controller that is away at times."""
+    """The storm for five minutes, with fan-outs to 300 tasks, and with a controller that is away at times."""
     storm(slurm, flow, 6, 300, 300, ["cancel", "cancel", "kill", "kill", "kill", "freeze", "controller"])

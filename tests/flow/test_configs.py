@@ -246,7 +246,7 @@ def test_nothing_to_resume(configured):
 
 
 def test_a_deployment_keeps_its_own(configured):
-    """What is deployed is what runs, whatever the file, the environment or the command line say later."""
+    """The deployed values run, whatever the file, the environment or the command line say later."""
     script = configured()
     script("--config-value", "config", json.dumps({**VALUES, "alpha": 8}), "deploy", "create")
     (script.folder / "config.json").write_text(json.dumps({**VALUES, "alpha": 9}))
@@ -335,7 +335,7 @@ def test_a_part_as_an_artifact(configured):
 
 
 def test_values_that_are_no_json(flow):
-    """What a parser makes reaches tasks in other interpreters as it is."""
+    """The result of a parser reaches tasks in other interpreters as it is."""
     head = "import datetime\nclass Own:\n    x = 3\n"
     members = "c = Config('c', default_value='', parser=lambda _: Own(), plain=True)\n"
     members += "d = Config('d', default_value='d = 2020-01-01', parser='tomllib.loads')"
@@ -362,7 +362,7 @@ def test_the_value():
 
 
 def test_used_too_early():
-    """What would silently be wrong, since the value is not known yet, is an error that says what to write."""
+    """Using a value that is not known yet is an error that says what to write, rather than silently wrong."""
     config = Config("config")
     for use in (bool, str, list, lambda item: f"{item}", lambda item: item == 1, lambda item: item + 1):
         with pytest.raises(GraphError, match=r"config\.a is not known yet where it is used"):

@@ -1,4 +1,4 @@
-"""What a user adds to a flow works on every shape of graph at once, and however its tasks start."""
+"""Everything that a user can add to a flow works at once, on every shape of graph and however tasks start."""
 
 from __future__ import annotations
 

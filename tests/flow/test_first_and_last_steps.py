@@ -86,7 +86,7 @@ def test_runs_keep_their_ends_in_another_store(flow):
 
 
 def test_two_runs_are_compared_at_their_ends(flow):
-    """What the end task has is compared once, as the run's, also where the name has changed between the runs."""
+    """Artifacts of the end task are compared once, as the run's, also where its name differs between the runs."""
     script = flow(shape_of("linear"))
     script("run")
     script.rewrite(renamed(shape_of("linear").replace("0.5", "0.75")))

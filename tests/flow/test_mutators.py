@@ -55,7 +55,7 @@ def test_decorators_are_added_to_steps(flow, method):
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_parameters_are_added_and_removed(flow, method):
-    """What is added is an option like any other, is seen by all tasks, and is resumed and deployed with the flow."""
+    """An added parameter is an option like any other, reaches all tasks, and is resumed and deployed with the flow."""
     source = flow_source(LINEAR, head=HEAD, members="old = Parameter('old', default=1)", start="self.x = self.size")
     script = flow(decorated(source, "@sized"))
     script("run", "--size", "3", *METHODS[method])

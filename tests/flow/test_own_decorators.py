@@ -112,7 +112,7 @@ SKIPPED = {
 
 @pytest.mark.parametrize(("tails", "mark", "values", "counts"), SKIPPED.values(), ids=SKIPPED)
 def test_a_dict_skips_the_step(flow, tails, mark, values, counts):
-    """What follows is what the source says, with the options of the dict; what is within does not run."""
+    """The run goes where the source says, with the options of the dict; the step itself does not run."""
     text = HEAD.replace("flow.skipped = step_name", f"flow.skipped = step_name; vars(flow).update({values!r})")
     script = flow(flow_source(tails, head=text, start=f"{mark}\n@inner\nraise ValueError"))
     script("run")

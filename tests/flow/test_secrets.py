@@ -39,7 +39,7 @@ def keys(tmp_path):
 
 
 def in_store(script, value):
-    """Whether some bytes of the store's file, or any text in it, hold a value."""
+    """Return whether some bytes of the store's file, or any text in it, hold a value."""
     if value.encode() in script.db.read_bytes():
         return True
     with contextlib.closing(sqlite3.connect(script.db)) as db:

@@ -91,7 +91,7 @@ print(data.where(), data.step_of_mine.__name__, [name for name in sys.modules if
 
 
 def test_hints_use_the_same_command(folder):
-    """What is printed to go on with a run is the command that was used."""
+    """The hint that says how to go on with a run has the form of the command that was used."""
     (folder / "failing").touch()
     text = python(folder, *NAME, "plain.py", "run", expect=1)
     assert "to go on: python -m flowstore.metaflow plain.py resume --origin-run-id 1" in text

@@ -31,7 +31,7 @@ def numbers(field, lowest, highest):
 
 
 def fits(text, day):
-    """Whether a day fits the day fields of an expression."""
+    """Return whether a day fits the day fields of an expression."""
     _, _, days, months, weekdays, year = text.removeprefix("cron(").removesuffix(")").split()
     assert (days == "?") + (weekdays == "?") == 1
     assert year == "*"

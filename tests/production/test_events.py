@@ -96,7 +96,7 @@ def test_what_cannot_be_started_is_given_up(flow):
 
 
 def test_only_what_is_trusted_is_started(anne_and_will):
-    """What somebody else deployed waits until the store is trusted; what was changed since does not run at all."""
+    """Somebody else's deployment waits until the store is trusted; one that was changed since never runs."""
     anne, will = anne_and_will(waiting_for("@trigger(event='updated')"))
     anne.deploy()
     anne.flowstore("event", "updated")

@@ -216,7 +216,7 @@ def test_the_name_of_no_executor(flow):
 
 
 def test_a_deployment_keeps_its_executor(run):
-    """What `deploy create` says of the executor is shown, used by each run, and signed with the deployment."""
+    """The executor that `deploy create` names is shown, used by each run, and signed with the deployment."""
     script = run(LINEAR)
     assert "There is no executor 'locl'" in script("deploy", "create", "--executor", "locl", expect=2).stderr
     wrong = script("deploy", "create", "--executor-option", "lease=9", expect=2).stderr

@@ -23,7 +23,7 @@ def deployer(flow):
 
 
 def test_deploying_and_triggering(deployer):
-    """What is deployed runs in its namespace, with parameters as they are given, in the background."""
+    """A deployment runs in its namespace, with the given parameters, in the background."""
     deployed = deployer.local().create(tags=["nightly"])
     assert (deployed.name, deployed.flow_name) == ("F", "F")
     triggered = deployed.trigger(alpha=5, parts=["x", "y,z"])

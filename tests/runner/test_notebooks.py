@@ -59,7 +59,7 @@ def folder(tmp_path):
 
 
 def check(printed):
-    """What the cells print."""
+    """Return what the cells print."""
     assert "x is 42" in printed
     assert "to go on: NBRunner(CellFlow).nbresume(origin_run_id=2)" in printed
     assert "CellFlow/1 True 42 ['cell'] True" in printed
@@ -93,7 +93,7 @@ print("".join(item["text"] for cell in notebook.cells for item in cell.outputs i
 
 
 def test_in_a_kernel(folder):
-    """The same in a notebook that a real kernel of Jupyter runs, with the flow and its run in one cell."""
+    """In a notebook that a real Jupyter kernel runs, the flow and its run may stand in one cell."""
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     cells = [

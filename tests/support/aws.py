@@ -85,7 +85,7 @@ class Emulator:
 
     @property
     def environment(self):
-        """What boto3 reads."""
+        """The environment variables that boto3 reads."""
         return {
             "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": REGION,
             "AWS_ENDPOINT_URL": self.url, "AWS_CONFIG_FILE": "/nowhere", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",

@@ -48,7 +48,7 @@ def metaflow(folder, *words, user="anne", code=0, **env):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What Metaflow leaves: Anne's run, one of Will's that failed, and one that resumed that."""
+    """The folder that Metaflow leaves: Anne's run, one of Will's that failed, and one that resumed that."""
     folder = tmp_path_factory.mktemp("metaflow")
     shutil.copy(HERE / "new_flow.py", folder)
     run = ("new_flow.py", "--no-pylint", "run")
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(folder):
-    """What Metaflow's Client answers, and what ours does."""
+    """The answers of Metaflow's Client, and ours."""
     theirs = json.loads(metaflow(folder, str(HERE / "ask.py")))
     store = folder / "here.db"
     with pytest.MonkeyPatch.context() as patch:

@@ -74,7 +74,7 @@ HOSTILE = {
 
 
 def same(one, other):
-    """Whether values are equal and of the same types; pickles keep the order of dicts."""
+    """Return whether values are equal and of the same types; pickles keep the order of dicts."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):

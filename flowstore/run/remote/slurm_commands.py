@@ -232,7 +232,7 @@ def fate_of(job: str, timeout_s: float) -> Fate:
         values = dict(word.split("=", 1) for word in text.split() if "=" in word)
         if values.get("JobState") not in ("RUNNING", "COMPLETING") or time.monotonic() > deadline:
             break
-        time.sleep(0.05)
+        time.sleep(0.05)  # Slurm tells nobody when a job ends
     code = values.get("ExitCode", "0:0").partition(":")[0]
     return Fate(values.get("JobState", ""), int(code), values.get("BatchHost") or values.get("NodeList", ""))
 
@@ -310,7 +310,7 @@ class JobQueue:
             if time.monotonic() > deadline:
                 result = call("scancel", "--quiet", f"--name={self.name}", timeout_s=grace_s + 5)
                 break
-            time.sleep(0.1)
+            time.sleep(0.1)  # Slurm tells nobody when a job ends
         return b"" if result.returncode else b"done\n"
 
     # --- in its thread

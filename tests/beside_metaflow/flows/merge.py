@@ -7,7 +7,7 @@ from metaflow import FlowSpec, Parameter, step
 
 
 class MergeFlow(FlowSpec):
-    """What merge_artifacts carries over, and what it refuses."""
+    """`merge_artifacts` carries over what is unambiguous, and refuses the rest."""
 
     bad = Parameter("bad", default="")
 

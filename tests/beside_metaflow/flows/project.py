@@ -11,7 +11,7 @@ def from_project(context):
 
 @project(name="demo_project")
 class ProjectFlow(FlowSpec):
-    """What a flow knows of its project, in its steps and in the defaults of its parameters."""
+    """A flow knows its project, in its steps and in the defaults of its parameters."""
 
     default = Parameter("default", default=from_project)
 

@@ -3,7 +3,7 @@ from metaflow.exception import MetaflowException, MetaflowNamespaceMismatch, Met
 
 
 def attempt(call):
-    """What a call returns, or the kind of its error."""
+    """Return the result of a call, or the kind of its error."""
     try:
         return call()
     except (MetaflowNotFound, MetaflowNamespaceMismatch) as error:

@@ -101,7 +101,7 @@ def executor():
 
 
 def events_of(executor, data):
-    """What the executor makes of some bytes from its host."""
+    """Return the events that the executor makes of some bytes from its host."""
     executor._engine.theirs.sendall(data)
     return [*executor.wait(1), *executor.wait(0)]
 
@@ -118,7 +118,7 @@ def test_noise_loses_the_host(executor):
 
 @pytest.mark.parametrize("message", [("reported", 1, [1, 2]), ("card", 1, []), ("offer", 1, [3])])
 def test_wrong_values_lose_the_host(executor, message):
-    """The same holds for messages whose values are not what they stand for."""
+    """A message whose values have other types loses its host, too."""
     [died] = events_of(executor, encode(*message))
     assert isinstance(died, Died)
 

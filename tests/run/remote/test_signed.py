@@ -64,7 +64,7 @@ def pair(sending=b"a" * 32, receiving=b"b" * 32):
 
 
 def sent_by(words, key=b"a" * 32):
-    """What goes over the line for some sends, each a record."""
+    """Return the bytes on the line for some sends, each a record."""
     left, right = socket.socketpair()
     with SignedSocket(left, key, b"") as signing, right:
         records = []
@@ -75,7 +75,7 @@ def sent_by(words, key=b"a" * 32):
 
 
 class TestRecords:
-    """What comes out of a stream is what went in, or nothing."""
+    """A stream delivers what was sent, or nothing."""
 
     def test_any_bytes_in_any_pieces(self):
         """Messages of all sizes arrive as they were sent, however little the network takes at a time."""
@@ -142,7 +142,7 @@ class TestRecords:
         assert received != b"deploy"
 
     def received(self, line):
-        """What a stream makes of these bytes: `None` where it ends."""
+        """Return what a stream reads from these bytes: `None` where it ends."""
         left, right = socket.socketpair()
         with left, SignedSocket(right, b"", b"a" * 32) as reading:
             left.sendall(line)
