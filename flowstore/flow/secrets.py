@@ -152,7 +152,7 @@ def _check(step: str, name: Any, value: Any) -> None:
 
 
 class Redactor:
-    """Respans every occurrence of some values, also where occurrences overlap.
+    """Replaces every occurrence of some values by `***`, also where occurrences overlap.
 
     Example:
         >>> Redactor(["password1", "word1234"]).text("my password1234!")
@@ -171,7 +171,7 @@ class Redactor:
         return Stream(self._values).feed(data, end=True).decode("utf-8", "surrogatepass")
 
     def stream(self) -> Stream:
-        """Return what respans the values in one stream."""
+        """Return a stream that replaces the values."""
         return Stream(self._values)
 
 

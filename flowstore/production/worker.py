@@ -26,7 +26,7 @@ from flowstore.production.stepfunctions.aws import POLL_S, Address, Aws, AwsErro
 from flowstore.production.stepfunctions.job import Job
 from flowstore.production.stepfunctions.messages import QUEUED, STEP, Failure, Message
 from flowstore.run import console
-from flowstore.run.local import worker as processes
+from flowstore.run.local.worker import die_with_parent
 from flowstore.sqlite.database import Store
 from flowstore.store import deployments, records, state_machines
 from flowstore.store.opening import active_store, use_store
@@ -371,7 +371,7 @@ class Worker:
 
 def main(path: str, deployment_id: str, parent: str) -> int:
     """Run one deployment once, in a process that a worker started, and return its exit code."""
-    processes.die_with_parent(int(parent))
+    die_with_parent(int(parent))
     try:
         order = json.load(sys.stdin)
         use_store(path)
