@@ -109,7 +109,7 @@ def main(
 
 
 def shown(line: Line) -> str:
-    """A line of the table; a peer's ratio is to flowstore, the other one to the floor."""
+    """Return a line of the table; a peer's ratio is to flowstore, the other one to the floor."""
     medians, target = line.medians, line.target
     ratio = report.ratio(medians)
     return FORM.format(
@@ -125,7 +125,7 @@ def shown(line: Line) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the times depend on."""
+    """Return what the times depend on."""
     return {
         "flowstore": __version__,
         "python": platform.python_version(),

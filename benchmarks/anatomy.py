@@ -75,7 +75,7 @@ def _line(name: str, unit: str, found: dict[str, list[Usage]], figure: Callable[
 
 
 def _slope(settings: Settings, run_tasks: Callable[[int, Path], None], sizes: tuple[int, int]) -> Usage:
-    """What one more task takes, of runs of two sizes in new folders."""
+    """Return what one more task takes, of runs of two sizes in new folders."""
     usages: list[Usage] = []
     for size in sizes:
         with settings.folder() as folder:
@@ -101,7 +101,7 @@ def _floor(function: Callable[[int, str], None], tasks: int, folder: Path) -> No
 
 
 def _alone(settings: Settings, part: Callable[[int, str], tuple[float, float]], mebibytes: int) -> tuple[float, float]:
-    """The seconds that one part takes, and those of processor time."""
+    """Return the seconds that one part takes, and those of processor time."""
     with settings.folder() as folder:
         report = folder / "report.json"
         run_function(_reported, part.__name__, mebibytes, folder, report, folder=folder)

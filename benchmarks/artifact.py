@@ -129,7 +129,7 @@ def pickled(kind: str, size: int, path: str, report: str) -> None:
 
 
 def _content(kind: str, value: Any) -> memoryview:
-    """The value's bytes: its own memory, but for a frame."""
+    """Return the value's bytes: its own memory, but for a frame."""
     content: Any = pickle.dumps(value, protocol=5) if kind == "frame" else value
     return memoryview(content).cast("B")
 

@@ -15,7 +15,6 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.libraries import FLOWSTORE, Library, Settings
 from benchmarks.measure import Line, Process, in_turns, run_function
@@ -48,7 +47,7 @@ def measure(settings: Settings) -> Iterator[Line]:
 
 
 def peers(settings: Settings) -> dict[str, Callable[[], float]]:
-    """The peers that keep their processes, each with the numbers of tasks that it is given."""
+    """Return the peers that keep their processes, each with the numbers of tasks that it is given."""
     return {
         name: partial(
             slope_ms,
@@ -61,14 +60,13 @@ def peers(settings: Settings) -> dict[str, Callable[[], float]]:
     }
 
 
-def by_peer(settings: Settings, program: str, *arguments: Any) -> Process:
-    """Run a program in `peers/` with so many tasks; the last arguments are their number and the folder."""
-    *rest, folder = arguments
-    return settings.peers.run(program, folder, *rest)
+def by_peer(settings: Settings, program: str, tasks: int, folder: Path, options: tuple[str, ...] = ()) -> Process:
+    """Run a program in `peers/` with so many tasks."""
+    return settings.peers.run(program, folder, *options, tasks)
 
 
 def slope_ms(settings: Settings, run: Callable[[int, Path], Process], sizes: tuple[int, int]) -> float:
-    """What one more task costs, in milliseconds, of runs of two sizes in new folders."""
+    """Return what one more task costs, in milliseconds, of runs of two sizes in new folders."""
     walls = []
     for size in sizes:
         with settings.folder() as folder:
@@ -87,7 +85,7 @@ def floor(function: Callable[[int, str], None], tasks: int, folder: Path) -> Pro
 
 
 def new_database(path: str) -> sqlite3.Connection:
-    """A database with one table for results, in which each statement is a transaction."""
+    """Make a database with one table for results, in which each statement is a transaction."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = normal")

@@ -23,7 +23,7 @@ USER = "bench"
 
 @attrs.frozen
 class Library:
-    """What runs a flow.
+    """A library that runs flows.
 
     Attributes:
         name: as it is imported.
@@ -34,7 +34,7 @@ class Library:
     python: str
 
     def command(self, flow: str, folder: Path, *arguments: object, verb: str = "run") -> list[str]:
-        """The command line that runs a flow, two tasks at a time, after putting the flow's file into a folder."""
+        """Put a flow's file into a folder; return the command line that runs it, two tasks at a time."""
         script = folder / f"{flow}.py"
         if not script.exists():
             text = (FLOWS / script.name).read_text("utf-8")
@@ -43,7 +43,7 @@ class Library:
         return [self.python, script.name, "--quiet", verb, *map(str, options)]
 
     def environment(self, store: Path) -> dict[str, str]:
-        """The environment in which both keep what they store, and all else, in one folder."""
+        """Return the environment in which both keep what they store, and all else, in one folder."""
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("FLOWSTORE", "METAFLOW"))
         }
@@ -90,7 +90,7 @@ class Peers:
         return [name for name in names if name not in self.versions]
 
     def command(self, program: str, *arguments: object) -> list[str]:
-        """The command line of a program in `peers/`."""
+        """Return the command line of a program in `peers/`."""
         return [self.python, "-P", str(PROGRAMS / f"{program}.py"), *map(str, arguments)]
 
     def run(self, program: str, folder: Path, *arguments: object) -> measure.Process:
@@ -102,7 +102,7 @@ PEERS = ("metaflow", "luigi", "distributed", "redun", "joblib", "mlflow")
 
 
 def find_peers(python: str) -> Peers:
-    """Which peers an interpreter has: only their metadata is read, since importing them all takes seconds."""
+    """Return which peers an interpreter has: only their metadata is read, since importing them all takes seconds."""
     code = f"""
 import json, platform
 from importlib.metadata import PackageNotFoundError, version
@@ -119,7 +119,7 @@ print(json.dumps(found))"""
 
 @contextmanager
 def asked(peers: Peers, program: str, folder: Path, *arguments: object) -> Iterator[Callable[[str], float]]:
-    """A program that fills a store, then answers: to the name of a question on a line, the microseconds it took."""
+    """Start a program that fills a store, then answers each name of a question with the microseconds it took."""
     folder.mkdir()
     with (folder / "errors.txt").open("w+", encoding="utf-8") as errors:
         command = peers.command(program, *arguments)
@@ -148,14 +148,14 @@ def asked(peers: Peers, program: str, folder: Path, *arguments: object) -> Itera
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment of a peer's program, which keeps all that it writes in one folder."""
+    """Return the environment of a peer's program, which keeps all that it writes in one folder."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHONPATH")}
     return inherited | {"USER": USER, "USERNAME": USER, "HOME": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 @attrs.frozen
 class Settings:
-    """What a benchmark is asked for.
+    """Options of a benchmark.
 
     Attributes:
         scratch: a folder for all that is written.
@@ -172,7 +172,7 @@ class Settings:
     peers: Peers
 
     def size(self, usual: int, smoke: int) -> int:
-        """The usual size, or the tiny one."""
+        """Return the usual size, or the tiny one."""
         return smoke if self.smoke else usual
 
     @property
@@ -187,7 +187,7 @@ class Settings:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """A new folder, removed again after use."""
+        """Yield a new folder, removed again after use."""
         made = Path(tempfile.mkdtemp(dir=self.scratch))
         try:
             yield made

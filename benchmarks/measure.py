@@ -134,7 +134,7 @@ def in_turns(contestants: Mapping[K, Callable[[], T]], rounds: int) -> dict[K, l
 
 
 def call_s(function: Callable[[], object]) -> float:
-    """The seconds that a call takes, averaged over as many calls as it takes to be sure of the clock."""
+    """Return the seconds that a call takes, averaged over as many calls as it takes to be sure of the clock."""
     calls = 1
     while True:
         started = time.perf_counter()

@@ -52,7 +52,7 @@ def _sql(text: str, *tags: str) -> Callable[[sqlite3.Connection], Sequence[int]]
 
 
 def _seek(connection: sqlite3.Connection) -> Sequence[int]:
-    """The newest run that is early and late, each tag skipping to where the other one stands."""
+    """Return the newest run that is early and late, each tag skipping to where the other one stands."""
     run_id = created_at = 2**62
     while True:
         bounds = []
@@ -174,7 +174,7 @@ def _count_ms(connection: sqlite3.Connection, table: str) -> float:
 def _peers(
     settings: Settings, stack: contextlib.ExitStack, folder: Path, runs: int, *, smallest: bool
 ) -> dict[str, Callable[[str], float]]:
-    """The peers, each with its own store, ready to be asked until the stack is closed."""
+    """Return the peers, each with its own store, ready to be asked until the stack is closed."""
     found = {}
     if settings.peers.installed("mlflow"):
         found["mlflow"] = stack.enter_context(asked(settings.peers, "query_mlflow", folder / "mlflow", runs))

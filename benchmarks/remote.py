@@ -43,7 +43,10 @@ def measure_one(
     fan_outs: dict[str, Callable[[], float]] = {
         "floor": partial(slope_ms, settings, partial(fan_out, FLOWSTORE, ()), sizes),
         "flowstore": partial(slope_ms, settings, partial(fan_out, FLOWSTORE, options), sizes),
-        **{name: partial(slope_ms, settings, partial(by_peer, settings, PROGRAM, "process"), few) for name in peer},
+        **{
+            name: partial(slope_ms, settings, partial(by_peer, settings, PROGRAM, options=("process",)), few)
+            for name in peer
+        },
     }
     target = times_floor(2.5, "local", slower=dict.fromkeys(peer, 1))
     yield Line(f"{engine}: fanout, a process a task", "ms/task", in_turns(fan_outs, settings.rounds), target, missing)
@@ -53,8 +56,8 @@ def measure_one(
         "floor": partial(by_flow, settings, FLOWSTORE, "bytes", size),
         "flowstore": partial(by_flow, settings, FLOWSTORE, "bytes", size, options),
     }
-    found = in_turns(artifacts, min(settings.rounds, 3))
-    times = {name: [one.took_s for one in measured] for name, measured in found.items()}
+    measured = in_turns(artifacts, min(settings.rounds, 3))
+    times = {name: [one.took_s for one in rounds] for name, rounds in measured.items()}
     yield Line(f"{engine}: artifact, bytes of {size // MEBIBYTE} MiB", "s", times, times_floor(2.5, "local"))
 
     starts: dict[str, Callable[[], float]] = {
@@ -62,14 +65,14 @@ def measure_one(
         "flowstore": partial(_start_s, settings, options),
         **{name: partial(_peer_start_s, settings) for name in peer},
     }
-    what = "a cluster" if engine == "Dask" else "a job"
+    started = "a cluster" if engine == "Dask" else "a job"
     samples = in_turns(starts, min(settings.rounds, 3))
-    yield Line(f"{engine}: {what}, two tasks, the end", "s", samples, missing=missing)
+    yield Line(f"{engine}: {started}, two tasks, the end", "s", samples, missing=missing)
 
 
 @contextmanager
 def slurm() -> Iterator[None]:
-    """Have Slurm's commands find a cluster: the one that is there, or one that ends again."""
+    """Have Slurm's commands find a cluster: the one that is there, or one that is started for this."""
     if "SLURM_CONF" in os.environ:
         yield
         return
@@ -78,6 +81,7 @@ def slurm() -> Iterator[None]:
         assert process.stdout is not None
         _, _, config = process.stdout.readline().strip().partition("SLURM_CONF=")
         if not config:
+            process.terminate()
             raise Failed("no Slurm cluster could be started")
         os.environ["SLURM_CONF"] = config
         try:
@@ -94,4 +98,4 @@ def _start_s(settings: Settings, options: tuple[str, ...]) -> float:
 
 def _peer_start_s(settings: Settings) -> float:
     with settings.folder() as folder:
-        return by_peer(settings, PROGRAM, "process", 2, folder).wall_s
+        return by_peer(settings, PROGRAM, 2, folder, ("process",)).wall_s

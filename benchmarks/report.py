@@ -17,7 +17,7 @@ MARK = "<!-- `python -m benchmarks --report` writes what follows. -->"
 
 
 def as_json(line: Line) -> dict[str, Any]:
-    """A line with its medians, and whether they keep to the target."""
+    """Return a line with its medians, and whether they keep to the target."""
     target = line.target
     return attrs.asdict(line) | {
         "target": None if target is None else target.text,
@@ -44,18 +44,18 @@ def ratio(medians: Mapping[str, float]) -> float | None:
 
 
 def peers(medians: Mapping[str, float], missing: Sequence[str]) -> str:
-    """What the peers took, each with its ratio to flowstore.
+    """Return what the peers took, each with its ratio to flowstore.
 
     >>> peers({"flowstore": 2.0, "luigi": 3.0, "redun": 30.0}, ["metaflow"])
     'luigi 3 (1.5 x), redun 30 (15 x); not installed: metaflow'
     """
     ours = medians["flowstore"]
     others = {name: median for name, median in medians.items() if name not in {"floor", "flowstore"}}
-    told = [
+    ratios = [
         f"{name} {number(median)}" + (f" ({number(median / ours)} x)" if ours else "")
         for name, median in others.items()
     ]
-    parts = [", ".join(told), f"not installed: {', '.join(missing)}" if missing else ""]
+    parts = [", ".join(ratios), f"not installed: {', '.join(missing)}" if missing else ""]
     return "; ".join(part for part in parts if part)
 
 

@@ -42,7 +42,7 @@ def _ms(store: Path, name: str, numbers: Iterator[int]) -> float:
 
 
 def _arguments(name: str, number: int, store: Path) -> list[str]:
-    """The words of a command, about the run of that number and the one after it."""
+    """Return the words of a command, about the run of that number and the one after it."""
     this, other = f"Bench/{number}", f"Bench/{number + 1}"
     return {
         "help": ["--help"],

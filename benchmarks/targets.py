@@ -24,7 +24,7 @@ class Target:
     slower: Mapping[str, float] = attrs.field(factory=dict)
 
     def met(self, medians: Mapping[str, float]) -> bool:
-        """Whether these medians, by contestant, keep to it; a peer that is not there is not asked.
+        """Return whether these medians, by contestant, keep to it; a peer that is not there is not asked.
 
         >>> floor_plus(60, "ms").met({"floor": 14.0, "flowstore": 70.0})
         True
@@ -39,16 +39,16 @@ class Target:
 
 
 def times_floor(times: float, what: str = "floor", *, slower: Mapping[str, float] | None = None) -> Target:
-    """At most so many times the floor; `what` says which floor that is."""
+    """Return the target of at most so many times the floor; `what` names that floor."""
     others = "".join(f"; {peer} >= {least} x" for peer, least in (slower or {}).items())
     return Target(f"<= {times} x {what}{others}", times_floor=times, slower=slower or {})
 
 
 def floor_plus(more: float, unit: str) -> Target:
-    """At most so much more than the floor."""
+    """Return the target of at most so much more than the floor."""
     return Target(f"<= floor + {more} {unit}", times_floor=1, more=more)
 
 
 def at_most(more: float, unit: str) -> Target:
-    """At most so much, whatever the floor."""
+    """Return the target of at most so much, whatever the floor."""
     return Target(f"<= {more} {unit}", more=more)

@@ -83,47 +83,33 @@ if TYPE_CHECKING:
     from flowstore.runner.notebook import NBDeployer, NBRunner
     from flowstore.store.opening import get_store, use_store
 
-_CLIENT = frozenset({"DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store"})
-_STORE = frozenset({"get_store", "use_store"})
-_MODULES = {
-    "ArgoEvent": "flowstore.client.events",
-    "Config": "flowstore.flow.configs",
-    "Event": "flowstore.client.events",
-    "FlowMutator": "flowstore.flow.mutators",
-    "DeployedFlow": "flowstore.runner.deployer",
-    "Deployer": "flowstore.runner.deployer",
-    "NBDeployer": "flowstore.runner.notebook",
-    "NBRunner": "flowstore.runner.notebook",
-    "Runner": "flowstore.runner",
-    "inspect_spin": "flowstore.runner",
-    "StepMutator": "flowstore.flow.mutators",
-    "secrets": "flowstore.flow.secrets",
-    "USER_SKIP_STEP": "flowstore.flow.own",
-    "exit_hook": "flowstore.flow.exit_hooks",
-    "parallel_imap_unordered": "flowstore.flow.helpers",
-    "parallel_map": "flowstore.flow.helpers",
-    "profile": "flowstore.flow.helpers",
-    "trigger": "flowstore.flow.triggers",
-    "trigger_on_finish": "flowstore.flow.triggers",
-    "user_step_decorator": "flowstore.flow.own",
-}
+_LATER = {  # by module, names that are loaded at their first use: most flows' files never do
+    "flowstore.client": (
+        "DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store",
+    ),
+    "flowstore.client.events": ("ArgoEvent", "Event"),
+    "flowstore.flow.configs": ("Config",),
+    "flowstore.flow.exit_hooks": ("exit_hook",),
+    "flowstore.flow.helpers": ("parallel_imap_unordered", "parallel_map", "profile"),
+    "flowstore.flow.mutators": ("FlowMutator", "StepMutator"),
+    "flowstore.flow.own": ("USER_SKIP_STEP", "user_step_decorator"),
+    "flowstore.flow.secrets": ("secrets",),
+    "flowstore.flow.triggers": ("trigger", "trigger_on_finish"),
+    "flowstore.runner": ("Runner", "inspect_spin"),
+    "flowstore.runner.deployer": ("DeployedFlow", "Deployer"),
+    "flowstore.runner.notebook": ("NBDeployer", "NBRunner"),
+    "flowstore.store.opening": ("get_store", "use_store"),
+}  # fmt: skip
+_MODULES = {name: module for module, names in _LATER.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name of the Client, which is loaded with SQLite at its first use: most flows' files never do."""
-    if name in _CLIENT:
-        from flowstore import client
+    """Return a name of `_LATER`, whose module is imported at the first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'flowstore' has no attribute {name!r}")
+    import importlib
 
-        return getattr(client, name)
-    if name in _STORE:
-        from flowstore.store import opening
-
-        return getattr(opening, name)
-    if name in _MODULES:
-        import importlib
-
-        return getattr(importlib.import_module(_MODULES[name]), name)
-    raise AttributeError(f"module 'flowstore' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def _run(pathspec: str) -> Run:

@@ -1,8 +1,8 @@
 """The user, the active namespace and store of this process, and `current`.
 
-The `state` object below holds what this process has chosen. Everything else is handed what it needs. Four hooks point
-upwards in the layers: `make_run` and `make_task` for `current.run` and `current.task`, and `main` for `FlowSpec()` in a
-script, are set by the package's `__init__`; `add_options` by `flowstore.metaflow`.
+The `state` object below holds what this process has chosen. Everything else is handed what it needs. Five hooks point
+upwards in the layers. The package's `__init__` sets `make_run`, `make_task` and `make_trigger`, for `current.run`,
+`current.task` and `current.trigger`, and `main`, for `FlowSpec()` in a script; `flowstore.metaflow` sets `add_options`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ def _show_task(task: Task, form: str, *, raw: bool) -> None:
     [row] = of_tasks([task])
     if row.item is not None:
         output.say(f"foreach item: {one_line(row.item)}", raw=raw)
-    host = task.metadata_dict.get("host", "")
-    if host != socket.gethostname():
+    host = task.metadata_dict.get("host")
+    if host and host != platform.node():
         output.say(f"ran on: {one_line(host)}", raw=raw)
     why = task._failure()
     if why is not None:

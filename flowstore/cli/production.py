@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from flowstore.cli.settings import FORM, NAMESPACE, STORE
 from flowstore.store import opening
 from flowstore.text import safe
 
+if TYPE_CHECKING:
+    from flowstore.sqlite.database import Store
+
 
 @command(STORE, NAMESPACE, FORM)
 def deployments(form: str) -> None:
@@ -23,13 +27,12 @@ def deployments(form: str) -> None:
         flowstore deployments
     """
     from flowstore.production import schedule
-    from flowstore.store.schedules import find_scheduler
 
     store = opening.active_store()
     rows = schedule.listing(store, datetime.now(UTC), context.get_namespace())
     output.echo(rows, form)
-    if any(row["schedule"] or row["triggers"] for row in rows) and find_scheduler(store) is None:
-        click.echo("No scheduler is running for this store; to start it: flowstore scheduler", err=True)
+    if any(row["schedule"] or row["triggers"] for row in rows):
+        _check_scheduler(store)
 
 
 @command(STORE)
@@ -63,7 +66,6 @@ def event(name: str, payload: str) -> None:
     import json
 
     from flowstore.client import events
-    from flowstore.store.schedules import find_scheduler
 
     try:
         value = json.loads(payload)
@@ -74,8 +76,7 @@ def event(name: str, payload: str) -> None:
     store = opening.active_store()
     number = events.publish(store, name, value, context.username())
     click.echo(f"Event {safe(name)} was published; its number is {number}.")
-    if find_scheduler(store) is None:
-        click.echo("No scheduler is running for this store; to start it: flowstore scheduler", err=True)
+    _check_scheduler(store)
 
 
 @command(STORE)
@@ -100,6 +101,14 @@ def worker(once: bool, max_runs: int) -> int:
     from flowstore.production.worker import of_store
 
     return of_store(opening.active_store(), _say, max_runs).run(once=once)
+
+
+def _check_scheduler(store: Store) -> None:
+    """Say how to start a scheduler, where none runs for a store."""
+    from flowstore.store.schedules import find_scheduler
+
+    if find_scheduler(store) is None:
+        click.echo("No scheduler is running for this store; to start it: flowstore scheduler", err=True)
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 FROM_METAFLOW = "metaflow"  # in `attempts.metadata`: of an imported attempt, name, value, type and time of each fact
 _LATEST_MS = 253402300800000  # the year 10000
-_OF_RUNS = ("runtime", "python_version", "flowstore_version")  # system tags that every run has
+_OF_RUNS = ("runtime:", "python_version:", "flowstore_version:")  # the beginnings of system tags that every run has
+_AT_THE_END = frozenset({"attempt_ok", "attempt-done"})  # recorded when the attempt ends
 _TYPES = {"attempt_ok": "internal_attempt_status"}  # of names whose type is another text
 
 
@@ -67,9 +68,6 @@ def metadata_of(task: Task, attempts: Sequence[Row], origin: Origin) -> Iterator
             yield Metadata(name, value, ended_at if name in _AT_THE_END else at, _TYPES.get(name, name), task)
 
 
-_AT_THE_END = frozenset({"attempt_ok", "attempt-done"})
-
-
 def facts_of(attempt: Row, origin: Origin) -> dict[str, str]:
     """Return the facts about an attempt that ran here, by name; all values are text."""
     run, pathspec = origin.run, origin.pathspec
@@ -81,7 +79,7 @@ def facts_of(attempt: Row, origin: Origin) -> dict[str, str]:
         "pid": attempt["pid"],
         "host": dict(attempt).get("ran_on") or run["host"],  # older files have no such column
         "user": run["user"],
-        **dict(tag.split(":", 1) for tag in origin.tags if tag.startswith(tuple(f"{name}:" for name in _OF_RUNS))),
+        **dict(tag.split(":", 1) for tag in origin.tags if tag.startswith(_OF_RUNS)),
         "script-name": origin.script,
         "origin-task": pathspec,
         "origin-task-id": None if pathspec is None else pathspec.rpartition("/")[2],

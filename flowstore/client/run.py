@@ -421,9 +421,10 @@ class Step(Tagged, Container[Task]):
 
     def control_tasks(self, *tags: str) -> Iterator[Task]:
         """Yield the first task of each gang, if it has all tags; none where the step is not `@parallel`."""
+        lacking = self._lacking(tags)
         for row in queries.control_tasks(self._store, self._row()["id"]):
             task = Task._of(self._scope, self.path_components[0], row)
-            if not task._lacking(tags):
+            if not lacking or lacking <= task.tags:
                 yield task
 
     @property

@@ -1,4 +1,4 @@
-"""The decorators of a flow's steps: those in the source, those of `--with`, and what mutators make of them.
+"""The decorators of a flow's steps: those of the source and of `--with`, as mutators have changed them.
 
 Most flows have no mutators, and neither they nor their tasks load what those need.
 """
@@ -40,7 +40,7 @@ def decorators_of(flow: type, step: str, with_: Sequence[str] = ()) -> Sequence[
     Args:
         flow: the flow's class.
         step: the step.
-        with_: the texts of `--with`, which are outside of the step's own, and give way to those.
+        with_: the texts of `--with`, which stand outside of the step's own, and yield to them.
 
     Raises:
         GraphError: a text is no decorator, or a mutator does what it may not.
@@ -48,7 +48,7 @@ def decorators_of(flow: type, step: str, with_: Sequence[str] = ()) -> Sequence[
     prepare(flow)
     if not _prepared[flow]:
         items = own_decorators(getattr(flow, step))
-        if not items and not with_:  # as most tasks, for which each call is copies of pages
+        if not items and not with_:  # in most tasks; in a forked process, each further call copies pages of memory
             return items
         items = with_others(items, with_)
         if not _has_mutator(items):

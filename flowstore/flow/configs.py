@@ -21,6 +21,7 @@ import attrs
 
 from flowstore import context
 from flowstore.errors import GraphError, ParameterError
+from flowstore.flow.decorators import FLOW_MUTATORS
 from flowstore.flow.expressions import (
     ConfigValue,
     Delayed,
@@ -335,9 +336,8 @@ def settle(flow: type, values: Mapping[str, Any]) -> None:
         scope |= {definition.name: definition.value, attribute: definition.value}
     settling = _Settling(flow, scope)
     for cls in flow.__mro__:
-        if cls.__module__.partition(".")[0] != "flowstore" or "tutorials" in cls.__module__:
-            for name, member in [*vars(cls).items()]:
-                settling.settle(cls, name, member)
+        for name, member in [*vars(cls).items()]:
+            settling.settle(cls, name, member)
 
 
 class _Settling:
@@ -359,7 +359,7 @@ class _Settling:
             member.configs = self._configs
             if is_delayed(member.default):
                 member.set_default(unwrapped(self._known(member.default)))
-        elif name in {"flow_decorators", "_flow_mutators"}:
+        elif name in {"_flow_decorators", FLOW_MUTATORS}:
             with _located(f"class {cls.__name__}"):
                 setattr(cls, name, tuple(map(self._known, member)))
         elif is_delayed(member):
@@ -388,7 +388,7 @@ class _Settling:
 
 @contextlib.contextmanager
 def _located(where: str) -> Iterator[None]:
-    """Say where an error was made."""
+    """Prefix the message of a GraphError with its location in the flow."""
     try:
         yield
     except GraphError as error:

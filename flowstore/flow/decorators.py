@@ -2,7 +2,7 @@
 
 A decorator says what is wanted; the driver and the task do it. Each is a frozen value whose `name` is what
 `--with` calls it. On a step, the innermost `@step` marks the function and the others add themselves to its
-`decorators`; on a flow they add themselves to the class's `flow_decorators`.
+`decorators`; on a flow they add themselves to the class's `_flow_decorators`.
 """
 
 from __future__ import annotations
@@ -306,10 +306,10 @@ def from_text(text: str) -> StepDecorator:
             options[key.strip()] = json.loads(value)
         except ValueError:
             options[key.strip()] = {"True": True, "False": False, "None": None}.get(value, value)
-    return made(name, options)
+    return from_name(name, options)
 
 
-def made(name: str, options: Mapping[str, Any]) -> StepDecorator:
+def from_name(name: str, options: Mapping[str, Any]) -> StepDecorator:
     """Return a decorator of a step by its name, one of flowstore's or of the user's own.
 
     Raises:
@@ -396,8 +396,8 @@ class FlowDecorator(_Decorator):
 
     def __call__(self, flow: C) -> C:
         """Add to a flow, once; a subclass's own decorator replaces its base's."""
-        own = {other.name: other for other in getattr(flow, "flow_decorators", ())}
-        flow.flow_decorators = (*({**own, self.name: self}).values(),)  # type: ignore[attr-defined]
+        own = {other.name: other for other in getattr(flow, "_flow_decorators", ())}
+        flow._flow_decorators = (*({**own, self.name: self}).values(),)  # type: ignore[attr-defined]
         return flow
 
 

@@ -1,15 +1,15 @@
 """Names of Metaflow that need a machine or an environment which flowstore does not have.
 
-Its decorators for such are accepted: the step runs like any other. Its other names raise when they are used, and say
-what to use instead. They stand here rather than beside the name `metaflow`, since pickled classes of flows refer to
-them, and are loaded where that name is Metaflow's.
+The decorators among them are accepted: the step runs like any other. The other names raise an error when they are used,
+which says what to use instead. They stand here rather than beside the name `metaflow`, since pickled classes of flows
+refer to them, and are loaded where that name is Metaflow's.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from flowstore.errors import FlowstoreError
 from flowstore.flow import decorators
@@ -64,11 +64,7 @@ conda_base, pypi_base, uv_base = _of_flow("conda_base"), _of_flow("pypi_base"), 
 
 
 class S3:
-    """Metaflow's client for S3, which flowstore has not."""
+    """Metaflow's client for S3, which flowstore does not have."""
 
     def __init__(self, *_arguments: Any, **_options: Any) -> None:
-        _refuse("S3", "boto3.client('s3')")
-
-
-def _refuse(name: str, instead: str) -> NoReturn:
-    raise FlowstoreError(f"flowstore has no {name}. Use {instead} instead.")
+        raise FlowstoreError("flowstore has no S3. Use boto3.client('s3') instead.")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
 from flowstore import context
 from flowstore.errors import GraphError
 from flowstore.flow.decorators import FlowDecorator
+
+if TYPE_CHECKING:
+    from flowstore.flow.spec import FlowSpec
 
 
 def _functions(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -39,10 +43,10 @@ class exit_hook(FlowDecorator):  # noqa: N801  # used as a decorator
     options: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-def call(flow: type, pathspec: str, *, successful: bool) -> None:
+def call(flow: type[FlowSpec], pathspec: str, *, successful: bool) -> None:
     """Call the functions that a flow wants to be called at the end of a run."""
-    hooks = [item for item in getattr(flow, "flow_decorators", ()) if isinstance(item, exit_hook)]
-    for function in [function for hook in hooks for function in (hook.on_success if successful else hook.on_error)]:
+    hooks = [item for item in flow._flow_decorators if isinstance(item, exit_hook)]
+    for function in itertools.chain.from_iterable(hook.on_success if successful else hook.on_error for hook in hooks):
         try:
             with context.within(None):
                 takes_run = bool(inspect.signature(function).parameters)

@@ -90,7 +90,7 @@ class Expression:
         Expression.are_used = True
 
     def __getattr__(self, name: str) -> Expression:
-        if name.startswith("__") or name == "is_step":  # which members of a flow's class are asked for
+        if name.startswith("__") or name == "is_step":  # asked of every member of a flow's class
             raise AttributeError(name)
         return Expression(self._root, is_code=self._is_code, path=(*self._path, (True, name)))
 
@@ -120,7 +120,7 @@ class Expression:
     __hash__ = object.__hash__
 
 
-def evaluate(expression: Expression, scope: Mapping[str, Any], names: dict[str, Any]) -> Any:
+def evaluate(expression: Expression, scope: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
     """Return the value of an expression.
 
     Args:
@@ -133,7 +133,7 @@ def evaluate(expression: Expression, scope: Mapping[str, Any], names: dict[str, 
     """
     try:
         root = expression._root
-        value = eval(root, names, dict(scope)) if expression._is_code else scope[root]  # noqa: S307  # the author's own
+        value = eval(root, {**names, **scope}) if expression._is_code else scope[root]  # noqa: S307  # the author's own
         for is_attribute, key in expression._path:
             value = getattr(value, key) if is_attribute else value[key]
     except Exception as error:  # code may raise anything

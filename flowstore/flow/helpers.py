@@ -63,7 +63,7 @@ def _map(
     func: Callable[[Item], Value], iterable: Iterable[Item], max_parallel: int | None, folder: str | None
 ) -> Iterator[tuple[int, Value]]:
     """Yield the number of each item and its value, as they come."""
-    most = max_parallel or os.cpu_count() or 1
+    most = max(1, max_parallel or os.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="flowstore-map-", dir=folder) as results:
         running: dict[int, int] = {}
         try:
@@ -87,7 +87,7 @@ def _start(func: Callable[[Item], Value], item: Item, path: str) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that the step has: it asks for this
+        warnings.simplefilter("ignore", DeprecationWarning)  # that the step has threads: forking is what it asked for
         pid = os.fork()
     if pid:
         return pid

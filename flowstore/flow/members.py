@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any
 
 from flowstore.errors import ArtifactError, GraphError
-from flowstore.flow.decorators import Catch, FlowDecorator
+from flowstore.flow.decorators import Catch
 from flowstore.flow.expressions import Expression, KnownConfig
 from flowstore.flow.names import check_name
 from flowstore.flow.parameters import Parameter
@@ -77,9 +77,6 @@ def _kind(name: str, value: Any) -> str | None:
         return "parameter"
     if isinstance(value, (Expression, KnownConfig)):
         return "config"
-    if name == "flow_decorators":
-        is_ours = isinstance(value, tuple) and all(isinstance(item, FlowDecorator) for item in value)
-        return None if is_ours else "constant"
     return "constant" if is_constant(name, value) else None
 
 

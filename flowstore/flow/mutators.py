@@ -24,18 +24,22 @@ from flowstore.flow.decorators import (
     FlowDecorator,
     StepDecorator,
     attributes_of,
+    from_name,
     from_text,
-    made,
     own_decorators,
     project,
     schedule,
     with_others,
 )
+from flowstore.flow.exit_hooks import exit_hook
 from flowstore.flow.expressions import Delayable
 from flowstore.flow.graph import steps_of
 from flowstore.flow.parameters import Parameter, parameters_of
+from flowstore.flow.triggers import trigger, trigger_on_finish
 
-_FLOW_DECORATORS = {kind.name: kind for kind in (project, schedule)}
+_FLOW_DECORATORS: dict[str, type[FlowDecorator]] = {
+    kind.name: kind for kind in (project, schedule, trigger, trigger_on_finish, exit_hook)
+}
 _Steps = dict[str, list[StepDecorator]]  # of each step its decorators, outermost first
 _prepared: dict[type, _Steps] = {}
 _decorated: dict[tuple[type, tuple[str, ...]], _Steps] = {}
@@ -133,7 +137,7 @@ class FlowMutator(_Mutator, metaclass=Delayable):
 
 
 def _is_flow(value: Any) -> bool:
-    return isinstance(value, type) and hasattr(value, "flow_decorators")
+    return isinstance(value, type) and hasattr(value, "_flow_decorators")
 
 
 def _mutators_of(flow: type) -> list[FlowMutator]:
@@ -266,7 +270,7 @@ class MutableFlow(_Duplicates):
     @property
     def decorator_specs(self) -> Iterator[tuple[str, str, list[Any], dict[str, Any]]]:
         """Each decorator of the flow: its name, its class as a text, its arguments, and its options."""
-        return map(_spec, [*self._change.flow.flow_decorators])  # type: ignore[attr-defined]
+        return map(_spec, [*self._change.flow._flow_decorators])  # type: ignore[attr-defined]
 
     def get_decorator_specs(self, deco_name: str) -> list[tuple[str, str, list[Any], dict[str, Any]]]:
         """Return the decorators of a name, as `decorator_specs` does."""
@@ -325,9 +329,9 @@ class MutableFlow(_Duplicates):
         """Remove the decorators of a name from the flow, in `pre_mutate` only; return whether there was one."""
         self._check_early("A decorator can be removed from the flow")
         flow: Any = self._change.flow
-        kept = tuple(item for item in flow.flow_decorators if item.name != deco_name)
-        removed = len(kept) < len(flow.flow_decorators)
-        flow.flow_decorators = kept
+        kept = tuple(item for item in flow._flow_decorators if item.name != deco_name)
+        removed = len(kept) < len(flow._flow_decorators)
+        flow._flow_decorators = kept
         return removed
 
     def _check_early(self, what: str) -> None:
@@ -349,7 +353,8 @@ def _build(deco_type: Any, args: Sequence[Any], options: Mapping[str, Any]) -> S
         return deco_type.attached(options)
     if isinstance(deco_type, str) and (":" in deco_type or not options):
         return from_text(deco_type)
-    return made(deco_type if isinstance(deco_type, str) else getattr(deco_type, "__name__", repr(deco_type)), options)
+    name = deco_type if isinstance(deco_type, str) else getattr(deco_type, "__name__", repr(deco_type))
+    return from_name(name, options)
 
 
 # --- the decorators of a flow's steps
@@ -390,7 +395,7 @@ def _ask(mutator: _Mutator, method: str, target: MutableFlow | MutableStep) -> N
     """Call a method of a mutator.
 
     Raises:
-        GraphError: it raised something, and where.
+        GraphError: it raised an error; the message says where.
     """
     try:
         getattr(mutator.ready(), method)(target)

@@ -3,15 +3,14 @@
     @user_step_decorator
     def timed(step_name, flow, inputs=None, attributes=None):
         began = time.time()
-
-Yield:
+        yield  # the step runs here
         print(f"{step_name} took {time.time() - began:.1f} s")
 
 What comes before `yield` runs before the step, what comes after it after the step, unless the step fails: then its
-exception is raised at `yield`, where it can be caught, or replaced by another one. A decorator that yields a dict has
-the step skipped, and one that yields a function has that run instead.
+exception is raised at `yield`, where it can be caught, or replaced by another one. A decorator that yields a dict skips
+the step, and one that yields a function replaces the step by it.
 
-Of several, the outermost one begins and ends the others. Those of `--with` are outside of those in the source.
+Of several, the outermost one begins first and ends last. Those of `--with` are outside of those in the source.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from flowstore.flow.graph import Node
 
 USER_SKIP_STEP: Mapping[str, Any] = MappingProxyType({})
-"""A decorator yields it to have the step skipped."""
+"""The value that a decorator yields to skip its step."""
 
 _NEXT_OPTIONS = frozenset({"foreach", "num_parallel", "condition"})
 _SIGNATURE = "(step_name, flow, inputs=None, attributes=None)"

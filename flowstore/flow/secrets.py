@@ -42,7 +42,7 @@ class Secrets(StepDecorator):
     allow_override: bool = False
 
     def __repr__(self) -> str:
-        return f"Secrets(<{len(self.sources)}>)"  # whose values no message may show
+        return f"Secrets(<{len(self.sources)}>)"  # no message may show the values
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.sources, str) or not isinstance(self.sources, Sequence):

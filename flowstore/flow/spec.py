@@ -157,7 +157,7 @@ class FlowSpec(_Unstorable):
     own, which calls `super().__init__()`: it runs in every task, and what it sets are first values; see `flow.init`.
     """
 
-    flow_decorators: ClassVar[tuple[Any, ...]] = ()
+    _flow_decorators: ClassVar[tuple[Any, ...]] = ()
     _REFUSAL = (
         "it is, or holds, the flow itself (self, or one of inputs), which exists only while its task runs. Store the "
         "values that you need instead, as in self.best = best.model."
@@ -376,7 +376,7 @@ def _class_attributes(flow: type) -> dict[str, Any]:
 def is_constant(name: str, value: Any) -> bool:
     """Return whether a class attribute is a plain value, and so an artifact."""
     described = callable(value) or hasattr(type(value), "__get__") or isinstance(value, Parameter)
-    return not name.startswith("_") and name != "flow_decorators" and not described
+    return not name.startswith("_") and not described
 
 
 def _link(instance: FlowSpec) -> Any:

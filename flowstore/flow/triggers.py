@@ -1,6 +1,6 @@
 """`@trigger` and `@trigger_on_finish`: the events that start a deployment of a flow.
 
-A run on one's own machine is not concerned by them. `triggers_of` returns them as a deployment stores them.
+They do not concern a run on one's own machine. `triggers_of` returns them as a deployment stores them.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def triggers_of(flow: Any, user: str) -> dict[str, Any] | None:
     Raises:
         GraphError: a function returned no event, or two conditions are the same.
     """
-    decorators = [item for item in flow.flow_decorators if isinstance(item, (trigger, trigger_on_finish))]
+    decorators = [item for item in flow._flow_decorators if isinstance(item, (trigger, trigger_on_finish))]
     conditions = [condition for item in decorators for condition in item.conditions(flow.__name__, user)]
     for at, condition in enumerate(conditions):
         if any(_same(condition, other) for other in conditions[:at]):
@@ -128,7 +128,11 @@ def _reset_at(decorator: str, options: Any) -> int | None:
 
 
 def check_name(name: Any) -> str:
-    """Return the name of an event or a flow, or raise GraphError: it is none."""
+    """Return the name of an event or a flow.
+
+    Raises:
+        GraphError: it cannot be a name.
+    """
     if not isinstance(name, str) or not 0 < len(name) <= _MOST_LETTERS or not name.isprintable():
         raise GraphError(f"The name of an event is a text of 1 to {_MOST_LETTERS} characters, not {name!r:.100}.")
     return name

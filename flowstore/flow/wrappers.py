@@ -1,7 +1,7 @@
-"""Wrappers around steps: what decorators of the user's own have made of them.
+"""Steps that decorators of the user's own have wrapped.
 
-A decorator that returns another function hides the name and the marks of the step that it wraps. They are given back
-when the class is made, so that it may stand above `@step` or below it, with `functools.wraps` or without.
+A decorator that returns another function hides the name and the marks of the step that it wraps. Both are restored when
+the class is defined, so that the decorator may stand above `@step` or below it, with `functools.wraps` or without.
 """
 
 from __future__ import annotations

@@ -263,7 +263,7 @@ def schedule_of(flow: type[FlowSpec]) -> dict[str, Any] | None:
     """Return `@schedule` as cron and zone."""
     from flowstore.flow import cron
 
-    schedules = [item for item in flow.flow_decorators if isinstance(item, decorators.schedule)]
+    schedules = [item for item in flow._flow_decorators if isinstance(item, decorators.schedule)]
     if not schedules:
         return None
     return cron.schedule_of(schedules[0])

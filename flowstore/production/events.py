@@ -8,7 +8,7 @@ events after the deployment's mark and nothing else, whoever looks, and when.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -77,7 +77,7 @@ def next_start(store: Store, deployment: Deployment, mark: int) -> Start | None:
     reset_at = (deployment.triggers or {}).get("reset_at")
     set_by: dict[int, Event] = {}
     day = None
-    for event in _after(store, mark):
+    for event in _after(store, mark, {item["name"] for item in conditions}):
         concerned = [at for at, item in enumerate(conditions) if _fits(item, event, deployment)]
         if not concerned:
             continue
@@ -90,8 +90,8 @@ def next_start(store: Store, deployment: Deployment, mark: int) -> Start | None:
     return None
 
 
-def _after(store: Store, event_id: int) -> Iterator[Event]:
-    while page := events.since(store, event_id):
+def _after(store: Store, event_id: int, names: Collection[str]) -> Iterator[Event]:
+    while page := events.since(store, event_id, names):
         yield from page
         event_id = page[-1].id
 

@@ -145,7 +145,7 @@ def check_trusted(store: Store, deployment: Deployment) -> bytes:
 
 
 def _parameters(store: Store, deployment: Deployment, values: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Values as options and, for flags, which can't be taken back by an option, as environment variables."""
+    """Return values as options and, for flags, which no option takes back, as environment variables."""
     known = {item.option: item for item in rows.parameters_of(store, deployment.id)}
     options: list[str] = []
     environment: dict[str, str] = {}

@@ -30,6 +30,7 @@ from flowstore.run.local.worker import die_with_parent
 from flowstore.sqlite.database import Store
 from flowstore.store import deployments, records, state_machines
 from flowstore.store.opening import active_store, use_store
+from flowstore.text import safe
 
 ONCE_POLL_S = 2  # how long `--once` waits for a further message
 _ASKED_S = 60.0  # how long an accepted execution may take to ask for its run
@@ -146,7 +147,7 @@ class Worker:
                 self._events.put(_Event(error=error))
 
     def _ask(self, wait_s: int) -> None:
-        """Have messages waited for where there is room for a run, or a run for which AWS has sent another token."""
+        """Ask the other thread for messages where there is room for a run, or a run waits for further tokens."""
         wanted = len(self._jobs) < self._max_runs or any(
             not job.tokens or job.message.steps for job in self._jobs.values()
         )
@@ -167,10 +168,8 @@ class Worker:
         return None
 
     def _handle(self, event: _Event) -> None:
-        if event.signal is not None:
+        if event.signal is not None:  # the end of a child, too
             return
-        if event.error is None and event.messages is None:
-            return  # a child has ended
         self._is_polling = False
         if event.error is not None:
             self._miss(event.error)
@@ -179,15 +178,17 @@ class Worker:
         for received in event.messages or []:
             try:
                 self._take(received)
-            except AwsError as error:  # the message comes again
+            except (FlowstoreError, OSError) as error:  # of AWS, or no room on the disk, say: the message comes again
+                if not self._store.path.exists():
+                    raise
                 self._miss(error)
 
-    def _miss(self, error: FlowstoreError) -> None:
-        """Outlive what may pass, such as a network that is down; end for what will not, once the runs have ended."""
+    def _miss(self, error: Exception) -> None:
+        """Try again after what may pass, such as a network that is down; else end, once the runs have ended."""
         if not isinstance(error, AwsError) or error.passing:
             self._poll_again_at = time.monotonic() + _RETRY_S
             if str(error) != self._trouble:
-                self._say(f"{error} Trying again.")
+                self._say(f"{str(error).rstrip('.')}. Trying again.")
             self._trouble = str(error)
         elif isinstance(error, AwsMissingError):
             self._fatal = FlowstoreError(
@@ -207,7 +208,7 @@ class Worker:
             self._aws.drop(self._url, received)
             return
         if message.store != self._store.uuid:
-            self._say(f"Refused a message for another store, {message.store}.")
+            self._say(f"Refused a message for another store, {safe(message.store)}.")
             self._aws.fail(message.token, Failure.NOT_STARTED, "The message was sent to the worker of another store.")
             self._aws.drop(self._url, received)
             return
@@ -240,7 +241,8 @@ class Worker:
         self._aws.drop(self._url, received)
         if not is_waited_for:
             return
-        job = self._jobs.setdefault(message.execution, job or Job(self._store, message))
+        if job is None:
+            job = self._jobs[message.execution] = Job(self._store, message)
         job.message, job.rests_until, job.beat_at = message, 0.0, time.monotonic() + message.heartbeat_s / _BEATS
         if message.token not in job.tokens:
             job.tokens.append(message.token)
@@ -257,7 +259,7 @@ class Worker:
                 continue
             try:
                 self._look_after(job)
-            except FlowstoreError as error:  # of AWS, or of a store that has no room, say
+            except (FlowstoreError, OSError) as error:  # of AWS, or of a machine with no room for a process, say
                 if not self._store.path.exists():
                     raise
                 job.rests_until = time.monotonic() + min(_RETRY_S, job.message.heartbeat_s / _BEATS)

@@ -133,7 +133,7 @@ def _cards(
     show: Callable[[RenderedCard], None],
 ) -> TaskCards | None:
     """Return what makes the cards of a task, if its step has any: a task without one imports nothing for it."""
-    if not decorators:  # as most tasks, for which each call is copies of pages
+    if not decorators:  # in most tasks; in a forked process, each further call copies pages of memory
         return None
     wanted = [item for item in decorators if isinstance(item, Card)]
     if not wanted:

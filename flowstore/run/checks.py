@@ -49,7 +49,7 @@ def check_schedule(flow: type) -> None:
     Raises:
         GraphError: they don't name a time.
     """
-    for decorator in getattr(flow, "flow_decorators", ()):
+    for decorator in getattr(flow, "_flow_decorators", ()):
         if isinstance(decorator, decorators.schedule):
             from flowstore.flow.cron import schedule_of
 

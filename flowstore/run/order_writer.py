@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(eq=False, repr=False)
-class Finished:
-    """The event that the success of a run is: the flow, what comes with it, and the user."""
+class FinishEvent:
+    """The event that a run publishes when it succeeds: its flow, the event's payload, and the user."""
 
     flow: str
     payload: Mapping[str, Any]
@@ -40,7 +40,7 @@ class RunPlan:
         policies: by step.
         max_workers: how many attempts run at a time.
         origin: the run that it resumes.
-        finished: the event that its success is.
+        finished: the event to publish when it succeeds.
         gate: where tasks wait until they are admitted.
     """
 
@@ -49,7 +49,7 @@ class RunPlan:
     policies: Mapping[str, StepPolicy]
     max_workers: int
     origin: Origin | None = None
-    finished: Finished | None = None
+    finished: FinishEvent | None = None
     gate: Gate | None = None
 
     @property

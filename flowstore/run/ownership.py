@@ -110,7 +110,7 @@ def deployed(store: Store, assigned: Assigned) -> Identity:
 
 def project_of(flow: type[FlowSpec], branch: str | None, *, production: bool) -> dict[str, Any]:
     """Return what `current` says of the flow's project; empty without one."""
-    projects = [item for item in flow.flow_decorators if isinstance(item, decorators.project)]
+    projects = [item for item in flow._flow_decorators if isinstance(item, decorators.project)]
     if not projects:
         if branch or production:
             raise FlowstoreError("--branch and --production need a flow with @project(name=…).")

@@ -51,7 +51,7 @@ def policies_of(
     """
     decorated = {node.name: decorators_of(flow, node.name, with_) for node in graph}
     attached = {node.name: _attached(node, decorated[node.name], say) for node in graph}
-    used = [*flow.flow_decorators, *(item for items in attached.values() for item in items.values())]
+    used = [*flow._flow_decorators, *(item for items in attached.values() for item in items.values())]
     others = sorted({f"@{item.name}" for item in used if not item.is_followed})
     if others:
         say(f"{', '.join(others)}: flowstore has none of these, and runs such steps like all others, in this Python.")

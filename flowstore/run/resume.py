@@ -164,7 +164,7 @@ def nothing_to_take(store: Store, flow: str, origin: Origin, *, named: bool) -> 
 
 
 def _has_finished_tasks(store: Store, run_id: int) -> bool:
-    sql = """select 1 from tasks t where t.run_id = ? and t.status = 'successful' limit 1"""
+    sql = "select 1 from tasks where run_id = ? and status = 'successful' limit 1"
     return store.value(sql, (run_id,)) is not None
 
 

@@ -1,8 +1,8 @@
 """`spin`: one step again, in this process, on the inputs that a task of an earlier run has had.
 
-The tasks of that run are gone through as `resume` would take them over, up to the one whose step is to run. What these
-left are its inputs. Nothing is stored; with `persist` a run is, which has these tasks and the new one, and whose owner
-is `spin:NAME`, so that it is in nobody's namespace.
+The tasks of that run are taken over as `resume` would, up to the one whose step is to run; their artifacts are its
+inputs. Nothing is stored, unless with `persist`: then a new run holds these tasks and the new one. Its owner is
+`spin:NAME`, so that it is in no user's namespace.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from flowstore import context
 from flowstore.errors import NotFound
 from flowstore.flow.decorators import Parallel
 from flowstore.flow.graph import Graph
+from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.run import caller, ownership, start
 from flowstore.run.attempt import Product, run_attempt
@@ -34,9 +35,9 @@ from flowstore.run.policies import policies_of
 from flowstore.run.randomness import Generators
 from flowstore.run.recorder import Recorder
 from flowstore.run.results import StoredResults
-from flowstore.run.resume import Origin, names_of, parameters_from
+from flowstore.run.resume import Kept, Origin, names_of, parameters_from
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import queries, records, trust
+from flowstore.store import queries, records, tags, trust
 from flowstore.store.blobs import INLINE_BYTES, Blob, chunks_of
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.description import NewBlob
@@ -52,7 +53,7 @@ class Wish:
 
     Attributes:
         step: the step to run.
-        run_id: the run to take inputs from; `None` for the latest one in the namespace that has them.
+        run_id: the run to take inputs from.
         task_id: the task whose inputs to take; `None` for the first one of the step.
         overrides: values that take the place of inputs, by name.
         persist: whether to store the result.
@@ -61,7 +62,7 @@ class Wish:
     """
 
     step: str
-    run_id: int | None = None
+    run_id: int
     task_id: int | None = None
     overrides: Mapping[str, Any] = attrs.field(factory=dict)
     persist: bool = False
@@ -99,7 +100,7 @@ def run_id_of(store: Store, flow: type[FlowSpec], graph: Graph, step: str) -> in
     namespace = context.get_namespace()
     runs = find_runs(store, flow.__name__, [] if namespace is None else [namespace])
     for run_id, _ in zip(runs, range(_MOST_RUNS), strict=False):
-        if _find(store, graph, Wish(step=step), run_id) is not None:
+        if _find(store, graph, step, run_id) is not None:
             return run_id
     where = "" if namespace is None else f" in the namespace {namespace}"
     raise NotFound(
@@ -124,8 +125,7 @@ def spin_flow(flow: type[FlowSpec], graph: Graph, wish: Wish, store: Store, gene
     Raises:
         NotFound: the run has no such inputs.
     """
-    assert wish.run_id is not None
-    inputs = _find(store, graph, wish, wish.run_id)
+    inputs = _find(store, graph, wish.step, wish.run_id, wish.task_id)
     if inputs is None:
         raise NotFound(
             f"Run {flow.__name__}/{wish.run_id} has no inputs for step {wish.step}: what comes before it did not "
@@ -165,17 +165,17 @@ def _tell_end(console: Console, wish: Wish, report: Report, pathspec: str, took:
 # --- finding the inputs
 
 
-def _find(store: Store, graph: Graph, wish: Wish, run_id: int) -> _Inputs | None:
-    """Return the inputs of the step in a run, if it has them."""
+def _find(store: Store, graph: Graph, step: str, run_id: int, task_id: int | None = None) -> _Inputs | None:
+    """Return the inputs of a step, or of one of its tasks, in a run that has them."""
     origin = Origin(store, run_id, graph, None)
-    address = None if wish.task_id is None else _address(store, wish.task_id)
+    address = None if task_id is None else _address(store, task_id)
     plan = Plan(graph)
     ready = deque([plan.start()])
     taken: dict[int, tuple[PlannedTask, Row, Outcome]] = {}
     while ready:
         planned = ready.popleft()
         parents = origin.parents_of(planned)
-        if planned.step == wish.step and address in {None, (parents, planned.foreach_path)}:
+        if planned.step == step and address in {None, (parents, planned.foreach_path)}:
             return _Inputs(origin, [taken[key] for key in sorted(_ancestors(taken, planned))], planned)
         row_and_outcome = origin.take(planned)
         if row_and_outcome is not None:
@@ -212,7 +212,7 @@ class _Spin:
     def __init__(
         self, flow: type[FlowSpec], graph: Graph, wish: Wish, store: Store, inputs: _Inputs, console: Console
     ) -> None:
-        self._flow, self._graph, self._wish, self._store, self._found = flow, graph, wish, store, inputs
+        self._flow, self._graph, self._wish, self._store, self._inputs = flow, graph, wish, store, inputs
         self._console = console
         self._overrides = {name: encode(value) for name, value in wish.overrides.items()}
         user = context.username()
@@ -225,21 +225,21 @@ class _Spin:
 
     def unrecorded(self, generators: Generators) -> Report:
         """Run the step, and forget what it has set."""
-        run_id = self._found.origin.run_id
+        run_id = self._inputs.origin.run_id
         facts = start.facts_of(self._session, self._who, run_id, None)
         kept = self._kept()
         more = {name: Inline.of(encode(value)) for name, value in kept.values.items()}
         run = self._run_plan(attrs.evolve(facts, parameters={**facts.parameters, **more}))
         orders = OrderWriter(run)
-        for planned, row, outcome in self._found.before:
+        for planned, row, outcome in self._inputs.before:
             _note(orders, planned, row["id"], row, outcome)
-        order = orders.order(self._found.planned, self._wish.task_id or 0, 0, self._tags(run_id), None)
+        order = orders.order(self._inputs.planned, self._wish.task_id or 0, 0, self._tags(run_id), None)
         caller.announce("", self._store.path)
         return self._attempt(order, generators).report
 
     def persisted(self, generators: Generators) -> Report:
         """Run the step in a run of its own, which takes over the tasks that lead to it."""
-        store, origin, kept = self._store, self._found.origin, self._kept()
+        store, origin, kept = self._store, self._inputs.origin, self._kept()
         store.use_wal()
         trust.user_key()
         with store.write() as db:
@@ -250,17 +250,17 @@ class _Spin:
         run = self._run_plan(start.facts_of(self._session, self._who, run_id, origin), origin)
         orders, results = OrderWriter(run), StoredResults(store, run)
         recorder = Recorder(store, run, orders, results)
-        task = RunningTask(self._found.planned, 0, None, attempt=0, pid=os.getpid(), begun_at_ms=records.now_ms())
+        task = RunningTask(self._inputs.planned, 0, None, attempt=0, pid=os.getpid(), begun_at_ms=records.now_ms())
         try:
             with store.write() as db:
-                for planned, row, outcome in self._found.before:
+                for planned, row, outcome in self._inputs.before:
                     _note(orders, planned, recorder.take_over(db, planned, row), row, outcome)
                 recorder.begin(db, task)
                 recorder.settle(db)
                 recorder.read_tags(db)
             self.pathspec = f"{self._flow.__name__}/{run_id}/{self._wish.step}/{task.id}"
             caller.announce(self.pathspec, store.path)
-            order = orders.order(self._found.planned, task.id, 0, recorder.tags, None)
+            order = orders.order(self._inputs.planned, task.id, 0, recorder.tags, None)
             product = self._with_overrides(self._attempt(order, generators))
             _hand_over(results, product)
             with store.write() as db:
@@ -273,15 +273,13 @@ class _Spin:
             results.close()
         return product.report
 
-    def _kept(self) -> Any:
-        run_id = self._found.origin.run_id
+    def _kept(self) -> Kept:
+        run_id = self._inputs.origin.run_id
         old = names_of(queries.parameters_of(self._store, run_id), "parameter")
         return parameters_from(self._store, self._flow, run_id, old)
 
     def _tags(self, run_id: int) -> list[str]:
-        from flowstore.store import tags
-
-        return [row["tag"] for row in tags.run_tags(self._store, run_id)]
+        return [row["tag"] for row in tags.run_tags(self._store, run_id) if not row["system"]]
 
     def _run_plan(self, facts: RunFacts, origin: Origin | None = None) -> RunPlan:
         with_ = () if self._wish.skip_decorators else self._wish.options.with_
@@ -296,7 +294,7 @@ class _Spin:
         if self._overrides:
             source = _Overriding(source, self._overrides, self._wish.overrides)
         os.environ.update(order.environment)
-        name, origin = self._flow.__name__, self._found.origin.run_id
+        name, origin = self._flow.__name__, self._inputs.origin.run_id
         self._console.banner(f"Step {order.step} runs on inputs of {name}/{origin}.")
         for stream in (sys.stdout, sys.stderr):
             getattr(stream, "reconfigure", lambda **_: None)(line_buffering=True)
@@ -305,10 +303,10 @@ class _Spin:
 
     def _with_overrides(self, product: Product) -> Product:
         """Return the product with the values that took the place of inputs, which the task then has set."""
-        report, large = product.report, [*product.large]
+        report, large, parameters = product.report, [*product.large], parameters_of(self._flow)
         artifacts: dict[str, NewBlob] = {}
         for name, encoded in self._overrides.items():
-            if name not in report.artifacts and name not in report.deleted and name not in self._graph_parameters():
+            if name not in report.artifacts and name not in report.deleted and name not in parameters:
                 small = encoded.size_bytes <= INLINE_BYTES
                 artifacts[name] = NewBlob(
                     encoded.description, None if small else encoded.sha, encoded.content if small else None
@@ -316,11 +314,6 @@ class _Spin:
                 large = large if small else [encoded, *large]
         merged = {name: blob_id for name, blob_id in report.merged.items() if name not in artifacts and blob_id}
         return Product(attrs.evolve(report, artifacts={**artifacts, **report.artifacts}, merged=merged), large)
-
-    def _graph_parameters(self) -> set[str]:
-        from flowstore.flow.parameters import parameters_of
-
-        return set(parameters_of(self._flow))
 
 
 def _note(orders: OrderWriter, planned: PlannedTask, task_id: int, row: Row, outcome: Outcome) -> None:
@@ -339,7 +332,7 @@ def _hand_over(results: StoredResults, product: Product) -> None:
 
 
 class _Overriding(Source):
-    """Answers as another source does, but for some artifacts, which have other values."""
+    """A source that answers as another one does, but has other values for some artifacts."""
 
     def __init__(self, source: Source, encoded: Mapping[str, Encoded], values: Mapping[str, Any]) -> None:
         self._source = source

@@ -27,11 +27,11 @@ from flowstore.run import caller, environment, ownership, snapshot
 from flowstore.run.console import Console
 from flowstore.run.driver import Driver
 from flowstore.run.executor import Executor
-from flowstore.run.order_writer import Finished, RunPlan
+from flowstore.run.order_writer import FinishEvent, RunPlan
 from flowstore.run.orders import Inline, RunFacts
 from flowstore.run.ownership import Assigned, Identity
 from flowstore.run.policies import policies_of
-from flowstore.run.resume import Origin, find_origin, names_of, nothing_to_take
+from flowstore.run.resume import Origin, find_origin, names_of, nothing_to_take, parameters_from
 from flowstore.run.signals import Stop
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite import outputs
@@ -130,8 +130,6 @@ def resume_flow(
     executor: Executor,
 ) -> int:
     """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
-    from flowstore.run.resume import parameters_from
-
     with _session(flow, graph, options, executor) as opened:
         store = opened.store
         with store.read():
@@ -326,7 +324,7 @@ def _drive(session: Session, who: Identity, run_id: int, origin: Origin | None) 
         console.banner(f"Done: {text}")
     else:
         console.say(f"Run {text} What had finished is kept; to go on: {_resume(who, run_id)}")
-    if any(item.name == "exit_hook" for item in session.flow.flow_decorators):
+    if any(item.name == "exit_hook" for item in session.flow._flow_decorators):
         from flowstore.flow import exit_hooks
 
         exit_hooks.call(session.flow, f"{name}/{run_id}", successful=status == "successful")
@@ -384,19 +382,19 @@ def record_failure(store: Store, run_id: int) -> None:
         records.finish_run(db, run_id, "failed")
 
 
-def _recorded(store: Store, run_id: int) -> list[Any]:
+def _recorded_events(store: Store, run_id: int) -> list[Any]:
     """Return the events that started a run, as it keeps them."""
     from flowstore.store import events
 
     return json_of(events.of_run(store, run_id) or "[]", list)
 
 
-def _finished(who: Identity, flow: str, run_id: int) -> Finished | None:
-    """Return the event that the run is once it was successful; only runs of deployments start others."""
+def _finished(who: Identity, flow: str, run_id: int) -> FinishEvent | None:
+    """Return the event that the run publishes when it succeeds; only runs of deployments start others."""
     if who.deployment is None:
         return None
     where = {"project": who.deployment.project, "branch": who.deployment.branch}
-    return Finished(flow, {"pathspec": f"{flow}/{run_id}", **where}, who.user)
+    return FinishEvent(flow, {"pathspec": f"{flow}/{run_id}", **where}, who.user)
 
 
 def facts_of(session: Session, who: Identity, run_id: int, origin: Origin | None) -> RunFacts:
@@ -414,7 +412,7 @@ def facts_of(session: Session, who: Identity, run_id: int, origin: Origin | None
         "project_flow_name": None,
         "is_production": None,
         "is_deployed": who.deployment is not None,
-        "trigger": _recorded(store, run_id) if who.claim or origin or session.options.triggers else [],
+        "trigger": _recorded_events(store, run_id) if who.claim or origin or session.options.triggers else [],
         "is_user_branch": None,
         **who.project,
     }

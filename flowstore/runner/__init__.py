@@ -16,6 +16,7 @@ Example:
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from flowstore.errors import NotFound
 from flowstore.runner import words
-from flowstore.runner.process import FlowProcess, chosen_store, existing_file
+from flowstore.runner.process import FlowProcess, chosen_store, existing_file, seen_whole
 
 if TYPE_CHECKING:
     from flowstore.client import Run, Task
@@ -72,10 +73,14 @@ class ExecutingProcess:
         Returns:
             This object.
         """
-        if stream is not None:
-            async for _, line in self.stream_log(stream):
-                print(line)
-        await self._process.until_end(timeout)
+        ending = asyncio.ensure_future(self._process.until_end(timeout))  # the timeout counts while lines are printed
+        try:
+            if stream is not None:
+                async for _, line in self.stream_log(stream):
+                    print(line)
+            await ending
+        finally:
+            ending.cancel()
         return self
 
     async def stream_log(self, stream: str, position: int | None = None) -> AsyncIterator[tuple[int, str]]:
@@ -116,11 +121,8 @@ class ExecutingRun(ExecutingProcess):
     @property
     def run(self) -> Run:
         """The run, as the Client shows it, whichever namespace is active."""
-        from flowstore.client.store import seen
-        from flowstore.store.opening import store_at
-
         started = self._process.need_started(self._WHAT)
-        return seen(store_at(started.store), None).run(started.pathspec)
+        return seen_whole(started.store).run(started.pathspec)
 
 
 class ExecutingTask(ExecutingProcess):
@@ -135,13 +137,10 @@ class ExecutingTask(ExecutingProcess):
         Raises:
             NotFound: the result was not stored.
         """
-        from flowstore.client.store import seen
-        from flowstore.store.opening import store_at
-
         started = self._process.need_started(self._WHAT)
         if not started.pathspec:
             raise NotFound("There is no task: spin stores its result only with persist=True.")
-        return seen(store_at(started.store), None).task(started.pathspec)
+        return seen_whole(started.store).task(started.pathspec)
 
 
 class Runner:
@@ -242,15 +241,15 @@ class Runner:
 
     async def async_spin(self, pathspec: str, **arguments: Any) -> ExecutingTask:
         """Start to run a step again, and return as soon as it has begun; see `spin`."""
-        return ExecutingTask(await self._started("spin", [pathspec], arguments))
+        return ExecutingTask(await self._started("spin", [pathspec], arguments, ExecutingTask._WHAT))
 
     async def async_run(self, **arguments: Any) -> ExecutingRun:
         """Start a run, and return as soon as it exists; see `run`."""
-        return ExecutingRun(await self._started("run", [], arguments))
+        return ExecutingRun(await self._started("run", [], arguments, ExecutingRun._WHAT))
 
     async def async_resume(self, step_to_rerun: str | None = None, **arguments: Any) -> ExecutingRun:
         """Start a run that resumes another one, and return as soon as it exists; see `resume`."""
-        return ExecutingRun(await self._started("resume", _steps(step_to_rerun), arguments))
+        return ExecutingRun(await self._started("resume", _steps(step_to_rerun), arguments, ExecutingRun._WHAT))
 
     def cleanup(self) -> None:
         """Remove the temporary files of what was started."""
@@ -263,10 +262,10 @@ class Runner:
         process.need_started(what)
         return process
 
-    async def _started(self, command: str, steps: list[str], arguments: Mapping[str, Any]) -> FlowProcess:
+    async def _started(self, command: str, steps: list[str], arguments: Mapping[str, Any], what: str) -> FlowProcess:
         process = self._begin(command, steps, arguments)
         await process.until_started()
-        process.need_started(ExecutingRun._WHAT)
+        process.need_started(what)
         return process
 
     def _begin(self, command: str, steps: list[str], arguments: Mapping[str, Any]) -> FlowProcess:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.runner import words
-from flowstore.runner.process import FlowProcess, chosen_store, existing_file
+from flowstore.runner.process import FlowProcess, chosen_store, existing_file, seen_whole
 
 if TYPE_CHECKING:
     from flowstore.client import Run
@@ -319,13 +319,10 @@ class LocalTriggeredRun(TriggeredRun):
         Raises:
             ParameterError, FlowstoreError: it could not be started.
         """
-        from flowstore.client.store import seen
-        from flowstore.store.opening import store_at
-
         if self._process.started is None and self._process.returncode is None:
             return None
         started = self._process.need_started("The run")
-        return seen(store_at(started.store), None).run(started.pathspec)
+        return seen_whole(started.store).run(started.pathspec)
 
     @property
     def stdout(self) -> str:
@@ -358,13 +355,11 @@ class StepFunctionsTriggeredRun(TriggeredRun):
     @property
     def run(self) -> Run | None:
         """The run, as the Client shows it; `None` before a worker has taken it."""
-        from flowstore.client.store import seen
         from flowstore.store import state_machines
         from flowstore.store.opening import store_at
 
-        store = store_at(self._store)
-        newest = state_machines.newest_run(store, state_machines.execution_tag(self.execution))
-        return None if newest is None else seen(store, None).run(f"{newest.flow}/{newest.id}")
+        newest = state_machines.newest_run(store_at(self._store), state_machines.execution_tag(self.execution))
+        return None if newest is None else seen_whole(self._store).run(f"{newest.flow}/{newest.id}")
 
     def terminate(self) -> bool:
         """Stop the execution, and so the run; return whether there was a run to stop."""

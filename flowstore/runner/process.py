@@ -15,11 +15,14 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowstore.context import state
 from flowstore.errors import FlowstoreError, ParameterError
 from flowstore.run.caller import VARIABLE, Exchange, Started
+
+if TYPE_CHECKING:
+    from flowstore.client import Store
 
 _PAUSE_S = 0.03  # between two looks at a process that runs
 _STREAMS = ("stdout", "stderr")
@@ -212,6 +215,14 @@ def chosen_store() -> str | None:
     if state.store is not None:
         return str(state.store.path)
     return state.task_store[0] or None if state.task_store is not None else None
+
+
+def seen_whole(store: str) -> Store:
+    """Return the store of a file as the Client shows it, whichever namespace is active."""
+    from flowstore.client.store import seen
+    from flowstore.store.opening import store_at
+
+    return seen(store_at(store), None)
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -58,9 +58,12 @@ def publish(db: sqlite3.Connection, kind: str, name: str, payload: Mapping[str, 
     return int(row[0])
 
 
-def since(store: Store, event_id: int) -> list[Event]:
-    """Return the first events after another one, in order."""
-    rows = store.rows("select * from events where id > ? order by id limit ?", (event_id, PAGE))
+def since(store: Store, event_id: int, names: Collection[str]) -> list[Event]:
+    """Return the first events of some names after another event, in order."""
+    rows = store.rows(
+        "select * from events where id > ? and name in (select value from json_each(?)) order by id limit ?",
+        (event_id, json.dumps([*names]), PAGE),
+    )
     return [Event.of(row) for row in rows]
 
 
@@ -95,9 +98,15 @@ def marks(store: Store) -> dict[int, int]:
 
 
 def move_mark(db: sqlite3.Connection, deployment_id: int, from_id: int, to_id: int) -> bool:
-    """Note that events are used up; return whether nobody else had done so."""
+    """Note that events are used up; return whether nobody else had done so.
+
+    A later version takes over the mark of the one before it (`begin`), which cannot use up events any more.
+    """
     moved = db.execute(
-        "update event_marks set event_id = ? where deployment_id = ? and event_id = ?", (to_id, deployment_id, from_id)
+        """update event_marks set event_id = ? where deployment_id = ? and event_id = ? and not exists (
+             select 1 from deployments d join deployments n on n.flow = d.flow and n.scope = d.scope and n.id > d.id
+             where d.id = event_marks.deployment_id)""",
+        (to_id, deployment_id, from_id),
     )
     return moved.rowcount > 0
 
@@ -120,10 +129,12 @@ class Claim:
         """Use the events up, in the transaction that creates the run.
 
         Raises:
-            FlowstoreError: another run was started by them.
+            FlowstoreError: another run was started by them, or a later version of the deployment takes them.
         """
         if not move_mark(db, self.deployment_id, self.mark, self.ids[-1]):
-            raise FlowstoreError("Another run was started by this event already, so there is none to start.")
+            raise FlowstoreError(
+                "No run was started: another one was started by this event already, or a later version was deployed."
+            )
 
 
 def recorded(events: Sequence[Event]) -> str:

@@ -154,8 +154,8 @@ def _object(table: str, column: str, kind: str, instead: str) -> Rule:
         "json", table,
         f"""select id as {key} from {table} where {column} is not null
             and case when json_valid({column}) then json_type({column}) <> '{kind}' else 1 end""",
-        f"its {column} are no JSON {kind}",
-        (f"update {table} set {column} = {instead} where id = :{key}",), f"empties its {column}", column=column,
+        f"its column {column} holds no JSON {kind}",
+        (f"update {table} set {column} = {instead} where id = :{key}",), f"empties its column {column}", column=column,
     )  # fmt: skip
 
 
@@ -269,6 +269,7 @@ ROWS = (
     _object("runs", "parameters", "object", "'{}'"),
     *(_object("deployments", column, "array", "'[]'") for column in ("tags", "with_decorators")),
     *(_object("deployments", column, "object", "null") for column in ("schedule", "triggers")),
+    _object("runs", "environment", "object", "null"),
     *(_object(*of, "object", "null") for of in (("tasks", "transition"), ("attempts", "metadata"))),
     *(_object(*of, "array", "null") for of in (("runs", "trigger_events"), ("deployments", "executor"))),
     Rule(

@@ -79,7 +79,7 @@ def imported_from(store: Store, run_id: int) -> str | None:
 
 
 def find_imported(store: Store, parts: Sequence[str]) -> list[str]:
-    """Return the parts of a pathspec with the ids here, if it begins like that of a run, or task, in Metaflow."""
+    """Return the parts of a pathspec, in which the ids of this store stand for those of a run and task in Metaflow."""
     if not _has_metaflow(store):
         return [*parts]
     there = "/".join(parts[:2])

@@ -148,5 +148,7 @@ def _page(
 def environment_of(store: Store, run_id: int) -> str | None:
     """Return the versions of the distributions that a run imported, as a JSON object; `None` where they are unknown."""
     row = store.row("select * from runs where id = ?", (run_id,))
-    known = row is not None and "environment" in row.keys()  # noqa: SIM118  # a row's values are not its keys
-    return row["environment"] if row is not None and known else None
+    if row is None or "environment" not in row.keys():  # noqa: SIM118  # a row's values are not its keys
+        return None
+    text: str | None = row["environment"]
+    return text

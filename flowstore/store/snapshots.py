@@ -36,7 +36,7 @@ class Program:
 
     @classmethod
     def of(cls, code: Row) -> Program:
-        """Return that of a row of `codes`, which lacks columns in an older file."""
+        """Return the program of a row of `codes`, which lacks columns in an older file."""
         launcher = code["launcher"] if "launcher" in code.keys() else None  # noqa: SIM118  # of a row
         return cls(code["script_name"], module_of(code), launcher if launcher in LAUNCHERS else None)
 
@@ -48,7 +48,7 @@ class Program:
 
     @property
     def called_as(self) -> str:
-        """How it is called, as one would type it."""
+        """The command that runs it, as a user would type it."""
         return " ".join(["python", *self.words])
 
 

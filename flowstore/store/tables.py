@@ -109,13 +109,8 @@ TABLES = (
 )  # fmt: skip
 BY_NAME = {table.name: table for table in TABLES}
 SHARED = ("flow", "code", "blob", "tag", "log")
-NUMBERED = (
-    "runs",
-    "tasks",
-    "attempts",
-    "deployments",
-    "events",
-)  # never give an id twice; sqlite_sequence has the last one
+# Tables that never give an id twice: `sqlite_sequence` has the last one.
+NUMBERED = ("runs", "tasks", "attempts", "deployments", "events")
 
 # The types that a column of this name may have when a row is read, whichever table or query it comes from.
 _NONE = type(None)

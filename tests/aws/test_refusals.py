@@ -28,6 +28,7 @@ SETTINGS = {
         {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, (), ["no credentials", "$AWS_ACCESS_KEY_ID"]),
     "no role": ({"FLOWSTORE_SFN_ROLE": ""}, (), ["needs a role", "--role ARN", "$FLOWSTORE_SFN_ROLE"]),
     "no such role": ({}, ("--role", "states"), ["'states' is not the ARN of a role"]),
+    "no such scheduler's role": ({}, ("--scheduler-role", "clock"), ["'clock' is not the ARN of a role"]),
     "no region": ({"AWS_DEFAULT_REGION": ""}, (), ["No AWS region", "$AWS_DEFAULT_REGION"]),
     "no such region": ({"AWS_DEFAULT_REGION": "eu-nowhere-1"}, (), ["no AWS region 'eu-nowhere-1'"]),
     "no such profile": ({"AWS_PROFILE": "nobody"}, (), ["nobody"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from support.aws import REGION, ROLE
 from support.flows import LINEAR, flow_source
 from support.production import one_message
 
@@ -44,6 +45,21 @@ def test_a_schedule_follows_the_flow(stage):
     stage.create()
     assert "the schedule F" in stage("delete").stdout
     assert schedules(stage) == {}
+
+
+def test_a_schedule_of_somebody_else_stays(stage):
+    """It has the flow's name, and starts something else."""
+    stage = stage(flow_source(LINEAR))
+    stage.aws.client("scheduler").create_schedule(
+        Name="F",
+        ScheduleExpression="rate(1 day)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={"Arn": f"arn:aws:states:{REGION}:123456789012:stateMachine:Other", "RoleArn": ROLE},
+        ScheduleExpressionTimezone="UTC",
+    )
+    stage.create()
+    assert "the schedule" not in stage("delete").stdout
+    assert [*schedules(stage)] == ["F"]
 
 
 def test_the_scheduler_here_leaves_it_alone(stage):

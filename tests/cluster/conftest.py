@@ -88,11 +88,11 @@ class Cluster:
         )
 
     def members(self, text):
-        """The ids of its processes with a text in their command line."""
+        """Return the ids of its processes with a text in their command line."""
         return set(processes_of(text, "cmdline")) & set(processes_of(self._mark, "environ"))
 
     def hosts(self):
-        """The ids of its hosts, and of what they have forked."""
+        """Return the ids of its hosts, and of what they have forked."""
         return self.members("flowstore.run.remote.host")
 
     def close(self):
@@ -202,12 +202,12 @@ def shared(tmp_path_factory):
 
 
 def on(cluster):
-    """The options that choose a cluster."""
+    """Return the options that choose a cluster."""
     return "--executor", f"dask:{cluster.address}"
 
 
 def processes_of(text, *where):
-    """The ids of the processes whose command line or environment holds a text."""
+    """Return the ids of the processes whose command line or environment holds a text."""
     holding = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
@@ -218,7 +218,7 @@ def processes_of(text, *where):
 
 
 def gone(text, seconds):
-    """Whether no such process is left after so many seconds at most."""
+    """Return whether no such process is left after so many seconds at most."""
     deadline = time.monotonic() + seconds
     while processes_of(text) and time.monotonic() < deadline:
         time.sleep(0.1)

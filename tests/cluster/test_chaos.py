@@ -153,7 +153,7 @@ def wait_until_gone(pids, seconds):
 
 
 def check_run(script, process, stdout, stderr):
-    """A run has ended in a way that is allowed, and what it said to be finished is."""
+    """Check that a run has ended in a way that is allowed, and that the tasks that it said had finished have."""
     assert process.returncode in (0, 1, -signal.SIGKILL), stderr[-3000:]
     assert "Traceback" not in stderr, stderr[-3000:]
     said = re.findall(r"\[(\d+)/body/(\d+) .*Task finished successfully", stdout)
@@ -166,7 +166,7 @@ def check_run(script, process, stdout, stderr):
 
 
 def check_all(script, tasks):
-    """No attempt is recorded twice, none was lost in a resumed run, none is left; the last run has the right sum."""
+    """Check that no attempt is recorded twice, lost in a resumed run, or left, and that the last run's sum is right."""
     twice = "select 1 from attempts where status = 'successful' group by task_id having count(*) > 1"
     assert script.sql(twice) == []
     again = """

@@ -44,12 +44,12 @@ BRANCH_OF_SWITCHES = {
 
 
 def option(**values):
-    """The options that give the executor these values."""
+    """Return the options that give the executor these values."""
     return [word for name, value in values.items() for word in ("--executor-option", f"{name}={value}")]
 
 
 def pilots(slurm):
-    """The ids of the processes that became hosts on a cluster, by job, without the shells and sruns around them."""
+    """Return the ids of the processes that became hosts, by job, without the shells and sruns around them."""
     hosts = {}
     for pid in processes_of(PILOT, "cmdline"):
         with contextlib.suppress(OSError):
@@ -63,7 +63,7 @@ def pilots(slurm):
 
 
 def mark():
-    """A text that only one test's processes have."""
+    """Return a text that only one test's processes have."""
     return f"FLOWSTORE_TEST_{os.getpid()}_{time.time_ns()}"
 
 
@@ -440,9 +440,8 @@ def harm(slurm, rng, kinds):
         time.sleep(rng.uniform(0, 5))
         slurm.start_controller()
         slurm.wait(slurm.states)
-        slurm.ask(
-            "scontrol", "update", "nodename=node[1-2]", "state=resume"
-        )  # which it may have drained as "duplicate"
+        # The controller may have drained them as "duplicate".
+        slurm.ask("scontrol", "update", "nodename=node[1-2]", "state=resume")
     elif hosts:
         with contextlib.suppress(ProcessLookupError):
             os.kill(rng.choice(hosts), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
@@ -465,10 +464,7 @@ def storm(slurm, flow, seed, tasks, seconds, kinds):
         while process.poll() is None:
             done = sum(script.sql("select count(finished_at) from attempts")) if script.db.exists() else 0
             if done > ended:
-                ended, deadline = (
-                    done,
-                    time.monotonic() + 200,
-                )  # a pilot that is frozen before it connects is waited for
+                ended, deadline = done, time.monotonic() + 200
             assert time.monotonic() < deadline, "it hangs"
             time.sleep(rng.uniform(0.5, 1.5))
             if time.monotonic() < until:

@@ -19,7 +19,7 @@ def failure(script, run_id=1):
 
 # --- names that FlowSpec needs
 
-OWN = ["input", "index", "next", "name", "foreach_stack", "merge_artifacts", "flow_decorators"]
+OWN = ["input", "index", "next", "name", "foreach_stack", "merge_artifacts"]
 DEFINED = {
     "a parameter": "{name} = Parameter('x', default=1)",
     "a file": "{name} = IncludeFile('x', default='flow.py')",

@@ -27,7 +27,7 @@ VALUES = {
 MEMBERS = """
     config = Config("config", default="config.json")
     alpha = Parameter("alpha", default=config.alpha)
-    beta = Parameter("beta", default=config_expr("config.alpha + 0.5"))
+    beta = Parameter("beta", default=config_expr("max(config.alpha + more for more in (0, 0.5))"))
     gamma = Parameter("gamma", default=lambda context: context.configs.config.project)
     constant = [config.alpha, {"more": config["parts"][0]["a"]}]
 """
@@ -221,10 +221,8 @@ def test_wrong_definitions(flow, definition, message):
 
 def test_a_resumed_run_keeps_its_own(configured):
     """It has the values of its origin, in decorators too, whatever has become of the file; new configs are read."""
-    fails = "self.next(self.end)", "self.tries = current.retry_count\nassert Path('mended').exists()"
     members = "config = Config('config', default='config.json')"
-    source = flow_source(LINEAR, members=members, end=f"@retry(times=self_times)\n{fails[1]}")
-    source = source.replace("self_times", "config.times")
+    source = flow_source(LINEAR, members=members, end=f"{TIMES}\nassert Path('mended').exists()")
     script = configured(source)
     script("run", expect=1)
     (script.folder / "config.json").write_text('{"times": 7}')
@@ -256,9 +254,8 @@ def test_a_deployment_keeps_its_own(configured):
     script("deploy", "trigger", FLOWSTORE_FLOW_CONFIG_VALUE=json.dumps({"config": {**VALUES, "alpha": 10}}))
     script("deploy", "trigger", "--alpha", "1")
     flowstore.namespace(None)
-    script(
-        "deploy", "list-runs", FLOWSTORE_FLOW_CONFIG="[]", expect=2
-    )  # the project, by which it is found, depends on it
+    # the deployment is found by its project, which depends on the config
+    script("deploy", "list-runs", FLOWSTORE_FLOW_CONFIG="[]", expect=2)
     data = [script.client(run_id)["start"].task.data for run_id in (1, 2)]
     assert [item.seen[1] for item in data] == ["16", "16"]
     assert [item.alpha for item in data] == [8, 1]

@@ -169,22 +169,22 @@ MISTAKES = {
     "two starts": (
         (f"a: {to('c')}", f"b: {to('c')}", "c: pass"),
         {"a": "start", "b": "start", "c": "end"},
-        "6: step 'b' is marked @step(start=True), and so is 'a'. Mark one of them.",
+        ":5: step 'b' is marked @step(start=True), and so is 'a'. Mark one of them.",
     ),
     "two ends": (
         (f"start: {to('a', 'b')}", "a: pass", "b: pass"),
         {"a": "end", "b": "end"},
-        "7: step 'b' is marked @step(end=True), and so is 'a'. Mark one of them.",
+        ":7: step 'b' is marked @step(end=True), and so is 'a'. Mark one of them.",
     ),
     "another start": (
         (f"start: {to('end')}", f"a: {to('start')}", END),
         {"a": "start"},
-        "4: step 'start' is named like the start of a flow, but 'a' is marked @step(start=True).",
+        ":3: step 'start' is named like the start of a flow, but 'a' is marked @step(start=True).",
     ),
     "another end": (
         (f"start: {to('a')}", f"a: {to('end')}", END),
         {"a": "end"},
-        "8: step 'end' is named like the end of a flow, but 'a' is marked @step(end=True).",
+        ":7: step 'end' is named like the end of a flow, but 'a' is marked @step(end=True).",
     ),
     "no way on": (
         (f"start: {to('a')}", "a: pass", "finish: pass"),
@@ -211,7 +211,7 @@ def test_mistakes_are_named(steps, marks, message):
     for name, part in marks.items():
         vars(vars(flow)[name])["parts"] = (part,)
     problems = lint.problems(graph_of(flow))
-    assert any(message.split(": ", 1)[-1] in problem for problem in problems), problems
+    assert any(message in problem for problem in problems), problems
     with pytest.raises(GraphError):
         lint.check(graph_of(flow))
 

@@ -147,6 +147,8 @@ BROKEN = (  # statements that break each of the other rules
     "update tasks set transition = '['", "update attempts set metadata = '5'",
     "update deployments set schedule = '[]'", "update deployments set tags = '{}'",
     "update deployments set with_decorators = ''", "update tags set json = '\"x\"'",
+    "update deployments set triggers = '[]'", "update deployments set executor = '{}'",
+    "update runs set trigger_events = '{}'", "update runs set environment = '[]'",
     "delete from attempts where task_id = 1", "update tasks set attempts = 7", "update attempts set number = 3",
     "update tasks set attempt_id = 99 where id = 1", "update tasks set run_id = 2", "update tasks set base_id = id",
     "update tasks set base_id = 99", "insert into task_parents values (1, 77)",
@@ -168,8 +170,9 @@ def test_every_rule_is_kept(tmp_path):
     good = tmp_path / "good.db"
     full_store(good)
     another = (
-        """insert into runs select 2, 'other', flow_id, user, status, created_at, finished_at, last_seen_at, host, boot,
-           pid, pid_started, origin_run_id, parameters, code_id, note from runs""",
+        "create temp table others as select * from runs",
+        "update others set id = 2, uuid = 'other'",
+        "insert into runs select * from others",
         "insert into steps values (77, 2, 'start', 0)",
         """insert into tasks (id, run_id, step_id, status, started_at, finished_at)
            values (77, 2, 77, 'successful', 0, 0)""",
@@ -182,7 +185,7 @@ def test_every_rule_is_kept(tmp_path):
         path.write_bytes(good.read_bytes())
         statements = [statement] if isinstance(statement, str) else [*statement]
         if "values (1, 77)" in statements[0]:
-            statements = [*another[:3], *statements]
+            statements = [*another[:5], *statements]
         with without_types(path):
             changed(path, *[(each,) for each in statements])
         with sqlite3.connect(path) as connection:

@@ -303,6 +303,18 @@ def test_a_new_version_goes_on_where_the_last_one_was(deploys):
     assert waiting.starts() == []
 
 
+def test_a_version_that_was_replaced_uses_up_no_event(deploys):
+    """Its run that is on its way would be a second one, beside that of the new version."""
+    waiting = deploys("@trigger(event='a')")
+    waiting.publish("a")
+    [replaced] = deployments.active(waiting.store)
+    claim = events.next_start(waiting.store, replaced, 0).claim
+    waiting.script("deploy", "create")
+    with pytest.raises(FlowstoreError, match="a later version was deployed"), waiting.store.write() as db:
+        claim.take(db)
+    assert waiting.starts() == [[1]]
+
+
 def test_runs_of_the_same_branch_count(deploys):
     """A project's branch is its own world, unless another one is named."""
     waiting = deploys(

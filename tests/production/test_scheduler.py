@@ -182,7 +182,7 @@ def test_a_deployment_is_noticed_by_a_scheduler_at_work(flow, tmp_path):
         wait_for(lambda: statuses(script) == ["successful"])
         told = stop(process)
     assert told.code == 130
-    assert "Waiting for a deployment with a schedule." in told.stderr
+    assert "Waiting for a deployment with a schedule, or for events." in told.stderr
     assert "Scheduled: F version 2, '0 * * * *' in UTC." in told.stderr
 
 

@@ -236,7 +236,7 @@ def test_a_new_token_begins_an_empty_namespace(deployed):
     will.deploy("--authorize", old)
     will("deploy", "trigger")
     new = anne.deploy("--generate-new-token")
-    assert re.fullmatch(r"f-2-[a-z0-9]{5}", new)
+    assert re.fullmatch(r"f-2-[a-z0-9]{16}", new)
     assert anne.tokens() == {"flow:F": new}
     assert "No run of F" in anne("deploy", "list-runs").stderr
     anne("deploy", "trigger")

@@ -128,13 +128,7 @@ def test_a_failure_is_stored_if_asked(flow):
     assert (task.status, task.exception.type, len(task.data.x)) == ("failed", "builtins.ZeroDivisionError", 1 << 20)
 
 
-OVERRIDES = """
-class Model: depth = 4
-ARTIFACTS = {"model": {"depth": 4}, "alpha": 9, "limit": 8, "blob": bytes(1 << 20)}
-"""
-
-
-@pytest.mark.parametrize("step", ["inner", "join_outer", "start"])
+@pytest.mark.parametrize("step", ["body", "join", "start"])
 def test_other_inputs(flow, step):
     """A file of Python replaces inputs: inherited artifacts, parameters, those of joined tasks."""
     tails = {**FOREACH, "join": "self.next(self.end)"}
@@ -147,12 +141,11 @@ def test_other_inputs(flow, step):
     script = flow(flow_source(tails, members="alpha = Parameter('alpha', default=1)", **bodies))
     script("run")
     (script.folder / "other.py").write_text("ARTIFACTS = {'model': {'depth': 4}, 'alpha': 9, 'big': bytes(1 << 20)}")
-    name = {"inner": "body", "join_outer": "join"}.get(step, step)
-    assert "9 {'depth': 4}" in script("spin", name, "--artifacts-module", "other.py").stdout
-    result = script("spin", name, "--artifacts-module", "other.py", "--persist")
+    assert "9 {'depth': 4}" in script("spin", step, "--artifacts-module", "other.py").stdout
+    result = script("spin", step, "--artifacts-module", "other.py", "--persist")
     assert "9 {'depth': 4}" in result.stdout
     inspect_spin(script.folder)
-    data = flowstore.Flow("F").latest_run[name].task.data
+    data = flowstore.Flow("F").latest_run[step].task.data
     assert (len(data.big), data.model["depth"]) == (1 << 20, 3 if step == "start" else 4)
 
 
@@ -227,7 +220,7 @@ def test_configs(flow):
 
 
 def test_from_python(flow):
-    """`Runner.spin` gives the task where it is stored; else there is only its output."""
+    """`Runner.spin` returns the task where it is stored; else there is only its output."""
     flow(flow_source(LINEAR, start="self.model = 'kmeans'\nprint('trained')"))
     runner = Runner("flow.py", show_output=False)
     runner.run()

@@ -118,7 +118,7 @@ def test_a_run_in_the_background(flow):
             assert (running.status, running.returncode, running.run.status) == ("running", None, "running")
             while not (script.folder / "here").exists():  # noqa: ASYNC110  # a task makes it
                 await asyncio.sleep(0.01)
-            assert await running.wait(timeout=0) is running
+            assert await running.wait(timeout=0, stream="stdout") is running
             rest = [line async for _, line in running.stream_log("stdout", position=first[0][0])]
         with pytest.raises(ValueError, match="There is no log 'output'"):
             await anext(running.stream_log("output"))

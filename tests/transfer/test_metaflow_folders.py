@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gzip
 import io
@@ -123,6 +124,8 @@ DAMAGE = {
     "a name leads out of the folder": lambda h: rename(h, "../x"),
     "a name has an escape": lambda h: rename(h, "\x1b[31m"),
     "an address leads out of the folder": lambda h: address(h, "../../../../etc/passwd"),
+    "an address has an escape": lambda h: address(h, "\x1b[31m" + "a" * 35),
+    "a flow has an escape": lambda h: shutil.copytree(h.flow, h.root / "\x1b[31m"),
     "an address is no text": lambda h: address(h, 7),
     "a step has an escape": lambda h: shutil.copytree(h.run / "end", h.run / "\x1b[31m"),
     "a run's id is no number": lambda h: shutil.copytree(h.run, h.flow / "abc"),
@@ -237,6 +240,16 @@ def test_trust_can_be_given_later(history, store, bring):
         assert flowstore.Run("OldFlow/1")["start"].task.data.obj == {"a": 1}
 
 
+def test_trust_is_given_to_what_is_in_the_folder(history, newest, store):
+    """Not to the pickles that another folder has brought, in a run of the same id, user and time."""
+    history.set("start", "obj", pickle.dumps(collections.OrderedDict(b=2)))
+    command("import-metaflow", history.root, "--store", store)
+    command("import-metaflow", newest, "--store", store, "--trust")
+    flowstore.namespace(None)
+    with use_store(store), pytest.raises(flowstore.UntrustedArtifact):
+        _ = flowstore.Run("OldFlow/1")["start"].task.data.obj
+
+
 def test_cards_come_along(history, store, bring):
     """Each with its kind and id, as HTML that is only ever text."""
     task = history.task("end")
@@ -274,6 +287,19 @@ def test_hostile_tags_and_times_harm_nobody(history, store):
         assert "user:somebody" in run.system_tags
     command("import", store, "--store", store.with_name("other.db"))
     check(store)
+
+
+def test_hostile_names_harm_nobody(history, bring):
+    """Whatever is recorded as the name of a constant, and as the kind and id of a card."""
+    history.set("start", "_graph_info", pickle.dumps({"constants": [{"name": []}]}))
+    task = history.task("end")
+    path = history.root / "mf.cards/OldFlow/runs" / history.run.name / "steps/end/tasks" / task.name / "cards"
+    path.mkdir(parents=True)
+    (path / "default-0123abcd.html").write_text("<h1>one</h1>")
+    info = {"card_uuid": "0123abcd", "type": "\ud800", "id": "\ud800"}
+    history.add_fact("end", "0123abcd", json.dumps(info), "card-info")
+    [card] = get_cards(bring()["1"]["end"].task)
+    assert (card.type, card.id, card.get()) == ("\\ud800", "\\ud800", "<h1>one</h1>")
 
 
 def test_addresses_in_metaflow_survive_export_and_import(history, store, tmp_path, bring):

@@ -31,6 +31,7 @@ VALUES = st.recursive(
     max_leaves=20,
 )
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+LARGE_TEXT = b"X" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20)
 HOSTILE = {
     "an import": b"cos\nsystem\n(S'true'\ntR.",
     "an import by name": pickle.dumps(os.system),
@@ -62,13 +63,16 @@ HOSTILE = {
     ) + b".",
     "a large tuple as many keys": b"(" + b"K\x01" * 100_000 + b"tq\x000}(" + b"h\x00N" * 100_000 + b"u.",
     "many copies of a large text": (
-        b"X" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20) + b"q\x000X\x06\x00\x00\x00latin1q\x010"
+        LARGE_TEXT + b"q\x000X\x06\x00\x00\x00latin1q\x010"
         b"c_codecs\nencode\nq\x020" + b"h\x02h\x00h\x01\x86R0" * 100_000 + b"N."
     ),
     "many copies of a large set": (
         b"(" + b"".join(b"M" + n.to_bytes(2, "little") for n in range(60_000)) + b"lq\x000c__builtin__\nset\nq\x010"
         + b"h\x01h\x00\x85R0" * 10_000 + b"N."
     ),
+    "many copies of a large text in a list": LARGE_TEXT + b"q\x000(" + b"h\x00" * 100_000 + b"l.",
+    "many copies of a large text on the stack": b"(" + LARGE_TEXT + b"2" * 100_000 + b"l.",
+    "many copies of a large text in a tuple": LARGE_TEXT + b"\x85q\x000(" + b"h\x00" * 100_000 + b"l.",
     "a number of many digits": b"L" + b"9" * 100_000 + b"L\n.",
 }  # fmt: skip
 

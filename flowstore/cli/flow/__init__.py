@@ -51,7 +51,7 @@ def main(flow: type[FlowSpec]) -> None:
 
     Where another program has loaded the flow, only say how to run it.
     """
-    caller.calling()  # before anything is started, which is not to answer for this process
+    caller.calling()  # before any child starts: it removes the variable, which children must not inherit
     host = name_of_host(flow)
     if host is None:
         app.run(lambda: commands_of(flow), _program())
@@ -93,9 +93,9 @@ def _begin(ctx: click.Context, /, **settings: Any) -> Any:
 
 
 def _note_project(ctx: click.Context) -> None:
-    """Have the defaults of parameters know the flow's project; what is wrong with it is reported later."""
+    """Let the defaults of parameters read the flow's project; a mistake in it is reported later."""
     flow = ctx.obj.type
-    if not flow.flow_decorators:  # as in most flows, which need not import this
+    if not flow._flow_decorators:  # as in most flows, which need not import this
         return
     from flowstore.run.ownership import project_of
 
@@ -106,8 +106,9 @@ def _note_project(ctx: click.Context) -> None:
 def _configure(this: FlowFile, command: str | None, settings: dict[str, Any]) -> None:
     if command in _WITHOUT_CONFIGS:
         return
+    configure = this.configure_deployed if command == "run" else this.configure
     try:
-        this.configure_deployed(settings) if command == "run" else this.configure(settings)
+        configure(settings)
     except click.UsageError:
         if _HELP.isdisjoint(sys.argv):  # a command can be explained without them
             raise

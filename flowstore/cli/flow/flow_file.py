@@ -186,7 +186,7 @@ class FlowFile:
 
     def configure_project(self, settings: Mapping[str, Any]) -> None:
         """Find out the flow's project: configs are settled and mutators asked where it may depend on them."""
-        if has_mutators(self.type) or any(isinstance(item, Delayed) for item in self.type.flow_decorators):
+        if has_mutators(self.type) or any(isinstance(item, Delayed) for item in self.type._flow_decorators):
             self.configure(settings)
             with wrong_usage():
                 prepare(self.type)

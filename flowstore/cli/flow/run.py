@@ -219,7 +219,7 @@ def sources_of(this: FlowFile, options: Mapping[str, Any]) -> Sources:
 
 
 def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, generators: Any) -> Any:
-    """Make what runs the tasks, before anything else of the run, which it must know nothing of."""
+    """Return the executor, which is made before all else of the run: its processes must not inherit any of that."""
     from flowstore.run import checks
     from flowstore.run.executor import Setup, choose
 
@@ -243,7 +243,7 @@ def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, gene
     return choice.kind(setup)
 
 
-def _options(options: Mapping[str, Any], sources: Sources, deployment: Assigned | None = None) -> Any:
+def _options(options: Mapping[str, Any], sources: Sources, deployment: Assigned | None) -> Any:
     from flowstore.run.start import Options
 
     return Options(

@@ -82,7 +82,7 @@ def spin(this: FlowFile, step: str, spin_pathspec: str | None, persist: bool, **
 
 @attrs.frozen
 class _Address:
-    """The step to run, and whose inputs to take: a run's, a task's; `None` where that is left open."""
+    """The step to run, and the run and the task whose inputs to take; `None` where that is open."""
 
     step: str
     run_id: int | None = None

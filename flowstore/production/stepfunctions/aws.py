@@ -82,10 +82,6 @@ class AwsMissingError(AwsError, NotFound):
     """The object of a call is not there."""
 
 
-class AwsDeniedError(AwsError):
-    """The credentials do not allow a call."""
-
-
 @attrs.frozen
 class Address:
     """The ARN of a state machine, in its parts."""
@@ -260,7 +256,9 @@ class Aws:
 
     def executions(self, arn: str, status: str | None = None, limit: int = 100) -> list[Execution]:
         """Return the newest executions of a state machine, newest first."""
-        what, executions, more = f"list the executions of {arn}", [], {}  # type: ignore[var-annotated]
+        what = f"list the executions of {arn}"
+        executions: list[Execution] = []
+        more: dict[str, str] = {}
         given = {"stateMachineArn": arn, **({} if status is None else {"statusFilter": status})}
         while True:
             page = _call(what, self._states.list_executions, maxResults=100, **given, **more)
@@ -408,7 +406,7 @@ def _refusal(what: str, error: ClientError) -> AwsError:
     if code in _REFUSED:
         return AwsRefusedError(f"{begin}: it no longer waits for this answer.")
     if code in _DENIED:
-        return AwsDeniedError(
+        return AwsError(
             f"{begin}: your credentials do not allow it ({text}). What they need is printed by: "
             "python flow.py step-functions create --show-policies"
         )

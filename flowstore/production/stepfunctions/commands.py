@@ -137,11 +137,12 @@ def delete(there: InAws, authorize: str | None) -> list[str]:
 
 def _remove(there: InAws, removed: list[str]) -> None:
     store, address, aws = there.store, there.address, there.aws
-    name = schedule_name(address.name)
-    if aws.find_schedule(name) is not None and _is_ours(there):
+    name, is_ours = schedule_name(address.name), _is_ours(there)
+    schedule = aws.find_schedule(name)
+    if is_ours and schedule is not None and schedule["Target"]["Arn"] == address.arn:
         aws.delete_schedule(name)
         removed.append(f"the schedule {name}")
-    if aws.find_machine(address.arn) is not None and _is_ours(there):
+    if is_ours and aws.find_machine(address.arn) is not None:
         aws.delete_machine(address.arn)
         removed.append(f"the state machine {address.name}")
     if len(state_machines.all_of(store)) == 1 and aws.find_queue(store.uuid) is not None:

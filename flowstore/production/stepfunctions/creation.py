@@ -164,7 +164,8 @@ def _plan(flow: type[FlowSpec], options: deploy.Options, own: Options) -> _Plan:
     role = own.role or (None if present is None else present["roleArn"])
     if role is None:
         raise _no_role()
-    Address.beside(role, aws.region, name)
+    for arn in filter(None, (role, own.scheduler_role)):
+        Address.beside(arn, aws.region, name)  # fails where it is not the ARN of a role
     if store is not None and rows.find_token(store, scope) is not None:
         _check_token(store, flow.__name__, scope, options)
     if present is not None:

@@ -7,6 +7,7 @@ makes no difference whether this worker started the run, another one did, or one
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import deployments, records, state_machines
 from flowstore.store.deployments import Deployment
 from flowstore.store.state_machines import ExecutionRun, FinishedStep
-from flowstore.text import one_line, shorten
+from flowstore.text import one_line, safe, shorten
 
 MAX_RUNS_WITHOUT_PROGRESS = 10  # of one execution, one after the other; then it fails
 _MAX_CAUSE = 256  # characters of an error that are sent to AWS, before the command that resumes
@@ -68,7 +69,7 @@ class Child:
         self._lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
         self._reader = threading.Thread(target=self._copy, args=(self._process.stderr,), daemon=True)
         self._reader.start()
-        with self._process.stdin as stream:
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stream:  # it has ended: its exit code says so
             stream.write(json.dumps(order).encode())
 
     def _copy(self, stream: IO[bytes]) -> None:
@@ -136,7 +137,7 @@ class Job:
         self._origin: ExecutionRun | None = None
 
     def __str__(self) -> str:
-        return f"{self.message.flow} ({self.tag.removeprefix(state_machines.TAG)})"
+        return safe(f"{self.message.flow} ({self.tag.removeprefix(state_machines.TAG)})")
 
     def begin(self) -> None:
         """Start the run, or resume it; or go along with one that runs already, or learn how it ended."""

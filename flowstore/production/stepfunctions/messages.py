@@ -30,7 +30,6 @@ from flowstore.errors import FlowstoreError, ParameterError
 
 FORMAT = 1
 QUEUED, RUN, STEP = "queued", "run", "step"
-MAX_MESSAGE_BYTES = 1 << 20  # SQS takes no larger one
 
 _EXECUTION = r"arn:[a-z-]+:states:[a-z0-9-]+:[0-9]{12}:execution:[^:/\s]{1,80}:[^:/\s]{1,80}"
 

@@ -123,7 +123,7 @@ class Interpreters:
         return [sources.root if sources.module is None else os.getcwd()]  # noqa: PTH109
 
     def _pack(self) -> bytes:
-        """Everything that the program is made of."""
+        """Return everything that the program is made of."""
         files = {path: source for path, source in self._sources.files.items() if path.endswith(".py")}
         head = {
             "argv": sys.argv,

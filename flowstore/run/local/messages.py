@@ -3,7 +3,7 @@
 A frame is a kind byte (`M` message, `D` data), a length in 8 bytes, and that many bytes. A message is a dict of
 texts, numbers, bytes, lists, tuples and dicts, written by `marshal`: nothing is pickled, so that the driver never runs
 code that a task sent, and both ends are the same Python, which is all that the format asks for. JSON would need base64
-for contents, and its Python code costs a freshly forked process 80 more copied pages a message, a quarter of a
+for blobs, and its Python code costs a freshly forked process 80 more copied pages a message, a quarter of a
 millisecond.
 """
 

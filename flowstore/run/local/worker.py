@@ -1,6 +1,6 @@
-"""The process that runs tasks: takes an order from its channel, runs it, delivers what it left.
+"""The process that runs tasks: it takes an order from its channel, runs it, and delivers the results.
 
-Large contents are offered first, by hash, and sent only if the store lacks them. All else travels in the
+Large blobs are offered first, by hash, and sent only if the store lacks them. All else travels in the
 report. The process ends as a script does (`ending`), but without Python's own exit.
 """
 
@@ -65,7 +65,8 @@ def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators:
 
 def _with_imports(product: Product, known: int) -> Product:
     """Return the product of an attempt with what it imported, after the first `known` modules of its process."""
-    later = itertools.islice(reversed(sys.modules), max(len(sys.modules) - known, 0))  # no names of others
+    # Names of other modules are left alone; `*` takes these at once, since a thread may be importing more.
+    later = [*itertools.islice(reversed(sys.modules), max(len(sys.modules) - known, 0))]
     modules = [name for name in later if "." not in name and name not in sys.stdlib_module_names]
     if not modules:  # as in most tasks
         return product
@@ -158,7 +159,7 @@ def die_with_parent(parent: int) -> None:
 
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     if sys.platform != "win32" and os.getppid() != parent:
-        os._exit(1)  # it ended before this was said
+        os._exit(1)  # it ended before the system knew
 
 
 @functools.cache

@@ -263,9 +263,8 @@ class DaskEngine(Engine):
 
         error = None
         if future.status == "error":
-            raised = (
-                future._state.exception
-            )  # `future.exception()` waits for ever where the client was closed meanwhile
+            # `future.exception()` would wait for ever where the client was closed meanwhile.
+            raised = future._state.exception
             if not isinstance(raised, KilledWorker):  # whose worker died too often: ask again
                 error = f"No task can be started on {self._where}: {type(raised).__name__}: {raised}"
         self._note(Over(lease, error))

@@ -152,6 +152,8 @@ def serve_cluster(slots: int) -> None:
         silence_logs=logging.CRITICAL,
     ) as cluster:
         print(cluster.scheduler_address, flush=True)
+        with open(os.devnull, "wb") as nothing:  # noqa: PTH123  # a device, not a path of the user's
+            os.dup2(nothing.fileno(), 1)  # hosts inherit it, and nobody reads the pipe any more
         sys.stdin.buffer.read()
         os._exit(0)
 
@@ -259,7 +261,8 @@ def hold(run: str, lease: int) -> None:
             _hosts[host.ident] = host
         released = host.leases[lease] = threading.Event()
     worker.log_event(run, {"lease": lease, "host": f"{worker.address} {host.ident}"})
-    while not released.wait(0.5) and not host.is_over and worker.status is Status.running:
+    usable = Status.running, Status.paused  # a worker that is paused starts no more tasks, but goes on with these
+    while not released.wait(0.5) and not host.is_over and worker.status in usable:
         task = worker.state.tasks.get(key_of(run, lease))
         if not host.was_called and (task is None or task.state == "cancelled"):
             break  # the run ended before it knew of this host

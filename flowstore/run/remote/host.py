@@ -436,6 +436,7 @@ class Host:
         if path is not None:
             self._end_fetch(fetch, {"answer": str(path)})
         elif fetch.incoming.is_complete or not values[0]:
+            fetch.incoming.drop()
             self._end_fetch(fetch, {"error": ("StoreCorrupt", str(mismatch(fetch.name)))})
         elif fetch.requested < fetch.chunks:
             self._ask_chunk(fetch)

@@ -146,7 +146,8 @@ class Cache:
 
     def begin(self, key: Key, size_bytes: int) -> Incoming:
         """Begin a blob's file."""
-        return Incoming(self, key, size_bytes, self._path(key).with_suffix(".incoming"))
+        path = self._path(key)
+        return Incoming(self, key, size_bytes, path.with_name(f"{path.name}.incoming"))
 
     def add(self, key: Key, temporary: Path) -> Path:
         """Take in a file, and drop others where they have become too much; return its path."""

@@ -109,6 +109,11 @@ class SignedSocket(socket.socket):
             if self.gettimeout() == 0:
                 raise BlockingIOError
 
+    def close(self) -> None:
+        """Close the socket, and free its buffer: a driver keeps the streams of all its pilots."""
+        super().close()
+        self._buffer, self._filled = memoryview(bytearray()), 0
+
     def _take_records(self) -> bytes:
         pieces: list[bytes] = []
         at = 0
@@ -240,9 +245,12 @@ class Listener:
 
     def _hear(self, unknown: _Unknown) -> None:
         """Take what somebody says who has connected; who is no pilot of this driver is not answered."""
-        piece = b""
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        try:
             piece = unknown.connection.recv(CLAIM_BYTES - len(unknown.received))
+        except BlockingIOError:
+            return
+        except OSError:  # it has gone, or can no longer be reached
+            piece = b""
         unknown.received += piece
         if piece and len(unknown.received) < CLAIM_BYTES:
             return

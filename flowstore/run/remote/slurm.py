@@ -28,9 +28,10 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Setup, check_package
-from flowstore.run.remote import pilot, signed
+from flowstore.run.remote import signed
 from flowstore.run.remote.executor import RemoteExecutor
 from flowstore.run.remote.hosts import LEASE_S, Engine, Granted, Over, check_number
+from flowstore.run.remote.pilot import Ticket
 from flowstore.run.remote.slurm_commands import LISTEN_HINT, Fate, Job, JobQueue, Outcome, Refused, Submitted, fate_of
 from flowstore.run.remote.slurm_nodes import Node, address_towards, nodes_of
 from flowstore.text import counted
@@ -172,7 +173,7 @@ class SlurmEngine(Engine):
         self._fate_s = float(options.get("lease", LEASE_S)) / 10
         self._budget_at = self._budget_s = 0.0
         self._tested: set[str] = set()
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
         self._again: deque[tuple[float, _Pilot]] = deque()  # pilots that were refused, and when to try again
         self._notices: list[Granted | Over] = []
         self.waker = selectors.DefaultSelector()
@@ -213,16 +214,16 @@ class SlurmEngine(Engine):
     def _slots_for(self, amounts: Mapping[str, float]) -> int:
         return 1 if amounts else self._slots
 
-    def _job(self, of: _Pilot) -> Job:
+    def _job(self, pilot: _Pilot) -> Job:
         return Job(
-            number=of.number,
-            tasks=of.tasks,
-            cpus=of.slots * math.ceil(of.amounts.get("cpu", 1)),
-            memory=math.ceil(of.amounts.get("memory", 0)),
-            gpus=math.ceil(of.amounts.get("gpu", 0)),
+            number=pilot.number,
+            tasks=pilot.tasks,
+            cpus=pilot.slots * math.ceil(pilot.amounts.get("cpu", 1)),
+            memory=math.ceil(pilot.amounts.get("memory", 0)),
+            gpus=math.ceil(pilot.amounts.get("gpu", 0)),
             flags=self._flags,
             python=self._python,
-            ticket=pilot.Ticket(self._listener.address, self._listener.port, of.number, of.secret),
+            ticket=Ticket(self._listener.address, self._listener.port, pilot.number, pilot.secret),
         )
 
     def _submit(self, leases: Sequence[int], amounts: Mapping[str, float], tasks: int, slots: int) -> None:
@@ -263,11 +264,11 @@ class SlurmEngine(Engine):
         """Take a lease back; a pilot without one ends."""
         self._unplaced = deque(waiting for waiting in self._unplaced if waiting[0] != lease)
         self._notices.append(Over(lease))
-        of = self._by_lease.pop(lease, None)
-        if of is not None:
-            of.leases.remove(lease)
-            if not of.leases:
-                self._end(of)
+        pilot = self._by_lease.pop(lease, None)
+        if pilot is not None:
+            pilot.leases.remove(lease)
+            if not pilot.leases:
+                self._end(pilot)
         self._wake_up()
 
     def _end(self, ended: _Pilot) -> None:
@@ -282,31 +283,31 @@ class SlurmEngine(Engine):
 
     def shun(self, host: str) -> None:
         """End the job of a host that has not been heard of."""
-        of, _ = self._pilot_of(host)
-        of.is_over = True
-        if of.job is not None:
-            self._queue.cancel(of.job)
+        pilot, _ = self._pilot_of(host)
+        pilot.is_over = True
+        if pilot.job is not None:
+            self._queue.cancel(pilot.job)
 
     def why_lost(self, host: str) -> str | None:
         """Return what Slurm says of a job whose connection has ended."""
-        of, _ = self._pilot_of(host)
-        if of.is_over or of.job is None:
-            return of.fate
-        of.is_over = True
-        if of.tasks > 1:
-            self._queue.cancel(of.job, END_S)
+        pilot, _ = self._pilot_of(host)
+        if pilot.is_over or pilot.job is None:
+            return pilot.fate
+        pilot.is_over = True
+        if pilot.tasks > 1:
+            self._queue.cancel(pilot.job, END_S)
         began = time.monotonic()
         if began - self._budget_at > BUDGET_S:
             self._budget_at, self._budget_s = began, self._fate_s
         if self._budget_s <= 0:
             return None
         try:
-            how = fate_of(of.job, self._budget_s).how_lost
+            how = fate_of(pilot.job, self._budget_s).how_lost
         except FlowstoreError:
             how = None
         self._budget_s -= time.monotonic() - began
-        of.fate = None if how is None else f"whose job {of.job} {how}"
-        return of.fate
+        pilot.fate = None if how is None else f"whose job {pilot.job} {how}"
+        return pilot.fate
 
     def _pilot_of(self, host: str) -> tuple[_Pilot, int]:
         number, _, rank = host.partition(".")
@@ -314,8 +315,8 @@ class SlurmEngine(Engine):
 
     def open(self, host: str) -> socket.socket:
         """Return the stream to a host, over which its pilot has connected."""
-        of, rank = self._pilot_of(host)
-        return of.streams[rank]
+        pilot, rank = self._pilot_of(host)
+        return pilot.streams[rank]
 
     def check(self) -> None:
         """Raise nothing: what goes wrong is raised by `notices`."""
@@ -351,40 +352,40 @@ class SlurmEngine(Engine):
         return notices
 
     def _secret_of(self, number: int, rank: int) -> bytes | None:
-        of = self._pilots.get(number)
-        if of is None or of.is_over or rank >= of.tasks or rank in of.streams:
+        pilot = self._pilots.get(number)
+        if pilot is None or pilot.is_over or rank >= pilot.tasks or rank in pilot.streams:
             return None
-        return of.secret
+        return pilot.secret
 
     def _welcome(self, arrived: signed.Arrived) -> None:
         """Take a host of a pilot, which has the room that was asked for."""
-        of, rank = self._pilots[arrived.number], arrived.rank
-        of.streams[rank], of.addresses[rank] = arrived.stream, arrived.address
+        pilot, rank = self._pilots[arrived.number], arrived.rank
+        pilot.streams[rank], pilot.addresses[rank] = arrived.stream, arrived.address
         self._failures = 0
-        if len(of.streams) == of.tasks:
-            self._queue.note_connected(of.number)
-        for lease in of.leases if of.tasks == 1 else of.leases[rank : rank + 1]:
-            self._grant(of, rank, lease)
+        if len(pilot.streams) == pilot.tasks:
+            self._queue.note_connected(pilot.number)
+        for lease in pilot.leases if pilot.tasks == 1 else pilot.leases[rank : rank + 1]:
+            self._grant(pilot, rank, lease)
 
     def _take(self, outcome: Outcome) -> None:
         if isinstance(outcome, FlowstoreError):
             raise outcome
-        of = self._pilots[outcome.number]
+        pilot = self._pilots[outcome.number]
         if isinstance(outcome, Submitted):
-            of.job = outcome.job
-            if of.is_over:
-                self._queue.cancel(of.job)
-        elif of.is_over or len(of.streams) == of.tasks:
+            pilot.job = outcome.job
+            if pilot.is_over:
+                self._queue.cancel(pilot.job)
+        elif pilot.is_over or len(pilot.streams) == pilot.tasks:
             return
         elif isinstance(outcome, Refused):  # a limit on the number of jobs, perhaps
             self._tell(outcome.error, fatal=not self._has_hosts)
-            self._again.append((time.monotonic() + AGAIN_S, of))
+            self._again.append((time.monotonic() + AGAIN_S, pilot))
         elif outcome.fate is not None:
-            self._take_end(of, outcome.fate)
+            self._take_end(pilot, outcome.fate)
         elif outcome.state == "PENDING":
-            self._take_reason(of, outcome.reason)
+            self._take_reason(pilot, outcome.reason)
         elif outcome.state in ("RUNNING", "CONFIGURING"):
-            self._take_running(of, outcome.state)
+            self._take_running(pilot, outcome.state)
 
     @property
     def _has_hosts(self) -> bool:
@@ -395,47 +396,47 @@ class SlurmEngine(Engine):
         """Tell the user something, once, or end the run with it."""
         if fatal:
             raise FlowstoreError(text)
-        if (kind or text) not in self._told:
-            self._told.add(kind or text)
+        if (kind or text) not in self._shown:
+            self._shown.add(kind or text)
             print(text, file=sys.stderr)
 
-    def _take_reason(self, of: _Pilot, reason: str) -> None:
+    def _take_reason(self, pilot: _Pilot, reason: str) -> None:
         """Say why a job waits; end the run where it will for ever, and nothing else runs."""
         if NEVER.fullmatch(reason):
-            self._tell(f"Slurm will not start job {of.job}: {reason}.", reason, fatal=not self._has_hosts)
+            self._tell(f"Slurm will not start job {pilot.job}: {reason}.", reason, fatal=not self._has_hosts)
             return
         kind = re.split(r"[^A-Za-z]", reason)[0]
-        if kind not in USUAL or time.monotonic() - of.since > PATIENCE_S:
-            self._tell(f"Job {of.job} waits in Slurm's queue: {reason}.", kind)
+        if kind not in USUAL or time.monotonic() - pilot.since > PATIENCE_S:
+            self._tell(f"Job {pilot.job} waits in Slurm's queue: {reason}.", kind)
 
-    def _take_running(self, of: _Pilot, state: str) -> None:
+    def _take_running(self, pilot: _Pilot, state: str) -> None:
         now = time.monotonic()
-        of.running_since = now if state != "RUNNING" else of.running_since or now
-        if now - of.running_since > CONNECT_S:
+        pilot.running_since = now if state != "RUNNING" else pilot.running_since or now
+        if now - pilot.running_since > CONNECT_S:
             self._failures += 1
             self._tell(
-                f"Slurm's job {of.job} has been running for {CONNECT_S:.0f} s, but has not connected to {self._where}. "
-                f"{LISTEN_HINT}",
+                f"Slurm's job {pilot.job} has been running for {CONNECT_S:.0f} s, but has not connected to "
+                f"{self._where}. {LISTEN_HINT}",
                 fatal=not self._has_hosts or self._failures >= MOST_FAILURES,
             )
-            for lease in [*of.leases]:  # which ends the job
+            for lease in [*pilot.leases]:  # which ends the job
                 self.give_back(lease)
 
     @property
     def _where(self) -> str:
         return f"{self._listener.address}:{self._listener.port}"
 
-    def _take_end(self, of: _Pilot, fate: Fate) -> None:
+    def _take_end(self, pilot: _Pilot, fate: Fate) -> None:
         """Try again where a job has ended without becoming a host, or end the run with the reason."""
         self._failures += 1
-        text = fate.no_host(of.job, self._python, self._where)
+        text = fate.no_host(pilot.job, self._python, self._where)
         is_last = self._failures >= MOST_FAILURES
         if is_last or (text is not None and not self._has_hosts):
             raise FlowstoreError(
                 text
                 or f"{counted(self._failures, 'job')} in a row ended before a task could begin. The last one, job "
-                f"{of.job} on {fate.node or 'no node'}, is {fate.state or 'gone'}, with exit code {fate.code}."
+                f"{pilot.job} on {fate.node or 'no node'}, is {fate.state or 'gone'}, with exit code {fate.code}."
             )
-        of.is_over = True
-        for lease in [*of.leases]:
+        pilot.is_over = True
+        for lease in [*pilot.leases]:
             self.give_back(lease)

@@ -30,7 +30,7 @@ AWAY = re.compile("unable to contact|connect|timed out|communication|zero bytes"
 AWAY_S = 60.0  # for it to be back
 FATE_S = 3.0  # for Slurm to say how a job ended
 FIRST_POLL_S, SLOWEST_POLL_S = 0.5, 10.0
-WATCH = """read done || for _ in 1 2 3; do scancel --quiet --name="$0"; sleep 2; done"""  # twice: one may just be born
+WATCH = """read done || for _ in 1 2 3; do scancel --quiet --name="$0"; sleep 2; done"""  # an sbatch may be at work
 
 
 def environment() -> dict[str, str]:
@@ -311,7 +311,8 @@ class JobQueue:
                 result = call("scancel", "--quiet", f"--name={self.name}", timeout_s=grace_s + 5)
                 break
             time.sleep(0.1)  # Slurm tells nobody when a job ends
-        return b"" if result.returncode else b"done\n"
+        is_done = not result.returncode and not self._thread.is_alive()  # else it may still be submitting one
+        return b"done\n" if is_done else b""
 
     # --- in its thread
 
@@ -351,6 +352,8 @@ class JobQueue:
         self._wake()
 
     def _submit(self, job: Job) -> None:
+        if self._closing.is_set():
+            return
         self._has_submitted = True
         deadline = time.monotonic() + AWAY_S
         try:

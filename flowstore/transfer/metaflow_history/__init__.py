@@ -103,12 +103,12 @@ def import_history(open_store: Callable[[], Store], path: Path, *, trusted: bool
     records.record_dead_runs(store)
     staging = Staging(store)
     try:
-        history = _History(store, folder, Values(folder, staging))
+        history = _History(store, folder, Values(folder, staging), trusted=trusted)
         runs = history.read()
         history.stage(runs)
         staging.wait()
         with store.write() as db:
-            history.write(db, runs, trusted=trusted)
+            history.write(db, runs)
     finally:
         staging.close()
     return history.done
@@ -117,11 +117,12 @@ def import_history(open_store: Callable[[], Store], path: Path, *, trusted: bool
 class _History:
     """The runs of one folder, on their way into a store."""
 
-    def __init__(self, store: Store, folder: Folder, values: Values) -> None:
+    def __init__(self, store: Store, folder: Folder, values: Values, *, trusted: bool) -> None:
         self._store = store
         self._folder = folder
         self._values = values
-        self._known: list[str] = []
+        self._trusted = trusted
+        self._vouched: dict[str, set[bytes]] = {}  # by the uuid of a run that is here, the hashes of its values there
         self.done = Imported()
 
     def read(self) -> list[Run]:
@@ -135,6 +136,9 @@ class _History:
         flows = [*flow_folders(self._folder.root)]
         ids = [(flow, run_id) for flow in flows for run_id in reader.run_ids(flow)]
         known = {row["uuid"] for row in self._store.rows("select uuid from runs")}
+        if self._trusted:
+            unverified = self._store.rows("select distinct r.uuid from unverified u join runs r on r.id = u.run_id")
+            self._vouched = {row["uuid"]: set() for row in unverified}
         alive = _named_by_processes()
         runs = []
         with Progress("Reading", len(ids), items=True) as progress:
@@ -153,8 +157,9 @@ class _History:
         record = reader.record(flow, run_id)
         uuid = uuid_of(flow, run_id, record.text("user_name", "unknown"), record.time_ms("ts_epoch"))
         if uuid in known:
-            self._known.append(uuid)
             self.done.known.append(path)
+            if uuid in self._vouched:  # another folder may have brought it, with other bytes
+                self._vouched[uuid] = self._values.hashes(_artifacts(reader.run(flow, run_id)))
             return None
         try:
             run = reader.run(flow, run_id)
@@ -197,11 +202,11 @@ class _History:
         report.check()
         self.done.copied_bytes = self._values.read_bytes
 
-    def write(self, db: sqlite3.Connection, runs: Sequence[Run], *, trusted: bool) -> None:
+    def write(self, db: sqlite3.Connection, runs: Sequence[Run]) -> None:
         """Write the rows of runs, in the caller's transaction."""
         trust.claim(db, self._store.uuid)
         known = {row["uuid"] for row in db.execute("select uuid from runs")}
-        writer = Writer(db, self._store, self._folder, self._values, trusted=trusted)
+        writer = Writer(db, self._store, self._folder, self._values, trusted=self._trusted)
         report = Report(self._folder.root)
         for run in runs:
             if run.uuid in known:  # somebody else has imported it meanwhile
@@ -210,8 +215,8 @@ class _History:
             with report.collecting():  # problems of logs and of packages of code, which are read only now
                 self.done.runs.append((run.pathspec, writer.write(run)))
         report.check()
-        for uuid in self._known if trusted else ():
-            vouch(db, self._store, uuid)
+        for uuid, shas in self._vouched.items():
+            vouch(db, self._store, uuid, shas)
         self.done.kept_apart, self.done.untrusted = writer.kept_apart, writer.untrusted
 
 

@@ -14,7 +14,7 @@ import attrs
 
 from flowstore.context import is_text
 from flowstore.store.codecs.contract import File
-from flowstore.transfer.metaflow_history.folder import Folder, Problem
+from flowstore.transfer.metaflow_history.folder import Folder, Problem, clean
 from flowstore.transfer.metaflow_history.values import Artifact, Value, Values, unpacked
 
 CARDS = "mf.cards"
@@ -54,7 +54,7 @@ def cards_of(folder: Folder, task: str, infos: Mapping[str, int]) -> list[Card]:
     for text, attempt in infos.items():
         try:
             info = json.loads(text)
-            known[str(info["card_uuid"])] = (str(info["type"])[:200], info.get("id"), attempt)
+            known[str(info["card_uuid"])] = (clean(str(info["type"]))[:200], info.get("id"), attempt)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # the name of the file says most of it, too
     flow, run_id, step, task_id = task.split("/")
@@ -65,7 +65,8 @@ def cards_of(folder: Folder, task: str, infos: Mapping[str, int]) -> list[Card]:
         if match is None:
             continue
         kind, card_id, number = known.get(match["hash"], (match["type"], match["id"], None))
-        cards.append(Card(f"{path}/{name}", kind, card_id if type(card_id) is str and card_id else None, number))
+        named = clean(card_id)[:200] if type(card_id) is str else None
+        cards.append(Card(f"{path}/{name}", kind, named or None, number))
     return cards
 
 
@@ -126,7 +127,7 @@ def code_of(values: Values, flow: str, sha1: str, script_name: str) -> Code | No
                 if file is None or total > _MAX_CODE or len(files) >= _MOST_FILES:
                     raise Problem(package.path, "it holds too much for a package of code")
                 files[member.name] = file.read()
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise Problem(package.path, "it is not a package of code") from error
     return Code(script_name, files) if script_name in files else None
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from flowstore.context import is_text
 from flowstore.errors import FlowstoreError
-from flowstore.text import counted
+from flowstore.text import counted, one_line
 
 MAX_JSON = 64 << 20
 _SMALL = 65536
@@ -233,7 +233,7 @@ class Report:
         try:
             yield
         except Problem as problem:
-            self._problems.append(str(problem))
+            self._problems.append(one_line(str(problem)))  # a path or an id in it may hold anything
 
     def check(self) -> None:
         """Raise FlowstoreError if there is a problem."""

@@ -1,7 +1,8 @@
 """The machine that pickles are programs for, as far as it builds builtins; `pickles` has its instructions.
 
 What is bounded: the bytes, the instructions, the depth of tuples and frozen sets, whose hash Python computes by
-recursion, the copies that a short program can make of a long value, and the keys and members that share a hash.
+recursion, the copies that a short program can make of a long value, the places where it can put one, since each is
+a copy as soon as the value is written as JSON, and the keys and members that share a hash.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ MAX_BYTES = 16 << 20
 MAX_STEPS = 4_000_000  # instructions, and the parts of tuples that are hashed
 MAX_DEPTH = 100  # of tuples and frozen sets
 _MAX_COPIED = 16 << 20  # bytes that instructions copy
+_MAX_REPEATED = 64 << 20  # bytes of values that stand in more than one place
+_MOST_REPEATED = 16  # members of a tuple that `codecs.typed_json` writes in several places
 _MEMBER_BYTES = 32  # that a member of a copied list counts for
 _MOST_ALIKE = 100  # keys or members of one hash
 _MAX_KEY_BITS = 4096
@@ -67,6 +70,7 @@ class Machine:
         self._memo: dict[int, Any] = {}
         self._steps = 0
         self._copied = 0
+        self._repeated = 0
         self._nested: dict[int, tuple[int, int, Any]] = {}  # tuples and frozen sets by id: depth, parts, and itself
         self._hashes: dict[int, tuple[Any, Counter[int]]] = {}  # by the id of a dict or set: itself, and its hashes
 
@@ -96,6 +100,14 @@ class Machine:
         self._copied += size
         if self._copied > _MAX_COPIED:
             raise NotPlain("it copies too much")
+
+    def _repeat(self, value: Any) -> None:
+        """Push a value that stands elsewhere, too."""
+        is_constant = type(value) in {tuple, frozenset} and len(value) <= _MOST_REPEATED
+        self._repeated += sum(map(_scalar_bytes, value)) if is_constant else _scalar_bytes(value)
+        if self._repeated > _MAX_REPEATED:
+            raise NotPlain("it repeats too much")
+        self.push(value)
 
     # --- reading
 
@@ -139,6 +151,10 @@ class Machine:
             raise NotPlain("a mark stands where a value belongs")
         return value
 
+    def duplicate(self) -> None:
+        """Push the topmost value once more."""
+        self._repeat(self.top())
+
     def items(self) -> list[Any]:
         """Take all values above the last mark off the stack, and the mark."""
         stack = self._stack
@@ -160,7 +176,7 @@ class Machine:
 
     def recall(self, key: int) -> None:
         """Push a value that is remembered."""
-        self.push(self._memo[key])
+        self._repeat(self._memo[key])
 
     # --- building
 
@@ -265,6 +281,13 @@ class Machine:
 _CRAFTED = frozenset({complex, tuple, frozenset})  # of which many different ones can be made to have one hash
 _HASHABLE = frozenset({int, float, bool, type(None), bytes, str, *_CRAFTED})
 _HASH_MODULUS = sys.hash_info.modulus
+
+
+def _scalar_bytes(value: Any) -> int:
+    """Return about how many bytes a text, bytes or a number has; 0 for a container."""
+    if type(value) in {str, bytes}:
+        return len(value)
+    return value.bit_length() // 8 if type(value) is int else 0
 
 
 def _weight(part: Any) -> int:

@@ -184,7 +184,7 @@ _INSTRUCTIONS: dict[int, Callable[[Machine], object]] = {
         # the stack and the memo
         "0": lambda m: m.pop(),
         "1": lambda m: m.items(),
-        "2": lambda m: m.push(m.top()),
+        "2": lambda m: m.duplicate(),
         "\x94": lambda m: m.memoize(),
         "p": lambda m: m.memoize(_decimal(m.line())),
         "q": lambda m: m.memoize(m.number(1)),

@@ -37,6 +37,9 @@ _NUMBER = re.compile("[0-9]{1,18}")
 _FACT = re.compile("attempt_id:([0-9]{1,4})")
 _MOST_ATTEMPTS = 1000
 _MOST_ITEMS = 1 << 31
+_MOST_FOREACHES = 100  # in each other
+_MOST_TARGETS = 1000
+_MAX_NAME = 500  # characters
 
 
 class Reader:
@@ -57,6 +60,7 @@ class Reader:
         """Return the ids of a flow's runs, the oldest first."""
         names: list[str] = []
         with self._report.collecting():
+            _check_artifact_name(flow, flow)
             names, _ = self._folder.list(flow)
         ids = []
         for name in names:
@@ -241,8 +245,10 @@ class Reader:
         if "_foreach_stack" not in artifacts:
             return (), None
         frames = self._values.outline(artifacts["_foreach_stack"])
+        if type(frames) is not list or len(frames) > _MOST_FOREACHES:
+            return (), None
         indexes, item = [], None
-        for frame in frames if type(frames) is list else []:
+        for frame in frames:
             parts: Any = frame.arguments if type(frame) is Outline else frame
             index = parts[3] if type(parts) is tuple and len(parts) > 3 else None
             if type(index) is not int or not 0 <= index < _MOST_ITEMS:
@@ -257,14 +263,14 @@ class Reader:
             return {}
         stored = self._values.outline(artifacts["_transition"])
         targets = stored[0] if type(stored) is tuple and stored else None
-        if type(targets) is not list or not all(type(target) is str and is_text(target) for target in targets):
+        if type(targets) is not list or len(targets) > _MOST_TARGETS or not all(map(_is_name, targets)):
             return {}
         transition: dict[str, Any] = {"targets": targets, "count": None, "gang": False}
         splits, variable = (
             self._values.outline(artifacts[name]) if name in artifacts else None
             for name in ("_foreach_num_splits", "_foreach_var")
         )
-        if type(splits) is int and 0 <= splits < _MOST_ITEMS and type(variable) is str and is_text(variable):
+        if type(splits) is int and 0 <= splits < _MOST_ITEMS and _is_name(variable):
             transition |= {"count": splits, "items_from": variable}
         if "_parallel_ubf_iter" in artifacts and variable == "_parallel_ubf_iter":
             gang = self._values.outline(artifacts["_parallel_ubf_iter"])
@@ -286,7 +292,7 @@ class Reader:
         artifacts = self._task(flow, f"{path}/{PARAMETERS}", PARAMETERS, ids[0]).last.artifacts
         listed = graph.get("constants")
         names = (member.get("name") for member in listed if type(member) is dict) if type(listed) is list else ()
-        constants = {"name", *names}
+        constants = {"name", *filter(_is_name, names)}
         return {
             name: ("constant" if name in constants else "parameter", artifact)
             for name, artifact in artifacts.items()
@@ -342,6 +348,11 @@ def _check_artifact_name(path: str, name: str) -> None:
         check_name(name)
     except ArtifactError as error:
         raise Problem(path, str(error)) from error
+
+
+def _is_name(value: object) -> bool:
+    """Return whether a value can be the name of a step or an artifact."""
+    return type(value) is str and len(value) <= _MAX_NAME and is_text(value)
 
 
 def _id_in(value: str | None) -> str | None:

@@ -11,7 +11,7 @@ import attrs
 
 from flowstore.client.facts import FROM_METAFLOW
 from flowstore.sqlite.database import Store
-from flowstore.store import blobs, cards, metrics, queries, records, snapshots, tags, trust
+from flowstore.store import blobs, cards, metrics, records, snapshots, tags, trust
 from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
 from flowstore.store.queries import METAFLOW
@@ -85,6 +85,7 @@ class Writer:
         self._blob_ids: dict[int, int] = {}
         self._tag_ids: dict[str, int] = {}
         self._code_ids: dict[tuple[str, str], int | None] = {}
+        self._task_ids: dict[str, dict[str, int]] = {}
         self._next_task, self._next_attempt = last_id(db, "tasks") + 1, last_id(db, "attempts") + 1
         self.kept_apart: dict[str, str] = {}
         self.untrusted = 0
@@ -220,11 +221,17 @@ class Writer:
         origin_run, origin_task = task.origin
         there = f"{run.flow}/{origin_run}/{task.step}/{origin_task}"
         run_here = self._origin(f"{run.flow}/{origin_run}")
-        if run_here.isdecimal():
-            task_here = queries.task_from_metaflow(self._store, int(run_here), there)
-            if task_here is not None:
-                return f"{run.flow}/{run_here}/{task.step}/{task_here}"
-        return f"{METAFLOW}/{there}"
+        task_here = self._tasks_of(run_here).get(there) if run_here.isdecimal() else None
+        return f"{METAFLOW}/{there}" if task_here is None else f"{run.flow}/{run_here}/{task.step}/{task_here}"
+
+    def _tasks_of(self, run_id: str) -> dict[str, int]:
+        """Return the tasks of a run that comes from Metaflow, by their addresses there."""
+        if run_id not in self._task_ids:  # read once: a resumed run takes over thousands of tasks of the same run
+            rows = self._db.execute(
+                "select imported_from, id from tasks where run_id = ? and imported_from is not null", (int(run_id),)
+            )
+            self._task_ids[run_id] = {row[0]: row[1] for row in rows}
+        return self._task_ids[run_id]
 
     # --- attempts
 
@@ -300,16 +307,17 @@ class Writer:
         return blob_id
 
 
-def vouch(db: sqlite3.Connection, store: Store, uuid: str) -> None:
-    """Sign the pickles of a run that was imported before without trust."""
+def vouch(db: sqlite3.Connection, store: Store, uuid: str, shas: Collection[bytes]) -> None:
+    """Sign those pickles of a run that was imported before without trust whose SHA-256 is among `shas`."""
     rows = db.execute(
         """select u.run_id, u.blob_id, b.sha from runs r join unverified u on u.run_id = r.id
            join blobs b on b.id = u.blob_id where r.uuid = ? and b.codec = 'pickle'""",
         (uuid,),
     ).fetchall()
     for row in rows:
-        trust.sign(db, store.uuid, row["blob_id"], row["sha"], "pickle")
-        trust.clear_unverified(db, row["run_id"], row["blob_id"])
+        if row["sha"] in shas:
+            trust.sign(db, store.uuid, row["blob_id"], row["sha"], "pickle")
+            trust.clear_unverified(db, row["run_id"], row["blob_id"])
 
 
 def _own(run: Run, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -110,9 +110,9 @@ class Values:
         """
         key = artifact.flow, artifact.sha1
         if key not in self._outlines:
-            size = artifact.size_bytes
+            size = self._measure(artifact) if artifact.size_bytes is None else artifact.size_bytes
             try:
-                if size is not None and size > _MAX_INTERNAL:
+                if size > _MAX_INTERNAL:
                     raise pickles.NotPlain("it is too large")
                 self._outlines[key] = pickles.outline(b"".join(self.pieces(artifact)))
             except pickles.NotPlain:
@@ -123,9 +123,7 @@ class Values:
         """Return an artifact's value, which is staged; raise Problem where its bytes are missing or damaged."""
         key = artifact.flow, artifact.sha1
         if key not in self._staged:
-            size = artifact.size_bytes
-            if size is None:
-                size = self._measure(artifact)
+            size = self._measure(artifact) if artifact.size_bytes is None else artifact.size_bytes
             if size <= pickles.MAX_BYTES:
                 self._staged[key] = self._stage_small(artifact, b"".join(self.pieces(artifact)))
             else:
@@ -182,6 +180,16 @@ class Values:
         incoming = self._staging.begin(digest.digest(), description)
         _add(incoming, _part(self.pieces(artifact), begin, length))
         return Value(description, incoming)
+
+    def hashes(self, artifacts: Iterable[Artifact]) -> set[bytes]:
+        """Return the SHA-256 of the bytes of artifacts; raise Problem where these are missing or damaged."""
+        shas = set()
+        for artifact in {(artifact.flow, artifact.sha1): artifact for artifact in artifacts}.values():
+            digest = hashlib.sha256()
+            for piece in self.pieces(artifact):
+                digest.update(piece)
+            shas.add(digest.digest())
+        return shas
 
     def pieces(self, artifact: Artifact) -> Iterator[bytes]:
         """Yield the bytes of an artifact, unpacked.
@@ -276,7 +284,7 @@ def _encoded(data: bytes) -> Encoded | None:
 def _of_pickle(artifact: Artifact, size: int) -> Description:
     """Return the description of a pickle that is not read: nothing but the type is known of it."""
     match = _TYPE.fullmatch(artifact.type)
-    kind = match[1].removeprefix("builtins.").removeprefix("__main__.") if match else "object"
+    kind = clean(match[1]).removeprefix("builtins.").removeprefix("__main__.") if match else "object"
     return Description("pickle", size, kind, f"<{kind}, stored by Metaflow>")
 
 

@@ -1,5 +1,6 @@
 """Print, as JSON, what Metaflow's Client answers about the runs of the current folder; flowstore is asked the same."""
 
+import collections
 import hashlib
 import json
 
@@ -25,6 +26,8 @@ def shown(value):
         return f"{len(value)} bytes {hashlib.sha256(value).hexdigest()}"
     if hasattr(value, "stacktrace"):
         return [value.type, value.exception, value.stacktrace]
+    if isinstance(value, collections.OrderedDict):  # whose repr has changed with Python 3.12
+        return f"OrderedDict {list(value.items())}"
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__} {sorted(value)}"
     return f"{type(value).__name__} {value!r}"
