@@ -69,7 +69,7 @@ def event(name: str, payload: str) -> None:
 
     try:
         value = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"it is not JSON: {error}", param_hint="--payload") from None
     if not isinstance(value, dict):
         raise click.BadParameter("it has to be a JSON object, {…}", param_hint="--payload")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from flowstore.sqlite.database import Store
 
 MOST_PAYLOAD_BYTES = 64 << 10
+_MOST_LEVELS = 100
+_NO_OBJECT = 'The payload of an event is a JSON object, as in {"day": "2026-11-27"}.'
 
 
 def publish(store: Store, name: str, payload: Mapping[str, Any], user: str) -> int:
@@ -29,16 +31,35 @@ def publish(store: Store, name: str, payload: Mapping[str, Any], user: str) -> i
     """
     if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
         raise FlowstoreError(f"The name of an event is a text of 1 to 200 characters, not {name!r:.100}.")
+    too_deep = FlowstoreError(
+        f"The payload of event {name} is nested more than {_MOST_LEVELS} levels deep. Publish what is needed of it."
+    )
     try:
-        text = json.dumps(payload, allow_nan=False) if isinstance(payload, Mapping) else ""
+        text = json.dumps(payload, allow_nan=False, ensure_ascii=False) if isinstance(payload, Mapping) else ""
+    except RecursionError:
+        raise too_deep from None
     except (TypeError, ValueError):
         text = ""
-    if not text or not all(isinstance(key, str) for key in payload):
-        raise FlowstoreError('The payload of an event is a JSON object, as in {"day": "2026-11-27"}.')
+    if not text or not context.is_text(text) or not all(isinstance(key, str) for key in payload):
+        raise FlowstoreError(_NO_OBJECT)
     if len(text) > MOST_PAYLOAD_BYTES:
         raise FlowstoreError(f"The payload of an event has at most {MOST_PAYLOAD_BYTES:,} characters of JSON.")
+    if not _fits(payload, _MOST_LEVELS):
+        raise too_deep
     with store.write() as db:
         return events.publish(db, events.EVENT, name, payload, user)
+
+
+def _copied(payload: Any) -> dict[Any, Any]:
+    if payload is not None and not isinstance(payload, Mapping):
+        raise FlowstoreError(_NO_OBJECT)
+    return dict(payload or {})
+
+
+def _fits(value: Any, levels: int) -> bool:
+    """Return whether a value is nested at most so deep; what reads it later may have less of a stack than this."""
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return levels >= 0 and all(_fits(item, levels - 1) for item in items)
 
 
 class Event:
@@ -56,7 +77,7 @@ class Event:
         if url is not None:
             raise FlowstoreError("An event is published in a store, not at a URL. Leave url out.")
         self.name = name
-        self.payload = dict(payload or {})
+        self.payload = _copied(payload)
 
     def add_to_payload(self, key: str, value: Any) -> Event:
         """Add a value to the payload, in place of one that it has under this key."""
@@ -85,7 +106,7 @@ class Event:
 
         try:
             store = active_store()
-            return str(publish(store, self.name, {**self.payload, **(payload or {})}, context.username()))
+            return str(publish(store, self.name, {**self.payload, **_copied(payload)}, context.username()))
         except FlowstoreError:
             if ignore_errors:
                 return None
@@ -166,7 +187,7 @@ class Trigger:
         for item in self._events:
             if item.name == name:
                 return self._find(item) if item.type == events.RUN else item
-        raise KeyError(f"Nothing of the name {name!r} started the run; there are: {', '.join(self)}.")
+        raise KeyError(f"Nothing of the name {name!r} started the run; there are: {', '.join(self) or 'none'}.")
 
     def __contains__(self, name: object) -> bool:
         return name in [*self]

@@ -329,24 +329,24 @@ def settle(flow: type, values: Mapping[str, Any]) -> None:
         GraphError: something depends on a key that a config does not have, or a decorator refuses its value.
         ParameterError: a parameter refuses its value.
     """
-    scope: dict[str, Any] = {}
     for attribute, definition in configs_of(flow).items():
         value = values[attribute]
         definition.value = value if definition.plain else wrapped(value)
-        scope |= {definition.name: definition.value, attribute: definition.value}
-    settling = _Settling(flow, scope)
+    settling = Settling(flow)
     for cls in flow.__mro__:
         for name, member in [*vars(cls).items()]:
             settling.settle(cls, name, member)
 
 
-class _Settling:
-    """Puts the values of expressions in their place, wherever a flow's class has them."""
+class Settling:
+    """Puts the values of expressions in their place, in a flow whose configs have values."""
 
-    def __init__(self, flow: type, scope: Mapping[str, Any]) -> None:
-        self._scope = scope
+    def __init__(self, flow: type) -> None:
+        self._scope: dict[str, Any] = {}
+        for attribute, definition in configs_of(flow).items():
+            self._scope |= {definition.name: definition.value, attribute: definition.value}
         self._names = vars(sys.modules[flow.__module__])
-        self._configs = ConfigValue(scope)
+        self._configs = ConfigValue(self._scope)
 
     def settle(self, cls: type, name: str, member: Any) -> None:
         """Settle a member of a class."""
@@ -354,30 +354,30 @@ class _Settling:
             setattr(cls, name, KnownConfig(member._definition))
         elif isinstance(member, FunctionType) and "decorators" in vars(member):
             with _located(f"step {name}"):
-                member.decorators[:] = map(self._known, member.decorators)  # type: ignore[attr-defined]
+                member.decorators[:] = map(self.known, member.decorators)  # type: ignore[attr-defined]
         elif isinstance(member, Parameter):
             member.configs = self._configs
             if is_delayed(member.default):
-                member.set_default(unwrapped(self._known(member.default)))
+                member.set_default(unwrapped(self.known(member.default)))
         elif name in {"_flow_decorators", FLOW_MUTATORS}:
             with _located(f"class {cls.__name__}"):
-                setattr(cls, name, tuple(map(self._known, member)))
+                setattr(cls, name, tuple(map(self.known, member)))
         elif is_delayed(member):
             with _located(f"{cls.__name__}.{name}"):
-                setattr(cls, name, self._known(member))
+                setattr(cls, name, self.known(member))
 
-    def _known(self, value: Any) -> Any:
+    def known(self, value: Any) -> Any:
         """Return a value with what it contains of expressions known."""
         if isinstance(value, Delayed):
-            return value.known(self._known)
+            return value.known(self.known)
         if isinstance(value, Expression):
             return unwrapped(evaluate(value, self._scope, self._names))
         if isinstance(value, Mapping):
             return {key: item for pair in value.items() for key, item in self._items(*pair)}
-        return type(value)(map(self._known, value)) if type(value) in (list, tuple) else value
+        return type(value)(map(self.known, value)) if type(value) in (list, tuple) else value
 
     def _items(self, key: Any, value: Any) -> Iterator[tuple[Any, Any]]:
-        known = self._known(value)
+        known = self.known(value)
         if not isinstance(key, Unpacked):
             yield key, known
         elif isinstance(known, Mapping):

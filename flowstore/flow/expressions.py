@@ -27,7 +27,8 @@ class ConfigValue(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"The config has no key {name!r}; it has: {', '.join(map(str, self))}.") from None
+            keys = ", ".join(map(str, self)) or "none"
+            raise AttributeError(f"The config has no key {name!r}; it has: {keys}.") from None
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *(key for key in self if isinstance(key, str))]

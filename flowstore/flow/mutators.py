@@ -32,7 +32,7 @@ from flowstore.flow.decorators import (
     with_others,
 )
 from flowstore.flow.exit_hooks import exit_hook
-from flowstore.flow.expressions import Delayable
+from flowstore.flow.expressions import Delayable, Expression, is_delayed
 from flowstore.flow.graph import steps_of
 from flowstore.flow.parameters import Parameter, parameters_of
 from flowstore.flow.triggers import trigger, trigger_on_finish
@@ -213,7 +213,7 @@ class MutableStep(_Duplicates):
         Raises:
             GraphError: there is no such decorator, it has no such option, or the step has it.
         """
-        added = _build(deco_type, deco_args or (), deco_kwargs or {})
+        added = _build(deco_type, *_known(self._change.flow, [*(deco_args or ())], dict(deco_kwargs or {})))
         same = [item for item in self._decorators if item.name == added.name and not isinstance(item, Card)]
         if same and duplicates == self.IGNORE:
             return None
@@ -293,6 +293,10 @@ class MutableFlow(_Duplicates):
             raise GraphError(f"A mutator cannot add the parameter {name!r}: the flow has something of that name.")
         value.__set_name__(self._change.flow, name)
         setattr(self._change.flow, name, value)
+        if Expression.are_used:
+            from flowstore.flow.configs import Settling  # which most flows do without
+
+            Settling(self._change.flow).settle(self._change.flow, name, value)
 
     def remove_parameter(self, name: str) -> bool:
         """Remove a parameter, in `pre_mutate` only; return whether there was one."""
@@ -321,7 +325,8 @@ class MutableFlow(_Duplicates):
             if duplicates == self.ERROR:
                 raise GraphError(f"The flow has @{name} already, so a mutator cannot add it.")
             return None
-        added: FlowDecorator = _FLOW_DECORATORS[name](*(deco_args or ()), **(deco_kwargs or {}))
+        args, options = _known(self._change.flow, [*(deco_args or ())], dict(deco_kwargs or {}))
+        added: FlowDecorator = _FLOW_DECORATORS[name](*args, **options)
         added(self._change.flow)
         return added
 
@@ -336,13 +341,22 @@ class MutableFlow(_Duplicates):
 
     def _check_early(self, what: str) -> None:
         if not self._change.early:
-            raise GraphError(f"{what} in pre_mutate only: when mutate is called, the options are known already.")
+            raise GraphError(f"{what} in pre_mutate only: after that, the options are known already.")
 
 
 def _spec(decorator: Any) -> tuple[str, str, list[Any], dict[str, Any]]:
     kind = decorator.kind.function if isinstance(decorator, own.OwnDecorator) else type(decorator)
     args = [*decorator.args] if isinstance(decorator, _Mutator) else []
     return decorator.name, f"{kind.__module__}.{kind.__qualname__}", args, attributes_of(decorator)
+
+
+def _known(flow: type, *values: Any) -> Any:
+    """Return values with what a mutator takes from configs, which have theirs when it is asked."""
+    if not is_delayed(values):
+        return values
+    from flowstore.flow.configs import Settling  # which most flows do without
+
+    return Settling(flow).known(values)
 
 
 def _build(deco_type: Any, args: Sequence[Any], options: Mapping[str, Any]) -> StepDecorator:
@@ -366,6 +380,7 @@ def pre_mutate(flow: type) -> None:
     for mutator in _mutators_of(flow):
         _ask(mutator, "pre_mutate", MutableFlow(change))
     _mutate_steps(change, "pre_mutate")
+    change.early = False  # for mutators that keep the flow
     _prepared[flow] = change.steps
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 USER_SKIP_STEP: Mapping[str, Any] = MappingProxyType({})
 """The value that a decorator yields to skip its step."""
 
-_NEXT_OPTIONS = frozenset({"foreach", "num_parallel", "condition"})
+_NEXT_OPTIONS = "foreach", "num_parallel", "condition"
 _SIGNATURE = "(step_name, flow, inputs=None, attributes=None)"
 
 
@@ -186,9 +186,11 @@ class _Running:
 
 def _transition(node: Node, options: Mapping[str, Any]) -> Transition:
     """Return where a step leads that was skipped or replaced: where its source says."""
-    unknown = sorted(set(options) - _NEXT_OPTIONS)
+    unknown = [name for name in options if name not in _NEXT_OPTIONS]
     if unknown:
-        raise GraphError(f"Step {node.name}: self.next has no option {unknown[0]!r}; it has: foreach, num_parallel.")
+        raise GraphError(
+            f"Step {node.name}: self.next has no option {unknown[0]!r}; it has: {', '.join(_NEXT_OPTIONS)}."
+        )
     return Transition(
         node.targets,
         options.get("foreach", node.foreach),

@@ -13,6 +13,9 @@ import contextlib
 import html
 import os
 import re
+import select
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +28,7 @@ from flowstore.flow.decorators import StepDecorator, decorate
 
 HIDDEN = "***"
 SHORTEST = 8  # characters; shorter values are words that occur anyway
+_STANDARD = 1, 2  # the descriptors of stdout and stderr
 INLINE, ENV_FILE = "inline", "env-file"
 _HOW = (
     'Write {"type": "env-file", "options": {"path": ".env"}}, or '
@@ -105,7 +109,10 @@ def _kind(source: Any) -> tuple[str, Mapping[str, Any]]:
     kind = str(source.get("type")) if isinstance(source, Mapping) else ""
     if kind not in {INLINE, ENV_FILE}:
         raise GraphError(f"@secrets: there are no sources of the type {kind!r}. {_HOW}")
-    options = {"path": source.get("id"), **dict(source.get("options") or {})}
+    given = source.get("options") or {}
+    if not isinstance(given, Mapping):
+        raise GraphError(f"@secrets: options of a source of the type {kind!r} must be a dict. {_HOW}")
+    options = {"path": source.get("id"), **given}
     wanted = "env_vars" if kind == INLINE else "path"
     if not isinstance(options.get(wanted), Mapping if kind == INLINE else str):
         raise GraphError(f"@secrets: a source of the type {kind!r} needs {wanted}. {_HOW}")
@@ -118,12 +125,15 @@ def _inline(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_file(options: Mapping[str, Any]) -> dict[str, str]:
     """Read a file of variables; messages show none of its text."""
-    path = Path(options["path"]).expanduser()
+    path = options["path"]
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise GraphError(f"@secrets: {path} cannot be read: {reason}.") from None
+        lines = Path(path).expanduser().read_text("utf-8").splitlines()
+    except OSError as error:
+        raise GraphError(f"@secrets: {path} cannot be read: {error.strerror}. Name another file.") from None
+    except UnicodeDecodeError:
+        raise GraphError(f"@secrets: {path} cannot be read: it is not text in UTF-8. Name another file.") from None
+    except (RuntimeError, ValueError):  # ~ of somebody who has no home, or a NUL
+        raise GraphError(f"@secrets: {path!r} is no path of a file. Name another one.") from None
     values: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         text = line.strip().removeprefix("export ").lstrip()
@@ -144,8 +154,8 @@ def _check(step: str, name: Any, value: Any) -> None:
         raise GraphError(f"Step {step}: @secrets has {name!r}, which cannot be a variable.")
     if name.startswith(("FLOWSTORE_", "METAFLOW_")):
         raise GraphError(f"Step {step}: @secrets cannot set {name}, which is flowstore's own. Use another name.")
-    if not isinstance(value, str) or "\0" in value:
-        raise GraphError(f"Step {step}: @secrets: the value of {name} is not a text.")
+    if not isinstance(value, str) or "\0" in value or not context.is_text(value):
+        raise GraphError(f"Step {step}: @secrets: the value of {name} is not a text. Write it as a text in quotes.")
 
 
 # --- hiding values
@@ -241,3 +251,61 @@ def set_for_task(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def hidden_output(redactor: Redactor) -> Iterator[None]:
+    """Hide values in what this process, and others that it starts, print meanwhile.
+
+    A process of its own passes the output on, so that nothing of it is lost if this one crashes.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in _STANDARD]
+    pipes = [os.pipe() for _ in _STANDARD]
+    ended, end = os.pipe()
+    passing = os.fork()
+    if passing == 0:
+        try:
+            for _, write in (*pipes, (ended, end)):
+                os.close(write)
+            _pass_on({read: (redactor.stream(), to) for (read, _), to in zip(pipes, kept, strict=True)}, ended)
+        finally:
+            os._exit(0)
+    for (read, write), number in zip(pipes, _STANDARD, strict=True):
+        os.dup2(write, number)
+        os.close(read)
+        os.close(write)
+    os.close(ended)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for copy, number in zip(kept, _STANDARD, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(end)
+        os.waitpid(passing, 0)
+
+
+def _pass_on(streams: dict[int, tuple[Stream, int]], ended: int) -> None:
+    """Pass on what comes in, until no more can come, or until all has come and the end is announced."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the step
+    while ready := select.select([*streams, ended], [], [])[0]:
+        if ready == [ended]:
+            break
+        for number in ready:
+            if number != ended:
+                data = os.read(number, 1 << 16)
+                _write(streams[number][1], streams[number][0].feed(data, end=not data))
+                if not data:
+                    del streams[number]
+    for stream, to in streams.values():
+        _write(to, stream.feed(b"", end=True))
+
+
+def _write(number: int, data: bytes) -> None:
+    with open(number, "wb", buffering=0, closefd=False) as file:
+        while data:
+            data = data[file.write(data) or 0 :]

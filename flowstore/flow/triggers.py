@@ -46,7 +46,7 @@ class trigger(FlowDecorator):  # noqa: N801  # used as a decorator
 
     def conditions(self, flow: str, user: str) -> list[dict[str, Any]]:
         """Return the events, for a deployment."""
-        return [_event(_called(event, flow, user)) for event in self._all()]
+        return [_event(_called(self.name, event, flow, user)) for event in self._all()]
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -77,7 +77,7 @@ class trigger_on_finish(FlowDecorator):  # noqa: N801  # used as a decorator
 
     def conditions(self, flow: str, user: str) -> list[dict[str, Any]]:
         """Return the flows, for a deployment."""
-        return [_flow(_called(item, flow, user)) for item in self._all()]
+        return [_flow(_called(self.name, item, flow, user)) for item in self._all()]
 
 
 def triggers_of(flow: Any, user: str) -> dict[str, Any] | None:
@@ -103,8 +103,17 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one.get(key) == other.get(key) for key in ("kind", "name", "project", "branch"))
 
 
-def _called(item: Any, flow: str, user: str) -> Any:
-    return call_default(item, DeployTimeContext(flow, user, "trigger")) if callable(item) else item
+def _called(decorator: str, item: Any, flow: str, user: str) -> Any:
+    if not callable(item):
+        return item
+    try:
+        return call_default(item, DeployTimeContext(flow, user, "trigger"))
+    except Exception as error:  # a user's function may raise anything
+        name = getattr(item, "__name__", repr(item))
+        raise GraphError(
+            f"{flow}: the function {name} of @{decorator} raised {type(error).__name__}: {error}. "
+            "Correct it, and deploy again."
+        ) from error
 
 
 def _check(decorator: str, one: str, single: Any, several: Any) -> None:
@@ -144,14 +153,23 @@ def _event(event: Any) -> dict[str, Any]:
     if not isinstance(event, Mapping) or set(event) - {"name", "parameters"}:
         raise GraphError(f"@trigger: an event is a name, or a dict of name and parameters, not {event!r:.100}.")
     parameters = event.get("parameters")
-    if isinstance(parameters, (list, tuple)):
-        parameters = dict((item, item) if isinstance(item, str) else item for item in parameters)
-    if parameters is not None and not (
-        isinstance(parameters, Mapping) and all(isinstance(text, str) for pair in parameters.items() for text in pair)
-    ):
-        raise GraphError("@trigger: parameters is a dict of parameters and fields of the payload.")
-    mapped = {} if parameters is None else {"parameters": dict(parameters)}
+    mapped = {} if parameters is None else {"parameters": _mapping(parameters)}
     return {"kind": "event", "name": check_name(event.get("name")), **mapped}
+
+
+def _mapping(parameters: Any) -> dict[str, str]:
+    """Return which field of the payload gives each parameter its value."""
+    pairs: list[Any] = [parameters]
+    if isinstance(parameters, Mapping):
+        pairs = [*parameters.items()]
+    elif isinstance(parameters, (list, tuple)):
+        pairs = [(item, item) if isinstance(item, str) else item for item in parameters]
+    if all(isinstance(pair, (list, tuple)) and [type(text) for text in pair] == [str, str] for pair in pairs):
+        return dict(pairs)
+    raise GraphError(
+        "@trigger: parameters is a dict of parameters and fields of the payload, or a list of names that are both, "
+        f"not {parameters!r:.100}."
+    )
 
 
 def _flow(flow: Any) -> dict[str, Any]:

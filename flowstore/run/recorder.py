@@ -157,7 +157,7 @@ _LOG_BYTES = 4 << 20  # wait for no interval
 CARD_INTERVAL_S = 1.0  # between two states of the cards of running tasks
 
 
-def _redactor(run: RunPlan) -> Redactor | None:
+def redactor_of(run: RunPlan) -> Redactor | None:
     """Return what hides the secrets of a run's steps; `None` where there are none."""
     values = [value for policy in run.policies.values() for value in policy.secrets.values()]
     if not values:
@@ -183,7 +183,7 @@ class Output:
         self._console = console
         self._store = store
         self._run_id = run.run_id
-        self._redactor = _redactor(run)
+        self._redactor = redactor_of(run)
         self._cards: dict[tuple[int, int], RenderedCard] = {}  # by attempt and number
         self._cards_at = 0.0  # when cards were written last
         self._log: list[tuple[int, str, int, str]] = []

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -33,7 +33,7 @@ from flowstore.run.orders import Inline, OpenSplit, Order, Report, RunFacts
 from flowstore.run.plan import Outcome, Plan, PlannedTask
 from flowstore.run.policies import policies_of
 from flowstore.run.randomness import Generators
-from flowstore.run.recorder import Recorder
+from flowstore.run.recorder import Recorder, redactor_of
 from flowstore.run.results import StoredResults
 from flowstore.run.resume import Kept, Origin, names_of, parameters_from
 from flowstore.sqlite.database import Row, Store
@@ -43,6 +43,9 @@ from flowstore.store.codecs import Encoded, encode
 from flowstore.store.description import NewBlob
 from flowstore.store.runs import find_runs
 from flowstore.text import duration
+
+if TYPE_CHECKING:
+    from flowstore.flow.secrets import Redactor
 
 _MOST_RUNS = 100  # that are looked at for one that has got as far as the step
 
@@ -135,7 +138,7 @@ def spin_flow(flow: type[FlowSpec], graph: Graph, wish: Wish, store: Store, gene
     spin = _Spin(flow, graph, wish, store, inputs, console)
     began = time.monotonic()
     report = (spin.persisted if wish.persist else spin.unrecorded)(generators)
-    _tell_end(console, wish, report, spin.pathspec, duration(time.monotonic() - began))
+    _tell_end(console, wish, report, spin, duration(time.monotonic() - began))
     if report.failure is not None and report.failure.type.endswith("KeyboardInterrupt"):
         return 130
     return 0 if report.status == "successful" else 1
@@ -149,15 +152,16 @@ def skip_decorators(flow: type[FlowSpec]) -> None:
             decorators[:] = [item for item in decorators if isinstance(item, Parallel)]
 
 
-def _tell_end(console: Console, wish: Wish, report: Report, pathspec: str, took: str) -> None:
+def _tell_end(console: Console, wish: Wish, report: Report, spin: _Spin, took: str) -> None:
     if report.status == "successful":
         console.banner(f"Done: step {wish.step} was successful after {took}.")
         for name, blob in report.artifacts.items():
-            console.banner(f"  self.{name} = {blob.preview}")
+            shown = blob.preview if spin.redactor is None else spin.redactor.text(blob.preview)
+            console.banner(f"  self.{name} = {shown}")
     else:
         console.say(f"Step {wish.step} failed after {took}.")
     console.banner(
-        f"The result is {pathspec}." if wish.persist else "Nothing was stored; to keep the result: --persist"
+        f"The result is {spin.pathspec}." if wish.persist else "Nothing was stored; to keep the result: --persist"
     )
     console.close()
 
@@ -222,6 +226,7 @@ class _Spin:
         stop: Any = None  # Ctrl-C is for the step, or for the debugger
         self._session = start.Session(flow, graph, wish.options, executor, store, console, stop)
         self.pathspec = ""
+        self.redactor: Redactor | None = None
 
     def unrecorded(self, generators: Generators) -> Report:
         """Run the step, and forget what it has set."""
@@ -285,7 +290,10 @@ class _Spin:
         with_ = () if self._wish.skip_decorators else self._wish.options.with_
         overridden = {name: None if name in self._overrides else value for name, value in facts.parameters.items()}
         facts = attrs.evolve(facts, with_=with_, parameters=overridden)
-        return RunPlan(facts, self._graph, policies_of(self._flow, self._graph, with_, self._console.say), 1, origin)
+        policies = policies_of(self._flow, self._graph, with_, self._console.say)
+        run = RunPlan(facts, self._graph, policies, 1, origin)
+        self.redactor = redactor_of(run)
+        return run
 
     def _attempt(self, order: Order, generators: Generators) -> Product:
         """Run the attempt in this process, where a debugger can stop it and it can ask for input."""
@@ -299,7 +307,12 @@ class _Spin:
         for stream in (sys.stdout, sys.stderr):
             getattr(stream, "reconfigure", lambda **_: None)(line_buffering=True)
         generators.derive(order)
-        return run_attempt(self._flow, self._graph, order, source, Ending())
+        if self.redactor is None:
+            return run_attempt(self._flow, self._graph, order, source, Ending())
+        from flowstore.flow.secrets import hidden_output  # which most flows do without
+
+        with hidden_output(self.redactor):
+            return run_attempt(self._flow, self._graph, order, source, Ending())
 
     def _with_overrides(self, product: Product) -> Product:
         """Return the product with the values that took the place of inputs, which the task then has set."""

@@ -128,8 +128,10 @@ def resume_flow(
     origin_run_id: str | None,
     options: Options,
     executor: Executor,
+    *,
+    named: bool,
 ) -> int:
-    """Start a run that takes over what succeeded in an earlier one; see `run_flow`."""
+    """Start a run that takes over what succeeded in an earlier one, which the user may have named; see `run_flow`."""
     with _session(flow, graph, options, executor) as opened:
         store = opened.store
         with store.read():
@@ -140,7 +142,7 @@ def resume_flow(
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
         kept = parameters_from(store, flow, origin_id, old)
         encoded = {name: _encode("Parameter", name, value) for name, value in kept.values.items()}
-        for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, named=origin_run_id is not None)):
+        for note in (*kept.notes, *nothing_to_take(store, flow.__name__, origin, named=named)):
             session.console.say(note)
         with store.write() as db:
             parameters = put_parameters(db, store, kept.blobs, encoded)

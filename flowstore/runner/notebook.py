@@ -177,7 +177,9 @@ def without_notebook(cell: str) -> str:
     """Return a cell without the statements that concern the notebook; the others stay on their lines."""
     tree = compile(cell, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     assert isinstance(tree, ast.Module)
-    lines = cell.splitlines()
+    kept = cell.encode()
+    starts = [0, *(at + 1 for at, byte in enumerate(kept) if byte == ord("\n"))]  # of the lines
+    spans: list[tuple[int, int]] = []
     dropped = set(_OF_NOTEBOOK)
     for statement in tree.body:
         if isinstance(statement, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -185,9 +187,12 @@ def without_notebook(cell: str) -> str:
         names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
         if not dropped.isdisjoint(node.id for node in names) or _is_main(statement):
             dropped |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-            end = statement.end_lineno or statement.lineno
-            lines[statement.lineno - 1 : end] = [""] * (end - statement.lineno + 1)
-    return "\n".join(lines) + "\n"
+            end_line, end_column = statement.end_lineno or 0, statement.end_col_offset or 0
+            begin = starts[statement.lineno - 1] + statement.col_offset
+            spans.append((begin, starts[end_line - 1] + end_column))
+    for begin, end in reversed(spans):
+        kept = kept[:begin] + b"\n" * kept.count(b"\n", begin, end) + b"pass" + kept[end:]
+    return kept.decode().rstrip("\n") + "\n"
 
 
 def _is_main(statement: ast.stmt) -> bool:

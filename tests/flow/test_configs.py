@@ -237,6 +237,23 @@ def test_a_resumed_run_keeps_its_own(configured):
     assert script.client(3).data.config == VALUES
 
 
+def test_one_run_is_resumed(configured):
+    """The latest run is looked for once: one that begins meanwhile does not mix its parameters with these configs."""
+    head = """
+        def later(value):
+            if os.environ.pop("LATER", None):
+                os.system(f"{sys.executable} flow.py --config-value config '{{}}' run --alpha 2")
+            return value
+    """
+    members = "config = Config('config', default='config.json')\nalpha = Parameter('alpha', default=1)"
+    end = "@environment(vars={'X': config_expr('later(config.get(\"project\", \"none\"))')})"
+    script = configured(flow_source(LINEAR, head=head, members=members, end=end))
+    script("run")
+    assert "running F/3 for tester" in script("resume", "end", LATER="1").stderr
+    run = script.client(3)
+    assert (run.origin_run_id, run.data.alpha, run.data.config) == ("1", 1, VALUES)
+
+
 def test_nothing_to_resume(configured):
     """Without a store, or without a run, `resume` says so as ever."""
     script = configured(PRINTING)

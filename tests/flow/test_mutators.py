@@ -133,6 +133,7 @@ WRONG = {
     "unknown": ("step.add_decorator('ctach')", "There is no decorator 'ctach'"),
     "option": ("step.add_decorator('retry', deco_kwargs={'tiems': 1})", "@retry has no option tiems"),
     "late": ("flow.add_parameter('x', Parameter('x'))", "A parameter can be added in pre_mutate only"),
+    "kept": ("self.kept.add_parameter('x', Parameter('x'))", "A parameter can be added in pre_mutate only: after that"),
     "its own": ("{}['x']", "KeyError: 'x'. This was raised by wrong.mutate."),
 }
 
@@ -142,6 +143,9 @@ def test_mistakes_are_found_before_a_run_exists(flow, statement, message):
     """One message says which mutator, and where."""
     head = f"""
         class wrong(FlowMutator):
+            def pre_mutate(self, flow):
+                self.kept = flow
+
             def mutate(self, flow):
                 step = dict(flow.steps)["start"]
                 {statement}
@@ -185,6 +189,13 @@ CONFIGURED = """
         def pre_mutate(self, mutable_flow):
             for name, value in mutable_flow.config.sizes.items():
                 mutable_flow.add_parameter(name, Parameter(name, default=value))
+            computed = Parameter("twice", default=config_expr("2 * config.sizes.wide"))
+            mutable_flow.add_parameter("twice", computed)
+            called = Parameter("called", default=lambda context: context.configs.config.note)
+            mutable_flow.add_parameter("called", called)
+            mutable_flow.add_decorator(project, deco_kwargs={"name": config_expr("config.note")})
+            times = config_expr("config.retry.times")
+            dict(mutable_flow.steps)["end"].add_decorator("retry", deco_kwargs={"times": times})
 
         def mutate(self, mutable_flow):
             [(attribute, config)] = mutable_flow.configs
@@ -197,12 +208,14 @@ CONFIGURED = """
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_configs_reach_mutators_and_decorators(flow, method):
     """As options of mutators and of one's own decorators, and as attributes of what a mutator is given."""
-    config = "Config('config', default_value={'note': 'n', 'sizes': {'wide': 3}})"
-    start = "@noting(note=config.note)\n@dataset(url=config.note)\nself.x = self.wide"
+    config = "Config('config', default_value={'note': 'n', 'sizes': {'wide': 3}, 'retry': {'times': 1}})"
+    start = "@noting(note=config.note)\n@dataset(url=config.note)\nself.x = [self.wide, self.twice, self.called]"
+    start += "\nself.project = current.project_name"
     head = HEAD.replace("duplicates=mutable_step.ERROR", "duplicates=mutable_step.OVERRIDE") + CONFIGURED
     source = flow_source(LINEAR, head=head, members=f"config = {config}", start=start)
     script = flow(decorated(source, "@limiting(note=config_expr('config.note'))"))
     script("run", *METHODS[method])
     data = script.client().data
-    assert (data.x, data.notes) == (3, ["start {'url': 'n'}", "end {'note': 'n'}"])
+    assert (data.x, data.project) == ([3, 6, "n"], "n")
+    assert data.notes == ["start {'url': 'n'}", "end {'note': 'n'}"]
     script("--config-value", "config", '{"note": "m", "sizes": {"tall": 5}}', "run", "--wide", "1", expect=2)

@@ -172,7 +172,7 @@ WRONG = {
     "twice": ("yield\n    yield", "@odd must yield once, and yielded twice in step start."),
     "never": ("if 0: yield", "@odd ended before it reached `yield`, so step start did not run."),
     "a number": ("yield 3", "@odd yielded 3. Yield nothing to run the step, a dict to skip it, or a function"),
-    "an option": ("yield {'to': 1}", "Step start: self.next has no option 'to'"),
+    "an option": ("yield {'to': 1}", "self.next has no option 'to'; it has: foreach, num_parallel, condition."),
 }
 
 

@@ -97,6 +97,7 @@ WRONG = {
     "set already": (FILE, {"TOKEN": "old"}, "@secrets would replace the variable TOKEN, which is set already"),
     "set by another": (FILE + "\n@environment(vars={'SHORT': 'x'})", {}, "replace the variable SHORT"),
     "twice": (FILE.replace("]", ", 'env-file:keys.env']"), {}, "two sources of @secrets have the variable TOKEN"),
+    "no path": ("@secrets(sources=['env-file:~nobody-here/keys.env'])", {}, "is no path of a file. Name another one"),
     "our own": ("@secrets(sources=['env-file:own.env'])", {}, "@secrets cannot set FLOWSTORE_USER"),
 }
 
@@ -116,6 +117,7 @@ def test_mistakes_are_found_before_a_run_exists(flow, keys, mark, env, message):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ({"type": "env-file", "options": "keys.env"}, "options of a source of the type 'env-file' must be a dict"),
         ({"type": "vault"}, "no sources of the type 'vault'"),
         ("aws-secrets-manager.db", "no source 'aws-secrets-manager.db'"),
     ],

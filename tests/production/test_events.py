@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import sqlite3
 from contextlib import closing
@@ -129,9 +130,14 @@ def test_events_from_python(flow):
         ("event", "made"),
     ]
     flowstore.use_store(script.db)
-    for wrong in ({"payload": {"x": object()}}, {"name": ""}, {"payload": {"x": float("nan")}}, {"payload": {1: 2}}):
+    payloads = [{"x": object()}, {"x": float("nan")}, {1: 2}, {"x": "\ud800"}, 5]
+    for wrong in ({"name": ""}, *({"payload": payload} for payload in payloads)):
         with pytest.raises(FlowstoreError):
             flowstore.Event(**{"name": "n", **wrong}).publish()
+    for levels in (101, 100_000):
+        deep = functools.reduce(lambda inner, _: [inner], range(levels), 1)
+        with pytest.raises(FlowstoreError, match="payload of event n is nested more than 100 levels deep"):
+            flowstore.Event("n", {"x": deep}).publish()
     assert flowstore.ArgoEvent("n", payload={"x": object()}).publish(ignore_errors=True) is None
 
 
@@ -152,8 +158,18 @@ def test_wrong_commands(flow):
     script("run")
     assert "--payload" in script.flowstore("event", "x", "--payload", "[1]", expect=2).stderr
     assert "not JSON" in script.flowstore("event", "x", "--payload", "{", expect=2).stderr
+    deep = f'{{"x": {"[" * 60_000}{"]" * 60_000}}}'
+    assert "Traceback" not in script.flowstore("event", "x", "--payload", deep, expect=2).stderr
     assert "name of an event" in script.flowstore("event", "", expect=1).stderr
     assert script.sql("select count(*) from events") == [0]
+
+
+@pytest.mark.parametrize("line", ["trigger(event=raising)", "trigger_on_finish(flow=raising)"])
+def test_a_function_that_raises_deploys_nothing(flow, line):
+    """The message says which, and what it raised."""
+    script = flow(waiting_for("def raising(): return {}['day']", f"@{line}"))
+    message = f"F: the function raising of @{line.partition('(')[0]} raised KeyError: 'day'."
+    assert script("deploy", "create", expect=1).stderr.splitlines()[-1].startswith(f"Error: {message}")
 
 
 def test_listings_say_what_starts_a_deployment(flow):
@@ -348,6 +364,9 @@ MISTAKES = {
     "no name": ("trigger", {"event": {"name": 5}}, "name of an event"),
     "a typo": ("trigger", {"event": {"nmae": "a"}}, "a dict of name and parameters"),
     "a mapping": ("trigger", {"event": {"name": "a", "parameters": {"x": 1}}}, "parameters and fields"),
+    "no pairs": ("trigger", {"event": {"name": "a", "parameters": [5]}}, r"names that are both, not \[5\]"),
+    "three": ("trigger", {"event": {"name": "a", "parameters": ["x", ("x", "y", "z")]}}, "names that are both"),
+    "one text": ("trigger", {"event": {"name": "a", "parameters": "x"}}, "names that are both, not 'x'"),
     "an option": ("trigger", {"event": "a", "options": {"when": 1}}, "options is a dict"),
     "a time": ("trigger", {"event": "a", "options": {"reset_at": {"hour": 25}}}, "a time of the day"),
     "a flow": ("trigger_on_finish", {"flow": {"flow": "A"}}, "a flow is a name"),

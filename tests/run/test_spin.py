@@ -234,6 +234,28 @@ def test_from_python(flow):
         runner.spin("strat")
 
 
+@pytest.mark.parametrize("words", [["end"], ["end", "--persist"]], ids=" ".join)
+def test_secrets_are_hidden(flow, words):
+    """As in a run: also where another process prints them, letter by letter, in errors, and before a crash."""
+    values = {"TOKEN": "s3cret-value", "OTHER": "another-value"}
+    mark = f"@secrets(sources=[{{'type': 'inline', 'options': {{'env_vars': {values}}}}}])\n"
+    printing = (
+        "for letter in os.environ['TOKEN']: print(letter, end='', flush=True)\n"
+        "print()\nos.system('echo $OTHER; echo $TOKEN >&2')\nself.kept = os.environ['TOKEN']"
+    )
+    script = flow(flow_source(LINEAR, end=mark + printing))
+    script("run")
+    result = script("spin", *words)
+    assert result.stdout == "***\n***\n"
+    assert [line for line in result.stderr.splitlines() if "***" in line] == ["***", "  self.kept = '***'"]
+    assert not any(value in result.stdout + result.stderr for value in values.values())
+    script.rewrite(
+        flow_source(LINEAR, end=f"{mark}print('a', os.environ['TOKEN'], flush=True)\nos.kill(os.getpid(), 9)")
+    )
+    result = script("spin", *words, expect=-9)
+    assert result.stdout == "a ***\n"
+
+
 def test_ctrl_c(flow):
     """Ctrl-C ends the step, and the exit code says so."""
     script = flow(flow_source(LINEAR))

@@ -217,35 +217,37 @@ class FlowFile:
         from flowstore.run import configs, ownership
         from flowstore.store.opening import open_store
 
-        store = open_store(settings["store"])
-        with store.read():  # so that what is compared with the assignment is what is taken
+        # one reading transaction, so that what is compared with the assignment is what is taken
+        with contextlib.closing(open_store(settings["store"])) as store, store.read():
             deployed = ownership.deployed(store, self.deployment).deployment
             assert deployed is not None
             stored = configs.of_deployment(store, deployed)
-        store.close()
         self.configure(settings, stored)
 
-    def configure_as_origin(self, settings: Mapping[str, Any], origin_run_id: str | None) -> Mapping[str, Any]:
+    def configure_as_origin(
+        self, settings: Mapping[str, Any], origin_run_id: str | None
+    ) -> tuple[Mapping[str, Any], str | None]:
         """Fix the values of the flow's configs as they are in the run to resume.
 
         Returns:
-            The settings, with the store that was chosen.
+            The settings, with the store that was chosen, and the id of the run, where it had to be found for this:
+            the latest run may be another one by the time it is resumed.
         """
         if settings["config"] or settings["config_value"]:
             raise click.UsageError("A resumed run keeps its origin's configs. To change them, use run.")
         if not Expression.are_used:
-            return settings
+            return settings, origin_run_id
         from flowstore.run import resume
         from flowstore.store.opening import find_path, open_store
 
         path = settings["store"] or find_path()
         if path is None:
             self.configure(settings)
-            return settings
-        store = open_store(path)
-        self.configure_as_run(settings, store, resume.find_origin(store, self.name, origin_run_id))
-        store.close()
-        return {**settings, "store": str(path)}
+            return settings, origin_run_id
+        with contextlib.closing(open_store(path)) as store:
+            run_id = resume.find_origin(store, self.name, origin_run_id)
+            self.configure_as_run(settings, store, run_id)
+        return {**settings, "store": str(path)}, str(run_id)
 
     def configure_as_run(self, settings: Mapping[str, Any], store: Store, run_id: int) -> None:
         """Fix the values of the flow's configs as they are in a run, but for those that are given."""

@@ -181,7 +181,8 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
         python flow.py resume --origin-run-id 5
     """
     generators = _generators(this)
-    options = this.configure_as_origin(settings_of(click.get_current_context()), origin_run_id)
+    named = origin_run_id is not None
+    options, origin_run_id = this.configure_as_origin(settings_of(click.get_current_context()), origin_run_id)
     graph = this.graph
     deployment = this.deployment
     if step is not None and step not in graph:
@@ -192,7 +193,7 @@ def resume(this: FlowFile, step: str | None, origin_run_id: str | None, **_given
     start = import_at_rest("flowstore.run.start")
     with wrong_usage(ParameterError):
         wish = _options(options, sources, deployment)
-        code: int = start.resume_flow(this.type, graph, step, origin_run_id, wish, executor)
+        code: int = start.resume_flow(this.type, graph, step, origin_run_id, wish, executor, named=named)
     return code
 
 
