@@ -25,11 +25,10 @@ from flowstore.production import deploy
 from flowstore.production.stepfunctions.aws import POLL_S, Address, Aws, AwsError, AwsMissingError, Received
 from flowstore.production.stepfunctions.job import Job
 from flowstore.production.stepfunctions.messages import QUEUED, STEP, Failure, Message
+from flowstore.production.trigger import as_child
 from flowstore.run import console
-from flowstore.run.local.worker import die_with_parent
 from flowstore.sqlite.database import Store
 from flowstore.store import deployments, records, state_machines
-from flowstore.store.opening import active_store, use_store
 from flowstore.text import safe
 
 ONCE_POLL_S = 2  # how long `--once` waits for a further message
@@ -373,16 +372,13 @@ class Worker:
 
 def main(path: str, deployment_id: str, parent: str) -> int:
     """Run one deployment once, in a process that a worker started, and return its exit code."""
-    die_with_parent(int(parent))
-    try:
+
+    def run(store: Store) -> int:
         order = json.load(sys.stdin)
-        use_store(path)
-        store = active_store()
         deployment = deployments.get(store, int(deployment_id))
         return deploy.trigger(store, deployment, order.pop("values"), quiet=True, **order)
-    except FlowstoreError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+
+    return as_child(parent, path, run)
 
 
 if __name__ == "__main__":

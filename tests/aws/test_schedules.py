@@ -73,6 +73,17 @@ def test_the_scheduler_here_leaves_it_alone(stage):
     assert "Scheduled: F version" in stage.script.flowstore("scheduler", "--once").stderr
 
 
+def test_events_start_it_here(stage):
+    """AWS knows nothing of them: `flowstore scheduler` runs what is deployed, and leaves the schedule to AWS."""
+    stage = stage(daily("* * * * *").replace("@schedule", "@trigger(event='updated')\n@schedule"))
+    assert "Started on:            event updated, by: flowstore scheduler" in stage("create").stdout
+    stage.script.flowstore("event", "updated")
+    said = stage.script.flowstore("scheduler", "--once").stderr
+    assert "Waiting for a deployment with a schedule, or for events." in said
+    assert stage.script.client(1).trigger.event.name == "updated"
+    assert stage.executions() == []
+
+
 @pytest.mark.parametrize("line", ["0 0 13 * FRI", "0 0 * * 1#1,2#1"])
 def test_a_schedule_that_aws_cannot_express(stage, line):
     """Nothing is changed anywhere."""

@@ -15,6 +15,7 @@ from flowstore.cli.flow.deploy import (
     checked_options,
     create_options,
     echo_deployed,
+    echo_events,
     echo_moved,
     parameter_values,
     with_token,
@@ -90,6 +91,7 @@ def _echo_created(created: CreatedInAws, called: str) -> None:
     click.echo(f"Queue:                 {created.queue}")
     if created.schedule:
         click.echo(f"Schedule:              {created.schedule}")
+    echo_events(created.deployed.deployment)
     echo_moved(created.deployed)
     click.echo(
         f"\nTo run what AWS asks for, here:\n  flowstore worker\nTo start it now:\n  {called} step-functions trigger"

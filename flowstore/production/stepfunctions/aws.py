@@ -59,13 +59,7 @@ VISIBILITY_S = 10  # how long others do not see a message that was received
 
 
 class AwsError(FlowstoreError):
-    """AWS did not do what it was asked for.
-
-    Attributes:
-        passing: whether the same call may succeed later.
-    """
-
-    passing = False
+    """AWS did not do what it was asked for."""
 
 
 class AwsPassingError(AwsError):
