@@ -21,7 +21,6 @@ from flowstore.cli.flow.deploy import (
     with_token,
 )
 from flowstore.cli.flow.flow_file import BRANCH, NAMESPACE_INSIDE, PRODUCTION, WITH, FlowFile
-from flowstore.errors import FlowstoreError
 from flowstore.text import safe
 
 if TYPE_CHECKING:
@@ -133,15 +132,10 @@ def trigger(this: FlowFile, arguments: tuple[str, ...], **_chosen: Any) -> None:
     from flowstore.store import deployments
 
     there = _find(this)
-    deployment = deployments.find(there.store, there.machine.flow, there.machine.scope)
-    if deployment is None:
-        raise FlowstoreError(
-            f"{this.name} is in AWS, but no longer deployed in {there.store.path}. Deploy it with: "
-            "step-functions create"
-        )
-    values = parameter_values(deployments.parameters_of(there.store, deployment.id), arguments)
-    arn = commands.trigger(there, values)
-    click.echo(f"Started {arn}\nIts run begins when a worker takes it: flowstore worker")
+    values = parameter_values(deployments.parameters_of(there.store, commands.deployed(there).id), arguments)
+    click.echo(
+        f"Started {commands.trigger(there, values).arn}\nIts run begins when a worker takes it: flowstore worker"
+    )
 
 
 trigger.context_settings = {**trigger.context_settings, "ignore_unknown_options": True}

@@ -35,7 +35,7 @@ def policies(address: Address, store: str, role: str | None, scheduler_role: str
         "deployer": {
             "policy": _policy(
                 _allow("states", on_machine, address.arn),
-                _allow("states", "StopExecution", executions),
+                _allow("states", "DescribeExecution StopExecution", executions),
                 _allow("sqs", "CreateQueue DeleteQueue GetQueueUrl TagQueue", queue),
                 _allow("scheduler", "CreateSchedule UpdateSchedule GetSchedule DeleteSchedule", schedule),
                 _pass_role(role, "states"),
