@@ -51,7 +51,11 @@ def _find(this: FlowFile) -> InAws:
 @click.option("--name", metavar="NAME", help="The state machine's name; default: the flow's.")
 @click.option("--role", metavar="ARN", envvar="FLOWSTORE_SFN_ROLE",
               help="The state machine's role; default: $FLOWSTORE_SFN_ROLE, or the role that it has.")  # fmt: skip
-@click.option("--scheduler-role", metavar="ARN", help="The role by which @schedule starts it; default: --role.")
+@click.option(
+    "--scheduler-role",
+    metavar="ARN",
+    help="The role by which @schedule starts it; default: the one that it has, or --role.",
+)
 @click.option("--heartbeat", type=click.IntRange(3, _MAX_HEARTBEAT_S), default=60, show_default=True, metavar="SECONDS",
               help="How long AWS waits for a sign of life of a run.")  # fmt: skip
 @click.option("--steps", is_flag=True, help="Make each step a state, for flows of at most about 3,000 tasks.")

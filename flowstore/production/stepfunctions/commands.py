@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -165,7 +166,7 @@ def delete(there: InAws, authorize: str | None) -> list[str]:
 def _remove(there: InAws, removed: list[str]) -> None:
     store, address, aws = there.store, there.address, there.aws
     name, is_ours = schedule_name(address.name), _is_ours(there)
-    schedule = aws.find_schedule(name)
+    schedule = _find_schedule(there)
     if is_ours and schedule is not None and schedule["Target"]["Arn"] == address.arn:
         aws.delete_schedule(name)
         removed.append(f"the schedule {name}")
@@ -175,6 +176,11 @@ def _remove(there: InAws, removed: list[str]) -> None:
     if len(state_machines.all_of(store)) == 1 and aws.find_queue(store.uuid) is not None:
         aws.delete_queue(store.uuid)
         removed.append(f"the queue {definition.queue_name(store.uuid)}")
+
+
+def _find_schedule(there: InAws) -> dict[str, Any] | None:
+    had_one = rows.had_schedule(there.store, there.machine.flow, there.machine.scope)
+    return there.aws.find_schedule(schedule_name(there.address.name), may_be_denied=not had_one)
 
 
 def _is_ours(there: InAws) -> bool:
@@ -190,7 +196,7 @@ def facts(there: InAws) -> dict[str, str]:
     """Return what is in AWS of a flow, by name, for people."""
     present = there.aws.find_machine(there.address.arn)
     tags = {} if present is None else there.aws.machine_tags(there.address.arn)
-    schedule = there.aws.find_schedule(schedule_name(there.address.name))
+    schedule = _find_schedule(there)
     missing = "is not there: run step-functions create"
     return {
         "state machine": there.address.arn if present is not None else f"{there.address.arn} {missing}",
