@@ -68,6 +68,8 @@ def is_passing(error: BaseException | None) -> bool:
 class StoreNotFound(FlowstoreError, FileNotFoundError):
     """There is no store where one was looked for."""
 
+    passing = True  # a disk is not mounted yet, say
+
 
 class NotAStore(FlowstoreError, ValueError):
     """The file is not SQLite, or not flowstore's."""

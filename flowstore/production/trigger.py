@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,19 +166,30 @@ def check_trusted(store: Store, deployment: Deployment) -> bytes:
 
 def _parameters(store: Store, deployment: Deployment, values: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Return values as options and, for flags, which no option takes back, as environment variables."""
-    known = {item.option: item for item in rows.parameters_of(store, deployment.id)}
+    known = check_names(store, deployment, values)
     options: list[str] = []
     environment: dict[str, str] = {}
     for name, text in values.items():
-        parameter = known.get(name.replace("_", "-"))
-        if parameter is None:
-            there = ", ".join(f"--{option}" for option in known) or "none"
-            raise ParameterError(f"The deployment of {deployment.flow} has no parameter {name!r}; it has: {there}.")
+        parameter = known[name.replace("_", "-")]
         if parameter.is_flag:
             environment[variable(parameter)] = text
         else:
             options.append(f"--{parameter.option}={text}")
     return options, environment
+
+
+def check_names(store: Store, deployment: Deployment, names: Iterable[str]) -> dict[str, DeployedParameter]:
+    """Return the parameters of a deployment by option.
+
+    Raises:
+        ParameterError: it has none of one of the names.
+    """
+    known = {item.option: item for item in rows.parameters_of(store, deployment.id)}
+    for name in names:
+        if name.replace("_", "-") not in known:
+            there = ", ".join(f"--{option}" for option in known) or "none"
+            raise ParameterError(f"The deployment of {deployment.flow} has no parameter {name!r}; it has: {there}.")
+    return known
 
 
 def variable(parameter: DeployedParameter) -> str:

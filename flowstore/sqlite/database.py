@@ -254,7 +254,7 @@ class Store:
 
     def _check_in_place(self) -> None:
         if not self.in_place:
-            raise FlowstoreError(f"{self.path} was removed or replaced while it was in use.")
+            raise StoreUnavailable(f"{self.path} was removed or replaced while it was in use.")
 
     def rescue(self, copy: Path) -> None:
         """Write all that the open file holds to a new one, as long as this process can still reach it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from support.aws import REGION, ROLE
@@ -45,6 +47,33 @@ def test_a_schedule_follows_the_flow(stage):
     stage.create()
     assert "the schedule F" in stage("delete").stdout
     assert schedules(stage) == {}
+
+
+def test_policies_are_what_the_flow_needs(stage):
+    """One role for both services unless the schedule has its own; nothing about schedules without one."""
+    stage = stage(flow_source(LINEAR))
+    assert "scheduler" not in stage("create", "--show-policies").stdout
+    stage.aws.answer("scheduler.GET", 403, "AccessDeniedException")
+    stage.create()
+    assert "schedule       none" in stage("show").stdout
+    stage("delete")
+    stage.script.rewrite(daily("0 7 * * *"))
+    clock = "arn:aws:iam::123456789012:role/clock"
+    one, two = (
+        json.loads(stage("create", "--show-policies", *words).stdout) for words in ((), ("--scheduler-role", clock))
+    )
+    assert (one["scheduler"], services(one["scheduler"])) == (one["state machine"], ["states", "scheduler"])
+    assert one["scheduler"]["role"] == ROLE
+    assert [services(two[name]) for name in ("state machine", "scheduler")] == [["states"], ["scheduler"]]
+    one_message(stage("create", expect=1), "do not allow it")
+    stage.aws.answers.clear()
+    stage.create()
+    assert schedules(stage)["F"][-1] == ROLE.rpartition("/")[2]
+
+
+def services(role):
+    """The services that may take a role on."""
+    return [one["Principal"]["Service"].partition(".")[0] for one in role["trust"]["Statement"]]
 
 
 def test_a_schedule_of_somebody_else_stays(stage):
