@@ -21,7 +21,7 @@ from flowstore import context
 from flowstore.context import UNSET, Unset, is_text
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound
 from flowstore.sqlite.database import Row, Store
-from flowstore.store import queries
+from flowstore.store import origins, queries
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.store.opening import active_store
 from flowstore.store.runs import find_runs
@@ -137,7 +137,7 @@ def with_ids(scope: Scope, parts: Sequence[str]) -> list[str]:
     if len(parts) > 1 and parts[1] in {LATEST, LATEST_SUCCESSFUL}:
         parts[1] = _latest_run(scope, parts[0], successful=parts[1] == LATEST_SUCCESSFUL)
     elif len(parts) > 1 and len(parts[1]) >= _METAFLOW_DIGITS:
-        parts = queries.find_imported(scope.store, parts)
+        parts = origins.find_imported(scope.store, parts)
     if len(parts) > 3 and parts[3] == LATEST:
         parts[3] = _latest_task(scope.store, parts)
     return parts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -56,15 +57,16 @@ class Origin:
     pathspec: str | None
 
 
-def metadata_of(task: Task, attempts: Sequence[Row], origin: Origin) -> Iterator[Metadata]:
-    """Yield the facts about a task, attempt by attempt."""
+def metadata_of(task: Task, attempts: Sequence[Row], origin: Callable[[], Origin]) -> Iterator[Metadata]:
+    """Yield the facts about a task, attempt by attempt; those of Metaflow need no `origin`, which takes queries."""
+    origin = functools.cache(origin)
     for attempt in attempts:
         if (recorded := _from_metaflow(attempt)) is not None:
             yield from (Metadata(name, value, time_of(at_ms), kind, task) for name, value, kind, at_ms in recorded)
             continue
         at = time_of(attempt["started_at"])
         ended_at = at if attempt["finished_at"] is None else time_of(attempt["finished_at"])
-        for name, value in facts_of(attempt, origin).items():
+        for name, value in facts_of(attempt, origin()).items():
             yield Metadata(name, value, ended_at if name in _AT_THE_END else at, _TYPES.get(name, name), task)
 
 

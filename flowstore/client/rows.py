@@ -16,7 +16,7 @@ from flowstore.client.base import kinds, status_of
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, positions_of, time_of
-from flowstore.store import blobs, codecs, metrics, queries, steps, tags
+from flowstore.store import blobs, codecs, metrics, origins, queries, steps, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.queries import Failure
 from flowstore.store.run_pages import RunQuery, find_page
@@ -181,7 +181,7 @@ def explanation(run: Run, row: RunRow) -> Explanation:
         resume_command=queries.resume_command(store, run_id) if row.status in {"failed", "stopped", "dead"} else "",
         resumed=f"{row.flow}/{row.origin_run_id}" if resumes else None,
         reused=queries.reused(store, run_id) if resumes else 0,
-        imported_from=queries.imported_from(store, run_id),
+        imported_from=origins.imported_from(store, run_id),
     )
 
 

@@ -16,7 +16,7 @@ from flowstore.client.task import Task, Visible
 from flowstore.errors import ArtifactError, FlowstoreError, NotFound, UntrustedArtifact
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, time_of
-from flowstore.store import blobs, metrics, queries, tags
+from flowstore.store import blobs, metrics, origins, queries, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.runs import environment_of, find_runs
 from flowstore.text import safe
@@ -217,7 +217,7 @@ class Run(Tagged, Container["Step"], Ending):
     def origin_pathspec(self) -> str | None:
         """Its pathspec in Metaflow, where it was imported from there; else that of the run that it resumed."""
         flow, run_id = self.path_components
-        there = queries.pathspec_in_metaflow(self._store, addresses.number("run", run_id))
+        there = origins.pathspec_in_metaflow(self._store, addresses.number("run", run_id))
         return there or (None if self.origin_run_id is None else f"{flow}/{self.origin_run_id}")
 
     @property
@@ -239,7 +239,7 @@ class Run(Tagged, Container["Step"], Ending):
     @property
     def imported_from(self) -> str | None:
         """Where it came from, as the other store's uuid and its pathspec there, `UUID/Flow/5`; else `None`."""
-        return queries.imported_from(self._store, int(self.id))
+        return origins.imported_from(self._store, int(self.id))
 
     @property
     def user(self) -> str:

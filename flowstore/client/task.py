@@ -17,7 +17,7 @@ from flowstore.client.facts import Metadata, Origin, facts_of, is_from_metaflow,
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import json_of, positions_of, time_of
-from flowstore.store import log_chunks, queries, tags
+from flowstore.store import log_chunks, origins, queries, tags
 from flowstore.store.blobs import Blob
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.text import did_you_mean
@@ -238,7 +238,7 @@ class Task(Tagged, Ending):
         """
         row = self._row()
         pathspec: str | None = row["origin_pathspec"]
-        return queries.pathspec_in_metaflow(self._store, row["run_id"], row["id"]) or pathspec
+        return origins.pathspec_in_metaflow(self._store, row["run_id"], row["id"]) or pathspec
 
     @property
     def exception(self) -> ExceptionInfo | None:
@@ -312,7 +312,7 @@ class Task(Tagged, Ending):
         """The facts that are recorded beside its artifacts: of all attempts, or of the one that is looked at."""
         one = self._attempt is not None
         attempts = [self._attempt_row()] if one else queries.all_attempts(self._store, self._row()["id"])
-        return [*metadata_of(self, attempts, self._origin())]
+        return [*metadata_of(self, attempts, self._origin)]
 
     @property
     def metadata_dict(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ from flowstore.flow.parameters import parameters_of
 from flowstore.flow.spec import FlowSpec
 from flowstore.flow.triggers import triggers_of
 from flowstore.production import events, tokens
-from flowstore.production.trigger import check_trusted, trigger
+from flowstore.production.trigger import check_names, check_trusted, trigger
 from flowstore.run import snapshot
 from flowstore.run.checks import check_decorators
 from flowstore.run.executor import choose
@@ -38,7 +38,10 @@ from flowstore.store.codecs import Encoded, encode
 from flowstore.store.deployments import Deployment, NewDeployment
 from flowstore.store.opening import activate, active_store, ensure_active_store, open_store
 
-__all__ = ["Created", "Deployment", "Options", "check_trusted", "create", "delete", "deployments", "find", "trigger"]
+__all__ = [
+    "Created", "Deployment", "Options", "check_names", "check_trusted", "create", "delete", "deployments", "find",
+    "trigger",
+]  # fmt: skip
 
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look alike
 _RANDOM_LETTERS = 16  # so that nobody guesses a token from its hash, which others may learn

@@ -15,7 +15,7 @@ import attrs
 
 from flowstore.errors import ParameterError
 from flowstore.sqlite.database import Store
-from flowstore.store import deployments, events, state_machines
+from flowstore.store import deployments, events
 from flowstore.store.deployments import DeployedParameter, Deployment
 from flowstore.store.events import Claim, Event
 
@@ -62,13 +62,8 @@ def _qualified(condition: Mapping[str, Any]) -> str:
 
 
 def waiting(store: Store) -> dict[int, Deployment]:
-    """Return the deployments that the scheduler starts by events."""
-    in_aws = {(machine.flow, machine.scope) for machine in state_machines.all_of(store)}
-    return {
-        item.id: item
-        for item in deployments.active(store)
-        if item.triggers is not None and (item.flow, item.scope) not in in_aws
-    }
+    """Return the deployments that the scheduler starts by events: those in AWS, too, which knows nothing of events."""
+    return {item.id: item for item in deployments.active(store) if item.triggers is not None}
 
 
 def next_start(store: Store, deployment: Deployment, mark: int) -> Start | None:

@@ -27,12 +27,12 @@ from typing import Protocol
 
 import attrs
 
-from flowstore.errors import FlowstoreError
+from flowstore.errors import FlowstoreError, is_passing
 from flowstore.production import deploy, events, schedule
 from flowstore.production.events import Start
 from flowstore.production.schedule import Entry
-from flowstore.run import console
-from flowstore.run.local import worker
+from flowstore.production.trigger import as_child
+from flowstore.run import console, ownership
 from flowstore.run.signals import Stop
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Store
@@ -41,10 +41,10 @@ from flowstore.store import deployments, records, schedules
 from flowstore.store import events as event_rows
 from flowstore.store.deployments import Deployment
 from flowstore.store.events import Claim
-from flowstore.store.opening import active_store, use_store
 
 POLL_S = 2.0  # a poll costs 2 ms of processor time
 MOST_TRIES = 3  # to start a run for events; each is lost only to what nobody could start
+FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0  # after a start that the system refused, which costs no event
 SIGN_OF_LIFE_S = liveness.SILENCE_S / 4
 
 
@@ -114,6 +114,7 @@ class Scheduler:
         self._next: tuple[datetime, int] | None = None
         self._waiting: set[int] = set()
         self._tries: dict[tuple[int, int], int] = {}  # by deployment and mark: starts that made no run
+        self._rests: dict[int, tuple[float, float]] = {}  # by deployment: until when it rests, and for how long
         self._told: set[str] = set()
         self._trouble: str | None = None
 
@@ -196,13 +197,23 @@ class Scheduler:
         self._tell_waiting(waiting)
         marks = event_rows.marks(self._store)
         for deployment in waiting.values():
+            if time.monotonic() < self._rests.get(deployment.id, (0.0, 0.0))[0]:
+                continue
             entry = Entry(deployment, time_of(deployment.deployed_at))
             try:
                 self._look_for_events_of(entry, marks.get(deployment.id))
             except _LostError:
                 raise
-            except (FlowstoreError, OSError) as error:  # no room for a process, say: the next poll tries again
+            except (FlowstoreError, OSError) as error:  # no room for a process, say
                 self._say_once(f"{entry} is not run by its events. {error}")
+                if is_passing(error):
+                    self._rest(entry)
+
+    def _rest(self, entry: Entry) -> None:
+        """Leave a deployment alone for a while, each time for longer, since the system has refused to start it."""
+        rest_s = min(2 * self._rests.get(entry.deployment.id, (0.0, FIRST_REST_S / 2))[1], LONGEST_REST_S)
+        self._rests[entry.deployment.id] = time.monotonic() + rest_s, rest_s
+        self._say(f"Events start {entry} again in {rest_s:g} s at the earliest.")
 
     def _look_for_events_of(self, entry: Entry, mark: int | None) -> None:
         while mark is not None and not self._is_starting(entry.deployment.id, mark):
@@ -285,11 +296,20 @@ class Scheduler:
             if code is not None:
                 self._running.remove(running)
                 self._failures += code != 0
-                if running.start is not None and code != 0:
-                    key = running.start.deployment.id, running.start.claim.mark
-                    self._tries[key] = self._tries.get(key, 0) + 1
+                if running.start is not None:
+                    self._note_end(running.entry, running.start.claim, code)
                 ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 self._say(f"{running} {'was successful' if code == 0 else ending}.")
+
+    def _note_end(self, entry: Entry, claim: Claim, code: int) -> None:
+        """Count an attempt that has made no run; one that the system has refused costs no event."""
+        if code == ownership.PASSING_CODE:
+            self._rest(entry)
+            return
+        self._rests.pop(claim.deployment_id, None)
+        if code != 0:
+            key = claim.deployment_id, claim.mark
+            self._tries[key] = self._tries.get(key, 0) + 1
 
     def _stop_running(self) -> None:
         """Have the runs stop, and wait for that; a further signal kills them."""
@@ -366,10 +386,8 @@ def main(path: str, deployment_id: str, parent: str, *used: str) -> int:
         parent: the scheduler, which this process dies with.
         used: where events start it, the last event that it had used up, and then those events.
     """
-    worker.die_with_parent(int(parent))
-    try:
-        use_store(path)
-        store = active_store()
+
+    def run(store: Store) -> int:
         deployment = deployments.get(store, int(deployment_id))
         if not used:
             return deploy.trigger(store, deployment, quiet=True)
@@ -378,9 +396,8 @@ def main(path: str, deployment_id: str, parent: str, *used: str) -> int:
             deployment, event_rows.by_ids(store, claim.ids), deployments.parameters_of(store, deployment.id)
         )
         return deploy.trigger(store, deployment, values, quiet=True, claim=claim)
-    except FlowstoreError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+
+    return as_child(parent, path, run)
 
 
 if __name__ == "__main__":

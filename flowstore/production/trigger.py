@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,18 @@ import attrs
 from flowstore import context
 from flowstore.client.addresses import Scope
 from flowstore.client.code import Code
-from flowstore.errors import ParameterError, UntrustedArtifact
+from flowstore.errors import FlowstoreError, ParameterError, UntrustedArtifact, is_passing
 from flowstore.production import tokens
 from flowstore.run import ownership
+from flowstore.run.local.worker import die_with_parent
 from flowstore.sqlite import files
 from flowstore.sqlite.database import Store
 from flowstore.store import deployments as rows
 from flowstore.store import trust
 from flowstore.store.deployments import DeployedParameter, Deployment
 from flowstore.store.events import Claim
+from flowstore.store.opening import active_store, use_store
+from flowstore.text import safe
 
 _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -65,7 +68,7 @@ def trigger(
         claim: the events that start the run.
 
     Returns:
-        The run's exit code.
+        The run's exit code; where events or an execution ask for it, `ownership.PASSING_CODE` after what may pass.
 
     Raises:
         UntrustedArtifact: this user neither deployed it nor trusts the store; nothing was run.
@@ -94,6 +97,23 @@ def trigger(
         return _run(
             child, command, {**_outside_parameters(), **_paths(deployment, folder), **environment, **assignment}
         )
+
+
+def as_child(parent: str, path: str, call: Callable[[Store], int]) -> int:
+    """Call something in a process that a scheduler or worker has started, and return the exit code.
+
+    Args:
+        parent: the process that started this one, which dies with it.
+        path: of the store.
+        call: is given the store; its errors are printed.
+    """
+    die_with_parent(int(parent))
+    try:
+        use_store(path)
+        return call(active_store())
+    except (FlowstoreError, OSError) as error:
+        print(f"Error: {safe(str(error))}", file=sys.stderr)
+        return ownership.PASSING_CODE if is_passing(error) else 1
 
 
 def _program(deployment: Deployment, folder: str) -> list[str]:
@@ -146,19 +166,30 @@ def check_trusted(store: Store, deployment: Deployment) -> bytes:
 
 def _parameters(store: Store, deployment: Deployment, values: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Return values as options and, for flags, which no option takes back, as environment variables."""
-    known = {item.option: item for item in rows.parameters_of(store, deployment.id)}
+    known = check_names(store, deployment, values)
     options: list[str] = []
     environment: dict[str, str] = {}
     for name, text in values.items():
-        parameter = known.get(name.replace("_", "-"))
-        if parameter is None:
-            there = ", ".join(f"--{option}" for option in known) or "none"
-            raise ParameterError(f"The deployment of {deployment.flow} has no parameter {name!r}; it has: {there}.")
+        parameter = known[name.replace("_", "-")]
         if parameter.is_flag:
             environment[variable(parameter)] = text
         else:
             options.append(f"--{parameter.option}={text}")
     return options, environment
+
+
+def check_names(store: Store, deployment: Deployment, names: Iterable[str]) -> dict[str, DeployedParameter]:
+    """Return the parameters of a deployment by option.
+
+    Raises:
+        ParameterError: it has none of one of the names.
+    """
+    known = {item.option: item for item in rows.parameters_of(store, deployment.id)}
+    for name in names:
+        if name.replace("_", "-") not in known:
+            there = ", ".join(f"--{option}" for option in known) or "none"
+            raise ParameterError(f"The deployment of {deployment.flow} has no parameter {name!r}; it has: {there}.")
+    return known
 
 
 def variable(parameter: DeployedParameter) -> str:

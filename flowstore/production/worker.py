@@ -22,14 +22,21 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.production import deploy
-from flowstore.production.stepfunctions.aws import POLL_S, Address, Aws, AwsError, AwsMissingError, Received
-from flowstore.production.stepfunctions.job import Job
+from flowstore.production.stepfunctions.aws import (
+    POLL_S,
+    Address,
+    Aws,
+    AwsDeniedError,
+    AwsError,
+    AwsMissingError,
+    Received,
+)
+from flowstore.production.stepfunctions.job import BEATS, Job
 from flowstore.production.stepfunctions.messages import QUEUED, STEP, Failure, Message
+from flowstore.production.trigger import as_child
 from flowstore.run import console
-from flowstore.run.local.worker import die_with_parent
 from flowstore.sqlite.database import Store
 from flowstore.store import deployments, records, state_machines
-from flowstore.store.opening import active_store, use_store
 from flowstore.text import safe
 
 ONCE_POLL_S = 2  # how long `--once` waits for a further message
@@ -37,7 +44,7 @@ _ASKED_S = 60.0  # how long an accepted execution may take to ask for its run
 _TICK_S = 1.0  # how often runs are looked at that this worker has not started
 _STEPS_TICK_S = 0.2  # how often it is looked which tasks have finished, where AWS hears of each
 _RETRY_S = 5.0  # after a call that AWS did not answer
-_BEATS = 3  # signs of life in the time after which AWS misses one
+_FORGET_S = 3600.0  # between two looks for tokens of executions that have ended
 _BUSY_S = 2  # how long a message rests that has come while there was no room
 
 
@@ -96,6 +103,9 @@ class Worker:
         self._is_polling = False
         self._poll_again_at = 0.0
         self._is_empty = False  # the last poll brought nothing
+        self._is_refused = False  # the machine refused to start a run
+        self._forget_at = 0.0
+        self._denied: set[str] = set()
         self._failures = 0
         self._signals: list[int] = []
         self._trouble: str | None = None
@@ -126,8 +136,12 @@ class Worker:
         while not self._signals:
             if self._fatal is not None and not self._jobs:
                 raise self._fatal
-            if once and self._is_empty and not self._jobs:
+            if once and (self._is_empty or self._is_refused) and not self._jobs:
+                self._await_poll()
                 return
+            if time.monotonic() >= self._forget_at:
+                with contextlib.suppress(FlowstoreError):  # another time
+                    self._forget_ended()
             self._ask(ONCE_POLL_S if once else POLL_S)
             self._store.close()  # between events the store is at rest, as far as the worker is concerned
             event = self._next_event()
@@ -181,7 +195,16 @@ class Worker:
             except (FlowstoreError, OSError) as error:  # of AWS, or no room on the disk, say: the message comes again
                 if not self._store.path.exists():
                     raise
-                self._miss(error)
+                self._miss_one(error)
+
+    def _miss_one(self, error: Exception) -> None:
+        """Go on with the others where AWS denies a call about one execution: its state machine's policy is missing."""
+        if not isinstance(error, AwsDeniedError):
+            self._miss(error)
+        elif str(error) not in self._denied:
+            self._denied.add(str(error))
+            self._failures += 1
+            self._say(str(error))
 
     def _miss(self, error: Exception) -> None:
         """Try again after what may pass, such as a network that is down; else end, once the runs have ended."""
@@ -212,7 +235,7 @@ class Worker:
             self._aws.fail(message.token, Failure.NOT_STARTED, "The message was sent to the worker of another store.")
             self._aws.drop(self._url, received)
             return
-        job = self._jobs.get(message.execution)
+        job = self._jobs.get(message.tag)
         if message.state == STEP:
             self._keep(received, message)
         elif job is None and len(self._jobs) >= self._max_runs:
@@ -224,8 +247,10 @@ class Worker:
 
     def _keep(self, received: Received, message: Message) -> None:
         """Keep the token of a step, for whichever worker has the run."""
-        tag = state_machines.execution_tag(message.execution)
-        state_machines.add_token(self._store, tag, message.step, message.path, message.members, message.token)
+        if self._aws.heartbeat(message.token):
+            state_machines.add_token(
+                self._store, message.tag, message.step, message.path, message.members, message.token
+            )
         self._aws.drop(self._url, received)
 
     def _accept(self, received: Received, message: Message, job: Job | None) -> None:
@@ -233,7 +258,7 @@ class Worker:
         is_waited_for = self._aws.succeed(message.token, {"worker": platform.node()})
         self._aws.drop(self._url, received)
         if is_waited_for and job is None:
-            self._jobs[message.execution] = Job(self._store, message)
+            self._jobs[message.tag] = Job(self._store, message)
 
     def _begin(self, received: Received, message: Message, job: Job | None) -> None:
         """Start the run of an execution. AWS sees to its end from now on, so the message has done its duty."""
@@ -242,8 +267,8 @@ class Worker:
         if not is_waited_for:
             return
         if job is None:
-            job = self._jobs[message.execution] = Job(self._store, message)
-        job.message, job.rests_until, job.beat_at = message, 0.0, time.monotonic() + message.heartbeat_s / _BEATS
+            job = self._jobs[message.tag] = Job(self._store, message)
+        job.message, job.rests_until, job.beat_at = message, 0.0, time.monotonic() + message.heartbeat_s / BEATS
         if message.token not in job.tokens:
             job.tokens.append(message.token)
         if not job.is_begun:
@@ -262,10 +287,10 @@ class Worker:
             except (FlowstoreError, OSError) as error:  # of AWS, or of a machine with no room for a process, say
                 if not self._store.path.exists():
                     raise
-                job.rests_until = time.monotonic() + min(_RETRY_S, job.message.heartbeat_s / _BEATS)
+                job.rests_until = time.monotonic() + min(_RETRY_S, job.message.heartbeat_s / BEATS)
                 if isinstance(error, AwsError) and not error.passing and job.answer is not None:
-                    del self._jobs[job.message.execution]  # AWS asks again, once it misses a sign of life
-                self._miss(error)
+                    del self._jobs[job.tag]  # AWS asks again, once it misses a sign of life
+                self._miss_one(error)
 
     def _look_after(self, job: Job) -> None:
         job.look()
@@ -277,25 +302,40 @@ class Worker:
 
     def _beat(self, job: Job) -> None:
         """Give a sign of life. Where AWS no longer waits for it, see whether the execution goes on all the same."""
-        job.beat_at = time.monotonic() + job.message.heartbeat_s / _BEATS
+        job.beat_at = time.monotonic() + job.message.heartbeat_s / BEATS
         if not job.is_begun:
             if time.monotonic() - job.since > _ASKED_S:  # another worker has it
-                del self._jobs[job.message.execution]
+                del self._jobs[job.tag]
             return
         job.tokens = [token for token in job.tokens if self._aws.heartbeat(token)]
-        if not job.tokens and not job.aborted and not self._aws.goes_on(job.message.execution):
+        if not job.tokens and not job.aborted and not self._goes_on(job.tag, job.message.execution):
             job.aborted = True
             self._say(f"{job} was stopped in AWS.")
             if job.child is not None:
                 job.child.stop()
             else:
-                del self._jobs[job.message.execution]
+                del self._jobs[job.tag]
+                state_machines.forget_tokens(self._store, job.tag)
+
+    def _goes_on(self, tag: str, arn: str) -> bool:
+        """Return whether an execution still runs, which may be another one of its name by now."""
+        execution = self._aws.find_execution(arn)
+        return execution is not None and execution.tag == tag and execution.goes_on
+
+    def _forget_ended(self) -> None:
+        """Forget the tokens of executions that have ended while no worker looked after them."""
+        self._forget_at = time.monotonic() + _FORGET_S
+        addresses = {(address := Address.parse(one.arn)).name: address for one in state_machines.all_of(self._store)}
+        for tag in set(state_machines.executions_with_tokens(self._store)) - self._jobs.keys():
+            machine, name = state_machines.names_of(tag)
+            if machine not in addresses or not self._goes_on(tag, addresses[machine].execution(name)):
+                state_machines.forget_tokens(self._store, tag)
 
     def _finish(self, job: Job) -> None:
         """Tell AWS how a run ended."""
         answer = job.answer
         assert answer is not None
-        if not job.aborted and not job.tokens and self._aws.goes_on(job.message.execution):
+        if not job.aborted and not job.tokens and self._goes_on(job.tag, job.message.execution):
             job.rests_until = time.monotonic() + _TICK_S  # AWS has taken the worker for dead, and asks again
             return
         for token in job.tokens if not job.aborted else []:
@@ -303,12 +343,13 @@ class Worker:
                 self._aws.succeed(token, answer.output)
             else:
                 self._aws.fail(token, answer.error, answer.cause)
-        if job.message.steps and answer.error not in Failure.LATER:
+        if job.message.steps and (job.aborted or answer.error not in Failure.LATER):
             state_machines.forget_tokens(self._store, job.tag)
-        del self._jobs[job.message.execution]
+        del self._jobs[job.tag]
         self._is_empty = False  # what follows may be in the queue
-        self._failures += answer.output is None and answer.error not in Failure.LATER
-        ending = f"{answer.output['run']} was successful" if answer.output else answer.cause
+        self._is_refused = answer.error == Failure.NOT_NOW
+        self._failures += self._is_refused or (answer.output is None and answer.error not in Failure.LATER)
+        ending = f"{answer.output['run']} was successful" if answer.output else answer.reason or answer.cause
         self._say(f"{job}: {ending}")
 
     def _stop_all(self) -> None:
@@ -373,16 +414,13 @@ class Worker:
 
 def main(path: str, deployment_id: str, parent: str) -> int:
     """Run one deployment once, in a process that a worker started, and return its exit code."""
-    die_with_parent(int(parent))
-    try:
+
+    def run(store: Store) -> int:
         order = json.load(sys.stdin)
-        use_store(path)
-        store = active_store()
         deployment = deployments.get(store, int(deployment_id))
         return deploy.trigger(store, deployment, order.pop("values"), quiet=True, **order)
-    except FlowstoreError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+
+    return as_child(parent, path, run)
 
 
 if __name__ == "__main__":

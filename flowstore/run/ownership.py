@@ -142,6 +142,7 @@ def _project(flow: str, project: str, branch: str) -> dict[str, Any]:
 
 
 VARIABLE = "FLOWSTORE_DEPLOYMENT"  # holds the JSON of an `Assigned`
+PASSING_CODE = 75  # the exit code that sysexits.h has for what may be tried again: the disk is full, say
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -168,6 +169,11 @@ class Assigned:
     events: Sequence[int] = ()
     mark: int = 0
 
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether an event or an execution in AWS asks for the run, which is tried again after what may pass."""
+        return self.execution is not None or bool(self.events)
+
     def claim(self) -> Claim | None:
         """Return the events that start the run."""
         if not self.events:
@@ -192,6 +198,8 @@ def assigned_deployment() -> Assigned | None:
     try:
         assigned = Assigned(**json.loads(text))
         die_with_parent(int(assigned.parent))
+        if assigned.is_asked_for:
+            context.state.passing_code = PASSING_CODE
     except (ValueError, TypeError):
         raise FlowstoreError(f"${VARIABLE} is set by deploy trigger, and by nobody else. Unset it.") from None
     return assigned

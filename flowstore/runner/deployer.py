@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.runner import words
-from flowstore.runner.process import FlowProcess, chosen_store, existing_file, seen_whole
+from flowstore.runner.process import FlowCommands, FlowProcess, seen_whole
 
 if TYPE_CHECKING:
     from flowstore.client import Run
+    from flowstore.production.stepfunctions.aws import Execution
+    from flowstore.production.stepfunctions.commands import InAws
     from flowstore.store.deployments import Deployment
+    from flowstore.store.state_machines import ExecutionRun
 
 _PAUSE_S = 0.1
+_ASK_S = 2.0  # between two questions to AWS
 
 
-class Deployer:
+class Deployer(FlowCommands):
     """Puts a flow's file into production.
 
     Args:
@@ -43,26 +45,6 @@ class Deployer:
         FileNotFoundError: There is no flow's file at ...flow.py.
     """
 
-    def __init__(
-        self,
-        flow_file: str | os.PathLike[str],
-        show_output: bool = True,
-        profile: str | None = None,  # noqa: ARG002  # Metaflow's
-        env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        file_read_timeout: float = 3600,  # noqa: ARG002  # Metaflow's
-        **options: Any,
-    ) -> None:
-        file = existing_file(flow_file)
-        self.flow_file = os.fspath(file if cwd is None else file.absolute())
-        self.show_output = show_output
-        self._env = dict(env or {})
-        self._cwd = cwd
-        self._before = words.settings(options, type(self).__name__)
-        store = None if cwd is not None or "FLOWSTORE_STORE" in self._env else chosen_store()
-        if store is not None and "store" not in options:
-            self._before.insert(0, f"--store={store}")
-
     def local(self) -> LocalDeployer:
         """Return what deploys to the store itself, as `deploy` does."""
         return LocalDeployer(self)
@@ -81,16 +63,13 @@ class Deployer:
             "There is no argo-workflows: flowstore deploys into its own file. Use Deployer(…).local()."
         )
 
-    def cleanup(self) -> None:
-        """Do nothing: no files are left behind."""
-
     def command(self, *command: str) -> FlowProcess:
         """Run a command of the flow's file to its end, which must be a success.
 
         Raises:
             ParameterError, FlowstoreError: it was refused, with the message of the command line.
         """
-        process = FlowProcess([self.flow_file, *self._before, *command], {}, self._env, self._cwd)
+        process = FlowProcess([self.flow_file, *self._before(), *command], {}, self._env, self._cwd)
         process.finish(show=self.show_output)
         process.need_success(" ".join(command[:2]))
         process.remove_files()
@@ -239,18 +218,26 @@ class StepFunctionsDeployedFlow(DeployedFlow):
 
     def trigger(self, **arguments: Any) -> TriggeredRun:
         """Start an execution in AWS; its run begins when a worker takes it."""
-        assert self.deployer is not None
-        values = [f"--{name.replace('_', '-')}={words.text(value)}" for name, value in arguments.items()]
-        process = self.deployer.command("step-functions", "trigger", *values)
-        arn = re.search(r"^Started (\S+)$", process.text("stdout"), re.MULTILINE)
-        if arn is None:
-            raise FlowstoreError(f"step-functions trigger named no execution: {process.text('stdout')}")
-        return StepFunctionsTriggeredRun(self, self._store, arn[1])
+        from flowstore.production.stepfunctions import commands
+
+        there = self._in_aws
+        return StepFunctionsTriggeredRun(
+            self, there, commands.trigger(there, {name: words.text(value) for name, value in arguments.items()})
+        )
 
     def delete(self, authorize: str | None = None) -> None:
         """Remove everything that `create` made in AWS; the runs stay."""
-        assert self.deployer is not None
-        self.deployer.command("step-functions", "delete", *([f"--authorize={authorize}"] if authorize else []))
+        from flowstore.production.stepfunctions import commands
+
+        commands.delete(self._in_aws, authorize)
+
+    @property
+    def _in_aws(self) -> InAws:
+        from flowstore.production.stepfunctions import commands
+        from flowstore.store.opening import store_at
+
+        deployment = self._deployment
+        return commands.of_scope(store_at(self._store), deployment.flow, deployment.scope)
 
 
 class TriggeredRun:
@@ -347,27 +334,57 @@ class LocalTriggeredRun(TriggeredRun):
 class StepFunctionsTriggeredRun(TriggeredRun):
     """A run that AWS Step Functions were asked for."""
 
-    def __init__(self, deployed: DeployedFlow, store: str, arn: str) -> None:
+    def __init__(self, deployed: DeployedFlow, there: InAws, execution: Execution) -> None:
         super().__init__(deployed)
-        self._store = store
-        self.execution = arn
+        self.execution = execution.arn
+        self._there = there
+        self._execution: Execution | None = execution  # as AWS has shown it last
+        self._ask_at = time.monotonic() + _ASK_S
+        self._tag = execution.tag
 
     @property
     def run(self) -> Run | None:
-        """The run, as the Client shows it; `None` before a worker has taken it."""
-        from flowstore.store import state_machines
-        from flowstore.store.opening import store_at
+        """The run, as the Client shows it; `None` before a worker has taken it.
 
-        newest = state_machines.newest_run(store_at(self._store), state_machines.execution_tag(self.execution))
-        return None if newest is None else seen_whole(self._store).run(f"{newest.flow}/{newest.id}")
+        Raises:
+            FlowstoreError: the execution has ended in AWS without a run.
+        """
+        newest = self._newest_run
+        if newest is None and not self._is_over():
+            return None
+        newest = newest or self._newest_run  # which may have begun and ended meanwhile
+        if newest is not None:
+            return seen_whole(str(self._there.store.path)).run(newest.pathspec)
+        why = "it is gone" if self._execution is None else self._execution.error or self._execution.status.lower()
+        raise FlowstoreError(f"The execution {self.execution} has ended in AWS before a run began: {why}.")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether neither the run nor, before there is one, the execution has ended."""
+        newest = self._newest_run
+        return not self._is_over() if newest is None else newest.status == "running"
+
+    @property
+    def _newest_run(self) -> ExecutionRun | None:
+        from flowstore.store import state_machines
+
+        return state_machines.newest_run(self._there.store, self._tag)
+
+    def _is_over(self) -> bool:
+        """Return whether the execution has ended, as far as is known: AWS is asked every few seconds at most."""
+        if time.monotonic() >= self._ask_at and self._execution is not None and self._execution.goes_on:
+            self._ask_at = time.monotonic() + _ASK_S
+            self._execution = self._there.aws.find_execution(self.execution)
+        return self._execution is None or not self._execution.goes_on
 
     def terminate(self) -> bool:
         """Stop the execution, and so the run; return whether there was a run to stop."""
-        run = self.run
-        if run is None or not self.is_running:
+        from flowstore.production.stepfunctions import commands
+
+        newest = self._newest_run
+        if newest is None or newest.status != "running":
             return False
-        assert self.deployer is not None
-        self.deployer.command("step-functions", "terminate", run.id)
+        commands.terminate(self._there, newest.id, None)
         return True
 
 

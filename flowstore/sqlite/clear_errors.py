@@ -10,7 +10,13 @@ from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
 from flowstore.sqlite import journal
 
 
-class StoreLocked(FlowstoreError):
+class StoreUnavailable(FlowstoreError):
+    """The system refuses to read or write the file, which may pass."""
+
+    passing = True
+
+
+class StoreLocked(StoreUnavailable):
     """Another process has locked the file for longer than was waited."""
 
 
@@ -46,11 +52,11 @@ def _translated(path: Path, error: BaseException) -> FlowstoreError | None:
         return None
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith("SQLITE_FULL"):
-        return FlowstoreError(f"{path} cannot grow: the disk is full. What was committed before is kept.")
+        return StoreUnavailable(f"{path} cannot grow: the disk is full. What was committed before is kept.")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-        return FlowstoreError(f"{path} cannot be opened or written ({error}). Check its permissions.")
+        return StoreUnavailable(f"{path} cannot be opened or written ({error}). Check its permissions.")
     if name.startswith("SQLITE_IOERR"):
-        return FlowstoreError(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
+        return StoreUnavailable(f"{path}: reading or writing failed ({error}, {name}). Check the disk.")
     if name.startswith("SQLITE_INTERRUPT"):
         return FlowstoreError(f"{path} was not read to the end: whoever asked for it has stopped.")
     damaged = isinstance(error, sqlite3.IntegrityError) or _is_undecodable(error)

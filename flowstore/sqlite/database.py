@@ -28,7 +28,7 @@ import attrs
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import files, journal, side_files, typed_rows
-from flowstore.sqlite.clear_errors import clearly
+from flowstore.sqlite.clear_errors import StoreUnavailable, clearly
 
 BUSY_TIMEOUT_S = journal.BUSY_TIMEOUT_S
 PAGE_SIZE = 8192  # measured: large blobs within 5 % of 16 KiB pages, small commits within 10 % of 4 KiB
@@ -143,7 +143,7 @@ class Store:
     def write(self) -> Iterator[sqlite3.Connection]:
         """Open a transaction: everything inside becomes visible together, or not at all."""
         if not self.writable:
-            raise FlowstoreError(f"{self.path} cannot be written: the file, its folder or its medium is read-only.")
+            raise StoreUnavailable(f"{self.path} cannot be written: the file, its folder or its medium is read-only.")
         with self._lock, self._clearly:
             connection = self.connection()
             connection.execute("begin immediate")
@@ -254,7 +254,7 @@ class Store:
 
     def _check_in_place(self) -> None:
         if not self.in_place:
-            raise FlowstoreError(f"{self.path} was removed or replaced while it was in use.")
+            raise StoreUnavailable(f"{self.path} was removed or replaced while it was in use.")
 
     def rescue(self, copy: Path) -> None:
         """Write all that the open file holds to a new one, as long as this process can still reach it.

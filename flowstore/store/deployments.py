@@ -214,6 +214,15 @@ def get(store: Store, deployment_id: int) -> Deployment:
     return _deployment(store, row)
 
 
+def had_schedule(store: Store, flow: str, scope: str) -> bool:
+    """Return whether any version of a flow in a scope has or had a schedule."""
+    return _has_tables(store) and bool(
+        store.value(
+            "select 1 from deployments where flow = ? and scope = ? and schedule is not null limit 1", (flow, scope)
+        )
+    )
+
+
 def last_in(store: Store, scope: str) -> Row:
     """Return who deployed last in a scope, and when: `deployed_by`, `deployed_at`."""
     row = store.row(

@@ -79,10 +79,13 @@ def by_ids(store: Store, ids: Sequence[int]) -> list[Event]:
 
 
 def begin(db: sqlite3.Connection, deployment_id: int, flow: str, scope: str) -> None:
-    """Set the mark of a new version: that of the version before it, so that no event is lost, else the last event."""
+    """Set the mark of a new version: that of the version before it, so that no event is lost, else the last event.
+
+    The version before that counts for nothing: what came while a version waited for no event has passed.
+    """
     db.execute(
         """insert into event_marks (deployment_id, event_id) values (:id, coalesce(
-             (select m.event_id from deployments d join event_marks m on m.deployment_id = d.id
+             (select (select event_id from event_marks where deployment_id = d.id) from deployments d
               where d.flow = :flow and d.scope = :scope and d.id < :id and d.deleted_at is null
               order by d.id desc limit 1),
              (select max(id) from events), 0))""",

@@ -260,7 +260,7 @@ alter table tasks add column imported_from text /* its pathspec in Metaflow, in 
 alter table codes add column launcher text /* the module that runs the program, as python -m LAUNCHER flow.py */;
 alter table deployments add column triggers text /* JSON object: the events that start it */;
 alter table deployments add column executor text /* JSON list: where its tasks run, and the options of that */;
-create index origins_by_pathspec on origins (pathspec);
+create index origins_by_pathspec on origins (store_uuid, pathspec);
 
 create table events (
   -- what has happened: events that somebody published, and runs of deployments that were successful

@@ -16,8 +16,6 @@ from flowstore.store.snapshots import Program
 from flowstore.store.tags import all_of, tag_ids_of
 from flowstore.text import one_line
 
-METAFLOW = "metaflow"  # in `origins`, where another store's id would stand
-_METAFLOW_SINCE = 9  # the schema version
 _LARGEST_ID = 2**63 - 1
 RUN = f"""select r.id, f.name as flow, r.flow_id, r.user, r.status, r.created_at, r.finished_at, r.last_seen_at,
          {Process.columns("r")}, r.origin_run_id, r.parameters, r.code_id, r.uuid
@@ -68,62 +66,6 @@ def has_run(store: Store, flow: str, tag: str | None) -> bool:
 def find_run(store: Store, flow: str, run_id: int) -> Row | None:
     """Return a run's row, if there is such a run."""
     return store.row(f"{RUN} where r.id = ? and f.name = ?", (run_id, flow))
-
-
-def imported_from(store: Store, run_id: int) -> str | None:
-    """Return the other store's uuid and the pathspec there of a run that was imported."""
-    if not store.value("select 1 from sqlite_master where name = 'origins'"):  # an older store is read as it is
-        return None
-    origin: str | None = store.value("select store_uuid || '/' || pathspec from origins where run_id = ?", (run_id,))
-    return origin
-
-
-def find_imported(store: Store, parts: Sequence[str]) -> list[str]:
-    """Return the parts of a pathspec, in which the ids of this store stand for those of a run and task in Metaflow."""
-    if not _has_metaflow(store):
-        return [*parts]
-    there = "/".join(parts[:2])
-    run_id = store.value("select run_id from origins where store_uuid = ? and pathspec = ?", (METAFLOW, there))
-    if run_id is None:
-        return [*parts]
-    here = [parts[0], str(run_id), *parts[2:]]
-    if len(parts) > 3 and (task_id := task_from_metaflow(store, run_id, "/".join(parts[:4]))) is not None:
-        here[3] = str(task_id)
-    return here
-
-
-def task_from_metaflow(store: Store, run_id: int, pathspec: str) -> int | None:
-    """Return the task of a run that has this pathspec in Metaflow."""
-    task_id: int | None = store.value(
-        """select t.id from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id
-           where s.run_id = ? and s.name = ? and t.imported_from = ?""",
-        (run_id, pathspec.split("/")[2], pathspec),
-    )
-    return task_id
-
-
-def pathspec_in_metaflow(store: Store, run_id: int, task_id: int | None = None) -> str | None:
-    """Return the pathspec that a run, or a task of it, had in Metaflow; `None` where it does not come from there."""
-    if not _has_metaflow(store):
-        return None
-    pathspec: str | None = store.value(
-        """select case when ?1 is null then (select pathspec from origins where store_uuid = ?2 and run_id = ?3)
-                       else (select imported_from from tasks where run_id = ?3 and id = ?1) end""",
-        (task_id, METAFLOW, run_id),
-    )
-    return pathspec
-
-
-def metaflow_column(store: Store) -> str:
-    """Return the SQL of the pathspec that a run `r` had in Metaflow."""
-    if not _has_metaflow(store):
-        return "null"
-    return f"(select o.pathspec from origins o where o.run_id = r.id and o.store_uuid = '{METAFLOW}')"
-
-
-def _has_metaflow(store: Store) -> bool:
-    """Return whether a store can have runs of Metaflow: one of an older version, which is read as it is, has none."""
-    return store.version >= _METAFLOW_SINCE
 
 
 def steps(store: Store, run_id: int, tags: Iterable[str] = ()) -> list[Row]:

@@ -16,7 +16,7 @@ import attrs
 
 from flowstore.sqlite.database import Row, Store
 from flowstore.sqlite.typed_rows import LATER, json_of, texts_of
-from flowstore.store import queries
+from flowstore.store import origins
 from flowstore.store.runs import NOTHING, Match, newest_first
 
 DEADLINE_S = 10.0
@@ -144,7 +144,7 @@ class _Looking:
     def _short(self, runs: Sequence[Match]) -> Iterator[tuple[int, Hit]]:
         """Yield what holds the text in the addresses, tags, notes and parameters of runs."""
         rows = self._store.rows(
-            f"""select r.id, r.parameters, v.note, v.tags, {queries.metaflow_column(self._store)} as there
+            f"""select r.id, r.parameters, v.note, v.tags, {origins.metaflow_column(self._store)} as there
                from json_each(?) j cross join runs r on r.id = j.value
                join run_summary v on v.run_id = r.id""",
             (json.dumps([run.run_id for run in runs]),),
@@ -171,7 +171,7 @@ class _Looking:
         if there is None or self._holds(there):
             return there
         is_task = self._wanted.startswith(f"{there}/") and self._wanted.count("/") == 3
-        is_there = is_task and queries.task_from_metaflow(self._store, row["id"], self._wanted) is not None
+        is_there = is_task and origins.task_from_metaflow(self._store, row["id"], self._wanted) is not None
         return self._wanted if is_there else None
 
     def _errors(self, runs: Sequence[Match]) -> dict[int, Hit]:

@@ -7,8 +7,10 @@ in the transaction that creates the run, which checks that the execution has no 
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import attrs
 
@@ -59,21 +61,32 @@ def put(db: sqlite3.Connection, machine: StateMachine) -> None:
 
 
 def remove(db: sqlite3.Connection, machine: StateMachine) -> None:
-    """Remove the row of a state machine."""
+    """Remove the row of a state machine; with the last one, tokens that no worker will look at any more."""
     db.execute("delete from state_machines where flow = ? and scope = ?", (machine.flow, machine.scope))
+    db.execute("delete from step_tokens where not exists (select 1 from state_machines)")
 
 
 # --- runs of executions
 
 
-def execution_tag(arn: str) -> str:
-    """Return the tag of an execution's runs.
+def execution_tag(arn: str, started_at: datetime) -> str:
+    """Return the tag of an execution's runs: readable, and with a hash, since names of executions are used again.
+
+    AWS allows that after 90 days, or once the state machine was deleted; another region may have the same names, too.
 
     Example:
-        >>> execution_tag("arn:aws:states:eu-central-1:123456789012:execution:HelloFlow:4fe1")
-        'sfn:HelloFlow/4fe1'
+        >>> at = datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC)
+        >>> execution_tag("arn:aws:states:eu-central-1:123456789012:execution:HelloFlow:4fe1", at)
+        'sfn:HelloFlow/4fe1/80d5333a'
     """
-    return TAG + "/".join(arn.split(":")[-2:])
+    unique = hashlib.sha256(f"{arn} {started_at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}".encode()).hexdigest()[:8]
+    return TAG + "/".join([*arn.split(":")[-2:], unique])
+
+
+def names_of(tag: str) -> tuple[str, str]:
+    """Return the names of the state machine and of the execution in a tag."""
+    machine, name, _ = tag.removeprefix(TAG).split("/")
+    return machine, name
 
 
 @attrs.frozen
@@ -244,6 +257,11 @@ def note_answered(store: Store, tokens: Sequence[StepToken]) -> None:
 def count_tokens(store: Store, execution: str) -> int:
     """Return how many tokens of an execution have come."""
     return int(store.value("select count(*) from step_tokens where execution = ?", (execution,)))
+
+
+def executions_with_tokens(store: Store) -> list[str]:
+    """Return the tags of executions that have tokens."""
+    return [row["execution"] for row in store.rows("select distinct execution from step_tokens")]
 
 
 def forget_tokens(store: Store, execution: str) -> None:

@@ -34,7 +34,7 @@ from flowstore.sqlite.liveness import Process, is_dead
 from flowstore.store import backlog, blobs, records, snapshots, tables, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
-from flowstore.store.queries import METAFLOW
+from flowstore.store.origins import METAFLOW
 from flowstore.store.staging import Incoming, Staging
 from flowstore.transfer import run_blobs, soundness
 from flowstore.transfer.export import insert_rows

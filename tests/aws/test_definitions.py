@@ -38,10 +38,21 @@ def test_definitions_are_valid(flow, tmp_path, options):
         (tmp_path / f"{name}.json").write_text(flow(source)("step-functions", "create", "--only-json", *options).stdout)
     wrong = json.loads((tmp_path / "linear.json").read_text())
     (tmp_path / "wrong.json").write_text(json.dumps({**wrong, "StartAt": "nowhere"}))
+    for name in SOURCES:
+        for state in tasks(json.loads((tmp_path / f"{name}.json").read_text())):
+            assert state["Retry"][0]["ErrorEquals"] == ["SQS.AmazonSQSException", "SQS.SdkClientException"]
     for program, words in VALIDATORS:
         for name in SOURCES:
             assert validate(program, words, tmp_path / f"{name}.json") == 0, (name, program)
         assert validate(program, words, tmp_path / "wrong.json") != 0
+
+
+def tasks(tree):
+    """All states of a definition that send a message, at any depth."""
+    if isinstance(tree, dict) and tree.get("Type") == "Task":
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else []
+    return [state for part in parts for state in tasks(part)]
 
 
 def validate(program, words, file):

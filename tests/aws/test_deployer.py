@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowstore import Deployer, FlowstoreError
+from flowstore import Deployer, FlowstoreError, ParameterError
+from flowstore.runner.deployer import StepFunctionsDeployedFlow
 from support.aws import ROLE
 from support.flows import LINEAR, flow_source
 
@@ -22,6 +23,13 @@ def test_from_python(stage):
     triggered.wait_for_completion(timeout=60)
     assert (triggered.status, triggered.run.data.alpha) == ("successful", 5)
     assert f"production:{deployed.production_token}" in triggered.run.system_tags
+    with pytest.raises(ParameterError, match="no parameter 'beta'"):
+        deployed.trigger(beta=1)
+    failing = StepFunctionsDeployedFlow.from_deployment("F").trigger(alpha="many")
+    stage.work(expect=1)
+    failing.wait_for_completion(timeout=60)
+    with pytest.raises(FlowstoreError, match="ended in AWS before a run began"):
+        failing.wait_for_run(timeout=60)
     deployed.delete()
     with pytest.raises(FlowstoreError):
         deployed.trigger()

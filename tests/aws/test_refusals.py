@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import pytest
@@ -89,6 +90,12 @@ def test_the_state_machine_of_another_store(stage, tmp_path_factory):
     other = type(first)(Script(tmp_path_factory.mktemp("other"), PLAIN), first.aws)
     one_message(other("create", expect=1), "belongs to another store", "deployed by tester", "--name")
     one_message(other("create", "--authorize", "f-1-wrong", expect=1), "not its production token")
+    [machine] = other.states.list_state_machines()["stateMachines"]
+    tag = {"key": "flowstore:token-sha256", "value": "é"}
+    hashed = {**tag, "value": hashlib.sha256(token.encode()).hexdigest()}
+    other.states.tag_resource(resourceArn=machine["stateMachineArn"], tags=[tag])
+    one_message(other("create", "--authorize", token, expect=1), "not its production token")
+    other.states.tag_resource(resourceArn=machine["stateMachineArn"], tags=[hashed])
     assert not other.script.db.exists()
     assert other.create("--name", "Second") != token
     other("delete")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from support.flows import LINEAR, flow_source
+from support.production import one_message
 
 ALPHA = flow_source(LINEAR, members="alpha = Parameter('alpha', default=2)", end="print('x is', self.alpha)")
 
@@ -21,6 +22,7 @@ def test_an_execution_has_a_run(stage):
     [tags] = stage.script.sql("select tags from run_summary where run_id = 1")
     assert f"production:{token}" in tags
     assert f"sfn:F/{execution.rpartition(':')[2]}" in tags
+    assert stage("list-runs").stdout.count("F/1") == 1
 
 
 def test_a_failed_run_fails_its_execution(stage):
@@ -38,3 +40,17 @@ def test_a_failed_run_fails_its_execution(stage):
     assert "resume --origin-run-id 1" in sent["cause"]
     stage.work()
     assert stage.script.sql("select status from run_summary") == ["failed"]
+
+
+def test_a_name_that_is_used_again(stage):
+    """AWS allows that after 90 days, or for a new state machine: each execution has a run of its own."""
+    stage = stage(flow_source(LINEAR))
+    for _ in range(2):
+        stage.create()
+        [machine] = stage.states.list_state_machines()["stateMachines"]
+        stage.states.start_execution(stateMachineArn=machine["stateMachineArn"], name="nightly", input="{}")
+        stage.work()
+        stage("delete")
+    assert stage.script.sql("select status from run_summary") == ["successful"] * 2
+    stage.create()
+    one_message(stage("terminate", 1, expect=1), "no longer in AWS")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from support.aws import REGION, ROLE
@@ -47,6 +49,33 @@ def test_a_schedule_follows_the_flow(stage):
     assert schedules(stage) == {}
 
 
+def test_policies_are_what_the_flow_needs(stage):
+    """One role for both services unless the schedule has its own; nothing about schedules without one."""
+    stage = stage(flow_source(LINEAR))
+    assert "scheduler" not in stage("create", "--show-policies").stdout
+    stage.aws.answer("scheduler.GET", 403, "AccessDeniedException")
+    stage.create()
+    assert "schedule       none" in stage("show").stdout
+    stage("delete")
+    stage.script.rewrite(daily("0 7 * * *"))
+    clock = "arn:aws:iam::123456789012:role/clock"
+    one, two = (
+        json.loads(stage("create", "--show-policies", *words).stdout) for words in ((), ("--scheduler-role", clock))
+    )
+    assert (one["scheduler"], services(one["scheduler"])) == (one["state machine"], ["states", "scheduler"])
+    assert one["scheduler"]["role"] == ROLE
+    assert [services(two[name]) for name in ("state machine", "scheduler")] == [["states"], ["scheduler"]]
+    one_message(stage("create", expect=1), "do not allow it")
+    stage.aws.answers.clear()
+    stage.create()
+    assert schedules(stage)["F"][-1] == ROLE.rpartition("/")[2]
+
+
+def services(role):
+    """The services that may take a role on."""
+    return [one["Principal"]["Service"].partition(".")[0] for one in role["trust"]["Statement"]]
+
+
 def test_a_schedule_of_somebody_else_stays(stage):
     """It has the flow's name, and starts something else."""
     stage = stage(flow_source(LINEAR))
@@ -71,6 +100,17 @@ def test_the_scheduler_here_leaves_it_alone(stage):
     stage("delete")
     stage.script("deploy", "create")
     assert "Scheduled: F version" in stage.script.flowstore("scheduler", "--once").stderr
+
+
+def test_events_start_it_here(stage):
+    """AWS knows nothing of them: `flowstore scheduler` runs what is deployed, and leaves the schedule to AWS."""
+    stage = stage(daily("* * * * *").replace("@schedule", "@trigger(event='updated')\n@schedule"))
+    assert "Started on:            event updated, by: flowstore scheduler" in stage("create").stdout
+    stage.script.flowstore("event", "updated")
+    said = stage.script.flowstore("scheduler", "--once").stderr
+    assert "Waiting for a deployment with a schedule, or for events." in said
+    assert stage.script.client(1).trigger.event.name == "updated"
+    assert stage.executions() == []
 
 
 @pytest.mark.parametrize("line", ["0 0 13 * FRI", "0 0 * * 1#1,2#1"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
@@ -173,9 +177,45 @@ def test_what_is_no_message_is_dropped(stage):
     for body in ("{", "[]", "null", '{"flowstore": 2}', '{"flowstore": 1, "state": "run"}', "[" * 5000):
         stage.queues.send_message(QueueUrl=url, MessageBody=body)
     execution = stage.trigger()
+    [store] = stage.script.sql("select uuid from store")
+    forged = {
+        "flowstore": 1, "state": "step", "store": store, "flow": "F", "scope": "flow:F", "heartbeat": 60, "token": "x",
+        "execution": execution, "started": "2026-01-02T03:04:05Z", "step": "start", "path": "",
+    }  # fmt: skip
+    stage.queues.send_message(QueueUrl=url, MessageBody=json.dumps(forged))
+    with contextlib.closing(sqlite3.connect(stage.script.db)) as db, db:
+        db.execute("insert into step_tokens values (7, 'sfn:F/over/00000000', 'start', '', 0, 'stale', 0)")
     result = stage.work()
     assert result.stderr.count("cannot be understood") == 6
     assert stage.status(execution) == "SUCCEEDED"
+    assert stage.script.sql("select count(*) from step_tokens") == [0]
+
+
+def test_what_the_system_refuses_is_tried_again(stage):
+    """A full disk, say: the execution waits, and its run begins when there is room."""
+    stage = stage(flow_source(LINEAR))
+    (stage.script.folder / "large.bin").write_bytes(bytes(20 << 20))
+    stage.create("--heartbeat", 3, "--package-suffixes", ".py,.bin")
+    execution = stage.trigger()
+    limited = f"ulimit -f {16 << 10}; exec {sys.executable} -m flowstore worker --once"
+    said = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=60, cwd=stage.script.folder)
+    assert (said.returncode, stage.status(execution)) == (1, "RUNNING"), said
+    assert "cannot be written" in said.stderr
+    assert "Traceback" not in said.stderr
+    assert [call["error"] for call in stage.aws.calls("States.SendTaskFailure")] == ["Flowstore.NotNow"]
+    stage.work()
+    assert stage.status(execution) == "SUCCEEDED"
+    assert statuses(stage) == ["successful"]
+
+
+def test_a_call_that_aws_denies_ends_no_worker(stage):
+    """The policy lacks a state machine, say: a line says so, and the worker goes on with the others."""
+    stage = stage(flow_source(LINEAR))
+    stage.create()
+    executions = [stage.trigger(), stage.trigger()]
+    stage.aws.answer("States.SendTaskSuccess", 400, "AccessDeniedException", "not for you", times=1)
+    assert "your credentials do not allow it (not for you)" in stage.work(expect=1).stderr
+    assert sorted(map(stage.status, executions)) == ["RUNNING", "SUCCEEDED"]
 
 
 def soaked(stage, seed, kills, copies):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import collections
 import functools
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -94,6 +97,22 @@ def test_what_cannot_be_started_is_given_up(flow):
     said = scheduler(script, expect=1).stderr
     assert "is not run by event updated: 3 attempts made no run" in said
     assert [run.parameters["size"] for run in every_run(script)] == [2]
+
+
+@pytest.mark.long
+def test_what_the_system_refuses_costs_no_event(flow):
+    """A full disk, say: the event waits, and starts one run when there is room again."""
+    script = flow(waiting_for("@trigger(event='updated')"))
+    (script.folder / "large.bin").write_bytes(bytes(20 << 20))
+    script("deploy", "create", "--package-suffixes", ".py,.bin")
+    script.flowstore("event", "updated")
+    largest = f"ulimit -f {16 << 10}; exec {sys.executable} -m flowstore scheduler --once --store {script.db}"
+    said = subprocess.run(["bash", "-c", largest], capture_output=True, text=True, timeout=60, env=os.environ)
+    assert "again in 5 s at the earliest" in said.stderr, said
+    assert (said.returncode, script.sql("select event_id from event_marks")) == (1, [0])
+    assert "Traceback" not in said.stderr
+    scheduler(script)
+    assert len(every_run(script)) == 1
 
 
 def test_only_what_is_trusted_is_started(anne_and_will):
@@ -317,6 +336,19 @@ def test_a_new_version_goes_on_where_the_last_one_was(deploys):
     waiting.publish("b")
     waiting.script("deploy", "create")
     assert waiting.starts() == []
+
+
+def test_what_came_while_no_version_waited_has_passed(deploys):
+    """A version without `@trigger` lies between two that have one."""
+    waiting = deploys("@trigger(event='b')")
+    source = waiting.script.file.read_text()
+    waiting.script.rewrite(waiting_for())
+    waiting.script("deploy", "create")
+    waiting.publish("b")
+    waiting.script.rewrite(source)
+    waiting.script("deploy", "create")
+    waiting.publish("b")
+    assert waiting.starts() == [[2]]
 
 
 def test_a_version_that_was_replaced_uses_up_no_event(deploys):

@@ -103,6 +103,21 @@ def package(history, *members, script="flow.py"):
     return sha
 
 
+def headers(kind):
+    """A package of code of which tarfile would keep all: headers without files."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 16 << 20 if kind == tarfile.XGLTYPE else 0
+    if kind == tarfile.XGLTYPE:
+        return info.tobuf() + b"11 a=aaaaa\n" * ((16 << 20) // 11) + bytes(16 << 20)
+    return info.tobuf() * 20_000
+
+
+def headed(history, kind):
+    sha = history.put(gzip.compress(headers(kind), 1), raw=True)
+    history.add_fact("start", "code-package", json.dumps({"sha": sha}))
+    history.add_fact("start", "script-name", "flow.py")
+
+
 DAMAGE = {
     "a blob is missing": lambda h: h.blob("end", "juices").unlink(),
     "a blob is cut off": lambda h: truncate(h.blob("end", "juices")),
@@ -140,6 +155,8 @@ DAMAGE = {
     "a package of code is none": lambda h: h.add_fact(
         "start", "code-package", json.dumps({"sha": h.put(b"no archive", raw=True)})
     ) or h.add_fact("start", "script-name", "flow.py"),
+    "a package of code has a long header": lambda h: headed(h, tarfile.XGLTYPE),
+    "a package of code has many members": lambda h: headed(h, tarfile.DIRTYPE),
 }  # fmt: skip
 
 
@@ -248,6 +265,38 @@ def test_trust_is_given_to_what_is_in_the_folder(history, newest, store):
     flowstore.namespace(None)
     with use_store(store), pytest.raises(flowstore.UntrustedArtifact):
         _ = flowstore.Run("OldFlow/1")["start"].task.data.obj
+
+
+def test_a_folder_cannot_take_the_place_of_another_one_s_run(history, newest, store):
+    """A run with the same address, user and time but other values is another one: both come, and one note says so."""
+    there = f"OldFlow/{history.run.name}"
+    history.set("end", "juices", pickle.dumps("hostile"))
+    command("import-metaflow", history.root, "--store", store)
+    said = command("import-metaflow", newest, "--store", store)
+    assert "Imported 1 run" in said.stdout
+    assert f"{there} is the address in Metaflow of 2 runs with different values: OldFlow/1, OldFlow/3." in said.stderr
+    assert "2 of 2 were here already" in command("import-metaflow", newest, "--store", store).stdout
+    assert "Name one of these" in command("show", there, "--store", store, expect=1).stderr
+    command("delete", "OldFlow/1", "--yes", "--store", store)
+    with use_store(store):
+        flowstore.namespace(None)
+        assert flowstore.Run(there).data.juices == ["apple juice", "pear juice"]
+    check(store)
+
+
+def test_errors_and_times_have_limits(history, bring):
+    """A message is cut at its end and a traceback at its beginning; no line of a log is from the future."""
+    history.run = max(path for path in history.flow.iterdir() if path.name.isdigit())
+    state = {"type": "builtins.ValueError", "exception": "m" * (1 << 20), "stacktrace": "t" * (1 << 20) + " the end"}
+    wrapper = b"\x80\x02cmetaflow.exception\nMetaflowExceptionWrapper\n)\x81" + pickle.dumps(state, 2)[2:-1] + b"b."
+    history.set("last", "_exception", wrapper)
+    log = min(history.task("last").glob("*stdout.log"))
+    log.write_bytes(b"[MFLOG|0|9000-01-01T00:00:00.000000Z|task|a]later\n")
+    task = bring()["2"]["last"].task
+    assert (len(task.exception.message), len(task.exception.traceback)) == (256 << 10, 256 << 10)
+    assert task.exception.traceback.endswith("t the end")
+    [(at, line)] = [*task.loglines("stdout")]
+    assert (at.year < 9000, line) == (True, "later")
 
 
 def test_cards_come_along(history, store, bring):

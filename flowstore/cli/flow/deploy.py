@@ -130,10 +130,7 @@ def _echo_created(created: Created, called: str) -> None:
         click.echo(f"Schedule:              {schedule_text(deployment)}; started by: {by}")
     if in_aws:
         click.echo("In AWS:                its executions run this version; for the rest: step-functions create")
-    if deployment.triggers:
-        from flowstore.production.events import waits_for
-
-        click.echo(f"Started on:            {waits_for(deployment)}, by: flowstore scheduler")
+    echo_events(deployment)
     echo_moved(created)
     click.echo(
         f'\nTo run it now:\n  {called} deploy trigger\nTo look at its results, in Python:\n  namespace("{seen}")'
@@ -158,6 +155,14 @@ def echo_deployed(created: Created) -> None:
     click.echo(f"Production token:      {deployment.token}{' (new)' if created.new_token else ''}")
     click.echo(f"Production namespace:  {seen}")
     caller.announce(f"{deployment.flow}/{deployment.id}", context.state.store.path)
+
+
+def echo_events(deployment: Deployment) -> None:
+    """Print which events start a deployment, in AWS or not."""
+    if deployment.triggers:
+        from flowstore.production.events import waits_for
+
+        click.echo(f"Started on:            {waits_for(deployment)}, by: flowstore scheduler")
 
 
 def echo_moved(created: Created) -> None:

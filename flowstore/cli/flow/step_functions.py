@@ -15,12 +15,12 @@ from flowstore.cli.flow.deploy import (
     checked_options,
     create_options,
     echo_deployed,
+    echo_events,
     echo_moved,
     parameter_values,
     with_token,
 )
 from flowstore.cli.flow.flow_file import BRANCH, NAMESPACE_INSIDE, PRODUCTION, WITH, FlowFile
-from flowstore.errors import FlowstoreError
 from flowstore.text import safe
 
 if TYPE_CHECKING:
@@ -51,7 +51,11 @@ def _find(this: FlowFile) -> InAws:
 @click.option("--name", metavar="NAME", help="The state machine's name; default: the flow's.")
 @click.option("--role", metavar="ARN", envvar="FLOWSTORE_SFN_ROLE",
               help="The state machine's role; default: $FLOWSTORE_SFN_ROLE, or the role that it has.")  # fmt: skip
-@click.option("--scheduler-role", metavar="ARN", help="The role by which @schedule starts it; default: --role.")
+@click.option(
+    "--scheduler-role",
+    metavar="ARN",
+    help="The role by which @schedule starts it; default: the one that it has, or --role.",
+)
 @click.option("--heartbeat", type=click.IntRange(3, _MAX_HEARTBEAT_S), default=60, show_default=True, metavar="SECONDS",
               help="How long AWS waits for a sign of life of a run.")  # fmt: skip
 @click.option("--steps", is_flag=True, help="Make each step a state, for flows of at most about 3,000 tasks.")
@@ -90,6 +94,7 @@ def _echo_created(created: CreatedInAws, called: str) -> None:
     click.echo(f"Queue:                 {created.queue}")
     if created.schedule:
         click.echo(f"Schedule:              {created.schedule}")
+    echo_events(created.deployed.deployment)
     echo_moved(created.deployed)
     click.echo(
         f"\nTo run what AWS asks for, here:\n  flowstore worker\nTo start it now:\n  {called} step-functions trigger"
@@ -131,15 +136,10 @@ def trigger(this: FlowFile, arguments: tuple[str, ...], **_chosen: Any) -> None:
     from flowstore.store import deployments
 
     there = _find(this)
-    deployment = deployments.find(there.store, there.machine.flow, there.machine.scope)
-    if deployment is None:
-        raise FlowstoreError(
-            f"{this.name} is in AWS, but no longer deployed in {there.store.path}. Deploy it with: "
-            "step-functions create"
-        )
-    values = parameter_values(deployments.parameters_of(there.store, deployment.id), arguments)
-    arn = commands.trigger(there, values)
-    click.echo(f"Started {arn}\nIts run begins when a worker takes it: flowstore worker")
+    values = parameter_values(deployments.parameters_of(there.store, commands.deployed(there).id), arguments)
+    click.echo(
+        f"Started {commands.trigger(there, values).arn}\nIts run begins when a worker takes it: flowstore worker"
+    )
 
 
 trigger.context_settings = {**trigger.context_settings, "ignore_unknown_options": True}

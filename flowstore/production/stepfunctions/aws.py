@@ -18,6 +18,7 @@ import attrs
 from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.production.stepfunctions.definition import RETENTION_S, queue_name
+from flowstore.store.state_machines import execution_tag
 from flowstore.text import safe
 
 if TYPE_CHECKING:
@@ -59,19 +60,17 @@ VISIBILITY_S = 10  # how long others do not see a message that was received
 
 
 class AwsError(FlowstoreError):
-    """AWS did not do what it was asked for.
-
-    Attributes:
-        passing: whether the same call may succeed later.
-    """
-
-    passing = False
+    """AWS did not do what it was asked for."""
 
 
 class AwsPassingError(AwsError):
     """AWS could not be reached, or was asked too often."""
 
     passing = True
+
+
+class AwsDeniedError(AwsError):
+    """The credentials do not allow a call."""
 
 
 class AwsRefusedError(AwsError):
@@ -129,13 +128,30 @@ class Address:
 
 @attrs.frozen
 class Execution:
-    """An execution of a state machine."""
+    """An execution of a state machine; `error` says why it has failed, where AWS was asked for it alone."""
 
     arn: str
     name: str
     status: str
     started_at: datetime
     stopped_at: datetime | None
+    error: str = ""
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Execution:
+        """Return what AWS says of an execution."""
+        error = ": ".join(filter(None, (data.get("error"), data.get("cause"))))
+        return cls(data["executionArn"], data["name"], data["status"], data["startDate"], data.get("stopDate"), error)
+
+    @property
+    def tag(self) -> str:
+        """The tag of its runs."""
+        return execution_tag(self.arn, self.started_at)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is still running, as far as AWS tells."""
+        return self.status in {"RUNNING", "PENDING_REDRIVE"}
 
 
 @attrs.frozen
@@ -245,14 +261,13 @@ class Aws:
 
     # --- executions
 
-    def start(self, arn: str, name: str, given: Mapping[str, Any]) -> str:
-        """Start an execution, and return its ARN."""
-        return str(
-            _call(
-                f"start an execution of {arn}", self._states.start_execution,
-                stateMachineArn=arn, name=name, input=json.dumps(given),
-            )["executionArn"]
+    def start(self, arn: str, name: str, given: Mapping[str, Any]) -> Execution:
+        """Start an execution, and return it."""
+        started = _call(
+            f"start an execution of {arn}", self._states.start_execution,
+            stateMachineArn=arn, name=name, input=json.dumps(given),
         )  # fmt: skip
+        return Execution.of({"name": name, "status": "RUNNING", **started})
 
     def executions(self, arn: str, status: str | None = None, limit: int = 100) -> list[Execution]:
         """Return the newest executions of a state machine, newest first."""
@@ -262,10 +277,7 @@ class Aws:
         given = {"stateMachineArn": arn, **({} if status is None else {"statusFilter": status})}
         while True:
             page = _call(what, self._states.list_executions, maxResults=100, **given, **more)
-            executions += [
-                Execution(one["executionArn"], one["name"], one["status"], one["startDate"], one.get("stopDate"))
-                for one in page["executions"]
-            ]
+            executions += map(Execution.of, page["executions"])
             if "nextToken" not in page or len(executions) >= limit:
                 return executions[:limit]
             more = {"nextToken": page["nextToken"]}
@@ -277,14 +289,14 @@ class Aws:
             executionArn=execution, error="Flowstore.Terminated", cause=cause,
         )  # fmt: skip
 
-    def goes_on(self, execution: str) -> bool:
-        """Return whether an execution is still running, as far as AWS tells."""
+    def find_execution(self, arn: str) -> Execution | None:
+        """Return an execution; `None` where there is none."""
         try:
-            what = f"look at the execution {execution}"
-            answer = _call(what, self._states.describe_execution, executionArn=execution)
+            return Execution.of(
+                _call(f"look at the execution {arn}", self._states.describe_execution, executionArn=arn)
+            )
         except AwsMissingError:
-            return False
-        return bool(answer["status"] in {"RUNNING", "PENDING_REDRIVE"})
+            return None
 
     # --- answers to a task token: each returns whether AWS still waits for it
 
@@ -357,12 +369,21 @@ class Aws:
 
     # --- the schedule
 
-    def find_schedule(self, name: str) -> dict[str, Any] | None:
-        """Return what AWS says of a schedule; `None` where there is none."""
+    def find_schedule(self, name: str, *, may_be_denied: bool = False) -> dict[str, Any] | None:
+        """Return what AWS says of a schedule; `None` where there is none.
+
+        Args:
+            name: the schedule's.
+            may_be_denied: whether the credentials need not allow this, since the flow never had a schedule.
+        """
         try:
             answer: dict[str, Any] = _call(f"look at the schedule {name}", self._schedules.get_schedule, Name=name)
         except AwsMissingError:
             return None
+        except AwsDeniedError:
+            if may_be_denied:
+                return None
+            raise
         return answer
 
     def put_schedule(self, name: str, cron: str, timezone: str, machine: str, role: str, *, exists: bool) -> None:
@@ -406,7 +427,7 @@ def _refusal(what: str, error: ClientError) -> AwsError:
     if code in _REFUSED:
         return AwsRefusedError(f"{begin}: it no longer waits for this answer.")
     if code in _DENIED:
-        return AwsError(
+        return AwsDeniedError(
             f"{begin}: your credentials do not allow it ({text}). What they need is printed by: "
             "python flow.py step-functions create --show-policies"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -17,6 +18,7 @@ from flowstore.production.stepfunctions.definition import schedule_name
 from flowstore.sqlite.database import Store
 from flowstore.store import deployments as rows
 from flowstore.store import state_machines
+from flowstore.store.deployments import Deployment
 from flowstore.store.state_machines import ExecutionRun, StateMachine
 
 # --- trigger, list-runs, terminate
@@ -38,13 +40,19 @@ def find(store: Store, flow: type[FlowSpec], branch: str | None, *, production: 
     Raises:
         NotFound: nothing is.
     """
-    scope = deploy.scope_of(flow, branch, production=production)
-    machine = state_machines.find(store, flow.__name__, scope)
+    return of_scope(store, flow.__name__, deploy.scope_of(flow, branch, production=production))
+
+
+def of_scope(store: Store, flow: str, scope: str) -> InAws:
+    """Return what is in AWS of a flow in a scope.
+
+    Raises:
+        NotFound: nothing is.
+    """
+    machine = state_machines.find(store, flow, scope)
     if machine is None:
         where = "" if scope.startswith("flow:") else f" in {scope.removeprefix('project:')}"
-        raise NotFound(
-            f"{flow.__name__}{where} of {store.path} is not in AWS. Put it there with: step-functions create"
-        )
+        raise NotFound(f"{flow}{where} of {store.path} is not in AWS. Put it there with: step-functions create")
     address = Address.parse(machine.arn)
     return InAws(store, machine, address, Aws(address.region))
 
@@ -56,12 +64,29 @@ def namespace_of(there: InAws) -> str:
     return f"production:{held['token']}"
 
 
-def trigger(there: InAws, values: Mapping[str, str]) -> str:
-    """Start an execution, and return its ARN.
+def deployed(there: InAws) -> Deployment:
+    """Return what the executions of a flow in AWS run.
 
     Raises:
+        NotFound: it is no longer deployed.
+    """
+    deployment = rows.find(there.store, there.machine.flow, there.machine.scope)
+    if deployment is None:
+        raise NotFound(
+            f"{there.machine.flow} is in AWS, but no longer deployed in {there.store.path}. Deploy it with: "
+            "step-functions create"
+        )
+    return deployment
+
+
+def trigger(there: InAws, values: Mapping[str, str]) -> Execution:
+    """Start an execution, and return it.
+
+    Raises:
+        ParameterError: there is no parameter of that name.
         FlowstoreError: AWS refuses, or a value holds a production token.
     """
+    deploy.check_names(there.store, deployed(there), values)
     given = {"parameters": dict(values)}
     masking.check_secret(there.store, given)
     if not _is_ours(there):
@@ -83,7 +108,7 @@ class Listed:
 def executions(there: InAws, status: str | None = None) -> Sequence[Listed]:
     """Return the newest executions of a flow, newest first."""
     return [
-        Listed(one, state_machines.newest_run(there.store, state_machines.execution_tag(one.arn)))
+        Listed(one, state_machines.newest_run(there.store, one.tag))
         for one in there.aws.executions(there.address.arn, status)
     ]
 
@@ -97,13 +122,16 @@ def terminate(there: InAws, run_id: int, authorize: str | None) -> str:
     """
     deploy.check_authorized(there.store, there.machine.flow, there.machine.scope, authorize)
     tag = state_machines.execution_of(there.store, run_id)
-    machine, _, name = ("" if tag is None else tag.removeprefix(state_machines.TAG)).partition("/")
+    machine, name = ("", "") if tag is None else state_machines.names_of(tag)
     if machine != there.address.name:
         raise FlowstoreError(
             f"The run {there.machine.flow}/{run_id} was not started by the state machine {there.address.name}. Those "
             "that were are listed by: step-functions list-runs"
         )
-    there.aws.stop(there.address.execution(name), f"stopped by {context.username()}")
+    execution = there.aws.find_execution(there.address.execution(name))
+    if execution is None or execution.tag != tag:
+        raise FlowstoreError(f"The execution {name} of the run {there.machine.flow}/{run_id} is no longer in AWS.")
+    there.aws.stop(execution.arn, f"stopped by {context.username()}")
     return name
 
 
@@ -138,7 +166,7 @@ def delete(there: InAws, authorize: str | None) -> list[str]:
 def _remove(there: InAws, removed: list[str]) -> None:
     store, address, aws = there.store, there.address, there.aws
     name, is_ours = schedule_name(address.name), _is_ours(there)
-    schedule = aws.find_schedule(name)
+    schedule = _find_schedule(there)
     if is_ours and schedule is not None and schedule["Target"]["Arn"] == address.arn:
         aws.delete_schedule(name)
         removed.append(f"the schedule {name}")
@@ -148,6 +176,11 @@ def _remove(there: InAws, removed: list[str]) -> None:
     if len(state_machines.all_of(store)) == 1 and aws.find_queue(store.uuid) is not None:
         aws.delete_queue(store.uuid)
         removed.append(f"the queue {definition.queue_name(store.uuid)}")
+
+
+def _find_schedule(there: InAws) -> dict[str, Any] | None:
+    had_one = rows.had_schedule(there.store, there.machine.flow, there.machine.scope)
+    return there.aws.find_schedule(schedule_name(there.address.name), may_be_denied=not had_one)
 
 
 def _is_ours(there: InAws) -> bool:
@@ -163,7 +196,7 @@ def facts(there: InAws) -> dict[str, str]:
     """Return what is in AWS of a flow, by name, for people."""
     present = there.aws.find_machine(there.address.arn)
     tags = {} if present is None else there.aws.machine_tags(there.address.arn)
-    schedule = there.aws.find_schedule(schedule_name(there.address.name))
+    schedule = _find_schedule(there)
     missing = "is not there: run step-functions create"
     return {
         "state machine": there.address.arn if present is not None else f"{there.address.arn} {missing}",

@@ -86,7 +86,7 @@ def create(flow: type[FlowSpec], options: deploy.Options, own: Options) -> Creat
     done = [f"version {deployment.version} in {store.path}"]
     try:
         _make(plan, own, store, deployment, done)
-        _make_schedule(plan, own, schedule, done)
+        _make_schedule(plan, own, schedule, done, had_one=rows.had_schedule(store, deployment.flow, deployment.scope))
     except FlowstoreError as error:
         raise type(error)(
             f"{error} Until then there was made: {', '.join(done)}. Run create again when that is repaired, or remove "
@@ -219,7 +219,9 @@ def _check_owner(
             )
         return options
     given = options.authorize
-    if given is None or not hmac.compare_digest(hash_of(given), tags.get("flowstore:token-sha256", "")):
+    if given is None or not hmac.compare_digest(
+        hash_of(given).encode(), tags.get("flowstore:token-sha256", "").encode()
+    ):
         wrong = "" if given is None else ", and that is not its production token"
         raise TokenError(
             f"The state machine {address.name} belongs to another store{wrong}. It was deployed by "
@@ -260,10 +262,10 @@ def _definition(machine: definition.Machine, flow: type[FlowSpec]) -> dict[str, 
     return text
 
 
-def _make_schedule(plan: _Plan, own: Options, schedule: _Schedule | None, done: list[str]) -> None:
+def _make_schedule(plan: _Plan, own: Options, schedule: _Schedule | None, done: list[str], *, had_one: bool) -> None:
     """Make the schedule of the state machine, or remove one that a former version had."""
     name = schedule_name(plan.address.name)
-    present = plan.aws.find_schedule(name)
+    present = plan.aws.find_schedule(name, may_be_denied=not had_one)
     if schedule is None:
         if present is not None and present["Target"]["Arn"] == plan.address.arn:
             plan.aws.delete_schedule(name)
@@ -310,7 +312,12 @@ def preview(flow: type[FlowSpec], options: deploy.Options, own: Options) -> dict
 def needed_policies(flow: type[FlowSpec], options: deploy.Options, own: Options) -> dict[str, Any]:
     """Return every policy that is needed for a flow in AWS; see `policies.policies`."""
     store, address = _intended(flow, options, own)
-    return policies.policies(address, "*" if store is None else store.uuid, own.role, own.scheduler_role)
+    scope = deploy.scope_of(flow, options.branch, production=options.production)
+    has_schedule = _schedule_of(flow) is not None or (
+        store is not None and rows.had_schedule(store, flow.__name__, scope)
+    )
+    uuid_ = "*" if store is None else store.uuid
+    return policies.policies(address, uuid_, own.role, own.scheduler_role, has_schedule=has_schedule)
 
 
 def _intended(flow: type[FlowSpec], options: deploy.Options, own: Options) -> tuple[Store | None, Address]:

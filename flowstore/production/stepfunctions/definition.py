@@ -13,6 +13,7 @@ from flowstore.store.deployments import Deployment, scope_of
 
 DEFAULT_HEARTBEAT_S = 60
 _SEND = "sqs:sendMessage.waitForTaskToken"
+_SENDING = ["SQS.AmazonSQSException", "SQS.SdkClientException"]  # of the message, never of the answer: SQS was busy
 _DAYS_S = 24 * 60 * 60
 RETENTION_S = 14 * _DAYS_S  # of messages in the queue: the longest that SQS keeps them
 _AGAIN_S = 13 * _DAYS_S  # a message is sent again before SQS drops it
@@ -169,6 +170,7 @@ def asking(machine: Machine, body: dict[str, Any]) -> dict[str, Any]:
         "Type": "Task",
         "Resource": f"arn:{machine.partition}:states:::{_SEND}",
         "Parameters": {"QueueUrl": machine.queue_url, "MessageBody": body},
+        "Retry": [{"ErrorEquals": _SENDING, "IntervalSeconds": 2, "MaxAttempts": 8, "BackoffRate": 2.0}],  # 8 minutes
     }
 
 

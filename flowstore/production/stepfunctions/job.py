@@ -25,6 +25,7 @@ from flowstore.production.stepfunctions import masking
 from flowstore.production.stepfunctions.aws import Aws
 from flowstore.production.stepfunctions.messages import Failure, Message
 from flowstore.production.stepfunctions.step_states import EVENTS_A_TASK, MAX_EVENTS
+from flowstore.run import ownership
 from flowstore.sqlite.database import Store
 from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import deployments, records, state_machines
@@ -35,6 +36,8 @@ from flowstore.text import one_line, safe, shorten
 MAX_RUNS_WITHOUT_PROGRESS = 10  # of one execution, one after the other; then it fails
 _MAX_CAUSE = 256  # characters of an error that are sent to AWS, before the command that resumes
 _LAST_LINES = 4
+BEATS = 3  # signs of life in the time after which AWS misses one
+_PAUSE_S = 20.0  # before an execution is given back that could not be started
 
 
 @attrs.frozen
@@ -44,6 +47,7 @@ class Answer:
     output: dict[str, str] | None = None
     error: str = ""
     cause: str = ""
+    reason: str = ""  # that is said here, and nothing that AWS learns
 
 
 class Child:
@@ -125,7 +129,7 @@ class Job:
     def __init__(self, store: Store, message: Message) -> None:
         self._store = store
         self.message = message
-        self.tag = state_machines.execution_tag(message.execution)
+        self.tag = message.tag
         self.tokens: list[str] = []
         self.child: Child | None = None
         self.is_begun = False
@@ -144,8 +148,17 @@ class Job:
         self.is_begun = True
         try:
             self._begin()
-        except FlowstoreError as error:  # nothing can be run
-            self.answer = self._failed(Failure.NOT_STARTED, str(error))
+        except (FlowstoreError, OSError) as error:
+            if isinstance(error, FlowstoreError) and not error.passing:  # nothing can be run, now or later
+                self.answer = self._failed(Failure.NOT_STARTED, str(error))
+            else:
+                self._give_back(str(error))
+
+    def _give_back(self, reason: str) -> None:
+        """Have AWS ask again, in a while, since the machine refuses: its disk is full, say."""
+        cause = "The worker's machine could not start the run at the moment. It is tried again."
+        self.answer = Answer(error=Failure.NOT_NOW, cause=cause, reason=reason)
+        self.rests_until = time.monotonic() + min(_PAUSE_S, self.message.heartbeat_s / BEATS)
 
     def _begin(self) -> None:
         records.record_dead_runs(self._store)
@@ -194,7 +207,10 @@ class Job:
             if stopping and child.code:
                 self.answer = Answer(error=Failure.WORKER_STOPPED, cause="The worker was stopped.")
                 return
-            self.answer = self._failed(Failure.NOT_STARTED, f"The run did not start. {child.last_words()}")
+            if child.code == ownership.PASSING_CODE:
+                self._give_back(child.last_words())
+            else:
+                self.answer = self._failed(Failure.NOT_STARTED, f"The run did not start. {child.last_words()}")
         elif run is None or (child is None and run.status == "dead"):  # another worker's, which has died
             self.begin()
         else:

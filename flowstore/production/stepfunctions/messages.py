@@ -5,7 +5,8 @@ in `.$`; `Message.parse` reads what arrives. Whoever may send to the queue may s
 of their choice, and nothing else.
 
     {"flowstore": 1, "state": "queued", "run" or "step", "store": UUID, "flow": NAME, "scope": SCOPE, "version": N,
-     "heartbeat": SECONDS, "max_workers": N or null, "token": TOKEN, "execution": ARN, "input": what the execution got}
+     "heartbeat": SECONDS, "max_workers": N or null, "token": TOKEN, "execution": ARN, "started": TIME,
+     "input": what the execution got}
 
 Where each step is a state, `"steps": true` is in all of them, and those of a step have its name, the path of indexes in
 the foreaches around it, and for a step of a gang how many members that has, in the place of the input:
@@ -22,11 +23,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 
 from flowstore.errors import FlowstoreError, ParameterError
+from flowstore.store.state_machines import execution_tag
 
 FORMAT = 1
 QUEUED, RUN, STEP = "queued", "run", "step"
@@ -42,9 +45,10 @@ class Failure:
     NOT_STARTED = "Flowstore.NotStarted"  # there was no run: the flow does not start, or is no longer deployed
     WORKER_STOPPED = "Flowstore.WorkerStopped"  # the worker ended in good order before the run did
     RUN_DIED = "Flowstore.RunDied"  # the run's process was killed
+    NOT_NOW = "Flowstore.NotNow"  # the worker's machine refused to start the run: its disk is full, say
     TOO_LONG = "Flowstore.HistoryTooLong"  # with a state for each step, AWS could not record all tasks
 
-    LATER = (WORKER_STOPPED, RUN_DIED)
+    LATER = (WORKER_STOPPED, RUN_DIED, NOT_NOW)
 
 
 def template(state: str, facts: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -61,6 +65,7 @@ def template(state: str, facts: Mapping[str, Any], about: Mapping[str, Any] | No
         **facts,
         "token.$": "$$.Task.Token",
         "execution.$": "$$.Execution.Id",
+        "started.$": "$$.Execution.StartTime",
         **({"input.$": "$$.Execution.Input"} if about is None else about),
     }
 
@@ -78,6 +83,7 @@ class Message:
         max_workers: how many tasks may run at a time.
         token: what an answer has to show.
         execution: the execution's ARN.
+        started_at: when the execution was started.
         input: what the execution was started with.
         steps: whether each step is a state of its own.
         step, path, members: of a step's message, see above.
@@ -91,6 +97,7 @@ class Message:
     max_workers: int | None
     token: str
     execution: str
+    started_at: datetime
     input: Any = attrs.field(repr=False)
     steps: bool = False
     step: str = ""
@@ -121,10 +128,16 @@ class Message:
             **{name: data[name] for name in ("state", "store", "flow", "scope", "token", "execution")},
             heartbeat_s=float(data["heartbeat"]),
             max_workers=workers,
+            started_at=_time(data.get("started")),
             input=data.get("input"),
             steps=data.get("steps") is True,
             **(_about_step(data) if data["state"] == STEP else {}),
         )
+
+    @property
+    def tag(self) -> str:
+        """The tag of the execution's runs."""
+        return execution_tag(self.execution, self.started_at)
 
     def values(self) -> dict[str, str]:
         """Return the texts of the parameters in the execution's input, by name.
@@ -146,6 +159,13 @@ def _about_step(data: Mapping[str, Any]) -> dict[str, Any]:
     _check(isinstance(path, str) and re.fullmatch("[0-9/]{0,200}", path) is not None, "path")
     _check(type(members) is int and members >= 0, "members")
     return {"step": step, "path": str(path).strip("/"), "members": members}
+
+
+def _time(text: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        raise FlowstoreError("its started is wrong or missing") from None
 
 
 def _check(is_right: bool, name: str) -> None:

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from flowstore.production.stepfunctions.aws import Address
 from flowstore.production.stepfunctions.definition import queue_name, schedule_name
 
-ROLE, SCHEDULER_ROLE = "flowstore-states", "flowstore-scheduler"
+ROLE = "flowstore-states"
 
 
-def policies(address: Address, store: str, role: str | None, scheduler_role: str | None) -> dict[str, Any]:
+def policies(
+    address: Address, store: str, role: str | None, scheduler_role: str | None, *, has_schedule: bool
+) -> dict[str, Any]:
     """Return the policies, and for roles who may take them on.
 
     Args:
         address: of the state machine; what is not known yet stands there as `${Name}`.
         store: the store's id.
         role: the ARN of the state machine's role; default: one of a usual name.
-        scheduler_role: the ARN of the schedule's role; default: one of a usual name.
+        scheduler_role: the ARN of the schedule's role; default: the state machine's, which then serves both.
+        has_schedule: whether there is a schedule; nothing is needed for it otherwise.
     """
     arn = f"arn:{address.partition}"
     beside = f"{address.region}:{address.account}"
@@ -26,32 +31,40 @@ def policies(address: Address, store: str, role: str | None, scheduler_role: str
     executions = address.execution("*")
     schedule = f"{arn}:scheduler:{beside}:schedule/default/{schedule_name(address.name)}"
     role = role or f"{arn}:iam::{address.account}:role/{ROLE}"
-    scheduler_role = scheduler_role or f"{arn}:iam::{address.account}:role/{SCHEDULER_ROLE}"
+    by_states = _Role(
+        role,
+        [_trust("states", address, f"{arn}:states:{beside}:stateMachine:*")],
+        [_allow("sqs", "SendMessage", queue)],
+    )
+    by_scheduler = _Role(
+        scheduler_role or role,
+        [_trust("scheduler", address, f"{arn}:scheduler:{beside}:schedule-group/default")],
+        [_allow("states", "StartExecution", address.arn)],
+    )
+    if has_schedule and by_scheduler.arn == role:
+        by_states = by_scheduler = _Role(
+            role, by_states.trust + by_scheduler.trust, by_states.policy + by_scheduler.policy
+        )
     on_machine = (
         "CreateStateMachine UpdateStateMachine DescribeStateMachine DeleteStateMachine TagResource "
         "ListTagsForResource StartExecution ListExecutions"
     )
+    for_schedule = [
+        _allow("scheduler", "CreateSchedule UpdateSchedule GetSchedule DeleteSchedule", schedule),
+        _pass_role(by_scheduler.arn, "scheduler"),
+    ]
     return {
         "deployer": {
             "policy": _policy(
                 _allow("states", on_machine, address.arn),
-                _allow("states", "StopExecution", executions),
+                _allow("states", "DescribeExecution StopExecution", executions),
                 _allow("sqs", "CreateQueue DeleteQueue GetQueueUrl TagQueue", queue),
-                _allow("scheduler", "CreateSchedule UpdateSchedule GetSchedule DeleteSchedule", schedule),
                 _pass_role(role, "states"),
-                _pass_role(scheduler_role, "scheduler"),
+                *(for_schedule if has_schedule else []),
             )
         },
-        "state machine": {
-            "role": role,
-            "trust": _trust("states", address, f"{arn}:states:{beside}:stateMachine:*"),
-            "policy": _policy(_allow("sqs", "SendMessage", queue)),
-        },
-        "scheduler": {
-            "role": scheduler_role,
-            "trust": _trust("scheduler", address, f"{arn}:scheduler:{beside}:schedule-group/default"),
-            "policy": _policy(_allow("states", "StartExecution", address.arn)),
-        },
+        "state machine": by_states.shown,
+        **({"scheduler": by_scheduler.shown} if has_schedule else {}),
         "worker": {
             "policy": _policy(
                 _allow("sqs", "GetQueueUrl ReceiveMessage DeleteMessage ChangeMessageVisibility", queue),
@@ -60,6 +73,20 @@ def policies(address: Address, store: str, role: str | None, scheduler_role: str
             )
         },
     }
+
+
+@attrs.frozen
+class _Role:
+    """A role: who may take it on, and what it allows."""
+
+    arn: str
+    trust: list[dict[str, Any]]
+    policy: list[dict[str, Any]]
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The role as it is printed."""
+        return {"role": self.arn, "trust": _policy(*self.trust), "policy": _policy(*self.policy)}
 
 
 def _policy(*statements: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,15 +106,13 @@ def _pass_role(role: str, service: str) -> dict[str, Any]:
 
 
 def _trust(service: str, address: Address, source: str) -> dict[str, Any]:
-    """Return who may take a role on: one service, for things of this account alone."""
-    return _policy(
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": f"{service}.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-            "Condition": {
-                "StringEquals": {"aws:SourceAccount": address.account},
-                "ArnLike": {"aws:SourceArn": source},
-            },
-        }
-    )
+    """Return the statement that lets a service take a role on, for things of this account alone."""
+    return {
+        "Effect": "Allow",
+        "Principal": {"Service": f"{service}.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+        "Condition": {
+            "StringEquals": {"aws:SourceAccount": address.account},
+            "ArnLike": {"aws:SourceArn": source},
+        },
+    }

@@ -1,8 +1,9 @@
 """Imports the runs of Metaflow's local store, the folder `.metaflow`: of all that are finished, or nothing.
 
-A run is recognised by its flow, its id, its user and its time, so importing twice is importing once. It gets new ids
-here, and its tags, times, logs, artifacts and cards. `origins` keeps its pathspec in Metaflow, and
-`tasks.imported_from` that of each task: the Client finds them by these, too.
+A run is recognised by its flow, its id, its user, its time and the hashes of its values, so importing twice is
+importing once, and no folder can take the place of another one's run. It gets new ids here, and its tags, times, logs,
+artifacts and cards. `origins` keeps its pathspec in Metaflow, and `tasks.imported_from` that of each task: the Client
+finds them by these, too.
 
 Nothing in the folder is believed: links are not followed, names and sizes are checked, hashes compared, and no pickle
 is loaded (see `values`). All runs are read before the first row is written, so that one message names all that is
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ import attrs
 from flowstore.errors import FlowstoreError
 from flowstore.progress import Progress
 from flowstore.sqlite.database import Store
-from flowstore.store import records, trust
+from flowstore.store import origins, records, trust
 from flowstore.store.staging import Staging
 from flowstore.text import counted, size
 from flowstore.transfer.metaflow_history.attachments import stage_card
 from flowstore.transfer.metaflow_history.folder import Folder, Problem, Report, flow_folders, root_of
 from flowstore.transfer.metaflow_history.reader import Reader
 from flowstore.transfer.metaflow_history.rows import Writer, vouch
-from flowstore.transfer.metaflow_history.runs import Run, is_internal, uuid_of
+from flowstore.transfer.metaflow_history.runs import Run, is_internal
 from flowstore.transfer.metaflow_history.values import Artifact, Values
 
 _JUST_NOW_S = 1.0  # no run takes longer from one task to the next
@@ -46,6 +47,7 @@ class Imported:
         running: of those that are still going on.
         copied_bytes: how many bytes of values were read.
         untrusted: how many pickles nobody vouches for.
+        same_address: of runs whose address in Metaflow others have here, that address, and the pathspecs of all here.
         kept_apart: the tags that would have put a run into a production namespace, and what they are now.
     """
 
@@ -54,6 +56,7 @@ class Imported:
     running: list[str] = attrs.field(factory=list)
     copied_bytes: int = 0
     untrusted: int = 0
+    same_address: dict[str, list[str]] = attrs.field(factory=dict)
     kept_apart: dict[str, str] = attrs.field(factory=dict)
 
     @property
@@ -77,6 +80,11 @@ class Imported:
             notes.append(
                 f"{counted(self.untrusted, 'artifact')} stayed {'a pickle' if self.untrusted == 1 else 'pickles'}, "
                 "which nobody loads until you vouch for the folder: import it again with --trust."
+            )
+        for there, here in self.same_address.items():
+            notes.append(
+                f"{there} is the address in Metaflow of {counted(len(here), 'run')} with different values: "
+                f"{', '.join(here)}. Look at them, and remove what is not yours: flowstore delete {here[0]}"
             )
         for tag, kept in self.kept_apart.items():
             notes.append(f"Runs tagged {tag} there are tagged {kept} here: that namespace is this store's production.")
@@ -123,6 +131,7 @@ class _History:
         self._values = values
         self._trusted = trusted
         self._vouched: dict[str, set[bytes]] = {}  # by the uuid of a run that is here, the hashes of its values there
+        self._here: dict[str, int] = {}  # by their addresses in Metaflow, those runs of the folder that are here
         self.done = Imported()
 
     def read(self) -> list[Run]:
@@ -135,7 +144,7 @@ class _History:
         reader = Reader(self._folder, self._values, report)
         flows = [*flow_folders(self._folder.root)]
         ids = [(flow, run_id) for flow in flows for run_id in reader.run_ids(flow)]
-        known = {row["uuid"] for row in self._store.rows("select uuid from runs")}
+        known = {row["uuid"]: int(row["id"]) for row in self._store.rows("select id, uuid from runs")}
         if self._trusted:
             unverified = self._store.rows("select distinct r.uuid from unverified u join runs r on r.id = u.run_id")
             self._vouched = {row["uuid"]: set() for row in unverified}
@@ -151,22 +160,22 @@ class _History:
         report.check()
         return sorted(runs, key=lambda run: (run.created_at, run.id))
 
-    def _read(self, reader: Reader, flow: str, run_id: str, known: set[str], alive: set[str]) -> Run | None:
+    def _read(self, reader: Reader, flow: str, run_id: str, known: Mapping[str, int], alive: set[str]) -> Run | None:
         """Return a run, or `None` where it is here already, or still going on."""
         path = f"{flow}/{run_id}"
-        record = reader.record(flow, run_id)
-        uuid = uuid_of(flow, run_id, record.text("user_name", "unknown"), record.time_ms("ts_epoch"))
-        if uuid in known:
-            self.done.known.append(path)
-            if uuid in self._vouched:  # another folder may have brought it, with other bytes
-                self._vouched[uuid] = self._values.hashes(_artifacts(reader.run(flow, run_id)))
-            return None
         try:
-            run = reader.run(flow, run_id)
+            uuid = reader.uuid(flow, run_id)
+            run = None if uuid in known else reader.run(flow, run_id, uuid)
         except Problem:
             if run_id not in alive:
                 raise
-            run = None  # it is being written
+            uuid, run = "", None  # it is being written
+        if uuid in known:
+            self.done.known.append(path)
+            self._here[path] = known[uuid]
+            if uuid in self._vouched:  # another folder may have brought it, with other bytes
+                self._vouched[uuid] = self._values.hashes(_artifacts(reader.run(flow, run_id, uuid)))
+            return None
         if run is None or (run.status != "successful" and (run_id in alive or self._goes_on(path, run_id))):
             self.done.running.append(path)
             return None
@@ -205,15 +214,20 @@ class _History:
     def write(self, db: sqlite3.Connection, runs: Sequence[Run]) -> None:
         """Write the rows of runs, in the caller's transaction."""
         trust.claim(db, self._store.uuid)
-        known = {row["uuid"] for row in db.execute("select uuid from runs")}
-        writer = Writer(db, self._store, self._folder, self._values, trusted=self._trusted)
+        known = {row["uuid"]: int(row["id"]) for row in db.execute("select id, uuid from runs")}
+        writer = Writer(db, self._store, self._folder, self._values, self._here, trusted=self._trusted)
         report = Report(self._folder.root)
         for run in runs:
             if run.uuid in known:  # somebody else has imported it meanwhile
                 self.done.known.append(run.pathspec)
+                self._here[run.pathspec] = known[run.uuid]
                 continue
             with report.collecting():  # problems of logs and of packages of code, which are read only now
-                self.done.runs.append((run.pathspec, writer.write(run)))
+                others = [f"{run.flow}/{run_id}" for run_id in origins.runs_of_metaflow(self._store, run.pathspec)]
+                here = writer.write(run)
+                self.done.runs.append((run.pathspec, here))
+                if others:
+                    self.done.same_address[run.pathspec] = [*others, here]
         report.check()
         for uuid, shas in self._vouched.items():
             vouch(db, self._store, uuid, shas)

@@ -20,6 +20,7 @@ from flowstore.transfer.metaflow_history.values import Artifact, Value, Values, 
 CARDS = "mf.cards"
 MAX_CARD = 64 << 20
 _MAX_FILE, _MAX_CODE, _MAX_PACKAGE = 4 << 20, 64 << 20, 512 << 20
+_MAX_HEADERS = 8 << 20  # of members: tarfile keeps these, and reads each as a whole
 _MOST_FILES = 5000
 _CARD_FILE = re.compile(r"(?P<type>[^-/]+)-(?:(?P<id>.+)-)?(?P<hash>[0-9a-f]+)\.html")
 _METAFLOW = re.compile(r"\.mf_|(metaflow|metaflow_extensions|_vendor)/|INFO$|CONFIG_PARAMETERS$|CONFIG$|DIST_INFO$")
@@ -114,12 +115,13 @@ def code_of(values: Values, flow: str, sha1: str, script_name: str) -> Code | No
     Raises:
         Problem: the package is missing, damaged, or no archive.
     """
-    package = Artifact(flow, sha1, None, "")
+    package = _Package(Artifact(flow, sha1, None, ""))
     files: dict[str, bytes] = {}
     total = 0
     try:
-        with tarfile.open(fileobj=File(_bounded(values, package)), mode="r|") as archive:
+        with tarfile.open(fileobj=File(package.pieces(values)), mode="r|") as archive:
             for member in archive:
+                package.add(member)
                 if not member.isfile() or not _is_wanted(member.name) or member.size > _MAX_FILE:
                     continue
                 total += member.size
@@ -132,13 +134,27 @@ def code_of(values: Values, flow: str, sha1: str, script_name: str) -> Code | No
     return Code(script_name, files) if script_name in files else None
 
 
-def _bounded(values: Values, package: Artifact) -> Iterator[bytes]:
-    size = 0
-    for piece in unpacked(values.pieces(package), package.path):
-        size += len(piece)
-        if size > _MAX_PACKAGE:
-            raise Problem(package.path, "it is too large for a package of code")
-        yield piece
+class _Package:
+    """A package of code, of which so much is read that neither its files nor its headers fill the memory."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
+        self.path = artifact.path
+        self._files_bytes = 0
+
+    def add(self, member: tarfile.TarInfo) -> None:
+        """Note a member, so that its bytes do not count as headers."""
+        if member.isreg() and not member.issparse():
+            self._files_bytes += max(0, member.size)
+
+    def pieces(self, values: Values) -> Iterator[bytes]:
+        """Yield its bytes, unpacked; raise Problem where they are too many."""
+        size = 0
+        for piece in unpacked(values.pieces(self._artifact), self.path):
+            if size > _MAX_PACKAGE or size - self._files_bytes > _MAX_HEADERS:
+                raise Problem(self.path, "it is too large for a package of code")
+            size += len(piece)
+            yield piece
 
 
 def _is_wanted(name: str) -> bool:
@@ -159,7 +175,7 @@ Line = tuple[int, int, str, str]  # time, a counter that keeps the order, stream
 
 
 def log_rows(
-    folder: Folder, log_id: int, logs: Mapping[str, Sequence[str]], began_at: int
+    folder: Folder, log_id: int, logs: Mapping[str, Sequence[str]], times: tuple[int, int]
 ) -> Iterator[tuple[int, str, int, str]]:
     """Yield the rows of an attempt's log: its id, stream, time and text of each piece.
 
@@ -167,10 +183,11 @@ def log_rows(
         folder: where the files are.
         log_id: the log's id.
         logs: by stream, its files.
-        began_at: when the attempt began, in milliseconds since 1970: the time of lines without one.
+        times: when the attempt began, in milliseconds since 1970, which is the time of lines without one; and now,
+            which is that of lines from the future.
     """
     files = [(stream, path) for stream, paths in logs.items() for path in paths]
-    lines = heapq.merge(*(_lines(folder, stream, path, began_at) for stream, path in files))
+    lines = heapq.merge(*(_lines(folder, stream, path, *times) for stream, path in files))
     pending: tuple[str, int, str] | None = None
     for at_ms, _, stream, text in lines:
         if pending is not None and pending[:2] == (stream, at_ms) and len(pending[2]) < _MAX_CHUNK:
@@ -183,7 +200,7 @@ def log_rows(
         yield log_id, *pending
 
 
-def _lines(folder: Folder, stream: str, path: str, at_ms: int) -> Iterator[Line]:
+def _lines(folder: Folder, stream: str, path: str, at_ms: int, latest_ms: int) -> Iterator[Line]:
     """Yield the lines of one file, in order; one without a time has that of the line before it."""
     file = folder.open(path)
     if file is None:
@@ -193,7 +210,7 @@ def _lines(folder: Folder, stream: str, path: str, at_ms: int) -> Iterator[Line]
         for line in iter(lambda: file.readline(_MAX_LINE), b""):
             match = _MARKED.match(line)
             if match is not None:
-                at_ms = max(at_ms, _time(match[1]))
+                at_ms = max(at_ms, min(_time(match[1]), latest_ms))
             text = line if match is None else line[match.end() :].removesuffix(b"\n") + b"\n"
             count += 1
             yield at_ms, count, stream, text.decode("utf-8", "replace").replace("\0", "")

@@ -8,6 +8,7 @@ what it printed. The step `_parameters` is none: its task has the parameters and
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import re
@@ -21,6 +22,7 @@ from flowstore.context import is_text
 from flowstore.errors import ArtifactError
 from flowstore.flow.names import check_name
 from flowstore.store.preview import MAX_PREVIEW
+from flowstore.text import shorten
 from flowstore.transfer.metaflow_history import attachments
 from flowstore.transfer.metaflow_history.folder import Fields, Folder, Problem, Report, clean
 from flowstore.transfer.metaflow_history.lineage import Spot, order_of, parents_of
@@ -40,6 +42,7 @@ _MOST_ITEMS = 1 << 31
 _MOST_FOREACHES = 100  # in each other
 _MOST_TARGETS = 1000
 _MAX_NAME = 500  # characters
+_MAX_ERROR = 256 << 10  # characters
 
 
 class Reader:
@@ -80,6 +83,24 @@ class Reader:
             raise Problem(record.path, f"it is the record of {record.text('flow_id')}/{record.text('run_number')}")
         return record
 
+    def uuid(self, flow: str, run_id: str) -> str:
+        """Return the id by which a run is recognised: a digest of its address, user and time, and of its values.
+
+        Whoever knows an address can write another run under it, but not one with other values and the same id.
+
+        Raises:
+            Problem: a record of it is missing or malformed.
+        """
+        record, path = self.record(flow, run_id), f"{flow}/{run_id}"
+        parts: list[Any] = ["metaflow", flow, run_id, record.text("user_name", "unknown"), record.time_ms("ts_epoch")]
+        for step in self._folder.list(path)[0]:
+            for task_id in self._task_ids(f"{path}/{step}"):
+                for number, files in sorted(self._attempt_files(f"{path}/{step}/{task_id}").items()):
+                    if "data.json" in files:
+                        artifacts = self._artifacts(flow, files["data.json"])
+                        parts.append([step, task_id, number, {name: item.sha1 for name, item in artifacts.items()}])
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
     def _record(self, path: str) -> Fields:
         name = f"{path}/_meta/_self.json"
         values = self._folder.json(name)
@@ -87,8 +108,8 @@ class Reader:
             raise Problem(name, "it is missing")
         return Fields(name, values)
 
-    def run(self, flow: str, run_id: str) -> Run:
-        """Return a run; raise Problem where something of it is missing or malformed."""
+    def run(self, flow: str, run_id: str, uuid: str) -> Run:
+        """Return a run, whose `uuid` is known; raise Problem where something of it is missing or malformed."""
         record = self.record(flow, run_id)
         path = f"{flow}/{run_id}"
         steps: dict[str, int] = {}
@@ -106,6 +127,7 @@ class Reader:
         return Run(
             flow=flow,
             id=run_id,
+            uuid=uuid,
             user=record.text("user_name", "unknown"),
             created_at=record.time_ms("ts_epoch"),
             tags=record.texts("tags"),
@@ -162,14 +184,19 @@ class Reader:
     # --- attempts
 
     def _attempts(self, flow: str, path: str, created_at: int) -> list[Attempt]:
+        files = self._attempt_files(path)
+        facts = self._facts(f"{path}/_meta")
+        last = max([*files, *facts], default=0)
+        return [self._attempt(flow, path, created_at, n, files[n], facts[n]) for n in range(last + 1)]
+
+    def _attempt_files(self, path: str) -> dict[int, dict[str, str]]:
+        """Return the files of a task's attempts, by number and kind."""
         files: dict[int, dict[str, str]] = defaultdict(dict)
         for name in self._folder.list(path)[1]:
             match = _ATTEMPT_FILE.fullmatch(name)
             if match is not None and int(match[1]) < _MOST_ATTEMPTS:
                 files[int(match[1])][match[2]] = f"{path}/{name}"
-        facts = self._facts(f"{path}/_meta")
-        last = max([*files, *facts], default=0)
-        return [self._attempt(flow, path, created_at, n, files[n], facts[n]) for n in range(last + 1)]
+        return files
 
     def _facts(self, path: str) -> dict[int, list[Fact]]:
         """Return the facts of a task, by attempt."""
@@ -236,7 +263,11 @@ class Reader:
         """Return why an attempt failed, of what Metaflow has stored in the place of the exception."""
         if "_exception" not in artifacts:
             return None
-        return exception_of(self._values.outline(artifacts["_exception"]))
+        error = exception_of(self._values.outline(artifacts["_exception"]))
+        if error is None:
+            return None
+        kind, message, trace = error
+        return kind[:_MAX_NAME], shorten(message, _MAX_ERROR), trace[-_MAX_ERROR:]  # its end says what was raised
 
     # --- foreaches and branches
 

@@ -14,7 +14,7 @@ from flowstore.sqlite.database import Store
 from flowstore.store import blobs, cards, metrics, records, snapshots, tags, trust
 from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
-from flowstore.store.queries import METAFLOW
+from flowstore.store.origins import METAFLOW
 from flowstore.transfer.export import insert_rows
 from flowstore.transfer.import_ids import last_id
 from flowstore.transfer.importing import is_ours, kept_apart
@@ -68,6 +68,7 @@ class Writer:
         store: the store.
         folder: the folder that the runs come from, whose logs and code are read as they are written.
         values: what of it is staged.
+        here: by their addresses in Metaflow, the runs of the folder that are in the store; those written are added.
         trusted: whether their pickles may be loaded.
 
     Attributes:
@@ -75,11 +76,21 @@ class Writer:
         untrusted: how many pickles nobody vouches for.
     """
 
-    def __init__(self, db: sqlite3.Connection, store: Store, folder: Folder, values: Values, *, trusted: bool) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        store: Store,
+        folder: Folder,
+        values: Values,
+        here: dict[str, int],
+        *,
+        trusted: bool,
+    ) -> None:
         self._db = db
         self._store = store
         self._folder = folder
         self._values = values
+        self._here = here
         self._trusted = trusted
         self._latest_ms = records.now_ms()
         self._blob_ids: dict[int, int] = {}
@@ -102,6 +113,7 @@ class Writer:
         self._write_tags(run, run_id, flow_id)
         self._write_tasks(run, run_id)
         self._db.execute("insert into origins values (?, ?, ?, ?)", (run_id, METAFLOW, run.pathspec, self._latest_ms))
+        self._here[run.pathspec] = run_id
         return f"{run.flow}/{run_id}"
 
     def _at(self, at_ms: int) -> int:
@@ -129,10 +141,7 @@ class Writer:
 
     def _origin(self, there: str) -> str:
         """Return what names the run that another one resumed: its id where it is here, else its address in Metaflow."""
-        row = self._db.execute(
-            "select run_id from origins where store_uuid = ? and pathspec = ?", (METAFLOW, there)
-        ).fetchone()
-        return f"{METAFLOW}/{there}" if row is None else str(row[0])
+        return str(self._here[there]) if there in self._here else f"{METAFLOW}/{there}"
 
     def _code(self, run: Run) -> int | None:
         """Return the snapshot of a run's code, which is inserted unless it is here."""
@@ -243,7 +252,8 @@ class Writer:
         for attempt_id, attempt in attempts:
             artifacts = self._changes(run, run_id, row, attempt, attempt_id)
             insert_rows(self._db, "artifacts", ["attempt_id", "name", "blob_id", "merged"], artifacts)
-            lines = attachments.log_rows(self._folder, attempt_id, attempt.logs, self._at(attempt.started_at))
+            times = self._at(attempt.started_at), self._latest_ms
+            lines = attachments.log_rows(self._folder, attempt_id, attempt.logs, times)
             records.append_log(self._db, lines)
             for n, card in enumerate(attempt.cards):
                 value = attachments.stage_card(self._values, self._folder, card)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,6 +108,7 @@ class Run:
 
     Attributes:
         flow, id: its address in Metaflow.
+        uuid: the id by which it is recognised when it is imported again, from a copy of the folder, too.
         user: who ran it.
         created_at: in milliseconds since 1970.
         tags, system_tags: its tags.
@@ -124,6 +123,7 @@ class Run:
 
     flow: str
     id: str
+    uuid: str
     user: str
     created_at: int
     tags: Sequence[str]
@@ -143,11 +143,6 @@ class Run:
         return f"{self.flow}/{self.id}"
 
     @property
-    def uuid(self) -> str:
-        """An id by which it is recognised when it is imported again, from a copy of the folder, too."""
-        return uuid_of(self.flow, self.id, self.user, self.created_at)
-
-    @property
     def status(self) -> str:
         """Its status, as in flowstore's table; one that is unfinished is `dead`, since nobody is going on with it."""
         if any(task.step == self.end_step and task.last.status == "successful" for task in self.tasks):
@@ -158,9 +153,3 @@ class Run:
     def finished_at(self) -> int:
         """When its last task ended."""
         return max((task.last.finished_at for task in self.tasks), default=self.created_at)
-
-
-def uuid_of(flow: str, run_id: str, user: str, created_at: int) -> str:
-    """Return the id by which a run is recognised."""
-    text = json.dumps(["metaflow", flow, run_id, user, created_at])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
