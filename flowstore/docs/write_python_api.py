@@ -21,9 +21,10 @@ from flowstore.client.events import Trigger, TriggerEvent
 from flowstore.client.facts import Metadata
 from flowstore.client.store import Store
 from flowstore.context import Current
-from flowstore.flow.mutators import MutableFlow, MutableStep
+from flowstore.flow.mutators import Decorated, MutableFlow, MutableStep
 from flowstore.runner import ExecutingProcess, ExecutingRun, ExecutingTask
 from flowstore.runner.deployer import DeployedFlow, LocalDeployer, StepFunctionsDeployer, TriggeredRun
+from flowstore.runner.process import FlowCommands
 
 PAGE = Path(__file__).with_name("python-api.md")
 GROUPS = {
@@ -62,6 +63,7 @@ Each of them has a `pathspec`, which is its address. Runs, steps, tasks and arti
 Only runs and tasks have `successful` and `finished`.
 
 """
+WITHOUT_SECTION = {FlowCommands, Decorated}  # bases whose members are listed with those of their subclasses
 WITHOUT_MEMBERS = ("Parameter", "IncludeFile", "Config", "use_store")  # users give them, and call nothing of them
 HEAD = """# Python API
 
@@ -126,7 +128,7 @@ def _public(kind: type, *, own: bool) -> Iterator[tuple[str, Any]]:
     """Yield the public members that a class defines, or those that it inherits from a class of flowstore."""
     seen = {name for name in vars(kind) if not own}
     for cls in kind.__mro__:
-        if not cls.__module__.startswith("flowstore") or (cls is kind) != own:
+        if not cls.__module__.startswith("flowstore") or (cls is kind or cls in WITHOUT_SECTION) != own:
             continue
         for name, item in vars(cls).items():
             described = isinstance(item, (property, classmethod)) or inspect.isfunction(item) or hasattr(item, "func")

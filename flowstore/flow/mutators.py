@@ -10,6 +10,7 @@ adds, the decorators of the steps are computed, once in a process.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, ClassVar
@@ -157,13 +158,31 @@ class _Change:
     early: bool = True  # whether parameters and decorators of the flow may change
 
 
-class _Duplicates:
-    """The ways to treat a decorator that is there already."""
+class Decorated(abc.ABC):
+    """The base of flows and steps that a mutator may change: what decorates them."""
 
-    IGNORE, OVERRIDE, ERROR = 1, 2, 3
+    IGNORE, OVERRIDE, ERROR = 1, 2, 3  # the ways to treat a decorator that is there already
+
+    @property
+    @abc.abstractmethod
+    def _decorators(self) -> list[Any]:
+        """The decorators, outermost first."""
+
+    @property
+    def decorator_specs(self) -> Iterator[tuple[str, str, list[Any], dict[str, Any]]]:
+        """Each decorator: its name, its class as a text, its arguments, and its options."""
+        return map(_spec, self._decorators)
+
+    def get_decorator_specs(self, deco_name: str) -> list[tuple[str, str, list[Any], dict[str, Any]]]:
+        """Return the decorators of a name, as `decorator_specs` does."""
+        return [spec for spec in self.decorator_specs if deco_name in {spec[0], spec[1]}]
+
+    def has_decorator(self, deco_name: str) -> bool:
+        """Return whether it has a decorator of a name."""
+        return bool(self.get_decorator_specs(deco_name))
 
 
-class MutableStep(_Duplicates):
+class MutableStep(Decorated):
     """A step that a mutator may change."""
 
     def __init__(self, change: _Change, name: str) -> None:
@@ -175,28 +194,15 @@ class MutableStep(_Duplicates):
         return MutableFlow(self._change)
 
     @property
-    def decorator_specs(self) -> Iterator[tuple[str, str, list[Any], dict[str, Any]]]:
-        """Each decorator of the step: its name, its class as a text, its arguments, and its options."""
-        return map(_spec, [*self._decorators])
-
-    @property
     def _decorators(self) -> list[StepDecorator]:
-        return self._change.steps[self._name]
-
-    def get_decorator_specs(self, deco_name: str) -> list[tuple[str, str, list[Any], dict[str, Any]]]:
-        """Return the decorators of a name, as `decorator_specs` does."""
-        return [spec for spec in self.decorator_specs if deco_name in {spec[0], spec[1]}]
-
-    def has_decorator(self, deco_name: str) -> bool:
-        """Return whether the step has a decorator of a name."""
-        return bool(self.get_decorator_specs(deco_name))
+        return [*self._change.steps[self._name]]
 
     def add_decorator(
         self,
         deco_type: Any,
         deco_args: Sequence[Any] | None = None,
         deco_kwargs: Mapping[str, Any] | None = None,
-        duplicates: int = _Duplicates.IGNORE,
+        duplicates: int = Decorated.IGNORE,
     ) -> StepDecorator | None:
         """Add a decorator outside of those that the step has.
 
@@ -239,7 +245,7 @@ class MutableStep(_Duplicates):
         return removed
 
 
-class MutableFlow(_Duplicates):
+class MutableFlow(Decorated):
     """A flow that a mutator may change. Its configurations and class constants are attributes of this, too."""
 
     def __init__(self, change: _Change) -> None:
@@ -268,17 +274,8 @@ class MutableFlow(_Duplicates):
         return [(attribute, item.value) for attribute, item in configs_of(self._change.flow).items()]
 
     @property
-    def decorator_specs(self) -> Iterator[tuple[str, str, list[Any], dict[str, Any]]]:
-        """Each decorator of the flow: its name, its class as a text, its arguments, and its options."""
-        return map(_spec, [*self._change.flow._flow_decorators])  # type: ignore[attr-defined]
-
-    def get_decorator_specs(self, deco_name: str) -> list[tuple[str, str, list[Any], dict[str, Any]]]:
-        """Return the decorators of a name, as `decorator_specs` does."""
-        return [spec for spec in self.decorator_specs if deco_name in {spec[0], spec[1]}]
-
-    def has_decorator(self, deco_name: str) -> bool:
-        """Return whether the flow has a decorator of a name."""
-        return bool(self.get_decorator_specs(deco_name))
+    def _decorators(self) -> list[Any]:
+        return [*self._change.flow._flow_decorators]  # type: ignore[attr-defined]
 
     def add_parameter(self, name: str, value: Parameter, *, overwrite: bool = False) -> None:
         """Add a parameter; in `pre_mutate` only.
@@ -314,7 +311,7 @@ class MutableFlow(_Duplicates):
         deco_type: Any,
         deco_args: Sequence[Any] | None = None,
         deco_kwargs: Mapping[str, Any] | None = None,
-        duplicates: int = _Duplicates.IGNORE,
+        duplicates: int = Decorated.IGNORE,
     ) -> FlowDecorator | None:
         """Add a decorator to the flow, in `pre_mutate` only; see `MutableStep.add_decorator`."""
         self._check_early("A decorator can be added to the flow")

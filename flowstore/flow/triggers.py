@@ -5,7 +5,7 @@ They do not concern a run on one's own machine. `triggers_of` returns them as a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -17,8 +17,30 @@ from flowstore.flow.parameters import DeployTimeContext, call_default
 _MOST_LETTERS = 200
 
 
+class _Trigger(FlowDecorator):
+    """The base of both: a condition, or a list of conditions, and when they are forgotten."""
+
+    _one: ClassVar[str]  # the option of one condition; that of several has an s
+    options: Mapping[str, Any]
+
+    def __attrs_post_init__(self) -> None:
+        _check(self.name, self._one, getattr(self, self._one), getattr(self, f"{self._one}s"))
+        _reset_at(self.name, self.options)
+        for item in self._all():
+            if not callable(item):
+                _CONDITIONS[self._one](item)
+
+    def _all(self) -> list[Any]:
+        single = getattr(self, self._one)
+        return [*([] if single is None else [single]), *getattr(self, f"{self._one}s")]
+
+    def conditions(self, flow: str, user: str) -> list[dict[str, Any]]:
+        """Return what it waits for, for a deployment."""
+        return [_CONDITIONS[self._one](_called(self.name, item, flow, user)) for item in self._all()]
+
+
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class trigger(FlowDecorator):  # noqa: N801  # used as a decorator
+class trigger(_Trigger):  # noqa: N801  # used as a decorator
     """Start a deployment of the flow when an event is published; of several, when all of them have been.
 
     Args:
@@ -30,27 +52,14 @@ class trigger(FlowDecorator):  # noqa: N801  # used as a decorator
     """
 
     name: ClassVar[str] = "trigger"
+    _one: ClassVar[str] = "event"
     event: Any = None
     events: Sequence[Any] = ()
     options: Mapping[str, Any] = attrs.field(factory=dict)
 
-    def __attrs_post_init__(self) -> None:
-        _check(self.name, "event", self.event, self.events)
-        _reset_at(self.name, self.options)
-        for event in self._all():
-            if not callable(event):
-                _event(event)
-
-    def _all(self) -> list[Any]:
-        return [*([] if self.event is None else [self.event]), *self.events]
-
-    def conditions(self, flow: str, user: str) -> list[dict[str, Any]]:
-        """Return the events, for a deployment."""
-        return [_event(_called(self.name, event, flow, user)) for event in self._all()]
-
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class trigger_on_finish(FlowDecorator):  # noqa: N801  # used as a decorator
+class trigger_on_finish(_Trigger):  # noqa: N801  # used as a decorator
     """Start a deployment of the flow when a run of another deployed flow was successful; of several, when all were.
 
     Args:
@@ -61,23 +70,10 @@ class trigger_on_finish(FlowDecorator):  # noqa: N801  # used as a decorator
     """
 
     name: ClassVar[str] = "trigger_on_finish"
+    _one: ClassVar[str] = "flow"
     flow: Any = None
     flows: Sequence[Any] = ()
     options: Mapping[str, Any] = attrs.field(factory=dict)
-
-    def __attrs_post_init__(self) -> None:
-        _check(self.name, "flow", self.flow, self.flows)
-        _reset_at(self.name, self.options)
-        for flow in self._all():
-            if not callable(flow):
-                _flow(flow)
-
-    def _all(self) -> list[Any]:
-        return [*([] if self.flow is None else [self.flow]), *self.flows]
-
-    def conditions(self, flow: str, user: str) -> list[dict[str, Any]]:
-        """Return the flows, for a deployment."""
-        return [_flow(_called(self.name, item, flow, user)) for item in self._all()]
 
 
 def triggers_of(flow: Any, user: str) -> dict[str, Any] | None:
@@ -90,7 +86,7 @@ def triggers_of(flow: Any, user: str) -> dict[str, Any] | None:
     Raises:
         GraphError: a function returned no event, or two conditions are the same.
     """
-    decorators = [item for item in flow._flow_decorators if isinstance(item, (trigger, trigger_on_finish))]
+    decorators = [item for item in flow._flow_decorators if isinstance(item, _Trigger)]
     conditions = [condition for item in decorators for condition in item.conditions(flow.__name__, user)]
     for at, condition in enumerate(conditions):
         if any(_same(condition, other) for other in conditions[:at]):
@@ -185,3 +181,6 @@ def _flow(flow: Any) -> dict[str, Any]:
         if flow.get(option):
             condition[key] = check_name(flow[option])
     return condition
+
+
+_CONDITIONS: dict[str, Callable[[Any], dict[str, Any]]] = {"event": _event, "flow": _flow}

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from flowstore.errors import NotFound
 from flowstore.runner import words
-from flowstore.runner.process import FlowProcess, chosen_store, existing_file, seen_whole
+from flowstore.runner.process import FlowCommands, FlowProcess, seen_whole
 
 if TYPE_CHECKING:
     from flowstore.client import Run, Task
@@ -143,7 +143,7 @@ class ExecutingTask(ExecutingProcess):
         return seen_whole(started.store).task(started.pathspec)
 
 
-class Runner:
+class Runner(FlowCommands):
     """Runs a flow's file, in a process of its own each time, and waits for it or not.
 
     As a context manager it removes the temporary files of what it has started, as `cleanup` does.
@@ -172,25 +172,7 @@ class Runner:
         FileNotFoundError: There is no flow's file at ...flow.py.
     """
 
-    def __init__(
-        self,
-        flow_file: str | os.PathLike[str],
-        show_output: bool = True,
-        profile: str | None = None,  # noqa: ARG002  # Metaflow's
-        env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        file_read_timeout: float = 3600,  # noqa: ARG002  # Metaflow's
-        **options: Any,
-    ) -> None:
-        file = existing_file(flow_file)
-        self.flow_file = os.fspath(file if cwd is None else file.absolute())
-        self.show_output = show_output
-        self._env = dict(env or {})
-        self._cwd = cwd
-        self._options = options
-        self._before = words.settings(options, type(self).__name__)
-        self._processes: list[FlowProcess] = []
-        self._resume_hint: str | None = None  # `NBRunner` has one
+    _resume_hint: str | None = None  # `NBRunner` has one
 
     def run(self, **arguments: Any) -> ExecutingRun:
         """Run the flow, and wait for the end.
@@ -251,11 +233,6 @@ class Runner:
         """Start a run that resumes another one, and return as soon as it exists; see `resume`."""
         return ExecutingRun(await self._started("resume", _steps(step_to_rerun), arguments, ExecutingRun._WHAT))
 
-    def cleanup(self) -> None:
-        """Remove the temporary files of what was started."""
-        for process in self._processes:
-            process.remove_files()
-
     def _finished(self, command: str, steps: list[str], arguments: Mapping[str, Any], what: str) -> FlowProcess:
         process = self._begin(command, steps, arguments)
         process.finish(show=self.show_output)
@@ -273,11 +250,7 @@ class Runner:
         options, values = words.split({**suffixes, **arguments}, words.OPTIONS[command])
         if values and command != "run":
             raise words.no_option(command, next(iter(values)), words.OPTIONS[command])
-        before = [*self._before]
-        store = None if self._cwd is not None or "FLOWSTORE_STORE" in self._env else chosen_store()
-        if store is not None and "store" not in self._options:
-            before.insert(0, f"--store={store}")
-        command_line = [self.flow_file, *before, command, *options, *steps]
+        command_line = [self.flow_file, *self._before(), command, *options, *steps]
         process = FlowProcess(
             command_line,
             values,

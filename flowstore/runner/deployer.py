@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.runner import words
-from flowstore.runner.process import FlowProcess, chosen_store, existing_file, seen_whole
+from flowstore.runner.process import FlowCommands, FlowProcess, seen_whole
 
 if TYPE_CHECKING:
     from flowstore.client import Run
@@ -22,7 +21,7 @@ _PAUSE_S = 0.1
 _ASK_S = 2.0  # between two questions to AWS
 
 
-class Deployer:
+class Deployer(FlowCommands):
     """Puts a flow's file into production.
 
     Args:
@@ -46,26 +45,6 @@ class Deployer:
         FileNotFoundError: There is no flow's file at ...flow.py.
     """
 
-    def __init__(
-        self,
-        flow_file: str | os.PathLike[str],
-        show_output: bool = True,
-        profile: str | None = None,  # noqa: ARG002  # Metaflow's
-        env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        file_read_timeout: float = 3600,  # noqa: ARG002  # Metaflow's
-        **options: Any,
-    ) -> None:
-        file = existing_file(flow_file)
-        self.flow_file = os.fspath(file if cwd is None else file.absolute())
-        self.show_output = show_output
-        self._env = dict(env or {})
-        self._cwd = cwd
-        self._before = words.settings(options, type(self).__name__)
-        store = None if cwd is not None or "FLOWSTORE_STORE" in self._env else chosen_store()
-        if store is not None and "store" not in options:
-            self._before.insert(0, f"--store={store}")
-
     def local(self) -> LocalDeployer:
         """Return what deploys to the store itself, as `deploy` does."""
         return LocalDeployer(self)
@@ -84,16 +63,13 @@ class Deployer:
             "There is no argo-workflows: flowstore deploys into its own file. Use Deployer(…).local()."
         )
 
-    def cleanup(self) -> None:
-        """Do nothing: no files are left behind."""
-
     def command(self, *command: str) -> FlowProcess:
         """Run a command of the flow's file to its end, which must be a success.
 
         Raises:
             ParameterError, FlowstoreError: it was refused, with the message of the command line.
         """
-        process = FlowProcess([self.flow_file, *self._before, *command], {}, self._env, self._cwd)
+        process = FlowProcess([self.flow_file, *self._before(), *command], {}, self._env, self._cwd)
         process.finish(show=self.show_output)
         process.need_success(" ".join(command[:2]))
         process.remove_files()

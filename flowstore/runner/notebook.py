@@ -29,20 +29,24 @@ class NotebookFile:
 
     Args:
         flow: the flow's class.
+        env: environment variables for the flow.
         base_dir: the folder whose modules it may import; default: this process's own.
 
     Raises:
         FlowstoreError: no cell defines the flow.
     """
 
-    def __init__(self, flow: type[FlowSpec], base_dir: str | os.PathLike[str] | None) -> None:
+    def __init__(
+        self, flow: type[FlowSpec], env: Mapping[str, str] | None, base_dir: str | os.PathLike[str] | None
+    ) -> None:
         text = source_of(flow)
         folder = tempfile.mkdtemp(prefix="flowstore-notebook-")
         self.remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.path = Path(folder, f"{flow.__name__}.py")
         self.path.write_text(text, "utf-8")
         before = os.environ.get("PYTHONPATH")
-        self.environment = {"PYTHONPATH": os.pathsep.join([os.fspath(base_dir or Path.cwd()), *filter(None, [before])])}
+        modules = os.pathsep.join([os.fspath(base_dir or Path.cwd()), *filter(None, [before])])
+        self.environment = {"PYTHONPATH": modules, **(env or {})}
 
 
 class NBRunner:
@@ -80,9 +84,8 @@ class NBRunner:
         file_read_timeout: float = 3600,
         **options: Any,
     ) -> None:
-        self._file = NotebookFile(flow, base_dir)
-        environment = {**self._file.environment, **(env or {})}
-        self.runner = Runner(self._file.path, show_output, profile, environment, base_dir, file_read_timeout, **options)
+        self._file = file = NotebookFile(flow, env, base_dir)
+        self.runner = Runner(file.path, show_output, profile, file.environment, base_dir, file_read_timeout, **options)
         self.runner._resume_hint = f"NBRunner({flow.__name__}).nbresume(origin_run_id={{run_id}})"
 
     def nbrun(self, **arguments: Any) -> Run:
@@ -137,9 +140,8 @@ class NBDeployer(Deployer):
         file_read_timeout: float = 3600,
         **options: Any,
     ) -> None:
-        self._file = NotebookFile(flow, base_dir)
-        environment = {**self._file.environment, **(env or {})}
-        super().__init__(self._file.path, show_output, profile, environment, base_dir, file_read_timeout, **options)
+        self._file = file = NotebookFile(flow, env, base_dir)
+        super().__init__(file.path, show_output, profile, file.environment, base_dir, file_read_timeout, **options)
 
     def cleanup(self) -> None:
         """Remove the temporary file; what was deployed is in the store."""

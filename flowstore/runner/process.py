@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from flowstore.context import state
 from flowstore.errors import FlowstoreError, ParameterError
 from flowstore.run.caller import VARIABLE, Exchange, Started
+from flowstore.runner import words
 
 if TYPE_CHECKING:
     from flowstore.client import Store
@@ -27,6 +28,40 @@ if TYPE_CHECKING:
 _PAUSE_S = 0.03  # between two looks at a process that runs
 _STREAMS = ("stdout", "stderr")
 _USAGE = re.compile(r"\AUsage: .*?^Error: ", re.DOTALL | re.MULTILINE)
+
+
+class FlowCommands:
+    """The base of what runs commands of a flow's file; `Runner` and `Deployer` say what it is given."""
+
+    def __init__(
+        self,
+        flow_file: str | os.PathLike[str],
+        show_output: bool = True,
+        profile: str | None = None,  # noqa: ARG002  # Metaflow's
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        file_read_timeout: float = 3600,  # noqa: ARG002  # Metaflow's
+        **options: Any,
+    ) -> None:
+        file = _existing_file(flow_file)
+        self.flow_file = os.fspath(file if cwd is None else file.absolute())
+        self.show_output = show_output
+        self._env = dict(env or {})
+        self._cwd = cwd
+        self._options = options
+        self._settings = words.settings(options, type(self).__name__)
+        self._processes: list[FlowProcess] = []
+
+    def cleanup(self) -> None:
+        """Remove the temporary files of what was started."""
+        for process in self._processes:
+            process.remove_files()
+
+    def _before(self) -> list[str]:
+        """Return the options before the command, with the store that is active in this process."""
+        is_elsewhere = self._cwd is not None or "FLOWSTORE_STORE" in self._env or "store" in self._options
+        store = None if is_elsewhere else chosen_store()
+        return self._settings if store is None else [f"--store={store}", *self._settings]
 
 
 class FlowProcess:
@@ -225,7 +260,7 @@ def seen_whole(store: str) -> Store:
     return seen(store_at(store), None)
 
 
-def existing_file(path: str | os.PathLike[str]) -> Path:
+def _existing_file(path: str | os.PathLike[str]) -> Path:
     """Return the path of a flow's file.
 
     Raises:

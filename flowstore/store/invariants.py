@@ -3,8 +3,7 @@
 `check` names what breaks them, `repair` runs the repairs, and `import` refuses a file that breaks one. A query names
 what a row is about by columns (`run_id`, `task_id`, `attempt_id`, `name`, …); messages and repairs take their values
 from there. A repair drops what can't be read, or says less than the broken row did; it never guesses a value. A lost
-artifact is recorded as one that its task deleted, so that no older value of the same name shows instead. A lost name is
-replaced, for the sake of the rows below it.
+artifact is recorded as deleted by its task, so that no older value shows instead; a lost name is replaced.
 """
 
 from __future__ import annotations

@@ -67,27 +67,18 @@ PRODUCTION = Setting(
     default=False,
     after=False,
 )
-CONFIG = Setting(
-    "config",
-    (
-        click.Option(
-            ["--config"], nargs=2, multiple=True, metavar="NAME FILE", help="Read a Config of the flow from a file."
-        ),
-    ),
-    default=(),
-    everywhere=True,
-    after=False,
-)
-CONFIG_VALUE = Setting(
-    "config_value",
-    (
-        click.Option(
-            ["--config-value"], nargs=2, multiple=True, metavar="NAME JSON", help="Give the value of a Config."
-        ),
-    ),
-    default=(),
-    everywhere=True,
-    after=False,
+CONFIG, CONFIG_VALUE = (
+    Setting(
+        name.replace("-", "_"),
+        (click.Option([f"--{name}"], nargs=2, multiple=True, metavar=metavar, help=help_),),
+        default=(),
+        everywhere=True,
+        after=False,
+    )
+    for name, metavar, help_ in (
+        ("config", "NAME FILE", "Read a Config of the flow from a file."),
+        ("config-value", "NAME JSON", "Give the value of a Config."),
+    )
 )
 TRIGGER = Setting(
     "trigger",
