@@ -22,15 +22,8 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.production import deploy
-from flowstore.production.stepfunctions.aws import (
-    POLL_S,
-    Address,
-    Aws,
-    AwsDeniedError,
-    AwsError,
-    AwsMissingError,
-    Received,
-)
+from flowstore.production.stepfunctions.aws import POLL_S, Address, Aws, Received
+from flowstore.production.stepfunctions.calls import AwsDeniedError, AwsError, AwsMissingError
 from flowstore.production.stepfunctions.job import BEATS, Job
 from flowstore.production.stepfunctions.messages import QUEUED, STEP, Failure, Message
 from flowstore.production.trigger import as_child

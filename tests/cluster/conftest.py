@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -17,13 +18,18 @@ import pytest
 
 from support.processes import wait_for
 
-pytest.importorskip("distributed", reason="needs flowstore[dask]")
+HAS_DASK = importlib.util.find_spec("distributed") is not None
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
 def pytest_collection_modifyitems(items):
-    """Make soaks of what repeats, in the matrix, a graph or a behaviour that others of its cases have."""
+    """Make soaks of what repeats, in the matrix, a graph or a behaviour that others of its cases have.
+
+    Without Dask, only the tests of Slurm run.
+    """
     for item in items:
+        if not HAS_DASK and item.path.parent == Path(__file__).parent and item.path.name != "test_slurm.py":
+            item.add_marker(pytest.mark.skip(reason="needs flowstore[dask]"))
         if item.path == Path(__file__).with_name("test_matrix.py"):
             behaviour, graph = item.originalname, item.callspec.id
             chosen = "linear" if behaviour == "test_resume_from_each_step" else "switch in foreach"

@@ -1,4 +1,4 @@
-"""Calls of AWS: Step Functions, SQS and EventBridge Scheduler, by boto3, whose errors become messages of ours.
+"""AWS as flowstore uses it: Step Functions, SQS and EventBridge Scheduler.
 
 Credentials, region and endpoint are boto3's own affair: its files, its variables, `$AWS_ENDPOINT_URL`.
 """
@@ -9,76 +9,23 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from flowstore._version import __version__
-from flowstore.errors import FlowstoreError, NotFound
+from flowstore.errors import FlowstoreError
+from flowstore.production.stepfunctions.calls import AwsDeniedError, AwsError, AwsMissingError, AwsRefusedError, call
 from flowstore.production.stepfunctions.definition import RETENTION_S, queue_name
 from flowstore.store.state_machines import execution_tag
 from flowstore.text import safe
 
-if TYPE_CHECKING:
-    from botocore.exceptions import BotoCoreError, ClientError
-
 _MACHINE = re.compile(r"arn:(aws[a-z-]*):states:([a-z0-9-]+):([0-9]{12}):stateMachine:([A-Za-z0-9_.-]{1,80})")
 _ROLE = re.compile(r"arn:(aws[a-z-]*):iam::([0-9]{12}):role/[\w+=,.@/-]+", re.ASCII)
-_MISSING = frozenset(
-    {
-        "StateMachineDoesNotExist", "ExecutionDoesNotExist", "ResourceNotFoundException", "ResourceNotFound",
-        "AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist",
-    }
-)  # fmt: skip
-_REFUSED = frozenset({"InvalidToken", "TaskDoesNotExist", "TaskTimedOut"})
-_DENIED = frozenset(
-    {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "AuthorizationError"}
-)
-_UNKNOWN_KEY = frozenset(
-    {
-        "UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId", "SignatureDoesNotMatch",
-        "InvalidSignatureException", "ExpiredToken", "ExpiredTokenException", "IncompleteSignature",
-        "MissingAuthenticationToken",
-    }
-)  # fmt: skip
-_THROTTLED = frozenset(
-    {
-        "Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestThrottled",
-        "RequestLimitExceeded", "SlowDown",
-    }
-)  # fmt: skip
-_HINTS = {
-    "StateMachineDeleting": "it is still being deleted. Try again in a few minutes.",
-    "StateMachineAlreadyExists": "there is another one of this name. Choose another name with --name.",
-    "AWS.SimpleQueueService.QueueDeletedRecently": "it was deleted less than a minute ago. Try again in a minute.",
-    "QueueDeletedRecently": "it was deleted less than a minute ago. Try again in a minute.",
-}
 POLL_S = 10  # how long SQS waits for a message: at most 20, and stopping in good order waits for it
 VISIBILITY_S = 10  # how long others do not see a message that was received
-
-
-class AwsError(FlowstoreError):
-    """AWS did not do what it was asked for."""
-
-
-class AwsPassingError(AwsError):
-    """AWS could not be reached, or was asked too often."""
-
-    passing = True
-
-
-class AwsDeniedError(AwsError):
-    """The credentials do not allow a call."""
-
-
-class AwsRefusedError(AwsError):
-    """Step Functions no longer waits for an answer."""
-
-
-class AwsMissingError(AwsError, NotFound):
-    """The object of a call is not there."""
 
 
 @attrs.frozen
@@ -179,11 +126,11 @@ class Aws:
             raise FlowstoreError(
                 "AWS needs the package boto3, which is not installed. Install it with: pip install 'flowstore[aws]'"
             ) from None
-        self._session: Any = _call("read the settings of AWS", boto3.Session, region_name=region)
+        self._session: Any = call("read the settings of AWS", boto3.Session, region_name=region)
         if not self._session.region_name:
             raise FlowstoreError("No AWS region is chosen. Set $AWS_DEFAULT_REGION, or run: aws configure")
         self.region: str = self._session.region_name
-        partitions = _call("read the settings of AWS", self._session.get_available_partitions)
+        partitions = call("read the settings of AWS", self._session.get_available_partitions)
         known = {
             name for one in partitions for name in self._session.get_available_regions("stepfunctions", one)
         }  # fmt: skip
@@ -202,7 +149,7 @@ class Aws:
             connect_timeout=10,
             read_timeout=POLL_S + 20,
         )
-        return _call(f"use {service}", self._session.client, service_name=service, config=config)
+        return call(f"use {service}", self._session.client, service_name=service, config=config)
 
     @functools.cached_property
     def _states(self) -> Any:
@@ -221,7 +168,7 @@ class Aws:
     def find_machine(self, arn: str) -> dict[str, Any] | None:
         """Return what AWS says of a state machine; `None` where there is none."""
         try:
-            answer: dict[str, Any] = _call(
+            answer: dict[str, Any] = call(
                 f"look at the state machine {arn}", self._states.describe_state_machine, stateMachineArn=arn
             )
         except AwsMissingError:
@@ -231,7 +178,7 @@ class Aws:
     def machine_tags(self, arn: str) -> dict[str, str]:
         """Return the tags of a state machine."""
         what = f"read the tags of the state machine {arn}"
-        tags = _call(what, self._states.list_tags_for_resource, resourceArn=arn)["tags"]
+        tags = call(what, self._states.list_tags_for_resource, resourceArn=arn)["tags"]
         return {tag["key"]: tag["value"] for tag in tags}
 
     def put_machine(
@@ -240,7 +187,7 @@ class Aws:
         """Create a state machine, or change the one that is there."""
         text, pairs = json.dumps(definition), [{"key": key, "value": value} for key, value in tags.items()]
         if not exists:
-            created = _call(
+            created = call(
                 f"create the state machine {address.name}", self._states.create_state_machine,
                 name=address.name, definition=text, roleArn=role, type="STANDARD", tags=pairs,
             )["stateMachineArn"]  # fmt: skip
@@ -251,19 +198,19 @@ class Aws:
                 )
             return
         what = f"update the state machine {address.name}"
-        _call(what, self._states.update_state_machine, stateMachineArn=address.arn, definition=text, roleArn=role)
-        _call(what, self._states.tag_resource, resourceArn=address.arn, tags=pairs)
+        call(what, self._states.update_state_machine, stateMachineArn=address.arn, definition=text, roleArn=role)
+        call(what, self._states.tag_resource, resourceArn=address.arn, tags=pairs)
 
     def delete_machine(self, arn: str) -> None:
         """Delete a state machine, if it is there."""
         with contextlib.suppress(AwsMissingError):
-            _call(f"delete the state machine {arn}", self._states.delete_state_machine, stateMachineArn=arn)
+            call(f"delete the state machine {arn}", self._states.delete_state_machine, stateMachineArn=arn)
 
     # --- executions
 
     def start(self, arn: str, name: str, given: Mapping[str, Any]) -> Execution:
         """Start an execution, and return it."""
-        started = _call(
+        started = call(
             f"start an execution of {arn}", self._states.start_execution,
             stateMachineArn=arn, name=name, input=json.dumps(given),
         )  # fmt: skip
@@ -276,7 +223,7 @@ class Aws:
         more: dict[str, str] = {}
         given = {"stateMachineArn": arn, **({} if status is None else {"statusFilter": status})}
         while True:
-            page = _call(what, self._states.list_executions, maxResults=100, **given, **more)
+            page = call(what, self._states.list_executions, maxResults=100, **given, **more)
             executions += map(Execution.of, page["executions"])
             if "nextToken" not in page or len(executions) >= limit:
                 return executions[:limit]
@@ -284,7 +231,7 @@ class Aws:
 
     def stop(self, execution: str, cause: str) -> None:
         """Stop an execution."""
-        _call(
+        call(
             f"stop the execution {execution}", self._states.stop_execution,
             executionArn=execution, error="Flowstore.Terminated", cause=cause,
         )  # fmt: skip
@@ -292,9 +239,7 @@ class Aws:
     def find_execution(self, arn: str) -> Execution | None:
         """Return an execution; `None` where there is none."""
         try:
-            return Execution.of(
-                _call(f"look at the execution {arn}", self._states.describe_execution, executionArn=arn)
-            )
+            return Execution.of(call(f"look at the execution {arn}", self._states.describe_execution, executionArn=arn))
         except AwsMissingError:
             return None
 
@@ -314,7 +259,7 @@ class Aws:
 
     def _answer(self, method: Any, token: str, **given: str) -> bool:
         try:
-            _call("answer Step Functions", method, taskToken=token, **given)
+            call("answer Step Functions", method, taskToken=token, **given)
         except AwsRefusedError:
             return False
         return True
@@ -325,7 +270,7 @@ class Aws:
         """Return the URL of a store's queue, `None` where there is none."""
         try:
             what = f"look for the queue {queue_name(store)}"
-            return str(_call(what, self._queues.get_queue_url, QueueName=queue_name(store))["QueueUrl"])
+            return str(call(what, self._queues.get_queue_url, QueueName=queue_name(store))["QueueUrl"])
         except AwsMissingError:
             return None
 
@@ -334,7 +279,7 @@ class Aws:
         url = self.find_queue(store)
         if url is None:
             url = str(
-                _call(
+                call(
                     f"create the queue {queue_name(store)}", self._queues.create_queue, QueueName=queue_name(store),
                     Attributes={"MessageRetentionPeriod": str(RETENTION_S), "VisibilityTimeout": str(VISIBILITY_S)},
                     tags=dict(tags),
@@ -346,11 +291,11 @@ class Aws:
         """Delete a store's queue, if it is there."""
         url = self.find_queue(store)
         if url is not None:
-            _call(f"delete the queue {queue_name(store)}", self._queues.delete_queue, QueueUrl=url)
+            call(f"delete the queue {queue_name(store)}", self._queues.delete_queue, QueueUrl=url)
 
     def receive(self, url: str, wait_s: int) -> list[Received]:
         """Return messages of a queue, as soon as there are any."""
-        answer = _call(
+        answer = call(
             "read the queue", self._queues.receive_message,
             QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=wait_s,
         )  # fmt: skip
@@ -358,11 +303,11 @@ class Aws:
 
     def drop(self, url: str, message: Received) -> None:
         """Delete a message that was received."""
-        _call("delete a message", self._queues.delete_message, QueueUrl=url, ReceiptHandle=message.handle)
+        call("delete a message", self._queues.delete_message, QueueUrl=url, ReceiptHandle=message.handle)
 
     def give_back(self, url: str, message: Received, after_s: int = 0) -> None:
         """Let others receive a message, now or after some seconds."""
-        _call(
+        call(
             "give a message back", self._queues.change_message_visibility,
             QueueUrl=url, ReceiptHandle=message.handle, VisibilityTimeout=after_s,
         )  # fmt: skip
@@ -377,7 +322,7 @@ class Aws:
             may_be_denied: whether the credentials need not allow this, since the flow never had a schedule.
         """
         try:
-            answer: dict[str, Any] = _call(f"look at the schedule {name}", self._schedules.get_schedule, Name=name)
+            answer: dict[str, Any] = call(f"look at the schedule {name}", self._schedules.get_schedule, Name=name)
         except AwsMissingError:
             return None
         except AwsDeniedError:
@@ -389,7 +334,7 @@ class Aws:
     def put_schedule(self, name: str, cron: str, timezone: str, machine: str, role: str, *, exists: bool) -> None:
         """Create a schedule that starts a state machine, or change the one that is there."""
         method = self._schedules.update_schedule if exists else self._schedules.create_schedule
-        _call(
+        call(
             f"{'update' if exists else 'create'} the schedule {name}", method, Name=name, ScheduleExpression=cron,
             ScheduleExpressionTimezone=timezone, FlexibleTimeWindow={"Mode": "OFF"}, State="ENABLED",
             Description=f"flowstore: starts {machine}",
@@ -399,58 +344,4 @@ class Aws:
     def delete_schedule(self, name: str) -> None:
         """Delete a schedule, if it is there."""
         with contextlib.suppress(AwsMissingError):
-            _call(f"delete the schedule {name}", self._schedules.delete_schedule, Name=name)
-
-
-# --- errors
-
-
-def _call(what: str, method: Callable[..., Any], **given: Any) -> Any:
-    """Call boto3; `what` says in an error what was to be done."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        return method(**given)
-    except ClientError as error:
-        raise _refusal(what, error) from None
-    except BotoCoreError as error:
-        raise _trouble(what, error) from None
-
-
-def _refusal(what: str, error: ClientError) -> AwsError:
-    """Return the error for an answer of AWS that is a refusal."""
-    code, text = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
-    code = code.rpartition("#")[2]
-    begin = f"AWS refused to {what}"
-    if code in _MISSING:
-        return AwsMissingError(f"{begin}: it is not there.")
-    if code in _REFUSED:
-        return AwsRefusedError(f"{begin}: it no longer waits for this answer.")
-    if code in _DENIED:
-        return AwsDeniedError(
-            f"{begin}: your credentials do not allow it ({text}). What they need is printed by: "
-            "python flow.py step-functions create --show-policies"
-        )
-    if code in _UNKNOWN_KEY:
-        return AwsError(f"{begin}: it does not accept your credentials ({code}: {text}). Renew them.")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _THROTTLED or status == 429:
-        return AwsPassingError(f"{begin}: it is asked too often at the moment ({code}). Try again in a minute.")
-    if code in _HINTS:
-        return AwsError(f"{begin}: {_HINTS[code]}")
-    kind = AwsPassingError if status >= 500 else AwsError
-    return kind(f"{begin}: {safe(f'{code}: {text}')}")
-
-
-def _trouble(what: str, error: BotoCoreError) -> AwsError:
-    """Return the error for a call that AWS did not answer."""
-    from botocore import exceptions
-
-    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return AwsError(
-            f"AWS cannot be asked to {what}: there are no credentials. Set $AWS_ACCESS_KEY_ID and "
-            "$AWS_SECRET_ACCESS_KEY, or $AWS_PROFILE, or run: aws configure"
-        )
-    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
-        return AwsPassingError(f"AWS cannot be reached to {what}: {safe(str(error))}.")
-    return AwsError(f"AWS cannot be asked to {what}: {safe(str(error))}.")
+            call(f"delete the schedule {name}", self._schedules.delete_schedule, Name=name)

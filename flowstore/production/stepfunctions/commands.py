@@ -13,7 +13,8 @@ from flowstore.errors import FlowstoreError, NotFound
 from flowstore.flow.spec import FlowSpec
 from flowstore.production import deploy
 from flowstore.production.stepfunctions import definition, masking
-from flowstore.production.stepfunctions.aws import Address, Aws, AwsError, Execution
+from flowstore.production.stepfunctions.aws import Address, Aws, Execution
+from flowstore.production.stepfunctions.calls import AwsError
 from flowstore.production.stepfunctions.definition import schedule_name
 from flowstore.sqlite.database import Store
 from flowstore.store import deployments as rows

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10.0
 MOST_THREADS = 1000
+START_S = 60.0  # for a cluster of this machine to start
 OPEN_S = 30.0  # for a worker's event loop to take a stream
 
 # --- a scheduler
@@ -127,9 +128,14 @@ class Cluster:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )
         assert self._process.stdout is not None
-        self.address = self._process.stdout.readline().decode().strip()
+        lines: list[bytes] = []
+        read = self._process.stdout.readline
+        in_time = bounded(lambda: lines.append(read()), START_S)
+        self.address = b"".join(lines).decode().strip()
         if not self.address:
-            raise FlowstoreError(f"The local Dask cluster could not be started: it exited with {self._process.wait()}.")
+            why = f"it exited with {self._process.wait()}" if in_time else f"it was not ready within {START_S:g} s"
+            self.close()
+            raise FlowstoreError(f"The local Dask cluster could not be started: {why}.")
 
     def close(self) -> None:
         """End it; its hosts have ended, or end with their streams."""
@@ -186,7 +192,13 @@ class _Hosted:
         self._ended = threading.Lock()
         self._loop = loop
         opening = asyncio.run_coroutine_threadsafe(asyncio.open_connection(sock=ours, limit=READ_BYTES), loop)
-        self._reader, self._writer = opening.result(OPEN_S)
+        try:
+            self._reader, self._writer = opening.result(OPEN_S)
+        except BaseException:
+            opening.cancel()  # the loop closes the stream, if it ever comes to that
+            ours.shutdown(socket.SHUT_RDWR)
+            self._end_process()
+            raise
         self._reading, self._writing = asyncio.Lock(), asyncio.Lock()
         self._read_bytes = self._written_bytes = 0
         self._piece = b""  # the last one, which the driver may not have got
@@ -228,12 +240,16 @@ class _Hosted:
                 self._loop.call_soon_threadsafe(self._close)  # which keeps the writer until then
             for lease in list(self.leases.values()):
                 lease.set()
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+            self._end_process()
+
+    def _end_process(self) -> None:
+        """Wait for the host, whose stream has been closed, to end; kill it where it does not."""
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 _hosts: dict[str, _Hosted] = {}  # of this worker, by run and by ident

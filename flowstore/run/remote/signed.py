@@ -9,6 +9,7 @@ has touched is a stream that ends. Nothing is encrypted: the secret came by way 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hmac
 import secrets
 import selectors
@@ -26,6 +27,8 @@ NONCE_BYTES = PROOF_BYTES = 32
 CHALLENGE_BYTES = len(MAGIC) + NONCE_BYTES
 CLAIM_S = 10.0  # for a pilot that has connected to say who it is
 MOST_UNKNOWN = 64  # connections that have not said yet
+REST_S = 1.0  # after a connection could not be accepted, as for want of descriptors
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 LARGEST_RECORD_BYTES = 1024 << 10
 _NAME = struct.Struct("!II")  # of a pilot: its number, and which of its processes this is
 _HEADER = struct.Struct("!I16s")  # of a record: its length, its signature
@@ -228,13 +231,17 @@ class Listener:
         self._selector = selector
         self._secret_of, self._welcome = secret_of, welcome
         self._unknown: deque[_Unknown] = deque()
+        self._rests_until: float | None = None
         selector.register(self._socket, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
         try:
             connection, (address, *_) = self._socket.accept()
-        except OSError:  # it has gone again, or there are no more descriptors
-            return
+        except OSError as error:
+            if error.errno in _EXHAUSTED:  # the connection would be reported again and again
+                self._selector.unregister(self._socket)
+                self._rests_until = time.monotonic() + REST_S
+            return  # else it has gone again
         connection.setblocking(False)
         challenge = MAGIC + secrets.token_bytes(NONCE_BYTES)
         unknown = _Unknown(connection, address, challenge, time.monotonic() + CLAIM_S)
@@ -273,8 +280,14 @@ class Listener:
         self._selector.unregister(unknown.connection)
 
     def drop_slow(self) -> None:
-        """Close connections that have said nothing for long, and the oldest where there are too many."""
+        """Close connections that have said nothing for long, and the oldest where there are too many.
+
+        This is called every few seconds, and so is also when the listener goes on that has had to rest.
+        """
         now = time.monotonic()
+        if self._rests_until is not None and self._rests_until <= now:
+            self._rests_until = None
+            self._selector.register(self._socket, selectors.EVENT_READ, self._accept)
         while self._unknown and (self._unknown[0].until < now or len(self._unknown) > MOST_UNKNOWN):
             slow = self._unknown[0]
             self._forget(slow)
@@ -285,7 +298,8 @@ class Listener:
         for unknown in [*self._unknown]:
             self._forget(unknown)
             unknown.connection.close()
-        self._selector.unregister(self._socket)
+        if self._rests_until is None:
+            self._selector.unregister(self._socket)
         self._socket.close()
 
 

@@ -33,7 +33,7 @@ from flowstore.run.remote.executor import RemoteExecutor
 from flowstore.run.remote.hosts import LEASE_S, Engine, Granted, Over, check_number
 from flowstore.run.remote.pilot import Ticket
 from flowstore.run.remote.slurm_commands import LISTEN_HINT, Fate, Job, JobQueue, Outcome, Refused, Submitted, fate_of
-from flowstore.run.remote.slurm_nodes import Node, address_towards, nodes_of
+from flowstore.run.remote.slurm_nodes import Node, address_for, address_towards, nodes_of
 from flowstore.text import counted
 
 FLAGS = ("partition", "account", "time", "qos", "constraint", "reservation")  # of sbatch, with the same meaning
@@ -178,6 +178,7 @@ class SlurmEngine(Engine):
         self._notices: list[Granted | Over] = []
         self.waker = selectors.DefaultSelector()
         self._listener = self._listen(*_listener_of(options.get("listen", "")))
+        self._address = address_for(self._listener.address, nodes)
         self._woken, self._wake = socket.socketpair()
         self._woken.setblocking(False)
         self._wake.setblocking(False)
@@ -223,7 +224,7 @@ class SlurmEngine(Engine):
             gpus=math.ceil(pilot.amounts.get("gpu", 0)),
             flags=self._flags,
             python=self._python,
-            ticket=Ticket(self._listener.address, self._listener.port, pilot.number, pilot.secret),
+            ticket=Ticket(self._address, self._listener.port, pilot.number, pilot.secret),
         )
 
     def _submit(self, leases: Sequence[int], amounts: Mapping[str, float], tasks: int, slots: int) -> None:
@@ -424,7 +425,7 @@ class SlurmEngine(Engine):
 
     @property
     def _where(self) -> str:
-        return f"{self._listener.address}:{self._listener.port}"
+        return f"{self._address}:{self._listener.port}"
 
     def _take_end(self, pilot: _Pilot, fate: Fate) -> None:
         """Try again where a job has ended without becoming a host, or end the run with the reason."""

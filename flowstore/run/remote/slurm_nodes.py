@@ -43,6 +43,14 @@ class Node:
         return f"cpu={self.cpus}, memory={self.memory}{gpus}"
 
 
+def address_for(listening_at: str, nodes: Sequence[Node]) -> str:
+    """Return the address at which nodes reach a listener: one at all addresses (0.0.0.0, ::) has none of its own."""
+    if not ipaddress.ip_address(listening_at.partition("%")[0]).is_unspecified:
+        return listening_at
+    towards = address_towards(nodes)
+    return towards if (":" in towards) == (":" in listening_at) else socket.gethostname()
+
+
 def nodes_of(partition: str | None) -> list[Node]:
     """Return the nodes of a partition, by default of the default one, that can run jobs.
 

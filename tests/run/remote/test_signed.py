@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import resource
 import selectors
 import socket
 import struct
@@ -250,6 +252,23 @@ class TestDoor:
             right.sendall(b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3 and more\n")
             with pytest.raises(ConnectionAbortedError, match="is not flowstore"):
                 claim(left, SECRET, 7, 0)
+
+    def test_there_are_no_more_descriptors(self, door, monkeypatch):
+        """The listener rests instead of being woken without end, and then lets in who waits."""
+        monkeypatch.setattr(signed, "REST_S", 0.0)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with door.connect() as connection:
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+            try:
+                door.serve(lambda: door.unknown == -1)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert door.selector.select(0) == []
+            door.listener.drop_slow()
+            door.serve(lambda: door.unknown == 1)
+            assert connection.recv(len(signed.MAGIC)) == signed.MAGIC
 
     def test_a_crowd_that_says_nothing(self, door, monkeypatch):
         """Connections that say nothing are closed; however many there are, a pilot comes in."""
