@@ -73,7 +73,7 @@ def test_an_event_gives_parameters_their_values(flow):
     shown = script.flowstore("show", "F/1", "--namespace", "").stdout
     assert "Started by event <script>alert(1)</script>.\n" in shown
     with closing(Browser(script.db)) as browser:
-        assert "event &lt;script&gt;alert(1)&lt;/script&gt;" in browser.page("/F/1")
+        assert "event &lt;script&gt;alert(1)&lt;/script&gt;" in browser.page("/run/F/1")
 
 
 def test_a_flow_follows_another(flow, tmp_path):
