@@ -50,10 +50,16 @@ def pytest_collection():
 
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
 def pytest_collection_modifyitems(items):
-    """Choose the long group: tests in long.txt, cases that are not quick, all but the first case of running a flow."""
+    """Choose the long group: tests in long.txt, cases that are not quick, all but the first case of running a flow.
+
+    Cases whose ids begin like a line of soak.txt are soaks.
+    """
     slow = set((Path(__file__).parent / "long.txt").read_text("utf-8").splitlines())
+    slowest = tuple((Path(__file__).parent / "soak.txt").read_text("utf-8").splitlines())
     first = {}
     for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(slowest):
+            item.add_marker("soak")
         in_list = item.nodeid.partition("[")[0].removeprefix("tests/") in slow
         if in_list or (hasattr(item, "callspec") and _is_spared(item, first)):
             item.add_marker("long")
@@ -71,7 +77,8 @@ def _is_spared(item, first):
 def _isolated(request, tmp_path, monkeypatch):
     """No test sees the user's own files, settings or store, nor what another test chose."""
     if request.node.get_closest_marker("untraced"):
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+            monkeypatch.delenv(name, raising=False)
     for name in [name for name in os.environ if name.startswith("FLOWSTORE_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FLOWSTORE_HOME", str(tmp_path / "home"))

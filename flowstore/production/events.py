@@ -36,10 +36,7 @@ class Start:
 
 def described(used: Sequence[Event]) -> str:
     """Return how messages name events."""
-    return ", ".join(
-        f"event {event.name}" if event.kind == events.EVENT else f"run {event.payload.get('pathspec')}"
-        for event in used
-    )
+    return ", ".join(events.named(event.kind, event.name, event.payload) for event in used)
 
 
 def conditions_of(deployment: Deployment) -> list[Mapping[str, Any]]:

@@ -162,6 +162,11 @@ def ends_of(store: Store, pathspecs: Sequence[str]) -> list[Event]:
     return ends
 
 
+def named(kind: str, name: str, payload: Mapping[str, Any]) -> str:
+    """Return how messages and pages name an event."""
+    return f"event {name}" if kind == EVENT else f"end of run {payload.get('pathspec')}"
+
+
 def of_run(store: Store, run_id: int) -> str | None:
     """Return the JSON of the events that started a run; `None` in a file of an older version too."""
     if store.value("select 1 from pragma_table_info('runs') where name = 'trigger_events'") is None:

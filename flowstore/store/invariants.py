@@ -147,7 +147,7 @@ def _times(table: str, key: str, begin: str) -> Rule:
     )  # fmt: skip
 
 
-def _object(table: str, column: str, kind: str, instead: str) -> Rule:
+def _object(table: str, column: str, kind: str, instead: str = "null") -> Rule:
     key = f"{table[:-1]}_id"
     return Rule(
         "json", table,
@@ -267,10 +267,9 @@ ROWS = (
     ),
     _object("runs", "parameters", "object", "'{}'"),
     *(_object("deployments", column, "array", "'[]'") for column in ("tags", "with_decorators")),
-    *(_object("deployments", column, "object", "null") for column in ("schedule", "triggers")),
-    _object("runs", "environment", "object", "null"),
-    *(_object(*of, "object", "null") for of in (("tasks", "transition"), ("attempts", "metadata"))),
-    *(_object(*of, "array", "null") for of in (("runs", "trigger_events"), ("deployments", "executor"))),
+    *(_object("deployments", column, "object") for column in ("schedule", "triggers")),
+    *(_object(*of, "object") for of in (("runs", "environment"), ("tasks", "transition"), ("attempts", "metadata"))),
+    *(_object(*of, "array") for of in (("runs", "trigger_events"), ("deployments", "executor"))),
     Rule(
         "json", "tags",
         """select id as tag_id, tag from tags

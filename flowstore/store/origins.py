@@ -59,7 +59,7 @@ def pathspec_in_metaflow(store: Store, run_id: int, task_id: int | None = None) 
         return None
     pathspec: str | None = store.value(
         """select case when ?1 is null then (select pathspec from origins where store_uuid = ?2 and run_id = ?3)
-                       else (select imported_from from tasks where run_id = ?3 and id = ?1) end""",
+                       else (select imported_from from tasks where run_id = ?3 and id = ?1) end as imported_from""",
         (task_id, METAFLOW, run_id),
     )
     return pathspec

@@ -9,7 +9,7 @@ from support.cli import Script
 from support.flows import LINEAR, flow_source
 from support.recording import store_with
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 HOSTILE = """<!doctype html><pre id="log"></pre><img src="http://stranger.example/x.png"><script>
 const log = [];
 function attempt(name, what) {

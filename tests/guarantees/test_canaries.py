@@ -14,7 +14,7 @@ from support.canaries import FORMS
 
 @pytest.mark.parametrize("form", ["pickle", "tricks"])
 def test_a_canary_in_each_column_never_sings(tmp_path, form):
-    """No code runs, and each answer is right or one error."""
+    """No code runs, and each answer is right or one error; the commands take turns."""
     assert_silent(tmp_path, form)
 
 

@@ -44,7 +44,7 @@ LONG = pytest.mark.parametrize(
     "examples",
     [
         15,
-        pytest.param(500, marks=pytest.mark.long),
+        pytest.param(150, marks=pytest.mark.long),
         pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)]),
     ],
 )
