@@ -296,10 +296,10 @@ class Scheduler:
             if code is not None:
                 self._running.remove(running)
                 self._failures += code != 0
-                if running.start is not None:
-                    self._note_end(running.entry, running.start.claim, code)
                 ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 self._say(f"{running} {'was successful' if code == 0 else ending}.")
+                if running.start is not None:
+                    self._note_end(running.entry, running.start.claim, code)
 
     def _note_end(self, entry: Entry, claim: Claim, code: int) -> None:
         """Count an attempt that has made no run; one that the system has refused costs no event."""

@@ -192,7 +192,7 @@ class Worker:
 
     def _miss_one(self, error: Exception) -> None:
         """Go on with the others where AWS denies a call about one execution: its state machine's policy is missing."""
-        if not isinstance(error, AwsDeniedError):
+        if not isinstance(error, AwsDeniedError) or error.operation in {"DeleteMessage", "ChangeMessageVisibility"}:
             self._miss(error)
         elif str(error) not in self._denied:
             self._denied.add(str(error))

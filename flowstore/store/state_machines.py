@@ -84,8 +84,8 @@ def execution_tag(arn: str, started_at: datetime) -> str:
 
 
 def names_of(tag: str) -> tuple[str, str]:
-    """Return the names of the state machine and of the execution in a tag."""
-    machine, name, _ = tag.removeprefix(TAG).split("/")
+    """Return the names of the state machine and of the execution in a tag, empty where it has none."""
+    machine, name, *_ = [*tag.removeprefix(TAG).split("/"), "", ""]
     return machine, name
 
 
