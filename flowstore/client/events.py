@@ -17,7 +17,7 @@ from flowstore.text import one_line, shorten
 
 if TYPE_CHECKING:
     from flowstore.client.run import Run
-    from flowstore.sqlite.database import Store
+    from flowstore.sqlite.database import Database
 
 MOST_PAYLOAD_BYTES = 64 << 10
 _MOST_LEVELS = 100
@@ -25,7 +25,7 @@ _MOST_SHOWN = 300  # columns
 _NO_OBJECT = 'The payload of an event is a JSON object, as in {"day": "2026-11-27"}.'
 
 
-def publish(store: Store, name: str, payload: Mapping[str, Any], user: str) -> int:
+def publish(store: Database, name: str, payload: Mapping[str, Any], user: str) -> int:
     """Publish an event in a store, and return its number.
 
     Raises:
