@@ -33,7 +33,7 @@ class State:
 
     def __init__(self) -> None:
         self.namespace: str | Unset | None = UNSET
-        self.store: Any = None  # the open flowstore.sqlite.database.Store of this process, if any
+        self.store: Any = None  # the open flowstore.sqlite.database.Database of this process, if any
         self.task_store: tuple[str, bool] | None = None  # in a task: the run's file, and whether it is trusted
         self.task: dict[str, Any] = {}  # what `current` answers, empty outside a task
         self.project: dict[str, Any] = {}  # what `current` answers outside a task: of the project, for defaults

@@ -21,7 +21,7 @@ from flowstore.transfer.selection import Selection, run_ids
 
 if TYPE_CHECKING:
     from flowstore.maintenance.delete import Candidate
-    from flowstore.sqlite.database import Store
+    from flowstore.sqlite.database import Database
     from flowstore.store.problems import Problem
 
 # --- delete
@@ -178,7 +178,7 @@ def check(deep: bool, repair: bool, store: str | None, form: str) -> int:
     return int(bool(report.problems))
 
 
-def _opened(store: str | None) -> Store:
+def _opened(store: str | None) -> Database:
     if store:
         opening.use_store(store)
     return opening.active_store()

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from flowstore.cli import json_form
-from flowstore.client import Run, Step, Task, rows
+from flowstore.client import Run, Step, Task, events, rows
 from flowstore.text import NARROW, columns_of, counted, escaped, no_formula, safe, shorten
 
 Rows = Sequence[Mapping[str, Any]]
@@ -244,12 +244,14 @@ def run_with_steps(run: Run) -> dict[str, Any]:
 
 
 def explanations(run: Run) -> Iterator[str]:
-    """Yield what there is to say of a run: why it failed and how to go on, what it resumed, where it came from."""
+    """Yield what there is to say of a run: why it failed and how to go on, what started it, where it came from."""
     known = rows.explanation(run, rows.of_run(run))
     if known.failure is not None:
         yield f"Failed in {known.failure}"
     if known.resume_command:
         yield f"To go on: {known.resume_command}"
+    if (trigger := events.triggered_by(run)) is not None:
+        yield f"Started by {trigger}."
     if known.resumed is not None:
         verb = "was" if known.reused == 1 else "were"
         yield f"Resumes {known.resumed}, from which {counted(known.reused, 'task')} {verb} taken over."

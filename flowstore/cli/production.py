@@ -16,7 +16,7 @@ from flowstore.store import opening
 from flowstore.text import safe
 
 if TYPE_CHECKING:
-    from flowstore.sqlite.database import Store
+    from flowstore.sqlite.database import Database
 
 
 @command(STORE, NAMESPACE, FORM)
@@ -103,7 +103,7 @@ def worker(once: bool, max_runs: int) -> int:
     return of_store(opening.active_store(), _say, max_runs).run(once=once)
 
 
-def _check_scheduler(store: Store) -> None:
+def _check_scheduler(store: Database) -> None:
     """Say how to start a scheduler, where none runs for a store."""
     from flowstore.store.schedules import find_scheduler
 

@@ -20,7 +20,7 @@ import attrs
 from flowstore import context
 from flowstore.context import UNSET, Unset, is_text
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.store import origins, queries
 from flowstore.store.inheritance import visible_artifacts
 from flowstore.store.opening import active_store
@@ -56,7 +56,7 @@ class Scope:
         chosen: a tag, or `None` for everything; `UNSET` for the namespace that is active in this process at the time.
     """
 
-    store: Store
+    store: Database
     chosen: str | Unset | None = UNSET
 
     @property
@@ -157,7 +157,7 @@ def _latest_run(scope: Scope, flow: str, *, successful: bool) -> str:
     raise NotFound(f"Flow {flow} has no {kind} in {store.path}.")
 
 
-def _latest_task(store: Store, parts: Sequence[str]) -> str:
+def _latest_task(store: Database, parts: Sequence[str]) -> str:
     step = _step(store, parts)
     if step is None:
         raise missing(store, parts[:3])
@@ -167,7 +167,7 @@ def _latest_task(store: Store, parts: Sequence[str]) -> str:
     return str(page[0]["id"])
 
 
-def _step(store: Store, parts: Sequence[str]) -> Row | None:
+def _step(store: Database, parts: Sequence[str]) -> Row | None:
     return queries.find_step(store, parts[0], number("run", parts[1]), parts[2])
 
 
@@ -198,7 +198,7 @@ def resolve(scope: Scope, text: str, depths: Collection[int] = tuple(KINDS)) -> 
     return "/".join(parts)
 
 
-def _in_end_task(store: Store, parts: Sequence[str], *, may_be_step: bool) -> list[str]:
+def _in_end_task(store: Database, parts: Sequence[str], *, may_be_step: bool) -> list[str]:
     """Return the parts of the pathspec of an artifact of a run's end task."""
     flow, run, name = parts
     run_id = number("run", run)
@@ -231,7 +231,7 @@ def _or(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def missing(store: Store, parts: Sequence[str], names: Collection[str] = ()) -> NotFound:
+def missing(store: Database, parts: Sequence[str], names: Collection[str] = ()) -> NotFound:
     """Return the error for a pathspec that leads to nothing: it says from which part on, and what is called alike.
 
     Args:
@@ -257,5 +257,5 @@ def missing(store: Store, parts: Sequence[str], names: Collection[str] = ()) -> 
     return _nothing(store, parts, f".{did_you_mean(parts[-1], [*names][:_MOST_NAMES])}")
 
 
-def _nothing(store: Store, parts: Sequence[str], reason: str) -> NotFound:
+def _nothing(store: Database, parts: Sequence[str], reason: str) -> NotFound:
     return NotFound(f"There is no {KINDS[len(parts)]} {'/'.join(parts)} in {store.path}{reason}")

@@ -15,7 +15,7 @@ from flowstore.client import addresses
 from flowstore.client.addresses import Scope, active_scope
 from flowstore.context import UNSET, Unset
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound, StoreCorrupt, TaggingError
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import is_dead
 from flowstore.store import tags
 from flowstore.store.opening import store_at
@@ -45,7 +45,7 @@ class InStore:
         _scope = _LazyScope()
 
     @property
-    def _store(self) -> Store:
+    def _store(self) -> Database:
         return self._scope.store
 
     @property

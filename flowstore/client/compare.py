@@ -28,7 +28,7 @@ import attrs
 
 from flowstore.client import rows
 from flowstore.client.run import Run
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import blobs, queries
 from flowstore.store.blobs import Blob
 
@@ -157,7 +157,7 @@ class _Side:
     """One of the runs, asked once for all that is compared."""
 
     def __init__(self, run: Run) -> None:
-        self.store: Store = run._store
+        self.store: Database = run._store
         run_id = int(run.id)
         with self.store.read():  # one snapshot
             row = rows.of_run(run)
@@ -218,7 +218,7 @@ def _is_private(name: str) -> bool:
     return name.rpartition("/")[2].startswith("_")
 
 
-def _described(store: Store, by_name: Mapping[str, Blob]) -> dict[str, dict[str, Any]]:
+def _described(store: Database, by_name: Mapping[str, Blob]) -> dict[str, dict[str, Any]]:
     """Return blobs as dicts, with the values of those that are small JSON."""
     small = {blob.id for blob in by_name.values() if blob.codec == "json" and blob.size_bytes <= SMALL_BYTES}
     full = {at: blob for at, blob in queries.with_bytes(store, small).items() if blob.data is not None}

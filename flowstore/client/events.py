@@ -13,17 +13,19 @@ from flowstore import context
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import events
+from flowstore.text import one_line, shorten
 
 if TYPE_CHECKING:
     from flowstore.client.run import Run
-    from flowstore.sqlite.database import Store
+    from flowstore.sqlite.database import Database
 
 MOST_PAYLOAD_BYTES = 64 << 10
 _MOST_LEVELS = 100
+_MOST_SHOWN = 300  # columns
 _NO_OBJECT = 'The payload of an event is a JSON object, as in {"day": "2026-11-27"}.'
 
 
-def publish(store: Store, name: str, payload: Mapping[str, Any], user: str) -> int:
+def publish(store: Database, name: str, payload: Mapping[str, Any], user: str) -> int:
     """Publish an event in a store, and return its number.
 
     Raises:
@@ -142,6 +144,14 @@ class TriggerEvent:
 _RECORDED = {"id": int, "kind": str, "name": str, "payload": dict, "published_at": int}
 
 
+def triggered_by(run: Run) -> str | None:
+    """Return the events that started a run, in one line for people; `None` where none did."""
+    try:
+        return None if run.trigger is None else shorten(one_line(str(run.trigger)), _MOST_SHOWN)
+    except StoreCorrupt:  # all else of the run can be shown
+        return "an event that cannot be read, since that part of the store is damaged"
+
+
 class Trigger:
     """The events that started a run: `current.trigger`, `Run.trigger`; each is found by name, `trigger["name"]`."""
 
@@ -194,6 +204,9 @@ class Trigger:
 
     def __iter__(self) -> Any:
         return iter([item.name for item in self._events])
+
+    def __str__(self) -> str:
+        return ", ".join(events.named(item.type, item.name, item.payload) for item in self._events)
 
     def __repr__(self) -> str:
         return f"Trigger({', '.join(map(repr, self._events))})"

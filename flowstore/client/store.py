@@ -185,6 +185,6 @@ def active_store() -> Store:
     return Store(active_scope())
 
 
-def seen(store: database.Store, namespace: str | Unset | None = UNSET) -> Store:
+def seen(store: database.Database, namespace: str | Unset | None = UNSET) -> Store:
     """Return an open file as a store to look at, in a namespace; by default the one that is active at the time."""
     return Store(Scope(store, namespace))

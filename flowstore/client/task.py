@@ -15,7 +15,7 @@ from flowstore.client.artifact import Artifacts, Data, DataArtifact
 from flowstore.client.base import Ending, Tagged
 from flowstore.client.facts import Metadata, Origin, facts_of, is_from_metaflow, metadata_of
 from flowstore.errors import NotFound, StoreCorrupt
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import json_of, positions_of, time_of
 from flowstore.store import log_chunks, origins, queries, tags
 from flowstore.store.blobs import Blob
@@ -81,13 +81,13 @@ class Visible:
         attempts: by task, an attempt that has ended for good.
     """
 
-    def __init__(self, store: Store, attempts: Mapping[int, int | None]) -> None:
+    def __init__(self, store: Database, attempts: Mapping[int, int | None]) -> None:
         self._store = store
         self._attempts = attempts
         self._blobs: dict[int, dict[str, Blob]] | None = None
 
     @classmethod
-    def of_final(cls, store: Store, rows: Iterable[Row]) -> Self:
+    def of_final(cls, store: Database, rows: Iterable[Row]) -> Self:
         """Return that of those tasks of a listing that have ended for good."""
         return cls(store, {row["id"]: row["attempt_id"] for row in rows if is_final(row)})
 

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from flowstore.errors import FlowstoreError
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import codecs, invariants, schema, snapshots, tables
 from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.invariants import Rule
@@ -46,7 +46,7 @@ class Report:
     blobs: int
 
 
-def check(store: Store, *, deep: bool = False) -> Report:
+def check(store: Database, *, deep: bool = False) -> Report:
     """Look for what is wrong with a store.
 
     Args:
@@ -78,7 +78,7 @@ def _problems(db: sqlite3.Connection, *, deep: bool) -> Iterator[Problem]:
 
 
 @contextlib.contextmanager
-def _plainly(store: Store) -> Iterator[sqlite3.Connection]:
+def _plainly(store: Database) -> Iterator[sqlite3.Connection]:
     """Read a snapshot without type checks; undecodable text is shown with U+FFFD."""
     with store.read() as db:
         factories = db.row_factory, db.text_factory

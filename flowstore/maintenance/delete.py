@@ -23,7 +23,7 @@ import attrs
 
 from flowstore.maintenance import vacuum
 from flowstore.sqlite import liveness
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.sqlite.liveness import Process
 from flowstore.store import records, staging, tables
 
@@ -73,7 +73,7 @@ class Deleted:
     after_bytes: int
 
 
-def candidates(store: Store, run_ids: Iterable[int], *, force: bool = False) -> list[Candidate]:
+def candidates(store: Database, run_ids: Iterable[int], *, force: bool = False) -> list[Candidate]:
     """Return what deleting these runs would do; nothing is changed.
 
     Args:
@@ -207,7 +207,7 @@ def _in_production(db: sqlite3.Connection, wanted: set[int]) -> dict[int, str]:
 # --- deleting
 
 
-def delete(store: Store, chosen: Iterable[Candidate], *, force: bool = False) -> Deleted:
+def delete(store: Database, chosen: Iterable[Candidate], *, force: bool = False) -> Deleted:
     """Delete the candidates that are not to be kept, and give their space back.
 
     A run that somebody else began to resume, or deleted, since the candidates were looked up is left alone.

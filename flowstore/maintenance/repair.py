@@ -21,7 +21,7 @@ from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.maintenance import vacuum
 from flowstore.maintenance.check import check, from_both_ends
 from flowstore.sqlite import files, journal, side_files
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import schema, tables
 from flowstore.store.problems import UNREADABLE, Problem
 from flowstore.text import counted
@@ -44,7 +44,7 @@ class Repaired:
     left: Sequence[Problem] = ()
 
 
-def repair(store: Store) -> Repaired:
+def repair(store: Database) -> Repaired:
     """Repair all that a deep check finds.
 
     Raises:
@@ -89,7 +89,7 @@ def save(path: Path, done: Repaired) -> None:
     ]
 
 
-def _reindex(store: Store, done: Repaired) -> bool:
+def _reindex(store: Database, done: Repaired) -> bool:
     try:
         with store.write() as db:
             db.execute("reindex")
@@ -99,7 +99,7 @@ def _reindex(store: Store, done: Repaired) -> bool:
     return True
 
 
-def _run(store: Store, problems: Sequence[Problem], done: Repaired) -> bool:
+def _run(store: Database, problems: Sequence[Problem], done: Repaired) -> bool:
     """Run the repairs of these problems in one transaction; return False if a page turns out to be damaged again."""
     try:
         with vacuum.unlinked(store), store.write() as db:
@@ -265,14 +265,14 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) ->
 
 def _copy_extras(old: sqlite3.Connection, new: sqlite3.Connection) -> Iterator[str]:
     """Copy the tables, views and indexes that users added to their store."""
-    from sqlite_utils import Database
+    import sqlite_utils
 
     ours = {name for (name,) in new.execute("select name from sqlite_master").fetchall()}
     rows = old.execute(
         """select type, name, sql from sqlite_master where type in ('table', 'view', 'index') and sql is not null
            and name not like 'sqlite_%' order by type = 'view', type = 'index'"""
     ).fetchall()
-    source, target = (Database(connection, execute_plugins=False) for connection in (old, new))
+    source, target = (sqlite_utils.Database(connection, execute_plugins=False) for connection in (old, new))
     for kind, name, sql in rows:
         if name in ours or not sql.lower().startswith(("create table", "create view", "create index", "create unique")):
             continue

@@ -16,7 +16,7 @@ import attrs
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
 from flowstore.sqlite import journal
-from flowstore.sqlite.database import BUSY_TIMEOUT_S, Store
+from flowstore.sqlite.database import BUSY_TIMEOUT_S, Database
 from flowstore.store import backlog, blobs, records, staging, tables
 
 PAGES_AT_A_TIME = 2048  # 16 MiB
@@ -44,7 +44,7 @@ class Vacuumed:
     why_partly: str | None
 
 
-def vacuum(store: Store) -> Vacuumed:
+def vacuum(store: Database) -> Vacuumed:
     """Drop what nothing uses, and give all free space back.
 
     Where others use the file, the free pages are given back, and the gaps inside pages stay.
@@ -65,21 +65,21 @@ def vacuum(store: Store) -> Vacuumed:
     return Vacuumed(before, size_bytes(store), why_partly)
 
 
-def _describe(store: Store) -> None:
+def _describe(store: Database) -> None:
     """Describe all that an older flowstore stored, as far as it can be read here."""
     with Progress("Describing old artifacts", backlog.size(store), items=True) as progress:
         backlog.work_off(store, progress=progress.add)
     backlog.load_pickles(store)
 
 
-def size_bytes(store: Store) -> int:
+def size_bytes(store: Database) -> int:
     """Return the size of the file and of the log beside it."""
     log = store.path.with_name(f"{store.path.name}-wal")
     return store.path.stat().st_size + (log.stat().st_size if log.exists() else 0)
 
 
 @contextlib.contextmanager
-def unlinked(store: Store) -> Iterator[None]:
+def unlinked(store: Database) -> Iterator[None]:
     """Let rows that go together be removed by code that knows them all.
 
     SQLite, following the foreign keys, would scan all blobs for each run (who is writing it?) and all tags of
@@ -92,7 +92,7 @@ def unlinked(store: Store) -> Iterator[None]:
         store.rows("pragma foreign_keys = on")
 
 
-def shrink(store: Store) -> None:
+def shrink(store: Database) -> None:
     """Take the free pages out of the file, in short transactions; and out of the log, if nobody reads it."""
     free = 0
     while True:
@@ -107,7 +107,7 @@ def shrink(store: Store) -> None:
 
 
 @contextlib.contextmanager
-def _patience(store: Store) -> Iterator[None]:
+def _patience(store: Database) -> Iterator[None]:
     store.rows(f"pragma busy_timeout = {PATIENCE_S * 1000:.0f}")
     try:
         yield
@@ -115,7 +115,7 @@ def _patience(store: Store) -> Iterator[None]:
         store.rows(f"pragma busy_timeout = {BUSY_TIMEOUT_S * 1000:.0f}")
 
 
-def _rewrite(store: Store) -> str | None:
+def _rewrite(store: Database) -> str | None:
     """Rewrite the file; return what was in the way, or `None`."""
     with _patience(store):
         try:
@@ -131,7 +131,7 @@ def _rewrite(store: Store) -> str | None:
     return None
 
 
-def _drop_unused(store: Store) -> None:
+def _drop_unused(store: Database) -> None:
     """Drop what nothing refers to, a range of rows at a time."""
     for some in _ranges(store, "codes", "id"):
         with store.write() as db:
@@ -151,7 +151,7 @@ def _drop_unused(store: Store) -> None:
     drop_names(store)
 
 
-def _ranges(store: Store, table: str, key: str) -> Iterator[tuple[int, int]]:
+def _ranges(store: Database, table: str, key: str) -> Iterator[tuple[int, int]]:
     """Yield ranges of a key, each with some of a table's rows, however far apart their keys are."""
     some = f"select max(k) from (select {key} as k from {table} where {key} > ? order by 1 limit {ROWS_AT_A_TIME})"
     last = -1
@@ -195,7 +195,7 @@ def put_aside(db: sqlite3.Connection, ids: Sequence[int]) -> int:
     return freed
 
 
-def drop_names(store: Store) -> None:
+def drop_names(store: Database) -> None:
     """Forget tags and flows that nothing has any more, with the pairs that name them: their ids may be used again."""
     with store.write() as db:
         tags = db.execute(f"select g.id from tags g where {_UNUSED_TAG}").fetchall()

@@ -29,7 +29,7 @@ from flowstore.run.checks import check_decorators
 from flowstore.run.executor import choose
 from flowstore.run.ownership import project_of
 from flowstore.run.snapshot import Sources
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import blobs, records, snapshots, tags, trust
 from flowstore.store import deployments as rows
@@ -79,12 +79,12 @@ class Created:
     moved: Sequence[Deployment]
 
 
-def deployments(store: Store) -> list[Deployment]:
+def deployments(store: Database) -> list[Deployment]:
     """Return the deployments in force, by flow, project and branch."""
     return rows.active(store)
 
 
-def find(store: Store, flow: type[FlowSpec], branch: str | None = None, *, production: bool = False) -> Deployment:
+def find(store: Database, flow: type[FlowSpec], branch: str | None = None, *, production: bool = False) -> Deployment:
     """Return the deployment in force of a flow, or of a branch of its project.
 
     Raises:
@@ -108,7 +108,7 @@ def scope_of(flow: type[FlowSpec], branch: str | None, *, production: bool) -> s
     return _scope(flow, project_of(flow, branch, production=production))
 
 
-def check_authorized(store: Store, flow: str, scope: str, authorize: str | None) -> None:
+def check_authorized(store: Database, flow: str, scope: str, authorize: str | None) -> None:
     """Raise unless the user gives or holds the token of a scope.
 
     Raises:
@@ -173,7 +173,7 @@ def create(flow: type[FlowSpec], options: Options) -> Created:
     return Created(deployment, new_token, moved if new_token else [])
 
 
-def delete(store: Store, deployment: Deployment, authorize: str | None = None) -> None:
+def delete(store: Database, deployment: Deployment, authorize: str | None = None) -> None:
     """Take a deployment out of force. Its runs stay, and what is deployed again goes on in the same namespace.
 
     Raises:
@@ -195,7 +195,7 @@ def _sources(flow: type[FlowSpec], options: Options) -> Sources:
 
 
 def _ensure_token(
-    db: sqlite3.Connection, store: Store, flow: str, project: str | None, scope: str, options: Options
+    db: sqlite3.Connection, store: Database, flow: str, project: str | None, scope: str, options: Options
 ) -> bool:
     """Make a token for the scope if it has none, or is to have another; return whether it is new."""
     held = rows.find_token(store, scope)
@@ -208,7 +208,7 @@ def _ensure_token(
     return True
 
 
-def _store(options: Options) -> Store:
+def _store(options: Options) -> Database:
     """Open the store to deploy to; whoever shows a token has a store to show it in, so none is made."""
     if options.authorize is None:
         return ensure_active_store(options.store)
@@ -219,7 +219,7 @@ def _scope(flow: type[FlowSpec], project: Mapping[str, Any]) -> str:
     return rows.scope_of(flow.__name__, project.get("project_name"), project.get("branch_name"))
 
 
-def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str | None) -> None:
+def _authorize(store: Database, flow: str, scope: str, held: Row | None, given: str | None) -> None:
     """Raise unless the user gives or holds the token."""
     what = flow if scope.startswith("flow:") else f"{flow} ({scope.removeprefix('project:')})"
     if held is None:
@@ -243,7 +243,7 @@ def _authorize(store: Store, flow: str, scope: str, held: Row | None, given: str
     )
 
 
-def _new_token(store: Store, name: str, generation: int) -> str:
+def _new_token(store: Database, name: str, generation: int) -> str:
     """Return a new token that a person can read and that no other scope has."""
     while True:
         letters = "".join(secrets.choice(_LETTERS) for _ in range(_RANDOM_LETTERS))

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from flowstore.errors import ParameterError
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import deployments, events
 from flowstore.store.deployments import DeployedParameter, Deployment
 from flowstore.store.events import Claim, Event
@@ -36,10 +36,7 @@ class Start:
 
 def described(used: Sequence[Event]) -> str:
     """Return how messages name events."""
-    return ", ".join(
-        f"event {event.name}" if event.kind == events.EVENT else f"run {event.payload.get('pathspec')}"
-        for event in used
-    )
+    return ", ".join(events.named(event.kind, event.name, event.payload) for event in used)
 
 
 def conditions_of(deployment: Deployment) -> list[Mapping[str, Any]]:
@@ -61,12 +58,12 @@ def _qualified(condition: Mapping[str, Any]) -> str:
     return ".".join(filter(None, (condition.get("project"), condition.get("branch"), condition["name"])))
 
 
-def waiting(store: Store) -> dict[int, Deployment]:
+def waiting(store: Database) -> dict[int, Deployment]:
     """Return the deployments that the scheduler starts by events: those in AWS, too, which knows nothing of events."""
     return {item.id: item for item in deployments.active(store) if item.triggers is not None}
 
 
-def next_start(store: Store, deployment: Deployment, mark: int) -> Start | None:
+def next_start(store: Database, deployment: Deployment, mark: int) -> Start | None:
     """Return the first start that is due after a mark, if one is."""
     conditions = conditions_of(deployment)
     reset_at = (deployment.triggers or {}).get("reset_at")
@@ -85,7 +82,7 @@ def next_start(store: Store, deployment: Deployment, mark: int) -> Start | None:
     return None
 
 
-def _after(store: Store, event_id: int, names: Collection[str]) -> Iterator[Event]:
+def _after(store: Database, event_id: int, names: Collection[str]) -> Iterator[Event]:
     while page := events.since(store, event_id, names):
         yield from page
         event_id = page[-1].id

@@ -11,7 +11,7 @@ import attrs
 from flowstore.errors import GraphError
 from flowstore.flow import cron
 from flowstore.production import events
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import deployments, schedules, state_machines
 from flowstore.store.deployments import Deployment
@@ -63,7 +63,7 @@ class Entry:
         )
 
 
-def entries(store: Store, *, of_scheduler: bool = False) -> dict[int, Entry]:
+def entries(store: Database, *, of_scheduler: bool = False) -> dict[int, Entry]:
     """Return the deployments in force that have a schedule, by id.
 
     Args:
@@ -79,7 +79,7 @@ def entries(store: Store, *, of_scheduler: bool = False) -> dict[int, Entry]:
     }
 
 
-def listing(store: Store, now: datetime, namespace: str | None = None) -> list[dict[str, Any]]:
+def listing(store: Database, now: datetime, namespace: str | None = None) -> list[dict[str, Any]]:
     """Return the deployments in force, each with its next due time.
 
     Args:

@@ -35,7 +35,7 @@ from flowstore.production.trigger import as_child
 from flowstore.run import console, ownership
 from flowstore.run.signals import Stop
 from flowstore.sqlite import liveness
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import deployments, records, schedules
 from flowstore.store import events as event_rows
@@ -58,7 +58,7 @@ class Child(Protocol):
     def kill(self) -> None: ...
 
 
-def start_process(store: Store, deployment: Deployment, claim: Claim | None = None) -> Child:
+def start_process(store: Database, deployment: Deployment, claim: Claim | None = None) -> Child:
     """Run a deployment in a process of its own. Ctrl-C at a terminal reaches only the scheduler, which stops it."""
     events_used = [] if claim is None else [str(claim.mark), *map(str, claim.ids)]
     command = [
@@ -96,7 +96,7 @@ class Scheduler:
 
     def __init__(
         self,
-        store: Store,
+        store: Database,
         say: Callable[[str], None],
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -296,10 +296,10 @@ class Scheduler:
             if code is not None:
                 self._running.remove(running)
                 self._failures += code != 0
-                if running.start is not None:
-                    self._note_end(running.entry, running.start.claim, code)
                 ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 self._say(f"{running} {'was successful' if code == 0 else ending}.")
+                if running.start is not None:
+                    self._note_end(running.entry, running.start.claim, code)
 
     def _note_end(self, entry: Entry, claim: Claim, code: int) -> None:
         """Count an attempt that has made no run; one that the system has refused costs no event."""
@@ -387,7 +387,7 @@ def main(path: str, deployment_id: str, parent: str, *used: str) -> int:
         used: where events start it, the last event that it had used up, and then those events.
     """
 
-    def run(store: Store) -> int:
+    def run(store: Database) -> int:
         deployment = deployments.get(store, int(deployment_id))
         if not used:
             return deploy.trigger(store, deployment, quiet=True)

@@ -18,7 +18,7 @@ from typing import Any
 from flowstore.context import home
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite import files
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import private
 
 _REPAIR = "Nothing was changed. Repair or remove it; then deploying to what is there already needs --authorize TOKEN."
@@ -111,7 +111,7 @@ def _hash(*texts: str) -> str:
 # --- versions
 
 
-def least_version(store: Store, flow: str, scope: str) -> int:
+def least_version(store: Database, flow: str, scope: str) -> int:
     """Return the first version of a flow in a scope that may run; 0 where this user noted none.
 
     Raises:
@@ -125,7 +125,7 @@ def least_version(store: Store, flow: str, scope: str) -> int:
         raise FlowstoreError(f"{path} cannot be read: {error}. Remove it, and deploy again.") from error
 
 
-def note_version(store: Store, flow: str, scope: str, version: int) -> None:
+def note_version(store: Database, flow: str, scope: str, version: int) -> None:
     """Record that no version before this one is to run any more.
 
     Raises:
@@ -135,5 +135,5 @@ def note_version(store: Store, flow: str, scope: str, version: int) -> None:
     _write(path, f"{max(version, least_version(store, flow, scope))}\n")
 
 
-def _version_path(store: Store, flow: str, scope: str) -> Path:
+def _version_path(store: Database, flow: str, scope: str) -> Path:
     return home() / "deployed" / _hash(os.path.realpath(store.path), store.uuid, flow, scope)

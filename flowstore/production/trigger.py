@@ -27,7 +27,7 @@ from flowstore.production import tokens
 from flowstore.run import ownership
 from flowstore.run.local.worker import die_with_parent
 from flowstore.sqlite import files
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import deployments as rows
 from flowstore.store import trust
 from flowstore.store.deployments import DeployedParameter, Deployment
@@ -39,7 +39,7 @@ _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") i
 
 
 def trigger(
-    store: Store,
+    store: Database,
     deployment: Deployment,
     values: Mapping[str, str] | None = None,
     *,
@@ -99,7 +99,7 @@ def trigger(
         )
 
 
-def as_child(parent: str, path: str, call: Callable[[Store], int]) -> int:
+def as_child(parent: str, path: str, call: Callable[[Database], int]) -> int:
     """Call something in a process that a scheduler or worker has started, and return the exit code.
 
     Args:
@@ -135,7 +135,7 @@ def _paths(deployment: Deployment, folder: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-def check_trusted(store: Store, deployment: Deployment) -> bytes:
+def check_trusted(store: Database, deployment: Deployment) -> bytes:
     """Refuse what this user neither deployed nor trusts; return the digest of what may run.
 
     Raises:
@@ -164,7 +164,7 @@ def check_trusted(store: Store, deployment: Deployment) -> bytes:
     )
 
 
-def _parameters(store: Store, deployment: Deployment, values: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+def _parameters(store: Database, deployment: Deployment, values: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Return values as options and, for flags, which no option takes back, as environment variables."""
     known = check_names(store, deployment, values)
     options: list[str] = []
@@ -178,7 +178,7 @@ def _parameters(store: Store, deployment: Deployment, values: Mapping[str, str])
     return options, environment
 
 
-def check_names(store: Store, deployment: Deployment, names: Iterable[str]) -> dict[str, DeployedParameter]:
+def check_names(store: Database, deployment: Deployment, names: Iterable[str]) -> dict[str, DeployedParameter]:
     """Return the parameters of a deployment by option.
 
     Raises:

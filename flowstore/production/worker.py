@@ -28,7 +28,7 @@ from flowstore.production.stepfunctions.job import BEATS, Job
 from flowstore.production.stepfunctions.messages import QUEUED, STEP, Failure, Message
 from flowstore.production.trigger import as_child
 from flowstore.run import console
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import deployments, records, state_machines
 from flowstore.text import safe
 
@@ -41,7 +41,7 @@ _FORGET_S = 3600.0  # between two looks for tokens of executions that have ended
 _BUSY_S = 2  # how long a message rests that has come while there was no room
 
 
-def of_store(store: Store, say: Callable[[str], None], max_runs: int) -> Worker:
+def of_store(store: Database, say: Callable[[str], None], max_runs: int) -> Worker:
     """Return a worker for a store.
 
     Raises:
@@ -84,7 +84,7 @@ class Worker:
         max_runs: how many runs there may be at a time.
     """
 
-    def __init__(self, store: Store, aws: Aws, url: str, say: Callable[[str], None], max_runs: int) -> None:
+    def __init__(self, store: Database, aws: Aws, url: str, say: Callable[[str], None], max_runs: int) -> None:
         self._store = store
         self._aws = aws
         self._url = url
@@ -192,7 +192,7 @@ class Worker:
 
     def _miss_one(self, error: Exception) -> None:
         """Go on with the others where AWS denies a call about one execution: its state machine's policy is missing."""
-        if not isinstance(error, AwsDeniedError):
+        if not isinstance(error, AwsDeniedError) or error.operation in {"DeleteMessage", "ChangeMessageVisibility"}:
             self._miss(error)
         elif str(error) not in self._denied:
             self._denied.add(str(error))
@@ -239,7 +239,7 @@ class Worker:
             self._begin(received, message, job)
 
     def _keep(self, received: Received, message: Message) -> None:
-        """Keep the token of a step, for whichever worker has the run."""
+        """Keep the token of a step, for whichever worker has the run; one that AWS does not know admits nothing."""
         if self._aws.heartbeat(message.token):
             state_machines.add_token(
                 self._store, message.tag, message.step, message.path, message.members, message.token
@@ -408,7 +408,7 @@ class Worker:
 def main(path: str, deployment_id: str, parent: str) -> int:
     """Run one deployment once, in a process that a worker started, and return its exit code."""
 
-    def run(store: Store) -> int:
+    def run(store: Database) -> int:
         order = json.load(sys.stdin)
         deployment = deployments.get(store, int(deployment_id))
         return deploy.trigger(store, deployment, order.pop("values"), quiet=True, **order)

@@ -10,7 +10,7 @@ from flowstore.errors import ArtifactError
 from flowstore.flow import spec
 from flowstore.flow.configs import configs_of
 from flowstore.run.resume import names_of
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import blobs, queries
 from flowstore.store import deployments as rows
 from flowstore.store.blobs import Blob
@@ -45,7 +45,7 @@ def unpacked(values: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     return {name: decode(codec, iter([data]), len(data)) for name, (codec, data) in encoded_values.items()}
 
 
-def of_run(store: Store, flow: type, run_id: int) -> dict[str, Any]:
+def of_run(store: Database, flow: type, run_id: int) -> dict[str, Any]:
     """Return the values that a run has, of the configs that the flow has now.
 
     Raises:
@@ -59,7 +59,7 @@ def of_run(store: Store, flow: type, run_id: int) -> dict[str, Any]:
     }
 
 
-def of_deployment(store: Store, deployment: Deployment) -> dict[str, Any]:
+def of_deployment(store: Database, deployment: Deployment) -> dict[str, Any]:
     """Return the values that a deployment has, whose trustworthiness the caller has checked."""
     stored = rows.configs_of(store, deployment.id)
     return {item.name: blobs.load(store, item.blob, item.name) for item in stored if item.blob is not None}

@@ -38,7 +38,7 @@ from flowstore.run.policies import StepPolicy
 from flowstore.run.recorder import Output, Recorder
 from flowstore.run.results import StoredResults
 from flowstore.run.signals import Stop
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.sqlite.liveness import HEARTBEAT_S
 from flowstore.store import records
 from flowstore.text import one_line
@@ -60,7 +60,7 @@ class Driver:
         stop: asks to stop early.
     """
 
-    def __init__(self, store: Store, run: RunPlan, executor: Executor, console: Console, stop: Stop) -> None:
+    def __init__(self, store: Database, run: RunPlan, executor: Executor, console: Console, stop: Stop) -> None:
         self._store = store
         self._run = run
         self._executor = executor

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 
 from flowstore.run.plan import PlannedTask
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import state_machines
 
 _POLL_S = 0.2
@@ -30,7 +30,7 @@ class Gate:
         look_at: when to look for tokens again, by the monotonic clock.
     """
 
-    def __init__(self, store: Store, execution: str) -> None:
+    def __init__(self, store: Database, execution: str) -> None:
         self._store = store
         self._execution = execution
         self._arrived: dict[_Key, int] = {}

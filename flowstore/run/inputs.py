@@ -17,7 +17,7 @@ from flowstore.errors import ArtifactError, FlowstoreError, StoreCorrupt
 from flowstore.flow import spec
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
 from flowstore.run.orders import Inline, OpenSplit, Order
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.sqlite.typed_rows import PAGE
 from flowstore.store import blobs, codecs, queries, trust
 from flowstore.store.blobs import Blob
@@ -77,7 +77,7 @@ class StoreSource(Source):
         run_id: the run.
     """
 
-    def __init__(self, store: Callable[[], Store], run_id: int) -> None:
+    def __init__(self, store: Callable[[], Database], run_id: int) -> None:
         self._store = store
         self._run_id = run_id
 
@@ -322,7 +322,7 @@ def inline_items(items: Sequence[Any]) -> list[Inline] | None:
 
 
 def later(
-    store: Store, opener_id: int, items_from: str | None, count: int | None
+    store: Database, opener_id: int, items_from: str | None, count: int | None
 ) -> Callable[[], Sequence[str | None]] | None:
     """Return what finds the previews of a foreach's items when it is first called; `None` where there is no foreach."""
     if items_from is None or count is None:

@@ -18,7 +18,7 @@ from flowstore.errors import FlowstoreError, TokenError, UntrustedArtifact
 from flowstore.flow import decorators
 from flowstore.flow.spec import FlowSpec
 from flowstore.run.local.worker import die_with_parent
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store.tags import MAX_LENGTH
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identi
     return identity
 
 
-def deployed(store: Store, assigned: Assigned) -> Identity:
+def deployed(store: Database, assigned: Assigned) -> Identity:
     """Return the deployment that this process is to run.
 
     Raises:

@@ -15,7 +15,7 @@ from flowstore.run.order_writer import OrderWriter, RunPlan
 from flowstore.run.orders import Report
 from flowstore.run.plan import Outcome, PlannedTask
 from flowstore.run.results import StoredResults
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.store import blobs, cards, metrics, records, tags
 from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import Encoded
@@ -37,7 +37,7 @@ class Recorder:
         tags: the run's, as `read_tags` has last read them.
     """
 
-    def __init__(self, store: Store, run: RunPlan, orders: OrderWriter, results: StoredResults) -> None:
+    def __init__(self, store: Database, run: RunPlan, orders: OrderWriter, results: StoredResults) -> None:
         self._store = store
         self._run = run
         self._orders = orders
@@ -179,7 +179,7 @@ class Output:
         due: when what has come is to be in the store, if anything has.
     """
 
-    def __init__(self, console: Console, store: Store, run: RunPlan) -> None:
+    def __init__(self, console: Console, store: Database, run: RunPlan) -> None:
         self._console = console
         self._store = store
         self._run_id = run.run_id

@@ -13,7 +13,7 @@ import attrs
 
 from flowstore.run.order_writer import RunPlan
 from flowstore.run.orders import Report
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import blobs, trust
 from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import Encoded
@@ -55,7 +55,7 @@ class StoredResults:
         run: the run.
     """
 
-    def __init__(self, store: Store, run: RunPlan) -> None:
+    def __init__(self, store: Database, run: RunPlan) -> None:
         self._store = store
         self._run = run
         self._arriving: dict[int, _Arriving] = {}  # by the attempt's number

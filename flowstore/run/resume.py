@@ -20,7 +20,7 @@ from flowstore.flow.graph import Graph, Node
 from flowstore.flow.parameters import IncludeFile, JSONType, Parameter, parameters_of, shortened
 from flowstore.run.inputs import FOREACH_ITEMS
 from flowstore.run.plan import Outcome, PlannedTask
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import is_dead
 from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import blobs, queries, trust
@@ -37,7 +37,7 @@ class Origin:
         from_step: a step that runs again, with all that follows it, whatever came of its tasks.
     """
 
-    def __init__(self, store: Store, run_id: int, graph: Graph, from_step: str | None) -> None:
+    def __init__(self, store: Database, run_id: int, graph: Graph, from_step: str | None) -> None:
         self.run_id = run_id
         self._graph = graph
         self._from_step = from_step
@@ -104,7 +104,7 @@ class Origin:
         paths = (f"{outer}/{index}".removeprefix("/") for index in range(task.gang.count))
         return all((task.step, parents, path) in self._tasks for path in paths)
 
-    def _check_trust(self, store: Store, task_ids: set[int]) -> None:
+    def _check_trust(self, store: Database, task_ids: set[int]) -> None:
         """Refuse before anything starts, rather than in the middle, if a pickle may not be loaded."""
         rows = store.rows(
             """select t.id as task_id, b.id, b.sha, b.codec, a.name
@@ -141,7 +141,7 @@ def _fitting(node: Node, transition: Mapping[str, Any]) -> Outcome | None:
     return Outcome(tuple(node.targets), count, gang, transition.get("items_from"))
 
 
-def nothing_to_take(store: Store, flow: str, origin: Origin, *, named: bool) -> Iterator[str]:
+def nothing_to_take(store: Database, flow: str, origin: Origin, *, named: bool) -> Iterator[str]:
     """Yield a sentence where a resumed run starts from the beginning: which run would have spared that.
 
     Args:
@@ -163,12 +163,12 @@ def nothing_to_take(store: Store, flow: str, origin: Origin, *, named: bool) -> 
     yield sentence
 
 
-def _has_finished_tasks(store: Store, run_id: int) -> bool:
+def _has_finished_tasks(store: Database, run_id: int) -> bool:
     sql = "select 1 from tasks where run_id = ? and status = 'successful' limit 1"
     return store.value(sql, (run_id,)) is not None
 
 
-def find_origin(store: Store, flow: str, origin_run_id: str | None) -> int:
+def find_origin(store: Database, flow: str, origin_run_id: str | None) -> int:
     """Return the id of the run to resume: the one that was named, else the user's latest.
 
     Raises:
@@ -217,7 +217,7 @@ class Kept:
     notes: tuple[str, ...]
 
 
-def parameters_from(store: Store, flow: type, origin_id: int, old: Mapping[str, Row]) -> Kept:
+def parameters_from(store: Database, flow: type, origin_id: int, old: Mapping[str, Row]) -> Kept:
     """Return what the parameters of a flow are in a run that resumes another one.
 
     Args:

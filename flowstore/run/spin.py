@@ -36,7 +36,7 @@ from flowstore.run.randomness import Generators
 from flowstore.run.recorder import Recorder, redactor_of
 from flowstore.run.results import StoredResults
 from flowstore.run.resume import Kept, Origin, names_of, parameters_from
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.store import queries, records, tags, trust
 from flowstore.store.blobs import INLINE_BYTES, Blob, chunks_of
 from flowstore.store.codecs import Encoded, encode
@@ -94,7 +94,7 @@ class _Foreground:
     name = "local"
 
 
-def run_id_of(store: Store, flow: type[FlowSpec], graph: Graph, step: str) -> int:
+def run_id_of(store: Database, flow: type[FlowSpec], graph: Graph, step: str) -> int:
     """Return the latest run in the active namespace that has inputs for a step.
 
     Raises:
@@ -112,7 +112,7 @@ def run_id_of(store: Store, flow: type[FlowSpec], graph: Graph, step: str) -> in
     )
 
 
-def spin_flow(flow: type[FlowSpec], graph: Graph, wish: Wish, store: Store, generators: Generators) -> int:
+def spin_flow(flow: type[FlowSpec], graph: Graph, wish: Wish, store: Database, generators: Generators) -> int:
     """Run a step again.
 
     Args:
@@ -169,7 +169,7 @@ def _tell_end(console: Console, wish: Wish, report: Report, spin: _Spin, took: s
 # --- finding the inputs
 
 
-def _find(store: Store, graph: Graph, step: str, run_id: int, task_id: int | None = None) -> _Inputs | None:
+def _find(store: Database, graph: Graph, step: str, run_id: int, task_id: int | None = None) -> _Inputs | None:
     """Return the inputs of a step, or of one of its tasks, in a run that has them."""
     origin = Origin(store, run_id, graph, None)
     address = None if task_id is None else _address(store, task_id)
@@ -200,7 +200,7 @@ def _ancestors(taken: Mapping[int, tuple[PlannedTask, Row, Outcome]], planned: P
     return keys
 
 
-def _address(store: Store, task_id: int) -> tuple[tuple[int, ...], str | None]:
+def _address(store: Database, task_id: int) -> tuple[tuple[int, ...], str | None]:
     """Return what identifies a task in its run besides its step: the tasks before it, and its index in foreaches."""
     parents = store.rows("select parent_id from task_parents where task_id = ? order by parent_id", (task_id,))
     path = store.value("select foreach_path from tasks where id = ?", (task_id,))
@@ -214,7 +214,7 @@ class _Spin:
     """Runs a step on its inputs."""
 
     def __init__(
-        self, flow: type[FlowSpec], graph: Graph, wish: Wish, store: Store, inputs: _Inputs, console: Console
+        self, flow: type[FlowSpec], graph: Graph, wish: Wish, store: Database, inputs: _Inputs, console: Console
     ) -> None:
         self._flow, self._graph, self._wish, self._store, self._inputs = flow, graph, wish, store, inputs
         self._console = console

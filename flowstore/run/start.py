@@ -35,7 +35,7 @@ from flowstore.run.resume import Origin, find_origin, names_of, nothing_to_take,
 from flowstore.run.signals import Stop
 from flowstore.run.snapshot import Sources
 from flowstore.sqlite import outputs
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import blobs, queries, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
@@ -78,7 +78,7 @@ class Session:
     graph: Graph
     options: Options
     executor: Executor
-    store: Store
+    store: Database
     console: Console
     stop: Stop
 
@@ -152,7 +152,7 @@ def resume_flow(
 
 
 def put_parameters(
-    db: sqlite3.Connection, store: Store, known: Mapping[str, Blob], encoded: Mapping[str, Encoded]
+    db: sqlite3.Connection, store: Database, known: Mapping[str, Blob], encoded: Mapping[str, Encoded]
 ) -> _Parameters:
     """Return a run's parameters: those that have a blob already, and new values, which are stored."""
     ids = {name: blob.id for name, blob in known.items()}
@@ -162,7 +162,7 @@ def put_parameters(
     return _Parameters(ids, shown)
 
 
-def _identity(store: Store, flow: type[FlowSpec], options: Options) -> tuple[Identity, Options]:
+def _identity(store: Database, flow: type[FlowSpec], options: Options) -> tuple[Identity, Options]:
     """Return the run's owner, and the options together with what the deployment adds to them."""
     if options.deployment is None:
         return ownership.own(flow, options.branch, production=options.production), options
@@ -173,7 +173,7 @@ def _identity(store: Store, flow: type[FlowSpec], options: Options) -> tuple[Ide
     return who, attrs.evolve(options, tags=tags, with_=with_)
 
 
-def _deployed_values(store: Store, deployment: Deployment, given: Container[str]) -> dict[str, Blob]:
+def _deployed_values(store: Database, deployment: Deployment, given: Container[str]) -> dict[str, Blob]:
     """Return the deployed defaults of the parameters that were not given."""
     from flowstore.store.deployments import parameters_of as deployed_parameters
 
@@ -267,7 +267,7 @@ def _environment_tags() -> list[str]:
     return [tag.strip() for tag in os.environ.get("FLOWSTORE_RUN_TAGS", "").split(",") if tag.strip()]
 
 
-def _code(db: sqlite3.Connection, store: Store, sources: Sources) -> int | None:
+def _code(db: sqlite3.Connection, store: Database, sources: Sources) -> int | None:
     if sources.files:
         program = snapshots.Program(sources.flow_file, sources.module, sources.launcher)
         return snapshots.ensure(db, store, program, sources.files)
@@ -333,7 +333,7 @@ def _drive(session: Session, who: Identity, run_id: int, origin: Origin | None) 
     return EXIT_CODES[status] if status in EXIT_CODES else 128 + (session.stop.signal or 0)
 
 
-def _gate(store: Store, who: Identity, assigned: Assigned | None) -> Gate | None:
+def _gate(store: Database, who: Identity, assigned: Assigned | None) -> Gate | None:
     """Return where tasks wait that AWS admits one by one."""
     if assigned is None or not assigned.steps or who.execution is None:
         return None
@@ -353,7 +353,7 @@ def _resume(who: Identity, run_id: int, options: str = "") -> str:
     return f"{script}{options} resume --origin-run-id {run_id}"
 
 
-def _end_early(store: Store, who: Identity, flow: str, run_id: int, error: FlowstoreError | OSError) -> str:
+def _end_early(store: Database, who: Identity, flow: str, run_id: int, error: FlowstoreError | OSError) -> str:
     """End a run that can't go on, for want of disk space, say; return a message that says what is kept."""
     message = f"{_sentence(error)} Run {flow}/{run_id} ended there"
     if store.in_place:
@@ -378,13 +378,13 @@ def _sentence(error: FlowstoreError | OSError) -> str:
     return f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror or error}."
 
 
-def record_failure(store: Store, run_id: int) -> None:
+def record_failure(store: Database, run_id: int) -> None:
     """Record the end of a run, if the store still can; if not, it will be seen as dead, and can be resumed, too."""
     with contextlib.suppress(FlowstoreError), store.write() as db:
         records.finish_run(db, run_id, "failed")
 
 
-def _recorded_events(store: Store, run_id: int) -> list[Any]:
+def _recorded_events(store: Database, run_id: int) -> list[Any]:
     """Return the events that started a run, as it keeps them."""
     from flowstore.store import events
 

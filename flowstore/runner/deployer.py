@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PAUSE_S = 0.1
 _ASK_S = 2.0  # between two questions to AWS
+_KNOWN_S = 60.0  # until all of AWS knows of an execution
 
 
 class Deployer(FlowCommands):
@@ -143,12 +144,12 @@ class DeployedFlow:
 
     @classmethod
     def from_deployment(cls, identifier: str) -> DeployedFlow:
-        """Return a deployment of the active store by its `name`.
+        """Return a deployment of the active store by its `name`; one that is in AWS is triggered and deleted there.
 
         Raises:
             NotFound: nothing of that name is deployed.
         """
-        from flowstore.store import deployments
+        from flowstore.store import deployments, state_machines
         from flowstore.store.opening import active_store
 
         store = active_store()
@@ -156,7 +157,9 @@ class DeployedFlow:
         if identifier not in names:
             there = ", ".join(names) or "nothing"
             raise NotFound(f"{identifier} is not deployed in {store.path}. Deployed are: {there}.")
-        return cls(str(store.path), names[identifier].id)
+        chosen = names[identifier]
+        kind = cls if state_machines.find(store, chosen.flow, chosen.scope) is None else StepFunctionsDeployedFlow
+        return kind(str(store.path), chosen.id)
 
     @property
     def name(self) -> str:
@@ -340,6 +343,7 @@ class StepFunctionsTriggeredRun(TriggeredRun):
         self._there = there
         self._execution: Execution | None = execution  # as AWS has shown it last
         self._ask_at = time.monotonic() + _ASK_S
+        self._known_at = time.monotonic() + _KNOWN_S
         self._tag = execution.tag
 
     @property
@@ -374,7 +378,14 @@ class StepFunctionsTriggeredRun(TriggeredRun):
         """Return whether the execution has ended, as far as is known: AWS is asked every few seconds at most."""
         if time.monotonic() >= self._ask_at and self._execution is not None and self._execution.goes_on:
             self._ask_at = time.monotonic() + _ASK_S
-            self._execution = self._there.aws.find_execution(self.execution)
+            try:
+                newest = self._there.aws.find_execution(self.execution)
+            except FlowstoreError as error:
+                if not error.passing:
+                    raise
+                return False
+            if newest is not None or time.monotonic() > self._known_at:
+                self._execution = newest
         return self._execution is None or not self._execution.goes_on
 
     def terminate(self) -> bool:

@@ -46,7 +46,7 @@ _PRAGMAS = (
 _DURABLE = "pragma synchronous = extra"
 
 Row = sqlite3.Row
-_open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_open_stores: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -64,11 +64,11 @@ class Layout:
     types: Mapping[str, frozenset[type]]
     prepare: Callable[[sqlite3.Connection], None]
     migrate: Callable[[sqlite3.Connection], bool]
-    after_first_write: Callable[[Store], None]
+    after_first_write: Callable[[Database], None]
 
 
-class Store:
-    """One open store file.
+class Database:
+    """The database in a store's file, opened; what users see of it is `client.store.Store`.
 
     Attributes:
         path: the file, absolute.
@@ -308,7 +308,7 @@ class Store:
             self.close()
 
     def __repr__(self) -> str:
-        return f"<Store {self.path}>"
+        return f"<Database {self.path}>"
 
 
 def is_open_here(path: Path) -> bool:
@@ -378,7 +378,7 @@ def _close_all() -> None:
         store.close()
 
 
-_held: list[Store] = []  # the stores whose lock is held across a fork
+_held: list[Database] = []  # the stores whose lock is held across a fork
 
 
 def _before_fork() -> None:

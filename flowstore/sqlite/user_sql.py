@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flowstore.errors import FlowstoreError
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 
 DEADLINE_S = 30.0
 HEAP_BYTES = 256 << 20  # of SQLite, for a query to an untrusted file
@@ -40,7 +40,7 @@ _PRAGMAS = frozenset({"table_info", "table_xinfo", "table_list", "index_list", "
 
 
 def ask(
-    store: Store, query: str, *, untrusted: bool, deadline_s: float | None = None, most: int | None = None
+    store: Database, query: str, *, untrusted: bool, deadline_s: float | None = None, most: int | None = None
 ) -> list[dict[str, Any]]:
     """Return the rows of a query, as dicts.
 
@@ -54,13 +54,13 @@ def ask(
     Raises:
         FlowstoreError: it is not SQL, or does more than read, or takes too long.
     """
-    from sqlite_utils import Database
+    import sqlite_utils
 
     bounded = untrusted or deadline_s is not None
     late = DEADLINE_S if deadline_s is None else deadline_s
     instead = "trust the file: flowstore trust PATH" if deadline_s is None else "ask on a command line: flowstore sql"
     with store.read() as connection, _limited(connection, late) if bounded else contextlib.nullcontext():
-        database = Database(connection, execute_plugins=False, recursive_triggers=False)
+        database = sqlite_utils.Database(connection, execute_plugins=False, recursive_triggers=False)
         checked, connection.row_factory = connection.row_factory, None  # a query names its columns as it likes
         before = {what: connection.getlimit(what) for what in _UNTRUSTED_LIMITS}
         connection.execute("pragma query_only = on")

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from flowstore.errors import FlowstoreError
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import blobs, codecs, metrics
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.plain import NOTHING, Numbers, Plain, describe, full_name, numbers_in
@@ -33,7 +33,7 @@ _PLAIN_MODULES = ("numpy.", "datetime.", "fractions.", "uuid.", "pathlib.")
 Load = Callable[[int, Blob], Any]  # the value of a pickle, as part of a run
 
 
-def work_off(store: Store, seconds: float | None = None, progress: Callable[[int], None] | None = None) -> None:
+def work_off(store: Database, seconds: float | None = None, progress: Callable[[int], None] | None = None) -> None:
     """Describe what the tasks of an older flowstore set.
 
     Args:
@@ -51,7 +51,7 @@ def work_off(store: Store, seconds: float | None = None, progress: Callable[[int
             progress(done)
 
 
-def size(store: Store) -> int:
+def size(store: Database) -> int:
     """Return how many tasks are left at most."""
     return int(store.value("select last_task_id from backlog") or 0)
 
@@ -135,7 +135,7 @@ def _is_plain_type(name: str) -> bool:
     return name in _PLAIN_TYPES or name.startswith(_PLAIN_MODULES)
 
 
-def load_pickles(store: Store) -> None:
+def load_pickles(store: Database) -> None:
     """Describe the pickles of an older flowstore that may be loaded here."""
 
     def load(run_id: int, blob: Blob) -> Any:

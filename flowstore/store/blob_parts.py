@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterator
 
 from flowstore.errors import NotFound, StoreCorrupt
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store.blobs import CHUNK_BYTES, SEE, Blob, check_size, fetched
 
 COMPARED_BYTES = 16 << 20  # takes some 20 ms
 _KEPT_CHUNKS = 8  # in memory, of a blob that is read here and there
 
 
-def stream(store: Store, blob: Blob, name: str) -> Iterator[bytes]:
+def stream(store: Database, blob: Blob, name: str) -> Iterator[bytes]:
     """Yield a blob's bytes like `verified`, without a transaction between the pieces: a reader may be slow.
 
     The last piece is held back until all are compared with the hash, so nobody gets all of a damaged blob.
@@ -55,7 +55,7 @@ class Part:
         ArtifactError: its bytes were left out of this file.
     """
 
-    def __init__(self, store: Store, blob: Blob, name: str, most_compared: int | None = COMPARED_BYTES) -> None:
+    def __init__(self, store: Database, blob: Blob, name: str, most_compared: int | None = COMPARED_BYTES) -> None:
         self._store = store
         self.name = name
         self.size_bytes = blob.size_bytes

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.store import codecs, tables, trust
 from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.description import Described, Description
@@ -85,7 +85,7 @@ def find_described(db: sqlite3.Connection, sha: bytes, codec: str) -> tuple[int 
     return (row[0], bool(row[1])) if row else (None, False)
 
 
-def put(db: sqlite3.Connection, store: Store, encoded: Encoded) -> int:
+def put(db: sqlite3.Connection, store: Database, encoded: Encoded) -> int:
     """Store a blob in the caller's transaction, unless it is here; return its row."""
     sha = encoded.sha
     blob_id, whole = find_described(db, sha, encoded.codec)
@@ -220,7 +220,7 @@ def delete_staged(db: sqlite3.Connection, blob_id: int) -> None:
     db.execute("delete from blobs where id = ? and sha is null", (blob_id,))
 
 
-def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> Any:
+def load(store: Database, blob: Blob, name: str, *, run_id: int | None = None) -> Any:
     """Return the value of a blob.
 
     Args:
@@ -241,7 +241,7 @@ def load(store: Store, blob: Blob, name: str, *, run_id: int | None = None) -> A
         return _value(db, store, fetched(db, blob), name)
 
 
-def _value(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> Any:
+def _value(db: sqlite3.Connection | None, store: Database, blob: Blob, name: str) -> Any:
     """Return the value of a blob; without a connection, of one that was fetched with all of its bytes."""
     pieces = verified(db, store, blob, name)
     if not codecs.is_safe(blob.codec):  # its code must not run before all of it was compared
@@ -256,7 +256,7 @@ def _value(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -
     return value
 
 
-def check_trust(store: Store, blob: Blob, name: str, run_id: int | None) -> None:
+def check_trust(store: Database, blob: Blob, name: str, run_id: int | None) -> None:
     """Raise UntrustedArtifact where a blob may not be loaded; see `load`."""
     if blob.codec == "pickle" and not trust.may_load(store, run_id, blob.id, blob.sha, blob.codec):
         raise UntrustedArtifact(
@@ -274,7 +274,7 @@ def fetched(db: sqlite3.Connection | None, blob: Blob) -> Blob:
     return blob if row is None else attrs.evolve(blob, data=row["data"])
 
 
-def check_size(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> None:
+def check_size(db: sqlite3.Connection | None, store: Database, blob: Blob, name: str) -> None:
     """Compare the size that a row claims with what is there, before anybody makes room for it."""
     if blob.data is None:
         assert db is not None
@@ -292,7 +292,7 @@ def check_size(db: sqlite3.Connection | None, store: Store, blob: Blob, name: st
         raise StoreCorrupt(f"{store.path}: {name} has {counted(size, 'byte')} instead of {blob.size_bytes}. {SEE}")
 
 
-def copy(store: Store, blob: Blob, file: BinaryIO, name: str) -> None:
+def copy(store: Database, blob: Blob, file: BinaryIO, name: str) -> None:
     """Write a blob's bytes to a file; raise like `verified`."""
     with store.read() as db:
         file.writelines(verified(db, store, blob, name))
@@ -322,7 +322,7 @@ def chunk(db: sqlite3.Connection, blob: Blob, n: int) -> bytes:
     return b"" if row is None else row[0]
 
 
-def verified(db: sqlite3.Connection | None, store: Store, blob: Blob, name: str) -> Iterator[bytes]:
+def verified(db: sqlite3.Connection | None, store: Database, blob: Blob, name: str) -> Iterator[bytes]:
     """Yield a blob's bytes, piece by piece, and compare them with its hash at the end.
 
     Raises:

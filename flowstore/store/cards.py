@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from flowstore.errors import StoreCorrupt
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.store import blobs, tables
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.description import NewBlob
@@ -93,12 +93,12 @@ _SELECT = f"""select c.attempt_id, c.n, substr(c.type, 1, 1000) as type, substr(
   from cards c join blobs b on b.id = c.blob_id"""
 
 
-def of_attempt(store: Store, attempt_id: int) -> Sequence[Row]:
+def of_attempt(store: Database, attempt_id: int) -> Sequence[Row]:
     """Return the cards of an attempt, in order, with `blobs.COLUMNS`."""
     return store.rows(f"{_SELECT} where c.attempt_id = ? order by c.n", (attempt_id,))
 
 
-def of_run(store: Store, run_id: int, most: int) -> Sequence[Row]:
+def of_run(store: Database, run_id: int, most: int) -> Sequence[Row]:
     """Return cards of the last attempts of a run's tasks, with the ids and steps of these, the newest first."""
     return store.rows(
         f"""select t.id as task_id, s.name as step, t.attempts, x.* from tasks t join steps s on s.id = t.step_id
@@ -108,14 +108,14 @@ def of_run(store: Store, run_id: int, most: int) -> Sequence[Row]:
     )
 
 
-def are_in(store: Store, run_id: int) -> bool:
+def are_in(store: Database, run_id: int) -> bool:
     """Return whether the last attempt of any of a run's tasks has a card; quick in a store without cards."""
     sql = """select exists (select 1 from cards) and exists (
                select 1 from tasks t cross join cards c on c.attempt_id = t.attempt_id where t.run_id = ?)"""
     return bool(store.value(sql, (run_id,)))
 
 
-def html(store: Store, blob: Blob, name: str) -> str:
+def html(store: Database, blob: Blob, name: str) -> str:
     """Return the HTML of a card; nothing else is ever loaded in its name.
 
     Raises:

@@ -17,7 +17,7 @@ import attrs
 
 from flowstore.context import UNSET, Unset
 from flowstore.errors import NotFound, StoreCorrupt
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import json_of, texts_of
 from flowstore.store import snapshots, trust
 from flowstore.store.blobs import COLUMNS, Blob
@@ -143,14 +143,14 @@ def scope_of(flow: str, project: str | None, branch: str | None) -> str:
 # --- tokens
 
 
-def find_token(store: Store, scope: str) -> Row | None:
+def find_token(store: Database, scope: str) -> Row | None:
     """Return a scope's `token`, `generation`, `created_by`, `created_at`."""
     if not _has_tables(store):
         return None
     return store.row("select * from production_tokens where scope = ?", (scope,))
 
 
-def is_taken(store: Store, token: str) -> bool:
+def is_taken(store: Database, token: str) -> bool:
     """Return whether a token, or a run that an import brought with it, is there already."""
     return bool(
         store.value(
@@ -161,7 +161,7 @@ def is_taken(store: Store, token: str) -> bool:
     )
 
 
-def tokens(store: Store) -> list[str]:
+def tokens(store: Database) -> list[str]:
     """Return all production tokens that are valid."""
     if not _has_tables(store):
         return []
@@ -186,7 +186,7 @@ _DEPLOYMENT = """select d.*, t.token, c.script_name from deployments d
   join production_tokens t on t.scope = d.scope join codes c on c.id = d.code_id"""
 
 
-def active(store: Store) -> list[Deployment]:
+def active(store: Database) -> list[Deployment]:
     """Return the deployments in force, by flow, project and branch."""
     if not _has_tables(store):
         return []
@@ -195,14 +195,14 @@ def active(store: Store) -> list[Deployment]:
         return [_deployment(store, row) for row in rows]
 
 
-def find(store: Store, flow: str, scope: str) -> Deployment | None:
+def find(store: Database, flow: str, scope: str) -> Deployment | None:
     """Return the deployment in force of a flow in a scope."""
     return next(
         (deployment for deployment in active(store) if (deployment.flow, deployment.scope) == (flow, scope)), None
     )
 
 
-def get(store: Store, deployment_id: int) -> Deployment:
+def get(store: Database, deployment_id: int) -> Deployment:
     """Return a deployment by its row, in force or not.
 
     Raises:
@@ -214,7 +214,7 @@ def get(store: Store, deployment_id: int) -> Deployment:
     return _deployment(store, row)
 
 
-def had_schedule(store: Store, flow: str, scope: str) -> bool:
+def had_schedule(store: Database, flow: str, scope: str) -> bool:
     """Return whether any version of a flow in a scope has or had a schedule."""
     return _has_tables(store) and bool(
         store.value(
@@ -223,7 +223,7 @@ def had_schedule(store: Store, flow: str, scope: str) -> bool:
     )
 
 
-def last_in(store: Store, scope: str) -> Row:
+def last_in(store: Database, scope: str) -> Row:
     """Return who deployed last in a scope, and when: `deployed_by`, `deployed_at`."""
     row = store.row(
         """select deployed_by, deployed_at from deployments where scope = :scope
@@ -278,17 +278,17 @@ def delete(db: sqlite3.Connection, deployment: Deployment, user: str) -> None:
     )
 
 
-def parameters_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
+def parameters_of(store: Database, deployment_id: int) -> list[DeployedParameter]:
     """Return a deployment's parameters, by name."""
     return [item for item in _values_of(store, deployment_id) if not item.is_config]
 
 
-def configs_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
+def configs_of(store: Database, deployment_id: int) -> list[DeployedParameter]:
     """Return the values of a deployment's configs, by attribute."""
     return [item for item in _values_of(store, deployment_id) if item.is_config]
 
 
-def _values_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
+def _values_of(store: Database, deployment_id: int) -> list[DeployedParameter]:
     rows = store.rows(
         f"""select p.name, p.option, p.is_flag, {COLUMNS} from deployment_parameters p
             left join blobs b on b.id = p.blob_id where p.deployment_id = ? order by p.name""",
@@ -302,7 +302,7 @@ def _values_of(store: Store, deployment_id: int) -> list[DeployedParameter]:
     ]
 
 
-def _deployment(store: Store, row: Row) -> Deployment:
+def _deployment(store: Database, row: Row) -> Deployment:
     parameters = parameters_of(store, row["id"])
     program = snapshots.program_of(store, row["code_id"])
     names = ("id", "flow", "project", "branch", "token", "version", "deployed_by", "deployed_at", "code_id")
@@ -342,13 +342,13 @@ def _triggers(text: str) -> dict[str, Any]:
 # --- the signature
 
 
-def sign(db: sqlite3.Connection, store: Store, deployment: Deployment) -> None:
+def sign(db: sqlite3.Connection, store: Database, deployment: Deployment) -> None:
     """Sign a deployment, in the caller's transaction, as it is now."""
     signed_by, mac = trust.sign_deployment(store.uuid, digest(store, deployment))
     db.execute("update deployments set key_id = ?, mac = ? where id = ?", (signed_by, mac, deployment.id))
 
 
-def signature(store: Store, deployment_id: int) -> tuple[bytes, bytes]:
+def signature(store: Database, deployment_id: int) -> tuple[bytes, bytes]:
     """Return which key signed a deployment, and the signature."""
     row = store.row("select key_id, mac from deployments where id = ?", (deployment_id,))
     if row is None:
@@ -356,7 +356,7 @@ def signature(store: Store, deployment_id: int) -> tuple[bytes, bytes]:
     return bytes(row["key_id"]), bytes(row["mac"])
 
 
-def digest(store: Store, deployment: Deployment) -> bytes:
+def digest(store: Database, deployment: Deployment) -> bytes:
     """Return a hash of all that decides what a deployment runs and which version it is.
 
     It is made from what the deployment says and from the rows of its code and defaults as they are now. The token is
@@ -386,6 +386,6 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _has_tables(store: Store) -> bool:
+def _has_tables(store: Database) -> bool:
     """Return whether the store is new enough; an older one is read as it is, and has no deployments."""
     return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'deployments'"))

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from flowstore.errors import FlowstoreError, NotFound
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import PAGE, json_of
 from flowstore.store import queries
 from flowstore.store.records import now_ms
@@ -58,7 +58,7 @@ def publish(db: sqlite3.Connection, kind: str, name: str, payload: Mapping[str, 
     return int(row[0])
 
 
-def since(store: Store, event_id: int, names: Collection[str]) -> list[Event]:
+def since(store: Database, event_id: int, names: Collection[str]) -> list[Event]:
     """Return the first events of some names after another event, in order."""
     rows = store.rows(
         "select * from events where id > ? and name in (select value from json_each(?)) order by id limit ?",
@@ -67,7 +67,7 @@ def since(store: Store, event_id: int, names: Collection[str]) -> list[Event]:
     return [Event.of(row) for row in rows]
 
 
-def by_ids(store: Store, ids: Sequence[int]) -> list[Event]:
+def by_ids(store: Database, ids: Sequence[int]) -> list[Event]:
     """Return events by their rows, in the order in which they were published."""
     rows = store.rows(
         "select * from events where id in (select value from json_each(?)) order by id", (json.dumps([*ids]),)
@@ -93,7 +93,7 @@ def begin(db: sqlite3.Connection, deployment_id: int, flow: str, scope: str) -> 
     )
 
 
-def marks(store: Store) -> dict[int, int]:
+def marks(store: Database) -> dict[int, int]:
     """Return the last event that each deployment has used up."""
     if not store.value("select 1 from sqlite_master where type = 'table' and name = 'event_marks'"):
         return {}
@@ -145,7 +145,7 @@ def recorded(events: Sequence[Event]) -> str:
     return json.dumps([attrs.asdict(event) for event in events], ensure_ascii=False)
 
 
-def ends_of(store: Store, pathspecs: Sequence[str]) -> list[Event]:
+def ends_of(store: Database, pathspecs: Sequence[str]) -> list[Event]:
     """Return the ends of runs as if they were events, for a run that somebody tries out.
 
     Raises:
@@ -162,7 +162,12 @@ def ends_of(store: Store, pathspecs: Sequence[str]) -> list[Event]:
     return ends
 
 
-def of_run(store: Store, run_id: int) -> str | None:
+def named(kind: str, name: str, payload: Mapping[str, Any]) -> str:
+    """Return how messages and pages name an event."""
+    return f"event {name}" if kind == EVENT else f"end of run {payload.get('pathspec')}"
+
+
+def of_run(store: Database, run_id: int) -> str | None:
     """Return the JSON of the events that started a run; `None` in a file of an older version too."""
     if store.value("select 1 from pragma_table_info('runs') where name = 'trigger_events'") is None:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.store.blobs import COLUMNS, Blob
 
 FETCHED_BYTES = 4096  # blobs of at most this size are fetched with the rest, larger ones when they are loaded
@@ -104,7 +104,7 @@ def _batches(values: Iterable[int]) -> Iterator[list[int]]:
     return (every[at : at + _BATCH] for at in range(0, len(every), _BATCH))
 
 
-def setter_of(store: Store, task_id: int, attempt_id: int, name: str) -> Row | None:
+def setter_of(store: Database, task_id: int, attempt_id: int, name: str) -> Row | None:
     """Return the task that set an artifact, this one or the nearest that it inherits from; `None` for a parameter.
 
     The row has the task's `task_id`, `run_id` and `step`, and `at`, when the attempt that set the artifact finished.
@@ -127,7 +127,7 @@ def setter_of(store: Store, task_id: int, attempt_id: int, name: str) -> Row | N
     )
 
 
-def same_bytes(store: Store, blob_id: int, but: tuple[int, str], limit: int) -> list[str]:
+def same_bytes(store: Database, blob_id: int, but: tuple[int, str], limit: int) -> list[str]:
     """Return the pathspecs of other artifacts that tasks have set to the same bytes, the latest first.
 
     Args:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import attrs
 
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import PAGE, onward
 
 
-def read(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
+def read(store: Database, log_id: int, stream: str | None = None) -> Iterator[Row]:
     """Yield what an attempt printed: `stream`, `written_at`, `text`, in order, a page at a time."""
     last = 0
     while rows := store.rows(
@@ -22,7 +22,7 @@ def read(store: Store, log_id: int, stream: str | None = None) -> Iterator[Row]:
         last = -onward(store.path, -last, -rows[-1]["id"])
 
 
-def size_bytes(store: Store, log_id: int, stream: str) -> int:
+def size_bytes(store: Database, log_id: int, stream: str) -> int:
     """Return how much an attempt printed on a stream."""
     size: int = store.value(
         "select coalesce(sum(length(cast(text as blob))), 0) from log_chunks where log_id = ? and stream = ?",
@@ -32,7 +32,7 @@ def size_bytes(store: Store, log_id: int, stream: str) -> int:
 
 
 def read_from(
-    store: Store,
+    store: Database,
     log_id: int,
     stream: str | None,
     position: int | None,
@@ -73,7 +73,7 @@ class Followed:
     stream: str | None
 
 
-def read_after(store: Store, query: Followed, last: int) -> Iterator[Row]:
+def read_after(store: Database, query: Followed, last: int) -> Iterator[Row]:
     """Yield what tasks have printed since the chunk `last`, in the order in which it was stored."""
     while rows := store.rows(
         """select c.id, c.stream, c.written_at, c.text, t.id as task_id, s.name as step

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store.plain import Numbers, full_name
 
 _BATCH = 500  # runs in one query
@@ -157,7 +157,7 @@ def _set_last(db: sqlite3.Connection, run_id: int, artifact: str) -> int | None:
     return None if row is None else int(row["task_id"])
 
 
-def final(store: Store, run_ids: Collection[int]) -> dict[int, dict[str, float]]:
+def final(store: Database, run_ids: Collection[int]) -> dict[int, dict[str, float]]:
     """Return the final metrics of runs, by run and name."""
     by_run: dict[int, dict[str, float]] = {run_id: {} for run_id in run_ids}
     ids: Sequence[int] = [*by_run]
@@ -172,7 +172,7 @@ def final(store: Store, run_ids: Collection[int]) -> dict[int, dict[str, float]]
     return by_run
 
 
-def of_task(store: Store, run_id: int, task_id: int, limit: int) -> dict[str, float]:
+def of_task(store: Database, run_id: int, task_id: int, limit: int) -> dict[str, float]:
     """Return the metrics that a task has set, by name, in the order in which it did; the first ones."""
     rows = store.rows(
         "select name as metric, number as magnitude from metrics where run_id = ? and task_id = ? limit ?",

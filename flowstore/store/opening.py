@@ -19,7 +19,7 @@ from urllib.parse import quote
 from flowstore.context import state
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
 from flowstore.sqlite import database, files, side_files
-from flowstore.sqlite.database import Layout, Store
+from flowstore.sqlite.database import Database, Layout
 from flowstore.store import schema, tables, untrusted
 
 MINIMUM_SQLITE = (3, 38, 0)
@@ -45,7 +45,7 @@ def _migrate(connection: sqlite3.Connection) -> bool:
     return False
 
 
-def _work_off_backlog(store: Store) -> None:
+def _work_off_backlog(store: Database) -> None:
     """Describe some of the values that an older flowstore wrote."""
     if store.value("select 1 from backlog") is not None:
         from flowstore.store import backlog
@@ -74,7 +74,7 @@ def find_path() -> Path | None:
     return None
 
 
-def active_store() -> Store:
+def active_store() -> Database:
     """Return the store of this process, opened at first use.
 
     Raises:
@@ -84,7 +84,7 @@ def active_store() -> Store:
         file, trusted = state.task_store  # the driver has looked at it, and holds it open
         if not file:
             raise FlowstoreError(ELSEWHERE)
-        activate(Store(Path(file), LAYOUT, writable=True, trusted=trusted))
+        activate(Database(Path(file), LAYOUT, writable=True, trusted=trusted))
     if state.store is None:
         path = find_path()
         if path is None:
@@ -94,20 +94,20 @@ def active_store() -> Store:
                 "Run a flow here to make one, or choose one with --store, $FLOWSTORE_STORE or use_store(path)."
             )
         activate(open_store(path))
-    return cast("Store", state.store)
+    return cast("Database", state.store)
 
 
-def ensure_active_store(path: str | os.PathLike[str] | None = None) -> Store:
+def ensure_active_store(path: str | os.PathLike[str] | None = None) -> Database:
     """Open the store to write to: the one chosen, else the nearest, else a new one in the current folder."""
     if path is None:
         path = find_path() or candidates()[0]
     return activate(ensure_store(path))
 
 
-_beside: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
+_beside: weakref.WeakValueDictionary[str, Database] = weakref.WeakValueDictionary()
 
 
-def store_at(path: str) -> Store:
+def store_at(path: str) -> Database:
     """Return the store at an absolute path: the active one where it is that, else one that is open beside it.
 
     Raises:
@@ -118,11 +118,11 @@ def store_at(path: str) -> Store:
     if of_task and state.store is None:
         return active_store()
     if state.store is not None and str(state.store.path) == path:
-        return cast("Store", state.store)
+        return cast("Database", state.store)
     store = _beside.get(path)
     if store is None:
         store = (
-            Store(Path(path), LAYOUT, writable=True, trusted=task_store[1])
+            Database(Path(path), LAYOUT, writable=True, trusted=task_store[1])
             if task_store and of_task
             else open_store(path)
         )
@@ -136,7 +136,7 @@ def close_beside() -> None:
         store.close(tidy=state.task_store is None or state.task_store[0] != path)
 
 
-def activate(store: Store) -> Store:
+def activate(store: Database) -> Database:
     """Make an open store this process's own."""
     if state.store is not None and state.store is not store:
         state.store.close()
@@ -164,7 +164,7 @@ class use_store:  # noqa: N801  # reads as a function, like `open`
 
     def __init__(self, path: str | os.PathLike[str], *, trust: bool = False) -> None:
         store = open_store(path, trusted=trust)
-        self._before: Store | None = state.store
+        self._before: Database | None = state.store
         self.path = store.path
         if state.store is not None:
             state.store.close()  # only its file: it opens again when it is used again
@@ -197,7 +197,7 @@ def get_store() -> Path:
 
 def open_store(
     path: str | os.PathLike[str], *, trusted: bool = False, busy_timeout_s: float = database.BUSY_TIMEOUT_S
-) -> Store:
+) -> Database:
     """Open an existing store, for reading and, where the system permits, writing.
 
     Args:
@@ -219,7 +219,7 @@ def open_store(
             alone = side_files.settle(path, writable=writable)
             if not alone:
                 _check_header_beside(path)
-        store = Store(path, LAYOUT, writable=writable, trusted=trusted, alone=alone, busy_timeout_s=busy_timeout_s)
+        store = Database(path, LAYOUT, writable=writable, trusted=trusted, alone=alone, busy_timeout_s=busy_timeout_s)
         try:
             with store.read() as connection:
                 _check_open(connection, path)
@@ -232,7 +232,7 @@ def open_store(
     return store
 
 
-def ensure_store(path: str | os.PathLike[str]) -> Store:
+def ensure_store(path: str | os.PathLike[str]) -> Database:
     """Open the store at `path`, creating it where there is none. Safe for many processes at once."""
     _check_library()
     path = Path(os.path.abspath(path))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flowstore.errors import InvalidPathspec
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 
 METAFLOW = "metaflow"  # in `origins`, where another store's id would stand
 _METAFLOW_SINCE = 9  # the schema version
 
 
-def imported_from(store: Store, run_id: int) -> str | None:
+def imported_from(store: Database, run_id: int) -> str | None:
     """Return the other store's uuid and the pathspec there of a run that was imported."""
     if not store.value("select 1 from sqlite_master where name = 'origins'"):  # an older store is read as it is
         return None
@@ -19,7 +19,7 @@ def imported_from(store: Store, run_id: int) -> str | None:
     return origin
 
 
-def find_imported(store: Store, parts: Sequence[str]) -> list[str]:
+def find_imported(store: Database, parts: Sequence[str]) -> list[str]:
     """Return the parts of a pathspec, in which the ids of this store stand for those of a run and task in Metaflow."""
     if not _has_metaflow(store):
         return [*parts]
@@ -37,13 +37,13 @@ def find_imported(store: Store, parts: Sequence[str]) -> list[str]:
     return here
 
 
-def runs_of_metaflow(store: Store, pathspec: str) -> list[int]:
+def runs_of_metaflow(store: Database, pathspec: str) -> list[int]:
     """Return the runs that have this pathspec in Metaflow: several where folders disagree on what it stands for."""
     sql = "select run_id from origins where store_uuid = ? and pathspec = ? order by run_id"
     return [row["run_id"] for row in store.rows(sql, (METAFLOW, pathspec))]
 
 
-def task_from_metaflow(store: Store, run_id: int, pathspec: str) -> int | None:
+def task_from_metaflow(store: Database, run_id: int, pathspec: str) -> int | None:
     """Return the task of a run that has this pathspec in Metaflow."""
     task_id: int | None = store.value(
         """select t.id from steps s join tasks t on t.run_id = s.run_id and t.step_id = s.id
@@ -53,7 +53,7 @@ def task_from_metaflow(store: Store, run_id: int, pathspec: str) -> int | None:
     return task_id
 
 
-def pathspec_in_metaflow(store: Store, run_id: int, task_id: int | None = None) -> str | None:
+def pathspec_in_metaflow(store: Database, run_id: int, task_id: int | None = None) -> str | None:
     """Return the pathspec that a run, or a task of it, had in Metaflow; `None` where it does not come from there."""
     if not _has_metaflow(store):
         return None
@@ -65,13 +65,13 @@ def pathspec_in_metaflow(store: Store, run_id: int, task_id: int | None = None) 
     return pathspec
 
 
-def metaflow_column(store: Store) -> str:
+def metaflow_column(store: Database) -> str:
     """Return the SQL of the pathspec that a run `r` had in Metaflow."""
     if not _has_metaflow(store):
         return "null"
     return f"(select o.pathspec from origins o where o.run_id = r.id and o.store_uuid = '{METAFLOW}')"
 
 
-def _has_metaflow(store: Store) -> bool:
+def _has_metaflow(store: Database) -> bool:
     """Return whether a store can have runs of Metaflow: one of an older version, which is read as it is, has none."""
     return store.version >= _METAFLOW_SINCE

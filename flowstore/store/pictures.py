@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import attrs
 
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store.description import Description
 
 MAX_PICTURE_BYTES = 1_000_000
@@ -44,7 +44,7 @@ def is_picture(png: bytes) -> bool:
     return png[:8] == _SIGNATURE and png[12:16] == b"IHDR" and small and len(png) <= MAX_PICTURE_BYTES
 
 
-def find_picture(store: Store, blob_id: int) -> bytes | None:
+def find_picture(store: Database, blob_id: int) -> bytes | None:
     """Return the picture that was kept of a blob; `None` where there is none, or what is there is not one."""
     if not _has_table(store):
         return None
@@ -54,7 +54,7 @@ def find_picture(store: Store, blob_id: int) -> bytes | None:
     return png if png is not None and is_picture(png) else None
 
 
-def with_pictures(store: Store, blob_ids: Iterable[int]) -> set[int]:
+def with_pictures(store: Database, blob_ids: Iterable[int]) -> set[int]:
     """Return those blobs of which a picture was kept."""
     if not _has_table(store):
         return set()
@@ -64,7 +64,7 @@ def with_pictures(store: Store, blob_ids: Iterable[int]) -> set[int]:
     return {row["blob_id"] for row in rows}
 
 
-def _has_table(store: Store) -> bool:
+def _has_table(store: Database) -> bool:
     """Return whether pictures can be kept in this file, which an older version may have written."""
     return store.value("select 1 from pragma_table_info('pictures')") is not None
 

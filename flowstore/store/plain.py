@@ -40,7 +40,7 @@ from flowstore.store.json_levels import (
 )
 
 if TYPE_CHECKING:
-    from flowstore.sqlite.database import Store
+    from flowstore.sqlite.database import Database
 
 MAX_DEPTH = 100
 MAX_METRICS = 100
@@ -108,7 +108,7 @@ def describe_json(value: Any) -> Plain:
     return Plain(numbers=numbers, too_many=too_many) if numbers or too_many else NOTHING
 
 
-def kept_value(store: Store, blob_id: int) -> Any:
+def kept_value(store: Database, blob_id: int) -> Any:
     """Return the plain JSON that was kept of a blob, as builtins; `None` where there is none."""
     text = find_kept(store, blob_id)
     try:
@@ -117,7 +117,7 @@ def kept_value(store: Store, blob_id: int) -> Any:
         return None
 
 
-def find_kept(store: Store, blob_id: int) -> str | None:
+def find_kept(store: Database, blob_id: int) -> str | None:
     """Return the plain JSON that was kept beside a blob whose bytes are not that JSON; `None` where there is none."""
     if store.value("select 1 from pragma_table_info('blob_values')") is None:  # in a file that an older version wrote
         return None

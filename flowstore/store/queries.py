@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import attrs
 
 from flowstore.errors import NotFound
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process
 from flowstore.sqlite.typed_rows import LATER, PAGE, onward
 from flowstore.store.blobs import COLUMNS, Blob
@@ -42,7 +42,7 @@ def parse_id(kind: str, text: str) -> int:
     return int(text)
 
 
-def flow_names(store: Store, tag: str | None) -> list[str]:
+def flow_names(store: Database, tag: str | None) -> list[str]:
     """Return the flows that have a run with a tag; all that have a run, for `None`."""
     if tag is None:
         has_run = "exists (select 1 from runs r where r.flow_id = f.id)"
@@ -53,7 +53,7 @@ def flow_names(store: Store, tag: str | None) -> list[str]:
     return [row[0] for row in rows]
 
 
-def has_run(store: Store, flow: str, tag: str | None) -> bool:
+def has_run(store: Database, flow: str, tag: str | None) -> bool:
     """Return whether a flow is among `flow_names`, however many those are."""
     if tag is None:
         sql = "select 1 from runs where flow_id = (select id from flows where name = :flow) limit 1"
@@ -63,12 +63,12 @@ def has_run(store: Store, flow: str, tag: str | None) -> bool:
     return store.value(sql, {"flow": flow, "tag": tag}) is not None
 
 
-def find_run(store: Store, flow: str, run_id: int) -> Row | None:
+def find_run(store: Database, flow: str, run_id: int) -> Row | None:
     """Return a run's row, if there is such a run."""
     return store.row(f"{RUN} where r.id = ? and f.name = ?", (run_id, flow))
 
 
-def steps(store: Store, run_id: int, tags: Iterable[str] = ()) -> list[Row]:
+def steps(store: Database, run_id: int, tags: Iterable[str] = ()) -> list[Row]:
     """Return a run's steps that have all tags set on themselves, the latest first."""
     tag_ids = tag_ids_of(store, tags)
     if tag_ids is None:
@@ -80,13 +80,13 @@ def steps(store: Store, run_id: int, tags: Iterable[str] = ()) -> list[Row]:
     return sorted(rows, key=lambda row: row["id"], reverse=True)  # few: not worth an index that each run would write
 
 
-def runs_by_id(store: Store, run_ids: Iterable[int]) -> dict[int, Row]:
+def runs_by_id(store: Database, run_ids: Iterable[int]) -> dict[int, Row]:
     """Return the rows of runs, by id; those that do not exist are left out."""
     rows = store.rows(f"{RUN} where r.id in (select value from json_each(?))", (json.dumps([*run_ids]),))
     return {row["id"]: row for row in rows}
 
 
-def find_step(store: Store, flow: str, run_id: int, name: str) -> Row | None:
+def find_step(store: Database, flow: str, run_id: int, name: str) -> Row | None:
     """Return a step's row, if there is such a step."""
     return store.row(
         f"""{STEP} where s.run_id = ? and s.name = ? and exists
@@ -95,7 +95,7 @@ def find_step(store: Store, flow: str, run_id: int, name: str) -> Row | None:
     )
 
 
-def tasks(store: Store, run_id: int, step_id: int, tags: Iterable[str] = ()) -> Iterator[list[Row]]:
+def tasks(store: Database, run_id: int, step_id: int, tags: Iterable[str] = ()) -> Iterator[list[Row]]:
     """Yield a step's tasks that have all tags set on themselves, the latest first, in pages."""
     tag_ids = tag_ids_of(store, tags)
     if tag_ids is None:
@@ -130,7 +130,7 @@ class TaskQuery:
     limit: int = 100
 
 
-def task_page(store: Store, run_id: int, query: TaskQuery) -> list[Row]:
+def task_page(store: Database, run_id: int, query: TaskQuery) -> list[Row]:
     """Return a page of a run's tasks: failed, running and stopped ones, then the rest; each by its id.
 
     Besides what all rows of tasks have, a row has the task's foreach `item`, the `error_type` and `error_message` of
@@ -158,7 +158,7 @@ def task_page(store: Store, run_id: int, query: TaskQuery) -> list[Row]:
     return [by_id[row["id"]] for row in rows]
 
 
-def _tasks_with_errors(store: Store, task_ids: Sequence[int]) -> dict[int, Row]:
+def _tasks_with_errors(store: Database, task_ids: Sequence[int]) -> dict[int, Row]:
     columns = f"{item_column(store)} as item, substr(a.error_type, 1, 200) as error_type,"
     select = TASK.replace("select ", f"select {columns} substr(a.error_message, 1, 1000) as error_message, ", 1)
     rows = store.rows(
@@ -169,12 +169,12 @@ def _tasks_with_errors(store: Store, task_ids: Sequence[int]) -> dict[int, Row]:
     return {row["id"]: row for row in rows}
 
 
-def first_task(store: Store, run_id: int, step_id: int) -> Row | None:
+def first_task(store: Database, run_id: int, step_id: int) -> Row | None:
     """Return the task of a step that began first."""
     return store.row(f"{TASK} where t.run_id = ? and t.step_id = ? order by t.id limit 1", (run_id, step_id))
 
 
-def end_task(store: Store, run_id: int) -> Row | None:
+def end_task(store: Database, run_id: int) -> Row | None:
     """Return the row of a run's end task, whatever its status; `None` where its last step has not begun."""
     # A file of an older version has no column of this name: there, the name stands for the null that `last` has.
     end = "coalesce((select end_step from runs o where o.id = :run), 'end')"
@@ -185,7 +185,7 @@ def end_task(store: Store, run_id: int) -> Row | None:
     )
 
 
-def find_task(store: Store, flow: str, run_id: int, step: str, task_id: int) -> Row | None:
+def find_task(store: Database, flow: str, run_id: int, step: str, task_id: int) -> Row | None:
     """Return a task's row, if there is such a task."""
     return store.row(
         f"{TASK} join flows f on f.id = r.flow_id where t.id = ? and t.run_id = ? and s.name = ? and f.name = ?",
@@ -193,7 +193,7 @@ def find_task(store: Store, flow: str, run_id: int, step: str, task_id: int) -> 
     )
 
 
-def relatives(store: Store, task_id: int, *, children: bool, limit: int = -1) -> list[Row]:
+def relatives(store: Database, task_id: int, *, children: bool, limit: int = -1) -> list[Row]:
     """Return the tasks that ran directly before, or after, a task; the first ones where there is a limit."""
     near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
     return store.rows(
@@ -201,7 +201,7 @@ def relatives(store: Store, task_id: int, *, children: bool, limit: int = -1) ->
     )
 
 
-def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
+def related_steps(store: Database, step_id: int, *, children: bool) -> list[str]:
     """Return the names of the steps whose tasks ran directly before, or after, a step's."""
     near, far = ("parent_id", "task_id") if children else ("task_id", "parent_id")
     rows = store.rows(
@@ -212,17 +212,17 @@ def related_steps(store: Store, step_id: int, *, children: bool) -> list[str]:
     return [row["name"] for row in rows]
 
 
-def find_attempt(store: Store, task_id: int, number: int) -> Row | None:
+def find_attempt(store: Database, task_id: int, number: int) -> Row | None:
     """Return an attempt's row, if there is such an attempt."""
     return store.row("select * from attempts where task_id = ? and number = ?", (task_id, number))
 
 
-def all_attempts(store: Store, task_id: int) -> list[Row]:
+def all_attempts(store: Database, task_id: int) -> list[Row]:
     """Return the rows of a task's attempts, in order."""
     return store.rows("select * from attempts where task_id = ? order by number", (task_id,))
 
 
-def control_tasks(store: Store, step_id: int) -> list[Row]:
+def control_tasks(store: Database, step_id: int) -> list[Row]:
     """Return the first task of each gang of a step, in order; none where it is no gang."""
     return store.rows(
         f"""{TASK} where t.step_id = ? and (t.foreach_path = '0' or t.foreach_path like '%/0') and exists
@@ -233,7 +233,7 @@ def control_tasks(store: Store, step_id: int) -> list[Row]:
     )
 
 
-def parameters_of(store: Store, run_id: int) -> list[Row]:
+def parameters_of(store: Database, run_id: int) -> list[Row]:
     """Return a run's parameters and constants, with their blobs."""
     return store.rows(
         f"select p.name, p.kind, {COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id where p.run_id = ?",
@@ -241,13 +241,13 @@ def parameters_of(store: Store, run_id: int) -> list[Row]:
     )
 
 
-def step_began_at(store: Store, run_id: int, step_id: int, created_at: int) -> int:
+def step_began_at(store: Database, run_id: int, step_id: int, created_at: int) -> int:
     """Return when a step's first task started; `created_at` where none did before."""
     [row] = store.rows("select min(started_at) as begun from tasks where run_id = ? and step_id = ?", (run_id, step_id))
     return created_at if row["begun"] is None else min(row["begun"], created_at)
 
 
-def attempts(store: Store, task_id: int, limit: int) -> list[Row]:
+def attempts(store: Database, task_id: int, limit: int) -> list[Row]:
     """Return the attempts of a task, the first ones, each with why it failed in brief."""
     return store.rows(
         """select number, status, started_at, finished_at, pid, substr(error_type, 1, 200) as error_type,
@@ -257,13 +257,13 @@ def attempts(store: Store, task_id: int, limit: int) -> list[Row]:
     )
 
 
-def names_set(store: Store, attempt_id: int) -> set[str]:
+def names_set(store: Database, attempt_id: int) -> set[str]:
     """Return the names of the artifacts that an attempt has set itself, without those that it merged."""
     rows = store.rows("select name from artifacts where attempt_id = ? and merged = 0", (attempt_id,))
     return {row["name"] for row in rows}
 
 
-def item_of(store: Store, task_id: int) -> str | None:
+def item_of(store: Database, task_id: int) -> str | None:
     """Return the preview of a task's foreach item; `None` outside a foreach."""
     item: str | None = store.value(f"select {item_column(store)} as item from tasks t where t.id = ?", (task_id,))
     return item
@@ -272,7 +272,7 @@ def item_of(store: Store, task_id: int) -> str | None:
 # --- a run as a whole: all of its steps, edges and artifacts, in a query each, however many tasks there are
 
 
-def items(store: Store, run_id: int) -> dict[int, str]:
+def items(store: Database, run_id: int) -> dict[int, str]:
     """Return the previews of the foreach items of a run's tasks, by the task's id."""
     rows = store.rows(
         f"select t.id, {item_column(store)} as item from tasks t where t.run_id = ?",
@@ -281,12 +281,12 @@ def items(store: Store, run_id: int) -> dict[int, str]:
     return {row["id"]: row["item"] for row in rows if row["item"] is not None}
 
 
-def item_column(store: Store) -> str:
+def item_column(store: Database) -> str:
     """Return the SQL of a task's foreach item, which a file of an older version lacks."""
     return "null" if store.value("select 1 from pragma_table_info('tasks') where name = 'item'") is None else "t.item"
 
 
-def reused(store: Store, run_id: int) -> int:
+def reused(store: Database, run_id: int) -> int:
     """Return how many tasks a run took over from the one that it resumed."""
     count: int = store.value("select count(*) from tasks where run_id = ? and origin_pathspec is not null", (run_id,))
     return count
@@ -295,7 +295,7 @@ def reused(store: Store, run_id: int) -> int:
 _COLUMNS = COLUMNS.replace("b.data", "null as data")  # what is shown of a blob needs none of its bytes
 
 
-def single_artifacts(store: Store, run_id: int) -> dict[tuple[str, str], Blob]:
+def single_artifacts(store: Database, run_id: int) -> dict[tuple[str, str], Blob]:
     """Return what each step that has one task set, without the bytes; by step and name."""
     rows = store.rows(
         f"""select s.name as step, a.name as name, {_COLUMNS}
@@ -309,7 +309,7 @@ def single_artifacts(store: Store, run_id: int) -> dict[tuple[str, str], Blob]:
     return {(row["step"], row["name"]): Blob.of(row) for row in rows}
 
 
-def parameters(store: Store, run_id: int) -> dict[str, Blob]:
+def parameters(store: Database, run_id: int) -> dict[str, Blob]:
     """Return a run's parameters, without their bytes."""
     rows = store.rows(
         f"""select p.name, {_COLUMNS} from run_artifacts p join blobs b on b.id = p.blob_id
@@ -319,7 +319,7 @@ def parameters(store: Store, run_id: int) -> dict[str, Blob]:
     return {row["name"]: Blob.of(row) for row in rows}
 
 
-def with_bytes(store: Store, blob_ids: Collection[int]) -> dict[int, Blob]:
+def with_bytes(store: Database, blob_ids: Collection[int]) -> dict[int, Blob]:
     """Return blobs, with the bytes of those that are small; by id."""
     by_id: dict[int, Blob] = {}
     ids = sorted(blob_ids)
@@ -355,7 +355,7 @@ class Failure:
         return f"{self.task}{item}: {self.error}"
 
 
-def first_failure(store: Store, run_id: int) -> Failure | None:
+def first_failure(store: Database, run_id: int) -> Failure | None:
     """Return why a run failed, or `None` where no task did."""
     row = store.row(
         f"""select s.name as step, t.id, {item_column(store)} as item, substr(a.error_type, 1, 200) as error_type,
@@ -382,7 +382,7 @@ def error_line(kind: str | None, message: str | None) -> str:
     return one_line(text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…")
 
 
-def resume_command(store: Store, run_id: int) -> str:
+def resume_command(store: Database, run_id: int) -> str:
     """Return the command that goes on with a run; nothing where its source is not known."""
     row = store.row("select c.* from runs r join codes c on c.id = r.code_id where r.id = ?", (run_id,))
     if row is None or not row["script_name"]:

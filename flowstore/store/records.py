@@ -1,6 +1,6 @@
 """Rows of runs, tasks and attempts: every write that a run makes of them.
 
-All functions take the connection of an open `Store.write()`; what one call of `write()` holds becomes
+All functions take the connection of an open `Database.write()`; what one call of `write()` holds becomes
 visible together. Times are milliseconds since 1970, UTC.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from flowstore.sqlite import liveness
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.sqlite.liveness import Process
 from flowstore.store import cards, metrics, staging
 from flowstore.store.blobs import Blob
@@ -337,7 +337,7 @@ def touch_run(db: sqlite3.Connection, run_id: int) -> None:
     db.execute("update runs set last_seen_at = max(?, last_seen_at) where id = ?", (now_ms(), run_id))
 
 
-def record_dead_runs(store: Store) -> None:
+def record_dead_runs(store: Database) -> None:
     """Mark the runs whose driver died, and remove what they had begun to write. Whoever writes to a store does this."""
     running = store.rows(f"select id, last_seen_at, {Process.columns()} from runs where status = 'running'")
     dead = [row for row in running if liveness.is_dead(row)]

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from flowstore.errors import FlowstoreError, StoreCorrupt
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process, is_dead
 from flowstore.sqlite.typed_rows import LATER
 from flowstore.store.runs import NOTHING, SUCCESSFUL, Condition, Match, newest_first
@@ -98,7 +98,7 @@ def ms_ago(text: str) -> int:
     return time.time_ns() // 1_000_000 - int(match[1]) * _UNITS_S[match[2]] * 1000
 
 
-def find_page(store: Store, query: RunQuery) -> Page:
+def find_page(store: Database, query: RunQuery) -> Page:
     """Return a page of the runs that a query finds.
 
     Raises:
@@ -137,7 +137,7 @@ def _position(query: RunQuery, parts: int) -> list[Any]:
 _OF_RUN = "run_tags o where o.flow_id = r.flow_id and o.created_at = r.created_at and o.run_id = r.id"
 
 
-def _condition(store: Store, query: RunQuery) -> Condition:
+def _condition(store: Database, query: RunQuery) -> Condition:
     """Return the condition for all that a query says of runs, but for their flow and tags."""
     condition = _of_statuses(store, query.statuses)
     if query.user is not None:
@@ -152,7 +152,7 @@ def _condition(store: Store, query: RunQuery) -> Condition:
     return condition & NOTHING if query.text is None else condition & _with_text(store, query.text)
 
 
-def _of_statuses(store: Store, statuses: Sequence[str]) -> Condition:
+def _of_statuses(store: Database, statuses: Sequence[str]) -> Condition:
     """Return the condition that runs have one of these statuses now; those recorded as running may be dead."""
     chosen = set(statuses)
     if not chosen:
@@ -174,13 +174,13 @@ def _of_statuses(store: Store, statuses: Sequence[str]) -> Condition:
 _RECORDED = frozenset({"successful", "failed", "stopped", "dead"})
 
 
-def _unfinished(store: Store) -> dict[int, bool]:
+def _unfinished(store: Database) -> dict[int, bool]:
     """Return whether the runs that are recorded as running are dead, by id."""
     rows = store.rows(f"select r.id, r.last_seen_at, {Process.columns('r')} from runs r where r.status = 'running'")
     return {row["id"]: is_dead(row) for row in rows}
 
 
-def _with_text(store: Store, text: str) -> Condition:
+def _with_text(store: Database, text: str) -> Condition:
     """Return the condition that runs have a text in what is short, in upper or lower case."""
     holds = _holds(text)
     store.connection().create_function("flowstore_holds", 1, holds)
@@ -199,7 +199,7 @@ def _holds(text: str) -> Callable[[object], bool]:
     return lambda value: wanted in str(value).casefold()
 
 
-def _tagged(store: Store, query: RunQuery) -> Condition | None:
+def _tagged(store: Database, query: RunQuery) -> Condition | None:
     """Return the condition that runs are of the flow and have the tags; `None` where no run can have them."""
     condition = NOTHING
     if query.flow is not None:
@@ -252,7 +252,7 @@ UNSORTED = ("parameters", "tags", "system_tags")
 _FINAL = "from numbers n where n.run_id = r.id and +n.name = ? and n.final = 1"  # `+`: by the run, not by the name
 
 
-def _order_of(store: Store, query: RunQuery) -> _Order | None:
+def _order_of(store: Database, query: RunQuery) -> _Order | None:
     """Return how a query sorts; `None` for the newest first."""
     column, falling = (query.sort or "").removeprefix("-"), (query.sort or "").startswith("-")
     if not column or query.sort == "-created_at":
@@ -279,14 +279,14 @@ def _order_of(store: Store, query: RunQuery) -> _Order | None:
     return _Order(column=column, value=value, values=(path, column, path), falling=falling)
 
 
-def _metric_of(store: Store, name: str) -> Callable[[int, str], float | None]:
+def _metric_of(store: Database, name: str) -> Callable[[int, str], float | None]:
     """Return a function that looks up a metric of a run in a file that has no `numbers`."""
     rows = store.rows("select run_id, number as magnitude from metrics where name = ? and final = 1", (name,))
     numbers = {row["run_id"]: row["magnitude"] for row in rows}
     return lambda run_id, _name: numbers.get(run_id)
 
 
-def _in_order(store: Store, query: RunQuery, order: _Order, condition: Condition) -> list[tuple[Match, list[Any]]]:
+def _in_order(store: Database, query: RunQuery, order: _Order, condition: Condition) -> list[tuple[Match, list[Any]]]:
     """Return the runs of a page, and one more, each with its key."""
     last = _position(query, 3) if query.after else None
     tagged = _tagged(store, query)
@@ -305,7 +305,7 @@ def _in_order(store: Store, query: RunQuery, order: _Order, condition: Condition
         raise StoreCorrupt.damaged(error, store.path) from error
 
 
-def _few_ids(store: Store, query: RunQuery, condition: Condition) -> Condition | None:
+def _few_ids(store: Database, query: RunQuery, condition: Condition) -> Condition | None:
     """Return the condition that a run is one of those in question, if those are few."""
     matches = newest_first(store, query.flow, query.wanted, condition, (LATER, LATER))
     ids = [match.run_id for match in itertools.islice(matches, _FEW_RUNS + 1)]
@@ -320,7 +320,7 @@ def _keyed(rows: Sequence[Row]) -> list[tuple[Match, list[Any]]]:
 
 
 def _sorted(
-    store: Store, query: RunQuery, order: _Order, condition: Condition, last: list[Any] | None
+    store: Database, query: RunQuery, order: _Order, condition: Condition, last: list[Any] | None
 ) -> list[tuple[Match, list[Any]]]:
     """Sort all runs in question."""
     beyond = NOTHING
@@ -346,7 +346,7 @@ def _sorted(
 
 
 def _by_metric(
-    store: Store, query: RunQuery, order: _Order, condition: Condition, tagged: Condition, last: list[Any] | None
+    store: Database, query: RunQuery, order: _Order, condition: Condition, tagged: Condition, last: list[Any] | None
 ) -> list[tuple[Match, list[Any]]]:
     """Walk the index of a metric; after its last run come those without it, newest first."""
     page: list[tuple[Match, list[Any]]] = []

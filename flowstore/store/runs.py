@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import LATER, PAGE, onward
 from flowstore.store.tags import all_of, are_texts, last_met
 
@@ -69,14 +69,14 @@ NOTHING = Condition("")
 SUCCESSFUL = Condition("r.status = 'successful'", (), 1, of_tags=True)
 
 
-def find_runs(store: Store, flow: str, tags: Sequence[str], *, successful: bool = False) -> Iterator[int]:
+def find_runs(store: Database, flow: str, tags: Sequence[str], *, successful: bool = False) -> Iterator[int]:
     """Yield a flow's runs that have all tags, newest first; fetched as they are asked for, one at first, then more."""
     condition = SUCCESSFUL if successful else NOTHING
     return (match.run_id for match in _of_flow(store, flow, tags, condition, (LATER, LATER)))
 
 
 def newest_first(
-    store: Store, flow: str | None, tags: Sequence[str], condition: Condition, last: tuple[int, int]
+    store: Database, flow: str | None, tags: Sequence[str], condition: Condition, last: tuple[int, int]
 ) -> Iterator[Match]:
     """Yield the runs of a flow, or of all, that have all tags, newest first: those of each flow, merged.
 
@@ -95,7 +95,7 @@ def newest_first(
 
 
 def _of_flow(
-    store: Store, flow: str, tags: Sequence[str], condition: Condition, last: tuple[int, int]
+    store: Database, flow: str, tags: Sequence[str], condition: Condition, last: tuple[int, int]
 ) -> Iterator[Match]:
     """Yield a flow's runs below `last` that have all tags, newest first; one is fetched at first, then more."""
     wanted: list[Any] = list(dict.fromkeys(tags))
@@ -118,7 +118,7 @@ def _of_flow(
 
 
 def _page(
-    store: Store, flow: str, tags: Sequence[Any], condition: Condition, last: tuple[int, int], page: int
+    store: Database, flow: str, tags: Sequence[Any], condition: Condition, last: tuple[int, int], page: int
 ) -> list[Row]:
     """Return the next runs below `last`; a single tag is given as text, several as ids."""
     flow_id = "(select id from flows where name = ?)"
@@ -145,7 +145,7 @@ def _page(
     )
 
 
-def environment_of(store: Store, run_id: int) -> str | None:
+def environment_of(store: Database, run_id: int) -> str | None:
     """Return the versions of the distributions that a run imported, as a JSON object; `None` where they are unknown."""
     row = store.row("select * from runs where id = ?", (run_id,))
     if row is None or "environment" not in row.keys():  # noqa: SIM118  # a row's values are not its keys

@@ -12,13 +12,13 @@ from datetime import datetime
 
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite import liveness
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store.records import now_ms
 
 
-def claim(store: Store, me: Process) -> None:
+def claim(store: Database, me: Process) -> None:
     """Make a process the scheduler of the store, in place of one that died.
 
     Raises:
@@ -45,13 +45,13 @@ def keep(db: sqlite3.Connection, me: Process) -> bool:
     return kept.rowcount > 0
 
 
-def leave(store: Store, me: Process) -> None:
+def leave(store: Database, me: Process) -> None:
     """Be the scheduler no longer."""
     with store.write() as db:
         db.execute(f"delete from scheduler where {Process.where()}", me.values)
 
 
-def find_scheduler(store: Store) -> Row | None:
+def find_scheduler(store: Database) -> Row | None:
     """Return the living scheduler of the store, if there is one."""
     if not _has_tables(store):
         return None
@@ -67,7 +67,7 @@ def mark(db: sqlite3.Connection, deployment_id: int, due_at: datetime) -> None:
     )
 
 
-def marks(store: Store) -> dict[int, datetime]:
+def marks(store: Database) -> dict[int, datetime]:
     """Up to when due times are dealt with, by deployment, in UTC."""
     if not _has_tables(store):
         return {}
@@ -77,6 +77,6 @@ def marks(store: Store) -> dict[int, datetime]:
     }
 
 
-def _has_tables(store: Store) -> bool:
+def _has_tables(store: Database) -> bool:
     """Return whether the store is new enough; an older one is read as it is, and has no schedules."""
     return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'scheduler'"))

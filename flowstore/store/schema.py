@@ -24,7 +24,7 @@ from typing import Any
 
 import attrs
 
-from flowstore.sqlite.database import PAGE_SIZE, Store
+from flowstore.sqlite.database import PAGE_SIZE, Database
 from flowstore.store import views
 from flowstore.store.migrations import MIGRATIONS
 
@@ -56,7 +56,7 @@ class PublicView:
     columns: list[str]
 
 
-def public_views(store: Store) -> list[PublicView]:
+def public_views(store: Database) -> list[PublicView]:
     """Return the views that are the public face of a store."""
     views = []
     for view in PUBLIC_VIEWS:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import LATER, json_of, texts_of
 from flowstore.store import origins
 from flowstore.store.runs import NOTHING, Match, newest_first
@@ -83,7 +83,7 @@ class Wanted:
     deadline_s: float = DEADLINE_S
 
 
-def search_runs(store: Store, wanted: Wanted) -> Search:
+def search_runs(store: Database, wanted: Wanted) -> Search:
     """Look for a text in runs, newest first, until there are enough of them or the time is over."""
     looking = _Looking(store, wanted)
     last = (LATER, LATER) if wanted.before is None else wanted.before.moment
@@ -97,7 +97,7 @@ def search_runs(store: Store, wanted: Wanted) -> Search:
 class _Looking:
     """A search that is going on."""
 
-    def __init__(self, store: Store, wanted: Wanted) -> None:
+    def __init__(self, store: Database, wanted: Wanted) -> None:
         self._store, self._limit = store, wanted.limit
         self._wanted, self._text = wanted.text, wanted.text.casefold()
         self._until = time.monotonic() + wanted.deadline_s

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.store import blobs
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.codecs import encode
@@ -67,7 +67,7 @@ def digest(program: Program, files: Mapping[str, bytes]) -> bytes:
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).digest()
 
 
-def ensure(db: sqlite3.Connection, store: Store, program: Program, files: Mapping[str, bytes]) -> int:
+def ensure(db: sqlite3.Connection, store: Database, program: Program, files: Mapping[str, bytes]) -> int:
     """Store a snapshot of source files, unless it is there, and return its row's id."""
     import hashlib  # OpenSSL, which most commands do without
 
@@ -99,7 +99,7 @@ def insert(db: sqlite3.Connection, sha: bytes, program: Program, blob_ids: Mappi
     return int(code_id)
 
 
-def files(store: Store, code_id: int) -> dict[str, Blob]:
+def files(store: Database, code_id: int) -> dict[str, Blob]:
     """Return the files of a snapshot, by path."""
     rows = store.rows(
         f"""select c.path, {COLUMNS} from code_files c join blobs b on b.id = c.blob_id
@@ -109,7 +109,7 @@ def files(store: Store, code_id: int) -> dict[str, Blob]:
     return {row["path"]: Blob.of(row) for row in rows}
 
 
-def facts(store: Store, code_id: int) -> list[Any]:
+def facts(store: Database, code_id: int) -> list[Any]:
     """Return all that decides what a snapshot runs, from its rows as they are now, as JSON can hold it.
 
     The recorded digest says nothing about rows that were changed since.
@@ -127,12 +127,12 @@ def facts(store: Store, code_id: int) -> list[Any]:
     ]
 
 
-def script_name(store: Store, code_id: int) -> str:
+def script_name(store: Database, code_id: int) -> str:
     """Return the path of the flow's file in a snapshot."""
     return str(store.value("select script_name from codes where id = ?", (code_id,)))
 
 
-def program_of(store: Store, code_id: int) -> Program:
+def program_of(store: Database, code_id: int) -> Program:
     """Return the program of a snapshot."""
     [row] = store.rows("select * from codes where id = ?", (code_id,))
     return Program.of(row)

@@ -18,7 +18,7 @@ import sqlite3
 import time
 
 from flowstore.sqlite import liveness
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import blobs, trust
 from flowstore.store.blobs import BATCH_BYTES, INLINE_BYTES, Background
 from flowstore.store.description import Description
@@ -44,7 +44,7 @@ class Staging:
         store: where the blobs go.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Database) -> None:
         self.store = store
         self._process = _this_process()
         self._background: Background | None = None
@@ -257,7 +257,7 @@ def keep_leases(db: sqlite3.Connection, process: tuple[str, str, int, str] | Non
     db.execute(f"update leases set last_seen_at = ? where {_PROCESS}", (_now_ms(), *(process or _this_process())))
 
 
-def drop_dead_leases(store: Store) -> None:
+def drop_dead_leases(store: Database) -> None:
     """End the leases of processes that are gone."""
     dead = [(row["blob_id"],) for row in store.rows("select * from leases") if liveness.is_dead(row)]
     if dead:
@@ -265,12 +265,12 @@ def drop_dead_leases(store: Store) -> None:
             db.executemany("delete from leases where blob_id = ?", dead)
 
 
-def has_orphans(store: Store) -> bool:
+def has_orphans(store: Database) -> bool:
     """Return whether there may be rows without a hash, whoever writes them."""
     return bool(store.value("select 1 from blobs where sha is null limit 1"))
 
 
-def drop_orphans(store: Store) -> None:
+def drop_orphans(store: Database) -> None:
     """Remove what nobody will publish, in transactions that are short whatever its size."""
     while True:
         with store.write() as db:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import attrs
 
 from flowstore.errors import FlowstoreError
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import is_dead
 from flowstore.store.records import now_ms
 
@@ -39,12 +39,12 @@ class StateMachine:
     created_by: str
 
 
-def find(store: Store, flow: str, scope: str) -> StateMachine | None:
+def find(store: Database, flow: str, scope: str) -> StateMachine | None:
     """Return the state machine of a flow in a scope."""
     return next((one for one in all_of(store) if (one.flow, one.scope) == (flow, scope)), None)
 
 
-def all_of(store: Store) -> list[StateMachine]:
+def all_of(store: Database) -> list[StateMachine]:
     """Return all state machines of the store, by flow and scope."""
     if not store.value("select 1 from sqlite_master where type = 'table' and name = 'state_machines'"):
         return []
@@ -84,8 +84,8 @@ def execution_tag(arn: str, started_at: datetime) -> str:
 
 
 def names_of(tag: str) -> tuple[str, str]:
-    """Return the names of the state machine and of the execution in a tag."""
-    machine, name, _ = tag.removeprefix(TAG).split("/")
+    """Return the names of the state machine and of the execution in a tag, empty where it has none."""
+    machine, name, *_ = [*tag.removeprefix(TAG).split("/"), "", ""]
     return machine, name
 
 
@@ -116,7 +116,7 @@ _RUNS = """select r.id, r.status, r.host, r.boot, r.pid, r.pid_started, r.last_s
   where t.tag = ? and rt.system = 1 order by r.id desc"""
 
 
-def newest_run(store: Store, tag: str) -> ExecutionRun | None:
+def newest_run(store: Database, tag: str) -> ExecutionRun | None:
     """Return the newest run of an execution."""
     row = store.row(f"{_RUNS} limit 1", (tag,))
     if row is None:
@@ -127,7 +127,7 @@ def newest_run(store: Store, tag: str) -> ExecutionRun | None:
     return ExecutionRun(row["id"], row["flow"], _status(row), error)
 
 
-def execution_of(store: Store, run_id: int) -> str | None:
+def execution_of(store: Database, run_id: int) -> str | None:
     """Return the tag that says which execution a run belongs to."""
     tag = store.value(
         """select t.tag from run_tags rt join tags t on t.id = rt.tag_id
@@ -137,7 +137,7 @@ def execution_of(store: Store, run_id: int) -> str | None:
     return None if tag is None else str(tag)
 
 
-def runs_without_progress(store: Store, tag: str) -> int:
+def runs_without_progress(store: Database, tag: str) -> int:
     """Return how many of an execution's newest runs ended without a task of their own that succeeded."""
     rows = store.rows(
         """select exists (select 1 from tasks k where k.run_id = rt.run_id and k.status = 'successful'
@@ -199,7 +199,7 @@ class FinishedStep:
     transition: str
 
 
-def add_token(store: Store, execution: str, step: str, path: str, members: int, token: str) -> None:
+def add_token(store: Database, execution: str, step: str, path: str, members: int, token: str) -> None:
     """Keep a token; one that is there already is the same message again."""
     with store.write() as db:
         db.execute(
@@ -208,7 +208,7 @@ def add_token(store: Store, execution: str, step: str, path: str, members: int, 
         )
 
 
-def tokens_by_step(store: Store, execution: str) -> dict[tuple[str, str], int]:
+def tokens_by_step(store: Database, execution: str) -> dict[tuple[str, str], int]:
     """Return how many tokens have come for each step and path."""
     rows = store.rows(
         "select step, path, count(*) as n from step_tokens where execution = ? group by step, path", (execution,)
@@ -216,7 +216,7 @@ def tokens_by_step(store: Store, execution: str) -> dict[tuple[str, str], int]:
     return {(str(row["step"]), row["path"]): row["n"] for row in rows}
 
 
-def finished_steps(store: Store, execution: str, run_id: int) -> list[FinishedStep]:
+def finished_steps(store: Database, execution: str, run_id: int) -> list[FinishedStep]:
     """Return the tokens that are to be answered, since their tasks have finished in a run."""
     tokens = store.rows("select * from step_tokens where execution = ? order by id", (execution,))
     if all(row["answered"] for row in tokens):
@@ -234,7 +234,7 @@ def finished_steps(store: Store, execution: str, run_id: int) -> list[FinishedSt
     return finished
 
 
-def _transitions(store: Store, run_id: int) -> dict[tuple[str, str, bool], list[str]]:
+def _transitions(store: Database, run_id: int) -> dict[tuple[str, str, bool], list[str]]:
     """Return what the finished tasks of a run asked for, by step, path, and whether its last index is left out."""
     transitions: dict[tuple[str, str, bool], list[str]] = {}
     for row in store.rows(
@@ -248,23 +248,23 @@ def _transitions(store: Store, run_id: int) -> dict[tuple[str, str, bool], list[
     return transitions
 
 
-def note_answered(store: Store, tokens: Sequence[StepToken]) -> None:
+def note_answered(store: Database, tokens: Sequence[StepToken]) -> None:
     """Record that AWS knows of the tasks of some tokens."""
     with store.write() as db:
         db.executemany("update step_tokens set answered = 1 where id = ?", [(token.id,) for token in tokens])
 
 
-def count_tokens(store: Store, execution: str) -> int:
+def count_tokens(store: Database, execution: str) -> int:
     """Return how many tokens of an execution have come."""
     return int(store.value("select count(*) from step_tokens where execution = ?", (execution,)))
 
 
-def executions_with_tokens(store: Store) -> list[str]:
+def executions_with_tokens(store: Database) -> list[str]:
     """Return the tags of executions that have tokens."""
     return [row["execution"] for row in store.rows("select distinct execution from step_tokens")]
 
 
-def forget_tokens(store: Store, execution: str) -> None:
+def forget_tokens(store: Database, execution: str) -> None:
     """Remove the tokens of an execution, which is over."""
     if store.value("select 1 from step_tokens where execution = ? limit 1", (execution,)):
         with store.write() as db:

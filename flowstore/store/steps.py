@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable
 
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.store.queries import item_column
 
 
-def states(store: Store, run_id: int) -> list[Row]:
+def states(store: Database, run_id: int) -> list[Row]:
     """Return the tasks of a run's steps by their statuses, in the order in which the steps began.
 
     A row has a step's `name` and `created_at`, a `status`, and of the tasks with it whether they were `reused`, how
@@ -33,7 +33,7 @@ def states(store: Store, run_id: int) -> list[Row]:
     )
 
 
-def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
+def edges(store: Database, run_id: int) -> list[tuple[str, str]]:
     """Return pairs of steps: a task of the first ran directly before one of the second."""
     rows = store.rows(
         """select distinct b.name as before, s.name as after
@@ -49,7 +49,7 @@ def edges(store: Store, run_id: int) -> list[tuple[str, str]]:
 _TASKS = "cross join tasks t on t.run_id = s.run_id and t.step_id = s.id"
 
 
-def announced(store: Store, run_id: int, names: Iterable[str]) -> dict[str, int]:
+def announced(store: Database, run_id: int, names: Iterable[str]) -> dict[str, int]:
     """Return how many items the tasks of steps have handed to a foreach or gang, by the step's name."""
     rows = store.rows(
         f"""select s.name as step,
@@ -60,7 +60,7 @@ def announced(store: Store, run_id: int, names: Iterable[str]) -> dict[str, int]
     return {row["step"]: int(max(0, min(row["items"], 1e12))) for row in rows}
 
 
-def unsuccessful_tasks(store: Store, run_id: int, limit: int) -> list[Row]:
+def unsuccessful_tasks(store: Database, run_id: int, limit: int) -> list[Row]:
     """Return a run's tasks that failed, then those that run, then those that were stopped: a row as `tasks_of`."""
     return store.rows(
         f"""{_task(store)} where s.run_id = ? and t.status <> 'successful'
@@ -69,7 +69,7 @@ def unsuccessful_tasks(store: Store, run_id: int, limit: int) -> list[Row]:
     )
 
 
-def tasks_of(store: Store, run_id: int, steps: Collection[str], limit: int) -> list[Row]:
+def tasks_of(store: Database, run_id: int, steps: Collection[str], limit: int) -> list[Row]:
     """Return the first tasks of some steps of a run, step by step in the order in which these began."""
     return store.rows(
         f"""{_task(store)} where s.run_id = ? and s.name in (select value from json_each(?))
@@ -78,20 +78,20 @@ def tasks_of(store: Store, run_id: int, steps: Collection[str], limit: int) -> l
     )
 
 
-def _task(store: Store) -> str:
+def _task(store: Database) -> str:
     return f"""select t.id, s.name as step, t.status, t.started_at, t.finished_at, t.attempts, t.foreach_path,
                       t.origin_pathspec, {item_column(store)} as item,
                       (select {_host_column(store)} from attempts a where a.id = t.attempt_id) as ran_on
                from steps s {_TASKS}"""
 
 
-def _host_column(store: Store) -> str:
+def _host_column(store: Database) -> str:
     """Return the SQL of an attempt's host, if that is not its driver's, which a file of an older version lacks."""
     known = store.value("select 1 from pragma_table_info('attempts') where name = 'ran_on'")
     return "null" if known is None else "a.ran_on"
 
 
-def attempts_of(store: Store, task_ids: Iterable[int], limit: int) -> list[Row]:
+def attempts_of(store: Database, task_ids: Iterable[int], limit: int) -> list[Row]:
     """Return the attempts of tasks, in order, without what is in their errors but the traceback."""
     return store.rows(
         f"""select a.id, a.task_id, a.number, a.status, a.started_at, a.finished_at, a.log_id,
@@ -101,7 +101,7 @@ def attempts_of(store: Store, task_ids: Iterable[int], limit: int) -> list[Row]:
     )
 
 
-def artifacts_of(store: Store, attempt_ids: Iterable[int]) -> list[Row]:
+def artifacts_of(store: Database, attempt_ids: Iterable[int]) -> list[Row]:
     """Return what attempts set, by the attempt and the name, without the bytes, and without private names."""
     return store.rows(
         """select a.attempt_id, a.name, b.id as blob_id, b.type, b.size_bytes, b.preview
@@ -112,7 +112,7 @@ def artifacts_of(store: Store, attempt_ids: Iterable[int]) -> list[Row]:
     )
 
 
-def setter_of(store: Store, run_id: int, name: str, blob_id: int) -> int | None:
+def setter_of(store: Database, run_id: int, name: str, blob_id: int) -> int | None:
     """Return the first task of a run that set an artifact to a value; `None` for parameters and constants."""
     task_id: int | None = store.value(
         """select min(t.id) as first from tasks t join artifacts a on a.attempt_id = t.attempt_id and a.name = ?
@@ -123,7 +123,7 @@ def setter_of(store: Store, run_id: int, name: str, blob_id: int) -> int | None:
 
 
 def spans(
-    store: Store, run_id: int, names: Collection[str], *, begin: int, length: int, bins: int, every: int
+    store: Database, run_id: int, names: Collection[str], *, begin: int, length: int, bins: int, every: int
 ) -> list[Row]:
     """Return how many tasks of some steps ran from one part of a time span to another.
 

@@ -20,7 +20,7 @@ import attrs
 
 from flowstore.context import is_text
 from flowstore.errors import NotFound, TaggingError
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import LATER, PAGE
 
 MAX_LENGTH = 500
@@ -89,7 +89,7 @@ def check_not_reserved(tags: Iterable[str]) -> None:
             )
 
 
-def change(store: Store, node: Node, *, remove: Iterable[str] = (), add: Iterable[str] = ()) -> None:
+def change(store: Database, node: Node, *, remove: Iterable[str] = (), add: Iterable[str] = ()) -> None:
     """Remove tags from an object, then add others, in one transaction.
 
     Adding a tag that the object has already, set or inherited, changes nothing; nor does removing one that it
@@ -228,14 +228,14 @@ def runtime_tags(version: str, executor: str = "local") -> list[str]:
     return [f"runtime:{executor}", f"python_version:{platform.python_version()}", f"flowstore_version:{version}"]
 
 
-def run_tags(store: Store, run_id: int) -> list[Row]:
+def run_tags(store: Database, run_id: int) -> list[Row]:
     """Return the rows of a run's tags: `tag`, `system`."""
     return store.rows(
         "select g.tag, rt.system from run_tags rt join tags g on g.id = rt.tag_id where rt.run_id = ?", (run_id,)
     )
 
 
-def tags_of_runs(store: Store, run_ids: Sequence[int]) -> dict[int, list[Row]]:
+def tags_of_runs(store: Database, run_ids: Sequence[int]) -> dict[int, list[Row]]:
     """Return the rows of several runs' tags, `tag` and `system`, by run."""
     rows = store.rows(
         """select rt.run_id, g.tag, rt.system from json_each(?) j cross join run_tags rt on rt.run_id = j.value
@@ -248,7 +248,7 @@ def tags_of_runs(store: Store, run_ids: Sequence[int]) -> dict[int, list[Row]]:
     return by_run
 
 
-def node_tags(store: Store, run_id: int, step_id: int, task_id: int, artifact: str) -> list[str]:
+def node_tags(store: Database, run_id: int, step_id: int, task_id: int, artifact: str) -> list[str]:
     """Return the tags set on a step, task or artifact and on the step and task above it."""
     rows = store.rows(
         """select g.tag from node_tags n join tags g on g.id = n.tag_id
@@ -272,7 +272,7 @@ def all_of(tags: str, tag_ids: Sequence[int]) -> tuple[str, list[int | str]]:
     return f"{checks} and {counted} = ?", [*few, json.dumps(more), len(more)]
 
 
-def last_met(store: Store, flow: str, tags: Sequence[str]) -> tuple[int, list[int]]:
+def last_met(store: Database, flow: str, tags: Sequence[str]) -> tuple[int, list[int]]:
     """Return (newest possible time at which one run carries all tags, or -1; the tags' ids, rarest first)."""
     paired = store.version >= _PAIRS_SINCE
     if len(tags) <= _FEW:
@@ -287,7 +287,7 @@ def last_met(store: Store, flow: str, tags: Sequence[str]) -> tuple[int, list[in
     return newest_at, [*few, *tag_ids[_FEW:]]
 
 
-def _ask_met(store: Store, question: str, parameters: Sequence[Any]) -> tuple[int, list[int]]:
+def _ask_met(store: Database, question: str, parameters: Sequence[Any]) -> tuple[int, list[int]]:
     row = store.row(question, parameters)
     if row is None:  # no flow or tag of that name
         return -1, []
@@ -319,7 +319,7 @@ def _of_pair(column: str, a: str, b: str) -> str:
     return f"ifnull((select {column} from tag_pairs where flow_id = f.id and a = {a} and b = {b}), -1)"
 
 
-def _rarest_first(store: Store, flow: str, tag_ids: Sequence[int]) -> list[int]:
+def _rarest_first(store: Database, flow: str, tag_ids: Sequence[int]) -> list[int]:
     """Sort tags by an upper bound of their run count in the flow.
 
     It says `cross join` since SQLite would else go through all pairs of the flow, and all tags for each.
@@ -334,7 +334,7 @@ def _rarest_first(store: Store, flow: str, tag_ids: Sequence[int]) -> list[int]:
     return sorted(tag_ids, key=lambda tag: runs.get(tag, 0))
 
 
-def tag_ids_of(store: Store, tags: Iterable[str]) -> list[int] | None:
+def tag_ids_of(store: Database, tags: Iterable[str]) -> list[int] | None:
     """Return the ids of tags; `None` if nothing can have all of them, since one was never set, or can't be."""
     wanted = list(dict.fromkeys(tags))
     if not are_texts(wanted):
@@ -352,7 +352,7 @@ def are_texts(tags: Iterable[str]) -> bool:
     return all(isinstance(tag, str) and is_text(tag) for tag in tags)
 
 
-def listing(store: Store, *, prefixes: Sequence[str] = (), namespace: str | None = None) -> list[Row]:
+def listing(store: Database, *, prefixes: Sequence[str] = (), namespace: str | None = None) -> list[Row]:
     """Return every tag: how many runs have it or something with it, whether flowstore set it, when it was last used.
 
     Args:

@@ -19,7 +19,7 @@ from pathlib import Path
 from flowstore.context import home
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite import files
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import private
 
 _keys: dict[Path, bytes] = {}
@@ -103,7 +103,7 @@ def sign(db: sqlite3.Connection, store_uuid: str, blob_id: int, sha: bytes, code
     )
 
 
-def may_load(store: Store, run_id: int | None, blob_id: int, sha: bytes, codec: str) -> bool:
+def may_load(store: Database, run_id: int | None, blob_id: int, sha: bytes, codec: str) -> bool:
     """Return whether a blob's code may run in this process, as part of a run or, for `None`, of none."""
     if store.trusted or (_place(store.path).exists() and is_trusted(store.path, store.uuid)):
         return True
@@ -120,7 +120,7 @@ def may_load(store: Store, run_id: int | None, blob_id: int, sha: bytes, codec: 
     return _is_same(bytes(row["mac"]), _mac(key, row["uuid"], sha, codec))
 
 
-def signed_by_user(store: Store, blob_ids: Iterable[int]) -> set[int]:
+def signed_by_user(store: Database, blob_ids: Iterable[int]) -> set[int]:
     """Return those of these blobs that this user's key vouches for."""
     if not (home() / "key").exists():
         return set()
@@ -137,7 +137,7 @@ def signed_by_user(store: Store, blob_ids: Iterable[int]) -> set[int]:
     }
 
 
-def _unverified(store: Store) -> str:
+def _unverified(store: Database) -> str:
     """Return the SQL of whether a blob came with an imported run, without this user's signature."""
     if store.version < _UNVERIFIED_SINCE:  # an older store is read as it is
         return "0"
@@ -173,7 +173,7 @@ def is_key_of(signed_by: bytes) -> bool:
     return (home() / "key").exists() and signed_by == key_id(user_key())
 
 
-def signed_deployment(store: Store, digest: bytes, signed_by: bytes, mac: bytes) -> bool:
+def signed_deployment(store: Database, digest: bytes, signed_by: bytes, mac: bytes) -> bool:
     """Return whether this user signed a deployment of this digest."""
     return is_key_of(signed_by) and _is_same(mac, _mac(user_key(), store.uuid, digest, _DEPLOYMENT))
 
@@ -236,7 +236,7 @@ def claim(db: sqlite3.Connection, store_uuid: str) -> None:
     db.execute("insert or ignore into owners values (?, ?)", (key_id(key), _mac(key, store_uuid, b"", _OWNER)))
 
 
-def is_foreign(store: Store) -> bool:
+def is_foreign(store: Database) -> bool:
     """Return whether a store is untrusted: no run of this user's is in it, and they have not trusted it."""
     if store.trusted or is_trusted(store.path, store.uuid):
         return False

@@ -32,7 +32,7 @@ from flowstore.errors import NotAStore, StoreCorrupt
 from flowstore.store import schema
 
 if TYPE_CHECKING:
-    from flowstore.sqlite.database import Store
+    from flowstore.sqlite.database import Database
 
 _ALLOWED = r"(?i)create\s+((unique\s+)?index|table|view)\s"
 _SQLITE_S_OWN = r"(?i)create table sqlite_(sequence|stat[1-4])\([\w,]+\)"
@@ -115,7 +115,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
     return [name for name, sql in present.items() if name not in expected and _bookkeeping().get(name) != _bare(sql)]
 
 
-def check_extras(store: Store, extras: Sequence[str]) -> None:
+def check_extras(store: Database, extras: Sequence[str]) -> None:
     """Refuse what our migrations don't make, unless the store is the user's own, or trusted.
 
     Raises:

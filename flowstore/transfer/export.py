@@ -25,7 +25,7 @@ from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, NotFound, StoreCorrupt
 from flowstore.progress import LARGE_BYTES, Progress
 from flowstore.sqlite import files, side_files
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import backlog, blobs, schema, tables, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
@@ -58,7 +58,7 @@ class Exported:
     left_out: int
 
 
-def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Exported:
+def export(store: Database, out: Path, wish: Wish, *, force: bool = False) -> Exported:
     """Write a new store.
 
     Args:
@@ -96,7 +96,7 @@ def export(store: Store, out: Path, wish: Wish, *, force: bool = False) -> Expor
 # --- the file
 
 
-def _check_target(store: Store, target: Path, *, force: bool) -> None:
+def _check_target(store: Database, target: Path, *, force: bool) -> None:
     if not target.parent.is_dir():
         raise FlowstoreError(f"{target} cannot be written: there is no folder {target.parent}.")
     side_files.check_name(target)
@@ -130,7 +130,7 @@ def _clear_errors(out: Path) -> Iterator[None]:
 # --- what is in it
 
 
-def _fill(new: Path, store: Store, source: sqlite3.Connection, ids: Collection[int], wish: Wish) -> int:
+def _fill(new: Path, store: Database, source: sqlite3.Connection, ids: Collection[int], wish: Wish) -> int:
     """Fill the new file; return how many blobs were left out."""
     _check_bases(source, store.path, ids)
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
@@ -182,7 +182,7 @@ def _check_bases(source: sqlite3.Connection, path: Path, ids: Collection[int]) -
 
 
 def _copy_blobs(
-    source: sqlite3.Connection, db: sqlite3.Connection, store: Store, ids: Collection[int], largest: int | None
+    source: sqlite3.Connection, db: sqlite3.Connection, store: Database, ids: Collection[int], largest: int | None
 ) -> int:
     left_out = 0
     query = f"select total(size_bytes) from blobs where {tables.where(tables.BY_NAME['blobs'])}"  # `sum` may overflow
@@ -223,7 +223,7 @@ def _carry_numbers(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
             db.execute("insert into sqlite_sequence (name, seq) values (?, ?)", (table, row["seq"]))
 
 
-def _sign(source: sqlite3.Connection, db: sqlite3.Connection, store: Store, uuid: str, ids: Collection[int]) -> None:
+def _sign(source: sqlite3.Connection, db: sqlite3.Connection, store: Database, uuid: str, ids: Collection[int]) -> None:
     shas = {blob_id: sha for _, blob_id, sha, doubted in run_blobs.pickles(source, ids) if not doubted}
     for blob_id in trust.signed_by_user(store, shas):
         trust.sign(db, uuid, blob_id, shas[blob_id], "pickle")

@@ -29,7 +29,7 @@ import attrs
 from flowstore import context
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process, is_dead
 from flowstore.store import backlog, blobs, records, snapshots, tables, tags, trust
 from flowstore.store.blobs import Blob
@@ -61,7 +61,7 @@ class Source:
         foreign: whether it is neither the user's own nor trusted: then names and times are not taken at its word.
     """
 
-    store: Store
+    store: Database
     db: sqlite3.Connection
     trusted: bool
     runs: Sequence[Row]
@@ -111,7 +111,7 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Source]]:
         yield sources
 
 
-def import_runs(store: Store, sources: Sequence[Source]) -> Imported:
+def import_runs(store: Database, sources: Sequence[Source]) -> Imported:
     """Add the runs of other stores.
 
     Raises:
@@ -143,7 +143,7 @@ class _Intake:
         taken_bytes: how many bytes there are of them.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Database) -> None:
         self.staging = Staging(store)
         self.taken_bytes = 0
         self._incoming: dict[tuple[bytes, str], Incoming] = {}
@@ -181,7 +181,7 @@ def _fresh(db: sqlite3.Connection, source: Source) -> list[Row]:
     return [row for row in source.runs if row["uuid"] not in known and row["id"] not in source.running]
 
 
-def _stage(store: Store, sources: Sequence[Source], intake: _Intake) -> None:
+def _stage(store: Database, sources: Sequence[Source], intake: _Intake) -> None:
     """Copy the contents that are not here."""
     with store.read() as db:
         wanted = [(source, [row["id"] for row in _fresh(db, source)]) for source in sources]
@@ -198,7 +198,7 @@ def _stage(store: Store, sources: Sequence[Source], intake: _Intake) -> None:
         intake.staging.wait()
 
 
-def _commit(store: Store, sources: Sequence[Source], intake: _Intake) -> Imported | None:
+def _commit(store: Database, sources: Sequence[Source], intake: _Intake) -> Imported | None:
     """Add all rows in one transaction; `None` if contents that were here have vanished meanwhile."""
     done = Imported()
     try:
@@ -232,7 +232,7 @@ class _Arrival:
     """The rows of one source, on their way into the caller's transaction."""
 
     def __init__(
-        self, db: sqlite3.Connection, store: Store, source: Source, fresh: Sequence[Row], intake: _Intake
+        self, db: sqlite3.Connection, store: Database, source: Source, fresh: Sequence[Row], intake: _Intake
     ) -> None:
         self._db = db
         self._store = store

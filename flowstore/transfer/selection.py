@@ -15,7 +15,7 @@ import attrs
 from flowstore import context
 from flowstore.client import Flow, Run
 from flowstore.client.store import seen
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 
 
 @attrs.frozen(kw_only=True, repr=False)  # compared: without a choice, nothing is deleted
@@ -39,7 +39,7 @@ class Selection:
     keep_latest: int | None = None
 
 
-def run_ids(store: Store, selection: Selection) -> list[int]:
+def run_ids(store: Database, selection: Selection) -> list[int]:
     """Return the selected runs, in the order in which they were created.
 
     Raises:
@@ -57,7 +57,7 @@ def run_ids(store: Store, selection: Selection) -> list[int]:
     return [row["id"] for row in sorted(chosen, key=lambda row: (row["created_at"], row["id"]))]
 
 
-def _candidates(store: Store, selection: Selection) -> list[Row]:
+def _candidates(store: Database, selection: Selection) -> list[Row]:
     """Return the named runs that have all tags, oldest first."""
     flows, ids = _named(store, selection)
     conditions, values = ["true"], {"flows": json.dumps(flows), "ids": json.dumps(ids)}
@@ -80,7 +80,7 @@ def _candidates(store: Store, selection: Selection) -> list[Row]:
     )
 
 
-def _named(store: Store, selection: Selection) -> tuple[list[str], list[int]]:
+def _named(store: Database, selection: Selection) -> tuple[list[str], list[int]]:
     """Return the names of flows and the ids of runs that are named; each exists, in the active namespace."""
     flows, ids = [], []
     results = seen(store)

@@ -29,7 +29,7 @@ from flowstore.client.store import seen
 from flowstore.client.task import last_state
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite import outputs
-from flowstore.sqlite.database import Row, Store
+from flowstore.sqlite.database import Database, Row
 from flowstore.store import cards, log_chunks, queries, steps
 from flowstore.store.blobs import Blob
 from flowstore.store.pictures import find_picture
@@ -58,7 +58,7 @@ class Saved:
     runs: int
 
 
-def save(store: Store, out: Path, selection: Selection, *, logs: bool = True, force: bool = False) -> Saved:
+def save(store: Database, out: Path, selection: Selection, *, logs: bool = True, force: bool = False) -> Saved:
     """Write runs to an HTML file.
 
     Args:
@@ -109,7 +109,7 @@ def _exactly(at: datetime | None) -> str:
     return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _pieces(environment: Environment, store: Store, ids: Sequence[int], *, logs: bool) -> Iterator[str]:
+def _pieces(environment: Environment, store: Database, ids: Sequence[int], *, logs: bool) -> Iterator[str]:
     runs = queries.runs_by_id(store, ids)
     addresses = [f"{runs[run_id]['flow']}/{run_id}" for run_id in ids if run_id in runs]
     written = (_Written(environment, store, address, addresses, logs=logs) for address in addresses)
@@ -220,7 +220,7 @@ class _Written:
     """A run, as it is written."""
 
     def __init__(
-        self, environment: Environment, store: Store, address: str, others: Sequence[str], *, logs: bool
+        self, environment: Environment, store: Database, address: str, others: Sequence[str], *, logs: bool
     ) -> None:
         self._environment, self._store, self._logs = environment, store, logs
         self._address, self._others, self._prefix = address, frozenset(others), _anchor(address)

@@ -19,7 +19,7 @@ import attrs
 from flowstore.client.store import Store, seen
 from flowstore.errors import FlowstoreError, InvalidPathspec, NamespaceMismatch, NotFound, StoreNotFound
 from flowstore.sqlite.clear_errors import StoreLocked
-from flowstore.sqlite.database import Store as Database
+from flowstore.sqlite.database import Database
 from flowstore.store import opening, trust
 
 MOST = 8  # pages that are made at once: more requests wait, which is quicker than to share two cores between them

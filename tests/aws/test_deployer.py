@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowstore import Deployer, FlowstoreError, ParameterError
-from flowstore.runner.deployer import StepFunctionsDeployedFlow
+from flowstore import DeployedFlow, Deployer, FlowstoreError, ParameterError
 from support.aws import ROLE
 from support.flows import LINEAR, flow_source
 
@@ -25,7 +24,7 @@ def test_from_python(stage):
     assert f"production:{deployed.production_token}" in triggered.run.system_tags
     with pytest.raises(ParameterError, match="no parameter 'beta'"):
         deployed.trigger(beta=1)
-    failing = StepFunctionsDeployedFlow.from_deployment("F").trigger(alpha="many")
+    failing = DeployedFlow.from_deployment("F").trigger(alpha="many")
     stage.work(expect=1)
     failing.wait_for_completion(timeout=60)
     with pytest.raises(FlowstoreError, match="ended in AWS before a run began"):

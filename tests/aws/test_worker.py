@@ -17,6 +17,7 @@ import pytest
 from support.cli import ended
 from support.flows import FOREACH, LINEAR, MIDDLE, flow_source
 from support.processes import wait_for
+from support.production import one_message
 
 THIRTY = flow_source(
     FOREACH,
@@ -216,6 +217,9 @@ def test_a_call_that_aws_denies_ends_no_worker(stage):
     stage.aws.answer("States.SendTaskSuccess", 400, "AccessDeniedException", "not for you", times=1)
     assert "your credentials do not allow it (not for you)" in stage.work(expect=1).stderr
     assert sorted(map(stage.status, executions)) == ["RUNNING", "SUCCEEDED"]
+    stage.trigger()
+    stage.aws.answer("SQS.DeleteMessage", 400, "AccessDeniedException")
+    one_message(stage.work(expect=1), "refused to delete a message")
 
 
 def soaked(stage, seed, kills, copies):

@@ -66,6 +66,14 @@ def test_an_event_gives_parameters_their_values(flow):
     assert (run.trigger.event.type, run.trigger.event.payload["other"]) == ("event", [1])
     assert (run.trigger["updated"], [*run.trigger], run.trigger.run) == (run.trigger.event, ["updated"], None)
     assert "Started" not in scheduler(script).stderr
+    hostile = r"<script>alert(1)</script>\u001b[31m"
+    with closing(sqlite3.connect(script.db)) as db:
+        db.execute("update runs set trigger_events = replace(trigger_events, 'updated', ?)", (hostile,))
+        db.commit()
+    shown = script.flowstore("show", "F/1", "--namespace", "").stdout
+    assert "Started by event <script>alert(1)</script>.\n" in shown
+    with closing(Browser(script.db)) as browser:
+        assert "event &lt;script&gt;alert(1)&lt;/script&gt;" in browser.page("/run/F/1")
 
 
 def test_a_flow_follows_another(flow, tmp_path):
@@ -167,6 +175,8 @@ def test_a_run_is_tried_out_as_if_another_had_started_it(flow):
     script("--trigger", "F/1", "run")
     script("resume", "start", "--origin-run-id", "2")
     assert [run.data.x for run in every_run(script)] == [None, "F/1", "F/1"]
+    assert "Started by end of run F/1.\n" in script.flowstore("show", "F/3").stdout
+    assert "Started by" not in script.flowstore("show", "F/1").stdout
     assert "no run F/9" in script("--trigger", "F/9", "run", expect=1).stderr
     assert script.sql("select count(*) from runs") == [3]
 
@@ -220,6 +230,8 @@ def test_damaged_columns_are_one_clear_error(flow, text):
     assert "Traceback" not in script.flowstore("deployments", expect=1).stderr
     with pytest.raises(StoreCorrupt):
         _ = every_run(script)[0].trigger
+    shown = script.flowstore("show", "F/1", "--namespace", "").stdout
+    assert "Started by an event that cannot be read, since that part of the store is damaged." in shown
     if text in {"[]", "{"}:
         assert "triggers" in script.flowstore("check", expect=1).stdout
         script.flowstore("check", "--repair")

@@ -68,7 +68,7 @@ def test_an_older_store_is_read_where_it_cannot_be_written(path, monkeypatch):
     make_store(path)
     with_migrations(monkeypatch, MIGRATION)
     with untouched(path.parent):
-        store = database.Store(path, opening.LAYOUT, writable=False)
+        store = database.Database(path, opening.LAYOUT, writable=False)
         assert store.value("select flow from run_summary") == "F"
         with pytest.raises(FlowstoreError, match="cannot be written"), store.write():
             pass

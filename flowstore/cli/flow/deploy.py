@@ -33,13 +33,13 @@ from flowstore.text import did_you_mean, safe
 
 if TYPE_CHECKING:
     from flowstore.production.deploy import Created, Deployment, Options
-    from flowstore.sqlite.database import Store
+    from flowstore.sqlite.database import Database
     from flowstore.store.deployments import DeployedParameter
 
 with_token = click.option("--authorize", metavar="TOKEN", help="The production token; kept, so needed once.")
 
 
-def _find(this: FlowFile) -> tuple[Store, Deployment]:
+def _find(this: FlowFile) -> tuple[Database, Deployment]:
     """Return the store and the deployment that --branch and --production choose."""
     from flowstore.production import deploy
     from flowstore.store.opening import active_store

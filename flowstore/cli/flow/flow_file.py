@@ -21,7 +21,7 @@ from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.run.ownership import Assigned
-    from flowstore.sqlite.database import Store
+    from flowstore.sqlite.database import Database
 
 # --- settings
 
@@ -240,7 +240,7 @@ class FlowFile:
             self.configure_as_run(settings, store, run_id)
         return {**settings, "store": str(path)}, str(run_id)
 
-    def configure_as_run(self, settings: Mapping[str, Any], store: Store, run_id: int) -> None:
+    def configure_as_run(self, settings: Mapping[str, Any], store: Database, run_id: int) -> None:
         """Fix the values of the flow's configs as they are in a run, but for those that are given."""
         if not Expression.are_used:
             self.configure(settings)

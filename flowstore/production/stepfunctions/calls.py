@@ -53,7 +53,15 @@ class AwsPassingError(AwsError):
 
 
 class AwsDeniedError(AwsError):
-    """The credentials do not allow a call."""
+    """The credentials do not allow a call.
+
+    Attributes:
+        operation: what AWS names it, such as DeleteMessage.
+    """
+
+    def __init__(self, text: str, operation: str = "") -> None:
+        super().__init__(text)
+        self.operation = operation
 
 
 class AwsRefusedError(AwsError):
@@ -88,7 +96,8 @@ def _refusal(what: str, error: ClientError) -> AwsError:
     if code in _DENIED:
         return AwsDeniedError(
             f"{begin}: your credentials do not allow it ({text}). What they need is printed by: "
-            "python flow.py step-functions create --show-policies"
+            "python flow.py step-functions create --show-policies",
+            error.operation_name,
         )
     if code in _UNKNOWN_KEY:
         return AwsError(f"{begin}: it does not accept your credentials ({code}: {text}). Renew them.")

@@ -16,7 +16,7 @@ from flowstore.production.stepfunctions import definition, masking
 from flowstore.production.stepfunctions.aws import Address, Aws, Execution
 from flowstore.production.stepfunctions.calls import AwsError
 from flowstore.production.stepfunctions.definition import schedule_name
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import deployments as rows
 from flowstore.store import state_machines
 from flowstore.store.deployments import Deployment
@@ -29,13 +29,13 @@ from flowstore.store.state_machines import ExecutionRun, StateMachine
 class InAws:
     """A flow of this store in AWS."""
 
-    store: Store
+    store: Database
     machine: StateMachine
     address: Address
     aws: Aws
 
 
-def find(store: Store, flow: type[FlowSpec], branch: str | None, *, production: bool) -> InAws:
+def find(store: Database, flow: type[FlowSpec], branch: str | None, *, production: bool) -> InAws:
     """Return what is in AWS of a flow, or of a branch of its project.
 
     Raises:
@@ -44,7 +44,7 @@ def find(store: Store, flow: type[FlowSpec], branch: str | None, *, production: 
     return of_scope(store, flow.__name__, deploy.scope_of(flow, branch, production=production))
 
 
-def of_scope(store: Store, flow: str, scope: str) -> InAws:
+def of_scope(store: Database, flow: str, scope: str) -> InAws:
     """Return what is in AWS of a flow in a scope.
 
     Raises:

@@ -25,7 +25,7 @@ from flowstore.production.stepfunctions import definition, masking, policies, sc
 from flowstore.production.stepfunctions.aws import Address, Aws
 from flowstore.production.stepfunctions.definition import DEFAULT_HEARTBEAT_S, hash_of, name_of, schedule_name
 from flowstore.run.ownership import project_of
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import deployments as rows
 from flowstore.store import state_machines
 from flowstore.store.deployments import Deployment
@@ -173,7 +173,7 @@ def _plan(flow: type[FlowSpec], options: deploy.Options, own: Options) -> _Plan:
     return _Plan(flow, aws, options, address, role, present)
 
 
-def _find_store(options: deploy.Options) -> Store | None:
+def _find_store(options: deploy.Options) -> Database | None:
     """Open the store to deploy to, if it is there."""
     path = find_path() if options.store is None else Path(options.store)
     return activate(open_store(path)) if path is not None and path.exists() else None
@@ -186,7 +186,7 @@ def _no_role() -> FlowstoreError:
     )
 
 
-def _check_token(store: Store, flow: str, scope: str, options: deploy.Options) -> None:
+def _check_token(store: Database, flow: str, scope: str, options: deploy.Options) -> None:
     """Refuse a token that is so short that its hash would tell it."""
     held = rows.find_token(store, scope)
     assert held is not None
@@ -201,7 +201,7 @@ def _check_token(store: Store, flow: str, scope: str, options: deploy.Options) -
 
 
 def _check_owner(
-    aws: Aws, address: Address, store: Store | None, flow: str, scope: str, options: deploy.Options
+    aws: Aws, address: Address, store: Database | None, flow: str, scope: str, options: deploy.Options
 ) -> deploy.Options:
     """Refuse a state machine that is not this flow's; return the options without a token that was for that alone."""
     tags = aws.machine_tags(address.arn)
@@ -231,7 +231,7 @@ def _check_owner(
     return attrs.evolve(options, authorize=None)
 
 
-def _make(plan: _Plan, own: Options, store: Store, deployment: Deployment, done: list[str]) -> None:
+def _make(plan: _Plan, own: Options, store: Database, deployment: Deployment, done: list[str]) -> None:
     """Make the queue and the state machine; `done` collects what is there."""
     aws, address = plan.aws, plan.address
     of_store = {"flowstore:store": store.uuid}
@@ -320,7 +320,7 @@ def needed_policies(flow: type[FlowSpec], options: deploy.Options, own: Options)
     return policies.policies(address, uuid_, own.role, own.scheduler_role, has_schedule=has_schedule)
 
 
-def _intended(flow: type[FlowSpec], options: deploy.Options, own: Options) -> tuple[Store | None, Address]:
+def _intended(flow: type[FlowSpec], options: deploy.Options, own: Options) -> tuple[Database | None, Address]:
     """Return the store, if it is there, and the address that a state machine has or would have; asks nobody."""
     project = project_of(flow, options.branch, production=options.production)
     scope = deploy.scope_of(flow, options.branch, production=options.production)

@@ -26,7 +26,7 @@ from flowstore.production.stepfunctions.aws import Aws
 from flowstore.production.stepfunctions.messages import Failure, Message
 from flowstore.production.stepfunctions.step_states import EVENTS_A_TASK, MAX_EVENTS
 from flowstore.run import ownership
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import deployments, records, state_machines
 from flowstore.store.deployments import Deployment
@@ -59,7 +59,7 @@ class Child:
         order: what else it has to know, as `worker.main` reads it.
     """
 
-    def __init__(self, store: Store, deployment: Deployment, order: dict[str, Any]) -> None:
+    def __init__(self, store: Database, deployment: Deployment, order: dict[str, Any]) -> None:
         command = [sys.executable, "-P", "-m", "flowstore.production.worker"]
         self._process = subprocess.Popen(
             [*command, str(store.path), str(deployment.id), str(os.getpid())],
@@ -126,7 +126,7 @@ class Job:
         aborted: whether it was stopped in AWS, which therefore waits for no answer.
     """
 
-    def __init__(self, store: Store, message: Message) -> None:
+    def __init__(self, store: Database, message: Message) -> None:
         self._store = store
         self.message = message
         self.tag = message.tag

@@ -7,13 +7,13 @@ import re
 from typing import Any
 
 from flowstore.errors import FlowstoreError
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import deployments
 
 _NAMESPACE = re.compile(r"production:[^\s\"',)\]}]+")
 
 
-def mask(store: Store, text: str) -> str:
+def mask(store: Database, text: str) -> str:
     """Return a text without the store's production tokens, and without names of production namespaces."""
     text = _NAMESPACE.sub("production:***", text)
     for token in deployments.tokens(store):
@@ -21,7 +21,7 @@ def mask(store: Store, text: str) -> str:
     return text
 
 
-def check_secret(store: Store, *values: Any) -> None:
+def check_secret(store: Database, *values: Any) -> None:
     """Raise FlowstoreError where something that is about to be sent holds a production token."""
     text = json.dumps(values, ensure_ascii=False)
     if mask(store, text) != text:

@@ -23,7 +23,7 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.progress import Progress
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import origins, records, trust
 from flowstore.store.staging import Staging
 from flowstore.text import counted, size
@@ -94,7 +94,7 @@ class Imported:
         return [*notes, *running]
 
 
-def import_history(open_store: Callable[[], Store], path: Path, *, trusted: bool = False) -> Imported:
+def import_history(open_store: Callable[[], Database], path: Path, *, trusted: bool = False) -> Imported:
     """Add the runs of Metaflow's local store.
 
     Args:
@@ -125,7 +125,7 @@ def import_history(open_store: Callable[[], Store], path: Path, *, trusted: bool
 class _History:
     """The runs of one folder, on their way into a store."""
 
-    def __init__(self, store: Store, folder: Folder, values: Values, *, trusted: bool) -> None:
+    def __init__(self, store: Database, folder: Folder, values: Values, *, trusted: bool) -> None:
         self._store = store
         self._folder = folder
         self._values = values

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from flowstore.client.facts import FROM_METAFLOW
-from flowstore.sqlite.database import Store
+from flowstore.sqlite.database import Database
 from flowstore.store import blobs, cards, metrics, records, snapshots, tags, trust
 from flowstore.store.cards import RenderedCard
 from flowstore.store.description import NewBlob
@@ -79,7 +79,7 @@ class Writer:
     def __init__(
         self,
         db: sqlite3.Connection,
-        store: Store,
+        store: Database,
         folder: Folder,
         values: Values,
         here: dict[str, int],
@@ -317,7 +317,7 @@ class Writer:
         return blob_id
 
 
-def vouch(db: sqlite3.Connection, store: Store, uuid: str, shas: Collection[bytes]) -> None:
+def vouch(db: sqlite3.Connection, store: Database, uuid: str, shas: Collection[bytes]) -> None:
     """Sign those pickles of a run that was imported before without trust whose SHA-256 is among `shas`."""
     rows = db.execute(
         """select u.run_id, u.blob_id, b.sha from runs r join unverified u on u.run_id = r.id

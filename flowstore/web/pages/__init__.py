@@ -25,7 +25,7 @@ import attrs
 from flowstore.client.rows import RunRow
 from flowstore.client.store import Store
 from flowstore.errors import FlowstoreError
-from flowstore.sqlite.database import Store as Database
+from flowstore.sqlite.database import Database
 
 # The URL, whether it is asked by GET or POST, and the module and function that answer. A name in braces is one part
 # of the path, with `:path` all the rest of it. Modules are imported when they are first asked for.

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from flowstore.client import Run, cards, graphs, rows, timelines
+from flowstore.client import Run, cards, events, graphs, rows, timelines
 from flowstore.client.code import Code, Frame, last_frame
 from flowstore.client.listings import TaskTable, table_of_tasks
 from flowstore.client.rows import ArtifactRow, RunRow, StepRow, TaskRow
@@ -93,6 +93,7 @@ def run(view: View, flow: str, run_id: str) -> Page:
         "why": why,
         "trouble": trouble,
         "note": note,
+        "triggered_by": events.triggered_by(item),
         "steps": steps,
         "metrics": sorted(metrics.items(), key=lambda pair: _natural(pair[0])),
         "artifacts": artifacts,
