@@ -239,7 +239,7 @@ class Worker:
             self._begin(received, message, job)
 
     def _keep(self, received: Received, message: Message) -> None:
-        """Keep the token of a step, for whichever worker has the run."""
+        """Keep the token of a step, for whichever worker has the run; one that AWS does not know admits nothing."""
         if self._aws.heartbeat(message.token):
             state_machines.add_token(
                 self._store, message.tag, message.step, message.path, message.members, message.token

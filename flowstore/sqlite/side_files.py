@@ -31,8 +31,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import attrs
-
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite import files
 
@@ -48,6 +46,9 @@ JOURNAL = bytes.fromhex("d9d505f920a163d7")
 _READERS_LOCK = (510, 0x4000_0002)  # length and offset of the bytes that SQLite locks to read (os.h)
 _DEADLINE_S = 20.0
 _COPIED_BYTES = 128 << 20  # a larger store is not copied to see what would become of it
+
+_State = tuple[tuple[int, ...], tuple[int, ...]]  # identity, size and time of a store, and of its side file
+_Identity = dict[int, str]
 
 _threads = threading.RLock()  # SQLite's locks belong to the process, and don't keep its threads apart
 
@@ -207,30 +208,22 @@ def settle(path: Path, *, writable: bool) -> bool:
 
 def _set_aside_unless_changed(path: Path, stale: dict[str, _State]) -> bool:
     with exclusively(path) as alone:
-        if not alone or any(_State.of(path, suffix) != state for suffix, state in stale.items()):
+        if not alone or any(_state(path, suffix) != state for suffix, state in stale.items()):
             return False
         for suffix in (*stale, *(["-shm"] if "-wal" in stale else [])):
             set_aside(path, suffix)
     return True
 
 
-@attrs.frozen(repr=False)
-class _State:
-    """Return identity, size and time of a store and its side file, which change when they do."""
-
-    store: tuple[int, ...]
-    side: tuple[int, ...]
-
-    @classmethod
-    def of(cls, path: Path, suffix: str) -> _State | None:
-        """Look at both; `None` where one is gone."""
-        try:
-            return cls(_facts(path), _facts(files.side_file(path, suffix)))
-        except FileNotFoundError:
-            return None
+def _state(path: Path, suffix: str) -> _State | None:
+    """Return facts of a store and its side file, which change when they do; `None` where one is gone."""
+    try:
+        return _status(path), _status(files.side_file(path, suffix))
+    except FileNotFoundError:
+        return None
 
 
-def _facts(path: Path) -> tuple[int, ...]:
+def _status(path: Path) -> tuple[int, ...]:
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -242,7 +235,7 @@ def _stale(path: Path) -> dict[str, _State]:
         for suffix, belongs in (("-wal", _log_belongs), ("-journal", _journal_belongs)):
             if not files.has_side_file(path, suffix):
                 continue
-            before = _State.of(path, suffix)
+            before = _state(path, suffix)
             if before is not None and not belongs(path, files.side_file(path, suffix)):
                 states[suffix] = before
     return states
@@ -290,7 +283,7 @@ def _mixes(path: Path, side: Path) -> bool:
     except FileNotFoundError:
         return False
     if size > _COPIED_BYTES:
-        return side.name.endswith("-wal") and _differ(_Facts.of(path, "immutable=1"), _Facts.of(path, "mode=ro"))
+        return side.name.endswith("-wal") and _differ(_identity(path, "immutable=1"), _identity(path, "mode=ro"))
     import shutil
     import tempfile
 
@@ -298,41 +291,34 @@ def _mixes(path: Path, side: Path) -> bool:
         copy = Path(folder, "copy")
         try:
             shutil.copyfile(path, copy)
-            alone = _Facts.of(copy, "mode=ro", checked=True)
+            alone = _identity(copy, "mode=ro", checked=True)
             shutil.copyfile(side, copy.with_name(f"copy{side.name[side.name.rindex('-') :]}"))
         except OSError:  # it is gone, so nobody plays it back, or there is no room for a copy
             return False
-        return _differ(alone, _Facts.of(copy, "mode=rw", checked=True))
+        return _differ(alone, _identity(copy, "mode=rw", checked=True))
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Facts:
-    """The identity of a store: the uuids of the newest runs, by id, and its own, as that of run 0."""
-
-    uuids: dict[int, str]
-
-    @classmethod
-    def of(cls, path: Path, mode: str, *, checked: bool = False) -> _Facts | None:
-        """Read them; `None` where the file is not sound."""
-        uri = f"file:{quote(os.fsencode(os.path.realpath(path)))}?{mode}"
-        until = time.monotonic() + _DEADLINE_S
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-            connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)  # it may be a stranger's file
-            for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0"):
-                connection.execute(f"pragma {pragma}")
-            rows = connection.execute("select 0, uuid from store").fetchall()
-            rows += connection.execute("select id, uuid from runs order by id desc limit 500").fetchall()
-            if not checked or connection.execute("pragma integrity_check(1)").fetchone() == ("ok",):
-                return cls(dict(rows))
-        return None
+def _identity(path: Path, mode: str, *, checked: bool = False) -> _Identity | None:
+    """Read the uuids of a store's newest runs, by id, and its own, as that of run 0; `None` where it is not sound."""
+    uri = f"file:{quote(os.fsencode(os.path.realpath(path)))}?{mode}"
+    until = time.monotonic() + _DEADLINE_S
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)  # it may be a stranger's file
+        for pragma in ("trusted_schema = off", "cell_size_check = on", "mmap_size = 0"):
+            connection.execute(f"pragma {pragma}")
+        rows = connection.execute("select 0, uuid from store").fetchall()
+        rows += connection.execute("select id, uuid from runs order by id desc limit 500").fetchall()
+        if not checked or connection.execute("pragma integrity_check(1)").fetchone() == ("ok",):
+            return dict(rows)
+    return None
 
 
-def _differ(alone: _Facts | None, together: _Facts | None) -> bool:
+def _differ(alone: _Identity | None, together: _Identity | None) -> bool:
     if alone is None:
         return False  # the store lacks what lies beside it
     if together is None:
         return True
-    return any(together.uuids.get(key, uuid) != uuid for key, uuid in alone.uuids.items())
+    return any(together.get(key, uuid) != uuid for key, uuid in alone.items())
 
 
 def _journal_belongs(path: Path, journal: Path) -> bool:

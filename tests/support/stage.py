@@ -77,7 +77,7 @@ class Stage:
         """Have a worker run until an execution is over."""
         with self.worker() as process:
             wait_for(lambda: self.status(arn) != "RUNNING", 60)
-            process.kill()
+            process.terminate()  # it may be forgetting the execution's tokens: a kill would leave the store's log
             ended(process)
 
     def execution(self, arn):

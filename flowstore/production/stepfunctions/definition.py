@@ -17,7 +17,7 @@ _SENDING = ["SQS.AmazonSQSException", "SQS.SdkClientException"]  # of the messag
 _DAYS_S = 24 * 60 * 60
 RETENTION_S = 14 * _DAYS_S  # of messages in the queue: the longest that SQS keeps them
 _AGAIN_S = 13 * _DAYS_S  # a message is sent again before SQS drops it
-_FOR_EVER_S = 366 * _DAYS_S  # longer than AWS lets an execution last
+FOR_EVER_S = 366 * _DAYS_S  # longer than AWS lets an execution last
 
 
 @attrs.frozen(kw_only=True)
@@ -149,7 +149,7 @@ def run(machine: Machine, again: str) -> dict[str, Any]:
         **asking(machine, template(RUN, machine.facts)),
         "Comment": "A worker runs it. If the worker dies, the next one resumes the run.",
         "HeartbeatSeconds": machine.heartbeat_s,
-        "TimeoutSeconds": _FOR_EVER_S,
+        "TimeoutSeconds": FOR_EVER_S,
         "Catch": [{"ErrorEquals": lost, "ResultPath": None, "Next": again}],
         "End": True,
     }

@@ -8,8 +8,8 @@ which admits a task and is answered when that has finished; so AWS's console sho
 
 What goes from state to state is `{"path": "0/3", "result": ANSWER}`: the indexes in the foreaches around a step, and
 what the worker answered for the step before: `{"items": [0, 1, …]}` by a foreach, `{"next": STEP}` by a switch,
-`{"members": N}` by a gang's start. The members of a gang share a state. States of steps have no heartbeat: the worker
-keeps their tokens in the store, where the next worker finds them.
+`{"members": N}` by a gang's start. The members of a gang share a state. States of steps miss no sign of life: their
+tokens are kept in the store, where the next worker finds them.
 
 AWS records about eight events a task and stops an execution at 25,000. So a worker fails one that would get there.
 """
@@ -99,6 +99,7 @@ class _Compiler:
         about = {"step": node.name, "path.$": "$.path", **({"members.$": "$.result.members"} if gang else {})}
         return {
             **definition.asking(self.machine, template(STEP, self.machine.facts, about)),
+            "HeartbeatSeconds": definition.FOR_EVER_S,  # so that a sign of life tells whether AWS knows the token
             "ResultPath": "$.result",
         }
 
