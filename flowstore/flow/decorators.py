@@ -394,10 +394,10 @@ class _OptionsByName(Delayable):
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:  # noqa: N805  # of a metaclass
         """Make a decorator."""
-        if arguments:
+        if arguments and attrs.has(cls):  # not of those that only stand for Metaflow's
             raise GraphError(f"@{cls.__name__}: options are given by name, as in {_example(cls)}.")
         try:
-            return super().__call__(**options)
+            return super().__call__(*arguments, **options)
         except TypeError:
             raise GraphError(_unknown_option(cls, options)) from None
 
