@@ -51,7 +51,7 @@ class _Decorator(metaclass=Delayable):
     is_followed: ClassVar[bool] = True  # or only accepted, as it names what flowstore does not have
 
     def __repr__(self) -> str:
-        options = (f"{name}={getattr(self, name)!r}" for name in _option_names(type(self)) or vars(self))
+        options = (f"{name}={value!r}" for name, value in (attributes_of(self) or vars(self)).items())
         return f"{type(self).__qualname__}({', '.join(options)})"
 
 
@@ -271,18 +271,18 @@ def decorate(kind: Callable[..., StepDecorator], function: Any, options: dict[st
 
 
 def _option_names(kind: Any) -> list[str]:
-    return [field.name for field in attrs.fields(kind)] if attrs.has(kind) else []
+    """Return the names of options as users write them."""
+    return [str(field.alias) for field in attrs.fields(kind)] if attrs.has(kind) else []
 
 
 def _example(kind: Any) -> str:
-    names = _option_names(kind)
-    return f"@{kind.name}({names[0]}=…)" if names else f"@{kind.name}"
+    return "".join([f"@{kind.name}", *(f"({name}=…)" for name in _option_names(kind)[:1])])
 
 
 def _unknown_option(kind: Any, options: Mapping[str, Any]) -> str:
-    names = _option_names(kind)
-    unknown = ", ".join(sorted(set(options) - set(names)))
-    return f"@{kind.name} has no option {unknown}; it has: {', '.join(names) or 'none'}."
+    unknown = ", ".join(sorted(set(options) - set(_option_names(kind))))
+    problem = f"has no option {unknown}" if unknown else "needs more options"
+    return f"@{kind.name} {problem}; it has: {', '.join(_option_names(kind)) or 'none'}."
 
 
 WITH: dict[str, Any] = {kind.name: kind for kind in (Retry, Catch, Timeout, Environment, Resources, Card)}
@@ -389,7 +389,20 @@ def with_others(own: Sequence[StepDecorator], with_: Sequence[str]) -> list[Step
 # --- decorators of flows
 
 
-class FlowDecorator(_Decorator):
+class _OptionsByName(Delayable):
+    """The metaclass of flow decorators, which says what they do not take."""
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:  # noqa: N805  # of a metaclass
+        """Make a decorator."""
+        if arguments:
+            raise GraphError(f"@{cls.__name__}: options are given by name, as in {_example(cls)}.")
+        try:
+            return super().__call__(**options)
+        except TypeError:
+            raise GraphError(_unknown_option(cls, options)) from None
+
+
+class FlowDecorator(_Decorator, metaclass=_OptionsByName):
     """The base of flow decorators, which add themselves to a class."""
 
     name: ClassVar[str]

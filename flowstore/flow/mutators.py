@@ -315,7 +315,7 @@ class MutableFlow(Decorated):
     ) -> FlowDecorator | None:
         """Add a decorator to the flow, in `pre_mutate` only; see `MutableStep.add_decorator`."""
         self._check_early("A decorator can be added to the flow")
-        name = deco_type if isinstance(deco_type, str) else deco_type.__name__
+        name = deco_type if isinstance(deco_type, str) else getattr(deco_type, "__name__", repr(deco_type))
         if name not in _FLOW_DECORATORS:
             raise GraphError(f"There is no decorator of flows {name!r}; there are: {', '.join(_FLOW_DECORATORS)}.")
         if self.has_decorator(name) and duplicates != self.OVERRIDE:

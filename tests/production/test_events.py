@@ -402,6 +402,8 @@ def test_fields_are_mapped(deploys):
 
 
 MISTAKES = {
+    "an unknown option": ("trigger", {"evnt": "a"}, "@trigger has no option evnt; it has: event, events, options."),
+    "no name of a project": ("project", {}, "@project needs more options; it has: name."),
     "neither": ("trigger", {}, "@trigger needs either event or events"),
     "both": ("trigger", {"event": "a", "events": ["b"]}, "either event or events"),
     "no list": ("trigger", {"events": "a"}, "events is a list"),
@@ -422,6 +424,8 @@ def test_mistakes_of_decorators(decorator, options, message):
     """One message names the decorator and what to write."""
     with pytest.raises(GraphError, match=message):
         getattr(flowstore, decorator)(**options)
+    with pytest.raises(GraphError, match=f"@{decorator}: options are given by name, as in"):
+        getattr(flowstore, decorator)("a")
 
 
 def test_mistakes_are_found_when_deploying(flow):
