@@ -78,6 +78,14 @@ def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identi
     return identity
 
 
+class _NewTokenError(TokenError):
+    passing = True
+
+
+class _ChangedError(UntrustedArtifact):
+    passing = True  # whoever tries again checks it again
+
+
 def deployed(store: Database, assigned: Assigned) -> Identity:
     """Return the deployment that this process is to run.
 
@@ -89,11 +97,11 @@ def deployed(store: Database, assigned: Assigned) -> Identity:
 
     deployment = deployments.get(store, assigned.deployment_id)
     if assigned.token != deployment.token:
-        raise TokenError(
+        raise _NewTokenError(
             f"{deployment.flow} was given a new production token while it was being started. Trigger it again."
         )
     if assigned.digest != deployments.digest(store, deployment).hex():
-        raise UntrustedArtifact(f"The deployment of {deployment.flow} was changed while it was being started.")
+        raise _ChangedError(f"The deployment of {deployment.flow} was changed while it was being started.")
     project = {
         **(_project(deployment.flow, deployment.project, deployment.branch or "") if deployment.project else {}),
         "is_production": deployment.branch is None or is_production(deployment.branch),

@@ -15,7 +15,10 @@ import pytest
 import flowstore
 from flowstore.errors import FlowstoreError
 from flowstore.production import deploy, tokens
+from flowstore.run import ownership
 from flowstore.run.snapshot import Sources
+from flowstore.store import deployments
+from flowstore.store.opening import open_store
 from support.cli import Script
 from support.flows import LINEAR, flow_source
 from support.processes import wait_for
@@ -280,3 +283,9 @@ def test_a_run_that_is_starting_does_not_slip_into_another_generation(anne_and_w
     told = "F was given a new production token while it was being started. Trigger it again."
     assert (process.returncode, stderr.decode()) == (1, f"Error: {told}\n")
     assert anne.script.sql("select count(*) from runs") == [0]
+    with contextlib.closing(open_store(anne.script.db)) as store:
+        [deployment] = deployments.active(store)
+        for token in ("another", deployment.token):
+            with pytest.raises(FlowstoreError) as caught:
+                ownership.deployed(store, ownership.Assigned(deployment.id, 0, "another", token))
+            assert caught.value.passing  # so an execution in AWS that asked for the run does not fail
