@@ -243,7 +243,7 @@ def test_parameters_of_rubbish(examples, monkeypatch):
 def test_flow_commands_with_rubbish(examples, store, monkeypatch):
     """The same for the commands of a flow's file, tags included; only well-formed tags are added."""
     monkeypatch.setattr("flowstore.cli.flow.run._executor", lambda *_: None)
-    monkeypatch.setattr(start, "resume_flow", lambda *_: 0)
+    monkeypatch.setattr(start, "resume_flow", lambda *_, **__: 0)
     known = flow_commands.commands_of(type("F", (Everything,), {"__module__": __name__}))
     context_ = click.Context(known)
     commands = {
