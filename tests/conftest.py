@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import fcntl
 import gc
 import os
@@ -52,17 +53,27 @@ def pytest_collection():
 def pytest_collection_modifyitems(items):
     """Choose the long group: tests in long.txt, cases that are not quick, all but the first case of running a flow.
 
-    Cases whose ids begin like a line of soak.txt are soaks.
+    Of a test with more cases than three it takes the first, the middle and the last, but in a few folders. The others
+    are soaks, and so are cases whose ids begin like a line of soak.txt.
     """
     slow = set((Path(__file__).parent / "long.txt").read_text("utf-8").splitlines())
     slowest = tuple((Path(__file__).parent / "soak.txt").read_text("utf-8").splitlines())
     first = {}
+    cases = collections.defaultdict(list)
     for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(slowest):
-            item.add_marker("soak")
         in_list = item.nodeid.partition("[")[0].removeprefix("tests/") in slow
         if in_list or (hasattr(item, "callspec") and _is_spared(item, first)):
             item.add_marker("long")
+        if item.nodeid.removeprefix("tests/").startswith(slowest):
+            item.add_marker("soak")
+        if item.get_closest_marker("long") and not item.get_closest_marker("soak") and not _WHOLE & {*item.path.parts}:
+            cases[item.function].append(item)
+    for several in cases.values():
+        for item in {*several} - {several[0], several[len(several) // 2], several[-1]}:
+            item.add_marker("soak")
+
+
+_WHOLE = {"guarantees", "browser", "cluster", "aws"}  # folders of tests of which the long group has every case
 
 
 def _is_spared(item, first):

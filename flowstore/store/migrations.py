@@ -12,7 +12,7 @@ import attrs
 from flowstore.store import first_schema
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen(eq=False)
 class Migration:
     """A step that brings a store to the next version.
 

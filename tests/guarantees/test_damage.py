@@ -13,7 +13,7 @@ from support.damage import SECONDS_A_FILE, make_original, tried
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.mark.parametrize(("count", "first"), [(10, 1), pytest.param(430, 11, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("count", "first"), [(10, 1), pytest.param(190, 11, marks=pytest.mark.long)])
 def test_damaged_files_give_right_values_or_clear_errors(tmp_path, count, first):
     """Of any damaged file, every artifact is right or refused, everything else an answer or a FlowstoreError."""
     make_original(tmp_path / "original.db")

@@ -100,10 +100,10 @@ SPECIALS = {
 }  # fmt: skip
 
 
-def hostile_stores(good, folder, form):
+def hostile_stores(good, folder, form, every=1):
     """A store for each column: all rows of it hold the canary of this form, as far as the column takes it."""
     columns = [found for found in full_store(good) if form not in {"tricks", "empty"} or found[2] == "TEXT"]
-    for table, column, _ in columns:
+    for table, column, _ in columns[::every]:
         path = folder / "hostile.db"
         shutil.copy(good, path)
         with without_types(path), contextlib.suppress(sqlite3.IntegrityError):
@@ -194,12 +194,12 @@ def ask_everything(path):
 
 
 def ask_in_turn(path, what, number):
-    """The Client, or where there is only text a quarter of the commands, another for each store; gives the same."""
+    """The Client or a few of the commands, others for each store; gives the same."""
     if "tricks" in what:
         commands = LOOKING[number % 4 :: 4]
     else:
         look_at_everything(path)
-        commands = LOOKING if "codec" in what else [TAKING[number % 3]]
+        commands = LOOKING if "codec" in what else TAKING[number % 6 :][:1]
     for args in commands:
         yield from ask(path, args)
 
