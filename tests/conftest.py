@@ -7,6 +7,7 @@ import fcntl
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -35,8 +36,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Pass the option on."""
+    """Pass the option on; let Ctrl-C reach what tests start, also where a shell runs them in the background."""
     Script.fresh = config.getoption("fresh")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -162,11 +162,7 @@ def test_tasks_learn_nothing_of_the_program(flow):
 def test_ctrl_c_stops_the_run(flow):
     """Ctrl-C in the program that waits stops the run, whether a terminal sends it to both or a notebook to one."""
     script = flow(flow_source(LINEAR, start=SLOW))
-    program = (
-        "import signal; from flowstore import Runner\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # also where tests run in the background\n"
-        "Runner('flow.py').run()"
-    )
+    program = "from flowstore import Runner\nRunner('flow.py').run()"
     with subprocess.Popen([sys.executable, "-c", program], cwd=script.folder, stderr=subprocess.PIPE) as process:
         while not (script.folder / "here").exists():
             assert process.poll() is None
