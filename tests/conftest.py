@@ -56,8 +56,8 @@ def pytest_collection():
 def pytest_collection_modifyitems(items):
     """Choose the long group: tests in long.txt, cases that are not quick, all but the first case of running a flow.
 
-    Of a test with more cases than three it takes the first, the middle and the last, but in a few folders. The others
-    are soaks, and so are cases whose ids begin like a line of soak.txt.
+    Of a test with several such cases it takes the first and the last, but of some tests all. The others are soaks, and
+    so are cases whose ids begin like a line of soak.txt.
     """
     slow = set((Path(__file__).parent / "long.txt").read_text("utf-8").splitlines())
     slowest = tuple((Path(__file__).parent / "soak.txt").read_text("utf-8").splitlines())
@@ -72,11 +72,11 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("long") and not item.get_closest_marker("soak") and not _WHOLE & {*item.path.parts}:
             cases[item.function].append(item)
     for several in cases.values():
-        for item in {*several} - {several[0], several[len(several) // 2], several[-1]}:
+        for item in several[1:-1]:
             item.add_marker("soak")
 
 
-_WHOLE = {"guarantees", "browser", "cluster", "aws"}  # folders of tests of which the long group has every case
+_WHOLE = {"aws", "browser", "cluster", "test_executor_contract.py", "test_kill.py", "test_power.py"}
 
 
 def _is_spared(item, first):
