@@ -122,7 +122,7 @@ class DaskEngine(Engine):
         self._lease_s = lease_s
         self._run = uuid.uuid4().hex
         self._futures: dict[int, distributed.Future] = {}
-        self._shunned: set[str] = set()  # addresses of workers
+        self._shunned: frozenset[str] = frozenset()  # addresses of workers
         self._granted: dict[int, str] = {}
         self._notices: collections.deque[Granted | Over] = collections.deque()
         self.waker, self._wake = socket.socketpair()
@@ -202,7 +202,7 @@ class DaskEngine(Engine):
 
     def shun(self, host: str) -> None:
         """Submit no more leases to the worker of a host."""
-        self._shunned.add(host.partition(" ")[0])
+        self._shunned = self._shunned | {host.partition(" ")[0]}  # as a new set, since two threads do so
 
     def request(self, leases: Sequence[int], amounts: Mapping[str, float]) -> None:
         """Submit tasks, each of which holds a thread of a worker with these resources."""
@@ -342,6 +342,7 @@ class DaskEngine(Engine):
                 return await _answer(self._call(link, what, **arguments), answer_s)
             except (OSError, TimeoutError):
                 if time.monotonic() > deadline:
+                    self.shun(link.address)  # whose silence the scheduler may not notice for minutes
                     raise
                 await asyncio.sleep(AGAIN_S)
                 if not await _answer(self._client.scheduler.ncores(workers=[link.address]), answer_s):
