@@ -22,7 +22,8 @@ def missing():
         return "Rscript is not installed"
     program = 'stopifnot(requireNamespace("reticulate")); invisible(reticulate::py_config())'
     done = run(["-e", program], Path.cwd())
-    return None if done.returncode == 0 else f"R cannot use {sys.executable}: {done.stderr.strip().splitlines()[0]}"
+    said = [*done.stderr.strip().splitlines(), "it does not say why"]
+    return None if done.returncode == 0 else f"R cannot use {sys.executable}: {said[0]}"
 
 
 def run(arguments, folder):
