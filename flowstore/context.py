@@ -47,7 +47,7 @@ class State:
         self.launcher: str | None = None  # the module that runs the program, as `python -m LAUNCHER flow.py`
         self.prefixes: tuple[str, ...] = ("FLOWSTORE",)  # of environment variables; the first that is set counts
         self.add_options: Callable[[Any], None] | None = None  # adds to a flow's tree of commands
-        self.passing_code = 1  # the exit code after an error that may pass
+        self.transient_code = 1  # the exit code after a transient error
 
 
 state = State()

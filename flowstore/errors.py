@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EAGAIN, errno.EMFILE,
         errno.ENFILE, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE,
@@ -44,31 +44,31 @@ class FlowstoreError(Exception):
     """Whatever flowstore refuses or can't do."""
 
     @property
-    def passing(self) -> bool:
-        """Whether the same may succeed later, such as once a disk has room again."""
-        return is_passing(self.__cause__)
+    def transient(self) -> bool:
+        """Whether the same call may succeed later, as when a full disk has room again."""
+        return is_transient(self.__cause__)
 
     def __str__(self) -> str:
         """Return the message, fit to be shown; KeyError's own `str` would quote it."""
         return safe(str(self.args[0])) if self.args else ""
 
 
-def is_passing(error: BaseException | None) -> bool:
-    """Return whether an error says that the machine refuses something at the moment, so that the same may pass later.
+def is_transient(error: BaseException | None) -> bool:
+    """Return whether an error is due to a state of the machine that may end, such as a full disk.
 
     Example:
-        >>> is_passing(OSError(errno.ENOSPC, "No space left on device")), is_passing(FileNotFoundError(2, "x"))
+        >>> is_transient(OSError(errno.ENOSPC, "No space left on device")), is_transient(FileNotFoundError(2, "x"))
         (True, False)
     """
     if isinstance(error, FlowstoreError):  # some of which are OSErrors, too
-        return error.passing
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)
+        return error.transient
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _TRANSIENT)
 
 
 class StoreNotFound(FlowstoreError, FileNotFoundError):
     """There is no store where one was looked for."""
 
-    passing = True  # a disk is not mounted yet, say
+    transient = True  # a disk is not mounted yet, say
 
 
 class NotAStore(FlowstoreError, ValueError):

@@ -35,7 +35,7 @@ from click.core import ParameterSource
 
 from flowstore import context
 from flowstore._version import __version__
-from flowstore.errors import FlowstoreError, NamespaceMismatch, is_passing
+from flowstore.errors import FlowstoreError, NamespaceMismatch, is_transient
 from flowstore.text import did_you_mean, safe
 
 if TYPE_CHECKING:
@@ -359,10 +359,10 @@ def exit_code(call: Callable[[], Any]) -> int:
     except FlowstoreError as error:
         message = error.message(_namespace_option) if isinstance(error, NamespaceMismatch) else error
         click.echo(f"Error: {message}", err=True)
-        return context.state.passing_code if is_passing(error) else 1
+        return context.state.transient_code if is_transient(error) else 1
     except MemoryError:
         click.echo("Error: There is not enough memory for this. Ask for less at a time.", err=True)
-        return context.state.passing_code
+        return context.state.transient_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)
         return 130
@@ -371,7 +371,7 @@ def exit_code(call: Callable[[], Any]) -> int:
             mute(sys.stdout)
             return 0
         click.echo(safe(f"Error: {_refusal(error)}."), err=True)
-        return context.state.passing_code if is_passing(error) else 1
+        return context.state.transient_code if is_transient(error) else 1
     return result if isinstance(result, int) else 0
 
 

@@ -142,5 +142,5 @@ def _follow(of: Run | Step | Task, wish: Wish) -> Iterator[_Line]:
             yield from (_Line(at, key[0], last_state(line)) for line in lines)
         if ended:
             break
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S)  # the run is in another process, and SQLite announces no change
     yield from (_Line(at, task, last_state(rest)) for (task, _), (at, rest) in unfinished.items() if rest)

@@ -140,7 +140,7 @@ def _wait_for_one(running: dict[int, int]) -> tuple[int, int]:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 return pid, status
-        time.sleep(pause_s)
+        time.sleep(pause_s)  # no call waits for several children and leaves the others alone
         pause_s = min(2 * pause_s, 0.02)
 
 

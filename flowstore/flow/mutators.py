@@ -315,7 +315,7 @@ class MutableFlow(Decorated):
     ) -> FlowDecorator | None:
         """Add a decorator to the flow, in `pre_mutate` only; see `MutableStep.add_decorator`."""
         self._check_early("A decorator can be added to the flow")
-        name = deco_type if isinstance(deco_type, str) else getattr(deco_type, "__name__", repr(deco_type))
+        name = _name_of(deco_type)
         if name not in _FLOW_DECORATORS:
             raise GraphError(f"There is no decorator of flows {name!r}; there are: {', '.join(_FLOW_DECORATORS)}.")
         if self.has_decorator(name) and duplicates != self.OVERRIDE:
@@ -347,8 +347,12 @@ def _spec(decorator: Any) -> tuple[str, str, list[Any], dict[str, Any]]:
     return decorator.name, f"{kind.__module__}.{kind.__qualname__}", args, attributes_of(decorator)
 
 
+def _name_of(deco_type: Any) -> str:
+    return deco_type if isinstance(deco_type, str) else getattr(deco_type, "__name__", repr(deco_type))
+
+
 def _known(flow: type, *values: Any) -> Any:
-    """Return values with what a mutator takes from configs, which have theirs when it is asked."""
+    """Return values whose expressions of configs are evaluated: when a mutator runs, configs have their values."""
     if not is_delayed(values):
         return values
     from flowstore.flow.configs import Settling  # which most flows do without
@@ -364,8 +368,7 @@ def _build(deco_type: Any, args: Sequence[Any], options: Mapping[str, Any]) -> S
         return deco_type.attached(options)
     if isinstance(deco_type, str) and (":" in deco_type or not options):
         return from_text(deco_type)
-    name = deco_type if isinstance(deco_type, str) else getattr(deco_type, "__name__", repr(deco_type))
-    return from_name(name, options)
+    return from_name(_name_of(deco_type), options)
 
 
 # --- the decorators of a flow's steps

@@ -264,8 +264,8 @@ def hidden_output(redactor: Redactor) -> Iterator[None]:
     kept = [os.dup(number) for number in _STANDARD]
     pipes = [os.pipe() for _ in _STANDARD]
     ended, end = os.pipe()
-    passing = os.fork()
-    if passing == 0:
+    forwarder = os.fork()
+    if forwarder == 0:
         try:
             for _, write in (*pipes, (ended, end)):
                 os.close(write)
@@ -286,7 +286,7 @@ def hidden_output(redactor: Redactor) -> Iterator[None]:
             os.dup2(copy, number)
             os.close(copy)
         os.close(end)
-        os.waitpid(passing, 0)
+        os.waitpid(forwarder, 0)
 
 
 def _pass_on(streams: dict[int, tuple[Stream, int]], ended: int) -> None:

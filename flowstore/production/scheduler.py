@@ -27,7 +27,7 @@ from typing import Protocol
 
 import attrs
 
-from flowstore.errors import FlowstoreError, is_passing
+from flowstore.errors import FlowstoreError, is_transient
 from flowstore.production import deploy, events, schedule
 from flowstore.production.events import Start
 from flowstore.production.schedule import Entry
@@ -206,7 +206,7 @@ class Scheduler:
                 raise
             except (FlowstoreError, OSError) as error:  # no room for a process, say
                 self._say_once(f"{entry} is not run by its events. {error}")
-                if is_passing(error):
+                if is_transient(error):
                     self._rest(entry)
 
     def _rest(self, entry: Entry) -> None:
@@ -240,7 +240,7 @@ class Scheduler:
         )
 
     def _look_again(self) -> None:
-        """Look, and outlive what may pass, such as a full disk."""
+        """Look, and go on after a transient error, such as a full disk."""
         try:
             if time.monotonic() - self._seen_s > SIGN_OF_LIFE_S:
                 self._keep()
@@ -303,7 +303,7 @@ class Scheduler:
 
     def _note_end(self, entry: Entry, claim: Claim, code: int) -> None:
         """Count an attempt that has made no run; one that the system has refused costs no event."""
-        if code == ownership.PASSING_CODE:
+        if code == ownership.TRANSIENT_CODE:
             self._rest(entry)
             return
         self._rests.pop(claim.deployment_id, None)

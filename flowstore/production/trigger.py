@@ -22,7 +22,7 @@ import attrs
 from flowstore import context
 from flowstore.client.addresses import Scope
 from flowstore.client.code import Code
-from flowstore.errors import FlowstoreError, ParameterError, UntrustedArtifact, is_passing
+from flowstore.errors import FlowstoreError, ParameterError, UntrustedArtifact, is_transient
 from flowstore.production import tokens
 from flowstore.run import ownership
 from flowstore.run.local.worker import die_with_parent
@@ -68,7 +68,8 @@ def trigger(
         claim: the events that start the run.
 
     Returns:
-        The run's exit code; where events or an execution ask for it, `ownership.PASSING_CODE` after what may pass.
+        The run's exit code. Where events or an execution ask for the run, it is `ownership.TRANSIENT_CODE` after a
+        transient error.
 
     Raises:
         UntrustedArtifact: this user neither deployed it nor trusts the store; nothing was run.
@@ -113,7 +114,7 @@ def as_child(parent: str, path: str, call: Callable[[Database], int]) -> int:
         return call(active_store())
     except (FlowstoreError, OSError) as error:
         print(f"Error: {safe(str(error))}", file=sys.stderr)
-        return ownership.PASSING_CODE if is_passing(error) else 1
+        return ownership.TRANSIENT_CODE if is_transient(error) else 1
 
 
 def _program(deployment: Deployment, folder: str) -> list[str]:

@@ -200,8 +200,8 @@ class Worker:
             self._say(str(error))
 
     def _miss(self, error: Exception) -> None:
-        """Try again after what may pass, such as a network that is down; else end, once the runs have ended."""
-        if not isinstance(error, AwsError) or error.passing:
+        """Try again after a transient error, such as a network that is down; else end, once the runs have ended."""
+        if not isinstance(error, AwsError) or error.transient:
             self._poll_again_at = time.monotonic() + _RETRY_S
             if str(error) != self._trouble:
                 self._say(f"{str(error).rstrip('.')}. Trying again.")
@@ -281,7 +281,7 @@ class Worker:
                 if not self._store.path.exists():
                     raise
                 job.rests_until = time.monotonic() + min(_RETRY_S, job.message.heartbeat_s / BEATS)
-                if isinstance(error, AwsError) and not error.passing and job.answer is not None:
+                if isinstance(error, AwsError) and not error.transient and job.answer is not None:
                     del self._jobs[job.tag]  # AWS asks again, once it misses a sign of life
                 self._miss_one(error)
 

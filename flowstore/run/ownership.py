@@ -79,11 +79,11 @@ def own(flow: type[FlowSpec], branch: str | None, *, production: bool) -> Identi
 
 
 class _NewTokenError(TokenError):
-    passing = True
+    transient = True
 
 
 class _ChangedError(UntrustedArtifact):
-    passing = True  # whoever tries again checks it again
+    transient = True  # whoever tries again checks it again
 
 
 def deployed(store: Database, assigned: Assigned) -> Identity:
@@ -150,7 +150,7 @@ def _project(flow: str, project: str, branch: str) -> dict[str, Any]:
 
 
 VARIABLE = "FLOWSTORE_DEPLOYMENT"  # holds the JSON of an `Assigned`
-PASSING_CODE = 75  # the exit code that sysexits.h has for what may be tried again: the disk is full, say
+TRANSIENT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, say, and the same may succeed later
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -179,7 +179,7 @@ class Assigned:
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether an event or an execution in AWS asks for the run, which is tried again after what may pass."""
+        """Whether an event or an execution in AWS asks for the run, and so again after a transient error."""
         return self.execution is not None or bool(self.events)
 
     def claim(self) -> Claim | None:
@@ -207,7 +207,7 @@ def assigned_deployment() -> Assigned | None:
         assigned = Assigned(**json.loads(text))
         die_with_parent(int(assigned.parent))
         if assigned.is_asked_for:
-            context.state.passing_code = PASSING_CODE
+            context.state.transient_code = TRANSIENT_CODE
     except (ValueError, TypeError):
         raise FlowstoreError(f"${VARIABLE} is set by deploy trigger, and by nobody else. Unset it.") from None
     return assigned

@@ -364,7 +364,7 @@ class StepFunctionsTriggeredRun(TriggeredRun):
 
     @property
     def is_running(self) -> bool:
-        """Whether neither the run nor, before there is one, the execution has ended."""
+        """Whether the run has not ended; before there is one, whether the execution has not."""
         newest = self._newest_run
         return not self._is_over() if newest is None else newest.status == "running"
 
@@ -381,7 +381,7 @@ class StepFunctionsTriggeredRun(TriggeredRun):
             try:
                 newest = self._there.aws.find_execution(self.execution)
             except FlowstoreError as error:
-                if not error.passing:
+                if not error.transient:
                     raise
                 return False
             if newest is not None or time.monotonic() > self._known_at:

@@ -11,9 +11,9 @@ from flowstore.sqlite import journal
 
 
 class StoreUnavailable(FlowstoreError):
-    """The system refuses to read or write the file, which may pass."""
+    """The system refuses to read or write the file at the moment."""
 
-    passing = True
+    transient = True
 
 
 class StoreLocked(StoreUnavailable):

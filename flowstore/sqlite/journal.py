@@ -89,7 +89,7 @@ def leave_one_file(connection: sqlite3.Connection, path: Path) -> bool:
 def leave_one_file_later(path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
     """Try again a few times, with the file closed in between: those that close at one moment hinder each other."""
     for _ in range(6):
-        time.sleep(_jitter_s())
+        time.sleep(_jitter_s())  # each waits for another time, so that one of them comes alone
         try:
             if not is_wal(path):
                 return  # somebody else has done it

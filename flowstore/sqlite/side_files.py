@@ -202,7 +202,7 @@ def settle(path: Path, *, writable: bool) -> bool:
                 f"{path} is in use by another program, and {names} beside it belongs to another store. "
                 "End that program, and open the store again."
             )
-        time.sleep(0.01)
+        time.sleep(0.01)  # nobody announces that a lock is free
     return False
 
 
@@ -263,7 +263,7 @@ def _is_in_use(path: Path) -> bool:
             lock_type = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, request))[_FLOCK_TYPE]
             if lock_type != fcntl.F_WRLCK or time.monotonic() > until:
                 return bool(lock_type != fcntl.F_UNLCK)
-            time.sleep(0.005)
+            time.sleep(0.005)  # F_GETLK only looks, and F_SETLKW would take the lock
 
 
 def _flock(kind: int) -> bytes:

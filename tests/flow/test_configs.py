@@ -222,11 +222,11 @@ def test_wrong_definitions(flow, definition, message):
 def test_a_resumed_run_keeps_its_own(configured):
     """It has the values of its origin, in decorators too, whatever has become of the file; new configs are read."""
     members = "config = Config('config', default='config.json')"
-    source = flow_source(LINEAR, members=members, end=f"{TIMES}\nassert Path('mended').exists()")
+    source = flow_source(LINEAR, members=members, end=f"{TIMES}\nassert Path('repaired').exists()")
     script = configured(source)
     script("run", expect=1)
     (script.folder / "config.json").write_text('{"times": 7}')
-    (script.folder / "mended").touch()
+    (script.folder / "repaired").touch()
     assert "keeps its origin's configs" in script("--config-value", "config", "{}", "resume", expect=2).stderr
     script.rewrite(source.replace(members, f"{members}; other = Config('other', default='config.json')"))
     script("resume", "end")

@@ -288,4 +288,4 @@ def test_a_run_that_is_starting_does_not_slip_into_another_generation(anne_and_w
         for token in ("another", deployment.token):
             with pytest.raises(FlowstoreError) as caught:
                 ownership.deployed(store, ownership.Assigned(deployment.id, 0, "another", token))
-            assert caught.value.passing  # so an execution in AWS that asked for the run does not fail
+            assert caught.value.transient  # so an execution in AWS that asked for the run does not fail

@@ -97,7 +97,7 @@ class Execution:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it is still running, as far as AWS tells."""
+        """Whether it is still running, as far as AWS knows."""
         return self.status in {"RUNNING", "PENDING_REDRIVE"}
 
 

@@ -46,10 +46,10 @@ class AwsError(FlowstoreError):
     """AWS did not do what it was asked for."""
 
 
-class AwsPassingError(AwsError):
+class AwsTransientError(AwsError):
     """AWS could not be reached, or was asked too often."""
 
-    passing = True
+    transient = True
 
 
 class AwsDeniedError(AwsError):
@@ -103,10 +103,10 @@ def _refusal(what: str, error: ClientError) -> AwsError:
         return AwsError(f"{begin}: it does not accept your credentials ({code}: {text}). Renew them.")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _THROTTLED or status == 429:
-        return AwsPassingError(f"{begin}: it is asked too often at the moment ({code}). Try again in a minute.")
+        return AwsTransientError(f"{begin}: it is asked too often at the moment ({code}). Try again in a minute.")
     if code in _HINTS:
         return AwsError(f"{begin}: {_HINTS[code]}")
-    kind = AwsPassingError if status >= 500 else AwsError
+    kind = AwsTransientError if status >= 500 else AwsError
     return kind(f"{begin}: {safe(f'{code}: {text}')}")
 
 
@@ -120,5 +120,5 @@ def _trouble(what: str, error: BotoCoreError) -> AwsError:
             "$AWS_SECRET_ACCESS_KEY, or $AWS_PROFILE, or run: aws configure"
         )
     if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
-        return AwsPassingError(f"AWS cannot be reached to {what}: {safe(str(error))}.")
+        return AwsTransientError(f"AWS cannot be reached to {what}: {safe(str(error))}.")
     return AwsError(f"AWS cannot be asked to {what}: {safe(str(error))}.")

@@ -149,7 +149,7 @@ class Job:
         try:
             self._begin()
         except (FlowstoreError, OSError) as error:
-            if isinstance(error, FlowstoreError) and not error.passing:  # nothing can be run, now or later
+            if isinstance(error, FlowstoreError) and not error.transient:  # nothing can be run, now or later
                 self.answer = self._failed(Failure.NOT_STARTED, str(error))
             else:
                 self._give_back(str(error))
@@ -207,7 +207,7 @@ class Job:
             if stopping and child.code:
                 self.answer = Answer(error=Failure.WORKER_STOPPED, cause="The worker was stopped.")
                 return
-            if child.code == ownership.PASSING_CODE:
+            if child.code == ownership.TRANSIENT_CODE:
                 self._give_back(child.last_words())
             else:
                 self.answer = self._failed(Failure.NOT_STARTED, f"The run did not start. {child.last_words()}")

@@ -63,7 +63,7 @@ def missed_after_fork() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     deadline = time.monotonic() + _LAG_S
     while (kinds := _kinds()) and time.monotonic() < deadline:
-        time.sleep(_LAG_S / 10)
+        time.sleep(_LAG_S / 10)  # the kernel announces no end of a thread
     return [kind if count == 1 else f"{count} of {kind}" for kind, count in kinds.items()]
 
 

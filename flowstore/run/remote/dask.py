@@ -122,7 +122,7 @@ class DaskEngine(Engine):
         self._lease_s = lease_s
         self._run = uuid.uuid4().hex
         self._futures: dict[int, distributed.Future] = {}
-        self._shunned: frozenset[str] = frozenset()  # addresses of workers
+        self._shunned: set[str] = set()  # addresses of workers; the thread of Dask's client adds to it, too
         self._granted: dict[int, str] = {}
         self._notices: collections.deque[Granted | Over] = collections.deque()
         self.waker, self._wake = socket.socketpair()
@@ -202,13 +202,14 @@ class DaskEngine(Engine):
 
     def shun(self, host: str) -> None:
         """Submit no more leases to the worker of a host."""
-        self._shunned = self._shunned | {host.partition(" ")[0]}  # as a new set, since two threads do so
+        self._shunned.add(host.partition(" ")[0])
 
     def request(self, leases: Sequence[int], amounts: Mapping[str, float]) -> None:
         """Submit tasks, each of which holds a thread of a worker with these resources."""
-        workers = self._workers if amounts or self._shunned else {}
+        shunned = self._shunned.copy()
+        workers = self._workers if amounts or shunned else {}
         declared = {name for worker in workers.values() for name in worker["resources"]}
-        others = sorted(workers.keys() - self._shunned) if self._shunned & workers.keys() else None
+        others = sorted(workers.keys() - shunned) if shunned & workers.keys() else None
         needed = {RESOURCES[name]: amount for name, amount in amounts.items() if RESOURCES[name] in declared}
         for lease in leases:
             self._futures[lease] = future = self._client.submit(

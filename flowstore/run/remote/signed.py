@@ -282,7 +282,7 @@ class Listener:
     def drop_slow(self) -> None:
         """Close connections that have said nothing for long, and the oldest where there are too many.
 
-        This is called every few seconds, and so is also when the listener goes on that has had to rest.
+        It is called every few seconds, so a listener that had to rest goes on here, too.
         """
         now = time.monotonic()
         if self._rests_until is not None and self._rests_until <= now:

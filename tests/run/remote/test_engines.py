@@ -1,4 +1,4 @@
-"""What engines do beside a cluster: where a listener is reached, and what a start that takes too long leaves behind."""
+"""Engines: the address at which a listener is reached, and that a start that takes too long leaves nothing behind."""
 
 from __future__ import annotations
 
