@@ -20,6 +20,7 @@ from benchmarks import (
     artifact,
     card,
     crowd,
+    digits,
     fanout,
     hello,
     importing,
@@ -41,8 +42,8 @@ from benchmarks.measure import Failed, Line
 from flowstore import __version__
 
 MODULES = (
-    importing, hello, fanout, reuse, remote, metrics, wide, artifact, passthrough, query, iterate, resume, crowd, card,
-    ship, size, pages, anatomy,
+    importing, hello, fanout, reuse, digits, remote, metrics, wide, artifact, passthrough, query, iterate, resume,
+    crowd, card, ship, size, pages, anatomy,
 )  # fmt: skip
 BENCHMARKS: dict[str, Callable[[Settings], Iterable[Line]]] = {
     module.__name__.rpartition(".")[2]: module.measure for module in MODULES

@@ -67,7 +67,7 @@ def fill(path: Path, runs: int, *, contents: bool = False) -> None:
     """Make a store with so many runs."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("pragma synchronous = off")
-        schema.create(connection, __version__)
+        schema.create(connection, __version__, small=False)  # as a store is that has grown by itself
         connection.execute("begin")
         _runs(connection, runs)
         if contents:

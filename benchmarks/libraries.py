@@ -98,7 +98,7 @@ class Peers:
         return measure.run(self.command(program, *arguments), folder, environment(folder))
 
 
-PEERS = ("metaflow", "luigi", "distributed", "redun", "joblib", "mlflow")
+PEERS = ("metaflow", "luigi", "distributed", "redun", "joblib", "mlflow", "scikit-learn")
 
 
 def find_peers(python: str) -> Peers:

@@ -1,5 +1,7 @@
 """What one more run of a flow of three steps takes of the disk, on average: whole blocks, and files.
 
+And what a store takes without a run, and with a single number.
+
 No floor. As many runs come first that do not count: the first makes the store and keeps the flow's source, and the
 next ones fill pages that a new store already has.
 """
@@ -12,6 +14,7 @@ from pathlib import Path
 from benchmarks.libraries import FLOWSTORE, Library, Settings
 from benchmarks.measure import Line
 from benchmarks.targets import at_most
+from flowstore.store.opening import ensure_store
 
 
 def measure(settings: Settings) -> Iterator[Line]:
@@ -23,6 +26,21 @@ def measure(settings: Settings) -> Iterator[Line]:
     yield Line("size, 3-step run", "kB", size, at_most(6, "kB"), missing)
     files = {name: [count] for name, (_, count) in grown.items()}
     yield Line("size, 3-step run", "files", files, at_most(0, "files"), missing)
+    yield from _smallest(settings)
+
+
+def _smallest(settings: Settings) -> Iterator[Line]:
+    """Yield what a new store takes, and one with a run that has set one number."""
+    with settings.folder() as folder:
+        ensure_store(folder / "flowstore.db").close()
+        yield Line("size, empty store", "kB", {"flowstore": [_kilobytes(folder)]}, at_most(200, "kB"))
+    with settings.folder() as folder:
+        FLOWSTORE.run("number", folder)
+        yield Line("size, store with one number", "kB", {"flowstore": [_kilobytes(folder)]}, at_most(200, "kB"))
+
+
+def _kilobytes(folder: Path) -> float:
+    return (folder / "flowstore.db").stat().st_size / 1000
 
 
 def _growth(settings: Settings, library: Library, runs: int) -> tuple[float, float]:

@@ -244,26 +244,46 @@ class TaskCards:
         self._drawn = [0] * len(wanted)  # how often each was drawn while the step runs
         self._next_at = [0.0] * len(wanted)  # when each may be drawn again
         self._waiting: dict[int, Any] = {}  # those that were not drawn, with the data of the newest call
+        self._later: threading.Timer | None = None  # draws these when it is time
         self._broken: set[int] = set()  # those that could not be drawn
         self.current = CurrentCards(self)
 
     # --- while the step runs
 
     def draw(self, n: int, data: Any, *, force: bool = False) -> None:
-        """Draw a card as it is now and hand it to the driver, unless that was done a moment ago."""
+        """Draw a card as it is now and hand it to the driver; a moment later if that was done a moment ago."""
+        if os.getpid() != self._process:  # a child of the step's, in which nobody may hold the lock any more
+            return
         with self._lock:
-            if self._is_over or n in self._broken or os.getpid() != self._process:
+            if self._is_over or n in self._broken:
                 return
             began = time.monotonic()
             if not force and began < self._next_at[n]:
                 self._waiting[n] = data
+                self._draw_later()
                 return
             self._waiting.pop(n, None)
+            is_first = not self._drawn[n]
             self._draw(n, data)
-            took = time.monotonic() - began
+            took = 0 if is_first else time.monotonic() - began  # the first one imports what later ones have
             interval_s = self.wanted[n].refresh_interval
             least_s = interval_s if interval_s > _DEFAULT_INTERVAL_S else _PAUSE_S
             self._next_at[n] = began + max(least_s, _SHARE * took)
+
+    def _draw_later(self) -> None:
+        """Have what waits drawn when it is time, since the step may not call again for long."""
+        if self._later is not None and self._later.is_alive():
+            return
+        due = min(self._next_at[n] for n in self._waiting)
+        self._later = threading.Timer(max(0.0, due - time.monotonic()), self._draw_waiting)
+        self._later.daemon = True
+        self._later.start()
+
+    def _draw_waiting(self) -> None:
+        with self._lock:
+            self._later = None
+            for n, data in list(self._waiting.items()):
+                self.draw(n, data)
 
     def _draw(self, n: int, data: Any) -> None:
         kind = self._kinds[n]
@@ -283,12 +303,17 @@ class TaskCards:
             blob = NewBlob(encoded.description, data=encoded.content)
             self._show(RenderedCard(n, rendered.type, rendered.card_id, blob, rendered.data))
 
+    def _end_drawing(self) -> None:
+        self._is_over = True
+        if self._later is not None:
+            self._later.cancel()
+
     def abandon(self) -> None:
         """Send what was not drawn for want of time: the attempt has failed, so there will be no other state."""
         with self._lock:
             for n, data in list(self._waiting.items()):
                 self.draw(n, data, force=True)
-            self._is_over = True
+            self._end_drawing()
         self._end_charts()
 
     # --- once it has ended
@@ -300,7 +325,7 @@ class TaskCards:
             described: what the step has set.
         """
         with self._lock:
-            self._is_over = True
+            self._end_drawing()
         self._task.finished = True
         self._task.described = {name: blob.description for name, blob in described.items()}
         for n, wanted in enumerate(self.wanted):

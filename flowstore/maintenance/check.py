@@ -22,6 +22,7 @@ from flowstore.store.blobs import CHUNK_BYTES
 from flowstore.store.invariants import Rule
 from flowstore.store.problems import REPAIR, UNREADABLE, Problem, blob_location, location
 from flowstore.store.staging import ORPHANED
+from flowstore.store.tags import COUNTS_SINCE
 from flowstore.text import counted
 
 _TYPES = {"INTEGER": "integer", "TEXT": "text", "BLOB": "blob", "REAL": "real"}
@@ -191,7 +192,9 @@ def _rules(db: sqlite3.Connection) -> list[Rule]:
         references = [*invariants.references(db)]
     except UNREADABLE:  # the definition of a table, which is reported as a page
         references = []
-    return [*references, *(rule for rule in invariants.ROWS if not _lacks(db, rule)), invariants.PAIRS]
+    counted = db.execute("pragma user_version").fetchone()[0] >= COUNTS_SINCE
+    counts = [invariants.COUNTS] if counted else []
+    return [*references, *(rule for rule in invariants.ROWS if not _lacks(db, rule)), invariants.PAIRS, *counts]
 
 
 def _lacks(db: sqlite3.Connection, rule: Rule) -> bool:

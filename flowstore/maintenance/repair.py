@@ -103,6 +103,7 @@ def _run(store: Database, problems: Sequence[Problem], done: Repaired) -> bool:
     """Run the repairs of these problems in one transaction; return False if a page turns out to be damaged again."""
     try:
         with vacuum.unlinked(store), store.write() as db:
+            schema.complete(db)
             for problem in problems:
                 for statement, values in problem.statements:
                     db.execute(statement, values)
@@ -193,19 +194,19 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _tables(old: sqlite3.Connection, path: Path) -> set[str]:
-    """Return the names of the file's tables.
+    """Return the names of the file's tables, and of the views that stand for some in a small one.
 
     Raises:
         StoreCorrupt: the list can't be read, or lacks some of ours.
     """
     try:
-        present = {name for (name,) in old.execute("select name from sqlite_master where type = 'table'").fetchall()}
+        present = {name for (name,) in old.execute("select name from sqlite_master where type <> 'index'").fetchall()}
         version = old.execute("pragma user_version").fetchone()[0]
     except UNREADABLE as error:
         raise _unreadable(path, str(error)) from error
-    lacking = [name for name in schema.definitions(version) if name in tables.BY_NAME and name not in present]
+    lacking = {name for name in schema.definitions(version) if name in tables.BY_NAME} - present
     if lacking:
-        raise _unreadable(path, f"{lacking[0]} is missing")
+        raise _unreadable(path, f"{min(lacking)} is missing")
     return present
 
 
@@ -218,7 +219,7 @@ def _unreadable(path: Path, problem: str) -> StoreCorrupt:
 
 def _new(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
-    schema.create(connection, __version__)
+    schema.create(connection, __version__, small=False)
     for pragma in ("foreign_keys = off", "ignore_check_constraints = on"):  # `repair` looks at these
         connection.execute(f"pragma {pragma}")
     return connection

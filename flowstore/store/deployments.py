@@ -19,7 +19,7 @@ from flowstore.context import UNSET, Unset
 from flowstore.errors import NotFound, StoreCorrupt
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import json_of, texts_of
-from flowstore.store import snapshots, trust
+from flowstore.store import schema, snapshots, trust
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.records import now_ms, shown
 
@@ -170,6 +170,7 @@ def tokens(store: Database) -> list[str]:
 
 def put_token(db: sqlite3.Connection, scope: str, token: str, user: str) -> None:
     """Set the first or next token of a scope."""
+    schema.complete(db)
     db.execute(
         """insert into production_tokens (scope, token, generation, created_at, created_by) values (?, ?, 1, ?, ?)
            on conflict (scope) do update set token = excluded.token, generation = generation + 1,
@@ -387,5 +388,5 @@ def _json(value: Any) -> str:
 
 
 def _has_tables(store: Database) -> bool:
-    """Return whether the store is new enough; an older one is read as it is, and has no deployments."""
+    """Return whether the store has them: not an older one, which is read as it is, nor a small one."""
     return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'deployments'"))

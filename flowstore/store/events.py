@@ -16,7 +16,7 @@ import attrs
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import PAGE, json_of
-from flowstore.store import queries
+from flowstore.store import queries, schema
 from flowstore.store.records import now_ms
 
 EVENT, RUN = "event", "run"  # kinds
@@ -51,6 +51,7 @@ class Event:
 
 def publish(db: sqlite3.Connection, kind: str, name: str, payload: Mapping[str, Any], user: str) -> int:
     """Insert an event, in the caller's transaction, and return its row."""
+    schema.complete(db)
     row = db.execute(
         "insert into events (kind, name, payload, published_at, published_by) values (?, ?, ?, ?, ?) returning id",
         (kind, name, json.dumps(payload, ensure_ascii=False), now_ms(), user),

@@ -372,10 +372,9 @@ ROWS = (
     ),
     Rule(
         "value", "numbers",
-        """select id as number_id, task_id, artifact as name from numbers
+        """select id, task_id, artifact as name from numbers
            where length(name) > length(artifact) + 1001 or substr(name, 1, length(artifact)) <> artifact""",
-        "the name of one of its metrics is malformed",
-        ("delete from numbers where id = :number_id",), "drops the metric",
+        "the name of one of its metrics is malformed", _drop("numbers", "id"), "drops the metric",
     ),
     Rule(
         "lineage", "numbers",
@@ -387,7 +386,7 @@ ROWS = (
     ),
     Rule(
         "value", "blob_values",
-        """select blob_id from blob_values where length(cast(value as blob)) > 65536 or exact not in (0, 1)""",
+        "select blob_id from blob_values where length(cast(value as blob)) > 65536 or exact not in (0, 1)",
         "its value as plain JSON is too long, or malformed",
         ("update blob_values set value = null, exact = null, magnitude = null where blob_id = :blob_id",),
         "leaves it without one",
@@ -415,8 +414,7 @@ ROWS = (
         "value", "pictures",
         f"""select blob_id from pictures
             where length(png) > {MAX_PICTURE_BYTES} or substr(png, 1, 8) <> x'89504e470d0a1a0a'""",
-        "its picture is no PNG of at most 1 MB",
-        _drop("pictures", "blob_id"), "drops the picture",
+        "its picture is no PNG of at most 1 MB", _drop("pictures", "blob_id"), "drops the picture",
     ),
     _length("signatures", ("blob_id", "key_id"), {"key_id": 8, "mac": 32}, _drop("signatures", "blob_id", "key_id"),
             "drops the signature"),
@@ -426,6 +424,13 @@ ROWS = (
              "delete from deployments where id = :deployment_id"), "drops the deployment"),
 )  # fmt: skip
 
+COUNTS = Rule(
+    "tag", "tag_pairs",
+    """select p.flow_id, p.a, p.runs as recorded, count(x.run_id) as runs from tag_pairs p left join run_tags x
+       on x.tag_id = p.a and x.flow_id = p.flow_id where p.a = p.b group by 1, 2 having p.runs <> count(x.run_id)""",
+    "tag {a} is noted on {recorded} runs, and {runs} have it",
+    ("update tag_pairs set runs = :runs where flow_id = :flow_id and a = :a and b = :a",), "counts again", deep=True,
+)  # fmt: skip
 PAIRS = Rule(
     "tag", "tag_pairs",
     """with
@@ -433,17 +438,13 @@ PAIRS = Rule(
          met (flow_id, a, b, newest_at, runs) as (
            select x.flow_id, x.tag_id, y.tag_id, max(x.created_at), count(*)
            from crowds c join run_tags x on x.run_id = c.run_id join run_tags y on y.run_id = c.run_id
-           where y.tag_id = x.tag_id or (y.tag_id > x.tag_id and not c.crowded)
-           group by x.flow_id, x.tag_id, y.tag_id
-         )
-       select m.flow_id, m.a, m.b, m.newest_at, m.runs from met m
-       left join tag_pairs p on p.flow_id = m.flow_id and p.a = m.a and p.b = m.b
+           where y.tag_id = x.tag_id or (y.tag_id > x.tag_id and not c.crowded) group by 1, 2, 3)
+       select m.* from met m left join tag_pairs p on p.flow_id = m.flow_id and p.a = m.a and p.b = m.b
        left join tag_pairs z on z.flow_id = m.flow_id and z.a = 0 and z.b = m.a
        where max(coalesce(p.newest_at, -1), coalesce(z.newest_at, -1)) < m.newest_at
          or coalesce(p.runs, 0) + coalesce(z.runs, 0) < m.runs""",
     "tags {a} and {b} met on more or newer runs than is noted, so a search for both may miss some",
     ("""insert into tag_pairs (flow_id, a, b, newest_at, runs) values (:flow_id, :a, :b, :newest_at, :runs)
         on conflict do update set newest_at = max(newest_at, excluded.newest_at), runs = max(runs, excluded.runs)""",),
-    "counts them again",
-    deep=True,
+    "counts them again", deep=True,
 )  # fmt: skip

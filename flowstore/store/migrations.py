@@ -111,7 +111,8 @@ create table due_marks (
 create table tag_pairs (
   -- tags that occur together on runs of a flow: on how many runs at most, and when the newest of them was created. A
   -- search for both starts there, or ends at once. The pair of a tag with itself counts its runs. Tag 0 stands for any
-  -- tag: a run with more than 32 tags has a row (0, tag) for each. Removing a tag leaves its rows, which are bounds.
+  -- tag: a run with more than 32 tags has a row (0, tag) for each. Removing a tag leaves its rows, which are bounds,
+  -- but for that count.
   flow_id integer not null,
   a integer not null,                                  -- the smaller id of the two tags, or 0
   b integer not null,
@@ -250,7 +251,7 @@ create index cards_by_blob on cards (blob_id);
         have to do with events as JSON, which travels with the row. State machines of AWS Step Functions are noted, so
         that what was made there can be found and removed. Runs and tasks that come from Metaflow are found by the
         addresses that they had there. Runs keep the versions of what they imported, and snapshots which module runs
-        their program""",
+        their program. How many runs have a tag is counted exactly, so that to list tags nobody counts runs""",
         """
 alter table runs add column start_step text /* the name of the step where it begins; null: start */;
 alter table runs add column end_step text /* the name of the step where it ends; null: end */;
@@ -260,6 +261,8 @@ alter table tasks add column imported_from text /* its pathspec in Metaflow, in 
 alter table codes add column launcher text /* the module that runs the program, as python -m LAUNCHER flow.py */;
 alter table deployments add column triggers text /* JSON object: the events that start it */;
 alter table deployments add column executor text /* JSON list: where its tasks run, and the options of that */;
+update tag_pairs set runs = (
+    select count(*) from run_tags x where x.tag_id = tag_pairs.a and x.flow_id = tag_pairs.flow_id) where a = b;
 create index origins_by_pathspec on origins (store_uuid, pathspec);
 
 create table events (

@@ -30,10 +30,12 @@ ELSEWHERE = (
 )
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the newest views for a connection to an older file."""
-    if connection.execute("pragma user_version").fetchone()[0] < schema.VIEWS_SINCE:
+def _prepare(connection: sqlite3.Connection) -> int:
+    """Make the newest views for a connection to an older file; return the file's version."""
+    version: int = connection.execute("pragma user_version").fetchone()[0]
+    if version < schema.VIEWS_SINCE:
         schema.create_views(connection)
+    return version
 
 
 def _migrate(connection: sqlite3.Connection) -> bool:
@@ -53,7 +55,7 @@ def _work_off_backlog(store: Database) -> None:
         backlog.work_off(store, backlog.DOSE_S)
 
 
-LAYOUT = Layout(tables.TYPES, _prepare, _migrate, _work_off_backlog)
+LAYOUT = Layout(tables.TYPES, _prepare, _migrate, schema.complete_if_large, _work_off_backlog)
 
 
 def candidates() -> list[Path]:
@@ -258,6 +260,7 @@ def _create(path: Path) -> None:
         with files.temporary_file(path) as temporary:  # created by us, because SQLite would ignore a generous umask
             with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
                 connection.execute("pragma synchronous = off")  # one fsync at the end instead of several
+                connection.execute("pragma journal_mode = off")  # what fails is thrown away
                 schema.create(connection, __version__)
             with contextlib.suppress(FileExistsError):  # somebody was faster, which is as good
                 side_files.install(temporary, path, replace=False)

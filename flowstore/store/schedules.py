@@ -15,6 +15,7 @@ from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process
 from flowstore.sqlite.typed_rows import time_of
+from flowstore.store import schema
 from flowstore.store.records import now_ms
 
 
@@ -25,6 +26,7 @@ def claim(store: Database, me: Process) -> None:
         FlowstoreError: another one lives.
     """
     with store.write() as db:
+        schema.complete(db)
         other = db.execute("select * from scheduler").fetchone()
         if other is not None and not liveness.is_dead(other):
             since = time_of(other["started_at"])
@@ -78,5 +80,5 @@ def marks(store: Database) -> dict[int, datetime]:
 
 
 def _has_tables(store: Database) -> bool:
-    """Return whether the store is new enough; an older one is read as it is, and has no schedules."""
+    """Return whether the store has them: not an older one, which is read as it is, nor a small one."""
     return bool(store.value("select 1 from sqlite_master where type = 'table' and name = 'scheduler'"))

@@ -5,20 +5,26 @@ comments. Tables may change with a migration; the views and their columns stay.
 
 A new store is created from the newest definitions, through `sqlite3` alone: importing sqlite-utils costs as much as a
 small run, and altering a table as much as creating ten. An older store is migrated by sqlite-utils. Both ways lead to
-the same file (a test compares them), and both fill in the table in which sqlite-utils notes what it has applied.
-`user_version` counts the migrations, so that an older flowstore refuses a newer file.
+the same tables (a test compares them). `user_version` counts the migrations, so that an older flowstore refuses a newer
+file; the table in which sqlite-utils notes what it has applied is made when there is something to apply.
+
+A new store is *small*: it has no indexes but those that keep rows unique, since reading all of a small file takes no
+longer than a search in an index, and empty views stand for the tables of `DEFERRED`, which most stores never need. Each
+of these would take a page, and together more than the rows of a few runs. The commit that takes the file beyond
+`SMALL_PAGES` makes it *complete*, and so does whoever writes to one of these tables, by calling `complete`.
 
 Times are integers, milliseconds since 1970 in UTC; the views show them as text.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +32,7 @@ import attrs
 
 from flowstore.sqlite.database import PAGE_SIZE, Database
 from flowstore.store import views
-from flowstore.store.migrations import MIGRATIONS
+from flowstore.store.migrations import MIGRATIONS, Migration
 
 APPLICATION_ID = 0x666C6F77  # "flow"
 MIGRATION_SET = "flowstore"
@@ -67,6 +73,13 @@ def public_views(store: Database) -> list[PublicView]:
     return views
 
 
+SMALL_PAGES = 64  # of a store without indexes, at most
+DEFERRED = (
+    "production_tokens", "deployments", "deployment_parameters", "scheduler", "due_marks", "state_machines",
+    "step_tokens", "events", "event_marks", "origins",
+)  # fmt: skip
+_ALWAYS = "runs_by_code"  # an index that no store lacks: without it `select id from runs` goes by uuid, in random order
+
 # As sqlite-utils creates it, so that its migrations recognise what a new store already has.
 BOOKKEEPING = """
 create table "_sqlite_migrations" (
@@ -75,19 +88,14 @@ create unique index "idx__sqlite_migrations_migration_set_name" on "_sqlite_migr
 """
 
 
-def create(connection: sqlite3.Connection, flowstore_version: str) -> None:
-    """Fill a new, empty database with the newest schema and an identity of its own."""
+def create(connection: sqlite3.Connection, flowstore_version: str, *, small: bool = True) -> None:
+    """Fill a new, empty database with the newest schema, of a small or a complete store, and an identity of its own."""
     import uuid
 
     connection.execute(f"pragma page_size = {PAGE_SIZE}")
     connection.execute("pragma auto_vacuum = incremental")
-    script = [BOOKKEEPING, *definitions(SCHEMA_VERSION).values()]
-    connection.executescript("begin;" + "\n".join(script))
-    applied_at = str(datetime.now(UTC))
-    connection.executemany(
-        "insert into _sqlite_migrations (migration_set, name, applied_at) values (?, ?, ?)",
-        [(MIGRATION_SET, migration.name, applied_at) for migration in MIGRATIONS],
-    )
+    defined = small_definitions(SCHEMA_VERSION) if small else definitions(SCHEMA_VERSION)
+    connection.executescript("begin;" + "\n".join(defined.values()))
     connection.execute(
         "insert into store values (1, ?, ?, ?)", (uuid.uuid4().hex, time.time_ns() // 1_000_000, flowstore_version)
     )
@@ -102,10 +110,15 @@ _ALTER = r"(?s)\s*alter table (\w+) add column (.+)"
 _END_OF_COLUMNS = r",(?=(\s*--.*)?\s+unique \()|\)(?=[^)]*$)"  # where SQLite puts a column that is added
 
 
-def definitions(version: int) -> dict[str, str]:
+def definitions(version: int) -> Mapping[str, str]:
     """Return what a version of the schema defines, by name, with altered tables in SQLite's own text."""
+    return _definitions(MIGRATIONS[:version])
+
+
+@functools.cache
+def _definitions(migrations: Sequence[Migration]) -> Mapping[str, str]:
     defined: dict[str, str] = {}
-    for statement in (sql for migration in MIGRATIONS[:version] for sql in statements(migration.sql)):
+    for statement in (sql for migration in migrations for sql in statements(migration.sql)):
         if match := re.match(CREATE, statement):
             defined[match[3]] = statement
         elif match := re.match(_ALTER, statement):
@@ -113,7 +126,53 @@ def definitions(version: int) -> dict[str, str]:
             end = re.search(_END_OF_COLUMNS, before)
             assert end is not None  # every table has columns
             defined[match[1]] = f"{before[: end.start()]}, {column}{before[end.start() :]}"
-    return defined | {name: view.sql for name, view in views.of_version(version).items()}
+    return defined | {name: view.sql for name, view in views.of_version(len(migrations)).items()}
+
+
+def small_definitions(version: int) -> dict[str, str]:
+    """Return the definitions of a small store, by name."""
+    small = {name: sql for name, sql in definitions(version).items() if not _is_for_speed(sql)}
+    return small | {name: _stand_in(name, small[name]) for name in DEFERRED}
+
+
+def _is_for_speed(sql: str) -> bool:
+    match = re.match(CREATE, sql)
+    return match is not None and match[2].lower() == "index" and match[3] != _ALWAYS
+
+
+def _stand_in(table: str, sql: str) -> str:
+    """Return the definition of an empty view with the columns of a table."""
+    columns = re.findall(r"(?m)^  ([a-z_]+) (?:text|integer|blob)\b|, ([a-z_]+) (?:text|integer|blob)\b", sql)
+    named = ", ".join(f"null as {first or further}" for first, further in columns)
+    return f"create view {table} as select {named} where false;"
+
+
+def is_small(connection: sqlite3.Connection) -> bool:
+    """Return whether a store lacks indexes, and tables that nobody has needed yet."""
+    row = connection.execute("select type from sqlite_master where name = ?", (DEFERRED[0],)).fetchone()
+    return row is not None and row[0] == "view"
+
+
+def complete(connection: sqlite3.Connection) -> None:
+    """Make the tables and indexes that a small store does without, in the caller's write transaction.
+
+    Whoever writes to a table of `DEFERRED` calls it first.
+    """
+    if not is_small(connection):
+        return
+    for name, sql in definitions(connection.execute("pragma user_version").fetchone()[0]).items():
+        if name in DEFERRED:
+            connection.execute(f"drop view {name}")
+        if name in DEFERRED or _is_for_speed(sql):
+            connection.execute(sql)
+
+
+def complete_if_large(connection: sqlite3.Connection) -> bool:
+    """Make the indexes of a store that is no longer small, in a write transaction; return whether it has them."""
+    if connection.execute("pragma page_count").fetchone()[0] <= SMALL_PAGES:
+        return not is_small(connection)
+    complete(connection)
+    return True
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -124,11 +183,26 @@ def migrate(connection: sqlite3.Connection) -> None:
     """
     from sqlite_utils import Database, Migrations
 
+    complete(connection)
+    _note_applied(connection)
     migrations = Migrations(MIGRATION_SET)
     for version, migration in enumerate(MIGRATIONS, 1):
         migrations(name=migration.name)(_runner(version))
     migrations.apply(Database(connection, execute_plugins=False))
     connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+
+def _note_applied(connection: sqlite3.Connection) -> None:
+    """Note for sqlite-utils what a store has had from the beginning."""
+    if connection.execute("select 1 from sqlite_master where name = '_sqlite_migrations'").fetchone() is not None:
+        return
+    for statement in statements(BOOKKEEPING):
+        connection.execute(statement)
+    version = connection.execute("pragma user_version").fetchone()[0]
+    connection.executemany(
+        "insert into _sqlite_migrations (migration_set, name, applied_at) values (?, ?, ?)",
+        [(MIGRATION_SET, migration.name, str(datetime.now(UTC))) for migration in MIGRATIONS[:version]],
+    )
 
 
 def _runner(version: int) -> Callable[[Any], None]:

@@ -17,6 +17,7 @@ import attrs
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import is_dead
+from flowstore.store import schema
 from flowstore.store.records import now_ms
 
 TAG = "sfn:"
@@ -54,6 +55,7 @@ def all_of(store: Database) -> list[StateMachine]:
 
 def put(db: sqlite3.Connection, machine: StateMachine) -> None:
     """Insert a state machine, or replace that of its flow and scope."""
+    schema.complete(db)
     db.execute(
         "insert or replace into state_machines (flow, scope, arn, created_at, created_by) values (?, ?, ?, ?, ?)",
         (machine.flow, machine.scope, machine.arn, now_ms(), machine.created_by),
@@ -202,6 +204,7 @@ class FinishedStep:
 def add_token(store: Database, execution: str, step: str, path: str, members: int, token: str) -> None:
     """Keep a token; one that is there already is the same message again."""
     with store.write() as db:
+        schema.complete(db)
         db.execute(
             "insert or ignore into step_tokens (execution, step, path, members, token) values (?, ?, ?, ?, ?)",
             (execution, step, path, members, token),

@@ -28,6 +28,7 @@ RESERVED = ("user:", "production:")
 CROWD = 32  # tags of one run; the pairs of more are not worth their rows (as in the migration that made `tag_pairs`)
 _FEW = 8  # tags of which each pair is looked up
 _PAIRS_SINCE = 4  # the schema version; an older file that can't be written is read without
+COUNTS_SINCE = 9  # the pair of a tag with itself counts its runs exactly; before, it was a bound
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -154,8 +155,12 @@ def _check_removable(node: Node, tag: str, carriers: Sequence[_SetOn]) -> None:
 def _delete(db: sqlite3.Connection, node: Node, tag: str) -> None:
     of_run = "run_id = :run_id and tag_id = (select id from tags where tag = :tag)"
     of_node = f"{of_run} and step_id = :step_id and task_id = :task_id and artifact = :artifact"
-    rows = f"run_tags where {of_run}" if node.step_id == 0 else f"node_tags where {of_node}"
-    db.execute(f"delete from {rows}", {**attrs.asdict(node), "tag": tag})
+    names = {**attrs.asdict(node), "tag": tag}
+    if node.step_id == 0:
+        uncount(db, of_run, names)
+        db.execute(f"delete from run_tags where {of_run}", names)
+    else:
+        db.execute(f"delete from node_tags where {of_node}", names)
 
 
 def _insert(db: sqlite3.Connection, node: Node, fresh: Sequence[int]) -> None:
@@ -198,9 +203,25 @@ def pair_tags(
         crowded_before = len(tag_ids) - len(fresh) > CROWD
         pairs |= {(0, tag) for tag in (fresh if crowded_before else tag_ids)}
     db.executemany(
-        """insert into tag_pairs values (?, ?, ?, ?, 1)
+        """insert into tag_pairs (flow_id, a, b, newest_at, runs) values (?, ?, ?, ?, 1)
            on conflict do update set newest_at = max(newest_at, excluded.newest_at), runs = runs + 1""",
         [(flow_id, *pair, created_at) for pair in pairs],
+    )
+
+
+def uncount(db: sqlite3.Connection, condition: str, parameters: dict[str, Any]) -> None:
+    """Subtract rows of `run_tags` that are about to be deleted from what is counted of their tags.
+
+    Args:
+        db: of an open transaction.
+        condition: the SQL condition on these rows.
+        parameters: its parameters.
+    """
+    db.execute(
+        f"""update tag_pairs set runs = runs - gone.n
+            from (select flow_id, tag_id, count(*) as n from run_tags where {condition} group by flow_id, tag_id) gone
+            where tag_pairs.flow_id = gone.flow_id and a = gone.tag_id and b = gone.tag_id""",
+        parameters,
     )
 
 
@@ -352,8 +373,16 @@ def are_texts(tags: Iterable[str]) -> bool:
     return all(isinstance(tag, str) and is_text(tag) for tag in tags)
 
 
+_NEWEST = "from run_tags n where n.tag_id = u.a and n.flow_id = u.flow_id order by created_at desc, run_id desc limit 1"
+_COUNTED = f"""select tag_id, runs, (select system {_NEWEST}), (select created_at {_NEWEST})
+  from (select a as tag_id, * from tag_pairs where a = b and runs > 0) u where {{conditions}}"""
+# As the rows lie: one pass, without sorting them. Of bare columns beside `max`, SQLite takes those of its row.
+_TO_COUNT = """select tag_id, count(*), system, max(created_at) from run_tags u where {conditions}
+  group by tag_id"""
+
+
 def listing(store: Database, *, prefixes: Sequence[str] = (), namespace: str | None = None) -> list[Row]:
-    """Return every tag: how many runs have it or something with it, whether flowstore set it, when it was last used.
+    """Return every tag: on how many runs it or something of them has it, when last, and whether flowstore set it then.
 
     Args:
         store: where to look.
@@ -365,10 +394,11 @@ def listing(store: Database, *, prefixes: Sequence[str] = (), namespace: str | N
     globs = {f"prefix{n}": f"{prefix}*" for n, prefix in enumerate(prefixes)}
     named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"
     conditions = " and ".join([within if namespace else "true", named if globs else "true"])
+    counted = store.version >= COUNTS_SINCE and namespace is None
+    of_runs = (_COUNTED if counted else _TO_COUNT).format(conditions=conditions)
     return store.rows(
         f"""with uses (tag_id, runs, system, newest_at) as (
-              select tag_id, count(*), max(system), max(created_at) from run_tags u where {conditions}
-              group by tag_id  -- as the rows lie: one pass, without sorting them
+              {of_runs}
               union all
               select u.tag_id, count(distinct u.run_id), 0, max(r.created_at)
               from node_tags u join runs r on r.id = u.run_id

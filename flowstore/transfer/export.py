@@ -13,6 +13,7 @@ A pickle is signed for the new store only if this user's key vouches for it as p
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
@@ -144,6 +145,7 @@ def _fill(new: Path, store: Database, source: sqlite3.Connection, ids: Collectio
         for table in tables.travelling(source, tables.OUT, tables.BOTH):
             if wish.logs or table.name != "log_chunks":
                 _copy_rows(source, db, table, ids)
+        schema.complete_if_large(db)
         if not run_blobs.are_described(source):
             backlog.describe_runs(db, ids)
         _pair_tags(db)
@@ -161,7 +163,14 @@ def _copy_rows(
 ) -> None:
     query = f"select * from {table.name} where {tables.where(table)}"
     with contextlib.closing(source.execute(query, tables.bound(run_ids))) as rows:
-        insert_rows(db, table.name, [column[0] for column in rows.description], map(tuple, rows))
+        first = rows.fetchone()
+        if first is None:
+            return
+        if table.name in schema.DEFERRED:
+            schema.complete(db)
+        insert_rows(
+            db, table.name, [column[0] for column in rows.description], map(tuple, itertools.chain([first], rows))
+        )
 
 
 def insert_rows(db: sqlite3.Connection, table: str, columns: Collection[str], rows: Iterable[tuple[Any, ...]]) -> None:

@@ -31,7 +31,7 @@ from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.progress import Progress
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process, is_dead
-from flowstore.store import backlog, blobs, records, snapshots, tables, tags, trust
+from flowstore.store import backlog, blobs, records, schema, snapshots, tables, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.opening import open_store
 from flowstore.store.origins import METAFLOW
@@ -203,6 +203,7 @@ def _commit(store: Database, sources: Sequence[Source], intake: _Intake) -> Impo
     done = Imported()
     try:
         with store.write() as db:
+            schema.complete(db)
             trust.claim(db, store.uuid)
             for source in sources:
                 fresh = _fresh(db, source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from flowstore.cards import get_cards
@@ -225,8 +227,6 @@ while not Path("seen").exists() and time.monotonic() < deadline: time.sleep(0.01
 @every_method
 def test_a_card_is_seen_while_its_task_runs(options, flow):
     """The store has the newest state; at the end the card is rendered again, and nothing of earlier states is left."""
-    import time
-
     script = flow(flow_source(LINEAR, head=USING + OWN, start=LIVE))
     with script.start("run", *options) as process:
         deadline = time.monotonic() + 15
@@ -245,6 +245,39 @@ def test_a_card_is_seen_while_its_task_runs(options, flow):
     assert (live.get(), live.get_data()["data"]) == ("the end", {"seen": 3})
     assert "3 of 100" in blank.get()
     assert script.sql("select count(*) from blobs where codec = 'html'") == [2]
+
+
+def test_the_last_state_is_seen_though_it_came_soon_after_another(flow):
+    """A step that refreshes twice and then works on for long need not call again; nor is a child of it held up."""
+    start = """
+    @card(type="blank")
+    import os
+    text = Markdown("one")
+    current.card.append(text)
+    for state in ("two", "three", "four"):
+        text.update(f"state {state}")
+        current.card.refresh()
+    child = os.fork()
+    if child == 0:
+        current.card.refresh()
+        os._exit(0)
+    os.waitpid(child, 0)
+    deadline = time.monotonic() + 20
+    while not Path("seen").exists() and time.monotonic() < deadline: time.sleep(0.01)
+    self.late = not Path("seen").exists()
+    """
+    script = flow(flow_source(LINEAR, head=USING, start=start))
+    with script.start("run") as process:
+        deadline = time.monotonic() + 15
+        while not (script.db.exists() and script.sql("select count(*) from cards") == [1]):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        while "state four" not in cards(script)[0].get():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (script.folder / "seen").touch()
+        assert process.wait() == 0
+    assert script.client(1)["start"].task.data.late is False
 
 
 def test_a_task_that_fails_keeps_what_it_showed_last(flow):

@@ -188,3 +188,30 @@ def test_a_tag_that_nothing_has_is_gone(script):
     Run("F/1").add_tag("once")
     Run("F/1").remove_tag("once")
     assert "once" not in {row["tag"] for row in json.loads(command("tags", "--json").stdout)}
+
+
+def test_the_counts_of_tags_are_kept_exactly(listed, tmp_path):
+    """Whatever happens to tags and runs, `tags` says the same as counting them in a namespace that all runs are in."""
+
+    def agree():
+        kept, counted = (
+            json.loads(command("tags", "--json", *words).stdout) for words in ([], ["--namespace", "runtime:local"])
+        )
+        assert kept == counted
+        return {row["tag"]: row["runs"] for row in kept}
+
+    before = agree()
+    Run("F/1").add_tags(["a", "fresh"])
+    Run("F/2").add_tag("fresh")
+    Run("F/1").add_tags(f"many {n}" for n in range(40))
+    assert agree()["fresh"] == 2
+    Run("F/2").remove_tag("fresh")
+    Run("F/1").replace_tag("fresh", "fresher")
+    Run("F/1").remove_tags(f"many {n}" for n in range(39))
+    assert {tag: runs for tag, runs in agree().items() if tag not in before} == {"fresher": 1, "many 39": 1}
+    command("export", tmp_path / "out.db", "F/1", "F/3")
+    command("delete", "F/1", "F/2", "--yes")
+    assert agree()["runtime:local"] == before["runtime:local"] - 2
+    command("import", tmp_path / "out.db")
+    assert agree()["runtime:local"] == before["runtime:local"] - 1
+    assert "nothing wrong" in command("check", "--deep").stdout

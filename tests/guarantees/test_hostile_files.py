@@ -25,7 +25,7 @@ from support.cli import command
 from support.damage import make_original, read_all
 from support.flows import MIDDLE, flow_source
 from support.hostile import CANARY, TRICKS, UNSAFE, changed
-from support.stores import make_store, untouched
+from support.stores import complete, make_store, untouched
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ EXTRAS = {
     "expression index": "create index mine on runs (abs(id)) where id > 0",
     "generated column": "create table notes (x, y generated always as (abs(x)))",
     "quoted name": 'create table "my notes" (x)',
-    "changed bookkeeping": "create index mine on _sqlite_migrations (name)",
+    "changed bookkeeping": "create table _sqlite_migrations (name)",
 }
 
 
@@ -100,8 +100,9 @@ NEVER = {
     "view of ours": ("update sqlite_master set sql = replace(sql, 'select', 'select 1 or') where name = 'lineage'",),
     "table of ours": ("update sqlite_master set sql = replace(sql, ' strict', '') where name = 'runs'",),
     "check of ours": ("update sqlite_master set sql = replace(sql, 'check', 'check (1) check') where name = 'runs'",),
-    "missing index": ("drop index runs_by_time",),
     "missing view": ("drop view lineage",),
+    "missing stand-in": ("drop view origins",),
+    "misplaced index": ("create index runs_by_time on runs (flow_id, created_at)",),
     "twice": ("insert into sqlite_master select * from sqlite_master where name = 'lineage'",),
 }
 
@@ -115,6 +116,15 @@ def test_what_no_store_of_anybody_holds_is_refused(path, kind):
     assert str(path) in str(caught.value)
     with pytest.raises(StoreCorrupt):
         flowstore.use_store(path, trust=True)
+
+
+def test_a_store_that_has_grown_has_all_its_indexes(path):
+    """One that lacks any is refused: only a new store does without, and without all of them."""
+    complete(path)
+    flowstore.use_store(path)
+    changed(path, ("drop index runs_by_time",))
+    with pytest.raises(StoreCorrupt, match="'runs_by_time' is missing"):
+        flowstore.use_store(path)
 
 
 # --- beside the file

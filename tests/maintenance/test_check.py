@@ -85,6 +85,7 @@ DAMAGE = {  # what was done, the kind of problem, where it is told, and the arti
     "a tag of nothing": ("delete from tags where tag = 'mine'", "reference", "F/1", set()),
     "a tag at another time": ("update run_tags set created_at = 5 where run_id = 1", "tag", "F/1", set()),
     "pairs of tags": ("delete from tag_pairs", "tag", "tag_pairs", set()),
+    "the runs of a tag": ("update tag_pairs set runs = 7 where a = b", "tag", "tag_pairs", set()),
 }
 
 

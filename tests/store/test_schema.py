@@ -13,11 +13,12 @@ import pytest
 import flowstore
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import database
-from flowstore.store import opening, schema
+from flowstore.store import deployments, events, opening, schema
 from flowstore.store.migrations import Migration
+from support.cli import command
 from support.flows import FOREACH, flow_source
 from support.processes import together
-from support.stores import CREATE_RUN, make_store, names_beside, schema_of, task_with, untouched
+from support.stores import CREATE_RUN, assert_sound, make_store, names_beside, schema_of, task_with, untouched
 
 # --- schema and migration
 
@@ -33,14 +34,19 @@ def with_migrations(monkeypatch, *migrations):
 
 
 def test_creating_and_migrating_give_the_same_schema():
-    """A store made by `create` has the schema that sqlite-utils' migrations make from nothing."""
+    """A store made by `create` has, when it is complete, the schema that sqlite-utils' migrations make from nothing."""
 
     def migrate(connection):
         connection.execute("begin immediate")
         schema.migrate(connection)
         connection.execute("commit")
 
-    assert schema_of(lambda connection: schema.create(connection, "1")) == schema_of(migrate)
+    def grow(connection):
+        schema.create(connection, "1")
+        schema.complete(connection)
+
+    assert schema_of(lambda connection: schema.create(connection, "1", small=False)) == schema_of(migrate)
+    assert schema_of(grow) == schema_of(migrate)
 
 
 def test_an_older_store_is_migrated_at_the_first_write(path, monkeypatch):
@@ -86,7 +92,7 @@ def test_migration_and_first_write_are_one_transaction(path, monkeypatch, where)
         connection.execute("insert into nowhere values (1)")
     assert store.value("pragma user_version") == schema.SCHEMA_VERSION - 1
     assert store.value("select count(*) from sqlite_master where name = 'notes'") == 0
-    assert store.value("select count(*) from _sqlite_migrations") == schema.SCHEMA_VERSION - 1
+    assert store.value("select count(*) from sqlite_master where name = '_sqlite_migrations'") == 0
     store.close()
 
 
@@ -118,11 +124,83 @@ def test_the_file_says_what_it_is(path):
     other.close()
 
 
+# --- small stores
+
+
+def is_small(path):
+    """Whether the store has no index that is only for speed, and all tables or views that it had as a new one."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        ours = "select name from sqlite_master where sql is not null and name <> 'sqlite_sequence'"
+        names = {name for (name,) in connection.execute(ours)}
+        return names == schema.small_definitions(schema.SCHEMA_VERSION).keys()
+
+
+def test_a_store_with_one_number_is_small(path):
+    """It takes at most 200 kB, and stays as it is when it is read, tagged, exported and its runs are deleted."""
+    make_store(path)
+    for args in (["runs"], ["deployments"], ["check", "--deep"], ["export", path.with_name("out.db")], ["vacuum"]):
+        command("--store", path, *args)
+    assert path.stat().st_size <= 200_000
+    assert is_small(path.with_name("out.db"))
+    command("--store", path, "delete", "F/1", "--yes")
+    assert is_small(path)
+
+
+def test_the_commit_that_makes_a_store_large_gives_it_its_indexes(path):
+    """Neither earlier nor later; so whoever finds a large file finds its rows quickly."""
+    store = opening.ensure_store(path)
+    while store.value("pragma page_count") <= schema.SMALL_PAGES - 12:
+        task_with(store, x="long " * 500)
+        assert is_small(path)
+    task_with(store, x="very long " * 6_000)
+    assert not is_small(path)
+    store.close()
+    assert_sound(path)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda db: deployments.put_token(db, "flow:F", "token", "tester"),
+        lambda db: events.publish(db, "event", "name", {}, "tester"),
+    ],
+)
+def test_writing_to_a_table_that_a_small_store_lacks_makes_it_complete(path, write):
+    """In the transaction of whoever writes: one that fails leaves a small store, which works as before."""
+    make_store(path)
+    with contextlib.closing(opening.open_store(path)) as store:
+        with pytest.raises(sqlite3.OperationalError), store.write() as db:  # noqa: PT012
+            write(db)
+            db.execute("insert into nowhere values (1)")
+        assert is_small(path)
+        with store.write() as db:
+            write(db)
+        assert not is_small(path)
+        task_with(store, x=2)
+    assert_sound(path)
+
+
+def test_many_writers_make_a_store_complete_once(path):
+    """Whoever comes first; the others go on with what is there then."""
+    opening.ensure_store(path).close()
+    body = """store = opening.open_store(sys.argv[1])
+for _ in range(60):
+    create(store)
+store.close()
+"""
+    together(CREATE_RUN, body, path)
+    assert not is_small(path)
+    assert_sound(path)
+
+
+# --- what a stranger may have changed
+
 TAMPERED = {
     "sly": "create trigger sly after insert on runs begin delete from runs; end",
     "fts": "create virtual table fts using fts5(text)",
     "lineage": "drop view lineage; create view lineage as select 1 as task_id, 2 as parent_task_id",
-    "runs_by_time": "drop index runs_by_time; create index runs_by_time on runs (user)",
+    "runs_by_time": "create index runs_by_time on runs (user)",
+    "origins": "drop view origins; create view origins as select 1 as run_id, '' as store_uuid, '' as pathspec",
 }
 
 

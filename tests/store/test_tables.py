@@ -16,7 +16,7 @@ KINDS = {"INTEGER": int, "TEXT": str, "BLOB": bytes, "REAL": float}
 def columns():
     """The columns of the newest schema: table, name, declared type, whether it can't be null; and its references."""
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        schema.create(db, "1")
+        schema.create(db, "1", small=False)
         names = [row[0] for row in db.execute("select name from sqlite_master where type = 'table'")]
         names = [name for name in names if not name.startswith(("sqlite_", "_sqlite_"))]
         found = [(name, *row[1:4]) for name in names for row in db.execute(f"pragma table_info({name})")]

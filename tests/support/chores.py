@@ -371,7 +371,7 @@ def older_store(path, version):
         mock.patch.object(schema, "SCHEMA_VERSION", version),
         contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection,
     ):
-        schema.create(connection, "0.0.1")
+        schema.create(connection, "0.0.1", small=False)
         connection.executescript("""
             insert into flows values (1, 'F');
             insert into runs (id, uuid, flow_id, user, status, created_at, finished_at, last_seen_at, host, boot, pid,

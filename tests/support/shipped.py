@@ -47,6 +47,10 @@ def check(path):
     for *pair, at, runs in sql(path, counted):
         assert bounds[tuple(pair)][0] >= at
         assert bounds[tuple(pair)][1] >= runs
+    exact = "select tag_id, flow_id, count(*) from run_tags group by 1, 2 order by 1, 2"
+    assert sql(path, "select a, flow_id, runs from tag_pairs where a = b and runs > 0 order by 1, 2") == sql(
+        path, exact
+    )
 
 
 def seen(path):
@@ -106,14 +110,13 @@ def older(path):
     """Make a store one of schema version 3, as a flowstore of that time left it."""
     new = path.rename(path.with_suffix(".new"))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript("\n".join([schema.BOOKKEEPING, *schema.definitions(3).values()]))
+        connection.executescript("\n".join(schema.definitions(3).values()))
         connection.execute("attach ? as new", (str(new),))
         for (table,) in connection.execute(
-            "select name from main.sqlite_master where type = 'table' and name not like 'sqlite_s%'"
+            "select name from main.sqlite_master where type = 'table' and name not like '%sqlite_%'"
         ).fetchall():
             columns = ", ".join(row[1] for row in connection.execute(f"pragma main.table_info({table})"))
             connection.execute(f"insert into main.{table} ({columns}) select {columns} from new.{table}")
-        connection.execute("delete from _sqlite_migrations where name > 'm004'")
         connection.execute(f"pragma application_id = {schema.APPLICATION_ID}")
         connection.execute("pragma user_version = 3")
     new.unlink()

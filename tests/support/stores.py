@@ -9,7 +9,7 @@ import sqlite3
 import textwrap
 
 from flowstore.maintenance import check
-from flowstore.store import blobs, codecs, opening, records, trust
+from flowstore.store import blobs, codecs, opening, records, schema, trust
 from flowstore.store.opening import open_store
 from flowstore.store.untrusted import without_comments
 from support.processes import python, told
@@ -71,13 +71,22 @@ def names_beside(path):
 
 
 def schema_of(make, *, comments=True):
-    """What is in a database after `make(connection)`, SQL's white space and case levelled, and the migrations noted."""
+    """What is in a database after `make(connection)` but for sqlite-utils' notes, white space and case levelled."""
     level = str if comments else without_comments
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         make(connection)
         rows = connection.execute("select name, type, tbl_name, sql from sqlite_master").fetchall()
-        noted = connection.execute("select migration_set, name from _sqlite_migrations").fetchall()
-    return {name: (*rest, "".join(level(sql or "").lower().split())) for name, *rest, sql in rows}, noted
+    return {
+        name: (*rest, "".join(level(sql or "").lower().split()))
+        for name, *rest, sql in rows
+        if "_sqlite_migrations" not in name
+    }
+
+
+def complete(path):
+    """Give a small store all tables and indexes."""
+    with contextlib.closing(open_store(path)) as store, store.write() as db:
+        schema.complete(db)
 
 
 def killed_writer(path, body="create(store)"):

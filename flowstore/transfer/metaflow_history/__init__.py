@@ -24,7 +24,7 @@ import attrs
 from flowstore.errors import FlowstoreError
 from flowstore.progress import Progress
 from flowstore.sqlite.database import Database
-from flowstore.store import origins, records, trust
+from flowstore.store import origins, records, schema, trust
 from flowstore.store.staging import Staging
 from flowstore.text import counted, size
 from flowstore.transfer.metaflow_history.attachments import stage_card
@@ -116,6 +116,7 @@ def import_history(open_store: Callable[[], Database], path: Path, *, trusted: b
         history.stage(runs)
         staging.wait()
         with store.write() as db:
+            schema.complete(db)
             history.write(db, runs)
     finally:
         staging.close()
