@@ -22,7 +22,7 @@ _lock = threading.RLock()
 
 
 class _Field:
-    """What `attrs.field` will be called with."""
+    """The options of a field, for attrs."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
@@ -54,7 +54,7 @@ def finish(*classes: type) -> None:
     import attrs
 
     with _lock:
-        for cls in [base for kind in classes for base in reversed(kind.__mro__) if base in _unfinished]:
+        for cls in (base for kind in classes for base in reversed(kind.__mro__) if base in _unfinished):
             for name, value in list(vars(cls).items()):
                 if isinstance(value, _Field):
                     setattr(cls, name, attrs.field(**value.options))

@@ -27,7 +27,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -50,8 +50,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # --- settings and commands
 
 
-@later.frozen
-class Setting:
+class Setting(NamedTuple):  # `--help` does without attrs, whose import takes longer than all else of it
     """An option that may stand before a command as well as after it.
 
     Attributes:
@@ -171,8 +170,7 @@ def _refuse_unused(ctx: click.Context, taken: Sequence[Setting]) -> None:
 # --- groups
 
 
-@later.frozen
-class Listed:
+class Listed(NamedTuple):
     """A command in the list of a group, which imports nothing for its help.
 
     Attributes:

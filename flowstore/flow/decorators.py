@@ -8,14 +8,11 @@ A decorator says what is wanted; the driver and the task do it. Each is a frozen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 from flowstore import later
 from flowstore.errors import GraphError
 from flowstore.flow.expressions import Delayable
-
-if TYPE_CHECKING:
-    import attrs
 
 FLOW_MUTATORS = "_flow_mutators"  # the attribute of a class that holds the mutators written above it
 F = TypeVar("F", bound=Callable[..., Any])
@@ -78,30 +75,27 @@ _MOST_LETTERS = 200
 _MOST = 1e9  # seconds, minutes or attempts: more than any run lasts, and no more than timers can count
 
 
-def _amount(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+def _amount(instance: Any, attribute: Any, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST:
         raise GraphError(f"@{instance.name}: {attribute.name} must be a number from 0 to {_MOST:,.0f}, not {value!r}.")
 
 
-def _count(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+def _count(instance: Any, attribute: Any, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
         raise GraphError(f"@{instance.name}: {attribute.name} must be a whole number, 0 or more, not {value!r}.")
 
 
-def _of_type(kind: type, what: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not isinstance(value, kind):
+def _of_type(kind: type, what: str) -> Callable[[Any, Any, Any], None]:
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if not isinstance(value, kind) and value is not attribute.default:
             raise GraphError(f"@{instance.name}: {attribute.name} must be {what}, not {value!r}.")
 
     return check
 
 
-def _optional(check: Callable[[Any, Any, Any], None]) -> Callable[[Any, Any, Any], None]:
-    return lambda instance, attribute, value: None if value is None else check(instance, attribute, value)
-
-
-def _text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, str) or not 0 < len(value) <= _MOST_LETTERS or not value.isprintable():
+def _text(instance: Any, attribute: Any, value: Any) -> None:
+    is_short = isinstance(value, str) and 0 < len(value) <= _MOST_LETTERS and value.isprintable()
+    if not is_short and value is not attribute.default:
         raise GraphError(f"@{instance.name}: {attribute.name} must be a short text, not {value!r}.")
 
 
@@ -119,7 +113,7 @@ class Catch(StepDecorator):
     """Let the run go on when a task has failed for good."""
 
     name: ClassVar[str] = "catch"
-    var: str | None = later.field(default=None, validator=_optional(_of_type(str, "a name")))
+    var: str | None = later.field(default=None, validator=_of_type(str, "a name"))
     print_exception: bool = later.field(default=True, validator=_of_type(bool, "True or False"))
 
 
@@ -173,7 +167,7 @@ class Card(StepDecorator):
     name: ClassVar[str] = "card"
     is_single = False
     type: str = later.field(default="default", validator=_text)
-    id: str | None = later.field(default=None, validator=_optional(_text))
+    id: str | None = later.field(default=None, validator=_text)
     timeout: float = later.field(default=45, validator=_amount)
     save_errors: bool = later.field(default=True, validator=_of_type(bool, "True or False"))
     customize: bool = later.field(default=False, validator=_of_type(bool, "True or False"))
