@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import files, journal, side_files, typed_rows
 from flowstore.sqlite.clear_errors import StoreUnavailable, clearly
@@ -49,7 +48,7 @@ Row = sqlite3.Row
 _open_stores: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Layout:
     """The schema of a store, as far as opening and writing the file must know it.
 
