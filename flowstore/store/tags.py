@@ -324,12 +324,17 @@ def _meeting(count: int, column: str, *, paired: bool) -> str:
     The `column` says whether they are given as text or as ids. Where no pairs are recorded, there is no bound.
     """
     tags = [f"t{n}" for n in range(count)]
-    bounds = (
-        f"max({_of_pair('newest_at', f'min({a}.id, {b}.id)', f'max({a}.id, {b}.id)')}, "
-        f"min({_of_pair('newest_at', '0', f'{a}.id')}, {_of_pair('newest_at', '0', f'{b}.id')}))"
+    pairs = [
+        (
+            _of_pair("newest_at", f"min({a}.id, {b}.id)", f"max({a}.id, {b}.id)"),
+            f"min({_of_pair('newest_at', '0', f'{a}.id')}, {_of_pair('newest_at', '0', f'{b}.id')})",
+        )
         for a, b in itertools.combinations(tags, 2)
-    )
-    newest_at = f"min({', '.join(bounds)}, {LATER})" if paired else LATER
+    ]
+    met = f"min({', '.join(pair for pair, _ in pairs)}, {LATER})"
+    met_in_crowds = f"min({', '.join(f'max({pair}, {crowd})' for pair, crowd in pairs)}, {LATER})"
+    crowds = "exists (select 1 from tag_pairs where flow_id = f.id and a = 0)"  # most often there are none
+    newest_at = f"iif({crowds}, {met_in_crowds}, {met})" if paired else LATER
     columns = (f"{tag}.id, {_of_pair('runs', f'{tag}.id', f'{tag}.id') if paired else 0} as runs" for tag in tags)
     return f"""select {newest_at} as newest_at, {", ".join(columns)}
                from flows f cross join {" cross join ".join(f"tags {tag}" for tag in tags)}
