@@ -41,6 +41,7 @@ def measure(settings: Settings) -> Iterator[Line]:
         "frame": settings.size(1_000_000, 10_000),
     }
     missing = settings.peers.missing("metaflow")
+    yield from _wide(settings, missing)
     for kind, size in sizes.items():
         shown = f"{size:,} rows" if kind == "frame" else f"{size // MEBIBYTE} MiB"
         contestants = _contestants(settings, kind, size)
@@ -56,6 +57,15 @@ def measure(settings: Settings) -> Iterator[Line]:
             name: [one.peak_bytes / size for one in measured] for name, measured in found.items() if name != "pickle"
         }
         yield Line(f"artifact, {kind}: peak memory", "x artifact", peaks, at_most(2, "x artifact"), missing)
+
+
+def _wide(settings: Settings, missing: list[str]) -> Iterator[Line]:
+    """Yield what a frame of 50 rows and many columns takes; that it comes back as it was is checked by the flow."""
+    columns = settings.size(20_000, 500)
+    measured = in_turns(_contestants(settings, "wide", columns), min(settings.rounds, 3))
+    times = {name: [one.took_s for one in samples] for name, samples in measured.items()}
+    del times["pickle"]
+    yield Line(f"artifact, frame of 50 rows and {columns:,} columns", "s", times, at_most(1, "s"), missing)
 
 
 def _contestants(settings: Settings, kind: str, size: int) -> dict[str, Callable[[], Measured]]:
@@ -130,7 +140,7 @@ def pickled(kind: str, size: int, path: str, report: str) -> None:
 
 def _content(kind: str, value: Any) -> memoryview:
     """Return the value's bytes: its own memory, but for a frame."""
-    content: Any = pickle.dumps(value, protocol=5) if kind == "frame" else value
+    content: Any = pickle.dumps(value, protocol=5) if kind in {"frame", "wide"} else value
     return memoryview(content).cast("B")
 
 

@@ -15,6 +15,9 @@ def make(kind: str, size: int) -> Any:
     """A value of random content: `size` bytes, as text-free `bytes` or float64 array, or a frame of `size` rows."""
     if kind == "bytes":
         return os.urandom(size)
+    if kind == "wide":
+        numbers = np.random.default_rng(1).normal(size=(50, size))
+        return pd.DataFrame(numbers, columns=[f"column {n}" for n in range(size)])
     random = np.random.default_rng()
     if kind == "array":
         return random.random(size // 8)
@@ -38,6 +41,8 @@ class Artifact(FlowSpec):
         length = len(self.value)
         took_s = time.monotonic() - self.assigned_at
         print(length)
+        if self.kind == "wide":
+            pd.testing.assert_frame_equal(self.value, make(self.kind, self.size), check_exact=True)
         Path(os.environ["BENCH_REPORT"]).write_text(str(took_s), "utf-8")
 
 

@@ -27,13 +27,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
-import attrs
 import click
 from click.core import ParameterSource
 
-from flowstore import context
+from flowstore import context, later
 from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, NamespaceMismatch, is_transient
 from flowstore.text import did_you_mean, safe
@@ -51,8 +50,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # --- settings and commands
 
 
-@attrs.frozen(eq=False, repr=False)
-class Setting:
+class Setting(NamedTuple):  # `--help` does without attrs, whose import takes longer than all else of it
     """An option that may stand before a command as well as after it.
 
     Attributes:
@@ -136,7 +134,7 @@ def gather(**classes: type[Any]) -> Callable[[_Function], _Function]:
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
             for name, kind in classes.items():
-                fields = [field.name for field in attrs.fields(kind) if field.name in given]
+                fields = [field.name for field in later.fields(kind) if field.name in given]
                 given[name] = kind(**{field: given.pop(field) for field in fields})
             return function(*args, **given)
 
@@ -172,8 +170,7 @@ def _refuse_unused(ctx: click.Context, taken: Sequence[Setting]) -> None:
 # --- groups
 
 
-@attrs.frozen(eq=False, repr=False)
-class Listed:
+class Listed(NamedTuple):
     """A command in the list of a group, which imports nothing for its help.
 
     Attributes:

@@ -70,6 +70,10 @@ class RunningTask:
     hidden: dict[str, Stream] = attrs.field(factory=dict)
     last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
 
+    def is_in_gang_of(self, opener: int) -> bool:
+        """Return whether it belongs to the gang that another task opened."""
+        return self.planned.gang is not None and self.planned.gang.opener == opener
+
 
 @attrs.define(eq=False, repr=False)
 class Finished:

@@ -72,9 +72,10 @@ class Driver:
         self._finished: list[_Finished] = []  # not yet in the store
         self._ending: dict[int, _Finished] = {}  # by number, those with a process that has not ended
         self._followed = False  # something has followed since the last commit
-        self._kept: dict[int, _Task] = {}  # by pid, the last tasks of processes that wait for the next one
+        self._kept: dict[int, functools.partial[_Task]] = {}  # by pid, the last tasks of processes that wait
         self._begun: list[_Task] = []  # orders taken ahead that have begun, not yet in the store
         self._begun_due = 0.0  # when these have to be there
+        self._waits = 0  # how many orders the executor has that have not begun
         self._orders = OrderWriter(run)
         self._results = StoredResults(store, run)
         self._recorder = Recorder(store, run, self._orders, self._results)
@@ -116,30 +117,32 @@ class Driver:
     # --- what is to be done, and when
 
     def _is_due(self) -> bool:
-        """Return whether there is something to commit."""
-        if self._followed or any(item.ended or time.monotonic() >= item.due for item in self._finished):
+        """Return whether there is something to commit: results wait for others as long as no process does."""
+        now = time.monotonic()
+        if self._followed or (self._finished and now >= self._finished[0].due):
             return True
-        if self._begun and time.monotonic() >= self._begun_due:
+        if self._waits <= self._run.max_workers and any(item.ended for item in self._finished):
             return True
-        return self._startable() or self._output.is_due() or self._heartbeat_is_due()
+        late = bool(self._begun) and now >= self._begun_due
+        return late or self._startable() or self._output.is_due() or self._heartbeat_is_due()
 
     def _is_free(self, more: int = 0) -> bool:
         """Return whether the executor takes another order, beside those that it has and `more`."""
         return len(self._running) + more < self._run.max_workers + self._executor.ahead
 
-    def _startable(self) -> bool:
-        return self.failed_task is None and self._waiting.is_startable(free=self._is_free())
+    def _startable(self) -> bool:  # several at once where the executor takes them ahead
+        return self.failed_task is None and self._waiting.is_startable(free=self._is_free(self._executor.ahead // 2))
 
     def _heartbeat_is_due(self) -> bool:
         return time.monotonic() - self._seen >= HEARTBEAT_S
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        due = [self._seen + HEARTBEAT_S, *(item.due for item in self._finished)]
+        due = [self._seen + HEARTBEAT_S, *(item.due for item in self._finished[:1])]
         if self._output.due is not None:
             due.append(self._output.due)
         if self.failed_task is None:
-            due += self._waiting.next_at(free=self._is_free())
+            due += self._waiting.next_at(free=self._is_free(self._executor.ahead // 2))
         if self._begun:
             due.append(self._begun_due)
         due += [task.deadline for task in self._running.values() if task.deadline is not None]
@@ -179,6 +182,7 @@ class Driver:
         """Have the begin of an order that was taken ahead recorded with the next commit."""
         if not self._begun:
             self._begun_due = time.monotonic() + _BEGIN_S
+        self._waits -= 1
         task.begun_at_ms = records.now_ms() if at_ms is None else at_ms
         task.deadline = self._deadline(task)
         self._begun.append(task)
@@ -186,6 +190,7 @@ class Driver:
     def _take_back(self, task: _Task) -> None:
         """Have a task start later, since its order was returned."""
         del self._running[task.number]
+        self._waits -= 1
         task.attempt -= 1
         self._waiting.try_again(task, 0.0)
         self._followed = True
@@ -218,7 +223,8 @@ class Driver:
         elif (event.code or event.signal) and self._stop.signal is None:
             self._output.take(task, "stderr", f"{event}\n".encode())
         if event.kept and task.pid is not None:
-            self._kept[task.pid] = attrs.evolve(task, streams={})
+            ids = {"number": task.number, "attempt_id": task.attempt_id, "pid": task.pid}  # it may be tried again
+            self._kept[task.pid] = functools.partial(attrs.evolve, task, streams={}, **ids)
         task.streams.clear()
         item = self._ending.pop(task.number, None)
         if item is not None:
@@ -326,7 +332,7 @@ class Driver:
         for task in self._running.values():
             if task.begun_at_ms is None:
                 self._executor.withdraw(task.number)
-            elif gang is not None and not task.reported and _is_member(task, gang.opener):
+            elif gang is not None and not task.reported and task.is_in_gang_of(gang.opener):
                 task.stopped = True  # a gang waits for its members
                 self._executor.kill(task.number, signal.SIGKILL)
 
@@ -377,6 +383,7 @@ class Driver:
         order = self._orders.order(task.planned, task.id, task.attempt, self._recorder.tags, task.fallback)
         task.number = self._executor.launch(order)
         self._running[task.number] = task
+        self._waits += task.begun_at_ms is None
         task.pid = task.host = None
         task.last_lines.clear()
         task.timed_out, task.reported = False, False
@@ -418,10 +425,10 @@ class Driver:
 
     def _end_kept(self, seconds: float) -> None:
         """Let the processes end that waited for another attempt, and take what they still print."""
-        kept = {task.number: task for task in self._kept.values()}
+        kept = {last.keywords["number"]: last for last in self._kept.values()}
         deadline = time.monotonic() + seconds
         for number in self._executor.finish():
-            self._running[number] = attrs.evolve(kept[number], reported=True, timed_out=False, deadline=deadline)
+            self._running[number] = kept[number](reported=True, timed_out=False, deadline=deadline)
         while self._running:
             for event in self._executor.wait(0.1):
                 self._handle(event)
@@ -440,8 +447,3 @@ class Driver:
     def reused(self) -> int:
         """How many tasks were taken over from the origin."""
         return self._counts["reused"]
-
-
-def _is_member(task: _Task, opener: int) -> bool:
-    """Return whether a task belongs to the gang that another one opened."""
-    return task.planned.gang is not None and task.planned.gang.opener == opener

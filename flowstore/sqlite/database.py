@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import files, journal, side_files, typed_rows
 from flowstore.sqlite.clear_errors import StoreUnavailable, clearly
@@ -49,13 +48,13 @@ Row = sqlite3.Row
 _open_stores: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Layout:
     """The schema of a store, as far as opening and writing the file must know it.
 
     Attributes:
         types: the types that a column of a name may have when a row is read.
-        prepare: called with each new connection, for what an older file needs to be read.
+        prepare: called with each new connection, for what an older file needs to be read; returns the schema version.
         migrate: called in a write transaction; brings an older file to the newest schema, and returns whether it was
             of the newest before.
         complete: called before each commit until it returns true; makes what a file needs that has grown.
@@ -63,7 +62,7 @@ class Layout:
     """
 
     types: Mapping[str, frozenset[type]]
-    prepare: Callable[[sqlite3.Connection], None]
+    prepare: Callable[[sqlite3.Connection], int]
     migrate: Callable[[sqlite3.Connection], bool]
     complete: Callable[[sqlite3.Connection], bool]
     after_first_write: Callable[[Database], None]
@@ -103,7 +102,7 @@ class Database:
         self._lock = threading.RLock()
         self._clearly = clearly(path, busy_timeout_s)
         self._uuid: str | None = None
-        self._version: int | None = None
+        self._version = 0
         self._has_written = False
         self._is_newest = False  # its schema, as this connection has seen
         self._is_complete = False
@@ -121,10 +120,10 @@ class Database:
 
     @property
     def version(self) -> int:
-        """The schema version when it was first asked for: another process may have migrated the store since."""
-        if self._version is None:
-            self._version = int(self.value("pragma user_version"))
-        return self._version
+        """The schema version when the file was opened: another process may have migrated the store since."""
+        with self._lock:
+            self.connection()
+            return self._version
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -191,7 +190,7 @@ class Database:
             with self._clearly:
                 self._connection, self._opened = self._connect_in_place()
                 self._is_newest = self._is_complete = False
-                self._layout.prepare(self._connection)
+                self._version = self._layout.prepare(self._connection)
                 if self.durable:
                     self._connection.execute(_DURABLE)
                 if self._wal:

@@ -30,10 +30,12 @@ ELSEWHERE = (
 )
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the newest views for a connection to an older file."""
-    if connection.execute("pragma user_version").fetchone()[0] < schema.VIEWS_SINCE:
+def _prepare(connection: sqlite3.Connection) -> int:
+    """Make the newest views for a connection to an older file; return the file's version."""
+    version: int = connection.execute("pragma user_version").fetchone()[0]
+    if version < schema.VIEWS_SINCE:
         schema.create_views(connection)
+    return version
 
 
 def _migrate(connection: sqlite3.Connection) -> bool:

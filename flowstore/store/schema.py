@@ -29,8 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.sqlite.database import PAGE_SIZE, Database
 from flowstore.store import views
 from flowstore.store.migrations import MIGRATIONS, Migration
@@ -48,7 +47,7 @@ PUBLIC_VIEWS = (
 )  # fmt: skip
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class PublicView:
     """A view that answers questions in SQL.
 

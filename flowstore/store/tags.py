@@ -18,6 +18,7 @@ from typing import Any
 
 import attrs
 
+from flowstore import later
 from flowstore.context import is_text
 from flowstore.errors import NotFound, TaggingError
 from flowstore.sqlite.database import Database, Row
@@ -31,7 +32,7 @@ _PAIRS_SINCE = 4  # the schema version; an older file that can't be written is r
 COUNTS_SINCE = 9  # the pair of a tag with itself counts its runs exactly; before, it was a bound
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Node:
     """An object with tags: a run or, with more of the fields set, a step, task or artifact of it.
 
@@ -114,7 +115,7 @@ def change(store: Database, node: Node, *, remove: Iterable[str] = (), add: Iter
         _insert(db, node, [ensure_tag(db, tag) for tag in fresh])
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _SetOn:
     """Where a tag is set."""
 

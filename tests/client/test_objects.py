@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import shutil
 import subprocess
@@ -45,6 +46,30 @@ def test_runs_by_tags(everyone):
     assert ids(flow.runs("nosuch")) == ids(flow.runs("old", "user:will")) == []
     namespace("user:will")
     assert ids(flow.runs("blue")) == ["2"]
+
+
+def test_an_artifact_costs_few_queries(tmp_path):
+    """The first one of a run takes four, with looking the run up; each further one none, or the one for its bytes."""
+    values = {"x": 1, "name": "text", "model": lambda: 2, "other": lambda: 3, "long": bytes(20_000)}
+    with contextlib.closing(opening.ensure_store(tmp_path / "flowstore.db")) as store:
+        task_with(store, **values)
+    with use_store(tmp_path / "flowstore.db"):
+        queries = []
+        opening.active_store().connection().set_trace_callback(
+            lambda sql: queries.append(sql) if sql not in {"begin", "rollback"} else None
+        )
+
+        def counted(look):
+            queries.clear()
+            look()
+            return len(queries)
+
+        namespace(None)
+        run = Run("F/1")
+        assert len(queries) + counted(lambda: run.data.x) <= 4
+        assert [counted(lambda name=name: getattr(run.data, name)) for name in values] == [0, 0, 1, 1, 1]
+        artifact = next(iter(run.end_task))
+        assert counted(lambda: [artifact.sha, artifact.size, artifact.type, artifact.codec]) == 0
 
 
 def test_runs_are_fetched_as_they_are_asked_for(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 
 from support.cli import command
 from support.recording import store_with
+from support.stores import complete
 
 FEW, MANY = 40, 200
 STEPS_AT_A_TIME = 10
@@ -34,7 +35,10 @@ def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("growth")
     tags = ["often", "also"]
     runs = [{"x": n, "own": (n,), "tags": tags, "printed": f"{n}\n", "code": "print()"} for n in range(MANY)]
-    return [store_with(folder / f"{count}.db", *runs[:count]) for count in (FEW, MANY)]
+    paths = [store_with(folder / f"{count}.db", *runs[:count]) for count in (FEW, MANY)]
+    for path in paths:
+        complete(path)
+    return paths
 
 
 @pytest.fixture

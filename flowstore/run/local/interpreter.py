@@ -1,12 +1,12 @@
 """Fresh interpreters that import the flow from its snapshot, and then do what they were started for.
 
     interpreters = Interpreters(flow, sources)
-    process = interpreters.start("flowstore.run.local.worker:spawned", {"channel": 7}, fds=[7], stdout=out, stderr=err)
+    process = interpreters.start("flowstore.run.local.worker:spawned", argument, fds=[7], stdout=out, stderr=err)
 
 The new process runs the flow's program as `__main__`, like `python flow.py` or `python -m shop.flows.train` would, but
 from the bytes of the snapshot and with the arguments of this process. When the program makes an instance of the flow,
 or has ended without one, the process calls the function that it was started for, as in
-`spawned(flow, graph, {"channel": 7})`, and ends.
+`spawned(flow, graph, argument)`, and ends.
 
 The snapshot is handed over in a file without a name, which nobody else can open or replace.
 """
@@ -167,14 +167,21 @@ class Spawner:
                 )
 
     def start(
-        self, channel: socket.socket, out: int, err: int, environment: Mapping[str, str]
+        self, channel: socket.socket, ends: Sequence[int], environment: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        """Start an interpreter that takes its orders from a channel, with variables in addition to this process's."""
+        """Start an interpreter that takes its orders from a channel.
+
+        Args:
+            channel: its end of that.
+            ends: where it writes its output and its errors, and where it takes its turns, if it does.
+            environment: variables in addition to this process's.
+        """
         handle = channel.fileno()
-        fds = [] if sys.platform == "win32" else [handle]
+        out, err, *turns = ends
+        fds = [] if sys.platform == "win32" else [handle, *turns]
         process = self._interpreters.start(
             "flowstore.run.local.worker:spawned",
-            {"channel": handle},
+            {"channel": handle, "turns": turns[0] if turns else None},
             fds=fds,
             stdout=out,
             stderr=err,

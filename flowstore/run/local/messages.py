@@ -28,8 +28,13 @@ _LIMIT = 1 << 32
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:
     """Send one message."""
+    channel.sendall(framed(message))
+
+
+def framed(message: dict[str, Any]) -> bytes:
+    """Return one message as it is sent."""
     body = marshal.dumps(message)
-    channel.sendall(_HEADER.pack(MESSAGE, len(body)) + body)
+    return _HEADER.pack(MESSAGE, len(body)) + body
 
 
 def send_data(channel: socket.socket, pieces: Iterator[Piece]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Setup
-from flowstore.run.local import messages, server
+from flowstore.run.local import messages, server, turns
 from flowstore.run.local.processes import Processes, Start, Starting, TaskServer, Worker, died
 from flowstore.run.snapshot import Sources
 from flowstore.store.codecs import SLOW, likely_slow
@@ -46,6 +46,7 @@ class Pool:
         self._idle: dict[str, list[Worker]] = {}  # by step
         self._ready: dict[TaskServer, Worker] = {}  # have not run anything yet
         self._idents = 0
+        self._reused = setup.reuse and turns.AVAILABLE
         self._processes = Processes(setup.flow, setup.graph, sources)
         main, self.notice = self._processes.fork_server(setup.method, setup.generators)
         self.servers: dict[_Key, TaskServer | None] = {(): main}  # None: tasks with these variables are spawned
@@ -72,6 +73,13 @@ class Pool:
         with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, as `hear` will find
             messages.send(worker.channel, message)
 
+    def send_ahead(self, worker: Worker, frames: Sequence[bytes], numbers: Sequence[int]) -> None:
+        """Send orders, each a message, to a process that is at work, and let it begin them one after the other."""
+        assert worker.turns is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died already, as `hear` will find
+            worker.channel.sendall(b"".join(frames))
+        worker.turns.give(numbers)
+
     def kill(self, worker: Worker, how: signal.Signals) -> None:
         """Send a signal to a process and its group."""
         if worker.process is not None:
@@ -94,6 +102,8 @@ class Pool:
         for worker in waiting:
             with contextlib.suppress(OSError):  # it died, as `hear` will find
                 worker.channel.shutdown(socket.SHUT_WR)
+            if worker.turns is not None:
+                worker.turns.end()
         return waiting
 
     def discard(self, worker: Worker) -> None:
@@ -107,6 +117,7 @@ class Pool:
             worker.server.withdraw(worker.ident)
         for name, _ in list(worker.connections()):
             self.close_connection(worker, name)
+        worker.close_turns()
         if worker.process is not None:
             self._processes.spawner().leave(worker.process)
 
@@ -191,7 +202,7 @@ class Pool:
     def _spawn(
         self, worker: Worker, theirs: socket.socket, ends: Sequence[int], environment: Mapping[str, str]
     ) -> None:
-        worker.process = self._processes.spawner().start(theirs, ends[0], ends[1], environment)
+        worker.process = self._processes.spawner().start(theirs, ends, environment)
         worker.pid = worker.process.pid
 
     def _connected(self, start: Start) -> Worker:
@@ -199,7 +210,7 @@ class Pool:
         self._idents += 1
         worker = Worker(self._idents)
         try:
-            worker.connect(start)
+            worker.connect(start, reused=self._reused)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 worker.disconnect()

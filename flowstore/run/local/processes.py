@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run.local import messages, server, threads
+from flowstore.run.local.turns import Printed, Turns
+from flowstore.run.orders import Order
 from flowstore.run.randomness import Generators
 
 if TYPE_CHECKING:
@@ -168,6 +171,12 @@ class Worker:
         self.ident = ident  # what the task server calls it
         self.step = ""  # of the attempts that it has run
         self.number: int | None = None  # the attempt that it runs
+        self.turns: Turns | None = None  # of one that is reused
+        self.ahead: deque[tuple[int, Order]] = deque()  # the attempts that it is to run after that
+        self.ahead_bytes = 0  # of what was sent for these
+        self.may_have_more = False  # it has begun an attempt since turns were taken back
+        self.began = 0.0  # when it began that, by the clock that never goes back
+        self.printed: dict[str, Printed] = {}  # by stream, where attempts share it
         self.last = 0  # the attempt that it ran last
         self.reported = False  # that attempt is over, but for what the process does at its end
         self.pid: int | None = None
@@ -180,14 +189,18 @@ class Worker:
         self.server: TaskServer | None = None  # which forks it
         self.order: dict[str, Any] | None = None  # its first, where it is sent once the server is ready
 
-    def connect(self, start: Start) -> None:
-        """Make the connections, and have `start` start the process with the other ends."""
+    def connect(self, start: Start, *, reused: bool) -> None:
+        """Make the connections, and have `start` start the process with the other ends; `reused`: with turns."""
         self.channel, theirs = socket.socketpair()
         ends: dict[str, tuple[int, int]] = {}
         try:
             for stream in STREAMS:
                 ends[stream] = os.pipe()
-            start(self, theirs, [end for _, end in ends.values()])
+            if reused:
+                self.turns = Turns(self.channel)
+                self.printed = {stream: Printed(self.turns.mark) for stream in STREAMS}
+            more = [] if self.turns is None else [self.turns.theirs.fileno()]
+            start(self, theirs, [*(end for _, end in ends.values()), *more])
         finally:
             theirs.close()
             for _, end in ends.values():
@@ -203,6 +216,12 @@ class Worker:
         """Close all connections of a worker that was never listened to."""
         for name, _ in list(self.connections()):
             messages.close(self.take(name))
+        self.close_turns()
+
+    def close_turns(self) -> None:
+        """Close the driver's ends of its turns."""
+        if self.turns is not None:
+            self.turns.close()
 
     def take(self, name: str) -> int | socket.socket:
         """Return a connection that is to be closed."""
@@ -255,7 +274,7 @@ class Processes:
             from flowstore.run.local.interpreter import Interpreters
 
             self._interpreters = Interpreters(self._flow, self._sources)
-        return start(self._interpreters, environment, *ends)
+        return start(self._interpreters, environment, *ends[:2])
 
     def spawner(self) -> Spawner:
         """Return the spawner, which starts interpreters that run tasks themselves."""

@@ -1,9 +1,9 @@
 """The task server: a process that has imported the flow and forks a child for each attempt, or for several.
 
 It is forked from the driver before that opens the store, because SQLite's connections don't survive a fork,
-and it never has a thread. The driver sends it three descriptors for each child (channel, stdout, stderr);
-it answers with the child's pid, and later with how the child ended. When the driver dies, so do the server
-and all children, each with whatever process group it leads.
+and it never has a thread. The driver sends it descriptors for each child (channel, stdout, stderr, for a
+reused one its turns); it answers with the child's pid, and later with how the child ended. When the driver dies, so do
+the server and all children, each with whatever process group it leads.
 
 Messages are 9 bytes: a letter, the child's number, a number. To the server: `F` fork, `K` kill (signal),
 `W` warm up (which of `codecs.SLOW`). From it: `S` started (pid), `X` ended (wait status), or instead of both
@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.flow import spec
 from flowstore.flow.decorators import step
 from flowstore.flow.graph import Graph, Node
@@ -40,7 +40,6 @@ from flowstore.run.attempt import run_attempt
 from flowstore.run.inputs import StoreSource
 from flowstore.run.local import messages, threads, worker
 from flowstore.run.local.ending import Ending, flush_imported, flush_output
-from flowstore.run.local.worker import deliver
 from flowstore.run.orders import Inline, OpenSplit, Order, RunFacts, decode_order, encode_order
 from flowstore.run.randomness import Generators
 from flowstore.store.codecs import SLOW, entry_of, import_common
@@ -48,6 +47,9 @@ from flowstore.store.codecs import SLOW, entry_of, import_common
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
 READY, UNSAFE = b"Y", b"U"
+_OF_TASKS = (  # modules of whose values each task makes some
+    "flow.spec", "run.attempt", "run.orders", "run.plan", "store.blobs", "store.codecs.contract", "store.description",
+)  # fmt: skip
 REHEARSED_FORK = 12  # a run with so many tasks is likely to have many more: a rehearsal takes the time of twenty
 
 
@@ -87,6 +89,7 @@ def _fork(
     others: list[socket.socket],
 ) -> int:
     import_common()  # before the fork, since the driver needs them, too
+    later.finish_all(*(f"flowstore.{module}" for module in _OF_TASKS))
     files = flush_imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
@@ -172,7 +175,7 @@ class _Server:
         gc.freeze()
 
     def _take_message(self) -> bool:
-        message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE.size, 3)
+        message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE.size, 4)
         while message and len(message) < MESSAGE.size:
             message += self._control.recv(MESSAGE.size - len(message))
         if not message:
@@ -217,13 +220,14 @@ class _Server:
         signal.set_wakeup_fd(-1)
         os.setsid()
         os.close(self._control.fileno())  # as `close` does, in C: less of Python is touched
-        channel, out, err = descriptors
+        channel, out, err, *turns = descriptors
         worker.die_with_parent(parent)
         for number, pipe in ((1, out), (2, err)):
             os.dup2(pipe, number)
             os.close(pipe)
         connection = socket.socket(fileno=channel)
-        worker.work(connection, self._flow, self._graph, self._generators, self._ending)
+        theirs = socket.socket(fileno=turns[0]) if turns else None
+        worker.work(connection, self._flow, self._graph, self._generators, self._ending, theirs)
         os._exit(0)  # here, with the channel open: Python's own way to close it would copy more pages
 
     def _reap(self) -> None:
@@ -291,5 +295,5 @@ def rehearse(generators: Generators, ending: Ending) -> None:
             generators.derive(order)
             product = run_attempt(_Rehearsal, _GRAPH, order, StoreSource.of(order), ending)
             flush_output()
-            deliver(channel, product, ended=not ending.is_due())
+            worker.report(channel, product, {"ended": not ending.is_due()})
     context.state.flow_module = module

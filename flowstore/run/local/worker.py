@@ -12,6 +12,7 @@ import itertools
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,36 +32,80 @@ from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import SLOW
 
 
-def work(channel: socket.socket, flow: type[FlowSpec], graph: Graph, generators: Generators, ending: Ending) -> None:
-    """Run orders until the channel closes; an order says itself whether it is the last.
+def work(
+    channel: socket.socket,
+    flow: type[FlowSpec],
+    graph: Graph,
+    generators: Generators,
+    ending: Ending,
+    turns: socket.socket | None = None,
+) -> None:
+    """Run an order, or as many as come: an order says itself which.
 
     What is left to do at the end comes after the report, so that nothing there can cost an attempt its result.
     """
 
-    def show(card: RenderedCard) -> None:
-        _send(messages.send, channel, {"kind": "card", "card": card.packed})
-
-    reused = False
-    while (message := messages.receive(channel)) is not None:
+    def run(message: dict[str, Any]) -> Product:
         order = decode_order(message["order"])
         generators.derive(order)
         known = len(sys.modules)
         product = run_attempt(flow, graph, order, _source(channel, order), ending, show)
         flush_output()
-        product = _with_imports(product, known)
-        reused = message["reuse"]
-        ended = not (ending.is_flush_due() if reused else ending.is_due())
-        _send(deliver, channel, product, ended)
-        del product
-        if not ended:
-            end = ending.flush if reused else ending.finish
-            end()
-            _send(messages.send, channel, {"kind": "ended"})
-        if not reused:
-            return
-    if reused:
+        return _with_imports(product, known)
+
+    def show(card: RenderedCard) -> None:
+        _send(messages.send, channel, {"kind": "card", "card": card.packed})
+
+    message = messages.receive(channel)
+    if message is None:
+        return
+    if message["reuse"]:
+        _work_on(channel, turns, message, run, ending)
+        return
+    product = run(message)
+    _send(hand_over, channel, product, functools.partial(messages.receive, channel))
+    ended = not ending.is_due()
+    _send(report, channel, product, {"ended": ended})
+    if not ended:
         ending.finish()
-        _send(messages.send, channel, {"kind": "ended"})
+        _send(messages.send, channel, {"kind": "ended", "ended": True})
+
+
+def _work_on(
+    channel: socket.socket,
+    turns: socket.socket | None,
+    first: dict[str, Any],
+    run: Callable[[dict[str, Any]], Product],
+    ending: Ending,
+) -> None:
+    """Run orders until there are no more. The end of an attempt is sent with the begin of the next, if that is here."""
+    from flowstore.run.local.turns import Inbox, Marks
+
+    inbox, marks = Inbox(channel, turns, first), Marks()
+    mark = first.get("mark")
+    upcoming = inbox.next(wait=True)
+    while upcoming is not None:
+        began = time.perf_counter()
+        product = run(upcoming)
+        _send(hand_over, channel, product, inbox.answer)
+        message: dict[str, Any] = {"ended": not ending.is_flush_due(), "took_s": time.perf_counter() - began}
+        if not message["ended"]:
+            _send(report, channel, product, message)
+            ending.flush()
+            message = {"kind": "ended", "ended": True}
+        if mark is not None:
+            message["marked"] = marks.set(mark)
+        upcoming = inbox.next(wait=False)
+        if upcoming is not None:
+            message["next"] = upcoming["number"], time.time_ns() // 1_000_000
+        if "kind" in message:
+            _send(messages.send, channel, message)
+        else:
+            _send(report, channel, product, message)
+        del product
+        upcoming = upcoming or inbox.next(wait=True)
+    ending.finish()
+    _send(messages.send, channel, {"kind": "ended", "ended": True})
 
 
 def _with_imports(product: Product, known: int) -> Product:
@@ -116,25 +161,28 @@ def fresh_streams() -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def deliver(channel: socket.socket, product: Product, ended: bool) -> None:
-    """Send an attempt's report, and before it those of its large values that the store lacks.
+def hand_over(channel: socket.socket, product: Product, answer: Callable[[], dict[str, Any] | None]) -> None:
+    """Send those of an attempt's large values that the store lacks; `answer` waits for what the driver answers."""
+    if not product.large:
+        return
+    large = [blob.packed for blob in product.report.blobs if blob.data is None]
+    messages.send(channel, {"kind": "offer", "large": large})
+    wanted = answer()
+    for index in () if wanted is None else wanted["send"]:
+        messages.send_data(channel, chunks_of(product.large[index].pieces))
+
+
+def report(channel: socket.socket, product: Product, end: Mapping[str, Any]) -> None:
+    """Send an attempt's report.
 
     Args:
         channel: to the driver.
         product: what to send.
-        ended: whether nothing is left to do in this process; else a message follows when that is done.
+        end: what there is to say of the process; `ended`: whether nothing is left to do in it, else a message follows
+            when that is done.
     """
-    report = product.report
-    if product.large:
-        large = [blob.packed for blob in report.blobs if blob.data is None]
-        messages.send(channel, {"kind": "offer", "large": large})
-        answer = messages.receive(channel)
-        if answer is None:
-            return
-        for index in answer["send"]:
-            messages.send_data(channel, chunks_of(product.large[index].pieces))
     used = [n for n, module in enumerate(SLOW) if module in sys.modules]
-    messages.send(channel, {"kind": "report", "report": encode_report(report), "used": used, "ended": ended})
+    messages.send(channel, {"kind": "report", "report": encode_report(product.report), "used": used, **end})
 
 
 def spawned(flow: type[FlowSpec], graph: Graph, argument: Mapping[str, Any]) -> None:
@@ -145,8 +193,11 @@ def spawned(flow: type[FlowSpec], graph: Graph, argument: Mapping[str, Any]) -> 
     else:
         channel = socket.socket(fileno=argument["channel"])
     channel.set_inheritable(False)
+    turns = None if argument["turns"] is None else socket.socket(fileno=argument["turns"])
+    if turns is not None:
+        turns.set_inheritable(False)
     fresh_streams()
-    work(channel, flow, graph, generators, Ending())
+    work(channel, flow, graph, generators, Ending(), turns)
     os._exit(0)
 
 

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 import attrs
 
+from flowstore import later
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
@@ -105,7 +106,7 @@ class Stream:
         return message[1]
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Program:
     """A program for a host, as the driver's first message describes it.
 

@@ -52,7 +52,8 @@ CASES = {
     ),
     "parquet": Case(
         ("__import__('pandas').DataFrame({'a': [1, 2], 'b': ['x', None]})", "__import__('pyarrow').table({'a': [1]})",
-         "__import__('polars').DataFrame({'a': [1, None]})"),
+         "__import__('polars').DataFrame({'a': [1, None]})",
+         "pd.DataFrame(np.arange(900.0).reshape(3, 300), columns=[f'c{n}' for n in range(300)])"),
         ("__import__('pandas').DataFrame({'a': [1j]})",),
     ),
     "xarray": Case(

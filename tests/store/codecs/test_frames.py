@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import io
 import math
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -169,6 +172,78 @@ cells = st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(m
 def test_any_frame_comes_back(value):
     """Frames of numbers and of anything come back identical."""
     assert_same_frame(decoded(codecs.encode(value)), value)
+
+
+def wide(dtypes=("float64",), rows=3, index=None, columns=None):
+    """A frame of 300 columns, whose dtypes alternate."""
+    random = np.random.default_rng(1)
+    values = {f"c{n}": random.normal(0, 50, rows).astype(dtypes[n % len(dtypes)]) for n in range(300)}
+    return pd.DataFrame(values, index=index).rename_axis(columns=columns)
+
+
+gaps = wide(rows=4)
+gaps.iloc[1, 5] = math.nan
+gaps.iloc[2, 7] = math.inf
+gaps.attrs = {"unit": "m", "by": [1, 2]}
+WIDE = {
+    "floats": wide(),
+    "gaps and attrs": gaps,
+    "one type of ints": wide(["int16"]),
+    "truth": wide(["bool"]),
+    "several types": wide(["float64", "int8", "bool", "float32", "uint16"]),
+    "no rows": wide(rows=0),
+    "labels": wide(index=pd.Index(["x", "y", "z"], name="who"), columns="what"),
+    "times": wide(index=pd.to_datetime(["2024-01-01", "2024-03-01", None])),
+    "every other": wide(index=pd.RangeIndex(5, 11, 2)),
+    "two levels": wide(index=pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)], names=["k", "n"])),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_frame_with_more_columns_than_rows_is_written_with_both_exchanged(store, name):
+    """It comes back as it was, and a row of its Parquet is one of its columns: name, dtype and values."""
+    value = WIDE[name]
+    blob = put(store, value)
+    assert blob.codec == "parquet"
+    back = blobs.load(store, blob, "x")
+    assert_same_frame(back, value)
+    assert back.attrs == value.attrs
+    assert list(back.dtypes) == list(value.dtypes)
+    with store.read() as db:
+        table = pq.read_table(io.BytesIO(b"".join(blobs.read(db, blobs.fetched(db, blob)))))
+    assert table.column_names == ["column", "dtype", *map(str, range(len(value)))]
+    assert table.column("column").to_pylist() == list(value.columns)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        wide(["float64", "int64"]).assign(c1=2**60 + 1).iloc[:2],
+        wide().assign(c1=["x", "y", "z"]),
+        wide().assign(c1=np.array([1, 2, 3], ">f8")),
+    ],
+    ids=["an int that no float is", "text", "another order of bytes"],
+)
+def test_other_wide_frames_come_back_as_they_were(value):
+    """As Parquet with a column for each of theirs, where that is faithful."""
+    encoded = codecs.encode(value)
+    assert encoded.codec == ("pickle" if value.c1.dtype == ">f8" and not value.c1.dtype.isnative else "parquet")
+    assert_same_frame(decoded(encoded), value)
+
+
+def test_a_wide_frame_that_was_changed_is_an_artifact_error(store):
+    """Where its rows are not the columns of a frame."""
+    for table in (
+        {"column": ["a"], "dtype": ["object"], "0": [1.0]},
+        {"column": ["a"], "dtype": ["float64"]},
+        {"column": ["a"], "dtype": ["float64"], "0": ["text"]},
+    ):
+        first = b"".join(bytes(piece) for piece in codecs.encode(frame(a=[1.5])).pieces)
+        marks = {b"flowstore": b"pandas.DataFrame, rows and columns exchanged", b"flowstore.first": first}
+        sink = io.BytesIO()
+        pq.write_table(pa.table(table).replace_schema_metadata(marks), sink)
+        with pytest.raises(ArtifactError, match=r"^x: "):
+            blobs.load(store, raw(store, "parquet", sink.getvalue()), "x")
 
 
 def test_series_and_subclasses_are_pickled(store):
