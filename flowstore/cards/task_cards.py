@@ -134,8 +134,7 @@ class Components:
 class _Nothing(CardComponent):
     """Stands for a component that is not there."""
 
-    def update(self, *_args: Any, **_options: Any) -> None:
-        """Do nothing."""
+    def update(self, *_args: Any, **_options: Any) -> None: ...
 
 
 class CurrentCards:

@@ -98,13 +98,29 @@ def create(connection: sqlite3.Connection, flowstore_version: str, *, small: boo
     connection.execute(f"pragma page_size = {PAGE_SIZE}")
     connection.execute("pragma auto_vacuum = incremental")
     defined = small_definitions(SCHEMA_VERSION) if small else definitions(SCHEMA_VERSION)
-    connection.executescript("begin;" + "\n".join(defined.values()))
+    views = {name: sql for name, sql in defined.items() if _kind(sql) == "view"}
+    connection.executescript("begin;" + "\n".join(sql for name, sql in defined.items() if name not in views))
+    _insert_views(connection, views)
     connection.execute(
         "insert into store values (1, ?, ?, ?)", (uuid.uuid4().hex, time.time_ns() // 1_000_000, flowstore_version)
     )
     connection.execute(f"pragma application_id = {APPLICATION_ID}")
     connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
     connection.execute("commit")
+    connection.execute("pragma writable_schema = reset")  # off; and this connection reads the views when it goes on
+
+
+def _insert_views(connection: sqlite3.Connection, defined: Mapping[str, str]) -> None:
+    """Create views as `.dump` of SQLite's own tool creates what it can't execute: to compile them takes 4 ms."""
+    connection.execute("pragma writable_schema = on")
+    try:
+        connection.executemany(
+            "insert into sqlite_master (type, name, tbl_name, rootpage, sql) values ('view', ?1, ?1, 0, ?2)",
+            [(name, sql.strip().rstrip(";")) for name, sql in defined.items()],
+        )
+    except sqlite3.OperationalError:  # an SQLite that never allows it, such as Apple's
+        for sql in defined.values():
+            connection.execute(sql)
 
 
 # Patterns are compiled where an older or an untrusted store needs them.
@@ -134,13 +150,19 @@ def _definitions(migrations: Sequence[Migration]) -> Mapping[str, str]:
 
 def small_definitions(version: int) -> dict[str, str]:
     """Return the definitions of a small store, by name."""
-    small = {name: sql for name, sql in definitions(version).items() if not _is_for_large(sql)}
+    small = {name: sql for name, sql in definitions(version).items() if not _is_for_large(name, sql)}
     return small | {name: _stand_in(name, small[name]) for name in DEFERRED}
 
 
-def _is_for_large(sql: str) -> bool:
+def _is_for_large(name: str, sql: str) -> bool:
+    return _kind(sql) == "index" and name not in _SEARCHED
+
+
+def _kind(sql: str) -> str:
+    """Return what a definition creates: 'table', 'view' or 'index'."""
     match = re.match(CREATE, sql)
-    return match is not None and match[2].lower() == "index" and match[3] not in _SEARCHED
+    assert match is not None
+    return match[2].lower()
 
 
 def _stand_in(table: str, sql: str) -> str:
@@ -166,7 +188,7 @@ def complete(connection: sqlite3.Connection) -> None:
     for name, sql in definitions(connection.execute("pragma user_version").fetchone()[0]).items():
         if name in DEFERRED:
             connection.execute(f"drop view {name}")
-        if name in DEFERRED or _is_for_large(sql):
+        if name in DEFERRED or _is_for_large(name, sql):
             connection.execute(sql)
 
 
