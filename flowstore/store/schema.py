@@ -8,10 +8,11 @@ small run, and altering a table as much as creating ten. An older store is migra
 the same tables (a test compares them). `user_version` counts the migrations, so that an older flowstore refuses a newer
 file; the table in which sqlite-utils notes what it has applied is made when there is something to apply.
 
-A new store is *small*: it has no indexes but those that keep rows unique, since reading all of a small file takes no
-longer than a search in an index, and empty views stand for the tables of `DEFERRED`, which most stores never need. Each
-of these would take a page, and together more than the rows of a few runs. The commit that takes the file beyond
-`SMALL_PAGES` makes it *complete*, and so does whoever writes to one of these tables, by calling `complete`.
+A new store is *small*: beside what keeps rows unique it has only the `_SEARCHED` indexes, by which runs are searched
+for, since reading all of a small table takes no longer than a search in an index, and empty views stand for the tables
+of `DEFERRED`, which most stores never need. Each of these would take a page, and together more than the rows of a few
+runs. The commit that takes the file beyond `SMALL_PAGES` makes it *complete*, and so does whoever writes to one of
+these tables, by calling `complete`.
 
 Times are integers, milliseconds since 1970 in UTC; the views show them as text.
 """
@@ -72,12 +73,15 @@ def public_views(store: Database) -> list[PublicView]:
     return views
 
 
-SMALL_PAGES = 64  # of a store without indexes, at most
+SMALL_PAGES = 64  # at most, of a store that is not complete
 DEFERRED = (
     "production_tokens", "deployments", "deployment_parameters", "scheduler", "due_marks", "state_machines",
     "step_tokens", "events", "event_marks", "origins",
 )  # fmt: skip
-_ALWAYS = "runs_by_code"  # an index that no store lacks: without it `select id from runs` goes by uuid, in random order
+_SEARCHED = frozenset({
+    "runs_by_time", "runs_successful", "run_tags_by_run", "run_tags_successful", "node_tags_by_tag", "numbers_by_name",
+    "runs_by_code",  # without it `select id from runs` goes by uuid, in random order
+})  # fmt: skip
 
 # As sqlite-utils creates it, so that its migrations recognise what a new store already has.
 BOOKKEEPING = """
@@ -146,8 +150,12 @@ def _definitions(migrations: Sequence[Migration]) -> Mapping[str, str]:
 
 def small_definitions(version: int) -> dict[str, str]:
     """Return the definitions of a small store, by name."""
-    small = {name: sql for name, sql in definitions(version).items() if name == _ALWAYS or _kind(sql) != "index"}
+    small = {name: sql for name, sql in definitions(version).items() if not _is_for_large(name, sql)}
     return small | {name: _stand_in(name, small[name]) for name in DEFERRED}
+
+
+def _is_for_large(name: str, sql: str) -> bool:
+    return _kind(sql) == "index" and name not in _SEARCHED
 
 
 def _kind(sql: str) -> str:
@@ -180,7 +188,7 @@ def complete(connection: sqlite3.Connection) -> None:
     for name, sql in definitions(connection.execute("pragma user_version").fetchone()[0]).items():
         if name in DEFERRED:
             connection.execute(f"drop view {name}")
-        if name in DEFERRED or (name != _ALWAYS and _kind(sql) == "index"):
+        if name in DEFERRED or _is_for_large(name, sql):
             connection.execute(sql)
 
 

@@ -46,7 +46,7 @@ START = (  # a program: its arguments are where flowstore is, and the descriptor
     "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; "
     "from flowstore.run.remote.host import main; sys.path.pop(); main(int(sys.argv[2]))"
 )
-SETUP_S = 60.0  # for the driver's first messages
+SETUP_S = 15.0  # for each of the first two messages of the driver, which may have died
 CHUNKS_AHEAD = 2  # of a blob that is fetched: that many are asked for before the first has come
 READ_BYTES = 1 << 20
 
