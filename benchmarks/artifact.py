@@ -49,7 +49,13 @@ def measure(settings: Settings) -> Iterator[Line]:
         times = {name: [one.took_s for one in measured] for name, measured in found.items()}
         pickled = {name: times[name] for name in times if name in {"floor", "flowstore", "pickle"}}
         del times["pickle"]
-        yield Line(f"artifact, {kind} of {shown}", "s", times, times_floor(1.25, slower={"metaflow": 10}), missing)
+        yield Line(
+            f"artifact, {kind} of {shown}",
+            "s",
+            times,
+            times_floor(1.15 if kind == "array" else 1.25, slower={"metaflow": 10}),
+            missing,
+        )
         yield Line(f"artifact, {kind}: pickle and fsync", "s", pickled)
         if kind == "frame":
             continue  # the imports weigh more than the frame

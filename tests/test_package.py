@@ -21,8 +21,8 @@ NAMES = [str(file.relative_to(PACKAGE)) for file in FILES]
 
 # From below to above: a module may import its own folder and what stands before it; `flow` and `store` never meet.
 LAYERS = (
-    "_version", "alarm", "text", "errors", "progress", "drawing", "context", "sqlite", "store", "flow", "client",
-    "cards", "run",
+    "_version", "alarm", "later", "text", "errors", "progress", "drawing", "context", "sqlite", "store", "flow",
+    "client", "cards", "run",
 )  # fmt: skip
 TOGETHER = ("production", "transfer", "maintenance")  # above `run`, each on its own
 MAY_IMPORT = {layer: set(LAYERS[:at]) for at, layer in enumerate(LAYERS)}

@@ -9,6 +9,9 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from flowstore.errors import GraphError
+from flowstore.text import did_you_mean
+
 ENTRY_POINTS = "flowstore.cards"
 RELOAD_POLICY_NEVER, RELOAD_POLICY_ALWAYS, RELOAD_POLICY_ONCHANGE = "never", "always", "onchange"
 
@@ -118,26 +121,36 @@ MetaflowCard, MetaflowCardComponent = FlowstoreCard, CardComponent
 # --- types by name
 
 
-def find_type(name: str) -> type[FlowstoreCard] | None:
-    """Return the type of card of a name; `None` where there is none.
+def find_type(name: str) -> type[FlowstoreCard]:
+    """Return the type of card of a name.
 
-    One that a module of this process defines comes before the entry points of installed packages. An import that fails
-    raises whatever it raises.
+    One that a module of this process defines comes before the entry points of installed packages.
+
+    Raises:
+        GraphError: there is none. The import of somebody's package may raise anything else.
     """
     own = [kind for kind in _subclasses(FlowstoreCard) if kind.type == name]
     if own:
         return own[-1]
     entry = _entry_points().get(name)
-    return None if entry is None else entry.load()
+    if entry is None:
+        raise GraphError(_no_type(name))
+    kind: type[FlowstoreCard] = entry.load()
+    return kind
 
 
-def is_known(name: str) -> bool:
-    """Return whether there is a type of card of a name; what an entry point names is not imported."""
-    return any(kind.type == name for kind in _subclasses(FlowstoreCard)) or name in _entry_points()
+def check_type(name: str, step: str) -> None:
+    """Raise GraphError where a step has a card of a type that there is not; an installed one is not imported yet."""
+    if name not in _known_types():
+        raise GraphError(f"Step {step} has @card(type={name!r}). {_no_type(name)}")
 
 
-def known_types() -> list[str]:
-    """Return the names of all types of cards that can be found now, without importing those of other packages."""
+def _no_type(name: str) -> str:
+    known = _known_types()
+    return f"There is no type of card {name!r}; there are: {', '.join(known)}.{did_you_mean(name, known)}"
+
+
+def _known_types() -> list[str]:
     return sorted({*(kind.type for kind in _subclasses(FlowstoreCard) if kind.type), *_entry_points()})
 
 

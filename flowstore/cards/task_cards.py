@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flowstore import alarm, context
-from flowstore.cards.contract import CardComponent, FlowstoreCard, find_type, is_known, known_types
+from flowstore.cards.contract import CardComponent, FlowstoreCard, find_type
 from flowstore.cards.page import error_html, page, python
 from flowstore.cards.task_view import TaskView
-from flowstore.errors import GraphError
 from flowstore.flow.decorators import Card
 from flowstore.flow.graph import Graph
 from flowstore.store.blobs import INLINE_BYTES
@@ -28,7 +27,6 @@ from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.codecs.hypertext import Html as StoredHtml
 from flowstore.store.description import NewBlob
-from flowstore.text import did_you_mean
 
 _PAUSE_S = 0.1  # at least, between two states that are sent; the driver writes one a second
 _SHARE = 10  # drawing a card again takes at most one part in so many of the step's time
@@ -136,8 +134,7 @@ class Components:
 class _Nothing(CardComponent):
     """Stands for a component that is not there."""
 
-    def update(self, *_args: Any, **_options: Any) -> None:
-        """Do nothing."""
+    def update(self, *_args: Any, **_options: Any) -> None: ...
 
 
 class CurrentCards:
@@ -400,31 +397,16 @@ class TaskCards:
 
     def _complain(self, n: int, text: str, what: str) -> None:
         wanted = self.wanted[n]
-        name = (
-            f"the card {wanted.type!r}" if wanted.id is None else f"the card {wanted.type!r} with the id {wanted.id!r}"
-        )
-        _warn(f"{name} {what}. The task goes on.\n{text.rstrip()}")
+        with_id = "" if wanted.id is None else f" with the id {wanted.id!r}"
+        _warn(f"the card {wanted.type!r}{with_id} {what}. The task goes on.\n{text.rstrip()}")
 
 
 def _kind(name: str) -> type[FlowstoreCard] | Exception:
     """Return a type of card or, where there is none, the error to show in place of the card."""
     try:
-        kind = find_type(name)
+        return find_type(name)
     except Exception as error:  # the import of somebody's package may raise anything
         return error
-    return _no_type(name) if kind is None else kind
-
-
-def _no_type(name: str) -> GraphError:
-    known = known_types()
-    near = did_you_mean(name, known)
-    return GraphError(f"There is no type of card {name!r}; there are: {', '.join(known)}.{near}")
-
-
-def check_type(name: str, step: str) -> None:
-    """Raise GraphError where a step has a card of a type that there is not; an installed one is not imported yet."""
-    if not is_known(name):
-        raise GraphError(f"Step {step} has @card(type={name!r}). {_no_type(name)}")
 
 
 def warm_up(file: str) -> None:

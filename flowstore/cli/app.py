@@ -17,6 +17,7 @@ Exit codes: 0 success, 1 an error of ours or a failed run, 2 wrong usage, 128 + 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import errno
@@ -26,14 +27,14 @@ import importlib
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
-import attrs
 import click
 from click.core import ParameterSource
 
-from flowstore import context
+from flowstore import context, later
 from flowstore._version import __version__
 from flowstore.errors import FlowstoreError, NamespaceMismatch, is_transient
 from flowstore.text import did_you_mean, safe
@@ -51,8 +52,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # --- settings and commands
 
 
-@attrs.frozen(eq=False, repr=False)
-class Setting:
+class Setting(NamedTuple):  # `--help` does without attrs, whose import takes longer than all else of it
     """An option that may stand before a command as well as after it.
 
     Attributes:
@@ -136,7 +136,7 @@ def gather(**classes: type[Any]) -> Callable[[_Function], _Function]:
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
             for name, kind in classes.items():
-                fields = [field.name for field in attrs.fields(kind) if field.name in given]
+                fields = [field.name for field in later.fields(kind) if field.name in given]
                 given[name] = kind(**{field: given.pop(field) for field in fields})
             return function(*args, **given)
 
@@ -172,8 +172,7 @@ def _refuse_unused(ctx: click.Context, taken: Sequence[Setting]) -> None:
 # --- groups
 
 
-@attrs.frozen(eq=False, repr=False)
-class Listed:
+class Listed(NamedTuple):
     """A command in the list of a group, which imports nothing for its help.
 
     Attributes:
@@ -337,10 +336,22 @@ STORE_PATH = Setting("store", (_STORE,))  # for commands that open or create the
 # --- running to an exit code
 
 
-def run(group: Callable[[], click.Command], program: str) -> NoReturn:
-    """Run the command line that `group` returns with this process's arguments, and exit."""
+def run(group: Callable[[], click.Command], program: str, *, is_ours: bool = False) -> NoReturn:
+    """Run the command line that `group` returns with this process's arguments, and exit.
+
+    Args:
+        group: makes the command line.
+        program: its name.
+        is_ours: whether nothing but flowstore has been imported, so that nothing else waits for Python's end.
+    """
     code = exit_code(lambda: group().main(prog_name=program, standalone_mode=False))
     gc.freeze()  # all is about to go: to search it for cycles first would take 9 ms
+    if is_ours and threading.active_count() == 1 and sys.gettrace() is None and sys.getprofile() is None:
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # to take each module and object apart would take as long again
     sys.exit(code)
 
 

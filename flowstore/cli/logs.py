@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-import attrs
 import click
 
+from flowstore import later
 from flowstore.cli.output import Rows, say
 from flowstore.client import Run, Step, Task
 from flowstore.client.task import last_state
@@ -33,7 +33,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Wish:
     """The lines that are wanted, and how they are shown.
 
@@ -109,7 +109,7 @@ def show_as_it_comes(of: Run | Step | Task, wish: Wish) -> None:
         raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Line:
     """A line that a task printed: when, the task as `step/id`, and the text."""
 

@@ -44,7 +44,7 @@ def main() -> None:
         from flowstore.cli import completion
 
         completion.teach_bash()
-    app.run(lambda: flowstore, "flowstore")
+    app.run(lambda: flowstore, "flowstore", is_ours=True)
 
 
 def _see_everything(**_settings: Any) -> None:

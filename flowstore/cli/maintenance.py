@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from flowstore import later
 from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, time_before, with_tags
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # --- delete
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Consent:
     """How far a deletion may go: only be shown, without a question, also to what production needs."""
 

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from flowstore.cli import json_form
-from flowstore.client import Run, Step, Task, events, rows
+from flowstore.client import Run, Step, Task, rows
 from flowstore.text import NARROW, columns_of, counted, escaped, no_formula, safe, shorten
 
 Rows = Sequence[Mapping[str, Any]]
@@ -245,6 +245,8 @@ def run_with_steps(run: Run) -> dict[str, Any]:
 
 def explanations(run: Run) -> Iterator[str]:
     """Yield what there is to say of a run: why it failed and how to go on, what started it, where it came from."""
+    from flowstore.client import events  # of which lists need nothing
+
     known = rows.explanation(run, rows.of_run(run))
     if known.failure is not None:
         yield f"Failed in {known.failure}"

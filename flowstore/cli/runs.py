@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +152,8 @@ _HIT = ("run", "status", "created_at", "where", "task", "excerpt")
 
 def _how_far(result: Search, wanted: Wanted) -> Iterator[str]:
     """Yield sentences on what was not looked at, and on how to go on."""
+    import shlex
+
     for run in result.unread:
         more = f"--seconds {max(10 * wanted.deadline_s, 60):.0f}"
         yield f"The log of {run.pathspec} is too long to be read in {wanted.deadline_s:g} s. To read more of it: {more}"

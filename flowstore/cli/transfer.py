@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import click
 
+from flowstore import later
 from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, STORE_PATH, STORE_UNUSED, with_tags
@@ -32,7 +33,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's new
         return round(float(match[1]) * _UNITS[match[2]])
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Parts:
     """The parts of runs to export: with or without their logs, and artifacts up to a size."""
 

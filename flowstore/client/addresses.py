@@ -15,9 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import attrs
-
-from flowstore import context
+from flowstore import context, later
 from flowstore.context import UNSET, Unset, is_text
 from flowstore.errors import InvalidPathspec, NamespaceMismatch, NotFound
 from flowstore.sqlite.database import Database, Row
@@ -47,7 +45,7 @@ _METAFLOW_DIGITS = 16  # of its run ids: microseconds since 1970
 _MOST_NAMES = 1000  # that a mistyped one is compared with
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Scope:
     """The view of an object: a store, and a namespace of it.
 

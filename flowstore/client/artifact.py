@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import attrs
-
+from flowstore import later
 from flowstore.client import addresses
 from flowstore.client.base import Tagged
 from flowstore.client.code import missing_module, where_code_is
@@ -149,7 +148,7 @@ class DataArtifact(Tagged):
         return self._task._run.created_at if setter is None else time_of(setter["at"])
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Provenance:
     """Where the bytes of an artifact come from, and where else they are.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, overload
 
 import attrs
 
+from flowstore import later
 from flowstore.client.addresses import Scope
 from flowstore.client.base import InStore
 from flowstore.errors import FlowstoreError, StoreCorrupt
@@ -54,7 +55,7 @@ def where_code_is(run: str) -> str:
     )
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Frame:
     """A line of the source at which something failed.
 

@@ -24,8 +24,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.client import rows
 from flowstore.client.run import Run
 from flowstore.sqlite.database import Database
@@ -40,7 +39,7 @@ MOST_TEXT_BYTES = 1 << 20  # and files up to here as text
 MOST_LINES = 4000  # a file made for it takes time by the square of this
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Row:
     """One thing that runs have, each in its way.
 
@@ -57,7 +56,7 @@ class Row:
     differs: bool
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Difference:
     """One thing that differs.
 

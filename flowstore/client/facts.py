@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from flowstore import later
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, time_of
 
@@ -40,7 +41,7 @@ class Metadata:
     task: Task
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Origin:
     """The part of a task's facts that its run has, or the task that it stands for.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
+from flowstore import later
 from flowstore.client.rows import RunRow, TaskRow
 from flowstore.client.run import Run
 from flowstore.sqlite.database import Row
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from flowstore.store.search import Hit
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class TaskTable:
     """A page of a run's tasks.
 

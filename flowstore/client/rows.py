@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-import attrs
-
+from flowstore import later
 from flowstore.client.addresses import Scope
 from flowstore.client.base import kinds, status_of
 from flowstore.errors import FlowstoreError, NotFound
@@ -33,7 +32,7 @@ def _seconds(start: datetime, end: datetime | None) -> float | None:
     return None if end is None else (end - start).total_seconds()
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class RunRow:
     """A run.
 
@@ -88,7 +87,7 @@ def of_runs(runs: Iterable[Run]) -> list[RunRow]:
     return [_run_row(run.pathspec, rows[run_id], tagged[run_id]) for run, run_id in zip(listed, ids, strict=True)]
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class RunTable:
     """A page of runs that were searched for.
 
@@ -153,7 +152,7 @@ def _run_row(pathspec: str, row: Row, tagged: Sequence[Row]) -> RunRow:
     )
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Explanation:
     """Facts about a run that are not in its row.
 
@@ -193,7 +192,7 @@ def failures(runs: Sequence[Run], rows: Sequence[RunRow]) -> list[Failure | None
     ]
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class StepRow:
     """A step of a run.
 
@@ -264,7 +263,7 @@ def in_words(tasks: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in tasks.items())
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class TaskRow:
     """A task.
 
@@ -320,7 +319,7 @@ def _task_row(task: Task, items: Mapping[int, str]) -> TaskRow:
     )
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class AttemptRow:
     """One attempt of a task.
 
@@ -368,7 +367,7 @@ def tasks_of(of: Run | Step | Task) -> list[Task]:
     return sorted((task for step in steps for task in step), key=lambda task: int(task.id))
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class ArtifactRow:
     """An artifact of a task.
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, overload
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import GraphError
 from flowstore.flow.expressions import Delayable
 
@@ -76,55 +75,56 @@ _MOST_LETTERS = 200
 _MOST = 1e9  # seconds, minutes or attempts: more than any run lasts, and no more than timers can count
 
 
-def _amount(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+def _amount(instance: Any, attribute: Any, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST:
         raise GraphError(f"@{instance.name}: {attribute.name} must be a number from 0 to {_MOST:,.0f}, not {value!r}.")
 
 
-def _count(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+def _count(instance: Any, attribute: Any, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
         raise GraphError(f"@{instance.name}: {attribute.name} must be a whole number, 0 or more, not {value!r}.")
 
 
-def _of_type(kind: type, what: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not isinstance(value, kind):
+def _of_type(kind: type, what: str) -> Callable[[Any, Any, Any], None]:
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if not isinstance(value, kind) and value is not attribute.default:
             raise GraphError(f"@{instance.name}: {attribute.name} must be {what}, not {value!r}.")
 
     return check
 
 
-def _text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, str) or not 0 < len(value) <= _MOST_LETTERS or not value.isprintable():
+def _text(instance: Any, attribute: Any, value: Any) -> None:
+    is_short = isinstance(value, str) and 0 < len(value) <= _MOST_LETTERS and value.isprintable()
+    if not is_short and value is not attribute.default:
         raise GraphError(f"@{instance.name}: {attribute.name} must be a short text, not {value!r}.")
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Retry(StepDecorator):
     """Try a failed task again."""
 
     name: ClassVar[str] = "retry"
-    times: int = attrs.field(default=3, validator=_count)
-    minutes_between_retries: float = attrs.field(default=0, validator=_amount)
+    times: int = later.field(default=3, validator=_count)
+    minutes_between_retries: float = later.field(default=0, validator=_amount)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Catch(StepDecorator):
     """Let the run go on when a task has failed for good."""
 
     name: ClassVar[str] = "catch"
-    var: str | None = attrs.field(default=None, validator=attrs.validators.optional(_of_type(str, "a name")))
-    print_exception: bool = attrs.field(default=True, validator=_of_type(bool, "True or False"))
+    var: str | None = later.field(default=None, validator=_of_type(str, "a name"))
+    print_exception: bool = later.field(default=True, validator=_of_type(bool, "True or False"))
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Timeout(StepDecorator):
     """Fail an attempt that takes too long."""
 
     name: ClassVar[str] = "timeout"
-    seconds: float = attrs.field(default=0, validator=_amount)
-    minutes: float = attrs.field(default=0, validator=_amount)
-    hours: float = attrs.field(default=0, validator=_amount)
+    seconds: float = later.field(default=0, validator=_amount)
+    minutes: float = later.field(default=0, validator=_amount)
+    hours: float = later.field(default=0, validator=_amount)
 
     def __attrs_post_init__(self) -> None:
         if self.total_s == 0:
@@ -136,12 +136,12 @@ class Timeout(StepDecorator):
         return self.seconds + 60 * self.minutes + 3600 * self.hours
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Environment(StepDecorator):
     """Set environment variables for the step's tasks."""
 
     name: ClassVar[str] = "environment"
-    vars: Mapping[str, str] = attrs.field(factory=dict)
+    vars: Mapping[str, str] = later.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.vars, Mapping):
@@ -160,19 +160,19 @@ class Resources(StepDecorator):
         self.amounts = amounts
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Card(StepDecorator):
     """Have each task of the step make a card; a step may have several."""
 
     name: ClassVar[str] = "card"
     is_single = False
-    type: str = attrs.field(default="default", validator=_text)
-    id: str | None = attrs.field(default=None, validator=attrs.validators.optional(_text))
-    timeout: float = attrs.field(default=45, validator=_amount)
-    save_errors: bool = attrs.field(default=True, validator=_of_type(bool, "True or False"))
-    customize: bool = attrs.field(default=False, validator=_of_type(bool, "True or False"))
-    options: Mapping[str, Any] = attrs.field(factory=dict, validator=_of_type(Mapping, "a dict"))
-    refresh_interval: float = attrs.field(default=5, validator=_amount)
+    type: str = later.field(default="default", validator=_text)
+    id: str | None = later.field(default=None, validator=_text)
+    timeout: float = later.field(default=45, validator=_amount)
+    save_errors: bool = later.field(default=True, validator=_of_type(bool, "True or False"))
+    customize: bool = later.field(default=False, validator=_of_type(bool, "True or False"))
+    options: Mapping[str, Any] = later.field(factory=dict, validator=_of_type(Mapping, "a dict"))
+    refresh_interval: float = later.field(default=5, validator=_amount)
 
     def attach(self, function: F) -> F:
         """Add to a step, beside the cards that it has."""
@@ -183,7 +183,7 @@ class Card(StepDecorator):
         return function
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Parallel(StepDecorator):
     """The step runs as a gang, started with `self.next(…, num_parallel=n)`."""
 
@@ -272,7 +272,7 @@ def decorate(kind: Callable[..., StepDecorator], function: Any, options: dict[st
 
 def _option_names(kind: Any) -> list[str]:
     """Return the names of options as users write them."""
-    return [str(field.alias) for field in attrs.fields(kind)] if attrs.has(kind) else []
+    return [str(field.alias) for field in later.fields(kind)]
 
 
 def _example(kind: Any) -> str:
@@ -347,8 +347,8 @@ def _own(name: str) -> Any:
 
 def attributes_of(decorator: Any) -> dict[str, Any]:
     """Return the options of a decorator, with defaults for those that were not given."""
-    if attrs.has(type(decorator)):
-        return {field.alias: getattr(decorator, field.name) for field in attrs.fields(type(decorator))}
+    if later.is_value(type(decorator)):
+        return {field.alias: getattr(decorator, field.name) for field in later.fields(type(decorator))}
     for name in ("attributes", "amounts", "options", "kwargs"):
         if isinstance(value := getattr(decorator, name, None), Mapping):
             return dict(value)
@@ -394,7 +394,7 @@ class _OptionsByName(Delayable):
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:  # noqa: N805  # of a metaclass
         """Make a decorator."""
-        if arguments and attrs.has(cls):  # not of those that only stand for Metaflow's
+        if arguments and later.is_value(cls):  # not of those that only stand for Metaflow's
             raise GraphError(f"@{cls.__name__}: options are given by name, as in {_example(cls)}.")
         try:
             return super().__call__(*arguments, **options)
@@ -414,7 +414,7 @@ class FlowDecorator(_Decorator, metaclass=_OptionsByName):
         return flow
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class project(FlowDecorator):  # noqa: N801  # used as a decorator
     """Put a flow into a project, whose flows find each other's results in production.
 
@@ -423,7 +423,7 @@ class project(FlowDecorator):  # noqa: N801  # used as a decorator
     """
 
     name: ClassVar[str] = "project"
-    project_name: str = attrs.field(alias="name")
+    project_name: str = later.field(alias="name")
 
     def __attrs_post_init__(self) -> None:
         import re
@@ -434,7 +434,7 @@ class project(FlowDecorator):  # noqa: N801  # used as a decorator
             )
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class schedule(FlowDecorator):  # noqa: N801  # used as a decorator
     """Say when a deployed flow runs: `hourly`, `daily` (the default), `weekly`, or a `cron` line; in `timezone`."""
 

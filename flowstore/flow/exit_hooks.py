@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.errors import GraphError
 from flowstore.flow.decorators import FlowDecorator
 
@@ -24,7 +24,7 @@ def _functions(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> No
         raise GraphError(f"@{instance.name}: {attribute.name} must be a list of functions, not {value!r}.")
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class exit_hook(FlowDecorator):  # noqa: N801  # used as a decorator
     """Call functions when a run of the flow has ended, in the process that ran it.
 
@@ -38,9 +38,9 @@ class exit_hook(FlowDecorator):  # noqa: N801  # used as a decorator
     """
 
     name: ClassVar[str] = "exit_hook"
-    on_success: Sequence[Callable[..., Any]] = attrs.field(factory=tuple, validator=_functions)
-    on_error: Sequence[Callable[..., Any]] = attrs.field(factory=tuple, validator=_functions)
-    options: Mapping[str, Any] = attrs.field(factory=dict)
+    on_success: Sequence[Callable[..., Any]] = later.field(factory=tuple, validator=_functions)
+    on_error: Sequence[Callable[..., Any]] = later.field(factory=tuple, validator=_functions)
+    options: Mapping[str, Any] = later.field(factory=dict)
 
 
 def call(flow: type[FlowSpec], pathspec: str, *, successful: bool) -> None:

@@ -17,8 +17,7 @@ from functools import cached_property, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
+from flowstore import later
 from flowstore.context import command_text
 from flowstore.errors import GraphError
 
@@ -33,7 +32,7 @@ _NOT_PLAIN = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENE
 _SWITCH = 'self.next({"x": self.a, "y": self.b}, condition="name")'
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Node:
     """A step: what it is called, where it is written and where it leads."""
 
@@ -44,7 +43,7 @@ class Node:
     parts: tuple[str, ...] = ()  # 'start' and 'end', as `@step(start=True)` says
     foreach: str | None = None  # name of the artifact that a foreach iterates over
     condition: str | None = None  # name of the artifact that a switch looks at
-    cases: dict[Any, str] = attrs.field(factory=dict)  # the step of each of a switch's values
+    cases: dict[Any, str] = later.field(factory=dict)  # the step of each of a switch's values
     file: str = ""  # that of a base class, where the step is inherited
     line: int = 0  # of its `def`
     next_line: int = 0  # of its `self.next`, or of its last statement where there is none
@@ -54,7 +53,7 @@ class Node:
     problem: str | None = None  # what is wrong with the step by itself, and what to write instead
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Graph:
     """The steps of one flow, in source order: those of base classes first."""
 

@@ -20,9 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import attrs
-
-from flowstore import context
+from flowstore import context, later
 from flowstore.errors import GraphError
 from flowstore.flow.decorators import StepDecorator, decorate
 
@@ -36,7 +34,7 @@ _HOW = (
 )
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Secrets(StepDecorator):
     """Set variables that are stored nowhere in the environment of the step's tasks."""
 

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, FunctionType
 from typing import Any, ClassVar, Protocol
 
-import attrs
-
+from flowstore import later
 from flowstore.context import state
 from flowstore.errors import ArtifactError, GraphError
 from flowstore.flow.expressions import Expression, KnownConfig, unwrapped
@@ -26,7 +25,7 @@ from flowstore.flow.wrappers import restore_marks
 _LINK = "_flowstore_link"
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Frame:
     """One enclosing foreach, as a task sees it: its place in it, how many there are, and the item."""
 
@@ -35,7 +34,7 @@ class Frame:
     value: Any
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Transition:
     """A request of a step, made with `self.next`.
 

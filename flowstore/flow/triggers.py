@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import GraphError
 from flowstore.flow.decorators import FlowDecorator
 from flowstore.flow.parameters import DeployTimeContext, call_default
@@ -39,7 +38,7 @@ class _Trigger(FlowDecorator):
         return [_CONDITIONS[self._one](_called(self.name, item, flow, user)) for item in self._all()]
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class trigger(_Trigger):  # noqa: N801  # used as a decorator
     """Start a deployment of the flow when an event is published; of several, when all of them have been.
 
@@ -55,10 +54,10 @@ class trigger(_Trigger):  # noqa: N801  # used as a decorator
     _one: ClassVar[str] = "event"
     event: Any = None
     events: Sequence[Any] = ()
-    options: Mapping[str, Any] = attrs.field(factory=dict)
+    options: Mapping[str, Any] = later.field(factory=dict)
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class trigger_on_finish(_Trigger):  # noqa: N801  # used as a decorator
     """Start a deployment of the flow when a run of another deployed flow was successful; of several, when all were.
 
@@ -73,7 +72,7 @@ class trigger_on_finish(_Trigger):  # noqa: N801  # used as a decorator
     _one: ClassVar[str] = "flow"
     flow: Any = None
     flows: Sequence[Any] = ()
-    options: Mapping[str, Any] = attrs.field(factory=dict)
+    options: Mapping[str, Any] = later.field(factory=dict)
 
 
 def triggers_of(flow: Any, user: str) -> dict[str, Any] | None:

@@ -15,9 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-import attrs
-
-from flowstore import context
+from flowstore import context, later
 from flowstore.errors import FlowstoreError
 from flowstore.flow import elsewhere
 
@@ -31,7 +29,7 @@ class NameTakenError(FlowstoreError, ImportError):
     """The real `metaflow` is imported already, and objects of both would meet."""
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Module:
     """The meaning of a module.
 
@@ -41,7 +39,7 @@ class _Module:
     """
 
     targets: tuple[str, ...]
-    names: Mapping[str, str] = attrs.field(factory=dict)
+    names: Mapping[str, str] = later.field(factory=dict)
 
 
 _CLIENT = {name: f"flowstore:{name}" for name in ("namespace", "get_namespace", "default_namespace")} | {

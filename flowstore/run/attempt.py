@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
-from flowstore import alarm, context
+from flowstore import alarm, context, later
 from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed, TimeoutExpired
 from flowstore.flow import init, spec
 from flowstore.flow.attached import decorators_of
@@ -45,7 +45,7 @@ _OWN_FOLDERS = frozenset({Path(__file__).parent, Path(__file__).parent / "local"
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, complex, type(None)})
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Product:
     """The product of an attempt.
 
@@ -353,7 +353,7 @@ def _items(instance: FlowSpec, link: TaskLink, name: str) -> tuple[Sequence[Any]
     return items, name if items is value else FOREACH_ITEMS
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Result:
     """How a step ended: the `status`, `outcome` and `failure` of its report, and the items of the foreach it opens."""
 

@@ -15,10 +15,12 @@ from typing import Any
 
 import attrs
 
+from flowstore import later
+
 VARIABLE = "FLOWSTORE_RUNNER"
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Started:
     """The run, task or deployment that a command line has started.
 

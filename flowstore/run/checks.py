@@ -94,7 +94,8 @@ def secrets_in_source(flow: type, texts: Sequence[str]) -> list[str]:
 
 def _check_card(card: decorators.Card, step: str, function: FunctionType) -> None:
     """Check the type of a card; what cards need is imported before tasks are forked, so that none of them has to."""
-    from flowstore.cards.task_cards import check_type, warm_up
+    from flowstore.cards.contract import check_type
+    from flowstore.cards.task_cards import warm_up
 
     check_type(card.type, step)
     warm_up(function.__code__.co_filename)

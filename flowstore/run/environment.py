@@ -14,14 +14,13 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import attrs
-
+from flowstore import later
 from flowstore._version import __version__
 
 _INFO = re.compile(r"([^-]+)-([^-]+)(?:-py[\d.]+)?\.(?:dist|egg)-info")
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Distribution:
     """An installed distribution.
 

@@ -14,8 +14,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
@@ -34,7 +33,7 @@ LOST_CONNECTION = 74  # the exit code of a process that could not send its repor
 # --- events
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Started:
     """An attempt has begun, in the process `pid`.
 
@@ -51,7 +50,7 @@ class Started:
     at_ms: int | None = None
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Printed:
     """An attempt wrote to `stream`, which is 'stdout' or 'stderr'."""
 
@@ -60,7 +59,7 @@ class Printed:
     data: bytes
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Refreshed:
     """An attempt has drawn one of its cards again while it runs."""
 
@@ -68,7 +67,7 @@ class Refreshed:
     card: RenderedCard
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Reported:
     """An attempt is over, and this is its report. Its process goes on until `Ended`, like a script after its last line.
 
@@ -79,7 +78,7 @@ class Reported:
     report: Report
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Ended:
     """The process of an attempt that has reported has done what was left to do, or died meanwhile.
 
@@ -99,7 +98,7 @@ class Ended:
         return f"The task's process {how} after it had delivered its result, while it was ending. The result is kept."
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Died:
     """An attempt's process ended without a report: `signal` killed it, or it exited with `code`.
 
@@ -142,7 +141,7 @@ class Died:
         return f"The task's process exited with code {self.code} before the step had finished."
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Returned:
     """The executor gives an order back that it had taken ahead; the attempt has not begun and never will."""
 
@@ -190,7 +189,7 @@ class Results(Protocol):
         """
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Services:
     """Services of a driver for its executor.
 
@@ -205,7 +204,7 @@ class Services:
     source: StoreSource
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Setup:
     """The arguments from which an executor is made.
 
@@ -227,7 +226,7 @@ class Setup:
     sources: Sources | None = None
     generators: Generators | None = None
     address: str = ""
-    options: Mapping[str, str] = attrs.field(factory=dict)
+    options: Mapping[str, str] = later.field(factory=dict)
     with_: Sequence[str] = ()
     max_workers: int | None = None
     method: str | None = None
@@ -390,7 +389,7 @@ def find_executor(where: str) -> type[Executor]:
     return executor
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Choice:
     """An executor that was chosen: its class, and the `address` and the `options` of its `Setup`."""
 

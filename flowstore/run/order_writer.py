@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
+from flowstore import later
 from flowstore.flow.graph import Graph
 from flowstore.run.orders import Failure, Inline, OpenSplit, Order, RunFacts
 from flowstore.run.plan import Frame, Outcome, PlannedTask
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from flowstore.run.gate import Gate
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class FinishEvent:
     """The event that a run publishes when it succeeds: its flow, the event's payload, and the user."""
 
@@ -30,7 +29,7 @@ class FinishEvent:
     user: str
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class RunPlan:
     """All that the driver needs to know of a run.
 
@@ -61,7 +60,7 @@ class RunPlan:
 Previews = Callable[[], Sequence[str | None] | None]  # a preview of each item of a foreach, computed when first needed
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class FinishedTask:
     """A task that has finished, as those after it need to know it.
 

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.flow.decorators import Catch
 from flowstore.run.plan import Outcome
 from flowstore.store.cards import RenderedCard
@@ -22,7 +21,7 @@ from flowstore.store.codecs import Encoded, decode
 from flowstore.store.description import NewBlob
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Inline:
     """A small encoded value, which travels inside an order or a report."""
 
@@ -43,7 +42,7 @@ class Inline:
         return decode(self.codec, iter([self.data]), len(self.data))
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Failure:
     """Why an attempt failed: the exception's type, its message, and the traceback as text; the type's module."""
 
@@ -58,7 +57,7 @@ class Failure:
         return f"{self.module}.{self.type}".removeprefix(".")
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class OpenSplit:
     """A foreach or gang around a task.
 
@@ -79,7 +78,7 @@ class OpenSplit:
     item: Inline | None = None
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class RunFacts:
     """The part of an order that is the same for all tasks of a run.
 
@@ -105,7 +104,7 @@ class RunFacts:
     with_: Sequence[str] = ()
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Order:
     """One attempt of one task, as its process needs to know it.
 
@@ -146,8 +145,8 @@ class Order:
     first_node_id: int = 0
     main_ip: str = "127.0.0.1"
     tags: Sequence[str] = ()
-    environment: Mapping[str, str] = attrs.field(factory=dict)
-    secrets: Mapping[str, str] = attrs.field(factory=dict)
+    environment: Mapping[str, str] = later.field(factory=dict)
+    secrets: Mapping[str, str] = later.field(factory=dict)
     timeout_s: float = 0
     catch: Catch | None = None
     fallback: Failure | None = None
@@ -158,7 +157,7 @@ class Order:
         return [split.index or 0 for split in self.splits]
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Report:
     """How an attempt ended, and what it leaves.
 
@@ -180,13 +179,13 @@ class Report:
     outcome: Outcome | None = None
     items: Sequence[Inline] | None = None
     shown: Sequence[str | None] | None = None
-    artifacts: Mapping[str, NewBlob] = attrs.field(factory=dict)
-    merged: Mapping[str, int] = attrs.field(factory=dict)
+    artifacts: Mapping[str, NewBlob] = later.field(factory=dict)
+    merged: Mapping[str, int] = later.field(factory=dict)
     deleted: Sequence[str] = ()
     failure: Failure | None = None
     died: bool = False
     cards: Sequence[RenderedCard] = ()
-    imported: Mapping[str, str] = attrs.field(factory=dict)
+    imported: Mapping[str, str] = later.field(factory=dict)
 
     @property
     def blobs(self) -> list[NewBlob]:
@@ -198,7 +197,7 @@ class Report:
 
 
 def _names_of(kind: type) -> list[str]:
-    return [field.name for field in attrs.fields(kind)]
+    return [field.name for field in later.fields(kind)]
 
 
 _RUN, _ORDER, _SPLIT = _names_of(RunFacts), _names_of(Order), _names_of(OpenSplit)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.errors import FlowstoreError, TokenError, UntrustedArtifact
 from flowstore.flow import decorators
 from flowstore.flow.spec import FlowSpec
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowstore.store.events import Claim
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Identity:
     """The owner of a run.
 
@@ -153,7 +153,7 @@ VARIABLE = "FLOWSTORE_DEPLOYMENT"  # holds the JSON of an `Assigned`
 TRANSIENT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, say, and the same may succeed later
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Assigned:
     """A deployment that a process was started to run.
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import attrs
-
+from flowstore import later
 from flowstore.flow.graph import Graph
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Frame:
     """One open split around a task.
 
@@ -31,7 +30,7 @@ class Frame:
     count: int
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class PlannedTask:
     """A task that is ready to run.
 
@@ -62,7 +61,7 @@ class PlannedTask:
         return last if last is not None and last.kind == "gang" and self.parents == (last.opener,) else None
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Outcome:
     """The next steps, as a finished task asked for them.
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.flow import decorators
 from flowstore.flow.attached import decorators_of
 from flowstore.flow.graph import CHOOSING, Graph, Node
 from flowstore.flow.spec import FlowSpec
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class StepPolicy:
     """The policy of a step, from its decorators.
 
@@ -32,9 +31,9 @@ class StepPolicy:
     retry_delay_s: float = 0
     timeout_s: float = 0
     catch: decorators.Catch | None = None
-    environment: Mapping[str, str] = attrs.field(factory=dict)
-    secrets: Mapping[str, str] = attrs.field(factory=dict)
-    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    environment: Mapping[str, str] = later.field(factory=dict)
+    secrets: Mapping[str, str] = later.field(factory=dict)
+    metadata: Mapping[str, Any] = later.field(factory=dict)
     cards_s: float = 0
 
 

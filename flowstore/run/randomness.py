@@ -21,7 +21,7 @@ from pathlib import Path
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-import attrs
+from flowstore import later
 
 if TYPE_CHECKING:
     from flowstore.run.orders import Order
@@ -37,7 +37,7 @@ _STANDARD = f"{Path(os.__file__).parent}{os.sep}"  # the folder of the standard 
 _MOST_VALUES = 100_000  # that are looked at: data may be many, generators are few
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Generator:
     """One generator: its state after the import, and what sets it to another."""
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from flowstore import later
 from flowstore.run.order_writer import RunPlan
 from flowstore.run.orders import Report
 from flowstore.sqlite.database import Database
@@ -34,7 +35,7 @@ class _Arriving:
     awaited: list[Incoming] = attrs.field(factory=list)
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Published:
     """The rows that an attempt leaves, whose blobs are in the store.
 

@@ -12,9 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType
 from typing import Any
 
-import attrs
-
-from flowstore import context
+from flowstore import context, later
 from flowstore.errors import FlowstoreError, NotFound, ParameterError, UntrustedArtifact
 from flowstore.flow.graph import Graph, Node
 from flowstore.flow.parameters import IncludeFile, JSONType, Parameter, parameters_of, shortened
@@ -202,7 +200,7 @@ def names_of(parameters: Iterable[Row], kind: str) -> dict[str, Row]:
     return {row["name"]: row for row in parameters if row["kind"] == kind}
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Kept:
     """The parameters of a resumed run.
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.errors import FlowstoreError
 
 COMMAND = "command.py"  # what the program of `python -c` is kept as
@@ -33,7 +33,7 @@ _OWN_FOLDER = str(Path(__file__).parent.parent)
 _LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120  # a prefix of text
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Sources:
     """The source files of a flow as they were when its run began, and how its program was started.
 
@@ -50,7 +50,7 @@ class Sources:
     """
 
     root: str = ""
-    files: Mapping[str, bytes] = attrs.field(factory=dict)
+    files: Mapping[str, bytes] = later.field(factory=dict)
     script: str = ""
     flow_file: str = ""
     module: str | None = None
@@ -60,7 +60,7 @@ class Sources:
     configs: Mapping[str, tuple[str, str]] | None = None
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class _Program:
     """Describe the program: its file, its name with `python -m`, and the zip file that contains it."""
 

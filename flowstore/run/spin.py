@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.errors import NotFound
 from flowstore.flow.decorators import Parallel
 from flowstore.flow.graph import Graph
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _MOST_RUNS = 100  # that are looked at for one that has got as far as the step
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Wish:
     """The request of a user to `spin`.
 
@@ -67,13 +67,13 @@ class Wish:
     step: str
     run_id: int
     task_id: int | None = None
-    overrides: Mapping[str, Any] = attrs.field(factory=dict)
+    overrides: Mapping[str, Any] = later.field(factory=dict)
     persist: bool = False
     skip_decorators: bool = False
-    options: start.Options = attrs.field(factory=start.Options)
+    options: start.Options = later.field(factory=start.Options)
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Inputs:
     """The inputs of a step.
 

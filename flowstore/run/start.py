@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from flowstore import context
+from flowstore import context, later
 from flowstore._version import __version__
 from flowstore.errors import ArtifactError, FlowstoreError
 from flowstore.flow import spec
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {"successful": 0, "failed": 1}
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Options:
     """The options of `run` and `resume`; each attribute is an option of the command line of that name."""
 
@@ -65,12 +65,12 @@ class Options:
     max_workers: int | None = None
     max_num_splits: int = 10_000
     run_id_file: str | None = None
-    sources: Sources = attrs.field(factory=Sources)
+    sources: Sources = later.field(factory=Sources)
     triggers: Sequence[str] = ()
     deployment: Assigned | None = None  # not an option: what `ownership.assigned_deployment` returned
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Session:
     """The objects that a run works with, from its beginning to its end."""
 
@@ -83,7 +83,7 @@ class Session:
     stop: Stop
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Parameters:
     """The parameters of a new run: the blob of each, and its JSON for the `run_summary` view."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import attrs
+from flowstore import later
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Gang:
     """`current.parallel`: a task's place in its gang.
 

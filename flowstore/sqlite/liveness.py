@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
+from flowstore import later
 from flowstore.sqlite.typed_rows import time_of
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ SILENCE_S = 60.0  # a driver on another machine that wrote nothing for so long i
 _COLUMNS = ("host", "boot", "pid", "pid_started")
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Process:
     """A process, distinguished from all others that ever ran.
 

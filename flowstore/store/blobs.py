@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
+from flowstore import later
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.sqlite.database import Database, Row
 from flowstore.store import codecs, tables, trust
@@ -43,7 +44,7 @@ COLUMNS = (  # no longer than flowstore writes them: texts of an untrusted file 
 )
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Blob(Described):
     """A blob's address and description.
 
@@ -55,7 +56,7 @@ class Blob(Described):
 
     id: int
     sha: bytes
-    data: bytes | None = attrs.field(repr=False)
+    data: bytes | None = later.field(repr=False)
 
     @classmethod
     def of(cls, row: Row) -> Blob:

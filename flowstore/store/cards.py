@@ -10,8 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import StoreCorrupt
 from flowstore.sqlite.database import Database, Row
 from flowstore.store import blobs, tables
@@ -21,7 +20,7 @@ from flowstore.store.description import NewBlob
 CODEC = "html"
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class RenderedCard:
     """A card as an attempt hands it to the driver.
 

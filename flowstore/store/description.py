@@ -9,12 +9,11 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.store.plain import NOTHING, Plain
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Description:
     """A description of a value that can be read without loading it.
 
@@ -50,7 +49,7 @@ class Description:
 _packed_plain = attrgetter("value", "exact", "number", "numbers")
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Described:
     """Something that has a description, with the parts of it that are asked for most often as properties."""
 
@@ -77,7 +76,7 @@ class Described:
         return self.description.preview
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class NewBlob(Described):
     """A blob that an attempt hands to the driver.
 
@@ -88,7 +87,7 @@ class NewBlob(Described):
     """
 
     sha: bytes | None = None
-    data: bytes | None = attrs.field(default=None, repr=False)
+    data: bytes | None = later.field(default=None, repr=False)
 
     @property
     def packed(self) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from flowstore import later
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import PAGE, json_of
@@ -115,7 +116,7 @@ def move_mark(db: sqlite3.Connection, deployment_id: int, from_id: int, to_id: i
     return moved.rowcount > 0
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Claim:
     """The events that a run of a deployment is to be started by.
 

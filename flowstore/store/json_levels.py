@@ -14,6 +14,8 @@ from typing import Any
 
 import attrs
 
+from flowstore import later
+
 MAX_VALUE_BYTES = 65536
 
 
@@ -36,7 +38,7 @@ def number_text(number: float) -> str:
     return "null" if math.isnan(number) else "9e999" if number > 0 else "-9e999"
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Leaf:
     """Return a scalar's JSON, its number where it is one, and whether the JSON is the value itself."""
 
@@ -45,7 +47,7 @@ class Leaf:
     exact: bool = False
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Object:
     """Return the named parts of a value: keys, of any type, and values."""
 
@@ -53,7 +55,7 @@ class Object:
     exact: bool = False
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class List:
     """Return the parts of a sequence: their number, how to get them, and the least size of their JSON."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from flowstore import later
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import PAGE, onward
 
@@ -62,7 +63,7 @@ def read_from(
     )
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Followed:
     """The logs of a run that are followed: all, or only those of a step, a task, an attempt or a stream."""
 

@@ -25,8 +25,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
+from flowstore import later
 from flowstore.store.json_levels import (
     LEAVES_WITHOUT_NUMBER,
     MAX_VALUE_BYTES,
@@ -51,7 +50,7 @@ _MAX_NODES = 20_000  # looked at for metrics
 Numbers = list[tuple[str, float]]  # the way to each, such as 'accuracy' or 'folds.0', and '' for the value itself
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Plain:
     """The plain JSON of a value.
 
@@ -66,7 +65,7 @@ class Plain:
     value: str | None = None
     exact: bool = False
     number: float | None = None
-    numbers: Numbers = attrs.field(factory=list)
+    numbers: Numbers = later.field(factory=list)
     too_many: bool = False
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import NotFound
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process
@@ -113,7 +112,7 @@ def tasks(store: Database, run_id: int, step_id: int, tags: Iterable[str] = ()) 
         last = onward(store.path, last, rows[-1]["id"])
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class TaskQuery:
     """A choice of a run's tasks, those first that did not succeed.
 
@@ -336,7 +335,7 @@ def with_bytes(store: Database, blob_ids: Collection[int]) -> dict[int, Blob]:
 _LONGEST_ERROR = 300
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Failure:
     """Why a run failed: its first task that failed for good.
 

@@ -13,8 +13,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Database
 from flowstore.sqlite.liveness import Process
@@ -32,7 +31,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class NewRun:
     """A run before it starts.
 
@@ -59,7 +58,7 @@ class NewRun:
     start_step: str | None = None
     end_step: str | None = None
     trigger_events: str | None = None
-    environment: Mapping[str, str] = attrs.field(factory=dict)
+    environment: Mapping[str, str] = later.field(factory=dict)
 
 
 def shown(parameter: Encoded | Blob) -> Any:
@@ -136,7 +135,7 @@ def ensure_step(db: sqlite3.Connection, run_id: int, name: str) -> int:
     return int(row[0])
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class NewTask:
     """A task that begins.
 
@@ -212,7 +211,7 @@ def start_attempt(
     return row_id
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class AttemptEnd:
     """How an attempt ended, and what it set.
 

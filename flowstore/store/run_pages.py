@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process, is_dead
@@ -28,7 +27,7 @@ _UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 _FEW_RUNS = 500  # that are sorted rather than met on a walk through an index
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class RunQuery:
     """A description of runs: those that are wanted, their order, and the columns to show.
 
@@ -73,7 +72,7 @@ class RunQuery:
         return not (self.wanted or self.without or self.statuses or any(value is not None for value in chosen))
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Page:
     """A part of the runs that a query finds.
 
@@ -216,7 +215,7 @@ def _tagged(store: Database, query: RunQuery) -> Condition | None:
 # --- in the order of a column
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class _Order:
     """A column to sort runs by.
 

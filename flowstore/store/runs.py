@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import LATER, PAGE, onward
 from flowstore.store.tags import all_of, are_texts, last_met
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Match:
     """A run that was found.
 
@@ -42,7 +41,7 @@ class Match:
         return self.created_at, self.run_id
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Condition:
     """An SQL condition on a run `r`, and its parameters.
 

@@ -8,10 +8,11 @@ small run, and altering a table as much as creating ten. An older store is migra
 the same tables (a test compares them). `user_version` counts the migrations, so that an older flowstore refuses a newer
 file; the table in which sqlite-utils notes what it has applied is made when there is something to apply.
 
-A new store is *small*: it has no indexes but those that keep rows unique, since reading all of a small file takes no
-longer than a search in an index, and empty views stand for the tables of `DEFERRED`, which most stores never need. Each
-of these would take a page, and together more than the rows of a few runs. The commit that takes the file beyond
-`SMALL_PAGES` makes it *complete*, and so does whoever writes to one of these tables, by calling `complete`.
+A new store is *small*: beside what keeps rows unique it has only the `_SEARCHED` indexes, by which runs are searched
+for, since reading all of a small table takes no longer than a search in an index, and empty views stand for the tables
+of `DEFERRED`, which most stores never need. Each of these would take a page, and together more than the rows of a few
+runs. The commit that takes the file beyond `SMALL_PAGES` makes it *complete*, and so does whoever writes to one of
+these tables, by calling `complete`.
 
 Times are integers, milliseconds since 1970 in UTC; the views show them as text.
 """
@@ -28,8 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.sqlite.database import PAGE_SIZE, Database
 from flowstore.store import views
 from flowstore.store.migrations import MIGRATIONS, Migration
@@ -47,7 +47,7 @@ PUBLIC_VIEWS = (
 )  # fmt: skip
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class PublicView:
     """A view that answers questions in SQL.
 
@@ -73,12 +73,15 @@ def public_views(store: Database) -> list[PublicView]:
     return views
 
 
-SMALL_PAGES = 64  # of a store without indexes, at most
+SMALL_PAGES = 64  # at most, of a store that is not complete
 DEFERRED = (
     "production_tokens", "deployments", "deployment_parameters", "scheduler", "due_marks", "state_machines",
     "step_tokens", "events", "event_marks", "origins",
 )  # fmt: skip
-_ALWAYS = "runs_by_code"  # an index that no store lacks: without it `select id from runs` goes by uuid, in random order
+_SEARCHED = frozenset({
+    "runs_by_time", "runs_successful", "run_tags_by_run", "run_tags_successful", "node_tags_by_tag", "numbers_by_name",
+    "runs_by_code",  # without it `select id from runs` goes by uuid, in random order
+})  # fmt: skip
 
 # As sqlite-utils creates it, so that its migrations recognise what a new store already has.
 BOOKKEEPING = """
@@ -95,13 +98,29 @@ def create(connection: sqlite3.Connection, flowstore_version: str, *, small: boo
     connection.execute(f"pragma page_size = {PAGE_SIZE}")
     connection.execute("pragma auto_vacuum = incremental")
     defined = small_definitions(SCHEMA_VERSION) if small else definitions(SCHEMA_VERSION)
-    connection.executescript("begin;" + "\n".join(defined.values()))
+    views = {name: sql for name, sql in defined.items() if _kind(sql) == "view"}
+    connection.executescript("begin;" + "\n".join(sql for name, sql in defined.items() if name not in views))
+    _insert_views(connection, views)
     connection.execute(
         "insert into store values (1, ?, ?, ?)", (uuid.uuid4().hex, time.time_ns() // 1_000_000, flowstore_version)
     )
     connection.execute(f"pragma application_id = {APPLICATION_ID}")
     connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
     connection.execute("commit")
+    connection.execute("pragma writable_schema = reset")  # off; and this connection reads the views when it goes on
+
+
+def _insert_views(connection: sqlite3.Connection, defined: Mapping[str, str]) -> None:
+    """Create views as `.dump` of SQLite's own tool creates what it can't execute: to compile them takes 4 ms."""
+    connection.execute("pragma writable_schema = on")
+    try:
+        connection.executemany(
+            "insert into sqlite_master (type, name, tbl_name, rootpage, sql) values ('view', ?1, ?1, 0, ?2)",
+            [(name, sql.strip().rstrip(";")) for name, sql in defined.items()],
+        )
+    except sqlite3.OperationalError:  # an SQLite that never allows it, such as Apple's
+        for sql in defined.values():
+            connection.execute(sql)
 
 
 # Patterns are compiled where an older or an untrusted store needs them.
@@ -131,13 +150,19 @@ def _definitions(migrations: Sequence[Migration]) -> Mapping[str, str]:
 
 def small_definitions(version: int) -> dict[str, str]:
     """Return the definitions of a small store, by name."""
-    small = {name: sql for name, sql in definitions(version).items() if not _is_for_speed(sql)}
+    small = {name: sql for name, sql in definitions(version).items() if not _is_for_large(name, sql)}
     return small | {name: _stand_in(name, small[name]) for name in DEFERRED}
 
 
-def _is_for_speed(sql: str) -> bool:
+def _is_for_large(name: str, sql: str) -> bool:
+    return _kind(sql) == "index" and name not in _SEARCHED
+
+
+def _kind(sql: str) -> str:
+    """Return what a definition creates: 'table', 'view' or 'index'."""
     match = re.match(CREATE, sql)
-    return match is not None and match[2].lower() == "index" and match[3] != _ALWAYS
+    assert match is not None
+    return match[2].lower()
 
 
 def _stand_in(table: str, sql: str) -> str:
@@ -163,7 +188,7 @@ def complete(connection: sqlite3.Connection) -> None:
     for name, sql in definitions(connection.execute("pragma user_version").fetchone()[0]).items():
         if name in DEFERRED:
             connection.execute(f"drop view {name}")
-        if name in DEFERRED or _is_for_speed(sql):
+        if name in DEFERRED or _is_for_large(name, sql):
             connection.execute(sql)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
+from flowstore import later
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import LATER, json_of, texts_of
 from flowstore.store import origins
@@ -26,7 +27,7 @@ _CHUNKS = 64  # of a log, each as much as was read at once
 _BEFORE, _BEHIND = 80, 120  # characters of an excerpt
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Hit:
     """A run that holds the text.
 
@@ -43,7 +44,7 @@ class Hit:
     excerpt: str
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Search:
     """The runs that a search has found, and how far it looked.
 
@@ -62,7 +63,7 @@ class Search:
     unread: list[Match]
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Wanted:
     """A text to look for, and where.
 

@@ -10,8 +10,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.sqlite.database import Database, Row
 from flowstore.store import blobs
 from flowstore.store.blobs import COLUMNS, Blob
@@ -20,7 +19,7 @@ from flowstore.store.codecs import encode
 LAUNCHERS = frozenset({"flowstore.metaflow"})  # no file may name another module to be run
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Program:
     """The program of a snapshot.
 

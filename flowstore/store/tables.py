@@ -13,12 +13,12 @@ import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 
-import attrs
+from flowstore import later
 
 OUT, BOTH = "out", "both"
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Table:
     """One table.
 
@@ -35,7 +35,7 @@ class Table:
 
     name: str
     row: str
-    refers: Mapping[str, str] = attrs.field(factory=dict)
+    refers: Mapping[str, str] = later.field(factory=dict)
     owner: Sequence[str] = ()
     keeps: Sequence[str] = ()
     travels: str = ""

@@ -18,6 +18,7 @@ from typing import Any
 
 import attrs
 
+from flowstore import later
 from flowstore.context import is_text
 from flowstore.errors import NotFound, TaggingError
 from flowstore.sqlite.database import Database, Row
@@ -31,7 +32,7 @@ _PAIRS_SINCE = 4  # the schema version; an older file that can't be written is r
 COUNTS_SINCE = 9  # the pair of a tag with itself counts its runs exactly; before, it was a bound
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Node:
     """An object with tags: a run or, with more of the fields set, a step, task or artifact of it.
 
@@ -114,7 +115,7 @@ def change(store: Database, node: Node, *, remove: Iterable[str] = (), add: Iter
         _insert(db, node, [ensure_tag(db, tag) for tag in fresh])
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _SetOn:
     """Where a tag is set."""
 
@@ -323,12 +324,17 @@ def _meeting(count: int, column: str, *, paired: bool) -> str:
     The `column` says whether they are given as text or as ids. Where no pairs are recorded, there is no bound.
     """
     tags = [f"t{n}" for n in range(count)]
-    bounds = (
-        f"max({_of_pair('newest_at', f'min({a}.id, {b}.id)', f'max({a}.id, {b}.id)')}, "
-        f"min({_of_pair('newest_at', '0', f'{a}.id')}, {_of_pair('newest_at', '0', f'{b}.id')}))"
+    pairs = [
+        (
+            _of_pair("newest_at", f"min({a}.id, {b}.id)", f"max({a}.id, {b}.id)"),
+            f"min({_of_pair('newest_at', '0', f'{a}.id')}, {_of_pair('newest_at', '0', f'{b}.id')})",
+        )
         for a, b in itertools.combinations(tags, 2)
-    )
-    newest_at = f"min({', '.join(bounds)}, {LATER})" if paired else LATER
+    ]
+    met = f"min({', '.join(pair for pair, _ in pairs)}, {LATER})"
+    met_in_crowds = f"min({', '.join(f'max({pair}, {crowd})' for pair, crowd in pairs)}, {LATER})"
+    crowds = "exists (select 1 from tag_pairs where flow_id = f.id and a = 0)"  # most often there are none
+    newest_at = f"iif({crowds}, {met_in_crowds}, {met})" if paired else LATER
     columns = (f"{tag}.id, {_of_pair('runs', f'{tag}.id', f'{tag}.id') if paired else 0} as runs" for tag in tags)
     return f"""select {newest_at} as newest_at, {", ".join(columns)}
                from flows f cross join {" cross join ".join(f"tags {tag}" for tag in tags)}
@@ -389,8 +395,7 @@ def listing(store: Database, *, prefixes: Sequence[str] = (), namespace: str | N
         prefixes: only tags that begin with one of these, which hold nothing that `glob` reads as a pattern.
         namespace: only runs with this tag.
     """
-    within = """exists (select 1 from run_tags o join tags n on n.id = o.tag_id
-                        where n.tag = :namespace and o.run_id = u.run_id)"""
+    within = "u.run_id in (select run_id from run_tags where tag_id = (select id from tags where tag = :namespace))"
     globs = {f"prefix{n}": f"{prefix}*" for n, prefix in enumerate(prefixes)}
     named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"
     conditions = " and ".join([within if namespace else "true", named if globs else "true"])

@@ -6,10 +6,10 @@ To a view, columns are only ever appended: `sqlite3`, pandas, R and DuckDB read 
 
 from __future__ import annotations
 
-import attrs
+from flowstore import later
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class View:
     """One view, as it has been since a version of the schema.
 

@@ -144,8 +144,8 @@ def test_wrong_names_are_answered_by_the_nearest(flow):
 )
 def test_a_command_imports_its_own_module_only(story, words, unused):
     """Modules of commands are imported when their command is called."""
-    code = f"import sys; from flowstore.cli.main import main; sys.argv = ['flowstore', {words!r}]\ntry: main()\n"
-    code += "except SystemExit: print(*sys.modules, file=sys.stderr)"
+    code = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+    code += f"from flowstore.cli.main import main; sys.argv = ['flowstore', {words!r}]; main()"
     ran = subprocess.run([sys.executable, "-c", code], cwd=story.folder, capture_output=True, text=True, check=True)
     assert re.findall(rf"flowstore\.cli\.(?:{unused})\b", ran.stderr) == []
 

@@ -102,7 +102,7 @@ NEVER = {
     "check of ours": ("update sqlite_master set sql = replace(sql, 'check', 'check (1) check') where name = 'runs'",),
     "missing view": ("drop view lineage",),
     "missing stand-in": ("drop view origins",),
-    "misplaced index": ("create index runs_by_time on runs (flow_id, created_at)",),
+    "misplaced index": ("create index tasks_by_step on tasks (run_id, step_id)",),
     "twice": ("insert into sqlite_master select * from sqlite_master where name = 'lineage'",),
 }
 

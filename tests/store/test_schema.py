@@ -128,7 +128,7 @@ def test_the_file_says_what_it_is(path):
 
 
 def is_small(path):
-    """Whether the store has no index that is only for speed, and all tables or views that it had as a new one."""
+    """Whether the store has no index that a large one needs, and all tables or views that it had as a new one."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         ours = "select name from sqlite_master where sql is not null and name <> 'sqlite_sequence'"
         names = {name for (name,) in connection.execute(ours)}
@@ -136,11 +136,11 @@ def is_small(path):
 
 
 def test_a_store_with_one_number_is_small(path):
-    """It takes at most 200 kB, and stays as it is when it is read, tagged, exported and its runs are deleted."""
+    """It takes at most 225 kB, and stays as it is when it is read, tagged, exported and its runs are deleted."""
     make_store(path)
     for args in (["runs"], ["deployments"], ["check", "--deep"], ["export", path.with_name("out.db")], ["vacuum"]):
         command("--store", path, *args)
-    assert path.stat().st_size <= 200_000
+    assert path.stat().st_size <= 225_000
     assert is_small(path.with_name("out.db"))
     command("--store", path, "delete", "F/1", "--yes")
     assert is_small(path)
@@ -199,7 +199,7 @@ TAMPERED = {
     "sly": "create trigger sly after insert on runs begin delete from runs; end",
     "fts": "create virtual table fts using fts5(text)",
     "lineage": "drop view lineage; create view lineage as select 1 as task_id, 2 as parent_task_id",
-    "runs_by_time": "create index runs_by_time on runs (user)",
+    "runs_by_time": "drop index runs_by_time; create index runs_by_time on runs (user)",
     "origins": "drop view origins; create view origins as select 1 as run_id, '' as store_uuid, '' as pathspec",
 }
 

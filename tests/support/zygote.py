@@ -199,10 +199,12 @@ if __name__ == "__main__":
     import flowstore.cli.main
     import flowstore.cli.runs
     import flowstore.context
+    import flowstore.later
     import flowstore.run.driver
     import flowstore.run.local
     import flowstore.run.start
 
+    flowstore.later.finish(*list(flowstore.later._unfinished))  # once, for all that is forked
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     _code, _own = _become(*_serve(socket.socket(fileno=int(sys.argv[1]))))

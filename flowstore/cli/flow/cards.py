@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import click
 
+from flowstore import later
 from flowstore.cards.stored import Card, get_cards
 from flowstore.cli import output
 from flowstore.cli.app import STORE, Group, command, gather
@@ -19,7 +19,7 @@ from flowstore.errors import NotFound
 from flowstore.text import did_you_mean, one_line, size
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Choice:
     """A choice of cards: by id, type or the beginning of the hash, with or without those of tasks that were reused."""
 
@@ -178,7 +178,7 @@ def _row(card: Card) -> dict[str, Any]:
     }
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Shown:
     """The page that the server shows: `--run-id`, `--max-cards` and `--poll-interval`."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import click
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.cli import logs as log
 from flowstore.cli import output
 from flowstore.cli.app import STORE, Group, command, gather
@@ -22,7 +22,7 @@ from flowstore.text import counted, safe
 # --- dump
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Choice:
     """A choice of artifacts: those that are named, or all, with or without those that begin with an underscore."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import click
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.cli.app import STORE, Group, command, gather
 from flowstore.cli.flow.flow_file import NAMESPACE, FlowFile
 from flowstore.client import DataArtifact, Flow, Flows, Run, Step, Task
@@ -16,7 +16,7 @@ from flowstore.errors import NotFound
 from flowstore.text import one_line
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Target:
     """The object that --run-id or --pathspec names."""
 
@@ -71,7 +71,7 @@ def remove(this: FlowFile, tags: tuple[str, ...], target: _Target) -> None:
     target.find(this).remove_tags(tags)
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Change:
     """The tags to remove and to add: OLD and NEW, or --remove and --add."""
 
@@ -103,7 +103,7 @@ def replace(this: FlowFile, change: _Change, target: _Target) -> None:
 # --- list
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Runs:
     """The runs to list where no object is named: the latest one, all, or the user's own."""
 
@@ -125,7 +125,7 @@ class _Runs:
             return list(flow) if several else [flow.latest_run]
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Layout:
     """How tags are listed: bare, by tag or by run; a run with its tags where none of them is chosen."""
 

@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.flow import spec
 from flowstore.flow.decorators import step
 from flowstore.flow.graph import Graph, Node
@@ -47,6 +47,9 @@ from flowstore.store.codecs import SLOW, entry_of, import_common
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
 READY, UNSAFE = b"Y", b"U"
+_OF_TASKS = (  # modules of whose values each task makes some
+    "flow.spec", "run.attempt", "run.orders", "run.plan", "store.blobs", "store.codecs.contract", "store.description",
+)  # fmt: skip
 REHEARSED_FORK = 12  # a run with so many tasks is likely to have many more: a rehearsal takes the time of twenty
 
 
@@ -86,6 +89,7 @@ def _fork(
     others: list[socket.socket],
 ) -> int:
     import_common()  # before the fork, since the driver needs them, too
+    later.finish_all(*(f"flowstore.{module}" for module in _OF_TASKS))
     files = flush_imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`

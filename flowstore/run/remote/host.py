@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 import attrs
 
+from flowstore import later
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
@@ -45,7 +46,7 @@ START = (  # a program: its arguments are where flowstore is, and the descriptor
     "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; "
     "from flowstore.run.remote.host import main; sys.path.pop(); main(int(sys.argv[2]))"
 )
-SETUP_S = 60.0  # for the driver's first messages
+SETUP_S = 15.0  # for each of the first two messages of the driver, which may have died
 CHUNKS_AHEAD = 2  # of a blob that is fetched: that many are asked for before the first has come
 READ_BYTES = 1 << 20
 
@@ -105,7 +106,7 @@ class Stream:
         return message[1]
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Program:
     """A program for a host, as the driver's first message describes it.
 

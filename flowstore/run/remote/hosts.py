@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from flowstore import later
 from flowstore.errors import FlowstoreError
 from flowstore.run.executor import Died, Ended, Event, Printed, Refreshed, Reported, Setup, Started
 from flowstore.run.orders import Order, decode_report
@@ -32,7 +33,7 @@ PROGRESS_BYTES = 64 << 10  # of a message, within a lease: less is what no netwo
 CACHE_GIB = 4.0
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Granted:
     """A host may run another attempt at a time.
 
@@ -47,7 +48,7 @@ class Granted:
     address: str
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Over:
     """A lease is over, since it was given back, or its host has ended, or `error` kept it from being granted."""
 

@@ -15,7 +15,7 @@ import socket
 import sys
 from types import FrameType
 
-import attrs
+from flowstore import later
 
 VARIABLE = "FLOWSTORE_PILOT"
 NOT_INSTALLED = 72  # exit codes
@@ -31,7 +31,7 @@ except ModuleNotFoundError:
 main()"""  # the argument of `python -c`; no module may come from the job's folder
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Ticket:
     """Everything that a pilot must know.
 

@@ -22,6 +22,8 @@ from functools import partial
 
 import attrs
 
+from flowstore import later
+
 MAGIC = b"flowst1\n"
 NONCE_BYTES = PROOF_BYTES = 32
 CHALLENGE_BYTES = len(MAGIC) + NONCE_BYTES
@@ -139,7 +141,7 @@ class SignedSocket(socket.socket):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Claim:
     """A pilot's first words: which one it says that it is, its nonce and its proof.
 
@@ -187,7 +189,7 @@ class _Unknown:
     received: bytes = b""
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Arrived:
     """A pilot has connected.
 

@@ -18,8 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-import attrs
-
+from flowstore import later
 from flowstore._version import __version__
 from flowstore.errors import FlowstoreError
 from flowstore.run.remote import pilot
@@ -78,7 +77,7 @@ def complaint(result: subprocess.CompletedProcess[str]) -> str:
 # --- jobs
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Job:
     """A job that is to be submitted.
 
@@ -131,7 +130,7 @@ class Job:
             raise FlowstoreError(f"Slurm refuses such a job: {complaint(result)}.")
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Submitted:
     """A job has been submitted."""
 
@@ -139,7 +138,7 @@ class Submitted:
     job: str
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Refused:
     """A job could not be submitted."""
 
@@ -147,7 +146,7 @@ class Refused:
     error: str
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Status:
     """The state of a job whose pilot has not connected.
 
@@ -180,7 +179,7 @@ LISTEN_HINT = "Choose an address that nodes reach, and a port that is open: --ex
 _PYTHON_HINT = "choose another Python: --executor-option python=PATH"
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Fate:
     """The end of a job.
 
@@ -237,7 +236,7 @@ def fate_of(job: str, timeout_s: float) -> Fate:
     return Fate(values.get("JobState", ""), int(code), values.get("BatchHost") or values.get("NodeList", ""))
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Cancel:
     """A job is to be ended that has not ended by itself until then."""
 

@@ -9,15 +9,14 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import FlowstoreError
 from flowstore.run.remote.slurm_commands import call, complaint
 
 UNUSABLE = ("down", "drain", "drng", "fail", "inval", "unk", "error", "blocked", "futr", "perfctrs")
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Node:
     """A node of a partition.
 

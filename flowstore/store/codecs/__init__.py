@@ -26,8 +26,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import ArtifactError, FlowstoreError
 from flowstore.store.codecs.contract import Codec, Encoded, Piece, Pieces
 from flowstore.store.description import Description
@@ -41,7 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@later.frozen(kw_only=True)
 class Entry:
     """A codec's line in the registry: what can be said of it without importing it.
 

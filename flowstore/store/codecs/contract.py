@@ -8,8 +8,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.store.description import Described
 from flowstore.store.plain import Plain
 from flowstore.store.plain import describe as describe_plain
@@ -17,7 +16,7 @@ from flowstore.store.plain import describe as describe_plain
 Piece = bytes | bytearray | memoryview
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Pieces:
     """The bytes of a value.
 
@@ -38,7 +37,7 @@ class Pieces:
         return sum(memoryview(piece).nbytes for piece in self.pieces)
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Encoded(Described):
     """A value as bytes, with its description.
 
@@ -47,8 +46,8 @@ class Encoded(Described):
         keep: an object that keeps that memory alive.
     """
 
-    pieces: Sequence[Piece] = attrs.field(repr=False)
-    keep: object = attrs.field(default=None, repr=False)
+    pieces: Sequence[Piece] = later.field(repr=False)
+    keep: object = later.field(default=None, repr=False)
 
     @property
     def content(self) -> bytes:

@@ -24,7 +24,7 @@ from flowstore.store.codecs.parquet_pages import Chunk, chunks, pages
 SMALL_BYTES = 256 << 20  # a frame of so many may be compressed as far as it goes
 MOST_FOOTER_BYTES = 16 << 20  # of a file that is read in parts
 MOST_EXPANDED = 64  # a larger one this often at most
-GROUP_BYTES = 8 << 20  # rows that are written, and compared, at once
+GROUP_BYTES = 4 << 20  # rows that are written, and compared, at once
 _PIECE_BYTES = 1 << 20
 _BATCH_ROWS = 1 << 16
 _SAMPLE_ROWS = 4096
