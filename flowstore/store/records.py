@@ -257,7 +257,7 @@ def add_artifacts(db: sqlite3.Connection, rows: Iterable[tuple[int, str, int | N
     db.executemany("insert into artifacts (attempt_id, name, blob_id, merged) values (?, ?, ?, ?)", rows)
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class WholeTask:
     """A task whose first attempt has ended before anybody saw it begin: the task, the attempt's row, and its end."""
 
