@@ -31,13 +31,13 @@ from flowstore.sqlite.clear_errors import StoreUnavailable, clearly
 
 BUSY_TIMEOUT_S = journal.BUSY_TIMEOUT_S
 PAGE_SIZE = 4096  # measured: less for a small commit than with 8 KiB, and as much for 256 MiB, within the noise
-LOG_PAGES = (32 << 20) // PAGE_SIZE  # of a log: the next commit of those who `use_wal` copies it
+LOG_BYTES = 32 << 20  # of a log: the next commit of those who `use_wal` copies it
 _PRAGMAS = (
     "trusted_schema = off",
     "cell_size_check = on",
     "foreign_keys = on",
     "mmap_size = 0",
-    f"wal_autocheckpoint = {2 * LOG_PAGES}",  # others leave that to them: sqlite.org/wal.html#walresetbug
+    f"wal_autocheckpoint = {2 * LOG_BYTES // PAGE_SIZE}",  # others leave that to them: sqlite.org/wal.html#walresetbug
     "secure_delete = fast",  # also for what is only moved to another page: its copy would outlive a later delete
 )
 
@@ -224,7 +224,8 @@ class Database:
         )
         if problem is None:
             self._log = files.identity(files.side_file(self.path, "-wal"))
-            connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
+            page_size = connection.execute("pragma page_size").fetchone()[0]  # older stores have larger pages
+            connection.execute(f"pragma wal_autocheckpoint = {LOG_BYTES // page_size}")
             connection.execute(_DURABLE if self.durable else "pragma synchronous = normal")
             return
         self._wal = False

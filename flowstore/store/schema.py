@@ -193,9 +193,9 @@ def complete(connection: sqlite3.Connection) -> None:
 
 
 def complete_if_large(connection: sqlite3.Connection) -> bool:
-    """Make the indexes of a store that is no longer small, in a write transaction; return whether it has them."""
+    """Make the indexes of a store that is no longer small, in a write transaction; return whether it is large."""
     if connection.execute("pragma page_count").fetchone()[0] <= SMALL_PAGES:
-        return not is_small(connection)
+        return False  # a short file may be complete as well; to ask again at the next commit costs less than to look
     complete(connection)
     return True
 

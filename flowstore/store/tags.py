@@ -395,8 +395,7 @@ def listing(store: Database, *, prefixes: Sequence[str] = (), namespace: str | N
         prefixes: only tags that begin with one of these, which hold nothing that `glob` reads as a pattern.
         namespace: only runs with this tag.
     """
-    within = """exists (select 1 from run_tags o join tags n on n.id = o.tag_id
-                        where n.tag = :namespace and o.run_id = u.run_id)"""
+    within = "u.run_id in (select run_id from run_tags where tag_id = (select id from tags where tag = :namespace))"
     globs = {f"prefix{n}": f"{prefix}*" for n, prefix in enumerate(prefixes)}
     named = f"u.tag_id in (select id from tags where {' or '.join(f'tag glob :{name}' for name in globs)})"
     conditions = " and ".join([within if namespace else "true", named if globs else "true"])
