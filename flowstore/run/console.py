@@ -71,6 +71,17 @@ class Console:
         self._drawn: list[str] = []  # at the bottom of the terminal
         self._drawn_at = -DRAWN_S
         self._stale = False  # something has changed since
+        self._held: list[str] = []  # lines that are to be written together
+        self._holds = False
+
+    def __enter__(self) -> None:
+        """Hold lines back, so that they are written together at the end of the block."""
+        self._holds = True
+
+    def __exit__(self, *_: object) -> None:
+        self._holds = False
+        if self._held:
+            self._write()
 
     def event(self, at_ms: int, label: str, text: str, *, routine: bool) -> None:
         """Show an event; leave routine ones out if the run is quiet, or tasks are counted."""
@@ -85,7 +96,9 @@ class Console:
         if self._changing and not self._terminal:
             printed = {(line.label, self._text(text)) for line in self._changing.values() for text in line.printed}
             shown = [line for line in shown if line[1:] not in printed]
-        self._write("".join(f"{clock(at_ms)} [{label}] {text}\n" for at_ms, label, text in shown))
+        self._held += [f"{clock(at_ms)} [{label}] {text}\n" for at_ms, label, text in shown]
+        if not self._holds:
+            self._write()
 
     def change(self, key: object, label: str, lines: Sequence[str], ended: Sequence[str] = ()) -> None:
         """Take the lines of a stream that may still change; none: it has no such lines any more.
@@ -137,7 +150,7 @@ class Console:
 
     def _draw(self) -> None:
         self._drawn_at, self._stale = time.monotonic(), False
-        self._write("", self._bottom())
+        self._write(self._bottom())
 
     def _bottom(self) -> list[str]:
         """Return the lines at the bottom of the terminal: no more than half of it, each no wider than it."""
@@ -164,12 +177,13 @@ class Console:
         fits = len(text) + len(bar) + len(took) + 2 <= columns
         return f"{text}{bar}  {took}" if fits else shorten(text, columns)
 
-    def _write(self, text: str, bottom: list[str] | None = None) -> None:
-        """Write lines, and below them the bottom of the terminal, as it was if it is not given."""
+    def _write(self, bottom: list[str] | None = None) -> None:
+        """Write the lines that are held, and below them the bottom of the terminal, as it was if it is not given."""
+        held, self._held = self._held, []
         if self._muted:
             return
         before, self._drawn = self._drawn, self._drawn if bottom is None else bottom
-        text = f"{_erased(before)}{text}{chr(10).join(self._drawn)}"
+        text = f"{_erased(before)}{''.join(held)}{chr(10).join(self._drawn)}"
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -196,12 +210,12 @@ class Console:
     def say(self, text: str) -> None:
         """Show a line about the run in any case: a warning or an error."""
         bottom = self._drawn
-        if bottom:
-            self._write("", [])
+        if bottom or self._held:
+            self._write([])
         with contextlib.suppress(OSError, ValueError):  # nobody is there to read it
             print(text, file=sys.stderr, flush=True)
         if bottom:
-            self._write("", bottom)
+            self._write(bottom)
 
     def progress(self, *, done: int, running: int, failed: int, total: int) -> None:
         """Count tasks at the bottom of a terminal, from when there are many."""
@@ -213,7 +227,7 @@ class Console:
         """Take the bottom away."""
         self._changing, self._counts, self._stale = {}, None, False
         if self._drawn:
-            self._write("", [])
+            self._write([])
 
 
 def _erased(lines: Sequence[str]) -> str:

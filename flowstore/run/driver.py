@@ -105,12 +105,13 @@ class Driver:
         while status is None:
             if self._stop.signal is not None:
                 return self._stop_tasks()
-            if self._is_due():
-                status = self._commit()
-                continue
-            for event in self._executor.wait(self._timeout()):
-                self._handle(event)
-            self._console.refresh()
+            with self._console:
+                if self._is_due():
+                    status = self._commit()
+                    continue
+                for event in self._executor.wait(self._timeout()):
+                    self._handle(event)
+                self._console.refresh()
             self._kill_overdue()
         return status
 
@@ -254,12 +255,13 @@ class Driver:
         lines: list[tuple[_Task, str]] = []
         self._followed = False
         with self._store.write() as db:
-            self._record_begins(db)
+            self._record_begins(db, finished)
             for item in finished:
                 lines += self._record(db, item)
                 if item.ended:
                     item.follow()
             self._start_ready(db, started)
+            self._recorder.reserve(db, started)
             self._recorder.settle(db)
             if started:
                 self._recorder.read_tags(db)
@@ -277,10 +279,9 @@ class Driver:
         self._show_progress()
         return status
 
-    def _record_begins(self, db: sqlite3.Connection) -> None:
+    def _record_begins(self, db: sqlite3.Connection, over: list[_Finished]) -> None:
         begun, self._begun = self._begun, []
-        for task in begun:
-            self._recorder.begin(db, task)
+        self._recorder.begin_all(db, begun, over)
 
     def _status(self, started: list[_Task]) -> str | None:
         if self._running or started:
@@ -354,12 +355,10 @@ class Driver:
             started.append(task)
 
     def _prepare(self, db: sqlite3.Connection, task: _Task) -> None:
-        """Record that a task's next attempt begins or, if its order may wait, reserve its ids."""
+        """Record that a task's next attempt begins, unless its order may wait."""
         task.attempt += 1
         task.attempt_id, task.begun_at_ms = 0, None
-        if self._executor.ahead:
-            self._recorder.reserve(db, task)
-        else:
+        if not self._executor.ahead:
             task.begun_at_ms = records.now_ms()
             self._recorder.begin(db, task)
 
@@ -411,7 +410,7 @@ class Driver:
             self._output.end(task)
         finished, self._finished = self._finished, []
         with self._store.write() as db:
-            self._record_begins(db)
+            self._record_begins(db, [item for item in finished if item.report.status == "successful"])
             for item in finished:
                 if item.report.status == "successful":
                     self._record(db, item)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from flowstore.run.attempts import LAST_LINES, RunningTask
+from flowstore.run.attempts import LAST_LINES, Finished, RunningTask
 from flowstore.run.console import Console
 from flowstore.run.lines import Lines
 from flowstore.run.order_writer import OrderWriter, RunPlan
 from flowstore.run.orders import Report
-from flowstore.run.plan import Outcome, PlannedTask
+from flowstore.run.plan import PlannedTask
 from flowstore.run.results import StoredResults
 from flowstore.sqlite.database import Database, Row
 from flowstore.store import blobs, cards, metrics, records, tags
@@ -45,6 +46,8 @@ class Recorder:
         self._step_ids: dict[str, int] = {}
         self._taken: list[tuple[int, int]] = []  # reused tasks, each with its origin
         self._metrics = metrics.RunMetrics(run.run_id)
+        self._whole: set[int] = set()  # attempts that are in the store with their ends, but for what they set
+        self._artifacts: list[tuple[int, str, int | None, int]] = []  # of attempts, for `settle`
         self._tags_read: tuple[Any, int] | None = None  # with which connection, and at which of its `data_version`s
         self.tags: list[str] = []
 
@@ -54,64 +57,94 @@ class Recorder:
             self._step_ids[name] = records.ensure_step(db, self._run.run_id, name)
         return self._step_ids[name]
 
-    def reserve(self, db: sqlite3.Connection, task: RunningTask) -> None:
-        """Reserve the ids of a task and of its next attempt, which nobody sees until it has begun."""
-        if not task.id:
-            task.id = records.reserve_id(db, "tasks")
-        task.attempt_id = records.reserve_id(db, "attempts")
+    def reserve(self, db: sqlite3.Connection, tasks: Iterable[RunningTask]) -> None:
+        """Reserve the ids of tasks and of their next attempts, which nobody sees until they have begun."""
+        tasks = [task for task in tasks if task.begun_at_ms is None]
+        new = [task for task in tasks if not task.id]
+        if new:
+            for task, row in zip(new, records.reserve_ids(db, "tasks", len(new)), strict=True):
+                task.id = row
+        if tasks:
+            for task, row in zip(tasks, records.reserve_ids(db, "attempts", len(tasks)), strict=True):
+                task.attempt_id = row
+
+    def begin_all(self, db: sqlite3.Connection, tasks: Iterable[RunningTask], over: Iterable[Finished]) -> None:
+        """Record that attempts have begun; `over`: those that have ended, of which `end` follows at once."""
+        reports = {item.task.attempt_id: item.report for item in over}
+        whole: list[records.WholeTask] = []
+        for task in tasks:
+            report = reports.get(task.attempt_id)
+            if report is None or task.is_recorded:
+                self.begin(db, task)
+            else:
+                task.is_recorded = True
+                self._whole.add(task.attempt_id)
+                whole.append(records.WholeTask(self._new(db, task), task.attempt_id, self._end(task, report)))
+        if whole:
+            records.add_whole_tasks(db, whole)
 
     def begin(self, db: sqlite3.Connection, task: RunningTask) -> None:
         """Record that an attempt has begun, at `begun_at_ms`, with the ids that were reserved, if any were."""
-        at_ms = task.begun_at_ms
-        assert at_ms is not None
         if not task.is_recorded:
             task.is_recorded = True
-            planned = task.planned
-            new = records.NewTask(
-                self._run.run_id,
-                self.step_id(db, planned.step),
-                self._orders.parents(planned),
-                self._orders.base(planned),
-                planned.foreach_path,
-                task.item,
-                task.id or None,
-                at_ms,
-            )
-            task.id = records.start_task(db, new)
-        task.attempt_id = records.start_attempt(db, task.id, task.attempt, task.attempt_id or None, at_ms)
+            task.id = records.start_task(db, self._new(db, task))
+        number = task.attempt
+        task.attempt_id = records.start_attempt(db, task.id, number, task.attempt_id or None, task.begun_at_ms)
         if task.measured:
             self._metrics.drop(db, task.id, task.measured)
             task.measured = ()
 
+    def _new(self, db: sqlite3.Connection, task: RunningTask) -> records.NewTask:
+        """Return a task as it is when its first attempt begins."""
+        planned = task.planned
+        return records.NewTask(
+            self._run.run_id,
+            self.step_id(db, planned.step),
+            self._orders.parents(planned),
+            self._orders.base(planned),
+            planned.foreach_path,
+            task.item,
+            task.id or None,
+            task.begun_at_ms,
+        )
+
     def end(self, db: sqlite3.Connection, task: RunningTask, report: Report) -> bool:
         """Record how an attempt ended, and what it set; return whether it set anything."""
         published = self._results.publish(db, task.number, report)
-        self._measure(db, task, report)
-        failure = report.failure
-        metadata = {**self._run.policies[task.planned.step].metadata}
-        if failure is not None and failure.module:
-            metadata["exception-type"] = failure.full_type
+        self._measure(task, report)
         if report.imported:
             records.add_to_environment(db, self._run.run_id, report.imported)
-        end = records.AttemptEnd(
-            report.status,
-            pid=task.pid,
-            host=task.host,
-            artifacts=published.artifacts,
-            transition=None if report.outcome is None else _transition(report.outcome),
-            error=None if failure is None else (failure.type, failure.message, failure.traceback),
-            metadata=metadata,
-        )
-        records.finish_attempt(db, task.id, task.attempt_id, end)
+        if task.attempt_id in self._whole:
+            self._whole.remove(task.attempt_id)
+        else:
+            records.finish_attempt(db, task.id, task.attempt_id, self._end(task, report))
+        self._artifacts += [(task.attempt_id, *artifact) for artifact in published.artifacts]
         for card, blob_id in published.cards:
             cards.put(db, task.attempt_id, card, blob_id, records.now_ms())
         return bool(published.artifacts)
 
-    def _measure(self, db: sqlite3.Connection, task: RunningTask, report: Report) -> None:
-        """Record the numbers in what an attempt set."""
+    def _end(self, task: RunningTask, report: Report) -> records.AttemptEnd:
+        """Return how an attempt ended, without what it set."""
+        failure, outcome = report.failure, report.outcome
+        metadata = self._run.policies[task.planned.step].metadata
+        if failure is not None and failure.module:
+            metadata = {**metadata, "exception-type": failure.full_type}
+        return records.AttemptEnd(
+            report.status,
+            pid=task.pid,
+            host=task.host,
+            transition=None
+            if outcome is None
+            else _transition(outcome.targets, outcome.count, outcome.gang, outcome.items_from),
+            error=None if failure is None else (failure.type, failure.message, failure.traceback),
+            metadata=metadata,
+        )
+
+    def _measure(self, task: RunningTask, report: Report) -> None:
+        """Note the numbers in what an attempt set."""
         numbers = {name: blob.description.plain.numbers for name, blob in report.artifacts.items()}
         public = {name: values for name, values in numbers.items() if values and name[:1] != "_"}
-        task.measured = self._metrics.record(db, task.id, public, {*numbers, *report.deleted})
+        task.measured = self._metrics.record(task.id, public, {*numbers, *report.deleted})
 
     def take_over(self, db: sqlite3.Connection, planned: PlannedTask, row: Row) -> int:
         """Record that an earlier run's task stands for a planned one; return the new row."""
@@ -122,7 +155,10 @@ class Recorder:
         return task_id
 
     def settle(self, db: sqlite3.Connection) -> None:
-        """Record the metrics of the tasks that have been taken over."""
+        """Write what the attempts of a transaction have set, and the metrics of the tasks that it has taken over."""
+        records.add_artifacts(db, self._artifacts)
+        self._artifacts = []
+        self._metrics.write(db)
         if self._taken and self._run.origin is not None:
             pairs, self._taken = self._taken, []
             self._metrics.take_over(db, self._run.origin.run_id, pairs)
@@ -137,6 +173,7 @@ class Recorder:
 
     def finish_run(self, db: sqlite3.Connection, status: str) -> None:
         """Record how the run ended."""
+        self.settle(db)
         records.finish_run(db, self._run.run_id, status)
         metrics.settle(db, self._run.run_id)
         finished = self._run.finished
@@ -146,10 +183,11 @@ class Recorder:
             events.publish(db, events.RUN, finished.flow, finished.payload, finished.user)
 
 
-def _transition(outcome: Outcome) -> str:
+@functools.lru_cache(maxsize=64)  # tasks of a step ask for the same
+def _transition(targets: tuple[str, ...], count: int | None, gang: bool, items_from: str | None) -> str:
     """Return what `next` asked for, as JSON."""
-    transition = {"targets": list(outcome.targets), "count": outcome.count, "gang": outcome.gang}
-    return json.dumps(transition if outcome.items_from is None else {**transition, "items_from": outcome.items_from})
+    transition = {"targets": list(targets), "count": count, "gang": gang}
+    return json.dumps(transition if items_from is None else {**transition, "items_from": items_from})
 
 
 LOG_INTERVAL_S = 0.5

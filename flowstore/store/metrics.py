@@ -27,14 +27,13 @@ class RunMetrics:
     def __init__(self, run_id: int) -> None:
         self._run_id = run_id
         self._setters: dict[str, list[int]] = {}  # by artifact, in the order in which they set it
+        self._changed: set[str] = set()  # artifacts that have been set since the last `write`, and the numbers in them
+        self._rows: list[tuple[int, str, str, float]] = []
 
-    def record(
-        self, db: sqlite3.Connection, task_id: int, measured: Mapping[str, Numbers], named: Iterable[str]
-    ) -> Collection[str]:
-        """Add the metrics of an attempt, which are the last of their artifacts now.
+    def record(self, task_id: int, measured: Mapping[str, Numbers], named: Iterable[str]) -> Collection[str]:
+        """Take the metrics of an attempt, which are the last of their artifacts now, for `write`.
 
         Args:
-            db: of an open transaction.
             task_id: the attempt's task.
             measured: the numbers in each artifact.
             named: all artifacts that the attempt has set or deleted.
@@ -43,26 +42,34 @@ class RunMetrics:
             The artifacts to hand to `drop` if the task is tried again.
         """
         changed = {*measured, *(self._setters.keys() & named)}
-        if not changed:
-            return ()
-        db.executemany(
-            "update numbers set final = 0 where run_id = ? and artifact = ? and final = 1",
-            [(self._run_id, artifact) for artifact in changed],
-        )
-        db.executemany(
-            "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, 1)",
-            [
-                (self._run_id, task_id, artifact, full_name(artifact, name), number)
-                for artifact, numbers in measured.items()
-                for name, number in numbers
-            ],
-        )
         for artifact in changed:
             self._setters.setdefault(artifact, []).append(task_id)
+        self._changed |= changed
+        self._rows += [
+            (task_id, artifact, full_name(artifact, name), number)
+            for artifact, numbers in measured.items()
+            for name, number in numbers
+        ]
         return changed
+
+    def write(self, db: sqlite3.Connection) -> None:
+        """Write what was recorded."""
+        if not self._changed:
+            return
+        db.executemany(
+            "update numbers set final = 0 where run_id = ? and artifact = ? and final = 1",
+            [(self._run_id, artifact) for artifact in self._changed],
+        )
+        last = {artifact: self._setters[artifact][-1] for artifact in self._changed}
+        db.executemany(
+            "insert into numbers (run_id, task_id, artifact, name, magnitude, final) values (?, ?, ?, ?, ?, ?)",
+            [(self._run_id, *row, int(row[0] == last[row[1]])) for row in self._rows],
+        )
+        self._changed, self._rows = set(), []
 
     def drop(self, db: sqlite3.Connection, task_id: int, artifacts: Iterable[str]) -> None:
         """Remove the metrics of a task that is tried again; what had been set before it counts again."""
+        self.write(db)
         before = []
         for artifact in artifacts:
             setters = self._setters[artifact]
@@ -81,6 +88,7 @@ class RunMetrics:
             origin_id: the run that is resumed.
             tasks: pairs of a task and the one that it reuses.
         """
+        self.write(db)
         db.execute(
             """insert into numbers (run_id, task_id, artifact, name, magnitude, final)
                select ?, j.value ->> 0, n.artifact, n.name, n.magnitude, 0

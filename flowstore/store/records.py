@@ -145,7 +145,7 @@ class NewTask:
         base_id: the task whose artifacts it starts from.
         foreach_path: its index in each enclosing foreach.
         item: a preview of its foreach item.
-        id: its row, if that was reserved with `reserve_id`.
+        id: its row, if that was reserved with `reserve_ids`.
         started_at: when it began, in milliseconds since 1970; `None` for now.
     """
 
@@ -159,12 +159,14 @@ class NewTask:
     started_at: int | None = None
 
 
-def reserve_id(db: sqlite3.Connection, table: str) -> int:
-    """Return the next id of a table whose ids are never used again, for a row that may or may not be inserted later."""
-    row = db.execute("update sqlite_sequence set seq = seq + 1 where name = ? returning seq", (table,)).fetchone()
+def reserve_ids(db: sqlite3.Connection, table: str, count: int) -> range:
+    """Return the next ids of a table whose ids are never used again, for rows that may or may not be inserted later."""
+    update = "update sqlite_sequence set seq = seq + ? where name = ? returning seq"
+    row = db.execute(update, (count, table)).fetchone()
     if row is None:
-        db.execute("insert into sqlite_sequence (name, seq) values (?, 1)", (table,))
-    return 1 if row is None else int(row[0])
+        db.execute("insert into sqlite_sequence (name, seq) values (?, ?)", (table, count))
+    last = count if row is None else int(row[0])
+    return range(last - count + 1, last + 1)
 
 
 def start_task(db: sqlite3.Connection, task: NewTask) -> int:
@@ -193,7 +195,7 @@ def start_attempt(
         db: of an open transaction.
         task_id: the task's row.
         number: the attempt's, from 0.
-        attempt_id: its row, if that was reserved with `reserve_id`.
+        attempt_id: its row, if that was reserved with `reserve_ids`.
         started_at: when it began, in milliseconds since 1970; `None` for now.
     """
     row_id = db.execute(  # a new id is what `autoincrement` would choose, needed here since its log has the same
@@ -247,9 +249,52 @@ def finish_attempt(db: sqlite3.Connection, task_id: int, attempt_id: int, end: A
         "update tasks set status = ?, finished_at = max(?, started_at), transition = ? where id = ?",
         (end.status, at, end.transition, task_id),
     )
+    add_artifacts(db, [(attempt_id, *artifact) for artifact in end.artifacts])
+
+
+def add_artifacts(db: sqlite3.Connection, rows: Iterable[tuple[int, str, int | None, int]]) -> None:
+    """Add attempt, name, blob (none: deleted) and 1 where merged, of each artifact that attempts have set."""
+    db.executemany("insert into artifacts (attempt_id, name, blob_id, merged) values (?, ?, ?, ?)", rows)
+
+
+@later.frozen
+class WholeTask:
+    """A task whose first attempt has ended before anybody saw it begin: the task, the attempt's row, and its end."""
+
+    task: NewTask
+    attempt_id: int
+    end: AttemptEnd
+
+
+def add_whole_tasks(db: sqlite3.Connection, whole: Sequence[WholeTask]) -> None:
+    """Insert tasks that have ended with their first attempt, all but what they set; their ids were reserved."""
+    at = now_ms()
+    tasks: list[tuple[Any, ...]] = []
+    attempts: list[tuple[Any, ...]] = []
+    parents: list[tuple[int | None, int]] = []
+    for item in whole:
+        task, end = item.task, item.end
+        begun = at if task.started_at is None else task.started_at
+        tasks.append((
+            task.id, task.run_id, task.step_id, end.status, begun, max(at, begun), item.attempt_id, task.foreach_path,
+            task.base_id, task.item, end.transition,
+        ))  # fmt: skip
+        metadata = json.dumps(end.metadata) if end.metadata else None
+        attempts.append((
+            item.attempt_id, task.id, end.status, begun, max(at, begun), end.pid, item.attempt_id, metadata,
+            *(end.error or (None, None, None)), end.host,
+        ))  # fmt: skip
+        parents += [(task.id, parent) for parent in task.parents]
     db.executemany(
-        "insert into artifacts (attempt_id, name, blob_id, merged) values (?, ?, ?, ?)",
-        [(attempt_id, *artifact) for artifact in end.artifacts],
+        """insert into tasks (id, run_id, step_id, status, started_at, finished_at, attempts, attempt_id, foreach_path,
+             base_id, item, transition) values (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)""",
+        tasks,
+    )
+    db.executemany("insert or ignore into task_parents values (?, ?)", parents)
+    db.executemany(
+        """insert into attempts (id, task_id, number, status, started_at, finished_at, pid, log_id, metadata,
+             error_type, error_message, traceback, ran_on) values (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        attempts,
     )
 
 

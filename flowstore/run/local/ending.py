@@ -25,6 +25,8 @@ from typing import Any
 
 _FILE: type = io.IOBase.__mro__[1]  # its subclasses are known without the caches that `abc` keeps, and a fork copies
 
+_MOST_KINDS = 500  # a task may define classes, which are not to stay for ever
+
 
 class Ending:
     """The work that is left for the end of this process.
@@ -37,6 +39,7 @@ class Ending:
     def __init__(self, imported: list[Any] | None = None) -> None:
         self._imported = imported
         self._kept: list[Any] = []
+        self._harmless: set[type] = set()  # classes of objects that need nothing
         if imported is not None:
             self._disown()
         self._hooks = atexit._ncallbacks()
@@ -77,11 +80,22 @@ class Ending:
         registry = getattr(sys.modules.get("multiprocessing.util"), "_finalizer_registry", None)
         return bool(registry) or bool(getattr(sys.modules.get("multiprocessing.process"), "_children", None))
 
-    def is_flush_due(self) -> bool:
-        """Return whether there are files or log handlers, or objects to be finalized."""
+    def is_flush_due(self, *, often: bool = False) -> bool:
+        """Return whether there are files or log handlers, or objects to be finalized.
+
+        Args:
+            often: this is asked after each of many tasks, so it is worth to remember which classes need nothing.
+        """
         if self._imported is None or self._imported or next(_handlers(), None) is not None:
             return True
-        return any(_is_file(kind) or _is_finalized(kind) for kind in set(map(type, gc.get_objects())))
+        kinds = set(map(type, gc.get_objects()))
+        if not often:
+            return any(_is_file(kind) or _is_finalized(kind) for kind in kinds)
+        kinds -= self._harmless
+        if any(_is_file(kind) or _is_finalized(kind) for kind in kinds):
+            return True
+        self._harmless = kinds if len(self._harmless) > _MOST_KINDS else self._harmless | kinds
+        return False
 
     def flush(self) -> None:
         """Write out what waits in buffers of files and log handlers."""

@@ -88,7 +88,7 @@ def _work_on(
         began = time.perf_counter()
         product = run(upcoming)
         _send(hand_over, channel, product, inbox.answer)
-        message: dict[str, Any] = {"ended": not ending.is_flush_due(), "took_s": time.perf_counter() - began}
+        message: dict[str, Any] = {"ended": not ending.is_flush_due(often=True), "took_s": time.perf_counter() - began}
         if not message["ended"]:
             _send(report, channel, product, message)
             ending.flush()

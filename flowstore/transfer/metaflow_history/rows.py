@@ -293,7 +293,8 @@ class Writer:
             if not name.startswith("_") and not row.has_from_before(name, artifact)
         }
         named: Collection[str] = numbers.keys()
-        measured.record(self._db, row.id, {name: inside for name, inside in numbers.items() if inside}, named)
+        measured.record(row.id, {name: inside for name, inside in numbers.items() if inside}, named)
+        measured.write(self._db)
 
     # --- blobs
 
