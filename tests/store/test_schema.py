@@ -184,7 +184,7 @@ def test_many_writers_make_a_store_complete_once(path):
     """Whoever comes first; the others go on with what is there then."""
     opening.ensure_store(path).close()
     body = """store = opening.open_store(sys.argv[1])
-for _ in range(60):
+for _ in range(25):
     create(store)
 store.close()
 """

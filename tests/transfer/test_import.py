@@ -382,8 +382,8 @@ def test_contents_that_vanish_meanwhile_are_fetched_again(tmp_path):
         assert process.stdout.readline() == "staged\n"
         with contextlib.closing(sqlite3.connect(target)) as connection, connection:
             connection.execute("pragma foreign_keys = on")
-            connection.execute("delete from runs")
-            connection.execute("delete from blobs")
+            for table in ("runs", "blobs", "tag_pairs"):
+                connection.execute(f"delete from {table}")
         process.communicate("go\n" * 9, timeout=60)
         assert process.returncode == 0
     assert sql(target, "select value from artifact_values where name = 'x'") == ['"shared"']
