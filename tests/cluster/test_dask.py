@@ -341,6 +341,28 @@ class TestDeaths:
         first = int(ran.read_text().split()[1])
         wait_for(lambda: not Path(f"/proc/{first}").exists(), 30)
 
+    def test_a_worker_that_is_killed_while_a_process_ends(self, make_cluster, flow):
+        """The task's result is there already, so it is kept, and the task is not run again."""
+        cluster = make_cluster()
+        cluster.worker(threads=1)
+        cluster.wait(1)
+        body = """
+        @retry(times=1, minutes_between_retries=0)
+        import atexit
+        atexit.register(time.sleep, 300)
+        self.value = current.retry_count
+        """
+        script = flow(flow_source(MIDDLE, middle=body))
+        process = script.start("run", *on(cluster))
+        status = "select status from attempts where task_id = 2"
+        wait_for(lambda: script.db.exists() and script.sql(status) == ["successful"], 60)
+        cluster.worker(threads=1)
+        os.killpg(cluster.processes[1].pid, signal.SIGKILL)
+        assert process.wait(60) == 0
+        process.communicate()
+        assert script.sql(status) == ["successful"]
+        assert script.client()["middle"].task.data.value == 0
+
     def test_a_frozen_worker(self, make_cluster, flow):
         """A worker that stops answering is lost after its lease."""
         script, _ = self.lose(make_cluster, flow, signal.SIGSTOP, "--executor-option", "lease=3")

@@ -189,20 +189,25 @@ def _module(name, words):
     return code, own
 
 
+_COMMANDS_NEED = (  # modules that many commands import where they use them
+    "flowstore.cli.flow.deploy", "flowstore.cli.flow.results", "flowstore.cli.flow.run", "flowstore.cli.inspect",
+    "flowstore.cli.main", "flowstore.cli.runs", "flowstore.flow.members", "flowstore.run.checks",
+    "flowstore.run.driver", "flowstore.run.local.executor", "flowstore.run.local.server", "flowstore.run.start",
+    "flowstore.store.codecs.plain_json", "flowstore.store.codecs.raw_bytes", "hmac", "zoneinfo",
+)  # fmt: skip
+
 if __name__ == "__main__":
     import gc
+    import importlib
     from types import ModuleType
 
     sys.path[0] = ""
-    import flowstore.cli.flow.run
-    import flowstore.cli.inspect
-    import flowstore.cli.main
-    import flowstore.cli.runs
-    import flowstore.context
     import flowstore.later
-    import flowstore.run.driver
-    import flowstore.run.local
-    import flowstore.run.start
+
+    for _name in _COMMANDS_NEED:
+        importlib.import_module(_name)
+    for _name in flowstore.__all__:  # `from flowstore import *`, as the tests' flows have it, imports even asyncio
+        getattr(flowstore, _name)
 
     flowstore.later.finish(*list(flowstore.later._unfinished))  # once, for all that is forked
     gc.freeze()

@@ -22,7 +22,7 @@ import attrs
 
 from flowstore.errors import FlowstoreError
 from flowstore.run import snapshot
-from flowstore.run.executor import Died, Ended, Event, Executor, Returned, Services, Setup
+from flowstore.run.executor import Died, Ended, Event, Executor, Reported, Returned, Services, Setup
 from flowstore.run.local.interpreter import check_importable
 from flowstore.run.orders import Order, encode_order
 from flowstore.run.remote.host import Program
@@ -303,12 +303,13 @@ class RemoteExecutor(Executor):
         host.send("files", b"".join(self._sources.files.values()))
 
     def _lose(self, host: Host, how: str) -> None:
-        """Forget a host; its attempts have died with it."""
+        """Forget a host; its attempts have died with it, unless their results are here already."""
         self._lost.add(host.key)
         self._drop(host)
         for attempt in list(host.attempts.values()):
             self._forget(attempt)
-            self._events.append(Died(attempt.number, None, None, lost=f"{host.name}, {how}"))
+            lost = Died(attempt.number, None, None, lost=f"{host.name}, {how}")
+            self._events.append(Ended(attempt.number) if attempt.reported else lost)
         for lease in list(host.leases):
             self._give_back(lease)
 
@@ -334,18 +335,17 @@ class RemoteExecutor(Executor):
                 self._take_event(host, attempt, kind, values)
 
     def _take_event(self, host: Host, attempt: Attempt, kind: str, values: Sequence[Any]) -> None:
-        results = self._services.results
         if kind == "offer":
-            wanted = results.missing(attempt.number, [*map(NewBlob.unpacked, values[1])])
+            wanted = self._services.results.missing(attempt.number, [*map(NewBlob.unpacked, values[1])])
             host.send("send", attempt.number, wanted)
         elif kind == "data":
-            results.take(attempt.number, values[1])
+            self._services.results.take(attempt.number, values[1])
         elif kind == "returned":
             self._take_back(attempt)
         else:
             event = event_of(host, kind, values)
             self._events.append(event)
-            attempt.begun = True
+            attempt.begun, attempt.reported = True, attempt.reported or isinstance(event, Reported)
             if isinstance(event, (Ended, Died)):
                 self._forget(attempt)
 

@@ -133,7 +133,7 @@ class Attempt:
         pool: its resources' index.
         host: where it was sent.
         sent_at: when.
-        begun: whether it has begun.
+        begun, reported: whether it has begun, and whether it is over, but for its process.
         moving: whether it was asked back, to be sent to another host.
     """
 
@@ -143,6 +143,7 @@ class Attempt:
     host: Host | None = None
     sent_at: float = 0.0
     begun: bool = False
+    reported: bool = False
     moving: bool = False
 
 
