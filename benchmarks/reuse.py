@@ -1,7 +1,7 @@
 """The same foreach with `--reuse-workers`: tasks share processes.
 
 Floor: `ProcessPoolExecutor` of two, and a transaction for each result. Peers: joblib, with its defaults, and the same
-transactions; it hands tasks out in batches, which neither of the others may do. Dask and redun too.
+transactions; it hands tasks out in batches, and learns only at the end of one which have begun. Dask and redun too.
 """
 
 from __future__ import annotations

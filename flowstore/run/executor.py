@@ -270,11 +270,11 @@ class Executor(abc.ABC):
         name: its name in the registry, and in the run's tag `runtime:NAME`.
         notice: a sentence for the user about how tasks will run, if there is something to say.
         capacity: how many attempts it can run at a time, where that is not the number of this machine's cores.
-        ahead: how many orders it takes beyond the driver's `--max-workers`. Where this is 0, which is the default, an
-            attempt is recorded as running before its order is handed over. Otherwise it is recorded when `Started` says
-            that it began; an order that only waits is nowhere in the store. Orders that waited for a process that died
-            have not begun: they go to another process or are `Returned`, and are not `Died`. Members of a gang
-            (`Order.num_nodes`) run at the same time, so none of them may wait for another.
+        ahead: how many orders it takes beyond the driver's `--max-workers`; `wait` may change it. While it is 0, which
+            is the default, an attempt is recorded as running before its order is handed over. Otherwise it is recorded
+            when `Started` says that it began; an order that only waits is nowhere in the store. Orders that waited for
+            a process that died have not begun: they go to another process or are `Returned`, and are not `Died`.
+            Members of a gang (`Order.num_nodes`) run at the same time, so none of them may wait for another.
     """
 
     name: str

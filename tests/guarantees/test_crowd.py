@@ -154,6 +154,7 @@ class Crowd:
     def _run(self, token, *, kept, width):
         id_file = self.script.folder / f"id-{token}"
         options = ["--token", token, "--width", width, "--max-workers", 2, "--run-id-file", id_file]
+        options += ["--reuse-workers"] if token.endswith(("0", "1", "2")) else []
         before = time.monotonic()
         with self.script.start("run", *options, "--tag", "kept" if kept else "rubbish") as process:
             stderr: list[bytes] = []

@@ -45,6 +45,7 @@ runpy.run_path("flow.py", run_name="__main__")
 RUNS = {
     "run": (["flow.py", "run"], False),
     "run without a log": (["-c", WITHOUT_LOG, "run"], False),
+    "run --reuse-workers": (["flow.py", "run", "--reuse-workers"], False),
     "run --durable": (["flow.py", "run", "--durable"], True),
     "run --durable without a log": (["-c", WITHOUT_LOG, "run", "--durable"], True),
 }

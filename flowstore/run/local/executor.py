@@ -66,8 +66,7 @@ class LocalExecutor(Executor):
         self._returned: list[Event] = []
         self._backlog = Backlog()
         self._most = setup.max_workers or os.cpu_count() or 1
-        self._hands_out = setup.reuse and turns.AVAILABLE  # orders ahead
-        self.ahead = int(self._hands_out)
+        self._hands_out = setup.reuse and turns.AVAILABLE  # orders ahead, once it knows that a step's tasks are short
         self._numbers = 0
         sources = snapshot.take(setup.flow) if setup.sources is None else setup.sources
         imports.install(sources)
@@ -82,7 +81,7 @@ class LocalExecutor(Executor):
     def launch(self, order: Order) -> int:
         """Start an attempt, or keep its order until a process can have it; return the number that its events carry."""
         self._numbers += 1
-        if self._hands_out and not order.num_nodes:
+        if self.ahead and not order.num_nodes:
             self._backlog.add(self._numbers, order)
         else:
             self._start(self._numbers, order)
@@ -169,6 +168,8 @@ class LocalExecutor(Executor):
         for worker, code in ended:
             events += self._end(worker, code)
         self._relieve()
+        if not self._running and self._backlog.first() is None:  # what comes next is of another step, perhaps
+            self.ahead = 0
         returned, self._returned = self._returned, []
         return events + returned
 
@@ -331,7 +332,7 @@ class LocalExecutor(Executor):
             self._pool.warm_up(worker.server, message["used"])
             if self._hands_out:
                 self._backlog.note(worker.step, message["took_s"])
-                self.ahead = max(1, self._most * (self._backlog.at_once(worker.step) - 1))
+                self.ahead = self._most * (self._backlog.at_once(worker.step) - 1)
             events.append(Reported(worker.number, decode_report(message["report"])))
         if message["ended"]:
             events.append(Ended(worker.number, kept=self._reuse))

@@ -15,8 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import FlowstoreError
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 END_S = 10.0  # for what the import of the flow has left to do in that interpreter
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class Starting:
     """A process that is to be forked once the server is ready: its number and its descriptors."""
 

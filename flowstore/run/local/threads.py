@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
+from flowstore import later
 
 _TASKS = Path("/proc/self/task")
 _SURVIVING_NAMES = frozenset({"jemalloc_bg_thd"})  # started again in the child by jemalloc
@@ -34,7 +34,7 @@ _STACK_BYTES = 16 << 10  # of a stack, from its top, where a waiting thread's in
 _LAG_S = 0.05  # a thread that has been joined may be listed for a moment longer
 
 
-@attrs.frozen(eq=False, repr=False)
+@later.frozen
 class _Mappings:
     """A map of the memory: the files of its executable parts, and the end of each part."""
 
