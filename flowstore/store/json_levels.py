@@ -40,7 +40,7 @@ def number_text(number: float) -> str:
 
 @later.frozen
 class Leaf:
-    """Return a scalar's JSON, its number where it is one, and whether the JSON is the value itself."""
+    """A scalar: its JSON, its number where it is one, and whether the JSON is the value itself."""
 
     text: str
     number: float | None = None
@@ -49,7 +49,7 @@ class Leaf:
 
 @later.frozen
 class Object:
-    """Return the named parts of a value: keys, of any type, and values."""
+    """A value with named parts: their keys, of any type, and their values."""
 
     pairs: Iterable[tuple[Any, Any]]
     exact: bool = False
@@ -57,7 +57,7 @@ class Object:
 
 @later.frozen
 class List:
-    """Return the parts of a sequence: their number, how to get them, and the least size of their JSON."""
+    """A sequence: the number of its parts, how to get them, and the least size of their JSON."""
 
     length: int
     items: Callable[[], Iterable[Any]]
