@@ -41,6 +41,7 @@ PATIENCE_S = 5.0  # for others that have the file open: without a log they hold 
 SIDES = ("-wal", "-journal", "-shm")
 DATABASE = b"SQLite format 3\x00"  # how each begins (sqlite.org/fileformat)
 LOGS = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+LOG_HEADER_BYTES = 32
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
 
 _READERS_LOCK = (510, 0x4000_0002)  # length and offset of the bytes that SQLite locks to read (os.h)
@@ -242,10 +243,11 @@ def _stale(path: Path) -> dict[str, _State]:
 
 
 def _log_belongs(path: Path, log: Path) -> bool:
-    if begins(log, 4) not in LOGS:
+    begin = begins(log, LOG_HEADER_BYTES)
+    if len(begin) < LOG_HEADER_BYTES or begin[:4] not in LOGS:  # a power cut has torn it, perhaps
         return True  # SQLite plays back nothing of it
     header = begins(path, 100)
-    if header[18:20] != b"\x02\x02" or _page_size(header) != int.from_bytes(begins(log, 12)[8:12], "big"):
+    if header[18:20] != b"\x02\x02" or _page_size(header) != int.from_bytes(begin[8:12], "big"):
         return False
     if _is_in_use(path):
         return True  # by one who looked before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -271,6 +272,17 @@ def test_a_killed_store_keeps_its_log(flow):
     kill_run(script)
     assert "Set aside" not in script("run").stderr
     assert script.sql("select status from runs") == ["successful", "dead", "successful"]
+
+
+def test_a_log_that_a_power_cut_has_torn_is_nobody_else_s(flow):
+    """It has not even its header, so it holds nothing: it is used again, and gone at the end."""
+    script = flow(QUICK)
+    script("run")
+    kill_run(script)
+    for suffix, size in (("-wal", 11), ("-shm", 0)):
+        os.truncate(f"{script.db}{suffix}", size)
+    assert "Set aside" not in script("run").stderr
+    assert script.sql("select status from runs")[0] == "successful"
 
 
 def test_a_killed_store_keeps_its_journal(flow):
