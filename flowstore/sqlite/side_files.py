@@ -325,8 +325,8 @@ def _differ(alone: _Identity | None, together: _Identity | None) -> bool:
 
 def _journal_belongs(path: Path, journal: Path) -> bool:
     header = begins(journal, 28)
-    records = int.from_bytes(header[8:12], "big")
-    if not header.startswith(JOURNAL) or records == 0:
+    records, sector = (int.from_bytes(header[at : at + 4], "big") for at in (8, 20))
+    if not header.startswith(JOURNAL) or records == 0 or sector < 32:  # a power cut has torn it, perhaps
         return True  # SQLite plays back nothing of it
     if _is_in_use(path):
         return True  # by one who writes, perhaps
