@@ -459,7 +459,8 @@ def storm(slurm, flow, seed, tasks, seconds, kinds):
     script = flow(flow_source(FOREACH, start=start, body=body, join=join))
     until, words = time.monotonic() + seconds, ["run"]
     while True:
-        process = script.start(*words, *ON, *option(lease=6), "--max-workers", 6)
+        # Quiet, since nobody reads what it prints before it ends: a pipe that is full would hold the driver.
+        process = script.start("--quiet", *words, *ON, *option(lease=6), "--max-workers", 6)
         ended, deadline = 0, time.monotonic() + 200  # a pilot that is frozen before it connects is waited for
         while process.poll() is None:
             done = sum(script.sql("select count(finished_at) from attempts")) if script.db.exists() else 0
