@@ -24,11 +24,14 @@ from flowstore.store.codecs import Piece
 _HEADER = struct.Struct("!cQ")
 MESSAGE, DATA = b"M", b"D"
 _LIMIT = 1 << 32
+_one_sender = threading.Lock()  # a card that is drawn later comes from a thread, while the step may ask for an input
 
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:
-    """Send one message."""
-    channel.sendall(framed(message))
+    """Send one message, whole: threads that send at the same time wait for each other."""
+    frame = framed(message)
+    with _one_sender:
+        channel.sendall(frame)
 
 
 def framed(message: dict[str, Any]) -> bytes:

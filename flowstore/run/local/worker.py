@@ -233,6 +233,6 @@ def warm_up() -> None:
 def _watch(parent: int) -> None:
     import time
 
-    while os.getppid() == parent:  # a poll, since only Linux can send a signal when a parent ends
-        time.sleep(1)
+    while os.getppid() == parent:
+        time.sleep(1)  # only Linux can send a signal when a parent ends
     os._exit(1)
