@@ -52,48 +52,54 @@ from flowstore.errors import (
     TokenError,
     UntrustedArtifact,
 )
-from flowstore.flow.decorators import (
-    card,
-    catch,
-    environment,
-    parallel,
-    project,
-    resources,
-    retry,
-    schedule,
-    step,
-    timeout,
-)
-from flowstore.flow.expressions import config_expr
-from flowstore.flow.parameters import IncludeFile, JSONType, Parameter
-from flowstore.flow.spec import FlowSpec
 
 if TYPE_CHECKING:
     from flowstore.client import DataArtifact, ExceptionInfo, Flow, Flows, Run, Step, Store, Task, open_store
     from flowstore.client.events import Event
     from flowstore.flow.configs import Config
+    from flowstore.flow.decorators import (
+        card,
+        catch,
+        environment,
+        parallel,
+        project,
+        resources,
+        retry,
+        schedule,
+        step,
+        timeout,
+    )
     from flowstore.flow.exit_hooks import exit_hook
+    from flowstore.flow.expressions import config_expr
     from flowstore.flow.helpers import parallel_imap_unordered, parallel_map, profile
     from flowstore.flow.mutators import FlowMutator, StepMutator
     from flowstore.flow.own import user_step_decorator
+    from flowstore.flow.parameters import IncludeFile, JSONType, Parameter
     from flowstore.flow.secrets import secrets
+    from flowstore.flow.spec import FlowSpec
     from flowstore.flow.triggers import trigger, trigger_on_finish
     from flowstore.runner import Runner, inspect_spin
     from flowstore.runner.deployer import DeployedFlow, Deployer
     from flowstore.runner.notebook import NBDeployer, NBRunner
     from flowstore.store.opening import get_store, use_store
 
-_LATER = {  # by module, names that are loaded at their first use: most flows' files never do
+_LATER = {  # by module, names that are loaded at their first use: each program needs some of them
     "flowstore.client": (
         "DataArtifact", "ExceptionInfo", "Flow", "Flows", "Run", "Step", "Store", "Task", "open_store",
     ),
     "flowstore.client.events": ("ArgoEvent", "Event"),
     "flowstore.flow.configs": ("Config",),
+    "flowstore.flow.decorators": (
+        "card", "catch", "environment", "parallel", "project", "resources", "retry", "schedule", "step", "timeout",
+    ),
     "flowstore.flow.exit_hooks": ("exit_hook",),
+    "flowstore.flow.expressions": ("config_expr",),
     "flowstore.flow.helpers": ("parallel_imap_unordered", "parallel_map", "profile"),
     "flowstore.flow.mutators": ("FlowMutator", "StepMutator"),
     "flowstore.flow.own": ("USER_SKIP_STEP", "user_step_decorator"),
+    "flowstore.flow.parameters": ("IncludeFile", "JSONType", "Parameter"),
     "flowstore.flow.secrets": ("secrets",),
+    "flowstore.flow.spec": ("FlowSpec",),
     "flowstore.flow.triggers": ("trigger", "trigger_on_finish"),
     "flowstore.runner": ("Runner", "inspect_spin"),
     "flowstore.runner.deployer": ("DeployedFlow", "Deployer"),
@@ -110,6 +116,11 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return all names, those of `_LATER` as well."""
+    return sorted({*globals(), *_MODULES})
 
 
 def _run(pathspec: str) -> Run:

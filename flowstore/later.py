@@ -1,23 +1,31 @@
-"""`attrs.frozen` for values that nobody compares or prints, whose classes are finished when their first object is made.
+"""`attrs.frozen` and `attrs.define` for classes that attrs completes when it pays.
 
-attrs writes and compiles methods for each class, which takes a third of a millisecond, and importing attrs takes 14. A
-command defines a hundred classes and makes objects of a few. So `@later.frozen` only remembers the class, and its first
-object has attrs complete it: in the same class, therefore with a `__dict__` instead of slots.
+attrs writes and compiles methods for each class, which takes 0.4 ms, and importing attrs takes 14. A command defines a
+hundred classes and makes a few objects of some. So a class declared here only remembers its declaration, from which its
+first objects get their fields, in microseconds; once it has made as many as that costs, attrs completes it. It does so
+at once where an object takes more than values for fields, such as validators, and where anybody asks for
+`attrs.fields`. It completes the same class, which therefore has a `__dict__` instead of slots.
+
+Nobody compares or prints most of these values, so `eq` and `repr` have to be asked for.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from attrs import field, frozen
+    from attrs import define, evolve, field, frozen
 
-__all__ = ["field", "fields", "finish", "finish_all", "frozen", "is_value"]
+__all__ = ["as_dict", "complete", "complete_all", "define", "evolve", "field", "fields", "frozen", "is_value", "names"]
 
-_unfinished: dict[type, dict[str, Any]] = {}  # the options of each class
+WORTHWHILE = 300  # objects: what they take longer without attrs is what attrs takes for their class
+_SIMPLE = {"default", "factory", "repr"}  # options of a field that need no attrs
+_METHODS = {"eq": ("__eq__", "__ne__", "__hash__"), "repr": ("__repr__",)}  # what attrs writes for an option
+
+_declared: dict[type, _Declaration] = {}
 _lock = threading.RLock()
 
 
@@ -28,53 +36,163 @@ class _Field:
         self.options = options
 
 
+class _Declaration:
+    """The declaration of a class, from which its objects are made until attrs has completed it.
+
+    Attributes:
+        make, options: the name of attrs' decorator, and its options.
+        is_complete: whether attrs has completed it.
+        is_simple: whether an object only takes values for its fields.
+        is_kw_only: whether any field is given by its name alone.
+        names: its fields and those of its bases.
+        defaults, factories: of the fields that have one.
+        count: how many objects were made.
+    """
+
+    def __init__(self, make: str, cls: type, options: dict[str, Any]) -> None:
+        bases = [_declared.get(base) for base in reversed(cls.__mro__[1:-1])]
+        known = [base for base in bases if base is not None and base.is_simple]
+        self.make, self.options = make, options
+        self.is_complete, self.count = False, 0
+        self.is_simple: bool = len(known) == len(bases) and not hasattr(cls, "__attrs_post_init__")
+        self.is_kw_only: bool = options.get("kw_only", False) or any(base.is_kw_only for base in known)
+        self.names: dict[str, None] = {}
+        self.defaults: dict[str, Any] = {}
+        self.factories: dict[str, Callable[[], Any]] = {}
+        for base in known:
+            self.names |= base.names
+            self.defaults |= base.defaults
+            self.factories |= base.factories
+        for name, kind in getattr(cls, "__annotations__", {}).items():
+            if "ClassVar" not in str(kind):
+                self._add(name, vars(cls).get(name, _field()))
+
+    def _add(self, name: str, value: Any) -> None:
+        options = value.options if isinstance(value, _Field) else {"default": value}
+        is_simple = _SIMPLE.issuperset(options) and not name.startswith("_")  # attrs takes `_name` as `name`
+        self.is_simple = self.is_simple and is_simple and name not in self.names
+        self.names[name] = None
+        if "default" in options:
+            self.defaults[name] = options["default"]
+        if "factory" in options:
+            self.factories[name] = options["factory"]
+
+    def values(self, args: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the fields of an object; `None` where attrs has to make it, or to say what is wrong."""
+        self.count += 1
+        if not self.is_simple or self.count > WORTHWHILE or (args and self.is_kw_only):
+            return None
+        first = dict(zip(self.names, args, strict=False))
+        produced = {name: factory() for name, factory in self.factories.items() if name not in given}
+        values = {**self.defaults, **produced, **first, **given}
+        is_called_well = len(first) == len(args) and first.keys().isdisjoint(given)
+        return values if is_called_well and values.keys() == self.names.keys() else None
+
+
+def _declare(make: str, cls: type | None = None, **options: Any) -> Any:
+    if cls is None:
+        return functools.partial(_declare, make, **options)
+    declaration = _declared[cls] = _Declaration(make, cls, options)
+
+    def make_early(self: Any, *args: Any, **given: Any) -> None:
+        values = declaration.values(args, given)
+        if values is not None:
+            self.__dict__.update(values)
+        else:
+            complete(cls)
+            cls.__init__(self, *args, **given)  # type: ignore[misc]
+
+    cls.__init__ = make_early  # type: ignore[misc]
+    asked_for = [name for option in options for name in _METHODS.get(option, ())]
+    for name in ("__attrs_attrs__", "__signature__", *asked_for):
+        setattr(cls, name, _OfAttrs(name))
+    if make == "frozen":
+        cls.__setattr__ = cls.__delattr__ = _refuse  # type: ignore[method-assign]
+    return cls
+
+
+class _OfAttrs:
+    """Has attrs complete a class when what it adds to the class is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, cls: type) -> Any:
+        complete(cls)
+        return getattr(cls if instance is None else instance, self.name)
+
+
+def _refuse(*_: object) -> NoReturn:
+    from attrs.exceptions import FrozenInstanceError
+
+    raise FrozenInstanceError
+
+
 def _field(**options: Any) -> Any:
     return _Field(options)
 
 
-def _frozen(cls: type | None = None, **options: Any) -> Any:
-    if cls is None:
-        return functools.partial(_frozen, **options)
+def _evolve(value: Any, **changes: Any) -> Any:
+    declaration = _declared.get(type(value))
+    if declaration is not None and declaration.is_simple:
+        return type(value)(**{**vars(value), **changes})
+    import attrs
 
-    def make_first(self: Any, *args: Any, **kwargs: Any) -> None:
-        finish(cls)
-        cls.__init__(self, *args, **kwargs)  # type: ignore[misc]
-
-    cls.__init__ = make_first  # type: ignore[misc]
-    _unfinished[cls] = options
-    return cls
+    return attrs.evolve(value, **changes)
 
 
 if not TYPE_CHECKING:
-    field, frozen = _field, _frozen
+    field, evolve = _field, _evolve
+    define, frozen = functools.partial(_declare, "define"), functools.partial(_declare, "frozen")
 
 
-def finish(*classes: type) -> None:
-    """Complete classes, and those that they derive from, where nobody did so yet."""
+def complete(*classes: type) -> None:
+    """Have attrs complete classes, and those that they derive from."""
+    with _lock:
+        for kind in classes:
+            for cls in reversed(kind.__mro__):
+                declaration = _declared.get(cls)
+                if declaration is not None and not declaration.is_complete:
+                    _complete(cls, declaration)
+
+
+def _complete(cls: type, declaration: _Declaration) -> None:
     import attrs
 
-    with _lock:
-        for cls in (base for kind in classes for base in reversed(kind.__mro__) if base in _unfinished):
-            for name, value in list(vars(cls).items()):
-                if isinstance(value, _Field):
-                    setattr(cls, name, attrs.field(**value.options))
-            options = _unfinished[cls]
-            attrs.frozen(cls, init=True, eq=False, repr=False, slots=False, **options)
-            del _unfinished[cls]
+    for name, value in list(vars(cls).items()):
+        if isinstance(value, _Field):
+            setattr(cls, name, attrs.field(**value.options))
+        elif isinstance(value, _OfAttrs) or value is _refuse:
+            delattr(cls, name)
+    make = getattr(attrs, declaration.make)
+    make(cls, **{"init": True, "eq": False, "repr": False, "slots": False, **declaration.options})
+    declaration.is_complete = True
 
 
-def finish_all(*modules: str) -> None:
-    """Complete the classes of some modules: before a process forks, since each fork would do so again."""
-    finish(*(cls for cls in list(_unfinished) if cls.__module__ in modules))
+def complete_all(*modules: str) -> None:
+    """Complete the classes of these modules, or of all: before a process forks often, since each fork would again."""
+    complete(*(cls for cls in list(_declared) if not modules or cls.__module__ in modules))
 
 
 def fields(cls: type) -> Sequence[Any]:
     """Return the attributes of a class as `attrs.fields` does; none of one that is not of attrs."""
-    finish(cls)
     attributes: Sequence[Any] = getattr(cls, "__attrs_attrs__", ())
     return attributes
 
 
+def names(cls: type) -> Sequence[str]:
+    """Return the names of the fields of a class."""
+    declaration = _declared.get(cls)
+    if declaration is not None and declaration.is_simple:
+        return [*declaration.names]
+    return [field.name for field in fields(cls)]
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    """Return the fields of an object by their names; objects in it stay as they are."""
+    return {name: getattr(value, name) for name in names(type(value))}
+
+
 def is_value(cls: type) -> bool:
     """Return whether a class is of attrs, or will be."""
-    return cls in _unfinished or hasattr(cls, "__attrs_attrs__")
+    return cls in _declared or hasattr(cls, "__attrs_attrs__")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import pytest
 
 from flowstore import later
-from support.processes import python, told
+from support.cli import ended, started
+from support.flows import LINEAR, flow_source
 
 
 def classes():
@@ -30,8 +32,20 @@ def classes():
     return Base, Derived
 
 
-def test_the_first_object_finishes_its_class():
-    """It takes arguments, has defaults and is frozen, like those after it."""
+def a_point():
+    """A class that can be compared and printed, new each time."""
+
+    @later.frozen(eq=True, repr=True)
+    class Point:
+        x: int
+        y: int = 0
+        seen: list = later.field(factory=list, repr=False)
+
+    return Point
+
+
+def test_an_object_is_as_attrs_makes_it():
+    """It takes arguments, has defaults and is frozen."""
     _, derived = classes()
     one, other = derived(number=1, text="one"), derived(number=2)
     assert (one.number, one.names, one.text, other.text) == (1, [], "one", "none")
@@ -41,8 +55,65 @@ def test_the_first_object_finishes_its_class():
     assert attrs.evolve(one, number=4).number == 4
 
 
+def test_objects_are_the_same_before_attrs_and_after():
+    """Those that a class makes itself, and those that attrs makes."""
+    point = a_point()
+    first = [point(1), point(x=1, y=2), point(1, y=2, seen=[3])]
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        first[0].x = 3
+    later.complete(point)
+    after = [point(1), point(x=1, y=2), point(1, y=2, seen=[3])]
+    assert [vars(one) for one in first] == [vars(one) for one in after]
+    assert first == after
+    assert first[0].seen is not after[0].seen
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        first[0].x = 3
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (lambda point: point(1) == point(1), True),
+        (lambda point: point(1) != point(2), True),
+        (lambda point: repr(point(1)), "Point(x=1, y=0)"),
+        (lambda point: attrs.asdict(point(1)), {"x": 1, "y": 0, "seen": []}),
+        (lambda point: later.as_dict(point(1)), {"x": 1, "y": 0, "seen": []}),
+        (lambda point: vars(later.evolve(point(1), y=3)), {"x": 1, "y": 3, "seen": []}),
+        (lambda point: [*later.names(point)], ["x", "y", "seen"]),
+        (lambda point: [*inspect.signature(point).parameters], ["x", "y", "seen"]),
+        (attrs.has, True),
+    ],
+)
+def test_what_attrs_adds_is_there_at_once(ask, answer):
+    """Comparing and printing, and what attrs' own functions and others read."""
+    assert ask(a_point()) == answer
+
+
+@pytest.mark.parametrize(
+    ("args", "given", "error"),
+    [
+        ((), {}, "missing 1 required positional argument: 'x'"),
+        ((1, 2, [], 4), {}, "takes from 2 to 4 positional arguments but 5 were given"),
+        ((1,), {"x": 2}, "got multiple values for argument 'x'"),
+        ((1,), {"z": 2}, "got an unexpected keyword argument 'z'"),
+    ],
+)
+def test_wrong_calls_are_told_as_attrs_does(args, given, error):
+    """Though no attrs has completed the class."""
+    with pytest.raises(TypeError, match=error):
+        a_point()(*args, **given)
+
+
+def test_attrs_completes_a_class_that_makes_many_objects():
+    """Since each costs less then."""
+    point = a_point()
+    objects = [point(number) for number in range(later.WORTHWHILE + 1)]
+    assert isinstance(vars(point)["__attrs_attrs__"], tuple)
+    assert [one.x for one in objects] == [*range(later.WORTHWHILE + 1)]
+
+
 def test_wrong_arguments_are_errors_of_the_class():
-    """The first call fails as later ones do, and finishes the class as well."""
+    """The first call fails as later ones do, and completes the class as well."""
     base, _ = classes()
     with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
         base(1, other=2)
@@ -70,6 +141,12 @@ def test_threads_that_make_the_first_object_at_once():
         assert [one.number for one in objects] == [*range(16)]
 
 
-def test_importing_flowstore_imports_no_attrs():
-    """Which takes as long as all else of it."""
-    assert told(python("import sys, flowstore; print('attr' in sys.modules)")).split() == ["False"]
+@pytest.mark.parametrize("words", [("flow.py", "run"), ("-m", "flowstore", "runs"), ("-m", "flowstore", "show", "F/1")])
+def test_attrs_is_not_imported_for_a_few_objects(flow, words):
+    """Importing it takes a seventh of what `flowstore tags` takes."""
+    script = flow(flow_source(LINEAR).replace("import *", "import FlowSpec, step"))
+    script("run")
+    with started("-X", "importtime", *words, folder=script.folder) as process:
+        stderr = ended(process).stderr
+    assert "flowstore.later" in stderr
+    assert "attr._make" not in stderr

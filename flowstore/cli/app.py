@@ -136,7 +136,7 @@ def gather(**classes: type[Any]) -> Callable[[_Function], _Function]:
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
             for name, kind in classes.items():
-                fields = [field.name for field in later.fields(kind) if field.name in given]
+                fields = [field for field in later.names(kind) if field in given]
                 given[name] = kind(**{field: given.pop(field) for field in fields})
             return function(*args, **given)
 

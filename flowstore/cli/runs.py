@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.cli import output
 from flowstore.cli.app import command, completed_by, gather
 from flowstore.cli.settings import FORM, NAMESPACE, STORE, time_before, with_tags
@@ -77,7 +76,7 @@ def runs(query: RunQuery, form: str) -> None:
     columns = query.columns
     if query.sort:
         columns = tuple(dict.fromkeys([*columns, query.sort.removeprefix("-")]))
-    table = table_of_runs(active_scope(), attrs.evolve(query, namespace=context.get_namespace()))
+    table = table_of_runs(active_scope(), later.evolve(query, namespace=context.get_namespace()))
     rows = _with_columns(table, columns, form=form)
     for name in columns:
         if rows and name != "error" and all(row.get(name) is None for row in rows):

@@ -8,8 +8,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-import attrs
-
 from flowstore import later
 from flowstore.client.addresses import Scope
 from flowstore.client.base import InStore
@@ -95,7 +93,7 @@ def last_frame(traceback: str, files: Collection[str]) -> Frame | None:
         elif lines and line.startswith("    "):
             lines[-1].append(line)
     last = max(range(len(frames)), key=lambda n: (frames[n].own, n), default=None)
-    return None if last is None else attrs.evolve(frames[last], text="\n".join(lines[last]))
+    return None if last is None else later.evolve(frames[last], text="\n".join(lines[last]))
 
 
 class Code(InStore):

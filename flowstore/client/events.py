@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from flowstore import context
+from flowstore import context, later
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite.typed_rows import time_of
 from flowstore.store import events
@@ -122,7 +120,7 @@ class Event:
 ArgoEvent = Event
 
 
-@attrs.frozen
+@later.frozen(eq=True, repr=True)
 class TriggerEvent:
     """An event that started a run.
 
@@ -138,7 +136,7 @@ class TriggerEvent:
     id: str
     timestamp: datetime
     type: str
-    payload: Mapping[str, Any] = attrs.field(repr=False)
+    payload: Mapping[str, Any] = later.field(repr=False)
 
 
 _RECORDED = {"id": int, "kind": str, "name": str, "payload": dict, "published_at": int}

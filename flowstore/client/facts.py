@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from flowstore import later
 from flowstore.sqlite.database import Row
 from flowstore.sqlite.typed_rows import json_of, time_of
@@ -24,7 +22,7 @@ _AT_THE_END = frozenset({"attempt_ok", "attempt-done"})  # recorded when the att
 _TYPES = {"attempt_ok": "internal_attempt_status"}  # of names whose type is another text
 
 
-@attrs.frozen
+@later.frozen(eq=True, repr=True)
 class Metadata:
     """One fact about a task's attempt.
 

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Self, overload
 
-import attrs
-
-from flowstore import context
+from flowstore import context, later
 from flowstore.client import addresses
 from flowstore.client.addresses import Scope
 from flowstore.client.artifact import Artifacts, Data, DataArtifact
@@ -38,7 +36,7 @@ def last_state(line: str) -> str:
     return line.rstrip("\r").rpartition("\r")[2]
 
 
-@attrs.frozen
+@later.frozen(eq=True, repr=True)
 class ExceptionInfo:
     """Why an attempt failed: what `@catch` stores, and `Task.exception` returns.
 
@@ -52,7 +50,7 @@ class ExceptionInfo:
 
     type: str
     message: str
-    traceback: str = attrs.field(default="", repr=False)
+    traceback: str = later.field(default="", repr=False)
 
     @property
     def exception(self) -> str:

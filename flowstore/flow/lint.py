@@ -16,8 +16,7 @@ import graphlib
 from collections import deque
 from typing import TYPE_CHECKING
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import GraphError
 from flowstore.flow.graph import CHOOSING, SPLITS
 from flowstore.flow.spec import OWN_NAMES
@@ -205,7 +204,7 @@ def _closure(first: str, following: Callable[[str], tuple[str, ...]]) -> set[str
 
 def check_nesting(graph: Graph) -> Iterator[str]:
     """Check that each step has one stack of open splits, and each split one join."""
-    walk = _Walk(graph)
+    walk = _Walk(graph, {graph.start: ()})
     left, seen = deque([graph.start]), {graph.start}
     reported: set[str] = set()
     while left:
@@ -220,18 +219,15 @@ def check_nesting(graph: Graph) -> Iterator[str]:
                 left.append(target)
 
 
-@attrs.define(eq=False, repr=False)
+@later.define
 class _Walk:
     """The splits that are open at each step met so far, from its first arrival; later ones must agree."""
 
     graph: Graph
-    stacks: dict[str, Stack] = attrs.field(init=False)
-    closes: dict[str, str] = attrs.field(factory=dict)  # join -> the split it closes
-    joined: dict[str, str] = attrs.field(factory=dict)  # split -> the join that closes it
-    unjoined: set[str] = attrs.field(factory=set)  # splits that are open at `end`
-
-    def __attrs_post_init__(self) -> None:
-        self.stacks = {self.graph.start: ()}
+    stacks: dict[str, Stack]
+    closes: dict[str, str] = later.field(factory=dict)  # join -> the split it closes
+    joined: dict[str, str] = later.field(factory=dict)  # split -> the join that closes it
+    unjoined: set[str] = later.field(factory=set)  # splits that are open at `end`
 
     def arrive(self, node: Node, target: Node) -> str | None:
         """Go along one edge; what is wrong with it, if anything."""

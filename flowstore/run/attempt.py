@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import attrs
-
 from flowstore import alarm, context, later
 from flowstore.errors import ArtifactError, FlowstoreError, GraphError, TaskFailed, TimeoutExpired
 from flowstore.flow import init, spec
@@ -157,7 +155,7 @@ def _with_cards(product: Product, cards: TaskCards) -> Product:
         return product
     rendered = [(card, encoded) for card, encoded in cards.finish(report.artifacts)]
     large = [encoded for card, encoded in rendered if card.blob.data is None]
-    return Product(attrs.evolve(report, cards=[card for card, _ in rendered]), [*product.large, *large])
+    return Product(later.evolve(report, cards=[card for card, _ in rendered]), [*product.large, *large])
 
 
 def _run_step(

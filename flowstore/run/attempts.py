@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import TimeoutExpired
 from flowstore.run.executor import Died
 from flowstore.run.lines import Lines
@@ -28,7 +27,7 @@ OVERSTAYED = (
 ).encode()
 
 
-@attrs.define(eq=False, repr=False)
+@later.define
 class RunningTask:
     """A task that has been handed to the executor, through all of its attempts.
 
@@ -66,16 +65,16 @@ class RunningTask:
     reported: bool = False
     fallback: Failure | None = None
     measured: Collection[str] = ()
-    streams: dict[str, Lines] = attrs.field(factory=dict)
-    hidden: dict[str, Stream] = attrs.field(factory=dict)
-    last_lines: deque[str] = attrs.field(factory=lambda: deque(maxlen=LAST_LINES))
+    streams: dict[str, Lines] = later.field(factory=dict)
+    hidden: dict[str, Stream] = later.field(factory=dict)
+    last_lines: deque[str] = later.field(factory=lambda: deque(maxlen=LAST_LINES))
 
     def is_in_gang_of(self, opener: int) -> bool:
         """Return whether it belongs to the gang that another task opened."""
         return self.planned.gang is not None and self.planned.gang.opener == opener
 
 
-@attrs.define(eq=False, repr=False)
+@later.define
 class Finished:
     """The end of an attempt, on its way into the store, and what follows from it once its process has ended.
 

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from flowstore import later
 
 VARIABLE = "FLOWSTORE_RUNNER"
@@ -69,7 +67,7 @@ class Exchange:
         """Say what was started; a program that has gone on to something else needs no answer."""
         temporary = self.folder / "started.new"
         try:
-            temporary.write_text(json.dumps(attrs.asdict(started)), "utf-8")
+            temporary.write_text(json.dumps(later.as_dict(started)), "utf-8")
             temporary.rename(self.folder / "started.json")
         except FileNotFoundError:
             return

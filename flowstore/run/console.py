@@ -15,8 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-import attrs
-
+from flowstore import later
 from flowstore.text import coloured, columns_of, duration, safe, shorten
 
 DRAWN_S = 0.5  # between two states of a line
@@ -27,7 +26,7 @@ _BAR_COLUMNS = 30
 Line = tuple[int, str, str]  # time, label and text
 
 
-@attrs.define(eq=False, repr=False)
+@later.define
 class _Changing:
     """The lines of one stream of a task that may still change.
 

@@ -12,8 +12,7 @@ import signal
 import sqlite3
 import time
 
-import attrs
-
+from flowstore import later
 from flowstore.run.attempts import END_S, OVERSTAYED, Waiting, cause_of_death
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
@@ -30,7 +29,7 @@ from flowstore.run.executor import (
     Services,
     Started,
 )
-from flowstore.run.inputs import StoreSource, later
+from flowstore.run.inputs import StoreSource, previews_at_need
 from flowstore.run.order_writer import FinishedTask, OrderWriter, RunPlan
 from flowstore.run.orders import Report
 from flowstore.run.plan import Plan, PlannedTask
@@ -206,7 +205,7 @@ class Driver:
         last = "".join(f"\n  {line}" for line in task.last_lines)
         self._output.take(task, "stderr", f"{cause.message}\n".encode())
         text = f"{cause.message} The last it printed:{last}" if last else cause.message
-        return Report(status="failed", died=True, failure=attrs.evolve(cause, message=text, traceback=text))
+        return Report(status="failed", died=True, failure=later.evolve(cause, message=text, traceback=text))
 
     def _end_attempt(self, task: _Task, report: Report) -> None:
         self._results.finish()
@@ -225,7 +224,7 @@ class Driver:
             self._output.take(task, "stderr", f"{event}\n".encode())
         if event.kept and task.pid is not None:
             ids = {"number": task.number, "attempt_id": task.attempt_id, "pid": task.pid}  # it may be tried again
-            self._kept[task.pid] = functools.partial(attrs.evolve, task, streams={}, **ids)
+            self._kept[task.pid] = functools.partial(later.evolve, task, streams={}, **ids)
         task.streams.clear()
         item = self._ending.pop(task.number, None)
         if item is not None:
@@ -371,7 +370,7 @@ class Driver:
         row, outcome = taken
         task_id = self._recorder.take_over(db, planned, row)
         base_id = task_id if row["sets_any"] else self._orders.base(planned)
-        previews = later(self._store, row["id"], outcome.items_from, outcome.count)
+        previews = previews_at_need(self._store, row["id"], outcome.items_from, outcome.count)
         self._orders.note(planned, FinishedTask(task_id, base_id, outcome, None, previews))
         self._waiting.ready += self._plan.finish(planned, outcome)
         self._counts["reused"] += 1

@@ -17,8 +17,6 @@ from pathlib import Path
 from flowstore import later
 from flowstore._version import __version__
 
-_INFO = re.compile(r"([^-]+)-([^-]+)(?:-py[\d.]+)?\.(?:dist|egg)-info")
-
 
 @later.frozen
 class _Distribution:
@@ -66,11 +64,11 @@ def _distribution_of(module: str) -> _Distribution | None:
     installed = _installed(tuple(sys.path))
     same = installed.get(module.lower().replace("_", "-"))
     if same is not None:
-        return same
+        return _Distribution(*same)
     folder = _folder_of(module)
     if folder is None:
         return None
-    beside = [item for item in installed.values() if item.info.startswith(folder + os.sep)]
+    beside = [_Distribution(*item) for item in installed.values() if item[2].startswith(folder + os.sep)]
     beside.sort(key=lambda item: module.lower() not in item.name)
     return next((item for item in beside if item.has(module)), None)
 
@@ -86,17 +84,17 @@ def _folder_of(module: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=2)
-def _installed(paths: tuple[str, ...]) -> dict[str, _Distribution]:
-    """Return the distributions in folders, by name; the first of a name is the one that Python imports."""
-    installed: dict[str, _Distribution] = {}
+def _installed(paths: tuple[str, ...]) -> dict[str, tuple[str, str, str]]:
+    """Return the values of the distributions in folders, by name; the first of a name is the one Python imports."""
+    installed: dict[str, tuple[str, str, str]] = {}
     for folder in dict.fromkeys(paths):
         try:
             entries = os.listdir(folder or ".")  # noqa: PTH208
         except OSError:
             continue
         for entry in entries:
-            match = _INFO.fullmatch(entry)
-            if match is not None:
-                name = match[1].lower().replace("_", "-").replace(".", "-")
-                installed.setdefault(name, _Distribution(name, match[2], f"{folder}{os.sep}{entry}"))
+            if entry.endswith((".dist-info", ".egg-info")) and "-" in entry[: -len("-info")]:
+                first, version, *_ = entry.rpartition(".")[0].split("-")  # of an egg, -py3.11 may follow
+                name = first.lower().replace("_", "-").replace(".", "-")
+                installed.setdefault(name, (name, version, f"{folder}{os.sep}{entry}"))
     return installed

@@ -11,8 +11,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import ArtifactError, FlowstoreError, StoreCorrupt
 from flowstore.flow import spec
 from flowstore.flow.spec import FlowSpec, Inputs, Transition
@@ -115,7 +114,7 @@ class StoreSource(Source):
             if blob.data is None
             or codecs.is_safe(blob.codec)
             or trust.may_load(store, run_id, blob.id, blob.sha, blob.codec)
-            else attrs.evolve(blob, data=None)
+            else later.evolve(blob, data=None)
             for name, blob in known.items()
         }
 
@@ -283,7 +282,7 @@ class TaskLink:
         if self._frames is None:
             splits = [*self._order.splits]
             if self._index is not None and self._order.joined is not None:
-                splits.append(attrs.evolve(self._order.joined, index=self._index))
+                splits.append(later.evolve(self._order.joined, index=self._index))
             self._frames = [spec.Frame(split.index or 0, split.count, self._item(split)) for split in splits]
         return self._frames
 
@@ -321,7 +320,7 @@ def inline_items(items: Sequence[Any]) -> list[Inline] | None:
     return inline
 
 
-def later(
+def previews_at_need(
     store: Database, opener_id: int, items_from: str | None, count: int | None
 ) -> Callable[[], Sequence[str | None]] | None:
     """Return what finds the previews of a foreach's items when it is first called; `None` where there is no foreach."""

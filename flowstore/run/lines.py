@@ -10,8 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 
-import attrs
-
+from flowstore import later
 from flowstore.text import safe
 
 SETTLED_S = 0.5  # without a change, until a line that a progress bar ended is whole
@@ -26,7 +25,7 @@ _MOVES = "(\r?\n)|\r|\x1b\\[(\\d{0,4})([ABFGK])"  # G to a column: the first, as
 _UNFINISHED = "\x1b(?:\\[\\d{0,4})?\\Z"
 
 
-@attrs.define(eq=False, repr=False)
+@later.define
 class _Row:
     """A line that may still change.
 

@@ -196,11 +196,7 @@ class Report:
 # --- encoders and decoders
 
 
-def _names_of(kind: type) -> list[str]:
-    return [field.name for field in later.fields(kind)]
-
-
-_RUN, _ORDER, _SPLIT = _names_of(RunFacts), _names_of(Order), _names_of(OpenSplit)
+_RUN, _ORDER, _SPLIT = later.names(RunFacts), later.names(Order), later.names(OpenSplit)
 _PARAMETERS, _ITEM = _RUN.index("parameters"), _SPLIT.index("item")
 _SPLITS, _JOINED = _ORDER.index("splits"), _ORDER.index("joined")
 _values_of_run, _values_of_order, _values_of_split = attrgetter(*_RUN), attrgetter(*_ORDER), attrgetter(*_SPLIT)

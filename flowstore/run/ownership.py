@@ -11,8 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from flowstore import context, later
 from flowstore.errors import FlowstoreError, TokenError, UntrustedArtifact
 from flowstore.flow import decorators
@@ -192,7 +190,7 @@ class Assigned:
 
     def text(self) -> str:
         """Return it as the environment carries it."""
-        return json.dumps(attrs.asdict(self))
+        return json.dumps(later.as_dict(self))
 
 
 def assigned_deployment() -> Assigned | None:

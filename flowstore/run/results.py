@@ -9,8 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-import attrs
-
 from flowstore import later
 from flowstore.run.order_writer import RunPlan
 from flowstore.run.orders import Report
@@ -22,7 +20,7 @@ from flowstore.store.description import NewBlob
 from flowstore.store.staging import Incoming, Staging
 
 
-@attrs.define(eq=False, repr=False)
+@later.define
 class _Arriving:
     """The large blobs of one attempt.
 
@@ -31,8 +29,8 @@ class _Arriving:
         awaited: those that are not complete yet, in the order in which they come.
     """
 
-    staged: dict[tuple[bytes | None, str], Incoming] = attrs.field(factory=dict)
-    awaited: list[Incoming] = attrs.field(factory=list)
+    staged: dict[tuple[bytes | None, str], Incoming] = later.field(factory=dict)
+    awaited: list[Incoming] = later.field(factory=list)
 
 
 @later.frozen

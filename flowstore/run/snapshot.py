@@ -20,8 +20,6 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import attrs
-
 from flowstore import context, later
 from flowstore.errors import FlowstoreError
 
@@ -380,4 +378,4 @@ def checked_suffixes(given: Sequence[str]) -> tuple[str, ...]:
 
 def described(sources: Sources) -> dict[str, Any]:
     """Everything about sources but the files, as plain values."""
-    return {name: value for name, value in attrs.asdict(sources, recurse=False).items() if name != "files"}
+    return {name: value for name, value in later.as_dict(sources).items() if name != "files"}

@@ -14,8 +14,6 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from flowstore import context, later
 from flowstore._version import __version__
 from flowstore.errors import ArtifactError, FlowstoreError
@@ -111,7 +109,7 @@ def run_flow(
         with store.read():  # so that what was signed is what runs
             who, options = _identity(store, flow, options)
             deployed = {} if who.deployment is None else _deployed_values(store, who.deployment, values)
-        session = attrs.evolve(opened, options=options)
+        session = later.evolve(opened, options=options)
         if who.deployment is not None:
             values = {**_defaults(flow, {*values, *deployed}), **values}
         encoded = {name: _encode("Parameter", name, value) for name, value in values.items()}
@@ -136,7 +134,7 @@ def resume_flow(
         store = opened.store
         with store.read():
             who, options = _identity(store, flow, options)
-        session = attrs.evolve(opened, options=options)
+        session = later.evolve(opened, options=options)
         origin_id = find_origin(store, flow.__name__, origin_run_id)
         origin = Origin(store, origin_id, graph, step)
         old = names_of(queries.parameters_of(store, origin_id), "parameter")
@@ -170,7 +168,7 @@ def _identity(store: Database, flow: type[FlowSpec], options: Options) -> tuple[
     deployment = who.deployment
     assert deployment is not None
     tags, with_ = (*deployment.tags, *options.tags), (*deployment.with_, *options.with_)
-    return who, attrs.evolve(options, tags=tags, with_=with_)
+    return who, later.evolve(options, tags=tags, with_=with_)
 
 
 def _deployed_values(store: Database, deployment: Deployment, given: Container[str]) -> dict[str, Blob]:

@@ -116,9 +116,11 @@ def _sync(path: Path, how: int) -> None:
 
 def temporary_files_of(final: Path, *, abandoned: bool = False) -> list[Path]:
     """Return the temporary files of a path; where `abandoned`, only those whose process is gone."""
-    pattern = re.compile(rf"\.{re.escape(final.name)}\.{_OWNER}(-journal)?")
+    prefix = f".{final.name}."
     with contextlib.suppress(OSError), os.scandir(final.parent) as entries:  # it may not be read, or is gone
-        matches = [(entry, named) for entry in entries if (named := pattern.fullmatch(entry.name))]
+        near = [entry for entry in entries if entry.name.startswith(prefix)]  # mostly none, and no pattern is compiled
+        pattern = re.escape(prefix) + rf"{_OWNER}(-journal)?"
+        matches = [(entry, named) for entry in near if (named := re.fullmatch(pattern, entry.name))]
         return [Path(entry) for entry, named in matches if not abandoned or _is_abandoned(named, entry)]
     return []
 

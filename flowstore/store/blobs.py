@@ -17,8 +17,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import attrs
-
 from flowstore import later
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.sqlite.database import Database, Row
@@ -272,7 +270,7 @@ def fetched(db: sqlite3.Connection | None, blob: Blob) -> Blob:
         return blob
     assert db is not None
     row = db.execute("select data from blobs where id = ?", (blob.id,)).fetchone()
-    return blob if row is None else attrs.evolve(blob, data=row["data"])
+    return blob if row is None else later.evolve(blob, data=row["data"])
 
 
 def check_size(db: sqlite3.Connection | None, store: Database, blob: Blob, name: str) -> None:

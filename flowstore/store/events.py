@@ -11,8 +11,6 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from flowstore import later
 from flowstore.errors import FlowstoreError, NotFound
 from flowstore.sqlite.database import Database, Row
@@ -23,7 +21,7 @@ from flowstore.store.records import now_ms
 EVENT, RUN = "event", "run"  # kinds
 
 
-@attrs.frozen
+@later.frozen(eq=True, repr=True)
 class Event:
     """Something that has happened.
 
@@ -144,7 +142,7 @@ class Claim:
 
 def recorded(events: Sequence[Event]) -> str:
     """Return the JSON that a run keeps of the events that started it."""
-    return json.dumps([attrs.asdict(event) for event in events], ensure_ascii=False)
+    return json.dumps([later.as_dict(event) for event in events], ensure_ascii=False)
 
 
 def ends_of(store: Database, pathspecs: Sequence[str]) -> list[Event]:

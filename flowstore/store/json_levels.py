@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import attrs
-
 from flowstore import later
 
 MAX_VALUE_BYTES = 65536
@@ -82,7 +80,7 @@ def open_level(value: Any) -> Level:
         reader = _BY_NAME.get(f"{base.__module__}.{base.__qualname__}")
         if reader is not None:
             opened = reader(value)
-            return attrs.evolve(opened, exact=False) if opened.exact else opened
+            return later.evolve(opened, exact=False) if opened.exact else opened
     raise NoJson
 
 

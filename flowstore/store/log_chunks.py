@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import attrs
-
 from flowstore import later
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.typed_rows import PAGE, onward
@@ -84,7 +82,7 @@ def read_after(store: Database, query: Followed, last: int) -> Iterator[Row]:
              and (:step is null or s.name = :step) and (:task_id is null or t.id = :task_id)
              and (:attempt is null or a.number = :attempt) and (:stream is null or c.stream = :stream)
            order by c.id limit :page""",
-        {**attrs.asdict(query), "last": last, "page": PAGE},
+        {**later.as_dict(query), "last": last, "page": PAGE},
     ):
         yield from rows
         last = rows[-1]["id"]

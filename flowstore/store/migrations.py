@@ -7,12 +7,11 @@ changes some says no more here than the version that it makes.
 
 from __future__ import annotations
 
-import attrs
-
+from flowstore import later
 from flowstore.store import first_schema
 
 
-@attrs.frozen(eq=False)
+@later.frozen
 class Migration:
     """A step that brings a store to the next version.
 

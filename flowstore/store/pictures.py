@@ -20,8 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-import attrs
-
+from flowstore import later
 from flowstore.sqlite.database import Database
 from flowstore.store.description import Description
 
@@ -90,7 +89,7 @@ class Pictures:
             self._gave_up = True
             self._complain(f"{name} is stored without a picture: drawing it takes longer than {LONGEST_S:g} s.\n")
             return description
-        return description if png is None else attrs.evolve(description, picture=png)
+        return description if png is None else later.evolve(description, picture=png)
 
 
 def picture(value: Any) -> bytes | None:

@@ -148,7 +148,8 @@ def _definitions(migrations: Sequence[Migration]) -> Mapping[str, str]:
     return defined | {name: view.sql for name, view in views.of_version(len(migrations)).items()}
 
 
-def small_definitions(version: int) -> dict[str, str]:
+@functools.cache
+def small_definitions(version: int) -> Mapping[str, str]:
     """Return the definitions of a small store, by name."""
     small = {name: sql for name, sql in definitions(version).items() if not _is_for_large(name, sql)}
     return small | {name: _stand_in(name, small[name]) for name in DEFERRED}

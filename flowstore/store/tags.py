@@ -16,8 +16,6 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import attrs
-
 from flowstore import later
 from flowstore.context import is_text
 from flowstore.errors import NotFound, TaggingError
@@ -137,7 +135,7 @@ def _tags_above(db: sqlite3.Connection, node: Node) -> dict[str, list[_SetOn]]:
            select g.tag, 0, 3 + (n.task_id <> 0) + (n.artifact <> '') from node_tags n join tags g on g.id = n.tag_id
            where n.run_id = :run_id and n.step_id = :step_id and n.task_id in (0, :task_id)
              and n.artifact in ('', :artifact)""",
-        attrs.asdict(node),
+        later.as_dict(node),
     ).fetchall()
     for row in rows:
         carrier = _SetOn("/".join(parts[: row["depth"]]), bool(row["system"]), row["depth"] == len(parts))
@@ -156,7 +154,7 @@ def _check_removable(node: Node, tag: str, carriers: Sequence[_SetOn]) -> None:
 def _delete(db: sqlite3.Connection, node: Node, tag: str) -> None:
     of_run = "run_id = :run_id and tag_id = (select id from tags where tag = :tag)"
     of_node = f"{of_run} and step_id = :step_id and task_id = :task_id and artifact = :artifact"
-    names = {**attrs.asdict(node), "tag": tag}
+    names = {**later.as_dict(node), "tag": tag}
     if node.step_id == 0:
         uncount(db, of_run, names)
         db.execute(f"delete from run_tags where {of_run}", names)

@@ -209,7 +209,7 @@ if __name__ == "__main__":
     for _name in flowstore.__all__:  # `from flowstore import *`, as the tests' flows have it, imports even asyncio
         getattr(flowstore, _name)
 
-    flowstore.later.finish(*list(flowstore.later._unfinished))  # once, for all that is forked
+    flowstore.later.complete_all()  # once, for all that is forked
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     _code, _own = _become(*_serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
-from flowstore import context
+from flowstore import context, later
 from flowstore.cli.app import STORE_PATH, Command, Setting, command, import_at_rest, no_such_option, settings_of
 from flowstore.cli.flow.flow_file import (
     BRANCH,
@@ -216,7 +215,7 @@ def sources_of(this: FlowFile, options: Mapping[str, Any]) -> Sources:
         return sources
     from flowstore.run import configs
 
-    return attrs.evolve(sources, configs=configs.packed(this.type))
+    return later.evolve(sources, configs=configs.packed(this.type))
 
 
 def _executor(this: FlowFile, options: Mapping[str, Any], sources: Sources, generators: Any) -> Any:

@@ -89,7 +89,6 @@ def _fork(
     others: list[socket.socket],
 ) -> int:
     import_common()  # before the fork, since the driver needs them, too
-    later.finish_all(*(f"flowstore.{module}" for module in _OF_TASKS))
     files = flush_imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
@@ -193,6 +192,7 @@ class _Server:
 
     def _rehearse(self) -> None:
 
+        later.complete_all(*(f"flowstore.{module}" for module in _OF_TASKS))
         rehearse(self._generators, self._ending)
         gc.freeze()
 

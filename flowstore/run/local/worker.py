@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec
 from flowstore.run.attempt import Product, run_attempt
@@ -111,13 +110,13 @@ def _work_on(
 def _with_imports(product: Product, known: int) -> Product:
     """Return the product of an attempt with what it imported, after the first `known` modules of its process."""
     # Names of other modules are left alone; `*` takes these at once, since a thread may be importing more.
-    later = [*itertools.islice(reversed(sys.modules), max(len(sys.modules) - known, 0))]
-    modules = [name for name in later if "." not in name and name not in sys.stdlib_module_names]
+    newest = [*itertools.islice(reversed(sys.modules), max(len(sys.modules) - known, 0))]
+    modules = [name for name in newest if "." not in name and name not in sys.stdlib_module_names]
     if not modules:  # as in most tasks
         return product
     from flowstore.run.environment import versions
 
-    return attrs.evolve(product, report=attrs.evolve(product.report, imported=versions(modules)))
+    return later.evolve(product, report=later.evolve(product.report, imported=versions(modules)))
 
 
 def _source(channel: socket.socket, order: Order) -> Source:
