@@ -49,6 +49,7 @@ FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R
 READY, UNSAFE = b"Y", b"U"
 _OF_TASKS = (  # modules of whose values each task makes some
     "flow.spec", "run.attempt", "run.orders", "run.plan", "store.blobs", "store.codecs.contract", "store.description",
+    "store.json_levels", "store.plain",
 )  # fmt: skip
 REHEARSED_FORK = 12  # a run with so many tasks is likely to have many more: a rehearsal takes the time of twenty
 
@@ -133,6 +134,8 @@ class _Server:
         worker.warm_up()
         self._ending.leave_streams()
         spec.fixed_names(self._flow)
+        if any(node.kind in {"foreach", "parallel"} for node in self._graph):  # tasks are many; the driver is busy yet
+            self._complete_values()
         gc.freeze()  # what is here stays shared with the children
         with contextlib.suppress(ConnectionError):  # the driver died before it had read everything
             self._loop(wakeup)
@@ -190,9 +193,12 @@ class _Server:
                     _kill_group(pid, signal.Signals(argument))
         return True
 
+    def _complete_values(self) -> None:
+        later.complete_all(*(f"flowstore.{module}" for module in _OF_TASKS))
+
     def _rehearse(self) -> None:
 
-        later.complete_all(*(f"flowstore.{module}" for module in _OF_TASKS))
+        self._complete_values()
         rehearse(self._generators, self._ending)
         gc.freeze()
 
