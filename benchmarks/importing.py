@@ -3,8 +3,8 @@
 Floor of the import: a bare Python; the difference is what every script pays. Floor of the commands: a Python that
 imports what they are made with, click and sqlite3.
 
-Values that nobody compares or prints are made by `flowstore.later`: attrs writes and compiles the methods of a class
-when it is defined, which was a third of what a command took beyond its floor.
+Values are mostly classes of `flowstore.later`: attrs writes and compiles the methods of a class when it is defined,
+which was half of what a command took beyond its floor.
 """
 
 from __future__ import annotations

@@ -55,6 +55,52 @@ class TestAsLocally:
         hosts = set(script.sql("select host from task_summary"))
         assert hosts == {os.uname().nodename}
 
+    def test_processes_of_a_step_read_its_inputs(self, shared, flow):
+        """Each gets what it asks for, though they ask at the same time."""
+        script = flow(
+            flow_source(
+                MIDDLE,
+                start="for n in range(40): setattr(self, f'a{n}', f'{n}' * 300_000)",
+                middle="""
+                    def ask(first):
+                        names = [f'a{(first + n) % 40}' for n in range(40)]
+                        return [name for name in names if set(getattr(self, name)) != set(name[1:])]
+                    self.wrong = parallel_map(ask, range(0, 40, 5), max_parallel=8)
+                """,
+            )
+        )
+        script("run", *on(shared), timeout=120)
+        assert script.client()["end"].task.data.wrong == [[]] * 8
+
+    def test_a_process_of_a_step_that_is_killed_while_it_reads(self, shared, flow):
+        """Nobody gets its answer instead of theirs: they get their own, or an error."""
+        script = flow(
+            flow_source(
+                MIDDLE,
+                start="for n in range(40): setattr(self, f'a{n}', f'{n}' * 300_000)",
+                middle="""
+                    self.wrong = []
+                    for n in range(20):
+                        pid = os.fork()
+                        if pid == 0:
+                            for other in range(20, 40):
+                                getattr(self, f'a{other}')
+                            os._exit(0)
+                        time.sleep(0.002 * n)
+                        os.kill(pid, signal.SIGKILL)
+                        os.waitpid(pid, 0)
+                        try:
+                            right = set(getattr(self, f'a{n}')) == set(str(n))
+                        except Exception as error:
+                            right = 'was ended while it read an input' in str(error)
+                        if not right:
+                            self.wrong.append(n)
+                """,
+            )
+        )
+        script("run", *on(shared), timeout=120)
+        assert script.client()["end"].task.data.wrong == []
+
     def test_where_it_ran_is_named(self, shared, flow):
         """The label of each line, and `show`, name the host."""
         script = flow(flow_source(LINEAR, start="print('hello')"))

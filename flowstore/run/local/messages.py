@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from flowstore.store.codecs import Piece
@@ -24,14 +25,20 @@ from flowstore.store.codecs import Piece
 _HEADER = struct.Struct("!cQ")
 MESSAGE, DATA = b"M", b"D"
 _LIMIT = 1 << 32
-_one_sender = threading.Lock()  # a card that is drawn later comes from a thread, while the step may ask for an input
+_turn: AbstractContextManager[object] = threading.Lock()
 
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:
-    """Send one message, whole: threads that send at the same time wait for each other."""
+    """Send one message, whole: a card that is drawn later comes from a thread, while the step may ask for an input."""
     frame = framed(message)
-    with _one_sender:
+    with _turn:
         channel.sendall(frame)
+
+
+def share_channel(turn: AbstractContextManager[object]) -> None:
+    """Have `send` take another turn from now on: one that the processes of a step take as well."""
+    global _turn  # noqa: PLW0603  # a process has one channel
+    _turn = turn
 
 
 def framed(message: dict[str, Any]) -> bytes:

@@ -6,8 +6,12 @@ fetches them from the driver once, however many of its tasks want them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import socket
+import sys
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +27,9 @@ from flowstore.run.local import messages
 from flowstore.store import codecs
 from flowstore.store.blobs import CHUNK_BYTES, Blob
 from flowstore.store.description import Description
+
+if sys.platform != "win32":
+    import fcntl
 
 _TRIES = 5  # to open a file that the cache may drop just then
 
@@ -59,7 +66,8 @@ class ChannelSource(Source):
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._lock = threading.Lock()  # threads of a step may read artifacts at the same time
+        self._turn = _Turn()
+        messages.share_channel(self._turn)
 
     def parameters(self) -> Mapping[str, Blob]:
         """Return the run's parameters and constants, by name."""
@@ -94,8 +102,9 @@ class ChannelSource(Source):
             raise ArtifactError(f"{name}: {error}") from error
 
     def _ask(self, what: str, *arguments: Any) -> Any:
-        with self._lock:
-            messages.send(self._channel, {"kind": "ask", "what": what, "arguments": arguments})
+        question = messages.framed({"kind": "ask", "what": what, "arguments": arguments})
+        with self._turn.asking():
+            self._channel.sendall(question)
             answer = messages.receive(self._channel)
         if answer is None:
             raise FlowstoreError("The connection to the driver was lost while the task read its inputs.")
@@ -103,6 +112,63 @@ class ChannelSource(Source):
             kind, text = answer["error"]
             raise error_of(kind, text)
         return answer["answer"]
+
+
+class _Turn:
+    """The right to use a task's channel, which the threads of its step, and the processes that it forks, take in turn.
+
+    The processes lock a file, which the system unlocks where one dies, and which holds something while one asks.
+    """
+
+    def __init__(self) -> None:
+        global _present  # noqa: PLW0603  # a process has one channel
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # as long as there is a turn
+        self.renew()
+        _present = self
+
+    def renew(self) -> None:
+        """Forget the threads: of those that a forked process lacks, one may have had its turn."""
+        self._threads = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        if sys.platform != "win32":
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        if sys.platform != "win32":
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        self._threads.release()
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Take a turn for a question and its answer.
+
+        Raises:
+            FlowstoreError: somebody was ended before the answer to theirs had come.
+        """
+        with self:
+            self._file.seek(0)
+            if self._file.read(1):
+                raise FlowstoreError(
+                    "A thread or process of this step was ended while it read an input, so the step can read no more. "
+                    "Read what it needs before it starts threads and processes."
+                )
+            self._file.write(b"?")
+            yield
+            self._file.truncate(0)
+
+
+_present: _Turn | None = None
+
+
+def _renew() -> None:
+    if _present is not None:
+        _present.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def mismatch(name: str) -> StoreCorrupt:
