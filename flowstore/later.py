@@ -1,12 +1,13 @@
-"""`attrs.frozen` and `attrs.define` for classes that attrs completes when it pays.
+"""`attrs.frozen` and `attrs.define` for classes that attrs completes only when that pays.
 
-attrs writes and compiles methods for each class, which takes 0.4 ms, and importing attrs takes 14. A command defines a
-hundred classes and makes a few objects of some. So a class declared here only remembers its declaration, from which its
-first objects get their fields, in microseconds; once it has made as many as that costs, attrs completes it. It does so
-at once where an object takes more than values for fields, such as validators, and where anybody asks for
-`attrs.fields`. It completes the same class, which therefore has a `__dict__` instead of slots.
+attrs writes and compiles methods for each class, which takes 0.4 ms, and importing attrs takes 14 ms. A command defines
+a hundred classes and makes a few objects of some of them. So a class declared here only remembers its declaration. Its
+first objects get their fields from that, in 2 µs instead of 1, and once there are so many that attrs would have been
+quicker, attrs completes the class. It does so at once where an object needs more than values for its fields, such as
+validators, and where anybody asks for what attrs adds, such as `attrs.fields`. The class stays the same object, so it
+has a `__dict__` instead of slots.
 
-Nobody compares or prints most of these values, so `eq` and `repr` have to be asked for.
+Most of these values are never compared or printed, so `eq` and `repr` have to be asked for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_dict", "complete", "complete_all", "define", "evolve", "field", "fields", "frozen", "is_value", "names"]
 
-WORTHWHILE = 300  # objects: what they take longer without attrs is what attrs takes for their class
+WORTHWHILE = 300  # objects, which without attrs take as much longer as attrs takes for their class
 _SIMPLE = {"default", "factory", "repr"}  # options of a field that need no attrs
 _METHODS = {"eq": ("__eq__", "__ne__", "__hash__"), "repr": ("__repr__",)}  # what attrs writes for an option
 

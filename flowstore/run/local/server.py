@@ -90,6 +90,8 @@ def _fork(
     others: list[socket.socket],
 ) -> int:
     import_common()  # before the fork, since the driver needs them, too
+    if any(node.kind in {"foreach", "parallel"} for node in graph):
+        _complete_values()  # here: in the server it would leave holes in memory, which each child would fill
     files = flush_imported()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for any thread: see `threads`
@@ -104,6 +106,11 @@ def _fork(
         finally:
             os._exit(status)
     return pid
+
+
+def _complete_values() -> None:
+    """Have attrs complete the classes of what each task makes, for a run that is likely to have many."""
+    later.complete_all(*(f"flowstore.{module}" for module in _OF_TASKS))
 
 
 class _Server:
@@ -134,8 +141,6 @@ class _Server:
         worker.warm_up()
         self._ending.leave_streams()
         spec.fixed_names(self._flow)
-        if any(node.kind in {"foreach", "parallel"} for node in self._graph):  # tasks are many; the driver is busy yet
-            self._complete_values()
         gc.freeze()  # what is here stays shared with the children
         with contextlib.suppress(ConnectionError):  # the driver died before it had read everything
             self._loop(wakeup)
@@ -193,12 +198,9 @@ class _Server:
                     _kill_group(pid, signal.Signals(argument))
         return True
 
-    def _complete_values(self) -> None:
-        later.complete_all(*(f"flowstore.{module}" for module in _OF_TASKS))
-
     def _rehearse(self) -> None:
 
-        self._complete_values()
+        _complete_values()
         rehearse(self._generators, self._ending)
         gc.freeze()
 
