@@ -136,7 +136,7 @@ def _field(**options: Any) -> Any:
 def _evolve(value: Any, **changes: Any) -> Any:
     declaration = _declared.get(type(value))
     if declaration is not None and declaration.is_simple:
-        return type(value)(**{**vars(value), **changes})
+        return type(value)(**{**{name: getattr(value, name) for name in declaration.names}, **changes})
     import attrs
 
     return attrs.evolve(value, **changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 
@@ -102,6 +103,22 @@ def test_wrong_calls_are_told_as_attrs_does(args, given, error):
     """Though no attrs has completed the class."""
     with pytest.raises(TypeError, match=error):
         a_point()(*args, **given)
+
+
+def test_what_an_object_has_computed_is_no_field():
+    """A copy computes it again."""
+
+    @later.frozen
+    class Text:
+        text: str
+
+        @functools.cached_property
+        def length(self):
+            return len(self.text)
+
+    text = Text("four")
+    assert text.length == 4
+    assert later.evolve(text, text="three").length == 5
 
 
 def test_attrs_completes_a_class_that_makes_many_objects():

@@ -28,7 +28,7 @@ from flowstore.run.plan import Outcome
 from flowstore.run.task import Gang
 from flowstore.store.blobs import INLINE_BYTES
 from flowstore.store.cards import RenderedCard
-from flowstore.store.codecs import INDEXABLE, NOTATIONS, Encoded, encode
+from flowstore.store.codecs import INDEXABLE, NOTATIONS, Encoded, describe, encode
 from flowstore.store.description import Description, NewBlob
 from flowstore.store.opening import close_beside
 from flowstore.store.pictures import Pictures
@@ -430,13 +430,12 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
         return encode(value)
     if type(value) in _IMMUTABLE:
         return None
-    encoded = encode(value)
-    sha = encoded.sha
-    if (sha, encoded.codec) == (blob.sha, blob.codec):
+    encoded = encode(value, described=False)
+    if (encoded.sha, encoded.codec) == (blob.sha, blob.codec):
         return None
     if "pickle" in {blob.codec, encoded.codec}:  # a value has many pickles
         from flowstore.store.sameness import is_unchanged
 
         if is_unchanged(value, link.load_blob(blob, name)):
             return None
-    return encoded
+    return describe(encoded, value)

@@ -141,7 +141,7 @@ class _Server:
         worker.warm_up()
         self._ending.leave_streams()
         spec.fixed_names(self._flow)
-        gc.freeze()  # what is here stays shared with the children
+        _settle()
         with contextlib.suppress(ConnectionError):  # the driver died before it had read everything
             self._loop(wakeup)
         for pid in self._children:
@@ -179,7 +179,7 @@ class _Server:
             from flowstore.store import pickling
 
             pickling.register_classes(sys.modules[self._flow.__module__])
-        gc.freeze()
+        _settle()
 
     def _take_message(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE.size, 4)
@@ -202,7 +202,7 @@ class _Server:
 
         _complete_values()
         rehearse(self._generators, self._ending)
-        gc.freeze()
+        _settle()
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
         parent = os.getpid()
@@ -255,6 +255,14 @@ class _Server:
             self._control.sendall(MESSAGE.pack(what, number, argument))
         except ConnectionError:  # the driver is gone: the next read says so
             pass
+
+
+def _settle() -> None:
+    """Have what is in memory stay shared with the children: they neither look through it nor fill its holes."""
+    from flowstore.run.local import heap  # and ctypes, which the driver does without
+
+    heap.fill_holes()
+    gc.freeze()
 
 
 def _ignore(_signal: int, _frame: FrameType | None) -> None:

@@ -36,7 +36,7 @@ from flowstore.store.preview import type_name
 
 __all__ = [
     "INDEXABLE", "NOTATIONS", "REGISTRY", "SLOW", "WITH_JSON_BESIDE", "Codec", "Encoded", "Entry", "Piece", "Pieces",
-    "decode", "encode", "entry_of", "import_common", "is_safe", "likely_slow", "plain_of", "preview",
+    "decode", "describe", "encode", "entry_of", "import_common", "is_safe", "likely_slow", "plain_of", "preview",
 ]  # fmt: skip
 
 
@@ -109,6 +109,7 @@ REGISTRY = (
     Entry(
         name="npy",
         path="flowstore.store.codecs.arrays:Npy",
+        slow="flowstore.store.codecs.arrays",
         libraries=("numpy",),
         needs="numpy",
         suffix=".npy",
@@ -202,12 +203,19 @@ def encode(value: Any, *, described: bool = True) -> Encoded:
         ArtifactError: it can't be pickled.
     """
     entry, pieces = _first_that_can(value)
-    codec = _codecs[entry.name]
-    if not described:
-        description = Description(entry.name, pieces.size_bytes, type_name(value), "")
-    else:
-        description = Description(entry.name, pieces.size_bytes, type_name(value), preview(value), codec.plain(value))
-    return Encoded(description, pieces.pieces, pieces.keep)
+    encoded = Encoded(Description(entry.name, pieces.size_bytes, type_name(value), ""), pieces.pieces, pieces.keep)
+    return describe(encoded, value) if described else encoded
+
+
+def describe(encoded: Encoded, value: Any) -> Encoded:
+    """Return an encoded value with what people and SQL are shown of it."""
+    known = encoded.description
+    plain = _codecs[known.codec].plain(value)
+    description = Description(known.codec, known.size_bytes, known.type, preview(value), plain)
+    described = Encoded(description, encoded.pieces, encoded.keep)
+    if "sha" in vars(encoded):  # computed already
+        vars(described)["sha"] = encoded.sha
+    return described
 
 
 def _first_that_can(value: Any) -> tuple[Entry, Pieces]:
