@@ -11,7 +11,7 @@ from flowstore import later
 from flowstore.store import first_schema
 
 
-@later.frozen
+@later.frozen(repr=True)
 class Migration:
     """A step that brings a store to the next version.
 

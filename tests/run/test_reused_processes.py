@@ -130,15 +130,15 @@ def test_a_failure_takes_back_what_waits(flow):
     """After a task has failed for good what has begun is finished, and what has not is nowhere; a resume runs it."""
     body = f"{NOTED}\nassert self.index != 60 or Path('mended').exists()"
     script = flow(flow_source(FOREACH, start=WIDE, body=body))
-    script(*REUSED, 2, expect=1, COUNT="300")
+    script(*REUSED, 2, expect=1, COUNT="1000")
     begun = len(script.executed())
-    assert 61 <= begun < 300
+    assert 61 <= begun < 1000
     assert script.counts() == {"start": 1, "body": begun}
     assert script.counts(where="status = 'failed'") == {"body": 1}
     assert script.counts(where="status in ('running', 'stopped')") == {}
     (script.folder / "mended").touch()
     script("resume", "--reuse-workers")
-    assert sorted(executed(script).values()) == [1] * 299 + [2]
+    assert sorted(executed(script).values()) == [1] * 999 + [2]
 
 
 def test_output_is_that_of_its_task(flow):

@@ -41,6 +41,7 @@ class Emulator:
         self.sent = []
         self.received = []
         self.answers = []
+        self._clients = {}
         self._port = _free_port()  # which the emulator has to know, since it calls itself
         with (folder / "moto.log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -78,6 +79,8 @@ class Emulator:
             answer.read()
 
     def close(self):
+        for client in self._clients.values():
+            client.close()
         self._proxy.shutdown()
         self._proxy.server_close()
         self.process.kill()
@@ -93,13 +96,15 @@ class Emulator:
         }  # fmt: skip
 
     def client(self, service):
-        """A client of boto3's own, past the proxy."""
+        """A client of boto3's own, past the proxy; closed with this."""
         import boto3
 
-        return boto3.client(
-            service, region_name=REGION, endpoint_url=f"http://127.0.0.1:{self._port}", aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )  # fmt: skip
+        if service not in self._clients:
+            self._clients[service] = boto3.client(
+                service, region_name=REGION, endpoint_url=f"http://127.0.0.1:{self._port}", aws_access_key_id="test",
+                aws_secret_access_key="test",
+            )  # fmt: skip
+        return self._clients[service]
 
     def calls(self, call):
         """The arguments of each call that was made, such as States.SendTaskFailure."""
@@ -152,17 +157,16 @@ class Emulator:
         return Handler
 
     def _forward(self, request, body):
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         headers = {key: value for key, value in request.headers.items() if key.lower() != "connection"}
-        connection.request(request.command, request.path, body, headers)
-        answer = connection.getresponse()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)) as connection:
+            connection.request(request.command, request.path, body, headers)
+            answer = connection.getresponse()
+            data = answer.read()
         kept = {
             key: value
             for key, value in answer.getheaders()
             if key.lower() not in {"content-length", "connection", "transfer-encoding", "server", "date"}
         }
-        data = answer.read()
-        connection.close()
         return answer.status, kept, data
 
 

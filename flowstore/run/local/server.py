@@ -259,9 +259,7 @@ class _Server:
 
 def _settle() -> None:
     """Have what is in memory stay shared with the children: they neither look through it nor fill its holes."""
-    from flowstore.run.local import heap  # and ctypes, which the driver does without
-
-    heap.fill_holes()
+    worker.fill_holes()
     gc.freeze()
 
 
