@@ -239,6 +239,7 @@ def _watch(parent: int) -> None:
 
 _LARGEST, _LEAST = 1 << 16, 24  # bytes: what is larger than the first is pages of its own, and no piece is smaller
 _SMALL = 1032  # bytes: of each size up to this one, glibc keeps a few pieces beside, which it gives first
+_MOST_S = 0.02  # usually it takes a tenth of this
 _COUNTS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"  # see mallinfo2(3)
 
 
@@ -263,8 +264,9 @@ def fill_holes() -> None:
 
     libc.mallinfo2.restype = Mallinfo
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    until = time.perf_counter() + _MOST_S
     size, free = _LARGEST, free_bytes()
-    while size >= _LEAST:
+    while size >= _LEAST and time.perf_counter() < until:
         for _ in range(32 if size <= _SMALL else 1):
             libc.malloc(size)
         before, free = free, free_bytes()
