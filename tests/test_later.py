@@ -57,7 +57,7 @@ def test_an_object_is_as_attrs_makes_it():
 
 
 def test_objects_are_the_same_before_attrs_and_after():
-    """Those that a class makes itself, and those that attrs makes."""
+    """Also after attrs has completed their class they are equal, and frozen."""
     point = a_point()
     first = [point(1), point(x=1, y=2), point(1, y=2, seen=[3])]
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
@@ -100,7 +100,7 @@ def test_what_attrs_adds_is_there_at_once(ask, answer):
     ],
 )
 def test_wrong_calls_are_told_as_attrs_does(args, given, error):
-    """Though no attrs has completed the class."""
+    """Also where attrs has not completed the class yet."""
     with pytest.raises(TypeError, match=error):
         a_point()(*args, **given)
 

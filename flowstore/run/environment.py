@@ -85,7 +85,7 @@ def _folder_of(module: str) -> str | None:
 
 @functools.lru_cache(maxsize=2)
 def _installed(paths: tuple[str, ...]) -> dict[str, tuple[str, str, str]]:
-    """Return the values of the distributions in folders, by name; the first of a name is the one Python imports."""
+    """Return name, version and folder of each distribution, by name; Python imports the first of a name."""
     installed: dict[str, tuple[str, str, str]] = {}
     for folder in dict.fromkeys(paths):
         try:

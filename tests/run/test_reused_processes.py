@@ -92,7 +92,7 @@ def test_a_process_is_killed(flow):
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_processes_are_killed_at_random(flow, tmp_path, capsys):
-    """The same, for the seconds of SOAK_SECONDS."""
+    """As above, again and again for `$SOAK_SECONDS`."""
     until = time.monotonic() + SOAK_SECONDS
     runs = killed = 0
     while time.monotonic() < until:

@@ -199,7 +199,6 @@ class _Server:
         return True
 
     def _rehearse(self) -> None:
-
         _complete_values()
         rehearse(self._generators, self._ending)
         _settle()
