@@ -25,7 +25,7 @@ from flowstore.maintenance import vacuum
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Database
 from flowstore.sqlite.liveness import Process
-from flowstore.store import records, schema, staging, tables, tags
+from flowstore.store import records, staging, tables, tags
 
 RUNS_AT_A_TIME = 200
 TASKS_AT_A_TIME = 2000
@@ -263,8 +263,7 @@ def _delete_runs(db: sqlite3.Connection, run_ids: Sequence[int], names: _Names, 
     db.execute(f"update blobs set staged_by = null where sha is null and staged_by in ({_MARKED})")  # orphans now
     gone = _ids(db, f"select id from runs where id in ({_MARKED})")
     tags.uncount(db, f"run_id in ({_MARKED})", {})
-    absent = schema.DEFERRED if schema.is_small(db) else ()
-    for table in (table for table in tables.of_a_run() if table.name not in absent):
+    for table in (table for table in tables.of_a_run() if not tables.is_empty(db, table.name)):
         owner = table.owner[0]
         db.execute(f"delete from {table.name} where {owner} in ({tables.ids(table.refers[owner], _MARKED)})")
     vacuum.drop_codes(db, shared["code"])

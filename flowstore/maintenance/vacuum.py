@@ -212,7 +212,8 @@ def forget(db: sqlite3.Connection, tag_ids: Sequence[int], flow_ids: Sequence[in
         gone = db.execute(f"delete from flows as f where f.id = ? and {_UNUSED_FLOW}", (flow_id,)).rowcount
         if gone:
             db.execute("delete from tag_pairs where flow_id = ?", (flow_id,))
-    db.execute("delete from backlog where not exists (select 1 from tasks t where t.id <= last_task_id)")
+    if not tables.is_empty(db, "backlog"):
+        db.execute("delete from backlog where not exists (select 1 from tasks t where t.id <= last_task_id)")
     if removed:
         db.execute(
             """delete from tag_pairs where b not in (select id from tags)

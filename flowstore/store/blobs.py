@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from flowstore import later
 from flowstore.errors import ArtifactError, StoreCorrupt, UntrustedArtifact
 from flowstore.sqlite.database import Database, Row
-from flowstore.store import codecs, tables, trust
+from flowstore.store import codecs, schema, tables, trust
 from flowstore.store.codecs import Encoded, Piece
 from flowstore.store.description import Described, Description
 from flowstore.store.preview import MAX_PREVIEW, in_line
@@ -122,12 +122,13 @@ def insert_value(
 
 def insert_picture(db: sqlite3.Connection, blob_id: int, png: bytes) -> None:
     """Insert the picture of a blob, unless it is there."""
+    schema.make(db, "pictures")
     db.execute("insert or ignore into pictures values (?, ?)", (blob_id, png))
 
 
 def leave_out(db: sqlite3.Connection, blob_id: int) -> None:
     """Mark a row without bytes as one whose bytes were left out."""
-    db.execute("insert into chunks values (?, -1, x'')", (blob_id,))
+    insert_chunks(db, [(blob_id, -1, b"")])
 
 
 def _take_in(db: sqlite3.Connection, blob_id: int, data: bytes | None) -> None:
@@ -190,13 +191,15 @@ def publish(db: sqlite3.Connection, staged_id: int, sha: bytes, codec: str) -> i
 
 def insert_chunks(db: sqlite3.Connection, rows: Iterable[tuple[int, int, Piece]]) -> None:
     """Insert chunks: the row of the blob, the chunk's number and its bytes, of each."""
+    schema.make(db, "chunks")
     db.executemany("insert into chunks values (?, ?, ?)", rows)
 
 
 def delete_chunks(db: sqlite3.Connection, blob_id: int, count: int) -> int:
     """Delete some chunks of a blob; return how many there were, at most `count`."""
     rows = db.execute("select n from chunks where blob_id = ? order by n limit ?", (blob_id, count)).fetchall()
-    db.executemany("delete from chunks where blob_id = ? and n = ?", [(blob_id, row[0]) for row in rows])
+    for (n,) in rows:
+        db.execute("delete from chunks where blob_id = ? and n = ?", (blob_id, n))
     return len(rows)
 
 
@@ -206,7 +209,7 @@ def discard(db: sqlite3.Connection, blob_id: int, *, is_large: bool) -> None:
     A large blob loses its hash and so becomes an orphan: deleting all of its chunks here would keep others waiting.
     """
     for table in tables.with_blob():
-        if table.name != "chunks":
+        if table.name != "chunks" and not tables.is_empty(db, table.name):
             db.execute(f"delete from {table.name} where blob_id = ?", (blob_id,))
     if is_large:
         db.execute("update blobs set sha = null, staged_by = null where id = ?", (blob_id,))

@@ -13,7 +13,7 @@ from typing import Any
 from flowstore import later
 from flowstore.errors import StoreCorrupt
 from flowstore.sqlite.database import Database, Row
-from flowstore.store import blobs, tables
+from flowstore.store import blobs, schema, tables
 from flowstore.store.blobs import COLUMNS, Blob
 from flowstore.store.description import NewBlob
 
@@ -61,6 +61,7 @@ def put(db: sqlite3.Connection, attempt_id: int, card: RenderedCard, blob_id: in
     """Store a card of an attempt, with its HTML, in place of what it was before."""
     row = db.execute("select blob_id, data from cards where attempt_id = ? and n = ?", (attempt_id, card.n)).fetchone()
     data = card.data if card.data is not None or row is None else row["data"]
+    schema.make(db, "cards")
     db.execute(
         """insert or replace into cards (attempt_id, n, type, card_id, blob_id, data, updated_at)
            values (?, ?, ?, ?, ?, ?, ?)""",
@@ -79,12 +80,13 @@ def _discard_unused(db: sqlite3.Connection, blob_id: int) -> None:
 
 def take_over(db: sqlite3.Connection, attempt_id: int, origin_id: int) -> None:
     """Give an attempt of a resumed run the cards of the task that it stands for."""
-    db.execute(
-        """insert into cards (attempt_id, n, type, card_id, blob_id, data, updated_at)
-           select ?, c.n, c.type, c.card_id, c.blob_id, c.data, c.updated_at
-           from tasks t join cards c on c.attempt_id = t.attempt_id where t.id = ?""",
-        (attempt_id, origin_id),
-    )
+    if not tables.is_empty(db, "cards"):
+        db.execute(
+            """insert into cards (attempt_id, n, type, card_id, blob_id, data, updated_at)
+               select ?, c.n, c.type, c.card_id, c.blob_id, c.data, c.updated_at
+               from tasks t join cards c on c.attempt_id = t.attempt_id where t.id = ?""",
+            (attempt_id, origin_id),
+        )
 
 
 _SELECT = f"""select c.attempt_id, c.n, substr(c.type, 1, 1000) as type, substr(c.card_id, 1, 1000) as card_id,

@@ -17,7 +17,7 @@ from flowstore import later
 from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Database
 from flowstore.sqlite.liveness import Process
-from flowstore.store import cards, metrics, staging
+from flowstore.store import cards, metrics, staging, tables
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, decode
 from flowstore.store.json_levels import MAX_VALUE_BYTES
@@ -332,12 +332,13 @@ def reuse_task(
     )
     assert attempt_id is not None
     cards.take_over(db, attempt_id, origin_id)
-    db.execute(
-        """insert or ignore into unverified
-           select ?, u.blob_id from artifacts a join tasks t on t.id = ?
-           join unverified u on u.run_id = t.run_id and u.blob_id = a.blob_id where a.attempt_id = ?""",
-        (run_id, origin_id, attempt_id),
-    )
+    if not tables.is_empty(db, "unverified"):
+        db.execute(
+            """insert or ignore into unverified
+               select ?, u.blob_id from artifacts a join tasks t on t.id = ?
+               join unverified u on u.run_id = t.run_id and u.blob_id = a.blob_id where a.attempt_id = ?""",
+            (run_id, origin_id, attempt_id),
+        )
     return task_id
 
 

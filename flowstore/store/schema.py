@@ -10,9 +10,9 @@ file; the table in which sqlite-utils notes what it has applied is made when the
 
 A new store is *small*: beside what keeps rows unique it has only the `_SEARCHED` indexes, by which runs are searched
 for, since reading all of a small table takes no longer than a search in an index, and empty views stand for the tables
-of `DEFERRED`, which most stores never need. Each of these would take a page, and together more than the rows of a few
-runs. The commit that takes the file beyond `SMALL_PAGES` makes it *complete*, and so does whoever writes to one of
-these tables, by calling `complete`.
+of `DEFERRED`, which many stores never need. Each of these would take a page, and together more than the rows of a few
+runs. Whoever inserts a row calls `make` before, or `complete`, which makes all that is missing, as does the commit that
+takes the file beyond `SMALL_PAGES`. Whoever changes or deletes rows asks `tables.is_empty` before.
 
 Times are integers, milliseconds since 1970 in UTC; the views show them as text.
 """
@@ -76,7 +76,7 @@ def public_views(store: Database) -> list[PublicView]:
 SMALL_PAGES = 64  # at most, of a store that is not complete
 DEFERRED = (
     "production_tokens", "deployments", "deployment_parameters", "scheduler", "due_marks", "state_machines",
-    "step_tokens", "events", "event_marks", "origins",
+    "step_tokens", "events", "event_marks", "origins", "unverified", "backlog", "cards", "pictures", "chunks",
 )  # fmt: skip
 _SEARCHED = frozenset({
     "runs_by_time", "runs_successful", "run_tags_by_run", "run_tags_successful", "node_tags_by_tag", "numbers_by_name",
@@ -152,7 +152,7 @@ def _definitions(migrations: Sequence[Migration]) -> Mapping[str, str]:
 def small_definitions(version: int) -> Mapping[str, str]:
     """Return the definitions of a small store, by name."""
     small = {name: sql for name, sql in definitions(version).items() if not _is_for_large(name, sql)}
-    return small | {name: _stand_in(name, small[name]) for name in DEFERRED}
+    return small | {name: _stand_in(name, small[name]) for name in DEFERRED if name in small}
 
 
 def _is_for_large(name: str, sql: str) -> bool:
@@ -175,22 +175,35 @@ def _stand_in(table: str, sql: str) -> str:
 
 def is_small(connection: sqlite3.Connection) -> bool:
     """Return whether a store lacks indexes, and tables that nobody has needed yet."""
-    row = connection.execute("select type from sqlite_master where name = ?", (DEFERRED[0],)).fetchone()
+    return _lacks(connection, DEFERRED[0])
+
+
+def _lacks(connection: sqlite3.Connection, table: str) -> bool:
+    row = connection.execute("select type from sqlite_master where name = ?", (table,)).fetchone()
     return row is not None and row[0] == "view"
 
 
-def complete(connection: sqlite3.Connection) -> None:
-    """Make the tables and indexes that a small store does without, in the caller's write transaction.
+def make(connection: sqlite3.Connection, table: str) -> None:
+    """Make a table of `DEFERRED` where it is lacking, in the caller's write transaction."""
+    if _lacks(connection, table):
+        connection.execute(f"drop view {table}")
+        connection.execute(_own_definitions(connection)[table])
 
-    Whoever writes to a table of `DEFERRED` calls it first.
-    """
+
+def complete(connection: sqlite3.Connection) -> None:
+    """Make the tables and indexes that a small store does without, in the caller's write transaction."""
     if not is_small(connection):
         return
-    for name, sql in definitions(connection.execute("pragma user_version").fetchone()[0]).items():
-        if name in DEFERRED:
+    lacking = [table for table in DEFERRED if _lacks(connection, table)]
+    for name, sql in _own_definitions(connection).items():
+        if name in lacking:
             connection.execute(f"drop view {name}")
-        if name in DEFERRED or _is_for_large(name, sql):
+        if name in lacking or _is_for_large(name, sql):
             connection.execute(sql)
+
+
+def _own_definitions(connection: sqlite3.Connection) -> Mapping[str, str]:
+    return definitions(connection.execute("pragma user_version").fetchone()[0])
 
 
 def complete_if_large(connection: sqlite3.Connection) -> bool:

@@ -141,6 +141,11 @@ def has(db: sqlite3.Connection, table: str, column: str = "") -> bool:
     return db.execute(sql, (table, column)).fetchone() is not None
 
 
+def is_empty(db: sqlite3.Connection, table: str) -> bool:
+    """Return whether a table has no rows, as one has for which a view stands in a small store (`schema`)."""
+    return db.execute(f"select 1 from {table} limit 1").fetchone() is None
+
+
 def travelling(db: sqlite3.Connection, *how: str) -> list[Table]:
     """Return the tables of a file whose rows travel with a run, in an order in which they can be inserted."""
     return [table for table in TABLES if table.travels in how and has(db, table.name)]

@@ -20,7 +20,7 @@ from flowstore.context import home
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite import files
 from flowstore.sqlite.database import Database
-from flowstore.store import private
+from flowstore.store import private, schema, tables
 
 _keys: dict[Path, bytes] = {}
 _DEPLOYMENT = "deployment"  # no codec has this name, so that no artifact's signature can pass for a deployment's
@@ -146,20 +146,23 @@ def _unverified(store: Database) -> str:
 
 def mark_unverified(db: sqlite3.Connection, run_id: int, blob_ids: Iterable[int]) -> None:
     """Record that blobs came with a run, and that this user vouches for none of them."""
+    schema.make(db, "unverified")
     db.executemany("insert or ignore into unverified values (?, ?)", [(run_id, blob_id) for blob_id in blob_ids])
 
 
 def inherit_unverified(db: sqlite3.Connection, run_id: int, origin_id: int, blob_ids: Iterable[int]) -> None:
     """Record which blobs that a resumed run takes over from its origin are unverified there."""
-    db.executemany(
-        "insert or ignore into unverified select ?, blob_id from unverified where run_id = ? and blob_id = ?",
-        [(run_id, origin_id, blob_id) for blob_id in blob_ids],
-    )
+    if not tables.is_empty(db, "unverified"):
+        db.executemany(
+            "insert or ignore into unverified select ?, blob_id from unverified where run_id = ? and blob_id = ?",
+            [(run_id, origin_id, blob_id) for blob_id in blob_ids],
+        )
 
 
 def clear_unverified(db: sqlite3.Connection, run_id: int, blob_id: int) -> None:
     """Record that a task of the run has itself made what the run had also taken over."""
-    db.execute("delete from unverified where run_id = ? and blob_id = ?", (run_id, blob_id))
+    if not tables.is_empty(db, "unverified"):
+        db.execute("delete from unverified where run_id = ? and blob_id = ?", (run_id, blob_id))
 
 
 def sign_deployment(store_uuid: str, digest: bytes) -> tuple[bytes, bytes]:

@@ -34,7 +34,7 @@ from flowstore.store import schema
 if TYPE_CHECKING:
     from flowstore.sqlite.database import Database
 
-_ALLOWED = r"(?i)create\s+((unique\s+)?index|table|view)\s"
+_ALLOWED = r"(?i)create\s+(unique\s+)?(?P<kind>index|table|view)\s"
 _SQLITE_S_OWN = r"(?i)create table sqlite_(sequence|stat[1-4])\([\w,]+\)"
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal that names one (sqlite.org/fileformat)
 
@@ -99,7 +99,8 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
     version = connection.execute("pragma user_version").fetchone()[0]
     present: dict[str, str] = {}
     for kind, name, sql in connection.execute("select type, name, sql from sqlite_master where sql is not null"):
-        if not isinstance(sql, str) or not re.match(_ALLOWED, sql):
+        allowed = re.match(_ALLOWED, sql) if isinstance(sql, str) else None
+        if allowed is None or allowed["kind"].lower() != kind:
             what = kind if kind == "trigger" else "definition"
             raise StoreCorrupt(f"{path} holds the {what} {name!r}, which flowstore never makes; it is not opened.")
         if name in present:
@@ -107,9 +108,13 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
         if not re.fullmatch(_SQLITE_S_OWN, sql):
             present[name] = _normal(sql)
     small = schema.is_small(connection)
-    expected = _as_written(version, small=small)
+    expected = dict(_as_written(version, small=small))
+    if small:  # a table that was needed meanwhile has taken the place of its view
+        whole = _as_written(version, small=False)
+        needed = [name for name in schema.DEFERRED if present.get(name, "").startswith("table ")]
+        expected |= {name: whole[name] for name in needed if name in whole}
     if _wrong(present, expected) and not small:  # another SQLite may write an altered table in another way
-        expected = _as_made(version)
+        expected = dict(_as_made(version))
     misplaced = [name for name in schema.definitions(version) if name in present and name not in expected]
     for name in (*_wrong(present, expected), *misplaced):
         what = "was changed" if name in present else "is missing"

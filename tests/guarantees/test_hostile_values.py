@@ -11,6 +11,7 @@ import pytest
 from support.cli import Script, command
 from support.flows import LINEAR, flow_source
 from support.hostile import TRICKS, UNSAFE, changed
+from support.stores import complete
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + (4).to_bytes(4) + (3).to_bytes(4) + bytes(9)
 HEAD = """
@@ -34,6 +35,7 @@ def original(tmp_path_factory):
         patch.setenv("FLOWSTORE_HOME", str(folder / "home"))
         script = Script(folder, flow_source(LINEAR, head=HEAD, start=START))
         script("run")
+        complete(script.db)
     with contextlib.closing(sqlite3.connect(script.db)) as connection, connection:
         connection.execute(f"insert into pictures values ({SCORE}, ?)", (PNG,))
     return script.db

@@ -403,8 +403,9 @@ def test_each_statement_looks_only_at_what_it_deletes(path):
         assert delete._delete_runs(connection, [1], delete._Names(), force=False) == [1]
         connection.set_trace_callback(None)
         queries = [sql for sql in statements if sql.split()[0] in {"select", "with", "update", "delete"}]
-        plans = [row[3] for sql in queries for row in connection.execute(f"explain query plan {sql}").fetchall()]
-    assert len(queries) > 20
+        longer = [sql for sql in queries if not sql.endswith(" limit 1")]
+        plans = [row[3] for sql in longer for row in connection.execute(f"explain query plan {sql}").fetchall()]
+    assert len(longer) > 20
     assert {plan for plan in plans if plan.startswith("SCAN")} <= SHORT_SCANS
 
 
