@@ -24,18 +24,24 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowstore.errors import NotAStore, StoreCorrupt
 from flowstore.store import schema
 
+try:
+    from _blake2 import blake2b
+except ImportError:  # `hashlib` also loads OpenSSL, which takes as long as all other work on a small store
+    from hashlib import blake2b
+
 if TYPE_CHECKING:
     from flowstore.sqlite.database import Database
 
 _ALLOWED = r"(?i)create\s+(unique\s+)?(?P<kind>index|table|view)\s"
 _SQLITE_S_OWN = r"(?i)create table sqlite_(sequence|stat[1-4])\([\w,]+\)"
+_DEFINED = "select type, name, sql from sqlite_master where sql is not null order by name"
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # what ends a journal that names one (sqlite.org/fileformat)
 
 
@@ -97,8 +103,11 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
         StoreCorrupt: names the trigger, the virtual table, or the definition that was changed or is missing.
     """
     version = connection.execute("pragma user_version").fetchone()[0]
+    rows = connection.execute(_DEFINED).fetchall()
+    if digest(version, rows) in schema.DIGESTS:
+        return []
     present: dict[str, str] = {}
-    for kind, name, sql in connection.execute("select type, name, sql from sqlite_master where sql is not null"):
+    for kind, name, sql in rows:
         allowed = re.match(_ALLOWED, sql) if isinstance(sql, str) else None
         if allowed is None or allowed["kind"].lower() != kind:
             what = kind if kind == "trigger" else "definition"
@@ -120,6 +129,16 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> list[str]:
         what = "was changed" if name in present else "is missing"
         raise StoreCorrupt(f"{path}: the definition of {name!r} {what}; it is not opened.")
     return [name for name, sql in present.items() if name not in expected and _bookkeeping().get(name) != _bare(sql)]
+
+
+def digest(version: int, rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return a hash that says which definitions a file has: to compare it takes a tenth as long as to compare them.
+
+    Args:
+        version: of the schema.
+        rows: type, name and statement of each definition, in the order of the names.
+    """
+    return blake2b(repr([version, *map(tuple, rows)]).encode(), digest_size=20).hexdigest()
 
 
 def check_extras(store: Database, extras: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import flowstore
 from flowstore.errors import FlowstoreError, StoreCorrupt
 from flowstore.sqlite import database
-from flowstore.store import deployments, events, opening, schema
+from flowstore.store import deployments, events, opening, schema, untrusted
 from flowstore.store.migrations import Migration
 from support.chores import older_store
 from support.cli import command
@@ -180,6 +180,17 @@ def test_writing_to_a_table_that_a_small_store_lacks_makes_it_complete(path, wri
         assert not is_small(path)
         task_with(store, x=2)
     assert_sound(path)
+
+
+def test_a_store_that_was_made_now_is_recognized_by_its_digest():
+    """Each of the two; so opening it takes no longer than it must."""
+    digests = []
+    for small in (True, False):
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            schema.create(connection, "1", small=small)
+            rows = connection.execute("select type, name, sql from sqlite_master where sql is not null order by name")
+            digests.append(untrusted.digest(schema.SCHEMA_VERSION, rows))
+    assert tuple(digests) == schema.DIGESTS
 
 
 NEEDED = {
