@@ -4,6 +4,8 @@ The slope between two sizes, so that start-up does not count. Slower peers run f
 Floor: fork a process for each task, two at a time; it sends its result through a pipe; one transaction stores it.
 Peers: Metaflow starts a Python for each task. Dask and redun run tasks in two processes that stay,
 which is what `--reuse-workers` compares with; here they show what a process of its own costs. See `peers/`.
+
+And with tasks that each read a number that the first step has set; floor: those that read none.
 """
 
 from __future__ import annotations
@@ -44,6 +46,16 @@ def measure(settings: Settings) -> Iterator[Line]:
         times_floor(1.3, slower={"metaflow": 80}),
         settings.peers.missing("metaflow", *POOLS),
     )
+    yield reading(settings, "fanout, tasks that read an artifact", (), sizes)
+
+
+def reading(settings: Settings, name: str, options: tuple[str, ...], sizes: tuple[int, int]) -> Line:
+    """Compare tasks that read an artifact with tasks that read none."""
+    contestants = {
+        who: partial(slope_ms, settings, partial(fan_out, FLOWSTORE, (*options, "--reads", reads)), sizes)
+        for who, reads in (("floor", "0"), ("flowstore", "1"))
+    }
+    return Line(name, "ms/task", in_turns(contestants, settings.rounds), times_floor(1.2, "none (as floor)"))
 
 
 def peers(settings: Settings) -> dict[str, Callable[[], float]]:

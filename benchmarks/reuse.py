@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from benchmarks.fanout import POOLS, by_peer, fan_out, floor, new_database, peers, slope_ms
+from benchmarks.fanout import POOLS, by_peer, fan_out, floor, new_database, peers, reading, slope_ms
 from benchmarks.libraries import FLOWSTORE, Settings
 from benchmarks.measure import Line, in_turns
 from benchmarks.targets import times_floor
@@ -30,6 +30,7 @@ def measure(settings: Settings) -> Iterator[Line]:
     yield Line(
         "fanout, --reuse-workers", "ms/task", samples, times_floor(2.5), settings.peers.missing("joblib", *POOLS)
     )
+    yield reading(settings, "fanout, tasks that read an artifact, --reuse-workers", ("--reuse-workers",), sizes)
 
 
 def pooled(tasks: int, path: str) -> None:

@@ -8,9 +8,11 @@ from flowstore import FlowSpec, Parameter, step
 
 class Fanout(FlowSpec):
     tasks = Parameter("tasks", type=int, default=10)
+    reads = Parameter("reads", type=int, default=0, help="Whether each task reads an artifact, 1 or 0")
 
     @step
     def start(self) -> None:
+        self.factor = 2
         self.numbers = list(range(self.tasks))
         self.next(self.work, foreach="numbers")
 
@@ -18,7 +20,7 @@ class Fanout(FlowSpec):
     def work(self) -> None:
         if os.environ.get("BENCH_FAIL") and self.input == self.tasks - 1:
             raise RuntimeError("as asked")
-        self.doubled = self.input * 2
+        self.doubled = self.input * (self.factor if self.reads else 2)
         self.next(self.join)
 
     @step

@@ -23,10 +23,10 @@ from flowstore.flow.graph import Graph
 from flowstore.flow.spec import FlowSpec, Transition
 from flowstore.run.inputs import FOREACH_ITEMS, Source, TaskLink, inline_items, inputs_of, item_preview
 from flowstore.run.local.ending import Ending
-from flowstore.run.orders import Failure, Order, Report
+from flowstore.run.orders import Failure, Inline, Order, Report
 from flowstore.run.plan import Outcome
 from flowstore.run.task import Gang
-from flowstore.store.blobs import INLINE_BYTES
+from flowstore.store.blobs import INLINE_BYTES, Blob
 from flowstore.store.cards import RenderedCard
 from flowstore.store.codecs import INDEXABLE, NOTATIONS, Encoded, describe, encode
 from flowstore.store.description import Description, NewBlob
@@ -423,6 +423,13 @@ def _check_name(instance: FlowSpec, link: TaskLink, name: str) -> None:
         raise ArtifactError(str(error)) from None
 
 
+def _has_bytes(encoded: Encoded, blob: Blob | Inline) -> bool:
+    """Return whether a value was encoded as the bytes of a blob."""
+    if blob.data is not None:
+        return encoded.size_bytes == len(blob.data) and encoded.content == blob.data
+    return not isinstance(blob, Inline) and encoded.sha == blob.sha
+
+
 def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     """Return what was set, encoded; `None` for what was only read, and is as it was."""
     blob, loaded = link.loaded.get(name, (None, None))
@@ -431,7 +438,7 @@ def _changed(link: TaskLink, name: str, value: Any) -> Encoded | None:
     if type(value) in _IMMUTABLE:
         return None
     encoded = encode(value, described=False)
-    if (encoded.sha, encoded.codec) == (blob.sha, blob.codec):
+    if encoded.codec == blob.codec and _has_bytes(encoded, blob):
         return None
     if "pickle" in {blob.codec, encoded.codec}:  # a value has many pickles
         from flowstore.store.sameness import is_unchanged

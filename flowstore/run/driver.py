@@ -304,7 +304,7 @@ class Driver:
         assert report.outcome is not None
         base_id = task.id if sets_any else self._orders.base(task.planned)
         done = FinishedTask(task.id, base_id, report.outcome, report.items, lambda: report.shown)
-        self._orders.note(task.planned, done)
+        self._orders.note(task.planned, done, report)
         self._waiting.ready += self._plan.finish(task.planned, report.outcome)
         self._counts["done"] += 1
 

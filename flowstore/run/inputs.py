@@ -186,7 +186,7 @@ class TaskLink:
         self.is_join = is_join
         self.transition: Transition | None = None
         self.first_values: dict[str, Any] = {}
-        self.loaded: dict[str, tuple[Blob, Any]] = {}
+        self.loaded: dict[str, tuple[Blob | Inline, Any]] = {}
         self.merged: dict[str, Blob] = {}
         self.forgotten: tuple[str, ...] = ()
         self._order = order
@@ -215,14 +215,24 @@ class TaskLink:
             raise KeyError(name)
         if name in self._order.run.parameters:
             return self.load_parameter(name)
-        blob = self.merged.get(name) or self.visible()[name]
+        blob: Blob | Inline = self.merged.get(name) or self._at_hand(name) or self.visible()[name]
         value = self.load_blob(blob, name)
         self.loaded[name] = (blob, value)
         return value
 
-    def load_blob(self, blob: Blob, name: str) -> Any:
+    def _at_hand(self, name: str) -> Inline | None:
+        """Return an inherited artifact that came with the order."""
+        value = self._order.values.get(name)
+        return None if value is None or self._task_id != self._order.base_id else Inline(*value)
+
+    def load_blob(self, blob: Blob | Inline, name: str) -> Any:
         """Return the value of a blob that the run has."""
-        return self._source.load(blob, name)
+        if not isinstance(blob, Inline):
+            return self._source.load(blob, name)
+        try:
+            return blob.load()
+        except ArtifactError as error:
+            raise ArtifactError(f"{name}: {error}") from error
 
     def load_parameter(self, name: str) -> Any:
         """Return the value of one of the run's parameters."""

@@ -1,7 +1,8 @@
 """Writing a run's orders, from what the plan says is ready and from the tasks that have finished.
 
 The driver remembers the row of each finished task, and the items of each foreach that was opened. A task's artifacts
-come from `base_id`: the nearest task before it that set any, or none for a join.
+come from `base_id`: the nearest task before it that set any, or none for a join. Small ones that were set in this run
+travel with the order: to open the store takes a task's process longer than all else that it does.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowstore import later
 from flowstore.flow.graph import Graph
-from flowstore.run.orders import Failure, Inline, OpenSplit, Order, RunFacts
+from flowstore.run.orders import Failure, Inline, OpenSplit, Order, Report, RunFacts
 from flowstore.run.plan import Frame, Outcome, PlannedTask
 from flowstore.run.policies import StepPolicy
 from flowstore.run.resume import Origin
@@ -79,6 +80,45 @@ class FinishedTask:
     previews: Previews | None = None
 
 
+_VALUE_BYTES = 2048  # an artifact of at most this size travels with orders,
+_VALUES_BYTES = 8192  # and at most so much with each
+_HELD_BYTES = 32 << 20  # of all that are remembered
+
+_Values = Mapping[str, tuple[str, bytes]]
+
+
+class _SmallValues:
+    """The small artifacts of finished tasks, for those that follow; the oldest are forgotten when they are too many."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, _Values] = {}  # by the task's key in the plan
+        self._bytes = 0  # what these take in memory, roughly
+
+    def of(self, planned: PlannedTask) -> _Values:
+        """Return those of the one task that a planned one follows."""
+        return self._of.get(planned.parents[0], {}) if planned.parents else {}
+
+    def note(self, key: int, inherited: _Values, report: Report) -> None:
+        """Remember those that a task has: what it inherited, with what it has set and deleted."""
+        values = {name: value for name, value in inherited.items() if name not in report.deleted}
+        for name, blob in report.artifacts.items():
+            values.pop(name, None)
+            if blob.data is not None and len(blob.data) <= _VALUE_BYTES:
+                values[name] = (blob.codec, blob.data)
+        excess = sum(len(data) for _, data in values.values()) - _VALUES_BYTES
+        for name in sorted(values, key=lambda name: len(values[name][1]), reverse=True) if excess > 0 else ():
+            if excess > 0:
+                excess -= len(values.pop(name)[1])
+        self._of[key] = values
+        self._bytes += _memory_of(values)
+        while self._bytes > _HELD_BYTES:
+            self._bytes -= _memory_of(self._of.pop(next(iter(self._of))))
+
+
+def _memory_of(values: _Values) -> int:
+    return 300 + sum(200 + len(data) for _, data in values.values())
+
+
 class OrderWriter:
     """Writes the orders of one run."""
 
@@ -86,12 +126,24 @@ class OrderWriter:
         self._run = run
         self._finished: dict[int, tuple[int, str, int | None]] = {}  # plan's key: task id, step, base for what follows
         self._opened: dict[int, FinishedTask] = {}  # plan's key: a task that opened a foreach or gang
+        self._values = _SmallValues()
 
-    def note(self, planned: PlannedTask, task: FinishedTask) -> None:
-        """Remember a finished task."""
+    def note(self, planned: PlannedTask, task: FinishedTask, report: Report | None = None) -> None:
+        """Remember a finished task.
+
+        Args:
+            planned: the task.
+            task: what those after it need to know.
+            report: its report, if it ran in this run.
+        """
         self._finished[planned.key] = (task.id, planned.step, task.base_id)
         if task.outcome.count is not None:
             self._opened[planned.key] = task
+        if report is not None and not all(self._run.graph[step].is_join for step in task.outcome.targets):
+            self._values.note(planned.key, self._inherited(planned), report)
+
+    def _inherited(self, planned: PlannedTask) -> _Values:
+        return {} if self._run.graph[planned.step].is_join else self._values.of(planned)
 
     def parents(self, planned: PlannedTask) -> list[int]:
         """Return the rows of the tasks before a planned one."""
@@ -144,6 +196,7 @@ class OrderWriter:
             timeout_s=policy.timeout_s,
             catch=policy.catch,
             fallback=fallback,
+            values=self._inherited(planned),
         )
 
     def _split(self, frame: Frame, index: int | None = None) -> OpenSplit:

@@ -129,6 +129,8 @@ class Order:
         timeout_s: how long the step may take; 0 for no limit.
         catch: the step's `@catch`.
         fallback: why the last attempt's process died, if all that is left to do is to catch that.
+        values: small artifacts of the task `base_id`, by name: the codec and the bytes of each. The others are in the
+            store, which a task that reads none of them need not open.
     """
 
     run: RunFacts
@@ -150,6 +152,7 @@ class Order:
     timeout_s: float = 0
     catch: Catch | None = None
     fallback: Failure | None = None
+    values: Mapping[str, tuple[str, bytes]] = later.field(factory=dict)
 
     @property
     def indexes(self) -> Sequence[int]:

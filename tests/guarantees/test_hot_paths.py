@@ -98,6 +98,38 @@ def test_a_wide_foreach(flow, traced, options):
     assert len(log.tasks) <= 80, Counter(log.tasks).most_common(9)
 
 
+DEEP = {
+    "start": "self.next(self.body, foreach='xs')",
+    "body": "self.next(self.after)",
+    "after": "self.next(self.join)",
+    "join": "self.next(self.end)",
+    "end": "",
+}
+
+
+@pytest.mark.parametrize("options", [(), ("--reuse-workers",)], ids=["", "reuse"])
+def test_tasks_do_not_open_the_store_for_small_artifacts(flow, traced, options):
+    """What they read comes with their order, also over several steps and attempts; only the join asks, and once."""
+    script = flow(
+        flow_source(
+            DEEP,
+            start="self.xs, self.rate = [1, 2, 3], {'x': 10}",
+            body="self.y = self.input * self.rate['x']",
+            after="""
+@retry(times=1, minutes_between_retries=0)
+if current.retry_count == 0: raise RuntimeError("boom")
+self.z = self.y + self.rate["x"]
+""",
+            join="self.t = sum(i.z for i in inputs)",
+            end="self.u = self.t + 1",
+        )
+    )
+    log = traced(script, "run", *options)
+    assert script.client().data.u == 91
+    assert sum("with recursive" in sql.lower() for sql in log.tasks) <= 1, log.tasks
+    assert len(log.tasks) <= 20, log.tasks
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="tasks fork")
 @pytest.mark.fresh
 def test_the_memory_that_a_task_touches(flow):

@@ -9,7 +9,7 @@ import pytest
 
 from flowstore import NotFound, Task
 from support.cli import failure
-from support.flows import FOREACH, LINEAR, MIDDLE, flow_source
+from support.flows import FOREACH, LINEAR, MIDDLE, every_method, flow_source
 
 # --- artifacts
 
@@ -148,6 +148,70 @@ self.kept["list"], self.kept_list, self.kept_array.sum(), self.kept_thing.parts
     for name in ("kept", "kept_list", "kept_array", "kept_thing"):
         assert {step.task[name].sha for step in run} == {run["start"].task[name].sha}
     assert script.sql("select count(*) from blobs") == [8 + 4 + 1]  # start, middle, and the flow's source
+
+
+SMALL_AND_LARGE = {
+    "start": """
+self.gone, self.listed, self.read, self.grows, self.shrinks = 1, [1], {"a": (1, 2)}, "small", b"x" * 100_000
+for n in range(9):
+    setattr(self, f"many_{n}", str(n) * 2000)
+self.next(self.a, self.b)
+""",
+    "a": """
+del self.gone
+self.listed.append(self.read["a"][0])
+self.grows, self.shrinks = "x" * 5000, b"y"
+self.next(self.a_again)
+""",
+    "a_again": """
+assert not hasattr(self, "gone")
+assert (self.listed, self.read, self.grows, self.shrinks) == ([1, 1], {"a": (1, 2)}, "x" * 5000, b"y")
+self.grows = "small again"
+self.next(self.join)
+""",
+    "b": """
+assert (self.gone, self.listed, self.grows, self.shrinks) == (1, [1], "small", b"x" * 100_000)
+self.gone = "back"
+self.next(self.join)
+""",
+    "join": """
+one, other = inputs
+assert (one.grows, one.shrinks, other.grows, other.gone) == ("small again", b"y", "small", "back")
+self.listed, self.grows, self.shrinks, self.gone = one.listed, one.grows, one.shrinks, other.gone
+self.merge_artifacts(inputs)
+self.next(self.end)
+""",
+    "end": """
+assert (self.listed, self.read, self.gone) == ([1, 1], {"a": (1, 2)}, "back")
+assert (self.grows, self.shrinks) == ("small again", b"y")
+assert [getattr(self, f"many_{n}") for n in range(9)] == [str(n) * 2000 for n in range(9)]
+""",
+}
+
+
+@every_method
+def test_artifacts_are_seen_as_they_were_set_whatever_their_size(flow, options):
+    """Small ones travel with the order and large ones do not: both are changed, deleted and set again on the way."""
+    script = flow(flow_source(SMALL_AND_LARGE))
+    script("run", *options)
+    changed = "select name from artifact_values where step = ? order by name"
+    assert script.sql(changed, "a") == ["grows", "listed", "shrinks"]  # not what it only read
+    assert script.sql(changed, "a_again") == ["grows"]
+    script("resume", "a_again", *options)
+    assert script.client(2).successful
+
+
+def test_what_cannot_be_loaded_is_named_at_any_size(flow):
+    """The message names the artifact, whether its bytes came with the order or from the store."""
+    head = """
+class Sly:
+    def __init__(self, more): self.more = more
+    def __setstate__(self, state): raise RuntimeError("sly")
+"""
+    for size in (1, 100_000):
+        script = flow(flow_source(LINEAR, head=head, start=f"self.sly = Sly('x' * {size})", end="self.sly"))
+        script("run", expect=1)
+        assert "sly: " in failure(script, run_id=script.sql("select max(id) from runs")[0]).message
 
 
 def test_deleted_artifacts_are_gone(flow):

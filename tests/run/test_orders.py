@@ -55,6 +55,7 @@ ORDER = Order(
     timeout_s=1.5,
     catch=Catch(var="why", print_exception=False),
     fallback=Failure("TaskDied", "it died", "it died"),
+    values={"rate": ("json", b"0.1")},
 )
 REPORT = Report(
     status="successful",
