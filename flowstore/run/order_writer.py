@@ -80,8 +80,8 @@ class FinishedTask:
     previews: Previews | None = None
 
 
-_VALUE_BYTES = 2048  # an artifact of at most this size travels with orders,
-_VALUES_BYTES = 8192  # and at most so much with each
+_VALUE_BYTES = 8192  # an artifact of at most this size travels with orders,
+_VALUES_BYTES = 16384  # and at most so much with each
 _HELD_BYTES = 32 << 20  # of all that are remembered
 
 _Values = Mapping[str, tuple[str, bytes]]
@@ -99,11 +99,15 @@ class _SmallValues:
         return self._of.get(planned.parents[0], {}) if planned.parents else {}
 
     def note(self, key: int, inherited: _Values, report: Report) -> None:
-        """Remember those that a task has: what it inherited, with what it has set and deleted."""
+        """Remember those that a task has: what it inherited, with what it has set and deleted.
+
+        The items of the foreach that it opens are left out: each task has its own.
+        """
+        items_from = None if report.outcome is None else report.outcome.items_from
         values = {name: value for name, value in inherited.items() if name not in report.deleted}
         for name, blob in report.artifacts.items():
             values.pop(name, None)
-            if blob.data is not None and len(blob.data) <= _VALUE_BYTES:
+            if blob.data is not None and len(blob.data) <= _VALUE_BYTES and name != items_from:
                 values[name] = (blob.codec, blob.data)
         excess = sum(len(data) for _, data in values.values()) - _VALUES_BYTES
         for name in sorted(values, key=lambda name: len(values[name][1]), reverse=True) if excess > 0 else ():

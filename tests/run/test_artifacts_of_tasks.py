@@ -154,18 +154,18 @@ SMALL_AND_LARGE = {
     "start": """
 self.gone, self.listed, self.read, self.grows, self.shrinks = 1, [1], {"a": (1, 2)}, "small", b"x" * 100_000
 for n in range(9):
-    setattr(self, f"many_{n}", str(n) * 2000)
+    setattr(self, f"many_{n}", str(n) * 3000)
 self.next(self.a, self.b)
 """,
     "a": """
 del self.gone
 self.listed.append(self.read["a"][0])
-self.grows, self.shrinks = "x" * 5000, b"y"
+self.grows, self.shrinks = "x" * 9000, b"y"
 self.next(self.a_again)
 """,
     "a_again": """
 assert not hasattr(self, "gone")
-assert (self.listed, self.read, self.grows, self.shrinks) == ([1, 1], {"a": (1, 2)}, "x" * 5000, b"y")
+assert (self.listed, self.read, self.grows, self.shrinks) == ([1, 1], {"a": (1, 2)}, "x" * 9000, b"y")
 self.grows = "small again"
 self.next(self.join)
 """,
@@ -184,7 +184,7 @@ self.next(self.end)
     "end": """
 assert (self.listed, self.read, self.gone) == ([1, 1], {"a": (1, 2)}, "back")
 assert (self.grows, self.shrinks) == ("small again", b"y")
-assert [getattr(self, f"many_{n}") for n in range(9)] == [str(n) * 2000 for n in range(9)]
+assert [getattr(self, f"many_{n}") for n in range(9)] == [str(n) * 3000 for n in range(9)]
 """,
 }
 
