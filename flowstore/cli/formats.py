@@ -20,6 +20,7 @@ from flowstore.client import DataArtifact
 from flowstore.errors import ArtifactError, UntrustedArtifact
 from flowstore.sqlite import outputs
 from flowstore.store import codecs, plain
+from flowstore.store.json_levels import is_masked
 from flowstore.store.pictures import find_picture
 from flowstore.text import counted, no_formula
 
@@ -169,7 +170,7 @@ def _write_json(value: Any, file: Any) -> None:
 def _write_npy(value: Any, file: Any) -> None:
     import numpy as np
 
-    if isinstance(value, np.ma.MaskedArray):
+    if is_masked(value):
         raise TypeError("its mask would be lost")
     if isinstance(value, (np.ndarray, np.generic, bool, int, float, complex)):
         array = np.asarray(value)
@@ -282,7 +283,7 @@ def _python_s(row: Any, numpy: Any) -> list[Any]:
         return [None if numpy.isnat(item) else str(item) for item in row]
     if row.dtype.kind == "m":
         return [*(row / numpy.timedelta64(1, "s"))]
-    return [*row] if row.dtype.char in "gG" and not isinstance(row, numpy.ma.MaskedArray) else row.tolist()
+    return [*row] if row.dtype.char in "gG" and not is_masked(row) else row.tolist()
 
 
 def _pandas_lines(value: Any, pandas: Any) -> Iterable[Iterable[Any]] | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from flowstore.store import plain
-from flowstore.store.json_levels import Leaf, Level, List, NoJson, Object, number_text, open_level, quoted
+from flowstore.store.json_levels import Leaf, Level, List, NoJson, Object, is_masked, number_text, open_level, quoted
 
 _ROWS = 10_000  # that are made Python's own at a time
 
@@ -136,7 +136,7 @@ def _of_numpy(value: Any, numpy: Any) -> Level | None:
     if isinstance(value, numpy.generic):
         return Leaf(long_text(value))
     if isinstance(value, numpy.ndarray) and value.ndim == 1:
-        return List(len(value), lambda: iter(value.tolist() if isinstance(value, numpy.ma.MaskedArray) else value))
+        return List(len(value), lambda: iter(value.tolist() if is_masked(value) else value))
     return None
 
 

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from flowstore.store.json_levels import is_masked
+
 _ATOMS = frozenset({bool, int, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range})
 _GLOBALS = (type, BuiltinFunctionType, ModuleType)
 _PROTOCOL = 4  # the newest that hands over no buffers apart
@@ -124,7 +126,7 @@ class _Comparison:
             return False
         if self._strict and one.flags.fnc != two.flags.fnc:
             return False
-        if isinstance(one, np.ma.MaskedArray):  # whose state changes when it is only shown
+        if is_masked(one):  # whose state changes when it is only shown
             parts = ((a.data, np.ma.getmaskarray(a), a.fill_value, a.hardmask) for a in (one, two))
             return all(map(self.same, *parts))
         if type(one) is not np.ndarray:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import os
 import select
 import signal
@@ -42,7 +41,7 @@ from flowstore.run.local import messages, threads, worker
 from flowstore.run.local.ending import Ending, flush_imported, flush_output
 from flowstore.run.orders import Inline, OpenSplit, Order, RunFacts, decode_order, encode_order
 from flowstore.run.randomness import Generators
-from flowstore.store.codecs import SLOW, entry_of, import_common
+from flowstore.store.codecs import SLOW, entry_of, import_common, import_slow
 
 MESSAGE = struct.Struct("!cii")
 FORK, KILL, WARM_UP, STARTED, ENDED, REFUSED = b"F", b"K", b"W", b"S", b"X", b"R"
@@ -174,7 +173,7 @@ class _Server:
     def _warm_up(self, module: str) -> None:
         """Import what a child had to, or may have to, and do once what each that uses it would do."""
         with contextlib.suppress(Exception):  # a package is broken: the task that needs it says so
-            importlib.import_module(module)
+            import_slow(module)
         if module == entry_of("pickle").slow:
             from flowstore.store import pickling
 

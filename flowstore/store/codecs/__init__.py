@@ -36,7 +36,8 @@ from flowstore.store.preview import type_name
 
 __all__ = [
     "INDEXABLE", "NOTATIONS", "REGISTRY", "SLOW", "WITH_JSON_BESIDE", "Codec", "Encoded", "Entry", "Piece", "Pieces",
-    "decode", "describe", "encode", "entry_of", "import_common", "is_safe", "likely_slow", "plain_of", "preview",
+    "decode", "describe", "encode", "entry_of", "import_common", "import_slow", "is_safe", "likely_slow", "plain_of",
+    "preview",
 ]  # fmt: skip
 
 
@@ -120,7 +121,7 @@ REGISTRY = (
         path="flowstore.store.codecs.tables:Tables",
         libraries=("pandas", "polars", "pyarrow"),
         needs="pyarrow",
-        slow="flowstore.store.codecs.parquet",
+        slow="flowstore.store.codecs.frames",
         has_json=False,
         suffix=".parquet",
     ),
@@ -182,7 +183,16 @@ def is_safe(name: str) -> bool:
 
 def likely_slow() -> list[str]:
     """Return those of `SLOW` that are likely to be needed: what they import was imported by this process."""
-    return [entry.slow for entry in REGISTRY if entry.slow and entry.needs in sys.modules]
+    imported = sys.modules.keys()
+    return [entry.slow for entry in REGISTRY if entry.slow and {entry.needs, *entry.libraries[:1]} <= imported]
+
+
+def import_slow(module: str) -> None:
+    """Import one of `SLOW`, with the codec that needs it."""
+    importlib.import_module(module)
+    for entry in REGISTRY:
+        if entry.slow == module:
+            _ = entry.codec
 
 
 def import_common() -> None:

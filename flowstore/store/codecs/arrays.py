@@ -10,8 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
-
+from flowstore import later
 from flowstore.errors import ArtifactError
 from flowstore.store.codecs.contract import Codec, Pieces
 from flowstore.store.preview import first_of
@@ -79,7 +78,7 @@ class Npy(Codec):
         return f"{value.dtype}{list(value.shape)} [{first_of(value.flat, value.size)}]"
 
 
-@attrs.frozen
+@later.frozen
 class Header:
     """The description of an array at the beginning of its bytes.
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.pandas_compat  # which pyarrow imports for the first frame: a task server does it for all its tasks
 
 from flowstore.store.codecs import parquet
 from flowstore.store.codecs.plain_json import PlainJson

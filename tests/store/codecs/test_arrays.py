@@ -169,3 +169,16 @@ def test_a_lying_size_never_raises_anything_else(store, codec):
             assert equal(blobs.load(store, blob, "x"), VALUES[codec])
         with store.write() as connection:
             connection.execute("delete from blobs")
+
+
+def test_masked_arrays_are_not_imported_for_plain_ones():
+    """Their module takes longer to import than a task takes, and a plain array of a forked task is stored without."""
+    code = """
+import sys, numpy
+from flowstore.store import codecs
+encoded = codecs.encode({"a": numpy.arange(3), "b": numpy.float64(2)})
+encoded = codecs.encode(numpy.arange(3))
+codecs.decode(encoded.codec, iter([encoded.content]), encoded.size_bytes)
+print("numpy.ma" in sys.modules, "attrs" in sys.modules)
+"""
+    assert told(python(code)).split() == ["False", "False"]
