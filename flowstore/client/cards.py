@@ -92,8 +92,12 @@ def _row(row: Row, attempt: int) -> CardRow:
 def card_html(task: Task, row: CardRow) -> str:
     """Return the HTML of a card, which is hostile: show it in a frame without an origin only.
 
+    While its task runs, that is its newest state: the one that `row` stands for may be gone.
+
     Raises:
         StoreCorrupt: its bytes do not match their hash, or are no card's.
         ArtifactError: it was left out of this file.
     """
-    return cards.html(task._store, row.blob, f"card {row.n} of {task.pathspec}")
+    with task._store.read():
+        newest = {(each.attempt, each.n): each.blob for each in of_cards(task)}
+        return cards.html(task._store, newest.get((row.attempt, row.n), row.blob), f"card {row.n} of {task.pathspec}")

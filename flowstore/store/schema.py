@@ -197,8 +197,8 @@ def make(connection: sqlite3.Connection, table: str) -> None:
 
 def complete(connection: sqlite3.Connection) -> None:
     """Make the tables and indexes that a small store does without, in the caller's write transaction."""
-    views = {name for (name,) in connection.execute("select name from sqlite_master where type = 'view'").fetchall()}
-    lacking = views.intersection(DEFERRED)
+    shown = connection.execute("select name from sqlite_master where type = 'view'").fetchall()
+    lacking = {name for (name,) in shown}.intersection(DEFERRED)
     if DEFERRED[0] not in lacking:
         return
     for name, sql in _own_definitions(connection).items():

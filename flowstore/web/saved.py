@@ -318,7 +318,8 @@ class _Written:
         took = None if row["finished_at"] is None else (row["finished_at"] - row["started_at"]) / 1000
         log = _lines(log_chunks.read(self._store, row["log_id"])) if self._logs else ()
         traceback = "" if self._logs else row["traceback"] or ""  # the log ends with it
-        shown = [self._card(card, row["task_id"]) for card in cards.of_attempt(self._store, row["id"])]
+        with self._store.read():  # of a task that runs, each state of a card is gone with the next one
+            shown = [self._card(card, row["task_id"]) for card in cards.of_attempt(self._store, row["id"])]
         status = "dead" if dead else row["status"]
         return SavedAttempt(row["number"], status, took, traceback, artifacts, log, shown)
 

@@ -61,6 +61,14 @@ def test_they_are_exported_and_imported(source, tmp_path):
     assert problems(target) == problems(tmp_path / "out.db") == []
 
 
+def test_one_that_was_rendered_again_since_it_was_listed(source):
+    """The newest state is shown, as the one that was listed is gone."""
+    with contextlib.closing(flowstore.open_store(source, namespace=None)) as store:
+        listed = get_cards(store.task("F/1/start/1"))
+        card_in(source, "<p>now", n=1, card_id="large")
+        assert [card.get() for card in listed] == ["<p>small", "<p>now"]
+
+
 def test_they_are_deleted_with_their_run(source):
     """A blob that another card has stays."""
     command("--store", source, "delete", "F/1", "--yes")
