@@ -99,5 +99,5 @@ def card_html(task: Task, row: CardRow) -> str:
         ArtifactError: it was left out of this file.
     """
     with task._store.read():
-        newest = {(each.attempt, each.n): each.blob for each in of_cards(task)}
+        newest = {(card.attempt, card.n): card.blob for card in of_cards(task)}
         return cards.html(task._store, newest.get((row.attempt, row.n), row.blob), f"card {row.n} of {task.pathspec}")

@@ -194,20 +194,20 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _tables(old: sqlite3.Connection, path: Path) -> set[str]:
-    """Return the names of the file's tables, and of the views that stand for some in a small one.
+    """Return the names of the file's tables, without the views that stand for some of ours in a small one.
 
     Raises:
         StoreCorrupt: the list can't be read, or lacks some of ours.
     """
     try:
-        present = {name for (name,) in old.execute("select name from sqlite_master where type <> 'index'").fetchall()}
+        present = dict(old.execute("select name, type from sqlite_master where type <> 'index'").fetchall())
         version = old.execute("pragma user_version").fetchone()[0]
     except UNREADABLE as error:
         raise _unreadable(path, str(error)) from error
-    lacking = {name for name in schema.definitions(version) if name in tables.BY_NAME} - present
+    lacking = {name for name in schema.definitions(version) if name in tables.BY_NAME} - present.keys()
     if lacking:
         raise _unreadable(path, f"{min(lacking)} is missing")
-    return present
+    return {name for name, kind in present.items() if kind == "table"}
 
 
 def _unreadable(path: Path, problem: str) -> StoreCorrupt:

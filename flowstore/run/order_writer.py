@@ -2,7 +2,7 @@
 
 The driver remembers the row of each finished task, and the items of each foreach that was opened. A task's artifacts
 come from `base_id`: the nearest task before it that set any, or none for a join. Small ones that were set in this run
-travel with the order: to open the store takes a task's process longer than all else that it does.
+travel with the order, since opening the store would take a task longer than everything else it does.
 """
 
 from __future__ import annotations
@@ -80,47 +80,66 @@ class FinishedTask:
     previews: Previews | None = None
 
 
-_VALUE_BYTES = 8192  # an artifact of at most this size travels with orders,
-_VALUES_BYTES = 16384  # and at most so much with each
+_VALUE_BYTES = 2048  # an artifact of at most this size travels with orders,
+_VALUES_BYTES = 4096  # and at most so much with each: more would leave a reused process fewer orders ahead
 _HELD_BYTES = 32 << 20  # of all that are remembered
 
 _Values = Mapping[str, tuple[str, bytes]]
 
 
 class _SmallValues:
-    """The small artifacts of finished tasks, for those that follow; the oldest are forgotten when they are too many."""
+    """The small artifacts that tasks have, for the orders of those that follow, until they are too many.
+
+    Those that were not asked for the longest are forgotten first.
+    """
 
     def __init__(self) -> None:
-        self._of: dict[int, _Values] = {}  # by the task's key in the plan
-        self._bytes = 0  # what these take in memory, roughly
+        self._by_task: dict[int, tuple[_Values, int]] = {}  # by key in the plan, with the bytes that the task has added
+        self._bytes = 0
 
-    def of(self, planned: PlannedTask) -> _Values:
-        """Return those of the one task that a planned one follows."""
-        return self._of.get(planned.parents[0], {}) if planned.parents else {}
+    def after(self, key: int) -> _Values:
+        """Return the small artifacts of a finished task, own and inherited."""
+        if key not in self._by_task:
+            return {}
+        values, _ = self._by_task[key] = self._by_task.pop(key)
+        return values
 
     def note(self, key: int, inherited: _Values, report: Report) -> None:
-        """Remember those that a task has: what it inherited, with what it has set and deleted.
+        """Remember what a task has: what it inherited, without what it deleted, and with what it set.
 
-        The items of the foreach that it opens are left out: each task has its own.
+        The items of the foreach that it opens are left out: each task gets its own.
         """
         items_from = None if report.outcome is None else report.outcome.items_from
-        values = {name: value for name, value in inherited.items() if name not in report.deleted}
-        for name, blob in report.artifacts.items():
-            values.pop(name, None)
-            if blob.data is not None and len(blob.data) <= _VALUE_BYTES and name != items_from:
-                values[name] = (blob.codec, blob.data)
-        excess = sum(len(data) for _, data in values.values()) - _VALUES_BYTES
-        for name in sorted(values, key=lambda name: len(values[name][1]), reverse=True) if excess > 0 else ():
-            if excess > 0:
-                excess -= len(values.pop(name)[1])
-        self._of[key] = values
-        self._bytes += _memory_of(values)
+        gone = {*report.deleted, *report.artifacts, items_from}
+        values = {name: value for name, value in inherited.items() if name not in gone}
+        own = {
+            name: (blob.codec, blob.data)
+            for name, blob in report.artifacts.items()
+            if blob.data is not None and len(blob.data) <= _VALUE_BYTES and name != items_from
+        }
+        added = 300 + sum(_size(name, value) for name, value in own.items())
+        self._by_task[key] = _smallest({**values, **own}), added
+        self._bytes += added
         while self._bytes > _HELD_BYTES:
-            self._bytes -= _memory_of(self._of.pop(next(iter(self._of))))
+            self._bytes -= self._by_task.pop(next(iter(self._by_task)))[1]
 
 
-def _memory_of(values: _Values) -> int:
-    return 300 + sum(200 + len(data) for _, data in values.values())
+def _smallest(values: _Values) -> _Values:
+    """Return as many as may travel with one order, the smallest first."""
+    if sum(_size(name, value) for name, value in values.items()) <= _VALUES_BYTES:
+        return values
+    kept: dict[str, tuple[str, bytes]] = {}
+    room = _VALUES_BYTES
+    for name in sorted(values, key=lambda name: len(values[name][1])):
+        room -= _size(name, values[name])
+        if room < 0:
+            break
+        kept[name] = values[name]
+    return kept
+
+
+def _size(name: str, value: tuple[str, bytes]) -> int:
+    return len(name) + len(value[1]) + 50
 
 
 class OrderWriter:
@@ -143,11 +162,14 @@ class OrderWriter:
         self._finished[planned.key] = (task.id, planned.step, task.base_id)
         if task.outcome.count is not None:
             self._opened[planned.key] = task
-        if report is not None and not all(self._run.graph[step].is_join for step in task.outcome.targets):
+        followed = not all(self._run.graph[step].is_join for step in task.outcome.targets)  # a join asks for its inputs
+        if report is not None and followed:
             self._values.note(planned.key, self._inherited(planned), report)
 
     def _inherited(self, planned: PlannedTask) -> _Values:
-        return {} if self._run.graph[planned.step].is_join else self._values.of(planned)
+        if self._run.graph[planned.step].is_join or not planned.parents:
+            return {}
+        return self._values.after(planned.parents[0])
 
     def parents(self, planned: PlannedTask) -> list[int]:
         """Return the rows of the tasks before a planned one."""

@@ -122,7 +122,7 @@ def insert_value(
 
 def insert_picture(db: sqlite3.Connection, blob_id: int, png: bytes) -> None:
     """Insert the picture of a blob, unless it is there."""
-    schema.make(db, "pictures")
+    schema.ensure_table(db, "pictures")
     db.execute("insert or ignore into pictures values (?, ?)", (blob_id, png))
 
 
@@ -191,14 +191,14 @@ def publish(db: sqlite3.Connection, staged_id: int, sha: bytes, codec: str) -> i
 
 def insert_chunks(db: sqlite3.Connection, rows: Iterable[tuple[int, int, Piece]]) -> None:
     """Insert chunks: the row of the blob, the chunk's number and its bytes, of each."""
-    schema.make(db, "chunks")
+    schema.ensure_table(db, "chunks")
     db.executemany("insert into chunks values (?, ?, ?)", rows)
 
 
 def delete_chunks(db: sqlite3.Connection, blob_id: int, count: int) -> int:
     """Delete some chunks of a blob; return how many there were, at most `count`."""
     rows = db.execute("select n from chunks where blob_id = ? order by n limit ?", (blob_id, count)).fetchall()
-    for (n,) in rows:
+    for (n,) in rows:  # where there are none, not even a statement: in a small store, a view stands for the table
         db.execute("delete from chunks where blob_id = ? and n = ?", (blob_id, n))
     return len(rows)
 

@@ -61,7 +61,7 @@ def put(db: sqlite3.Connection, attempt_id: int, card: RenderedCard, blob_id: in
     """Store a card of an attempt, with its HTML, in place of what it was before."""
     row = db.execute("select blob_id, data from cards where attempt_id = ? and n = ?", (attempt_id, card.n)).fetchone()
     data = card.data if card.data is not None or row is None else row["data"]
-    schema.make(db, "cards")
+    schema.ensure_table(db, "cards")
     db.execute(
         """insert or replace into cards (attempt_id, n, type, card_id, blob_id, data, updated_at)
            values (?, ?, ?, ?, ?, ?, ?)""",

@@ -195,8 +195,8 @@ def _scalar(value: Any) -> Level:
 
 def is_masked(value: Any) -> bool:
     """Return whether a value is a masked array of NumPy's, without importing their module, which takes 10 ms."""
-    masked = sys.modules.get("numpy.ma")
-    return masked is not None and isinstance(value, masked.MaskedArray)
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)  # which another thread may be importing just now
+    return masked is not None and isinstance(value, masked)
 
 
 def _array(value: Any) -> Level:

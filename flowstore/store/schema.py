@@ -11,8 +11,8 @@ file; the table in which sqlite-utils notes what it has applied is made when the
 A new store is *small*: beside what keeps rows unique it has only the `_SEARCHED` indexes, by which runs are searched
 for, since reading all of a small table takes no longer than a search in an index, and empty views stand for the tables
 of `DEFERRED`, which many stores never need. Each of these would take a page, and together more than the rows of a few
-runs. Whoever inserts a row calls `make` before, or `complete`, which makes all that is missing, as does the commit that
-takes the file beyond `SMALL_PAGES`. Whoever changes or deletes rows asks `tables.is_empty` before.
+runs. Whoever inserts a row calls `ensure_table` before; whoever changes or deletes rows asks `tables.is_empty`. The
+commit that takes the file beyond `SMALL_PAGES` makes it *complete*: it makes all that is missing.
 
 Times are integers, milliseconds since 1970 in UTC; the views show them as text.
 """
@@ -188,7 +188,7 @@ def _lacks(connection: sqlite3.Connection, table: str) -> bool:
     return row is not None and row[0] == "view"
 
 
-def make(connection: sqlite3.Connection, table: str) -> None:
+def ensure_table(connection: sqlite3.Connection, table: str) -> None:
     """Make a table of `DEFERRED` where it is lacking, in the caller's write transaction."""
     if _lacks(connection, table):
         connection.execute(f"drop view {table}")
@@ -197,8 +197,8 @@ def make(connection: sqlite3.Connection, table: str) -> None:
 
 def complete(connection: sqlite3.Connection) -> None:
     """Make the tables and indexes that a small store does without, in the caller's write transaction."""
-    shown = connection.execute("select name from sqlite_master where type = 'view'").fetchall()
-    lacking = {name for (name,) in shown}.intersection(DEFERRED)
+    views = connection.execute("select name from sqlite_master where type = 'view'").fetchall()
+    lacking = {name for (name,) in views}.intersection(DEFERRED)
     if DEFERRED[0] not in lacking:
         return
     for name, sql in _own_definitions(connection).items():

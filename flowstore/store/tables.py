@@ -142,7 +142,7 @@ def has(db: sqlite3.Connection, table: str, column: str = "") -> bool:
 
 
 def is_empty(db: sqlite3.Connection, table: str) -> bool:
-    """Return whether a table has no rows, as one has for which a view stands in a small store (`schema`)."""
+    """Return whether a table has no rows. A view that stands for one in a small store (`schema`) has none."""
     return db.execute(f"select 1 from {table} limit 1").fetchone() is None
 
 

@@ -146,7 +146,7 @@ def _unverified(store: Database) -> str:
 
 def mark_unverified(db: sqlite3.Connection, run_id: int, blob_ids: Iterable[int]) -> None:
     """Record that blobs came with a run, and that this user vouches for none of them."""
-    schema.make(db, "unverified")
+    schema.ensure_table(db, "unverified")
     db.executemany("insert or ignore into unverified values (?, ?)", [(run_id, blob_id) for blob_id in blob_ids])
 
 

@@ -166,7 +166,7 @@ def _copy_rows(
         first = rows.fetchone()
         if first is None:
             return
-        schema.make(db, table.name)
+        schema.ensure_table(db, table.name)
         insert_rows(
             db, table.name, [column[0] for column in rows.description], map(tuple, itertools.chain([first], rows))
         )

@@ -154,7 +154,7 @@ SMALL_AND_LARGE = {
     "start": """
 self.gone, self.listed, self.read, self.grows, self.shrinks = 1, [1], {"a": (1, 2)}, "small", b"x" * 100_000
 for n in range(9):
-    setattr(self, f"many_{n}", str(n) * 3000)
+    setattr(self, f"many_{n}", str(n) * 900)
 self.next(self.a, self.b)
 """,
     "a": """
@@ -184,7 +184,7 @@ self.next(self.end)
     "end": """
 assert (self.listed, self.read, self.gone) == ([1, 1], {"a": (1, 2)}, "back")
 assert (self.grows, self.shrinks) == ("small again", b"y")
-assert [getattr(self, f"many_{n}") for n in range(9)] == [str(n) * 3000 for n in range(9)]
+assert [getattr(self, f"many_{n}") for n in range(9)] == [str(n) * 900 for n in range(9)]
 """,
 }
 
