@@ -48,7 +48,8 @@ class Entry:
     Attributes:
         name: stands in the store with each blob.
         path: the module and the class, as `module:Class`.
-        libraries: modules without which there is no value of its types; empty for those that are always asked.
+        libraries: modules without which there is no value of its types, the most common one first; empty for those that
+            are always asked.
         needs: the module that encoding and decoding import, if any.
         install: what pip installs where that is missing.
         slow: the module whose import takes time: a task server imports it once a task has needed it.
