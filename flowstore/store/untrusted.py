@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING
 from flowstore.errors import NotAStore, StoreCorrupt
 from flowstore.store import schema
 
-try:
+try:  # `hashlib` also loads OpenSSL, which takes longer than the comparison that the digest saves
     from _blake2 import blake2b
-except ImportError:  # `hashlib` also loads OpenSSL, which takes as long as all other work on a small store
+except ImportError:
     from hashlib import blake2b
 
 if TYPE_CHECKING:

@@ -111,7 +111,7 @@ DEEP = {
 
 @pytest.mark.parametrize("options", [(), ("--reuse-workers",)], ids=["", "reuse"])
 def test_tasks_do_not_open_the_store_for_small_artifacts(flow, traced, options):
-    """What they read comes with their order, also over several steps and attempts; only the join asks, and once."""
+    """Their order holds what they read, also over several steps and attempts; only the join queries the store."""
     script = flow(
         flow_source(
             DEEP,
