@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from flowstore.cli.settings import FORM, NAMESPACE, STORE, with_raw
 from flowstore.client import Flow, Run, Step, Task
 from flowstore.client.rows import of_tasks, tasks_of
 from flowstore.client.store import active_store
+from flowstore.sqlite import liveness
 from flowstore.store import opening
 from flowstore.text import one_line, safe
 
@@ -68,7 +68,7 @@ def _show_task(task: Task, form: str, *, raw: bool) -> None:
     if row.item is not None:
         output.say(f"foreach item: {one_line(row.item)}", raw=raw)
     host = task.metadata_dict.get("host")
-    if host and host != platform.node():
+    if host and host != liveness.host():
         output.say(f"ran on: {one_line(host)}", raw=raw)
     why = task._failure()
     if why is not None:

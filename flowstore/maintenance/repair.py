@@ -12,7 +12,6 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import attrs
 
@@ -178,7 +177,7 @@ def _rename(path: Path) -> Path:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the damaged file, locked against others."""
-    uri = f"file:{quote(os.fsencode(path))}?mode=rw"
+    uri = files.uri(path, "mode=rw")
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_PATIENCE_S)) as old:
         old.text_factory = lambda data: data.decode("utf-8", "replace")
         # writable_schema: else SQLite reads nothing of a file whose end is missing

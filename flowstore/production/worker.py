@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 import queue
 import signal
 import sys
@@ -28,6 +27,7 @@ from flowstore.production.stepfunctions.job import BEATS, Job
 from flowstore.production.stepfunctions.messages import QUEUED, STEP, Failure, Message
 from flowstore.production.trigger import as_child
 from flowstore.run import console
+from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Database
 from flowstore.store import deployments, records, state_machines
 from flowstore.text import safe
@@ -248,7 +248,7 @@ class Worker:
 
     def _accept(self, received: Received, message: Message, job: Job | None) -> None:
         """Take on an execution, which then asks for its run."""
-        is_waited_for = self._aws.succeed(message.token, {"worker": platform.node()})
+        is_waited_for = self._aws.succeed(message.token, {"worker": liveness.host()})
         self._aws.drop(self._url, received)
         if is_waited_for and job is None:
             self._jobs[message.tag] = Job(self._store, message)

@@ -22,7 +22,6 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from flowstore import later
 from flowstore.errors import FlowstoreError, StoreCorrupt
@@ -344,9 +343,13 @@ def _connect(
     mode = "mode=rw" if writable else "mode=ro"
     if alone or (not writable and journal.is_wal(path) and not files.has_side_file(path, "-wal")):
         mode += "&immutable=1"  # a read-only medium can't hold the side files that even reading a log needs
-    uri = f"file:{quote(os.fsencode(path))}?{mode}"
     connection = sqlite3.connect(
-        uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=256
+        files.uri(path, mode),
+        uri=True,
+        timeout=busy_timeout_s,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
     )
     connection.row_factory = typed_rows.Checked(path, types)
     try:

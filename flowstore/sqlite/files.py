@@ -25,6 +25,18 @@ def identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def uri(path: str | os.PathLike[str], parameters: str) -> str:
+    """Return the URI by which SQLite opens a file (sqlite.org/uri.html), whatever characters its path has.
+
+    Example:
+        >>> uri("/tmp/100% mine?.db", "mode=ro")
+        'file:///tmp/100%25 mine%3f.db?mode=ro'
+    """
+    name = os.fspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    authority = "//" if name.startswith("/") else ""  # without one, what follows two slashes would be taken for it
+    return f"file:{authority}{name}?{parameters}"
+
+
 def side_file(path: Path, suffix: str) -> Path:
     """Return the path of a side file: SQLite follows a link to the store before it names them."""
     return Path(os.path.realpath(path) + suffix)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -67,13 +66,13 @@ class Process:
 
 def this_process() -> Process:
     """Return the identity of this process."""
-    return Process(platform.node(), _boot(), os.getpid(), started(os.getpid()) or "")
+    return Process(host(), _boot(), os.getpid(), started(os.getpid()) or "")
 
 
 def is_dead(run: Row) -> bool:
     """Return whether the driver of a run that is recorded as running is gone."""
     silent = time.time() - time_of(run["last_seen_at"]).timestamp() > SILENCE_S
-    if run["host"] != platform.node() or not run["boot"] or not run["pid_started"]:
+    if run["host"] != host() or not run["boot"] or not run["pid_started"]:
         return silent
     if run["boot"] != _boot():
         boot, _, namespace = run["boot"].partition(" ")
@@ -82,6 +81,15 @@ def is_dead(run: Row) -> bool:
         return bool(boot != own_boot) if namespace == own_namespace else silent
     since = started(run["pid"])
     return silent if since == "" else bool(since != run["pid_started"])
+
+
+def host() -> str:
+    """Return the name of this machine."""
+    if hasattr(os, "uname"):
+        return os.uname().nodename
+    import platform  # takes longer to import than all else here
+
+    return platform.node()
 
 
 @functools.cache

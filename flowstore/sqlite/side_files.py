@@ -29,7 +29,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 from flowstore.errors import FlowstoreError
 from flowstore.sqlite import files
@@ -302,7 +301,7 @@ def _mixes(path: Path, side: Path) -> bool:
 
 def _identity(path: Path, mode: str, *, checked: bool = False) -> _Identity | None:
     """Read the uuids of a store's newest runs, by id, and its own, as that of run 0; `None` where it is not sound."""
-    uri = f"file:{quote(os.fsencode(os.path.realpath(path)))}?{mode}"
+    uri = files.uri(os.path.realpath(path), mode)
     until = time.monotonic() + _DEADLINE_S
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)  # it may be a stranger's file

@@ -14,7 +14,6 @@ import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import cast
-from urllib.parse import quote
 
 from flowstore.context import state
 from flowstore.errors import FlowstoreError, NotAStore, StoreCorrupt, StoreNotFound, StoreTooNew
@@ -301,7 +300,7 @@ def _check_header_beside(path: Path) -> None:
     if files.has_side_file(path, "-wal"):
         with (
             contextlib.suppress(sqlite3.OperationalError),  # it can't be read here: `_check_open` looks when it is open
-            contextlib.closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)) as connection,
+            contextlib.closing(sqlite3.connect(files.uri(path, "mode=ro"), uri=True)) as connection,
         ):
             _check_open(connection, path)
     if files.has_side_file(path, "-journal"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 
 import pytest
@@ -54,6 +55,22 @@ def test_the_option_goes_before_the_variable(flow, tmp_path):
     assert sorted(item.name for item in tmp_path.glob("*.db")) == ["one.db"]
     with contextlib.closing(sqlite3.connect(tmp_path / "one.db")) as connection:
         assert connection.execute("select count(*) from run_summary where status = 'successful'").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("name", ["a?b#c%41 é.db", "\udcff.db", "//"], ids=["signs", "bytes", "two slashes"])
+@pytest.mark.quick("signs", "two slashes")
+def test_the_path_of_a_store_may_hold_any_characters(flow, name):
+    """Those that mean something in the URI by which SQLite opens it, those of no encoding, and two slashes first."""
+    script = flow(flow_source(LINEAR))
+    path = f"/{script.db}" if name == "//" else name
+    script("run", "--store", path)
+    for command in (["check", "--deep"], ["check", "--repair"], ["vacuum"], ["export", "--force", "copy.db"]):
+        script.flowstore(*command, "--store", path)
+    flowstore.use_store(script.folder / path)
+    assert flowstore.Run("F/1").successful
+    script("resume", "--store", path, "start", "--origin-run-id", "1")
+    listed = script.flowstore("runs", "--store", path, "--json")
+    assert [run["status"] for run in json.loads(listed.stdout)] == ["successful", "successful"]
 
 
 def test_a_missing_store_is_an_error_that_names_the_places(tmp_path, monkeypatch):
