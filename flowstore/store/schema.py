@@ -157,7 +157,7 @@ def _definitions(migrations: Sequence[Migration]) -> Mapping[str, str]:
 def small_definitions(version: int) -> Mapping[str, str]:
     """Return the definitions of a small store, by name."""
     small = {name: sql for name, sql in definitions(version).items() if not _is_for_large(name, sql)}
-    return small | {name: _stand_in(name, small[name]) for name in DEFERRED if name in small}
+    return small | {name: stand_in(name, small[name]) for name in DEFERRED if name in small}
 
 
 def _is_for_large(name: str, sql: str) -> bool:
@@ -171,7 +171,7 @@ def _kind(sql: str) -> str:
     return match[2].lower()
 
 
-def _stand_in(table: str, sql: str) -> str:
+def stand_in(table: str, sql: str) -> str:
     """Return the definition of an empty view with the columns of a table."""
     columns = re.findall(r"(?m)^  ([a-z_]+) (?:text|integer|blob)\b|, ([a-z_]+) (?:text|integer|blob)\b", sql)
     named = ", ".join(f"null as {first or further}" for first, further in columns)
