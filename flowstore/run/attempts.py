@@ -92,6 +92,10 @@ class Finished:
     ended: bool = False
     follow: Callable[[], None] = lambda: None
 
+    def is_due(self, now: float) -> bool:
+        """Return whether it has to be in the store: at once when its process has ended, for what follows from that."""
+        return self.ended or now >= self.due
+
 
 def cause_of_death(task: RunningTask, event: Died, timeout_s: float | None) -> Failure:
     """Return why an attempt failed whose process ended without a report.

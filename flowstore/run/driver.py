@@ -249,7 +249,9 @@ class Driver:
         """Write what has come, in one transaction, then launch what starts; return the status if the run is over."""
         if self._output.is_due() or self._heartbeat_is_due():
             self._output.settle(self._running.values())
-        finished, self._finished = self._finished, []
+        now = time.monotonic()
+        finished = [item for item in self._finished if item.is_due(now)]
+        self._finished = [item for item in self._finished if not item.is_due(now)]
         started: list[_Task] = []
         lines: list[tuple[_Task, str]] = []
         self._followed = False
