@@ -85,7 +85,7 @@ def _write(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.remove_abandoned(path)
+        files.remove_abandoned(path, siblings=True)
         with files.temporary_file(path, 0o600) as temporary:
             temporary.write_text(text, "utf-8")
             files.move_to(temporary, path, replace=True)

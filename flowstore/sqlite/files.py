@@ -126,22 +126,22 @@ def _sync(path: Path, how: int) -> None:
 # --- abandoned files
 
 
-def temporary_files_of(final: Path, *, abandoned: bool = False) -> list[Path]:
-    """Return the temporary files of a path; where `abandoned`, only those whose process is gone."""
-    prefix = f".{final.name}."
+def remove_abandoned(final: Path, *, siblings: bool = False) -> None:
+    """Remove the temporary files of a path whose process is gone.
+
+    Args:
+        final: the path.
+        siblings: whether to remove those of all paths in its folder, to which nothing but flowstore writes.
+    """
+    prefix = "." if siblings else f".{final.name}."
     with contextlib.suppress(OSError), os.scandir(final.parent) as entries:  # it may not be read, or is gone
         near = [entry for entry in entries if entry.name.startswith(prefix)]  # mostly none, and no pattern is compiled
-        pattern = re.escape(prefix) + rf"{_OWNER}(-journal)?"
+        pattern = re.escape(prefix) + (r".+\." if siblings else "") + rf"{_OWNER}(-journal)?"
         matches = [(entry, named) for entry in near if (named := re.fullmatch(pattern, entry.name))]
-        return [Path(entry) for entry, named in matches if not abandoned or _is_abandoned(named, entry)]
-    return []
-
-
-def remove_abandoned(final: Path) -> None:
-    """Remove the temporary files of a path whose process is gone."""
-    for path in temporary_files_of(final, abandoned=True):
-        with contextlib.suppress(OSError):  # somebody else's, or somebody else was faster
-            path.unlink()
+        for entry, named in matches:
+            if _is_abandoned(named, entry):
+                with contextlib.suppress(OSError):  # somebody else's, or somebody else was faster
+                    Path(entry).unlink()
 
 
 def remove_abandoned_folders(parent: Path, prefix: str) -> None:

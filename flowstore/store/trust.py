@@ -195,7 +195,7 @@ def trust(path: Path, store_uuid: str) -> None:
     record = _place(path)
     try:
         record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.remove_abandoned(record)
+        files.remove_abandoned(record, siblings=True)
         with files.temporary_file(record, 0o600) as temporary:
             temporary.write_bytes(_entry(path, store_uuid))
             files.move_to(temporary, record, replace=True)

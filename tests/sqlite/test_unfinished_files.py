@@ -77,10 +77,11 @@ def test_what_can_not_be_told_stays_for_a_day(tmp_path, monkeypatch, where):
     with begun(place) as process:
         process.communicate()
     if where == "elsewhere":
-        monkeypatch.setattr(liveness.platform, "node", lambda: "another")
+        monkeypatch.setattr(liveness, "host", lambda: "another")
     else:
         monkeypatch.setattr(liveness, "started", lambda pid: "" if pid == process.pid else "1")
-    assert files.temporary_files_of(place, abandoned=True) == []
+    files.remove_abandoned(place)
+    assert len([*tmp_path.glob(".out.db.*")]) == 2
     for path in tmp_path.glob(".out.db.*"):
         os.utime(path, (time.time() - 90_000,) * 2)
     files.remove_abandoned(place)
@@ -143,6 +144,20 @@ def test_a_token_outlives_a_process_that_dies_before_its_commit(flow):
     script("deploy", "create")
     assert script.sql("select version from deployments") == [1, 2]
     assert names(script.folder / "home") == ["deployed", "key", "tokens"]
+
+
+def test_what_died_with_another_name_is_swept_away_too(flow):
+    """A token and a record of trust have names of their own each, to which nobody may come again."""
+    script = flow(flow_source(LINEAR))
+    script("run")
+    tokens, trusted = script.folder / "home" / "tokens", script.folder / "home" / "trusted"
+    killed_instead("put", script.file, "deploy", "create", cwd=script.folder)
+    killed_instead("put", "flowstore", "trust", script.db, cwd=script.folder)
+    assert [len([*folder.glob(".*")]) for folder in (tokens, trusted)] == [1, 1]
+    script("deploy", "create")
+    script.flowstore("export", "other.db")
+    script.flowstore("trust", "other.db")
+    assert [len([*folder.glob(".*")]) for folder in (tokens, trusted)] == [0, 0]
 
 
 def test_a_killed_repair_leaves_no_place_empty(tmp_path):
