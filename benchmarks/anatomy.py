@@ -59,9 +59,9 @@ def _tasks(settings: Settings) -> Iterator[Line]:
         "flowstore": partial(_slope, settings, partial(_flow, ()), sizes),
     }
     found = in_turns(contestants, settings.rounds)
-    yield _line("a process a task", "CPU ms/task", found, lambda usage: 1000 * sum(cpu for cpu, _ in usage))
-    yield _line("a process a task, the driver", "CPU ms/task", found, lambda usage: 1000 * usage[0][0])
-    yield _line("a process a task", "faults", found, lambda usage: sum(faults for _, faults in usage))
+    yield _line("a process per task", "CPU ms/task", found, lambda usage: 1000 * sum(cpu for cpu, _ in usage))
+    yield _line("a process per task, the driver", "CPU ms/task", found, lambda usage: 1000 * usage[0][0])
+    yield _line("a process per task", "faults", found, lambda usage: sum(faults for _, faults in usage))
     contestants = {
         "floor": partial(_slope, settings, partial(_floor, reuse.pooled), sizes),
         "flowstore": partial(_slope, settings, partial(_flow, ("--reuse-workers",)), sizes),

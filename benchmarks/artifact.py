@@ -53,7 +53,7 @@ def measure(settings: Settings) -> Iterator[Line]:
             f"artifact, {kind} of {shown}",
             "s",
             times,
-            times_floor(1.15 if kind == "array" else 1.25, slower={"metaflow": 10}),
+            times_floor(1.15) if kind == "array" else times_floor(1.25, slower={"metaflow": 10}),
             missing,
         )
         yield Line(f"artifact, {kind}: pickle and fsync", "s", pickled)

@@ -28,5 +28,5 @@ def measure(settings: Settings) -> Iterator[Line]:
         for name, options in (("metaflow", WITH_CARD), ("metaflow, no card", ())):
             contestants[name] = partial(slope_ms, settings, partial(fan_out, settings.metaflow, options), few)
     samples = in_turns(contestants, settings.rounds)
-    yield Line("fanout of 100, a default card a task", "ms/task", samples, floor_plus(10, "ms"),
+    yield Line("fanout of 100, a default card per task", "ms/task", samples, floor_plus(10, "ms"),
                settings.peers.missing("metaflow"))  # fmt: skip

@@ -47,9 +47,9 @@ def measure(settings: Settings) -> Iterator[Line]:
     name = f"digits, {4 * sizes[0] * sizes[1]} tasks"
     own = "digits, not the work's own"
     walls_reused = {"floor": walls["floor"], "flowstore": reused}
-    yield Line(f"{name}, a process a task", "s", walls, times_floor(0.95, "joblib (as floor)"), missing)
+    yield Line(f"{name}, a process per task", "s", walls, times_floor(0.95, "joblib (as floor)"), missing)
     yield Line(f"{name}, --reuse-workers", "s", walls_reused, times_floor(0.8, "joblib (as floor)"))
-    yield Line(f"{own}, a process a task", "%", _shares(walls, alone), missing=missing)
+    yield Line(f"{own}, a process per task", "%", _shares(walls, alone), missing=missing)
     yield Line(f"{own}, --reuse-workers", "%", _shares(walls_reused, alone))
 
 

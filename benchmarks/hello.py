@@ -35,7 +35,7 @@ def measure(settings: Settings) -> Iterator[Line]:
             if settings.peers.installed("luigi"):
                 contestants["luigi"] = partial(_luigi, settings, folder)
             samples = in_turns(contestants, settings.size(settings.rounds * 2, 1))
-        target = times_floor(2.5, slower={"metaflow": 8})
+        target = times_floor(2.0, slower={"metaflow": 8})
         yield Line(f"hello, {which} store", "ms", samples, target, settings.peers.missing("metaflow", "luigi"))
 
 

@@ -49,7 +49,7 @@ def measure_one(
         },
     }
     target = times_floor(2.5, "local", slower=dict.fromkeys(peer, 1))
-    yield Line(f"{engine}: fanout, a process a task", "ms/task", in_turns(fan_outs, settings.rounds), target, missing)
+    yield Line(f"{engine}: fanout, a process per task", "ms/task", in_turns(fan_outs, settings.rounds), target, missing)
 
     size = settings.size(256, 4) * MEBIBYTE
     artifacts = {

@@ -28,7 +28,7 @@ def measure(settings: Settings) -> Iterator[Line]:
         contestants["joblib"] = partial(slope_ms, settings, partial(by_peer, settings, "fanout_joblib"), sizes)
     samples = in_turns(contestants, settings.rounds)
     yield Line(
-        "fanout, --reuse-workers", "ms/task", samples, times_floor(2.5), settings.peers.missing("joblib", *POOLS)
+        "fanout, --reuse-workers", "ms/task", samples, times_floor(1.3), settings.peers.missing("joblib", *POOLS)
     )
     yield reading(settings, "fanout, tasks that read an artifact, --reuse-workers", ("--reuse-workers",), sizes)
 

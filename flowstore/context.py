@@ -170,7 +170,9 @@ def default_namespace() -> str | None:
 
 
 class Current:
-    """The identity of the task that is running; `None` for everything outside one.
+    """The task that is running.
+
+    Outside a task, `is_running_flow` is `False`, `card` raises AttributeError, and all else is `None`.
 
     Attributes:
         flow_name, run_id, step_name, task_id, pathspec, namespace, username: text.

@@ -14,7 +14,7 @@ COMMANDS = {
     "runs": Listed("flowstore.cli.runs", "List runs, newest first."),
     "show": Listed("flowstore.cli.inspect", "Show a flow, a run, a step, a task or an artifact."),
     "diff": Listed("flowstore.cli.diff", "Compare two runs, and show what differs."),
-    "search": Listed("flowstore.cli.runs", "Find runs by a text in what is known of them."),
+    "search": Listed("flowstore.cli.runs", "Find runs that contain a text."),
     "note": Listed("flowstore.cli.inspect", "Show the note on a run, or write one."),
     "tags": Listed("flowstore.cli.runs", "List all tags of runs, with counts and last use."),
     "namespaces": Listed("flowstore.cli.runs", "List the namespaces of users and of production."),

@@ -205,7 +205,7 @@ def _blocks(head: Line, cells: Sequence[Line], limit: int) -> Iterator[str]:
 
 
 def run_rows(runs: Iterable[Run], *, errors: bool = False) -> Rows:
-    """Return a row a run; with its first failure, as the view `run_summary` has it, if `errors`."""
+    """Return one row per run; with its first failure, as the view `run_summary` has it, if `errors`."""
     listed = list(runs)
     known = rows.of_runs(listed)
     if not errors:
@@ -262,7 +262,7 @@ def explanations(run: Run) -> Iterator[str]:
 
 
 def runs_with_errors(runs: Sequence[Run]) -> Rows:
-    """Return a row a run, with why it failed where one of them did."""
+    """Return one row per run, with why it failed where one of them did."""
     known = rows.of_runs(runs)
     failures = rows.failures(runs, known)
     if not any(failures):

@@ -41,7 +41,8 @@ def scheduler(once: bool) -> int:
     """Start deployments as their times and events come.
 
     The scheduler runs in the foreground, until Ctrl-C. A time that was missed, because the machine was asleep or no
-    scheduler ran, is made up for by one run. Each event starts a run, also one that came while no scheduler ran.
+    scheduler ran, is made up for by one run. Events start the deployments that wait for them, even if they came while
+    no scheduler ran.
 
     Example:
         flowstore scheduler --once
@@ -53,7 +54,7 @@ def scheduler(once: bool) -> int:
 
 @command(STORE)
 @click.argument("name")
-@click.option("--payload", metavar="JSON", default="{}", help="Values, of which parameters can take theirs.")
+@click.option("--payload", metavar="JSON", default="{}", help="A JSON object; its values can set parameters.")
 def event(name: str, payload: str) -> None:
     """Publish an event, for the deployments that wait for it.
 
@@ -92,8 +93,8 @@ def event(name: str, payload: str) -> None:
 def worker(once: bool, max_runs: int) -> int:
     """Run what AWS Step Functions asks for.
 
-    The worker waits beside the store for what was put into AWS with step-functions create, until Ctrl-C. If it dies,
-    the next one resumes its runs.
+    Until Ctrl-C, the worker executes the runs that AWS starts of flows deployed with step-functions create, on the
+    machine that has the store. If it dies, the next one resumes its runs.
 
     Example:
         flowstore worker --max-runs 2

@@ -88,7 +88,7 @@ def runs(query: RunQuery, form: str) -> None:
 
 
 def _with_columns(table: RunTable, chosen: Sequence[str], *, form: str) -> list[dict[str, Any]]:
-    """Return a row a run: what `runs` shows, and the chosen columns after it."""
+    """Return one row per run: what `runs` shows, and the chosen columns after it."""
     known = output.run_rows(table.runs, errors=form != "table" or "error" in chosen)
     if not chosen:
         return [dict(row) for row in known]
@@ -114,11 +114,10 @@ def _with_columns(table: RunTable, chosen: Sequence[str], *, form: str) -> list[
 def search(
     text: str, flow: str | None, tags: tuple[str, ...], before: str | None, limit: int, seconds: float, form: str
 ) -> None:
-    """Find runs by a text in what is known of them.
+    """Find runs that contain a text.
 
-    That is their name, tags, note, parameters, errors and logs. Upper and lower case are the same. Runs are looked at
-    from the newest on, and where there are too many of them or their logs are too long, the command says how far it
-    looked, and how to go on.
+    The text is looked for in names, tags, notes, parameters, errors and logs, ignoring case, from the newest run on.
+    Where there are too many runs or their logs are too long, the command says how far it looked, and how to go on.
 
     Example:
         flowstore search "out of memory" HelloFlow

@@ -19,7 +19,10 @@ NAMESPACE = Setting(
     "namespace",
     (
         click.Option(
-            ["--namespace"], metavar="TAG", shell_complete=completed_by("namespaces"), help="Only what has this tag."
+            ["--namespace"],
+            metavar="TAG",
+            shell_complete=completed_by("namespaces"),
+            help="Show only what has this tag.",
         ),
     ),
     apply=_narrow,

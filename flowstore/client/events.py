@@ -67,7 +67,7 @@ class Event:
 
     Args:
         name: what `@trigger` names.
-        payload: values, of which parameters of what is started can take theirs.
+        payload: values that can set parameters of the runs that are started.
 
     Example:
         Event("data_updated", payload={"day": "2026-11-27"}).publish()

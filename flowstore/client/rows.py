@@ -411,7 +411,7 @@ KNOWN = ("run_id", "status", "user", "created_at", "finished_at", "duration_s", 
 
 
 def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
-    """Return a data frame with a row a run: what is known of it, parameters, small artifacts of its end task, metrics.
+    """Return a data frame with one row per run: what is known of it, its parameters, small artifacts and metrics.
 
     Raises:
         FlowstoreError: pandas is not installed.

@@ -120,7 +120,7 @@ class Flow(Container["Run"]):
             yield Run._at(self._scope, f"{name}/{run_id}")
 
     def to_dataframe(self, *tags: str) -> pd.DataFrame:
-        """Return a data frame of the runs that `runs(*tags)` returns: a row a run.
+        """Return a data frame of the runs that `runs(*tags)` returns: one row per run.
 
         Its columns are what is known of the run, its parameters, small artifacts of its end task, and its metrics.
 
@@ -376,7 +376,7 @@ class Step(Tagged, Container[Task]):
 
     @property
     def created_at(self) -> datetime:
-        """When its first task started, in UTC: of tasks that a resumed run took over, where they ran."""
+        """When its first task started, in UTC; for a task that a resumed run took over, when it originally ran."""
         row = self._row()
         return time_of(queries.step_began_at(self._store, row["run_id"], row["id"], row["created_at"]))
 

@@ -316,7 +316,8 @@ class Task(Tagged, Ending):
     def metadata_dict(self) -> dict[str, str]:
         """The facts that are recorded of the last attempt, or the one that is looked at, by name; all are text.
 
-        A task that comes from Metaflow has those of all its attempts, as there: old versions do not say of which.
+        A task imported from Metaflow has the facts of all its attempts, because old versions of Metaflow do not record
+        which attempt a fact belongs to.
         """
         attempt = self._attempt_row()
         if is_from_metaflow(attempt):

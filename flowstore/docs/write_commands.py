@@ -22,8 +22,9 @@ _HEAD = """\
 # Commands
 
 Two command lines share one way of working: `flowstore …` looks into a store, ships it and keeps it tidy, and
-`python flow.py …` runs the flow in a file and looks at what its runs left. Options of the whole command line, such as
-`--store`, may stand before the command or after it.
+`python flow.py …` runs the flow in a file and looks at what its runs left. Options that are listed for the whole
+command line and for a command, such as `--store`, may stand before the command or after it. Those listed only for the
+whole command line, such as `--branch` and `--config`, must stand before it.
 
 The exit code is 0 on success, 1 after an error or a failed run, 2 for wrong usage, and 130 after Ctrl-C.
 
@@ -33,7 +34,7 @@ _WIDTH = 100
 
 
 class HelloFlow(FlowSpec):
-    """A flow without parameters: each parameter of yours is an option of `run`."""
+    """Your flow's docstring appears here. Each of its parameters becomes an option of `run`."""
 
     @step
     def start(self) -> None:

@@ -234,7 +234,7 @@ def environment(function: Any = None, **options: Any) -> Any:
 
 
 def resources(function: Any = None, **options: Any) -> Any:
-    """Record what this step would like to have, such as `cpu=4, memory=16000`."""
+    """Record the resources that this step needs, such as `cpu=4, memory=16000`, and request them from Dask or Slurm."""
     return decorate(Resources, function, options)
 
 

@@ -30,7 +30,7 @@ def parallel_map(
         func: any callable, lambdas included. It runs in a process of its own for each item, which has all that this
             one has, and whose changes nobody else sees.
         iterable: the items.
-        max_parallel: how many run at a time; default: one a core.
+        max_parallel: how many run at a time; default: one per core.
         dir: the folder for temporary files.
 
     Raises:

@@ -80,14 +80,14 @@ class UserStepDecorator:
 
 
 def user_step_decorator(function: Callable[..., Any]) -> UserStepDecorator:
-    """Make a decorator of steps of a generator function, which is given the step's name, the flow, inputs, attributes.
+    """Turn a generator function into a step decorator; it is called with the step's name, the flow, inputs, attributes.
 
     Args:
         function: yields once. `flow` is what `self` is in the step, `inputs` what a join takes, else `None`, and
             `attributes` the dict of what the decorator was given; the last one may be left out.
 
     Raises:
-        GraphError: it is no such function.
+        GraphError: it is not a generator function with these parameters.
 
     Example:
         >>> @user_step_decorator

@@ -1,4 +1,4 @@
-"""`@secrets`: variables of a step's environment that are stored nowhere, and hidden where they are shown.
+"""`@secrets`: environment variables of a step whose values are hidden wherever they would be shown.
 
 A source is `inline`, with the values in the flow's own source, or `env-file`, a file of lines such as `TOKEN=abc`. The
 driver reads them when a run begins, and each task of the step gets them with its order.
@@ -36,7 +36,7 @@ _HOW = (
 
 @later.frozen(kw_only=True)
 class Secrets(StepDecorator):
-    """Set variables that are stored nowhere in the environment of the step's tasks."""
+    """Set environment variables for the step's tasks."""
 
     name: ClassVar[str] = "secrets"
     sources: Sequence[Any] = ()
@@ -86,7 +86,7 @@ class Secrets(StepDecorator):
 
 
 def secrets(function: Any = None, **options: Any) -> Any:
-    """Set variables that are stored nowhere in the environment of this step's tasks, and hide their values.
+    """Set environment variables for this step's tasks, and hide their values in logs, errors and cards.
 
     Args:
         function: the step, where used without parentheses.

@@ -153,7 +153,8 @@ class FlowSpec(_Unstorable):
     """The base of every flow: methods marked `@step`, from `start` to `end`, each ending in `self.next(…)`.
 
     Making an instance in a script, `MyFlow()`, runs the script's command line. A flow may have an `__init__` of its
-    own, which calls `super().__init__()`: it runs in every task, and what it sets are first values; see `flow.init`.
+    own, which calls `super().__init__()`: it runs in every task, and what it sets are initial values, which a step
+    reads until a step has assigned that name.
     """
 
     _flow_decorators: ClassVar[tuple[Any, ...]] = ()
@@ -223,9 +224,9 @@ class FlowSpec(_Unstorable):
     def merge_artifacts(
         self, inputs: Inputs, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
     ) -> None:
-        """Carry over, in a join, the artifacts on which all branches agree: whose values are of one type and equal.
+        """Carry over, in a join, each artifact that has the same value, of the same type, in every branch that has it.
 
-        What this step has set already is left alone.
+        Artifacts that this step has set already are left alone.
 
         Args:
             inputs: what the join was given.

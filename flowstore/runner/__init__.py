@@ -151,10 +151,10 @@ class Runner(FlowCommands):
     Args:
         flow_file: the path of the flow's file, relative to this process's folder.
         show_output: print what a run prints, where it is waited for.
-        profile: of Metaflow, which has no meaning here.
+        profile: accepted for Metaflow's sake, and ignored.
         env: environment variables for the flow, besides this process's own.
-        cwd: the folder to run in; by default this process's own, and then with the store that is active in it.
-        file_read_timeout: of Metaflow, which has no meaning here.
+        cwd: the folder to run in; by default this process's own, and then the active store is used.
+        file_read_timeout: accepted for Metaflow's sake, and ignored.
         options: options before the command: `quiet`, `namespace`, `store`, `durable`, `branch`, `production`,
             `decospecs` (texts for `--with`), `config` and `config_value` (pairs of a name and a file, or a value).
 

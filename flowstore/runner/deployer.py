@@ -28,10 +28,10 @@ class Deployer(FlowCommands):
     Args:
         flow_file: the path of the flow's file, relative to this process's folder.
         show_output: print what the commands print.
-        profile: of Metaflow, which has no meaning here.
+        profile: accepted for Metaflow's sake, and ignored.
         env: environment variables for the flow, besides this process's own.
         cwd: the folder to deploy from; by default this process's own, and then to the store that is active in it.
-        file_read_timeout: of Metaflow, which has no meaning here.
+        file_read_timeout: accepted for Metaflow's sake, and ignored.
         options: options before the command, as for `Runner`: `branch`, `production`, `config` and so on.
 
     Raises:

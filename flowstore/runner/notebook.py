@@ -58,10 +58,10 @@ class NBRunner:
     Args:
         flow: the flow's class.
         show_output: print what a run prints, where it is waited for.
-        profile: of Metaflow, which has no meaning here.
+        profile: accepted for Metaflow's sake, and ignored.
         env: environment variables for the flow, besides this process's own.
         base_dir: the folder to run in, and whose modules the flow imports; default: this process's own.
-        file_read_timeout: of Metaflow, which has no meaning here.
+        file_read_timeout: accepted for Metaflow's sake, and ignored.
         options: options before the command, as for `Runner`.
 
     Raises:
@@ -120,10 +120,10 @@ class NBDeployer(Deployer):
     Args:
         flow: the flow's class.
         show_output: print what the commands print.
-        profile: of Metaflow, which has no meaning here.
+        profile: accepted for Metaflow's sake, and ignored.
         env: environment variables for the flow, besides this process's own.
         base_dir: the folder to deploy from; default: this process's own.
-        file_read_timeout: of Metaflow, which has no meaning here.
+        file_read_timeout: accepted for Metaflow's sake, and ignored.
         options: options before the command, as for `Runner`.
 
     Raises:

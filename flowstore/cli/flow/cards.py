@@ -90,7 +90,7 @@ def _line(card: Card) -> str:
 def view(this: FlowFile, pathspec: str, choice: _Choice) -> None:
     """Show a card in the browser.
 
-    RUN is 5 or latest, which is meant where it is left out; TASK is 17 or latest.
+    RUN is 5 or latest, and defaults to latest; TASK is 17 or latest.
 
     Example:
         python flow.py card view 5/train --id report
@@ -107,7 +107,7 @@ def view(this: FlowFile, pathspec: str, choice: _Choice) -> None:
 def get(this: FlowFile, pathspec: str, path: Path | None, choice: _Choice) -> None:
     """Print the HTML of a card, or write it to FILE.
 
-    RUN is 5 or latest, which is meant where it is left out; TASK is 17 or latest.
+    RUN is 5 or latest, and defaults to latest; TASK is 17 or latest.
 
     Example:
         python flow.py card get 5/train report.html
@@ -133,7 +133,7 @@ def get(this: FlowFile, pathspec: str, path: Path | None, choice: _Choice) -> No
 def list_(this: FlowFile, pathspec: str | None, as_json: bool, file: Path | None, choice: _Choice) -> None:
     """List the cards of a run, a step or a task.
 
-    RUN is 5 or latest, which is meant where it is left out; TASK is 17 or latest.
+    RUN is 5 or latest, and defaults to latest; TASK is 17 or latest.
 
     Example:
         python flow.py card list 5/train --as-json
@@ -218,7 +218,7 @@ class _Shown:
 def server(this: FlowFile, shown: _Shown, port: int, no_browser: bool) -> int:
     """Serve the cards of a run as a web page.
 
-    The page follows the run; Ctrl-C ends the server. RUN is 5 or latest, which follows each new run.
+    The page follows the run; Ctrl-C ends the server. RUN is 5, or latest to follow each new run.
 
     Example:
         python flow.py card server --run-id 5

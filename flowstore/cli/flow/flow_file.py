@@ -41,12 +41,12 @@ _namespace = functools.partial(click.Option, ["--namespace"], metavar="TAG", cal
 
 QUIET = Setting(
     "quiet",
-    (click.Option(["--quiet"], is_flag=True, default=None, help="Print what tasks print, warnings and errors only."),),
+    (click.Option(["--quiet"], is_flag=True, default=None, help="Print only warnings, errors and what tasks print."),),
     default=False,
     everywhere=True,
 )
 NAMESPACE = Setting(
-    "namespace", (_namespace(help="Look into this namespace; empty: into all of the store."),), apply=_look_into
+    "namespace", (_namespace(help="Look only in this namespace; an empty TAG means all."),), apply=_look_into
 )
 NAMESPACE_INSIDE = Setting(
     "namespace", (_namespace(help="The namespace that the Client sees inside tasks; empty: all of the store."),)
@@ -57,7 +57,7 @@ _WITH = click.Option(
 WITH = Setting("with_", (_WITH,), default=())
 DURABLE = Setting(
     "durable",
-    (click.Option(["--durable"], is_flag=True, default=None, help="Lose nothing at a power cut either."),),
+    (click.Option(["--durable"], is_flag=True, default=None, help="Lose nothing in a power cut: wait for the disk."),),
     default=False,
 )
 BRANCH = Setting("branch", (click.Option(["--branch"], metavar="B", help="The branch of a @project."),), after=False)
@@ -124,7 +124,7 @@ executor_options = click.option(
 _RUN_OPTIONS = (
     click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag the run; may be repeated."),
     click.option("--max-workers", type=click.IntRange(1), metavar="N",
-                 help="How many tasks run at a time; default: one a core."),
+                 help="How many tasks run at a time; default: one per core."),
     click.option("--max-num-splits", type=click.IntRange(1), default=10_000, show_default=True, metavar="N",
                  help="The most tasks of one foreach."),
     click.option("--run-id-file", type=click.Path(dir_okay=False), metavar="F", help="Write the run's id here."),

@@ -47,7 +47,7 @@ def _find(this: FlowFile) -> InAws:
 @command(STORE_PATH, NAMESPACE_INSIDE, WITH, BRANCH, PRODUCTION)
 @create_options
 @click.option("--max-workers", type=click.IntRange(1), metavar="N",
-              help="How many tasks of a run may run at a time; default: one a core.")  # fmt: skip
+              help="How many tasks of a run may run at a time; default: one per core.")  # fmt: skip
 @click.option("--name", metavar="NAME", help="The state machine's name; default: the flow's.")
 @click.option("--role", metavar="ARN", envvar="FLOWSTORE_SFN_ROLE",
               help="The state machine's role; default: $FLOWSTORE_SFN_ROLE, or the role that it has.")  # fmt: skip
@@ -64,7 +64,7 @@ def _find(this: FlowFile) -> InAws:
 def create(this: FlowFile, only_json: bool, show_policies: bool, **_given: Any) -> None:
     """Deploy this version of the flow, and have AWS start it.
 
-    Makes a state machine, a queue and, for @schedule, a schedule. The runs are done by: flowstore worker
+    Makes a state machine, a queue and, for @schedule, a schedule. The runs are executed by: flowstore worker
 
     Example:
         python flow.py step-functions create --role arn:aws:iam::123456789012:role/flowstore-states
@@ -171,7 +171,7 @@ def terminate(this: FlowFile, run: str, authorize: str | None, **_chosen: Any) -
 
 @command(STORE, BRANCH, PRODUCTION)
 @click.option("--status", type=click.Choice(["running", "succeeded", "failed", "timed_out", "aborted"]),
-              help="Only executions that AWS has so.")  # fmt: skip
+              help="Only executions with this status in AWS.")  # fmt: skip
 def list_runs(this: FlowFile, status: str | None, **_chosen: Any) -> None:
     """List executions in AWS, and the runs of each.
 

@@ -156,7 +156,7 @@ class _Layout:
 @_of_an_object
 @click.option("--all", is_flag=True, help="Of all runs of the flow, in whichever namespace.")
 @click.option("--my-runs", is_flag=True, help="Of all runs of the flow in your own namespace.")
-@click.option("--flat", is_flag=True, help="A tag a line, nothing else.")
+@click.option("--flat", is_flag=True, help="One tag per line, nothing else.")
 @click.option("--group-by-tag", is_flag=True, help="Each tag with its runs.")
 @click.option("--group-by-run", is_flag=True, help="Each run with its tags.")
 @click.option("--hide-system-tags", is_flag=True, help="Only tags that people set.")
