@@ -43,9 +43,10 @@ def keep(store_uuid: str, scope: str, token: str) -> None:
     Raises:
         FlowstoreError: it can't be written.
     """
+    path = _folder() / f"{_hash(store_uuid, scope)}-{_hash(token)}.json"
+    files.remove_abandoned(path, siblings=True)
     if token in held(store_uuid, scope):
         return
-    path = _folder() / f"{_hash(store_uuid, scope)}-{_hash(token)}.json"
     try:
         _write(path, json.dumps({store_uuid: {scope: token}}, indent=2) + "\n")
     except FlowstoreError as error:
@@ -85,7 +86,6 @@ def _write(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.remove_abandoned(path, siblings=True)
         with files.temporary_file(path, 0o600) as temporary:
             temporary.write_text(text, "utf-8")
             files.move_to(temporary, path, replace=True)
@@ -132,6 +132,7 @@ def note_version(store: Database, flow: str, scope: str, version: int) -> None:
         FlowstoreError: it can't be written.
     """
     path = _version_path(store, flow, scope)
+    files.remove_abandoned(path, siblings=True)
     _write(path, f"{max(version, least_version(store, flow, scope))}\n")
 
 

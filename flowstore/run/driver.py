@@ -13,6 +13,7 @@ import sqlite3
 import time
 
 from flowstore import later
+from flowstore.errors import FlowstoreError
 from flowstore.run.attempts import END_S, OVERSTAYED, Waiting, cause_of_death
 from flowstore.run.attempts import Finished as _Finished
 from flowstore.run.attempts import RunningTask as _Task
@@ -80,7 +81,8 @@ class Driver:
         self._recorder = Recorder(store, run, self._orders, self._results)
         self._output = Output(console, store, run)
         self._seen = time.monotonic()
-        self._counts = {"done": 0, "failed": 0, "reused": 0}
+        self._counts = {"done": 0, "failed": 0}
+        self.reused = 0  # tasks that were taken over from the origin
         self.failed_task: str | None = None
 
     def run(self) -> str:
@@ -94,7 +96,10 @@ class Driver:
         self._waiting.ready.append(self._plan.start())
         try:
             status = self._loop()
-            self._end_kept(END_S if self._stop.signal is None else KILL_GRACE_S)
+            try:
+                self._end_kept(END_S if self._stop.signal is None else KILL_GRACE_S)
+            except (FlowstoreError, OSError) as error:  # the end of the run is in the store, and remains what it is
+                self._console.say(f"Note: what tasks printed while their processes ended may be missing. {error}")
             return status
         finally:
             self._results.close()
@@ -375,7 +380,7 @@ class Driver:
         previews = previews_at_need(self._store, row["id"], outcome.items_from, outcome.count)
         self._orders.note(planned, FinishedTask(task_id, base_id, outcome, None, previews))
         self._waiting.ready += self._plan.finish(planned, outcome)
-        self._counts["reused"] += 1
+        self.reused += 1
         self._counts["done"] += 1
         return True
 
@@ -442,8 +447,3 @@ class Driver:
         waiting = len(self._waiting) + len(self._running) - running
         total = self._counts["done"] + self._counts["failed"] + running + waiting
         self._console.progress(done=self._counts["done"], running=running, failed=self._counts["failed"], total=total)
-
-    @property
-    def reused(self) -> int:
-        """How many tasks were taken over from the origin."""
-        return self._counts["reused"]

@@ -377,9 +377,10 @@ def _sentence(error: FlowstoreError | OSError) -> str:
 
 
 def record_failure(store: Database, run_id: int) -> None:
-    """Record the end of a run, if the store still can; if not, it will be seen as dead, and can be resumed, too."""
+    """Record that a run could not go on, if the store still can; if not, it will be seen as dead."""
     with contextlib.suppress(FlowstoreError), store.write() as db:
-        records.finish_run(db, run_id, "failed")
+        if db.execute("select status from runs where id = ?", (run_id,)).fetchone()[0] == "running":
+            records.finish_run(db, run_id, "failed")
 
 
 def _recorded_events(store: Database, run_id: int) -> list[Any]:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from support.cli import stop
-from support.flows import FOREACH, flow_source
+from support.flows import FOREACH, LINEAR, flow_source
 from support.processes import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no order is handed out ahead there")
@@ -103,6 +103,17 @@ def test_processes_are_killed_at_random(flow, tmp_path, capsys):
                 path.unlink()
     with capsys.disabled():
         print(f"\n{runs} runs, in {killed} of which the process that was killed had begun an attempt")
+
+
+def test_the_task_server_dies_after_the_run(flow):
+    """A run that was successful remains so, whatever happens to the processes that it still has."""
+    kill = "import atexit, signal; atexit.register(os.kill, os.getppid(), signal.SIGKILL)"
+    script = flow(flow_source(LINEAR, end=kill))
+    said = script("run", "--reuse-workers")
+    assert "F/1 was successful" in said.stderr
+    assert "may be missing" in said.stderr
+    assert script.client().successful
+    script.flowstore("check", "--deep")
 
 
 def test_a_long_task_among_short_ones(flow):

@@ -158,6 +158,9 @@ def test_what_died_with_another_name_is_swept_away_too(flow):
     script.flowstore("export", "other.db")
     script.flowstore("trust", "other.db")
     assert [len([*folder.glob(".*")]) for folder in (tokens, trusted)] == [0, 0]
+    killed_instead("put", script.file, "deploy", "create", "--generate-new-token", cwd=script.folder)
+    script("deploy", "create")  # with the token that is there
+    assert [*tokens.glob(".*")] == []
 
 
 def test_a_killed_repair_leaves_no_place_empty(tmp_path):
