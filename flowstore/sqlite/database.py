@@ -52,14 +52,17 @@ class Layout:
     """The schema of a store, as far as opening and writing the file must know it.
 
     Attributes:
+        newest: the version of the newest schema.
         types: the types that a column of a name may have when a row is read.
-        prepare: called with each new connection, for what an older file needs to be read; returns the schema version.
-        migrate: called in a write transaction; brings an older file to the newest schema, and returns whether it was
-            of the newest before.
+        prepare: called with each new connection, and when the file has been migrated since, for what an older file
+            needs to be read; returns the schema version.
+        migrate: called in a write transaction; brings an older file to the newest schema, and returns whether there was
+            nothing to do for it.
         complete: called before each commit until it returns true; makes what a file needs that has grown.
         after_first_write: called once, after the first transaction that this process has committed.
     """
 
+    newest: int
     types: Mapping[str, frozenset[type]]
     prepare: Callable[[sqlite3.Connection], int]
     migrate: Callable[[sqlite3.Connection], bool]
@@ -119,7 +122,7 @@ class Database:
 
     @property
     def version(self) -> int:
-        """The schema version when the file was opened: another process may have migrated the store since."""
+        """The schema version, as this connection reads the file."""
         with self._lock:
             self.connection()
             return self._version
@@ -194,6 +197,10 @@ class Database:
                     self._connection.execute(_DURABLE)
                 if self._wal:
                     self._switch_to_wal(self._connection)
+        elif self._version < self._layout.newest and not self._connection.in_transaction:
+            with self._clearly:
+                if self._connection.execute("pragma user_version").fetchone()[0] != self._version:  # migrated since
+                    self._version = self._layout.prepare(self._connection)
         return self._connection
 
     def _connect_in_place(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:

@@ -30,18 +30,19 @@ ELSEWHERE = (
 
 
 def _prepare(connection: sqlite3.Connection) -> int:
-    """Make the newest views for a connection to an older file; return the file's version."""
+    """Give a connection to an older file the newest views, and no other connection; return the file's version."""
     version: int = connection.execute("pragma user_version").fetchone()[0]
+    schema.drop_views(connection)
     if version < schema.VIEWS_SINCE:
         schema.create_views(connection)
     return version
 
 
 def _migrate(connection: sqlite3.Connection) -> bool:
-    """Bring an older file to the newest schema; return whether it was of the newest before."""
+    """Bring an older file to the newest schema; return whether there was nothing to do."""
+    had_views = schema.drop_views(connection)  # which another process, that migrated the file, knows nothing of
     if connection.execute("pragma user_version").fetchone()[0] >= schema.SCHEMA_VERSION:
-        return True
-    schema.drop_views(connection)
+        return not had_views
     schema.migrate(connection)
     return False
 
@@ -54,7 +55,7 @@ def _work_off_backlog(store: Database) -> None:
         backlog.work_off(store, backlog.DOSE_S)
 
 
-LAYOUT = Layout(tables.TYPES, _prepare, _migrate, schema.complete_if_large, _work_off_backlog)
+LAYOUT = Layout(schema.SCHEMA_VERSION, tables.TYPES, _prepare, _migrate, schema.complete_if_large, _work_off_backlog)
 
 
 def candidates() -> list[Path]:

@@ -354,10 +354,13 @@ def create_views(connection: sqlite3.Connection) -> None:
         connection.execute(newest["card_list"])
 
 
-def drop_views(connection: sqlite3.Connection) -> None:
-    """Remove these views, which stand before the store's own, when the store is migrated."""
+def drop_views(connection: sqlite3.Connection) -> bool:
+    """Remove these views, which stand before the store's own, where it is migrated; return whether there were any."""
+    if connection.execute("select 1 from temp.sqlite_master where type = 'view'").fetchone() is None:
+        return False
     for name in ("card_list", "cards", "metrics", *reversed(_OLDER_THAN_7)):
         connection.execute(f"drop view if exists temp.{name}")
+    return True
 
 
 def _numbers(artifact: str, value: str | None) -> str:

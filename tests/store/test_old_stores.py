@@ -20,11 +20,14 @@ import pytest
 
 import flowstore
 from flowstore import context
+from flowstore.cards import get_cards
 from flowstore.errors import FlowstoreError, UntrustedArtifact
 from flowstore.maintenance import check as checking
+from flowstore.maintenance import vacuum
 from flowstore.sqlite.user_sql import ask
 from flowstore.store import opening, schema
 from support.cli import Script, command
+from support.flows import LINEAR, flow_source
 from support.stores import schema_of, untouched
 
 STORES = Path(__file__).parents[1] / "stores"
@@ -187,6 +190,26 @@ def test_an_old_store_is_migrated_by_the_first_write(version, old, new):
         assert connection.execute("select count(*) from backlog").fetchone() == (0,)
     with contextlib.closing(opening.open_store(path)) as store:
         assert checking.check(store, deep=True).problems == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.quick("5", "7")
+def test_an_old_store_that_another_process_migrates(version, old, tmp_path):
+    """Whoever has it open meanwhile reads what is new in it, and loses nothing of it when they write."""
+    path = old(version)
+    flowstore.use_store(path)
+    flowstore.namespace(None)
+    assert flowstore.Run("Old/1").note is None
+    script = Script(tmp_path, flow_source(LINEAR, start="@card(type='blank')"))
+    script("--store", path, "run")
+    script.flowstore("note", "Old/1", "seen", "--store", path)
+    assert flowstore.Run("Old/1").note == "seen"
+    task = flowstore.Flow("F").latest_run["start"].task
+    assert len(get_cards(task)) == 1
+    vacuum.vacuum(context.state.store)
+    assert "<html" in get_cards(task)[0].get()
+    context.state.store.close()
+    script.flowstore("check", "--deep", "--store", path)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
