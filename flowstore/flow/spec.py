@@ -73,6 +73,9 @@ class Link(Protocol):
     def merge(self, own: dict[str, Any], inputs: Inputs, include: Sequence[str], exclude: Sequence[str]) -> None:
         """Carry artifacts of joined tasks over."""
 
+    def has_first_value(self, name: str) -> bool:
+        """Return whether `first_values` holds for a name that is neither inherited nor assigned."""
+
     def forget(self, name: str) -> bool:
         """Hide an inherited artifact from what follows; False where there is none."""
 
@@ -263,7 +266,7 @@ class FlowSpec(_Unstorable):
         try:
             value = link.load(name)
         except KeyError:
-            if name in link.first_values:
+            if link.has_first_value(name):
                 value = self.__dict__[name] = link.first_values[name]
                 return value
             hint = " In a join, read it from inputs, or call self.merge_artifacts(inputs)." if link.is_join else ""

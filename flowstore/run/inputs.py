@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import functools
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from flowstore import later
@@ -21,7 +21,7 @@ from flowstore.sqlite.typed_rows import PAGE
 from flowstore.store import blobs, codecs, queries, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import encode
-from flowstore.store.inheritance import visible_artifacts
+from flowstore.store.inheritance import known_artifacts, visible_artifacts
 from flowstore.store.opening import store_at
 
 FOREACH_ITEMS = "_foreach_items"  # holds the items of a foreach over something that can't be indexed
@@ -39,8 +39,8 @@ class Source(abc.ABC):
         """Return the run's parameters and constants, by name."""
 
     @abc.abstractmethod
-    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob]]:
-        """Return the artifacts of tasks of the run, inherited ones included, by task and name.
+    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob | None]]:
+        """Return the artifacts of tasks of the run, inherited ones included, by task and name; `None`: deleted.
 
         Args:
             task_ids: the tasks; of many, an answer may leave out the last ones.
@@ -65,6 +65,7 @@ class Source(abc.ABC):
         """Return the item of a foreach that a task has, from the artifact that holds all of them."""
         name = split.items_from or ""
         blob = self.artifacts([split.opener_id], name)[split.opener_id][name]
+        assert blob is not None  # `self` has no way to delete it
         return self.load(blob, name)[split.index]
 
 
@@ -90,10 +91,10 @@ class StoreSource(Source):
         rows = queries.parameters_of(self._store(), self._run_id)
         return {row["name"]: Blob.of(row) for row in rows}
 
-    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob]]:
+    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob | None]]:
         """Return the artifacts of the first tasks of many, inherited ones included, by task and name."""
         with self._store().read() as db:
-            return visible_artifacts(db, dict.fromkeys(task_ids[:PAGE]), name)
+            return known_artifacts(db, dict.fromkeys(task_ids[:PAGE]), name)
 
     def load(self, blob: Blob, name: str) -> Any:
         """Return the value of a blob of the run."""
@@ -106,12 +107,13 @@ class StoreSource(Source):
             raise StoreCorrupt.damaged(f"there is no blob {blob_id}", self._store().path)
         return Blob.of(row)
 
-    def loadable(self, known: Mapping[str, Blob]) -> dict[str, Blob]:
+    def loadable(self, known: Mapping[str, Blob | None]) -> dict[str, Blob | None]:
         """Return blobs without the bytes of pickles that the user does not trust: a task elsewhere can't tell."""
         store, run_id = self._store(), self._run_id
         return {
             name: blob
-            if blob.data is None
+            if blob is None
+            or blob.data is None
             or codecs.is_safe(blob.codec)
             or trust.may_load(store, run_id, blob.id, blob.sha, blob.codec)
             else later.evolve(blob, data=None)
@@ -143,10 +145,10 @@ class Inherited:
     def __init__(self, source: Source, task_ids: Sequence[int]) -> None:
         self._source = source
         self._task_ids = task_ids
-        self._fetched: Mapping[int, Mapping[str, Blob]] = {}
+        self._fetched: Mapping[int, Mapping[str, Blob | None]] = {}
 
-    def of(self, task_id: int) -> Mapping[str, Blob]:
-        """Return a task's artifacts, inherited ones included."""
+    def of(self, task_id: int) -> Mapping[str, Blob | None]:
+        """Return a task's artifacts, inherited ones included; `None` for those that were deleted."""
         if task_id not in self._fetched:
             at = self._task_ids.index(task_id)
             self._fetched = self._source.artifacts(self._task_ids[at:])
@@ -167,7 +169,7 @@ class TaskLink:
     """
 
     __slots__ = (  # a join has one for each of its inputs
-        "_frames", "_index", "_inherited", "_order", "_source", "_task_id", "_visible",
+        "_deleted", "_frames", "_index", "_inherited", "_order", "_source", "_task_id", "_visible",
         "first_values", "forgotten", "is_join", "loaded", "merged", "step", "transition",
     )  # fmt: skip
 
@@ -195,6 +197,7 @@ class TaskLink:
         self._inherited = inherited
         self._index = index
         self._visible: Mapping[str, Blob] | None = None
+        self._deleted: Collection[str] = ()  # known with what is visible
         self._frames: list[spec.Frame] | None = None
 
     def visible(self) -> Mapping[str, Blob]:
@@ -204,8 +207,14 @@ class TaskLink:
                 self._visible = self._source.parameters()
             else:
                 inherited = self._inherited or Inherited(self._source, [self._task_id])
-                self._visible = inherited.of(self._task_id)
+                known = inherited.of(self._task_id)
+                self._visible = {name: blob for name, blob in known.items() if blob is not None}
+                self._deleted = known.keys() - self._visible.keys()
         return self._visible
+
+    def has_first_value(self, name: str) -> bool:
+        """Return whether the flow's `__init__` has set something that no task before this one has deleted."""
+        return name in self.first_values and name not in self._deleted
 
     def load(self, name: str) -> Any:
         """Return the value of an inherited artifact; raise KeyError where there is none."""
@@ -280,7 +289,7 @@ class TaskLink:
         """Hide an inherited artifact from what follows."""
         if name in self._order.run.parameters or name in self.forgotten:
             return False
-        known = self.merged.pop(name, None) is not None or name in self.visible()
+        known = self.merged.pop(name, None) is not None or name in self.visible() or self.has_first_value(name)
         self.loaded.pop(name, None)
         if known:
             self.forgotten += (name,)

@@ -356,7 +356,7 @@ class _Overriding(Source):
         """Return the run's parameters and constants, by name."""
         return {**self._source.parameters(), **self._blobs}
 
-    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob]]:
+    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob | None]]:
         """Return the artifacts of tasks, by task and name."""
         added = {key: blob for key, blob in self._blobs.items() if name in {None, key}}
         return {task_id: {**known, **added} for task_id, known in self._source.artifacts(task_ids, name).items()}

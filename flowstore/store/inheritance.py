@@ -32,6 +32,16 @@ def visible_artifacts(
     Returns:
         By task, the blob of each artifact, in the order of the names.
     """
+    return {
+        task: {name: blob for name, blob in names.items() if blob is not None}
+        for task, names in known_artifacts(db, tasks, name).items()
+    }
+
+
+def known_artifacts(
+    db: sqlite3.Connection, tasks: Mapping[int, int | None], name: str | None = None
+) -> dict[int, dict[str, Blob | None]]:
+    """Return the same as `visible_artifacts`, and `None` for each artifact that was deleted."""
     own, bases = _walked(db, tasks, name)
     fixed = own.pop(_RUN, {})
     inherited: dict[int | None, Names] = {}
@@ -43,7 +53,7 @@ def visible_artifacts(
         had[task] = {**fixed, **inherited[base], **own.get(task, {})}
     blobs = _blobs(db, {blob for names in had.values() for blob in names.values() if blob is not None})
     return {
-        task: {name: blobs[blob] for name, blob in sorted(names.items()) if blob in blobs}
+        task: {name: None if blob is None else blobs.get(blob) for name, blob in sorted(names.items())}
         for task, names in had.items()
     }
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from flowstore.store.json_levels import is_masked
 
-_ATOMS = frozenset({bool, int, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range})
+_ATOMS = frozenset({bool, int, str, bytes, type(None), type(Ellipsis), type(NotImplemented)})
 _GLOBALS = (type, BuiltinFunctionType, ModuleType)
 _PROTOCOL = 4  # the newest that hands over no buffers apart
 
@@ -60,6 +60,8 @@ class _Comparison:
             return bool(one == two)
         if kind is float:
             return _same_float(one, two)
+        if kind is range and not self._strict:  # of which those with the same numbers are equal
+            return bool(one == two)
         if kind is complex:
             return _same_float(one.real, two.real) and _same_float(one.imag, two.imag)
         if isinstance(one, _GLOBALS):
@@ -152,7 +154,11 @@ class _Comparison:
         )
 
     def _same_index(self, one: Any, two: Any) -> bool:
-        return type(one) is type(two) and self.same(list(one.names), list(two.names)) and self._same_column(one, two)
+        if type(one) is not type(two) or not self.same(list(one.names), list(two.names)):
+            return False
+        if self._strict and type(one).__name__ == "RangeIndex" and not self.same(_bounds(one), _bounds(two)):
+            return False
+        return self._same_column(one, two)
 
     def _same_column(self, one: Any, two: Any) -> bool:
         if one.dtype == object:
@@ -182,6 +188,10 @@ class _Comparison:
             None if pairs is None else list(pairs) if is_ordered else dict(pairs),
             *reduced[5:],
         ]
+
+
+def _bounds(index: Any) -> range:
+    return range(index.start, index.stop, index.step)
 
 
 def _reduced(value: Any) -> Any:

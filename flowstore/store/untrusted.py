@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from flowstore.errors import NotAStore, StoreCorrupt
 from flowstore.store import schema
+from flowstore.store.migrations import MIGRATIONS
 
 try:  # `hashlib` also loads OpenSSL, which takes longer than the comparison that the digest saves
     from _blake2 import blake2b
@@ -152,7 +153,7 @@ def _as_when_made(row: tuple[str, str, str]) -> tuple[str, str, str]:
     if kind != "table" or name not in schema.DEFERRED or not isinstance(sql, str) or ";" in sql:
         return row
     ours = f"\ncreate table {sql.removeprefix('CREATE TABLE ')};"
-    if ours.startswith(f"\ncreate table {name} (") and any(ours in migration.sql for migration in schema.MIGRATIONS):
+    if ours.startswith(f"\ncreate table {name} (") and any(ours in migration.sql for migration in MIGRATIONS):
         return "view", name, schema.stand_in(name, sql).rstrip(";")
     return row
 

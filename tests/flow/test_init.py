@@ -66,19 +66,23 @@ def test_what_init_sets_in_a_join(flow, merged):
     assert (data.twice, data.after, data.before) == (7 if merged else 2, 4, ["before"])
 
 
-def test_a_first_value_can_be_deleted(flow):
-    """After `del`, neither this step nor those that follow have it, as with any artifact."""
+@pytest.mark.parametrize("method", METHODS, ids=IDS)
+def test_a_first_value_can_be_deleted(flow, method):
+    """After `del`, neither this step nor those that follow have it, as with any artifact, until one sets it again."""
     script = flow(
         flow_source(
-            LINEAR,
+            MIDDLE,
             members=INIT,
-            start="del self.before\nassert not hasattr(self, 'before')",
-            end="self.again = hasattr(self, 'twice')",
+            start="del self.before, self.lock\nassert not hasattr(self, 'before')",
+            middle="self.had = [hasattr(self, name) for name in ('before', 'lock', 'twice')]\ndel self.twice",
+            end="self.has = [hasattr(self, name) for name in ('before', 'lock', 'twice')]\nself.twice = 7",
         )
     )
-    script("run")
-    assert script.client().data.again is True
-    assert "before" not in script.client()["start"].task.data
+    script("run", *method)
+    data = script.client().data
+    assert (data.had, data.has, data.twice) == ([False, False, True], [False] * 3, 7)
+    assert "before" not in script.client().data
+    assert "twice" not in script.client()["middle"].task.data
 
 
 def test_an_init_of_a_base_class_runs(flow):

@@ -34,13 +34,18 @@ if sys.platform != "win32":
 _TRIES = 5  # to open a file that the cache may drop just then
 
 
-def pack_blobs(blobs: Mapping[str, Blob]) -> dict[str, Any]:
-    """Return blobs as plain values, for a message."""
-    return {name: (blob.description.packed, blob.id, blob.sha, blob.data) for name, blob in blobs.items()}
+def pack_blobs(blobs: Mapping[str, Blob | None]) -> dict[str, Any]:
+    """Return blobs as plain values, for a message; nothing for an artifact that was deleted."""
+    return {
+        name: () if blob is None else (blob.description.packed, blob.id, blob.sha, blob.data)
+        for name, blob in blobs.items()
+    }
 
 
-def _unpack_blobs(packed: Mapping[str, Any]) -> dict[str, Blob]:
-    return {name: Blob(Description.unpacked(first), *rest) for name, (first, *rest) in packed.items()}
+def _unpack_blobs(packed: Mapping[str, Any]) -> dict[str, Blob | None]:
+    return {
+        name: Blob(Description.unpacked(values[0]), *values[1:]) if values else None for name, values in packed.items()
+    }
 
 
 def answered(source: StoreSource, ask: int, what: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -71,9 +76,9 @@ class ChannelSource(Source):
 
     def parameters(self) -> Mapping[str, Blob]:
         """Return the run's parameters and constants, by name."""
-        return _unpack_blobs(self._ask("parameters"))
+        return {name: blob for name, blob in _unpack_blobs(self._ask("parameters")).items() if blob is not None}
 
-    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob]]:
+    def artifacts(self, task_ids: Sequence[int], name: str | None = None) -> Mapping[int, Mapping[str, Blob | None]]:
         """Return the artifacts of the first tasks of many, inherited ones included, by task and name."""
         return {task_id: _unpack_blobs(packed) for task_id, packed in self._ask("artifacts", list(task_ids), name)}
 

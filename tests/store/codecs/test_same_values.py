@@ -98,6 +98,7 @@ VALUES = {
     "ordered": lambda: collections.OrderedDict(a=1, b=2),
     "default": lambda: collections.defaultdict(list, a=[1]),
     "padded": lambda: np.array([(1, 2.0)], np.dtype([("a", "i1"), ("b", "f8")], align=True)),
+    "range": lambda: [range(3), (range(5, 5), pd.RangeIndex(0, 9, 2))],
     "deque": lambda: collections.deque([1, 2], 5),
     "date": lambda: [dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=dt.UTC)],
     "partial": lambda: functools.partial(int, base=2),
@@ -161,6 +162,9 @@ LOOSE = {  # equal, but changed: the order of a dict, and what is one object
     "two objects for one": (lambda: shared([1]), lambda: [[1], [1]]),
     "one object for two": (lambda: [[1], [1]], lambda: shared([1])),
     "what does not count": (lambda: Pair(1, "seen"), lambda: Pair(1, "unseen")),
+    "the bounds of a range": (lambda: range(0, 10, 20), lambda: range(0, 5, 20)),
+    "the bounds of an empty range": (lambda: [range(0)], lambda: [range(5, 5)]),
+    "the bounds of an index": (lambda: pd.RangeIndex(0, 10, 20), lambda: pd.RangeIndex(0, 5, 20)),
     "the memory's order": (lambda: np.ones((2, 3)), lambda: np.asfortranarray(np.ones((2, 3)))),
 }
 
