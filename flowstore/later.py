@@ -13,6 +13,7 @@ Most of these values are never compared or printed, so `eq` and `repr` have to b
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +29,8 @@ _METHODS = {"eq": ("__eq__", "__ne__", "__hash__"), "repr": ("__repr__",)}  # wh
 
 _declared: dict[type, _Declaration] = {}
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child would find the lock of a thread that it lacks, and half a class
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class _Field:
@@ -163,10 +166,10 @@ def _complete(cls: type, declaration: _Declaration) -> None:
     for name, value in list(vars(cls).items()):
         if isinstance(value, _Field):
             setattr(cls, name, attrs.field(**value.options))
-        elif isinstance(value, _OfAttrs) or value is _refuse:
-            delattr(cls, name)
+    usual = {"init": True, "eq": False, "repr": False, "slots": False}
     make = getattr(attrs, declaration.make)
-    make(cls, **{"init": True, "eq": False, "repr": False, "slots": False, **declaration.options})
+    make(cls, auto_detect=False, **{**usual, **declaration.options})  # in place of what stood for it, at no moment none
+    del cls.__signature__  # type: ignore[attr-defined]  # the one for which attrs has nothing
     declaration.is_complete = True
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
@@ -156,6 +158,32 @@ def test_threads_that_make_the_first_object_at_once():
         with ThreadPoolExecutor(8) as pool:
             objects = [*pool.map(lambda n, of=(base, derived): of[n % 2](number=n), range(16))]
         assert [one.number for one in objects] == [*range(16)]
+
+
+def test_a_class_that_another_thread_completes():
+    """At each moment its objects are equal, hashed and shown as their fields say, and a process may fork."""
+    points = [a_point() for _ in range(400)]
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(later.complete, *points)
+        at = 0
+        while not done.done():
+            while at < len(points) - 1 and vars(points[at])["__attrs_attrs__"].__class__.__name__ == "PointAttributes":
+                at += 1
+            one, other = points[at](1), points[at](1)
+            assert (one == other, "x=1" in repr(one), hash((one.x, one.y))) == (True, True, hash((1, 0)))
+            if at % 20 == 0:
+                assert child(lambda: later.complete(*points)) == 0
+    assert all(isinstance(vars(point)["__attrs_attrs__"], tuple) for point in points)
+
+
+def child(work):
+    """The exit code of a forked process that does some work within 20 s."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        work()
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
 
 
 @pytest.mark.parametrize("words", [("flow.py", "run"), ("-m", "flowstore", "runs"), ("-m", "flowstore", "show", "F/1")])

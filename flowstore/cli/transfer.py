@@ -129,6 +129,8 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
     summary = f"Imported {counted(len(done.runs), 'run')} ({size(done.copied_bytes)}) into {target.path}."
     if known := len(done.known):
         summary += f" {known} of {known + len(done.runs)} {'was' if known == 1 else 'were'} here already."
+    if done.completed:
+        summary += f" Of what had been left out here, {counted(done.completed, 'content')} came."
     click.echo(safe(summary))
     for tag, kept in done.kept_apart.items():
         click.echo(safe(f"Runs tagged {tag} there are tagged {kept} here: you do not trust their file."), err=True)

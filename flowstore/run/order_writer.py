@@ -7,6 +7,7 @@ travel with the order, since opening the store would take a task longer than eve
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ class FinishedTask:
 
 _VALUE_BYTES = 2048  # an artifact of at most this size travels with orders,
 _VALUES_BYTES = 4096  # and at most so much with each: more would leave a reused process fewer orders ahead
-_HELD_BYTES = 32 << 20  # of all that are remembered
+_HELD_BYTES = 32 << 20  # of all that are remembered, each counted where it was set
 
 _Values = Mapping[str, tuple[str, bytes]]
 
@@ -117,8 +118,9 @@ class _SmallValues:
             for name, blob in report.artifacts.items()
             if blob.data is not None and len(blob.data) <= _VALUE_BYTES and name != items_from
         }
-        added = 300 + sum(_size(name, value) for name, value in own.items())
-        self._by_task[key] = _smallest({**values, **own}), added
+        kept = _smallest({**values, **own})
+        added = 300 + sys.getsizeof(kept) + sum(_size(name, value) for name, value in own.items())
+        self._by_task[key] = kept, added
         self._bytes += added
         while self._bytes > _HELD_BYTES:
             self._bytes -= self._by_task.pop(next(iter(self._by_task)))[1]

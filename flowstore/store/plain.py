@@ -250,7 +250,7 @@ def _numbers(value: Any) -> Iterator[tuple[str, float]]:
                 part = open_level(item)
                 if not isinstance(part, Leaf):
                     inner.append((f"{name}.", part))
-                elif part.number is not None:
+                elif part.number is not None and name:  # a dict's own name is not that of what is at its key ""
                     count += 1
                     if count > MAX_METRICS:
                         raise _TooMany

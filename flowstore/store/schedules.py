@@ -15,7 +15,7 @@ from flowstore.sqlite import liveness
 from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process
 from flowstore.sqlite.typed_rows import time_of
-from flowstore.store import schema
+from flowstore.store import schema, tables
 from flowstore.store.records import now_ms
 
 
@@ -42,7 +42,9 @@ def claim(store: Database, me: Process) -> None:
 
 
 def keep(db: sqlite3.Connection, me: Process) -> bool:
-    """Record that the scheduler lives; false where another process has taken over from one that was silent."""
+    """Record that the scheduler lives; false where another process has taken over, or another store its place."""
+    if tables.is_empty(db, "scheduler"):
+        return False
     kept = db.execute(f"update scheduler set last_seen_at = ? where {Process.where()}", (now_ms(), *me.values))
     return kept.rowcount > 0
 
@@ -50,7 +52,8 @@ def keep(db: sqlite3.Connection, me: Process) -> bool:
 def leave(store: Database, me: Process) -> None:
     """Be the scheduler no longer."""
     with store.write() as db:
-        db.execute(f"delete from scheduler where {Process.where()}", me.values)
+        if not tables.is_empty(db, "scheduler"):
+            db.execute(f"delete from scheduler where {Process.where()}", me.values)
 
 
 def find_scheduler(store: Database) -> Row | None:

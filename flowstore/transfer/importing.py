@@ -21,7 +21,7 @@ import contextlib
 import hashlib
 import re
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -78,6 +78,7 @@ class Imported:
         runs: the store's uuid and pathspec there, and the pathspec here, of each run that was added.
         known: the pathspecs there of those that were here already.
         running: of those that are still going on.
+        completed: how many contents of runs that were here had been left out, and have come.
         copied_bytes: how many bytes of contents were not here before.
         kept_apart: the tags that would have put a run into a namespace of this user or store, and what they are now.
     """
@@ -85,6 +86,7 @@ class Imported:
     runs: list[tuple[str, str, str]] = attrs.field(factory=list)
     known: list[str] = attrs.field(factory=list)
     running: list[str] = attrs.field(factory=list)
+    completed: int = 0
     copied_bytes: int = 0
     kept_apart: dict[str, str] = attrs.field(factory=dict)
 
@@ -147,6 +149,7 @@ class _Intake:
         self.staging = Staging(store)
         self.taken_bytes = 0
         self._incoming: dict[tuple[bytes, str], Incoming] = {}
+        self.completing: list[Blob] = []  # of runs that are here, without these bytes
 
     def lacks(self, blob: Blob) -> bool:
         """Return whether a blob has neither been staged nor is in the store."""
@@ -154,6 +157,12 @@ class _Intake:
             return False
         with self.staging.store.read() as db:
             return blobs.find(db, blob.sha, blob.codec) is None
+
+    def is_left_out(self, blob: Blob) -> bool:
+        """Return whether a run that is here lacks the bytes of a blob, which has not been staged."""
+        with self.staging.store.read() as db:
+            blob_id, whole = blobs.find_described(db, blob.sha, blob.codec)
+        return blob_id is not None and not whole and (blob.sha, blob.codec) not in self._incoming
 
     def take(self, source: Source, blob: Blob, name: str) -> None:
         """Stage one blob; raise StoreCorrupt, naming it, if its bytes don't match its hash."""
@@ -195,7 +204,23 @@ def _stage(store: Database, sources: Sequence[Source], intake: _Intake) -> None:
                 if not row["left_out"] and intake.lacks(blob):
                     intake.take(source, blob, row["named"])
                     progress.add(blob.size_bytes)
+        for source in sources:
+            for row in _left_out(store, source):
+                blob = Blob.of(row)
+                if not row["left_out"] and intake.is_left_out(blob):
+                    intake.take(source, blob, row["named"])
+                    intake.completing.append(blob)
         intake.staging.wait()
+
+
+def _left_out(store: Database, source: Source) -> Iterable[Row]:
+    """Return what a source has of runs that are here, if anything here was left out."""
+    with store.read() as db:
+        if not tables.has(db, "chunks") or db.execute("select 1 from chunks where n = -1").fetchone() is None:
+            return ()
+        fresh = {row["id"] for row in _fresh(db, source)}
+    known = [row["id"] for row in source.runs if row["id"] not in fresh and row["id"] not in source.running]
+    return run_blobs.used(source.db, known)
 
 
 def _commit(store: Database, sources: Sequence[Source], intake: _Intake) -> Imported | None:
@@ -205,6 +230,7 @@ def _commit(store: Database, sources: Sequence[Source], intake: _Intake) -> Impo
         with store.write() as db:
             schema.complete(db)
             trust.claim(db, store.uuid)
+            done.completed = sum(intake.publish(db, blob) is not None for blob in intake.completing)
             for source in sources:
                 fresh = _fresh(db, source)
                 added = {row["id"] for row in fresh}

@@ -160,6 +160,14 @@ def test_the_metric_of_one_number_has_the_artifact_s_name(measured):
     assert sorted(rows) == [("big.accuracy", 0.25), ("one", 3.0), ("scores.0", 0.5), ("scores.1", 0.25)]
 
 
+def test_a_number_at_the_empty_key_is_not_the_dict_s(run_once):
+    """It has no name of its own; as the dict's number it would contradict its JSON."""
+    script = run_once(flow_source(LINEAR, start="self.x = {'': 3}; self.y = {'': 3, 1: 2}"))
+    assert script.sql("select name, number from artifact_values order by name") == [("x", None), ("y", None)]
+    assert script.sql("select name, number from metrics") == [("y.1", 2.0)]
+    script.flowstore("check", "--deep")
+
+
 def test_more_than_a_hundred_numbers_are_no_metrics(measured):
     """The log of the task says so."""
     assert measured.sql("select count(*) from metrics where artifact = 'full'") == [100]

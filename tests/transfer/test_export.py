@@ -421,6 +421,18 @@ def test_left_out_bytes_come_back_with_an_import(lean, tmp_path, target):
         check(path)
 
 
+def test_left_out_bytes_come_back_from_where_they_are(lean, tmp_path, target):
+    """The file that an export was made of completes it, and what it was imported into, though the runs are there."""
+    command("import", lean, "--store", target)
+    full = seen(tmp_path / "source.db")
+    for path in (lean, target):
+        said = command("import", tmp_path / "source.db", "--store", path)
+        assert "1 of 1 was here already. Of what had been left out here, 3 contents came." in said.stdout + said.stderr
+        assert {uuid: seen(path)[uuid] for uuid in full} == full
+        assert sql(path, "select count(*) from chunks where n = -1") == [0]
+        check(path)
+
+
 def test_left_out_bytes_come_back_with_a_run(lean):
     """A run that makes the same value again stores it."""
     store = open_store(lean)
