@@ -23,6 +23,7 @@ from flowstore.sqlite.liveness import is_dead
 from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import blobs, queries, trust
 from flowstore.store.blobs import Blob
+from flowstore.store.opening import option_for
 
 
 class Origin:
@@ -156,7 +157,7 @@ def nothing_to_take(store: Database, flow: str, origin: Origin, *, named: bool) 
     mine = [] if named else find_runs(store, flow, [f"user:{context.username()}"])
     better = next((run_id for run_id in mine if _has_finished_tasks(store, run_id)), None)
     if better is not None:
-        command = f"{context.called_as()} resume --origin-run-id {better}"
+        command = f"{context.called_as()} resume --origin-run-id {better}{option_for(store.path)}"
         sentence += f" The latest run that has something is {flow}/{better}; to resume that one instead: {command}"
     yield sentence
 

@@ -41,6 +41,7 @@ from flowstore.store import queries, records, tags, trust
 from flowstore.store.blobs import INLINE_BYTES, Blob, chunks_of
 from flowstore.store.codecs import Encoded, encode
 from flowstore.store.description import NewBlob
+from flowstore.store.opening import option_for
 from flowstore.store.runs import find_runs
 from flowstore.text import duration
 
@@ -108,7 +109,7 @@ def run_id_of(store: Database, flow: type[FlowSpec], graph: Graph, step: str) ->
     where = "" if namespace is None else f" in the namespace {namespace}"
     raise NotFound(
         f"No run of {flow.__name__}{where} has inputs for step {step} in {store.path}. Run the flow first: "
-        f"{context.called_as()} run"
+        f"{context.called_as()} run{option_for(store.path)}"
     )
 
 

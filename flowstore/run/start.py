@@ -38,7 +38,7 @@ from flowstore.sqlite.typed_rows import json_of
 from flowstore.store import blobs, queries, records, snapshots, tags, trust
 from flowstore.store.blobs import Blob
 from flowstore.store.codecs import Encoded, encode
-from flowstore.store.opening import ensure_active_store
+from flowstore.store.opening import ensure_active_store, option_for
 from flowstore.text import counted, duration
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def _drive(session: Session, who: Identity, run_id: int, origin: Origin | None) 
     if status == "successful":
         console.banner(f"Done: {text}")
     else:
-        console.say(f"Run {text} What had finished is kept; to go on: {_resume(who, run_id)}")
+        console.say(f"Run {text} What had finished is kept; to go on: {_resume(who, run_id, store.path)}")
     if any(item.name == "exit_hook" for item in session.flow._flow_decorators):
         from flowstore.flow import exit_hooks
 
@@ -340,15 +340,15 @@ def _gate(store: Database, who: Identity, assigned: Assigned | None) -> Gate | N
     return Gate(store, who.execution)
 
 
-def _resume(who: Identity, run_id: int, options: str = "") -> str:
-    """Return the command that goes on with a run."""
+def _resume(who: Identity, run_id: int, path: Path) -> str:
+    """Return the command that goes on with a run of the store at a path."""
     exchange = caller.calling()
     hint = None if exchange is None else exchange.resume_hint(run_id)
     if hint is not None:
         return hint
     deployed = who.deployment  # runs from a temporary copy, which nobody can resume
     script = context.called_as() if deployed is None else deployed.called_as
-    return f"{script}{options} resume --origin-run-id {run_id}"
+    return f"{script} resume --origin-run-id {run_id}{option_for(path)}"
 
 
 def _end_early(store: Database, who: Identity, flow: str, run_id: int, error: FlowstoreError | OSError) -> str:
@@ -356,16 +356,14 @@ def _end_early(store: Database, who: Identity, flow: str, run_id: int, error: Fl
     message = f"{_sentence(error)} Run {flow}/{run_id} ended there"
     if store.in_place:
         record_failure(store, run_id)
-        go_on = _resume(who, run_id)
+        go_on = _resume(who, run_id, store.path)
         return f"{message}. What had finished is kept; to go on, once that is repaired: {go_on}"
-    import shlex
-
     rescued = store.path.with_name(f"{store.path.name}.rescued-{run_id}")
     try:
         store.rescue(rescued)
     except FlowstoreError as second:
         return f"{message}, and is lost: {second}"
-    go_on = _resume(who, run_id, f" --store {shlex.quote(str(rescued))}")
+    go_on = _resume(who, run_id, rescued)
     return f"{message}. What had finished is kept in {rescued}; to go on: {go_on}"
 
 

@@ -62,8 +62,24 @@ def candidates() -> list[Path]:
     """Return the paths where a store is looked for, first one first."""
     if chosen := os.environ.get("FLOWSTORE_STORE"):
         return [Path(chosen).absolute()]
+    return _nearest()
+
+
+def _nearest() -> list[Path]:
     here = Path.cwd()
     return [folder / FILENAME for folder in (here, *here.parents)]
+
+
+def option_for(path: Path) -> str:
+    """Return the option by which a command in this folder finds a store, with a blank before it; often nothing."""
+    nearest = _nearest()
+    usual = next((file for file in nearest if os.path.exists(file)), nearest[0])  # noqa: PTH110  # as above
+    if os.path.realpath(path) == os.path.realpath(usual):
+        return ""
+    import shlex
+
+    here = Path.cwd()
+    return f" --store {shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))}"
 
 
 def find_path() -> Path | None:

@@ -11,6 +11,7 @@ from flowstore.sqlite.database import Database, Row
 from flowstore.sqlite.liveness import Process
 from flowstore.sqlite.typed_rows import LATER, PAGE, onward
 from flowstore.store.blobs import COLUMNS, Blob
+from flowstore.store.opening import option_for
 from flowstore.store.snapshots import Program
 from flowstore.store.tags import all_of, tag_ids_of
 from flowstore.text import one_line
@@ -386,4 +387,4 @@ def resume_command(store: Database, run_id: int) -> str:
     row = store.row("select c.* from runs r join codes c on c.id = r.code_id where r.id = ?", (run_id,))
     if row is None or not row["script_name"]:
         return ""
-    return one_line(f"{Program.of(row).called_as} resume --origin-run-id {run_id}")
+    return one_line(f"{Program.of(row).called_as} resume --origin-run-id {run_id}{option_for(store.path)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 
 import pytest
@@ -43,6 +44,22 @@ def check_resumes(script):
     assert (run.status, run.data.n, run.origin_run_id) == ("successful", 3, "1")
     reused = script.sql("select origin_pathspec from task_summary where run_id = 2 and origin_pathspec is not null")
     assert len(reused) == 2
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_the_command_that_goes_on_names_the_store(flow, by):
+    """It is to be pasted, and would find another store, or none; `show` gives the same one."""
+    script = flow(flow_source(LINEAR, end=MEND))
+    chosen = {"FLOWSTORE_STORE": "my runs.db"} if by == "variable" else {}
+    script("run", expect=1)
+    failed = script(*([] if chosen else ["--store", "my runs.db"]), "run", expect=1, **chosen)
+    command = failed.stderr.strip().rpartition("to go on: ")[2]
+    assert command == "python flow.py resume --origin-run-id 1 --store 'my runs.db'"
+    assert command in script.flowstore("--store", "my runs.db", "show", "F/1").stdout
+    assert script.flowstore("show", "F/1").stdout.rstrip().endswith("python flow.py resume --origin-run-id 1")
+    (script.folder / "mended").touch()
+    script(*shlex.split(command)[2:])
+    assert script.flowstore("--store", "my runs.db", "show", "F/2").code == 0
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
