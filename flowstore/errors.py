@@ -24,13 +24,15 @@ message on stderr, without a traceback, and exit code 1.
 from __future__ import annotations
 
 import errno
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from flowstore.text import safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
+    from types import TracebackType
 
 _TRANSIENT = frozenset(
     {
@@ -150,3 +152,26 @@ class TaskFailed(FlowstoreError, RuntimeError):
 
 class TimeoutExpired(TaskFailed):
     """An attempt took longer than its `@timeout`."""
+
+
+_PACKAGE = f"{os.path.dirname(__file__)}{os.sep}"  # noqa: PTH120
+
+
+def line_of_mistake(error: BaseException) -> str | None:
+    """Return the file and line of a flow in which a script has made a mistake; `None` for any other error."""
+    line, trace = None, error.__traceback__
+    while trace is not None and isinstance(error, (GraphError, ParameterError)):
+        path = trace.tb_frame.f_code.co_filename
+        if not path.startswith((_PACKAGE, "<")):  # the latter are methods that attrs has written
+            line = f"{os.path.relpath(path)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
+
+
+def show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error as Python does, but a mistake in a flow without the way to it through flowstore."""
+    line = line_of_mistake(error)
+    if line is None or hasattr(sys, "ps1"):  # at a prompt
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(f"Error: {line}: {error}", file=sys.stderr)

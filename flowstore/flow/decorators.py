@@ -7,6 +7,7 @@ A decorator says what is wanted; the driver and the task do it. Each is a frozen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -64,6 +65,8 @@ class StepDecorator(_Decorator):
 
     def attach(self, function: F) -> F:
         """Add to a step, once unless there may be several."""
+        if isinstance(function, type):
+            raise GraphError(f"@{self.name} is for steps: write it above @step, not above the class.")
         attached: list[StepDecorator] = function.__dict__.setdefault("decorators", [])
         if self.is_single and any(other.name == self.name for other in attached):
             raise GraphError(f"Step {function.__name__} has two @{self.name} decorators; keep one.")
@@ -176,11 +179,10 @@ class Card(StepDecorator):
 
     def attach(self, function: F) -> F:
         """Add to a step, beside the cards that it has."""
-        cards = [other.id for other in function.__dict__.get("decorators", ()) if isinstance(other, Card)]
+        cards = [other.id for other in getattr(function, "decorators", ()) if isinstance(other, Card)]
         if self.id is not None and self.id in cards:
             raise GraphError(f"Step {function.__name__} has two cards with the id {self.id!r}; give each its own.")
-        function.__dict__.setdefault("decorators", []).append(self)
-        return function
+        return super().attach(function)
 
 
 @later.frozen
@@ -409,6 +411,8 @@ class FlowDecorator(_Decorator, metaclass=_OptionsByName):
 
     def __call__(self, flow: C) -> C:
         """Add to a flow, once; a subclass's own decorator replaces its base's."""
+        if not isinstance(flow, type):
+            raise GraphError(f"@{self.name} is for flows: write it above the class, not above @step.")
         own = {other.name: other for other in getattr(flow, "_flow_decorators", ())}
         flow._flow_decorators = (*({**own, self.name: self}).values(),)  # type: ignore[attr-defined]
         return flow
@@ -426,12 +430,8 @@ class project(FlowDecorator):  # noqa: N801  # used as a decorator
     project_name: str = later.field(alias="name")
 
     def __attrs_post_init__(self) -> None:
-        import re
-
         if not isinstance(self.project_name, str) or not re.fullmatch(r"[a-z0-9_]{1,128}", self.project_name):
-            raise GraphError(
-                f"@project: the name {self.project_name!r} may hold only lower-case letters, digits and underscores."
-            )
+            raise GraphError(f"@project: {self.project_name!r}: use lower-case letters, digits and underscores.")
 
 
 @later.frozen(kw_only=True)

@@ -16,13 +16,15 @@ from typing import Any, ClassVar, Protocol
 
 from flowstore import later
 from flowstore.context import state
-from flowstore.errors import ArtifactError, GraphError
+from flowstore.errors import ArtifactError, GraphError, show_uncaught
 from flowstore.flow.expressions import Expression, KnownConfig, unwrapped
 from flowstore.flow.names import check_name
 from flowstore.flow.parameters import Parameter
 from flowstore.flow.wrappers import restore_marks
 
 _LINK = "_flowstore_link"
+if sys.excepthook is sys.__excepthook__:
+    sys.excepthook = show_uncaught
 
 
 @later.frozen

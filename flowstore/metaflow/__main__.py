@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import flowstore.metaflow
 from flowstore import context
+from flowstore.errors import line_of_mistake, show_uncaught
 
 _LAUNCHER = flowstore.metaflow.__name__
 _USAGE = f"""Usage: python -m {_LAUNCHER} FLOW.py [OPTIONS] COMMAND [ARGUMENTS]
@@ -81,7 +82,10 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _show_without_launcher(kind: type[BaseException], error: BaseException, shown: TracebackType | None) -> None:
-    """Print a traceback that begins with the user's own code, as that of `python flow.py` does."""
+    """Print what `python flow.py` does: one message of a mistake in a flow, else a traceback of the user's own code."""
+    if line_of_mistake(error) is not None:
+        show_uncaught(kind, error, shown)
+        return
     first = shown
     while first is not None and first.tb_frame.f_code.co_filename != __file__:
         first = first.tb_next

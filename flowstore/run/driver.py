@@ -210,6 +210,7 @@ class Driver:
         last = "".join(f"\n  {line}" for line in task.last_lines)
         self._output.take(task, "stderr", f"{cause.message}\n".encode())
         text = f"{cause.message} The last it printed:{last}" if last else cause.message
+        task.timed_out = False  # which the cause says
         return Report(status="failed", died=True, failure=later.evolve(cause, message=text, traceback=text))
 
     def _end_attempt(self, task: _Task, report: Report) -> None:

@@ -15,6 +15,7 @@ import _thread
 import contextlib
 import functools
 import hashlib
+import io
 import pickle
 import sys
 import threading
@@ -26,6 +27,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from flowstore.context import state
+from flowstore.errors import ArtifactError
 
 PROTOCOL = 5
 _rebuilt: dict[bytes, type] = {}
@@ -91,6 +93,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return _flow_class, (obj.__qualname__, _copy_of(obj, module))
         if type(obj) is functools._lru_cache_wrapper and _is_by_value(obj.__module__):
             return _lru_cached, (obj.__wrapped__, *obj.cache_parameters().values())
+        if isinstance(obj, io.TextIOWrapper) and obj not in {sys.stdin, sys.stdout, sys.stderr}:
+            raise ArtifactError("It holds an open file. Store the file's path, or what it contains.")
         return super().reducer_override(obj)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import flowstore
 from support.cli import command
 from support.flows import BRANCH, FOREACH, LINEAR, MIDDLE, flow_source
+from support.sources import python
 
 
 def failure(script, run_id=1):
@@ -356,6 +358,32 @@ def test_steps_can_be_extended_over_several_classes_and_in_a_join(flow):
     script = flow(source)
     script("run")
     assert script.client().data.log == ["base", "middle", "own", "join", "own join"]
+
+
+ON_A_CLASS = "class F(FlowSpec):"
+MISTAKES = {  # what is written in place of what, the line, and what the message says
+    "an option of a step's decorator": ("    @step", "    @retry(time=2)\n    @step", 4, "@retry has no option time"),
+    "its value": ("    @step", "    @timeout(seconds='5')\n    @step", 4, "@timeout: seconds must be a number"),
+    "an option without its name": ("    @step", "    @retry(2)\n    @step", 4, "@retry: options are given by name"),
+    "an option of the flow's": (ON_A_CLASS, f"@schedule(dayly=True)\n{ON_A_CLASS}", 2, "has no option dayly"),
+    "the flow's on a step": ("    @step", "    @schedule(daily=True)\n    @step", 4, "@schedule is for flows"),
+    "a step's on the flow": (ON_A_CLASS, f"@retry(times=2)\n{ON_A_CLASS}", 2, "@retry is for steps"),
+    "a card on the flow": (ON_A_CLASS, f"@card\n{ON_A_CLASS}", 2, "@card is for steps"),
+    "a parameter's name": ("    @step", "    p = Parameter('a b')\n    @step", 4, "is an identifier, not 'a b'"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+@pytest.mark.parametrize(
+    "words", [["flow.py", "run"], ["-m", "flowstore.metaflow", "flow.py", "check"]], ids=["", "as"]
+)
+def test_a_mistake_in_the_file_is_one_message_with_its_line(words, case, flow):
+    """Not the way to it through flowstore."""
+    old, new, line, message = MISTAKES[case]
+    source = "from flowstore import *\n" + flow_source(LINEAR).partition("from flowstore import current\n")[2].lstrip()
+    script = flow(source.replace(old, new, 1))
+    said = python(script.folder, *words, expect=1)
+    assert re.fullmatch(rf"Error: flow\.py:{line}: .*{re.escape(message)}.*\n", said), said
 
 
 def test_calling_next_twice_is_still_a_mistake(flow):

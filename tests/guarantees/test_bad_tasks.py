@@ -140,7 +140,8 @@ def test_tasks_that_never_end(flow):
             join="self.problems = [i.problem.message for i in inputs]",
         )
     )
-    script("run", "--max-workers", 4, timeout=100)
+    said = script("run", "--max-workers", 4, timeout=100).stdout
+    assert "result is kept" not in said
     assert ["longer than its timeout of 0.5 s" in problem for problem in script.client().data.problems] == [True] * 4
 
 

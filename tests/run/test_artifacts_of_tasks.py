@@ -23,6 +23,13 @@ def test_what_cannot_be_pickled_is_named(flow):
     assert (task.data.good, "lock" in task) == (1, False)
 
 
+def test_an_open_file_is_no_artifact(flow):
+    """Nobody could go on reading it; the streams of the process are what they are in the process that reads them."""
+    script = flow(flow_source(LINEAR, start="self.out = [sys.stdout]", end="self.log = {'file': open(__file__)}"))
+    assert "'log' of step end cannot be stored: It holds an open file." in script("run", expect=1).stdout
+    assert script.client()["start"].task.successful
+
+
 def test_a_failed_attempt_keeps_its_artifacts(flow):
     """What an attempt had set before it failed is there under that attempt, large or small."""
     start = """
