@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from flowstore.errors import FlowstoreError
+from flowstore.text import did_you_mean
 
 STARTED_AT: Final = time.time()  # about when this process read the flow's file, and before it imported much
 
@@ -197,7 +198,8 @@ class Current:
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._NAMES:
-            raise AttributeError(f"current has no attribute {name!r}; it has: {', '.join(self._NAMES)}.")
+            hint = did_you_mean(name, self._NAMES) or f" It has: {', '.join(self._NAMES)}."
+            raise AttributeError(f"current has no attribute {name!r}.{hint}", name=name)  # Python adds no hint then
         if name == "card":
             return self._card()
         if name == "is_running_flow":
@@ -220,7 +222,8 @@ class Current:
         cards = state.task.get("card")
         if cards is None:
             where = f"step {state.task['step_name']} has no @card" if state.task else "no task is running here"
-            raise AttributeError(f"There is no current.card, since {where}. Write @card above @step, or --with card.")
+            text = f"There is no current.card, since {where}. Write @card above @step, or --with card."
+            raise AttributeError(text, name="card")
         return cards
 
     def get(self, name: str, default: Any = None) -> Any:

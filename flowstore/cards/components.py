@@ -55,6 +55,14 @@ class Markdown(CardComponent):
         return f'<div class="markdown">{to_html(textwrap.dedent(self.text or "").strip())}</div>'
 
 
+def _rows(data: Iterable[Sequence[Any]] | None) -> list[list[Any]]:
+    if hasattr(data, "columns"):
+        raise TypeError(f"Table: for a {type(data).__name__}, write Table.from_dataframe(…).")
+    if data is not None and not isinstance(data, Iterable):
+        raise TypeError(f"Table: give a list of rows, each a list of cells, not {data!r}.")
+    return [list(row) for row in ([] if data is None else data)]
+
+
 class Table(CardComponent):
     """A table whose cells are values or components.
 
@@ -72,7 +80,7 @@ class Table(CardComponent):
         self, data: Iterable[Sequence[Any]] | None = None, headers: Sequence[str] | None = None,
         disable_updates: bool = False,  # noqa: ARG002
     ) -> None:  # fmt: skip
-        self.data = [list(row) for row in data or ()]
+        self.data = _rows(data)
         self.headers = list(headers or ())
         self._rest = ""
 
@@ -102,7 +110,7 @@ class Table(CardComponent):
 
     def update(self, data: Iterable[Sequence[Any]] | None = None, headers: Sequence[str] | None = None) -> None:
         """Replace the rows and, if they are given, the headers."""
-        self.data = [list(row) for row in data or ()]
+        self.data = _rows(data)
         self.headers = self.headers if headers is None else list(headers)
 
     def render(self) -> str:

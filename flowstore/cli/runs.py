@@ -84,7 +84,8 @@ def runs(query: RunQuery, form: str) -> None:
             click.echo(safe(f"No run here has a {name!r}{purpose}."), err=True)
     output.echo(rows, form, columns=(*output.RUN, *(name for name in columns if name not in output.RUN)))
     if table.after is not None and form == "table":
-        click.echo(f"There are more than these {query.limit}; to see them: --limit {10 * query.limit}", err=True)
+        shown = "this run" if query.limit == 1 else f"these {query.limit} runs"
+        click.echo(f"There are more than {shown}; to see them: --limit {10 * query.limit}", err=True)
 
 
 def _with_columns(table: RunTable, chosen: Sequence[str], *, form: str) -> list[dict[str, Any]]:

@@ -71,6 +71,8 @@ def export(out: Path, selection: Selection, parts: _Parts, html: bool, force: bo
     Example:
         flowstore export results.db HelloFlow/5 --max-artifact-size 10MB
     """
+    if out.suffix.lower() in {".html", ".htm"} and not html:
+        raise click.UsageError(f"{out} would be a store, not a page. For a page, add --html.")
     if html:
         _export_html(out, selection, parts, force=force, form=form)
         return

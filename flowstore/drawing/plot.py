@@ -95,8 +95,9 @@ def _thinned(points: Sequence[Point]) -> Sequence[Point]:
 
 
 def _left_out(not_numbers: int, too_many: int) -> str:
-    without = f"{counted(not_numbers, 'point')} without a finite number left out." if not_numbers else ""
-    return " ".join(filter(None, [without, f"{too_many:,} of the points are not drawn." if too_many else ""]))
+    without = f"{counted(not_numbers, 'point')} without a finite number {'is' if not_numbers == 1 else 'are'} left out."
+    parts = [without if not_numbers else "", f"{too_many:,} of the points are not drawn." if too_many else ""]
+    return " ".join(filter(None, parts))
 
 
 class _Axis(abc.ABC):

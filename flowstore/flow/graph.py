@@ -340,7 +340,9 @@ def _next_calls(me: str, step: ast.AST) -> Iterator[ast.Call]:
 
 def _read_tail(me: str, code: CodeType, tree: _Step, calls: list[ast.Call]) -> dict[str, Any]:
     if code.co_flags & _NOT_PLAIN or code.co_kwonlyargcount or code.co_argcount not in {1, 2}:
-        raise _TailError("a step is no generator, not async, and takes (self) or, as a join, (self, inputs).")
+        names = ", ".join(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+        right = "a step is no generator, not async, and takes (self) or, as a join, (self, inputs)."
+        raise _TailError(f"it takes ({names}); {right}")
     if not calls:
         return {"kind": "end"}
     last = tree.body[-1]
@@ -397,7 +399,8 @@ def _artifact(option: str, value: ast.expr) -> str:
     match value:
         case ast.Constant(value=str(name)) if name.isidentifier():
             return name
-    raise _TailError(f"{option}={ast.unparse(value)} names no artifact. Write it literally: {option}='name'.")
+    how = f"Write it literally: {option}='name'. The artifact self.name is to be set before."
+    raise _TailError(f"{option}={ast.unparse(value)} names no artifact. {how}")
 
 
 def _target(me: str, arg: ast.expr) -> str:

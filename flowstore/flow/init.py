@@ -114,6 +114,10 @@ class _Making:
         """Refuse: there is nothing to merge yet."""
         raise GraphError("merge_artifacts works in a join only, a step that takes inputs.")
 
+    def names(self) -> tuple[str, ...]:
+        """There is nothing inherited."""
+        return ()
+
     def has_first_value(self, _name: str) -> bool:
         """There are none before it has run."""
         return False

@@ -21,6 +21,7 @@ from flowstore.flow.expressions import Expression, KnownConfig, unwrapped
 from flowstore.flow.names import check_name
 from flowstore.flow.parameters import Parameter
 from flowstore.flow.wrappers import restore_marks
+from flowstore.text import did_you_mean
 
 _LINK = "_flowstore_link"
 if sys.excepthook is sys.__excepthook__:
@@ -74,6 +75,9 @@ class Link(Protocol):
 
     def merge(self, own: dict[str, Any], inputs: Inputs, include: Sequence[str], exclude: Sequence[str]) -> None:
         """Carry artifacts of joined tasks over."""
+
+    def names(self) -> Iterable[str]:
+        """Return the names of inherited artifacts."""
 
     def has_first_value(self, name: str) -> bool:
         """Return whether `first_values` holds for a name that is neither inherited nor assigned."""
@@ -272,8 +276,9 @@ class FlowSpec(_Unstorable):
                 value = self.__dict__[name] = link.first_values[name]
                 return value
             hint = " In a join, read it from inputs, or call self.merge_artifacts(inputs)." if link.is_join else ""
+            hint = hint or did_you_mean(name, [*link.names(), *self.__dict__])
             raise AttributeError(
-                f"Flow {type(self).__name__} has no artifact {name!r} in step {link.step}.{hint}"
+                f"Flow {type(self).__name__} has no artifact {name!r} in step {link.step}.{hint}", name=name
             ) from None
         if not isinstance(getattr(type(self), name, None), Parameter):  # of a base class, perhaps
             self.__dict__[name] = value

@@ -96,7 +96,8 @@ def find(store: Database, flow: type[FlowSpec], branch: str | None = None, *, pr
         where = "" if scope.startswith("flow:") else f" in {scope.removeprefix('project:')}"
         others = [other.branch for other in rows.active(store) if other.flow == flow.__name__ and other.branch]
         hint = f" It is in: {', '.join(others)}; choose with --branch and --production." if others and where else ""
-        raise NotFound(f"{flow.__name__} is not deployed{where} in {store.path}.{hint} Deploy it with: deploy create")
+        how = f"Deploy it with: {context.called_as()} deploy create"
+        raise NotFound(f"{flow.__name__} is not deployed{where} in {store.path}.{hint} {how}")
     return deployment
 
 

@@ -212,6 +212,10 @@ class TaskLink:
                 self._deleted = known.keys() - self._visible.keys()
         return self._visible
 
+    def names(self) -> Collection[str]:
+        """Return the names of the inherited artifacts."""
+        return self.visible().keys()
+
     def has_first_value(self, name: str) -> bool:
         """Return whether the flow's `__init__` has set something that no task before this one has deleted."""
         return name in self.first_values and name not in self._deleted

@@ -86,6 +86,14 @@ def test_tables():
 
 
 @pytest.mark.long
+def test_what_is_no_list_of_rows_is_refused():
+    """A frame is named with what takes it."""
+    with pytest.raises(TypeError, match=r"for a DataFrame, write Table.from_dataframe"):
+        Table(pytest.importorskip("pandas").DataFrame({"a": [1]}))
+    with pytest.raises(TypeError, match="give a list of rows, each a list of cells, not 17"):
+        Table(17)
+
+
 def test_pictures():
     """Of matplotlib and PIL, and of bytes, whose kind is seen; anything else is refused with a clear error."""
     matplotlib = pytest.importorskip("matplotlib")

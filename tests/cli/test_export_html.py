@@ -139,6 +139,15 @@ def test_what_is_refused(tmp_path, monkeypatch, case):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+def test_a_store_is_not_named_like_a_page(tmp_path):
+    """Without --html, a browser would be given a database."""
+    store_with(tmp_path / "flowstore.db", {})
+    out = tmp_path / "out.html"
+    done = command("--store", tmp_path / "flowstore.db", "export", out, "F/1", expect=2)
+    assert "For a page, add --html." in done.stderr
+    assert not out.exists()
+
+
 def test_a_hostile_store_stays_text(tmp_path):
     """Names, parameters, tags, notes, errors, logs, items and code cannot become markup, leave an attribute or load."""
     bad = '"></pre></style></details><script>alert(1)</script><img src=x onerror=alert(2)>\u202e\x1b]0;x\x07'

@@ -64,7 +64,7 @@ def test_what_is_no_number_is_counted():
     values = [1.0, float("nan"), float("inf"), 10**400, None]
     html = plot([Point(n, value) for n, value in enumerate(values)], x_label="x", y_label="y")
     assert len(circles(html)) == 1
-    assert "4 points without a finite number left out." in html
+    assert "4 points without a finite number are left out." in html
     nothing = plot([Point(1, None), Point(None, 1)], x_label="x", y_label="y")
     assert "no number can be drawn" in nothing
     assert "<svg" not in nothing

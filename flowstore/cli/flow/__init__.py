@@ -36,7 +36,7 @@ COMMANDS = {
     "card": Listed("flowstore.cli.flow.cards", "Show and save the cards of tasks."),
     "deploy": Listed("flowstore.cli.flow.deploy", "Put the flow into production, and run it there."),
     "step-functions": Listed("flowstore.cli.flow.step_functions", "Have AWS start, schedule and watch the flow."),
-    "argo-workflows": Listed("flowstore.cli.flow.deploy", "Name the command that takes its place here: deploy."),
+    "argo-workflows": Listed("flowstore.cli.flow.deploy", "Say what to use instead: deploy."),
 }
 _WITHOUT_CONFIGS = frozenset({
     "dump", "logs", "list", "tag", "card",  # look at results

@@ -317,7 +317,8 @@ def list_runs(this: FlowFile, **_chosen: Any) -> None:
             output.echo_table(output.run_rows(Flow(deployment.flow)))
         else:
             click.echo(
-                f"No run of {deployment.flow} in {deployment.production_namespace} yet. Start one: deploy trigger",
+                f"No run of {deployment.flow} in {deployment.production_namespace} yet. "
+                f"Start one: {called(settings_of(click.get_current_context()))} deploy trigger",
                 err=True,
             )
 
@@ -335,12 +336,13 @@ deploy = Group(
 
 def _elsewhere(name: str) -> click.Command:
     def refuse(_this: FlowFile, **_given: Any) -> NoReturn:
-        """Name the command that takes its place here: deploy.
+        """Say what to use instead: deploy.
 
         Example:
             python flow.py deploy create
         """
-        raise click.UsageError(f"There is no {name}: flowstore deploys into its own file, with: deploy create")
+        instead = f"{context.called_as()} deploy create"
+        raise click.UsageError(f"There is no {name}: flowstore deploys into its own file, with: {instead}")
 
     arguments = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     refusal = command(name=name)(arguments(refuse))
