@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import linecache
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -169,10 +170,20 @@ def source_of(flow: type[FlowSpec]) -> str:
 
 
 def _files(cls: type) -> Iterator[str]:
-    """Yield the name under which Python knows the cell of a class: that of its first function."""
+    """Yield the name under which Python knows the cell of a class: that of its first function, if it has any."""
     if cls.__module__ == "__main__":
         functions = (getattr(item, "__wrapped__", item) for item in vars(cls).values())
-        yield from [item.__code__.co_filename for item in functions if isinstance(item, FunctionType)][:1]
+        names = [item.__code__.co_filename for item in functions if isinstance(item, FunctionType)]
+        yield from (names or [*_cells_with(f"class {cls.__name__}")])[:1]
+
+
+def _cells_with(beginning: str) -> Iterator[str]:
+    """Yield the names of cells, newest first, that have a line which begins so."""
+    for name in reversed([*linecache.cache]):
+        if not Path(name).is_file() and any(
+            re.match(rf"{re.escape(beginning)}\b", line) for line in linecache.getlines(name)
+        ):
+            yield name
 
 
 def without_notebook(cell: str) -> str:

@@ -15,15 +15,21 @@ from flowstore import FlowSpec, FlowstoreError, NBRunner, step
 from flowstore.runner.notebook import without_notebook
 from support.pages import DOCS, blocks
 
+BASE = '''\
+from flowstore import FlowSpec, Parameter
+
+class Shared(FlowSpec):
+    """What flows share: a class without any function."""
+    alpha = Parameter("alpha", default=1)
+'''
 CELL = '''\
 %matplotlib --list
 import os
-from flowstore import FlowSpec, NBRunner, Parameter, step
+from flowstore import NBRunner, step
 import beside
 
-class CellFlow(FlowSpec):
-    """A flow in a cell."""
-    alpha = Parameter("alpha", default=1)
+class CellFlow(Shared):
+    """A flow in a cell, with a base in an earlier one."""
 
     @step
     def start(self):
@@ -73,7 +79,7 @@ def test_in_ipython(folder):
     program = f"""
         from IPython.core.interactiveshell import InteractiveShell
         shell = InteractiveShell.instance()
-        for cell in {["alpha = 21", CELL, CALL + SHOW, AGAIN]!r}:
+        for cell in {["alpha = 21", BASE, CELL, CALL + SHOW, AGAIN]!r}:
             result = shell.run_cell(cell, store_history=True)
             result.raise_error()
     """
@@ -98,7 +104,7 @@ def test_in_a_kernel(folder):
     pytest.importorskip("ipykernel")
     cells = [
         {"cell_type": "code", "source": cell, "metadata": {}, "outputs": [], "execution_count": None}
-        for cell in ("alpha = 21", CELL + CALL + SHOW, AGAIN)
+        for cell in ("alpha = 21", BASE, CELL + CALL + SHOW, AGAIN)
     ]
     notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
     (folder / "notebook.ipynb").write_text(json.dumps(notebook))
