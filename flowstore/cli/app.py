@@ -390,9 +390,23 @@ def _show_usage(error: click.ClickException) -> None:
     """Print a usage error; click quotes what was given, a file's name perhaps."""
     if isinstance(error, click.NoSuchOption):
         error = click.UsageError(no_such_option(error), error.ctx)
+    elif isinstance(error, click.BadParameter) and (variable := _variable_of(error)):
+        message = f"{error.message} It is the value of ${variable}."
+        error = click.BadParameter(message, error.ctx, error.param, error.param_hint)
     text = io.StringIO()
     error.show(text)
     click.echo(safe(text.getvalue()), err=True, nl=False)
+
+
+def _variable_of(error: click.BadParameter) -> str | None:
+    """Return the environment variable that a wrong value came from, if it did."""
+    ctx, parameter = error.ctx, error.param
+    if ctx is None or parameter is None or not parameter.name:
+        return None
+    if ctx.get_parameter_source(parameter.name) is not ParameterSource.ENVIRONMENT:
+        return None
+    names = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ()
+    return next((name for name in names if os.environ.get(name)), None)
 
 
 def no_such_option(error: click.NoSuchOption) -> str:

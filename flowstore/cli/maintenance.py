@@ -67,12 +67,12 @@ def delete(selection: Selection, consent: _Consent, form: str) -> int:
 
     if selection == Selection():
         raise click.UsageError("Say which runs: by pathspecs, --older-than, --flow, --tag or --keep-latest.")
-    if not (consent.dry_run or consent.yes or sys.stdin.isatty()):
-        raise click.UsageError("There is no terminal to ask on: give --yes to delete, or --dry-run to look first.")
     store = opening.active_store()
     if not (store.writable or consent.dry_run):
         raise FlowstoreError(f"{store.path} cannot be written, so nothing can be deleted from it: it is read-only.")
     candidates = deletion.candidates(store, run_ids(store, selection), force=consent.force)
+    if not (consent.dry_run or consent.yes or sys.stdin.isatty()):
+        raise click.UsageError("There is no terminal to ask on: give --yes to delete, or --dry-run to look first.")
     deletable = [run for run in candidates if run.kept_because is None]
     if form == "table" and candidates:
         _echo_candidates(candidates, form, ())

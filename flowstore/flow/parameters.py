@@ -163,8 +163,9 @@ class Parameter:
             if isinstance(error, ParameterError):
                 raise
             detail = f" ({error})" if self.type is JSONType else ""
+            hint = f" Write type={type(value).__name__}." if self._given_type is None and callable(self.default) else ""
             raise ParameterError(
-                f"Parameter {self.name}: {shortened(value)} is not {_article(self.type_name)}{detail}."
+                f"Parameter {self.name}: {shortened(value)} is not {_article(self.type_name)}{detail}.{hint}"
             ) from None
 
     def _convert(self, value: Any) -> Any:

@@ -276,6 +276,7 @@ def test_what_is_not_there_is_told(path):
     store_with(path, {})
     assert "F/9" in command("delete", "F/1", "F/9", "--yes", expect=1).stderr
     assert "start" in command("delete", "F/1/start", "--yes", expect=1).stderr
+    assert "F/9" in command("delete", "F/9", expect=1).stderr  # before anybody is asked
     assert sql(path, "select count(*) from runs") == [1]
 
 

@@ -92,13 +92,17 @@ def test_wrong_usage_ends_with_2(given, named, flow):
 def test_a_wrong_value_in_the_environment(flow):
     """A variable that doesn't fit is wrong usage too."""
     script = flow(flow_source(LINEAR, members=PARAMETERS))
-    assert "many" in script("run", expect=2, FLOWSTORE_RUN_N="many").stderr
+    assert (
+        "'many' is not an int. It is the value of $FLOWSTORE_RUN_N."
+        in script("run", expect=2, FLOWSTORE_RUN_N="many").stderr
+    )
     assert not script.db.exists()
 
 
 MISTAKES = {
     "required": ("x = Parameter('x', required=True)", 2, "--x"),
     "default raises": ("x = Parameter('x', default=lambda: 1 / 0)", 2, "ZeroDivisionError"),
+    "default without a type": ("x = Parameter('x', default=lambda: 3)", 2, "3 is not a str. Write type=int."),
     "default of another type": ("x = Parameter('x', type=int, default=lambda: 'one')", 2, "one"),
     "missing file": ("x = IncludeFile('x', default='nowhere.txt')", 2, "nowhere.txt"),
     "an option of run": ("x = Parameter('max_workers')", 1, "--max-workers"),

@@ -167,6 +167,8 @@ def test_the_list_goes_on(browse, path):
     assert [run["parameters"]["alpha"] for run in following["runs"]] == [3, 2, 1]
     assert len(browser.json("/runs.json?tag=even")["runs"]) == 4
     assert [run["run"] for run in browser.json("/runs.json?status=failed")["runs"]] == ["G/8"]
+    wrong = browser.stranger.get("/runs.json?status=faild", headers=browser.headers)
+    assert (wrong.status_code, "'faild' is not a status" in wrong.text) == (400, True)
     assert browser.json("/runs.json?since=1h&user=nobody")["runs"] == []
     assert "is not a duration" in browser.page("/?since=soon", 400)
     page = browser.page("/?columns=alpha&over=alpha")

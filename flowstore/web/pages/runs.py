@@ -13,6 +13,7 @@ import attrs
 from flowstore.client import graphs, rows
 from flowstore.client.rows import RunRow, RunTable, table_of_runs
 from flowstore.drawing.plot import Point, plot
+from flowstore.errors import FlowstoreError
 from flowstore.production import schedule
 from flowstore.store import queries
 from flowstore.store.run_pages import RunQuery, ms_ago
@@ -145,7 +146,7 @@ def _query(view: View, flow: str | None) -> RunQuery:
         tags=tuple(dict.fromkeys(given.all("tag"))),
         without=tuple(dict.fromkeys(given.all("without"))),
         namespace=given.get("namespace") or None,
-        statuses=tuple(status for status in given.all("status") if status in STATUSES),
+        statuses=_statuses(given.all("status")),
         user=given.get("user") or None,
         since_ms=ms_ago(since) if (since := given.get("since")) else None,
         text=given.get("q") or None,
@@ -154,6 +155,13 @@ def _query(view: View, flow: str | None) -> RunQuery:
         after=given.get("after") or None,
         limit=max(1, given.whole("limit", AT_ONCE, MOST_AT_ONCE)),
     )
+
+
+def _statuses(given: Sequence[str]) -> tuple[str, ...]:
+    wrong = next((status for status in given if status and status not in STATUSES), None)
+    if wrong is not None:
+        raise FlowstoreError(f"{wrong!r} is not a status: a run is {', '.join(STATUSES[:-1])} or {STATUSES[-1]}.")
+    return tuple(filter(None, given))
 
 
 # --- a plot
