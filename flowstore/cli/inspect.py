@@ -72,7 +72,8 @@ def _show_task(task: Task, form: str, *, raw: bool) -> None:
         output.say(f"ran on: {one_line(host)}", raw=raw)
     why = task._failure()
     if why is not None:
-        output.say(f"{task.status}: {why.name}: {why.message}", raw=raw)
+        how = "caught" if task.successful else task.status
+        output.say(f"{how}: {why.name}: {why.message}", raw=raw)
 
 
 @command(STORE, NAMESPACE, FORM)

@@ -208,6 +208,15 @@ def test_artifacts_are_seen_as_they_were_set_whatever_their_size(flow, options):
     assert script.client(2).successful
 
 
+@pytest.mark.parametrize("bound", [0, 2000, 6000])
+def test_artifacts_that_the_driver_has_forgotten(bound, flow):
+    """Where small artifacts are too many to be remembered, tasks read them from the store, and find the same."""
+    head = f"from flowstore.run import order_writer\norder_writer._HELD_BYTES = {bound}"
+    script = flow(flow_source(SMALL_AND_LARGE, head=head))
+    script("run")
+    assert script.client().successful
+
+
 def test_what_cannot_be_loaded_is_named_at_any_size(flow):
     """The message names the artifact, whether its bytes came with the order or from the store."""
     head = """
