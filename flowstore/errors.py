@@ -163,7 +163,7 @@ def line_of_mistake(error: BaseException) -> str | None:
     while trace is not None and isinstance(error, (GraphError, ParameterError)):
         path = trace.tb_frame.f_code.co_filename
         if not path.startswith((_PACKAGE, "<")):  # the latter are methods that attrs has written
-            line = f"{os.path.relpath(path)}:{trace.tb_lineno}"
+            line = f"{path.removeprefix(os.getcwd() + os.sep)}:{trace.tb_lineno}"  # noqa: PTH109
         trace = trace.tb_next
     return line
 

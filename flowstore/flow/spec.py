@@ -21,7 +21,6 @@ from flowstore.flow.expressions import Expression, KnownConfig, unwrapped
 from flowstore.flow.names import check_name
 from flowstore.flow.parameters import Parameter
 from flowstore.flow.wrappers import restore_marks
-from flowstore.text import did_you_mean
 
 _LINK = "_flowstore_link"
 if sys.excepthook is sys.__excepthook__:
@@ -276,13 +275,17 @@ class FlowSpec(_Unstorable):
                 value = self.__dict__[name] = link.first_values[name]
                 return value
             hint = " In a join, read it from inputs, or call self.merge_artifacts(inputs)." if link.is_join else ""
-            hint = hint or did_you_mean(name, [*link.names(), *self.__dict__])
             raise AttributeError(
-                f"Flow {type(self).__name__} has no artifact {name!r} in step {link.step}.{hint}", name=name
+                f"Flow {type(self).__name__} has no artifact {name!r} in step {link.step}.{hint}"
             ) from None
         if not isinstance(getattr(type(self), name, None), Parameter):  # of a base class, perhaps
             self.__dict__[name] = value
         return value
+
+    def __dir__(self) -> list[str]:
+        """Return the names of attributes and of inherited artifacts, among which Python looks for a mistyped one's."""
+        link = self.__dict__.get(_LINK)
+        return [*super().__dir__(), *(() if link is None else link.names())]
 
     def __setattr__(self, name: str, value: Any) -> None:
         check_assignable(type(self), name)

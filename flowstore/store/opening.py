@@ -72,13 +72,15 @@ def _nearest() -> list[Path]:
 
 def option_for(path: Path) -> str:
     """Return the option by which a command in this folder finds a store, with a blank before it; often nothing."""
-    nearest = _nearest()
+    import shlex
+
+    try:
+        nearest, here = _nearest(), Path.cwd()
+    except OSError:  # the folder is gone
+        return f" --store {shlex.quote(str(path))}"
     usual = next((file for file in nearest if os.path.exists(file)), nearest[0])  # noqa: PTH110  # as above
     if os.path.realpath(path) == os.path.realpath(usual):
         return ""
-    import shlex
-
-    here = Path.cwd()
     return f" --store {shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))}"
 
 

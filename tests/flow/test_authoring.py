@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 
 import pytest
 
@@ -203,17 +204,15 @@ def test_a_property_that_reads_a_missing_artifact_names_that_one(flow):
 
 
 def test_a_mistyped_artifact_is_answered_by_the_near_one(flow):
-    """Of those that are inherited, and of those that the step has set; Python adds no guess of its own."""
-    script = flow(flow_source(LINEAR, start="self.model = 1", end="self.score = 2; self.modle, self.soore"))
+    """Of those that are inherited, and of those that the step has set, as Python does for any attribute."""
+    script = flow(
+        flow_source(LINEAR, start="self.model = 1", end="self.score = 2\nassert 'model' in dir(self)\nself.modle")
+    )
     script("run", expect=1)
-    assert failure(script).message.endswith("no artifact 'modle' in step end. Did you mean 'model'?")
-    assert failure(script).traceback.count("Did you mean") == 1
-    script.rewrite(flow_source(LINEAR, end="self.score = 2; self.soore"))
-    script("run", expect=1)
-    assert failure(script, 2).message.endswith("Did you mean 'score'?")
+    assert ("Did you mean: 'model'?" in failure(script).traceback) == (sys.version_info >= (3, 12))
     script.rewrite(flow_source(LINEAR, end="current.card"))
     script("run", expect=1)
-    assert "Did you mean" not in failure(script, 3).traceback
+    assert "Did you mean" not in failure(script, 2).traceback
 
 
 # --- decorators of the user's own
