@@ -165,7 +165,7 @@ def test_a_quiet_run_lives(why, flow, monkeypatch):
         return len(seen) >= 4
 
     wait_for(beats)
-    monkeypatch.setattr(liveness.platform, "node", lambda: "another-machine")
+    monkeypatch.setattr(liveness, "host", lambda: "another-machine")
     assert script.client().status == "running"
     flowstore.context.state.store.close()
     (script.folder / "go").touch()
