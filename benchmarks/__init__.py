@@ -1,7 +1,7 @@
 """How fast flowstore is, side by side with a floor and with its peers.
 
     pip install "flowstore[bench]"
-    python -m benchmarks                    # everything; under ten minutes on two cores
+    python -m benchmarks                    # everything; half an hour on two cores
     python -m benchmarks hello fanout       # some
     python -m benchmarks --smoke            # tiny sizes: does it still work?
     python -m benchmarks --json times.json  # also every single measurement
