@@ -43,7 +43,7 @@ from flowstore.store.codecs import Encoded, encode
 from flowstore.store.description import NewBlob
 from flowstore.store.opening import option_for
 from flowstore.store.runs import find_runs
-from flowstore.text import duration
+from flowstore.text import did_you_mean, duration
 
 if TYPE_CHECKING:
     from flowstore.flow.secrets import Redactor
@@ -301,6 +301,7 @@ class _Spin:
         order = attrs.evolve(order, last_attempt=True)
         source: Source = StoreSource(lambda: self._store, order.run.run_id)
         if self._overrides:
+            self._note_strangers(source, order)
             source = _Overriding(source, self._overrides, self._wish.overrides)
         os.environ.update(order.environment)
         name, origin = self._flow.__name__, self._inputs.origin.run_id
@@ -314,6 +315,14 @@ class _Spin:
 
         with hidden_output(self.redactor):
             return run_attempt(self._flow, self._graph, order, source, Ending())
+
+    def _note_strangers(self, source: Source, order: Order) -> None:
+        """Say which values take no input's place: of a mistyped name nothing else would be seen."""
+        bases = [task_id for task_id, _ in order.inputs] if order.base_id is None else [order.base_id]
+        known = {*source.parameters(), *(name for names in source.artifacts(bases).values() for name in names)}
+        for name in self._overrides.keys() - known:
+            hint = did_you_mean(name, known)
+            self._console.say(f"Note: the step inherits no artifact {name!r}, which --artifacts-module sets.{hint}")
 
     def _with_overrides(self, product: Product) -> Product:
         """Return the product with the values that took the place of inputs, which the task then has set."""

@@ -144,6 +144,8 @@ def test_other_inputs(flow, step):
     assert "9 {'depth': 4}" in script("spin", step, "--artifacts-module", "other.py").stdout
     result = script("spin", step, "--artifacts-module", "other.py", "--persist")
     assert "9 {'depth': 4}" in result.stdout
+    assert "the step inherits no artifact 'big'" in result.stderr
+    assert "'alpha'" not in result.stderr
     inspect_spin(script.folder)
     data = flowstore.Flow("F").latest_run[step].task.data
     assert (len(data.big), data.model["depth"]) == (1 << 20, 3 if step == "start" else 4)
