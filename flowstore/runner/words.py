@@ -88,7 +88,9 @@ def settings(options: Mapping[str, Any], owner: str) -> list[str]:
     known = [*SETTINGS, "package_suffixes"]
     for name in options:
         if name not in known and name not in _WITHOUT_MEANING:
-            raise no_option(owner, name, known)
+            raise no_option(
+                owner, name, ["show_output", "env", "base_dir" if owner.startswith("NB") else "cwd", *known]
+            )
     words: list[str] = []
     for name in ("config", "config_value"):
         for config, value in _pairs(options.get(name)):

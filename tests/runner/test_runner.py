@@ -90,8 +90,12 @@ def test_wrong_use(script):
     """A missing file, an unknown option, and nothing to resume are errors that say so."""
     with pytest.raises(FileNotFoundError, match=r"There is no flow's file at /.*/nothing\.py\."):
         Runner("nothing.py")
+    with pytest.raises(ParameterError, match=r"Runner has no option 'show_ouput'. Did you mean 'show_output'\?"):
+        Runner("flow.py", show_ouput=False)
     with pytest.raises(ParameterError, match=r"Runner has no option 'quite'. Did you mean 'quiet'\?"):
         Runner("flow.py", quite=True)
+    with pytest.raises(FlowstoreError, match=r"'max_worker' is no parameter of F.*Did you mean 'max_workers'"):
+        Runner("flow.py", show_output=False).run(max_worker=3)
     with pytest.raises(FlowstoreError, match="tester has no run of F to resume"):
         Runner("flow.py", show_output=False, pylint=False).resume()
 

@@ -110,7 +110,8 @@ def _values_of_caller(this: FlowFile) -> dict[str, _Given]:
     values: dict[str, _Given] = {}
     for name, value in exchange.values().items():
         if name not in known:
-            near = did_you_mean(name, known)
+            options = {parameter.name for parameter in click.get_current_context().command.params}
+            near = did_you_mean(name, {*known, *filter(None, options)})
             there = ", ".join(known) or "none"
             raise click.UsageError(f"{name!r} is no parameter of {this.name}, nor an option.{near} It has: {there}.")
         with wrong_usage(ParameterError):
