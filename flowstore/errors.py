@@ -158,7 +158,7 @@ _PACKAGE = f"{os.path.dirname(__file__)}{os.sep}"  # noqa: PTH120
 
 
 def line_of_mistake(error: BaseException) -> str | None:
-    """Return the file and line of a flow in which a script has made a mistake; `None` for any other error."""
+    """Return the file and line of a mistake in a flow's definition; `None` for any other error."""
     line, trace = None, error.__traceback__
     while trace is not None and isinstance(error, (GraphError, ParameterError)):
         path = trace.tb_frame.f_code.co_filename
@@ -169,7 +169,7 @@ def line_of_mistake(error: BaseException) -> str | None:
 
 
 def show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error as Python does, but a mistake in a flow without the way to it through flowstore."""
+    """Print an uncaught error: a mistake in a flow's definition in one line, any other as Python does."""
     line = line_of_mistake(error)
     if line is None or hasattr(sys, "ps1"):  # at a prompt
         sys.__excepthook__(kind, error, trace)

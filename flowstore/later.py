@@ -168,8 +168,8 @@ def _complete(cls: type, declaration: _Declaration) -> None:
             setattr(cls, name, attrs.field(**value.options))
     usual = {"init": True, "eq": False, "repr": False, "slots": False}
     make = getattr(attrs, declaration.make)
-    make(cls, auto_detect=False, **{**usual, **declaration.options})  # in place of what stood for it, at no moment none
-    del cls.__signature__  # type: ignore[attr-defined]  # the one for which attrs has nothing
+    make(cls, auto_detect=False, **{**usual, **declaration.options})  # overwrites each stand-in in place
+    del cls.__signature__  # type: ignore[attr-defined]  # the only stand-in that attrs leaves
     declaration.is_complete = True
 
 

@@ -161,7 +161,7 @@ def test_threads_that_make_the_first_object_at_once():
 
 
 def test_a_class_that_another_thread_completes():
-    """At each moment its objects are equal, hashed and shown as their fields say, and a process may fork."""
+    """At each moment its objects are compared and shown by their fields, and a process may fork."""
     points = [a_point() for _ in range(400)]
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(later.complete, *points)
@@ -170,7 +170,7 @@ def test_a_class_that_another_thread_completes():
             while at < len(points) - 1 and vars(points[at])["__attrs_attrs__"].__class__.__name__ == "PointAttributes":
                 at += 1
             one, other = points[at](1), points[at](1)
-            assert (one == other, "x=1" in repr(one), hash((one.x, one.y))) == (True, True, hash((1, 0)))
+            assert (one == other, "x=1" in repr(one), len(later.fields(type(one)))) == (True, True, 3)
             if at % 20 == 0:
                 assert child(lambda: later.complete(*points)) == 0
     assert all(isinstance(vars(point)["__attrs_attrs__"], tuple) for point in points)

@@ -132,7 +132,7 @@ def import_(paths: tuple[Path, ...], store: str | None, form: str) -> None:
     if known := len(done.known):
         summary += f" {known} of {known + len(done.runs)} {'was' if known == 1 else 'were'} here already."
     if done.completed:
-        summary += f" Of what had been left out here, {counted(done.completed, 'content')} came."
+        summary += f" It brought the bytes of {counted(done.completed, 'artifact')} that had been left out."
     click.echo(safe(summary))
     for tag, kept in done.kept_apart.items():
         click.echo(safe(f"Runs tagged {tag} there are tagged {kept} here: you do not trust their file."), err=True)

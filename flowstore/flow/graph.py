@@ -341,8 +341,8 @@ def _next_calls(me: str, step: ast.AST) -> Iterator[ast.Call]:
 def _read_tail(me: str, code: CodeType, tree: _Step, calls: list[ast.Call]) -> dict[str, Any]:
     if code.co_flags & _NOT_PLAIN or code.co_kwonlyargcount or code.co_argcount not in {1, 2}:
         names = ", ".join(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
-        right = "a step is no generator, not async, and takes (self) or, as a join, (self, inputs)."
-        raise _TailError(f"it takes ({names}); {right}")
+        given = "" if code.co_flags & _NOT_PLAIN else f"it takes ({names}); "
+        raise _TailError(f"{given}a step is no generator, not async, and takes (self) or, as a join, (self, inputs).")
     if not calls:
         return {"kind": "end"}
     last = tree.body[-1]
@@ -399,7 +399,7 @@ def _artifact(option: str, value: ast.expr) -> str:
     match value:
         case ast.Constant(value=str(name)) if name.isidentifier():
             return name
-    how = f"Write it literally: {option}='name'. The artifact self.name is to be set before."
+    how = f"Write it literally: {option}='name'. Set self.name before."
     raise _TailError(f"{option}={ast.unparse(value)} names no artifact. {how}")
 
 

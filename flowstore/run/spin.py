@@ -301,7 +301,7 @@ class _Spin:
         order = attrs.evolve(order, last_attempt=True)
         source: Source = StoreSource(lambda: self._store, order.run.run_id)
         if self._overrides:
-            self._note_strangers(source, order)
+            self._note_unknown(source, order)
             source = _Overriding(source, self._overrides, self._wish.overrides)
         os.environ.update(order.environment)
         name, origin = self._flow.__name__, self._inputs.origin.run_id
@@ -316,8 +316,8 @@ class _Spin:
         with hidden_output(self.redactor):
             return run_attempt(self._flow, self._graph, order, source, Ending())
 
-    def _note_strangers(self, source: Source, order: Order) -> None:
-        """Say which values take no input's place: of a mistyped name nothing else would be seen."""
+    def _note_unknown(self, source: Source, order: Order) -> None:
+        """Say which values replace no input: a mistyped name would go unnoticed."""
         bases = [task_id for task_id, _ in order.inputs] if order.base_id is None else [order.base_id]
         known = {*source.parameters(), *(name for names in source.artifacts(bases).values() for name in names)}
         for name in self._overrides.keys() - known:

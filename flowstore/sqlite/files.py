@@ -29,8 +29,8 @@ def uri(path: str | os.PathLike[str], parameters: str) -> str:
     """Return the URI by which SQLite opens a file (sqlite.org/uri.html), whatever characters its path has.
 
     Example:
-        >>> uri("/tmp/100% mine?.db", "mode=ro")
-        'file:///tmp/100%25 mine%3f.db?mode=ro'
+        >>> uri("100% mine?.db", "mode=ro")
+        'file:100%25 mine%3f.db?mode=ro'
     """
     name = os.fspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     authority = "//" if name.startswith("/") else ""  # without one, what follows two slashes would be taken for it

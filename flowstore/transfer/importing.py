@@ -21,7 +21,7 @@ import contextlib
 import hashlib
 import re
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -78,7 +78,7 @@ class Imported:
         runs: the store's uuid and pathspec there, and the pathspec here, of each run that was added.
         known: the pathspecs there of those that were here already.
         running: of those that are still going on.
-        completed: how many contents of runs that were here had been left out, and have come.
+        completed: how many left-out blobs of runs that were here already got their bytes.
         copied_bytes: how many bytes of contents were not here before.
         kept_apart: the tags that would have put a run into a namespace of this user or store, and what they are now.
     """
@@ -158,11 +158,11 @@ class _Intake:
         with self.staging.store.read() as db:
             return blobs.find(db, blob.sha, blob.codec) is None
 
-    def is_left_out(self, blob: Blob) -> bool:
-        """Return whether a run that is here lacks the bytes of a blob, which has not been staged."""
+    def left_out(self) -> set[tuple[bytes, str]]:
+        """Return hash and codec of each blob whose bytes were left out of the store, and have not been staged."""
         with self.staging.store.read() as db:
-            blob_id, whole = blobs.find_described(db, blob.sha, blob.codec)
-        return blob_id is not None and not whole and (blob.sha, blob.codec) not in self._incoming
+            rows = db.execute("select b.sha, b.codec from chunks c join blobs b on b.id = c.blob_id where c.n = -1")
+            return {(row["sha"], row["codec"]) for row in rows} - self._incoming.keys()
 
     def take(self, source: Source, blob: Blob, name: str) -> None:
         """Stage one blob; raise StoreCorrupt, naming it, if its bytes don't match its hash."""
@@ -204,23 +204,19 @@ def _stage(store: Database, sources: Sequence[Source], intake: _Intake) -> None:
                 if not row["left_out"] and intake.lacks(blob):
                     intake.take(source, blob, row["named"])
                     progress.add(blob.size_bytes)
-        for source in sources:
-            for row in _left_out(store, source):
-                blob = Blob.of(row)
-                if not row["left_out"] and intake.is_left_out(blob):
-                    intake.take(source, blob, row["named"])
-                    intake.completing.append(blob)
+        for source, ids in wanted:
+            _complete(source, {row["id"] for row in source.runs} - {*ids, *source.running}, intake)
         intake.staging.wait()
 
 
-def _left_out(store: Database, source: Source) -> Iterable[Row]:
-    """Return what a source has of runs that are here, if anything here was left out."""
-    with store.read() as db:
-        if not tables.has(db, "chunks") or db.execute("select 1 from chunks where n = -1").fetchone() is None:
-            return ()
-        fresh = {row["id"] for row in _fresh(db, source)}
-    known = [row["id"] for row in source.runs if row["id"] not in fresh and row["id"] not in source.running]
-    return run_blobs.used(source.db, known)
+def _complete(source: Source, known: Collection[int], intake: _Intake) -> None:
+    """Copy what the store lacks, since it was left out, of runs that it has."""
+    left_out = intake.left_out()
+    for row in run_blobs.used(source.db, known) if left_out else ():
+        blob = Blob.of(row)
+        if not row["left_out"] and (blob.sha, blob.codec) in left_out:
+            intake.take(source, blob, row["named"])
+            intake.completing.append(blob)
 
 
 def _commit(store: Database, sources: Sequence[Source], intake: _Intake) -> Imported | None:

@@ -269,7 +269,7 @@ def test_a_mistake_is_one_message_with_line_and_remedy(line, fragments, steps):
 
 
 TAILS = {
-    "self.next(self.a, foreach=[1, 2])": "foreach='name'. The artifact self.name is to be set before.",
+    "self.next(self.a, foreach=[1, 2])": "foreach='name'. Set self.name before.",
     "self.next('a')": "self.next is given 'a', which is no step. Write self.a.",
     "self.next(a)": "self.next is given a, which is no step. Write self.a.",
     "self.next(self.a())": "Name the step without calling it: self.a.",

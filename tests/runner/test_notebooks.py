@@ -19,7 +19,7 @@ BASE = '''\
 from flowstore import FlowSpec, Parameter
 
 class Shared(FlowSpec):
-    """What flows share: a class without any function."""
+    """A base of flows that has no functions."""
     alpha = Parameter("alpha", default=1)
 '''
 CELL = '''\

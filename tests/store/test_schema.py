@@ -183,7 +183,7 @@ def test_writing_to_a_table_that_a_small_store_lacks_makes_it_complete(path, wri
 
 
 def definitions_in(connection):
-    """What `untrusted` compares."""
+    """Return type, name and statement of each definition, ordered by name."""
     return connection.execute(
         "select type, name, sql from sqlite_master where sql is not null order by name"
     ).fetchall()
@@ -194,8 +194,8 @@ def test_a_store_that_was_made_now_is_recognized_by_its_digest():
     for small in (True, False):
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
             schema.create(connection, "1", small=small)
-            made = untrusted.digest(schema.SCHEMA_VERSION, definitions_in(connection))
-            assert made == schema.DIGESTS[not small]
+            digest = untrusted.digest(schema.SCHEMA_VERSION, definitions_in(connection))
+            assert digest == schema.DIGESTS[not small]
             schema.complete(connection)
             assert untrusted.digest(schema.SCHEMA_VERSION, definitions_in(connection)) == schema.DIGESTS[1]
 
@@ -206,10 +206,10 @@ def test_a_store_is_recognized_with_each_table_that_it_needed_since(table):
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         schema.create(connection, "1")
         schema.ensure_table(connection, table)
-        found = definitions_in(connection)
-        assert untrusted.is_as_made(schema.SCHEMA_VERSION, found)
+        defined = definitions_in(connection)
+        assert untrusted.is_as_made(schema.SCHEMA_VERSION, defined)
         for ours, theirs in ((" strict", ""), ("integer", "integer check (x())"), ("CREATE TABLE", "create table")):
-            changed = [(kind, name, sql.replace(ours, theirs) if name == table else sql) for kind, name, sql in found]
+            changed = [(kind, name, sql.replace(ours, theirs) if name == table else sql) for kind, name, sql in defined]
             assert not untrusted.is_as_made(schema.SCHEMA_VERSION, changed), theirs
 
 

@@ -60,7 +60,7 @@ def test_the_option_goes_before_the_variable(flow, tmp_path):
 @pytest.mark.parametrize("name", ["a?b#c%41 é.db", "\udcff.db", "//"], ids=["signs", "bytes", "two slashes"])
 @pytest.mark.quick("signs", "two slashes")
 def test_the_path_of_a_store_may_hold_any_characters(flow, name):
-    """Those that mean something in the URI by which SQLite opens it, those of no encoding, and two slashes first."""
+    """Characters with a meaning in SQLite's URIs, bytes that are not UTF-8, and two leading slashes."""
     script = flow(flow_source(LINEAR))
     path = f"/{script.db}" if name == "//" else name
     script("run", "--store", path)

@@ -427,7 +427,7 @@ def test_left_out_bytes_come_back_from_where_they_are(lean, tmp_path, target):
     full = seen(tmp_path / "source.db")
     for path in (lean, target):
         said = command("import", tmp_path / "source.db", "--store", path)
-        assert "1 of 1 was here already. Of what had been left out here, 3 contents came." in said.stdout + said.stderr
+        assert "It brought the bytes of 3 artifacts that had been left out." in said.stdout + said.stderr
         assert {uuid: seen(path)[uuid] for uuid in full} == full
         assert sql(path, "select count(*) from chunks where n = -1") == [0]
         check(path)
